@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sfam_bench.types import Image, Images, Keypoints, Mask, Masks
+from sfam_bench.types import Activations, Embeddings, Image, Images, Keypoints, Mask, Masks
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,31 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.query_ids)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One image of each pair, encoded once for every explainer and metric."""
+
+    images: Images
+    activations: Activations
+    embeddings: Embeddings
+
+
+@dataclass(frozen=True)
+class Term:
+    """One signed comparison of a target: +1 for the image to be near, -1 for the one to be far from."""
+
+    sign: float
+    side: Side
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The query and what it is compared with; the target is sum_terms sign * similarity(query, term)."""
+
+    query: Side
+    terms: tuple[Term, ...]
 
 
 @dataclass(frozen=True)

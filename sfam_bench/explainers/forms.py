@@ -1,0 +1,94 @@
+"""What explainers share: derivatives of the target at the activations, by one backward pass through the embedder."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sfam_bench.models.similarity_model import SimilarityModel, evaluating
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.similarity import norm
+from sfam_bench.targets import score
+from sfam_bench.types import Activations, Embeddings, Pooled, RawMaps, Weights
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """Maps of the query: where does its agreement with the reference come from? Signed, at the method's resolution."""
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        """Explain a batch of pairs."""
+        ...
+
+
+@contextmanager
+def differentiating(model: SimilarityModel) -> Iterator[None]:
+    """Allow gradients whatever the caller's mode, with the model in eval mode."""
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        yield
+
+
+def derivative(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """d sum(function) / d at, leaving the weights' own gradients alone; zero where the function ignores `at`."""
+    leaf = at.detach().clone().requires_grad_()
+    (result,) = torch.autograd.grad(function(leaf).sum(), leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if result is None else result
+
+
+def target_gradient(model: SimilarityModel, encoded: Encoded) -> Activations:
+    """Derivative of the target by the query's activations."""
+    with differentiating(model):
+        return derivative(
+            lambda a: score(model.similarity, model.embedder(a), encoded.terms), encoded.query.activations
+        )
+
+
+def direction(model: SimilarityModel, encoded: Encoded) -> Embeddings:
+    """The target's coefficients of the query's embedding: sum over terms of sign * similarity.direction."""
+    query = encoded.query.embeddings
+    return sum(
+        (term.sign * model.similarity.direction(query, term.side.embeddings) for term in encoded.terms),
+        start=torch.zeros_like(query),
+    )
+
+
+def _before_l2(model: SimilarityModel, embeddings: Embeddings, towards: Embeddings) -> Tensor:
+    """<towards, embedding> with the L2 norm of the embedding held constant."""
+    form = (embeddings * towards.detach()).sum(dim=1)
+    return form / norm(embeddings).detach()[:, 0] if model.embedder.normalise else form
+
+
+def contributions(model: SimilarityModel, side: Side, towards: Embeddings) -> Activations:
+    """A * d<towards, e>/dA with norms constant: the share of each activation in the linear form.
+
+    Sums to the form, less the bias, for every pooling that is homogeneous of degree one and every affine head;
+    for other heads and for tails it is the local linear part [derived].
+    """
+    embedder = model.embedder
+    with differentiating(model):
+        gradient = derivative(
+            lambda a: _before_l2(model, embedder.project(embedder.pool(a)), towards), side.activations
+        )
+    return side.activations * gradient
+
+
+def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tuple[Weights, Pooled]:
+    """The same linear form over the channels at the cut: coefficients w and pooled p, so that CIS_k = w_k p_k.
+
+    Behind an early cut the pooled channels are those of a later layer; there w is the derivative by a uniform
+    change of each channel and p its mean.
+    """
+    embedder, activations = model.embedder, side.activations
+    with differentiating(model):
+        if embedder.pools_the_cut:
+            pooled = embedder.pool(activations.detach().clone()).detach()
+            return derivative(lambda p: _before_l2(model, embedder.project(p), towards), pooled), pooled
+        gradient = derivative(lambda a: _before_l2(model, embedder.project(embedder.pool(a)), towards), activations)
+    return gradient.sum(dim=(2, 3)), activations.mean(dim=(2, 3))
+
+
+def combine(weights: Weights, activations: Activations) -> RawMaps:
+    """sum_k weights_k A_k."""
+    return torch.einsum("bk,bkij->bij", weights, activations)

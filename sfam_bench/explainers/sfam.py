@@ -1,0 +1,120 @@
+"""Similar Feature Activation Map."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.explainers.forms import channel_form, combine, derivative, differentiating
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.similarity import NegativeEuclidean
+from sfam_bench.types import Activations, RawMaps, Weights
+
+EuclideanCIS = Literal["negative", "complement", "reciprocal", "exponential", "dissimilarity"]
+Normalisation = Literal["none", "l1", "minmax", "softmax"]
+
+
+@dataclass(frozen=True)
+class SFAM:
+    """sum_k CIS_k A_k, CIS_k the contribution of channel k to the similarity; Liao et al., arXiv 2506.01636, reconstructed.
+
+    The paper's equations were not at hand: this follows its abstract, and each choice left open there is a field.
+
+    gamma: weight = w_k p_k^gamma for cosine and dot, w the reference pulled back to the channels, p the query pooled;
+        1 is SFAM, 0 the exact split over positions (under GAP).
+    head: "pull_back" carries the similarity of the embeddings back through neck and head (w_k p_k sums to the score
+        less the bias term; local for an MLP); "ignore" takes the pooled features for embeddings, another similarity.
+    euclidean_cis: how a channel's share delta_k of the squared distance becomes a weight that grows with likeness:
+        -delta, max delta - delta, 1 / (delta + epsilon), exp(-delta / tau); "dissimilarity", delta, asks "why far".
+    epsilon, tau: null takes the median of the pair's deltas above zero.
+    weight_normalisation: minmax and softmax add a multiple of the channel mean, which ignores the reference.
+    per_position: "activation" is the plain feature map; "pooling" what pooling lets through (argmax under GMP).
+    relu: drop the negative part of the map; nothing to drop for cosine on rectified features without a head.
+    """
+
+    gamma: float = 1.0
+    head: Literal["pull_back", "ignore"] = "pull_back"
+    euclidean_cis: EuclideanCIS = "complement"
+    epsilon: float | None = None
+    tau: float | None = None
+    weight_normalisation: Normalisation = "none"
+    per_position: Literal["activation", "pooling"] = "activation"
+    relu: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        query = encoded.query
+        weights = torch.zeros_like(query.activations[:, :, 0, 0])
+        for term in encoded.terms:
+            cis = self.weights(model, query, term.side)
+            weights = weights + term.sign * normalise_weights(cis, self.weight_normalisation)
+        positions = query.activations if self.per_position == "activation" else let_through(model, query)
+        maps = combine(weights, positions)
+        return maps.relu() if self.relu else maps
+
+    def weights(self, model: SimilarityModel, query: Side, reference: Side) -> Weights:
+        """The channel weights (CIS) of one comparison, before normalisation."""
+        w, p = self._form(model, query, reference)
+        if not isinstance(model.similarity, NegativeEuclidean):
+            return w * power(p, self.gamma)
+        w_reference, p_reference = self._form(model, reference, query)
+        return euclidean_weights(-(w * p + w_reference * p_reference), self.euclidean_cis, self.epsilon, self.tau)
+
+    def _form(self, model: SimilarityModel, query: Side, reference: Side) -> tuple[Weights, Weights]:
+        if self.head == "pull_back":
+            return channel_form(model, query, model.similarity.direction(query.embeddings, reference.embeddings))
+        with torch.no_grad():
+            p, q = (side.activations.mean(dim=(2, 3)) for side in (query, reference))
+            if model.embedder.pools_the_cut:
+                p, q = model.embedder.pool(query.activations), model.embedder.pool(reference.activations)
+        return model.similarity.direction(p, q), p
+
+
+def let_through(model: SimilarityModel, query: Side) -> Activations:
+    """N A_k dp_k/dA_k: what pooling passes on of each activation, scaled so that under GAP it is A_k itself."""
+    if not model.embedder.pools_the_cut:
+        raise UserError("SFAM's per_position=pooling needs the cut right before pooling: set model.trunk.layer to null")
+    with differentiating(model):
+        passed = derivative(lambda a: model.embedder.pool(a).sum(), query.activations)
+    return query.activations * passed * passed[0, 0].numel()
+
+
+def power(pooled: Weights, gamma: float) -> Weights:
+    """sign(p) |p|^gamma, and one at gamma 0, so that the family runs through the exact split and SFAM."""
+    return torch.ones_like(pooled) if gamma == 0 else pooled.sign() * pooled.abs().pow(gamma)
+
+
+def euclidean_weights(delta: Weights, form: EuclideanCIS, epsilon: float | None, tau: float | None) -> Weights:
+    """Turn each channel's share of the squared distance into a weight; see SFAM.euclidean_cis."""
+    # behind a head a share can fall below zero, where 1/delta has its pole; dead channels (zero) stay out of the median
+    positive = delta.clamp_min(0)
+    median = torch.where(delta > 0, delta, torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num(nan=1.0)
+    match form:
+        case "negative":
+            return -delta
+        case "complement":
+            return delta.amax(dim=1, keepdim=True) - delta
+        case "reciprocal":
+            return 1 / (positive + (median if epsilon is None else epsilon))
+        case "exponential":
+            return torch.exp(-positive / (median if tau is None else tau))
+        case "dissimilarity":
+            return delta
+
+
+def normalise_weights(weights: Weights, how: Normalisation) -> Weights:
+    """Scale the weights of each pair; only none and l1 keep the ranking of positions."""
+    match how:
+        case "none":
+            return weights
+        case "l1":
+            return weights / weights.abs().sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        case "minmax":
+            low, high = weights.amin(dim=1, keepdim=True), weights.amax(dim=1, keepdim=True)
+            return (weights - low) / (high - low).clamp_min(torch.finfo(weights.dtype).tiny)
+        case "softmax":
+            return weights.softmax(dim=1)

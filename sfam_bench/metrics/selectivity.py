@@ -1,0 +1,37 @@
+"""Over partial matches: does the map move to the part that the two images share?"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from sfam_bench.errors import check_choices
+from sfam_bench.metrics.base import Explained
+from sfam_bench.metrics.localisation import energy, hits
+from sfam_bench.types import Scores
+
+
+@dataclass(frozen=True)
+class Selectivity:
+    """Energy (or peak) on the shared part minus on the unshared part of the query; a reference-blind map scores 0.
+
+    In [-1, 1]; defined here. `tolerance` in px applies to the peak.
+    """
+
+    of: Literal["energy", "peak"] = "energy"
+    tolerance: float = 0.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("shared", "unshared")
+    undefined: ClassVar[str] = "empty_mask"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, explained: Explained) -> Scores:
+        maps, shared, unshared = explained.maps, *(explained.scene.region(name) for name in self.needs)
+        if self.of == "energy":
+            values = energy(maps, shared) - energy(maps, unshared)
+        else:
+            values = hits(maps, shared, self.tolerance).to(maps) - hits(maps, unshared, self.tolerance).to(maps)
+        both = shared.flatten(1).any(dim=1) & unshared.flatten(1).any(dim=1)
+        return torch.where(both, values, torch.nan)

@@ -1,0 +1,20 @@
+"""Projections after pooling; lazy, so that a config need not know the number of channels."""
+
+from torch import nn
+
+
+def linear(dims: int = 512, bias: bool = True, neck: bool = False) -> nn.Sequential:
+    """A linear head of `dims` embedding dimensions, after a batch-norm neck if asked (BNNeck; Luo et al., 2019)."""
+    return nn.Sequential(*([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(dims, bias=bias))
+
+
+def neck() -> nn.Sequential:
+    """A batch-norm neck alone."""
+    return nn.Sequential(nn.LazyBatchNorm1d())
+
+
+def mlp(dims: int = 512, hidden: int = 512, neck: bool = False) -> nn.Sequential:
+    """Linear, ReLU, linear; not linear, so pull-backs through it are local and leave a residual."""
+    return nn.Sequential(
+        *([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dims)
+    )

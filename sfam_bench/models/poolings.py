@@ -1,0 +1,42 @@
+"""From activations to one number a channel; all homogeneous of degree one, so sum_ij A_ij dp/dA_ij = p (Euler)."""
+
+import torch
+from torch import nn
+
+from sfam_bench.types import Activations, Pooled
+
+
+class GAP(nn.Module):
+    """Mean over positions."""
+
+    def forward(self, activations: Activations) -> Pooled:
+        return activations.mean(dim=(2, 3))
+
+
+class GMP(nn.Module):
+    """Maximum over positions; the gradient goes to one argmax (`max`, not `amax`, which would share it among ties)."""
+
+    def forward(self, activations: Activations) -> Pooled:
+        return activations.flatten(2).max(dim=2).values
+
+
+class GAPGMP(nn.Module):
+    """Mean plus maximum (Proxy-Anchor's head)."""
+
+    def forward(self, activations: Activations) -> Pooled:
+        return activations.mean(dim=(2, 3)) + activations.flatten(2).max(dim=2).values
+
+
+class GeM(nn.Module):
+    """Generalised mean, (mean A^p)^(1/p), of activations clamped at `eps` (Radenovic et al., TPAMI 2019)."""
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6, learnable: bool = False) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(float(p)), requires_grad=learnable)
+        self.eps = eps
+
+    def forward(self, activations: Activations) -> Pooled:
+        return activations.clamp_min(self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+POOLINGS: dict[str, type[nn.Module]] = {"gap": GAP, "gmp": GMP, "gap_gmp": GAPGMP, "gem": GeM}

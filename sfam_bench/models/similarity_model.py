@@ -1,0 +1,99 @@
+"""A metric-learning model, cut once: activations = trunk(images), embeddings = embedder(activations)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sfam_bench.records import Encoded, Side
+from sfam_bench.similarity import SimilarityFunction, unit
+from sfam_bench.targets import Target
+from sfam_bench.types import Activations, Embeddings, Images, Pooled
+
+
+class Embedder(nn.Module):
+    """Everything after the cut: `tail` (later layers of an early cut), pooling, `projection` (neck, head), L2."""
+
+    def __init__(
+        self,
+        pooling: nn.Module,
+        projection: nn.Module | None = None,
+        tail: nn.Module | None = None,
+        normalise: bool = True,
+    ) -> None:
+        super().__init__()
+        self.tail = tail if tail is not None else nn.Identity()
+        self.pooling = pooling
+        self.projection = projection if projection is not None else nn.Identity()
+        self.normalise = normalise
+
+    @property
+    def pools_the_cut(self) -> bool:
+        """Whether the channels at the cut are the pooled ones, so that pull-backs to them are exact."""
+        return isinstance(self.tail, nn.Identity)
+
+    def pool(self, activations: Activations) -> Tensor:
+        """Pooled features, (batch, channels after the tail)."""
+        pooled: Tensor = self.pooling(self.tail(activations))
+        return pooled
+
+    def project(self, pooled: Pooled) -> Embeddings:
+        """Embeddings before L2."""
+        embeddings: Tensor = self.projection(pooled)
+        return embeddings
+
+    def forward(self, activations: Activations) -> Embeddings:
+        embeddings = self.project(self.pool(activations))
+        return unit(embeddings) if self.normalise else embeddings
+
+
+class SimilarityModel(nn.Module):
+    """Images (batch, 3, rows, cols) in [0, 1] to embeddings, and the score of two of them."""
+
+    def __init__(
+        self, trunk: nn.Module, embedder: Embedder, similarity: SimilarityFunction, name: str = "model"
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.embedder = embedder
+        self.similarity = similarity
+        self.name = name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, images: Images) -> Embeddings:
+        embeddings: Tensor = self.embedder(self.trunk(images))
+        return embeddings
+
+    def encode(self, images: Images) -> Side:
+        """Run the trunk once, in eval mode and without gradient; explainers start autograd at the activations."""
+        # leaving inference mode lets a caller inside it still differentiate what comes back
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self):
+            images = images.clone() if images.is_inference() else images
+            activations = self.trunk(images.to(self.device))
+            return Side(images, activations, self.embedder(activations))
+
+
+def encode_pairs(
+    model: SimilarityModel, target: Target, query: Images, reference: Images, negative: Images | None = None
+) -> Encoded:
+    """Encode a batch of pairs (or triplets) once for every explainer and metric."""
+    others = [reference] if negative is None else [reference, negative]
+    query_side, *sides = (model.encode(images) for images in (query, *others))
+    return Encoded(query_side, target.terms(sides[0], sides[1] if negative is not None else None))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module and all its children into eval mode, and each of them back afterwards."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True

@@ -1,0 +1,206 @@
+"""Which pairs to explain: chosen deterministically from embeddings, saved beside the results, loaded in batches."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sfam_bench.datasets.base import Dataset
+from sfam_bench.errors import UserError
+from sfam_bench.records import PairBatch
+from sfam_bench.retrieval import chunked
+from sfam_bench.similarity import Gallery, SimilarityFunction
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One query and everything it can be paired with: its scores against all items, and who they are."""
+
+    query: int
+    scores: Tensor
+    index: pd.DataFrame
+    evidence: tuple[str, ...]
+    random: np.random.Generator
+
+    def same(self) -> np.ndarray:
+        """Other items of the query's class."""
+        same: np.ndarray = (self.index["label"] == self.index["label"].iloc[self.query]).to_numpy()
+        same[self.query] = False
+        return same
+
+    def different(self) -> np.ndarray:
+        """Items of other classes."""
+        different: np.ndarray = (self.index["label"] != self.index["label"].iloc[self.query]).to_numpy()
+        return different
+
+    def nearest(self, among: np.ndarray) -> int | None:
+        """The highest score among some items; the first of equals."""
+        return int(self.scores.masked_fill(~torch.from_numpy(among), -torch.inf).argmax()) if among.any() else None
+
+    def any(self, among: np.ndarray) -> int | None:
+        """One of some items at random."""
+        return int(self.random.choice(np.flatnonzero(among))) if among.any() else None
+
+
+Choice = tuple[int | None, int | None]  # reference, negative
+
+
+def nearest_positive(candidates: Candidates) -> Choice:
+    """The nearest neighbour, where it is of the query's class."""
+    others = np.arange(len(candidates.index)) != candidates.query
+    nearest = candidates.nearest(others)
+    return (nearest if nearest is not None and candidates.same()[nearest] else None), None
+
+
+def hard_negative(candidates: Candidates) -> Choice:
+    """The nearest item of another class."""
+    return candidates.nearest(candidates.different()), None
+
+
+def random_positive(candidates: Candidates) -> Choice:
+    """Any other item of the query's class."""
+    return candidates.any(candidates.same()), None
+
+
+def triplet(candidates: Candidates) -> Choice:
+    """The nearest item of the query's class, and the nearest of another as the negative."""
+    return candidates.nearest(candidates.same()), candidates.nearest(candidates.different())
+
+
+def partial_match(candidates: Candidates) -> Choice:
+    """Any item that shares some evidence part with the query and differs in another."""
+    if not candidates.evidence:
+        raise UserError("pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them")
+    states = candidates.index[list(candidates.evidence)].to_numpy()
+    shared = (states == states[candidates.query]).sum(axis=1)
+    return candidates.any((shared > 0) & (shared < states.shape[1])), None
+
+
+KINDS: dict[str, Callable[[Candidates], Choice]] = {
+    kind.__name__: kind for kind in (nearest_positive, hard_negative, random_positive, triplet, partial_match)
+}
+
+
+@dataclass(frozen=True)
+class PairChoice:
+    """`count` pairs of each of `kinds`, spread evenly over the classes, at most `per_class` queries of one.
+
+    `both_directions` adds each pair swapped (not for triplets), doubling the count.
+    """
+
+    kinds: tuple[str, ...] = ("nearest_positive",)
+    count: int = 60
+    per_class: int | None = None
+    both_directions: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # YAML brings a list
+        unknown = set(self.kinds) - KINDS.keys()
+        if unknown or not self.kinds or self.count < 1:
+            raise UserError(
+                f"pairs.kinds={list(self.kinds)}, pairs.count={self.count}: kinds are {', '.join(KINDS)}, count > 0"
+            )
+
+    def __call__(
+        self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
+    ) -> pd.DataFrame:
+        """Choose among `image_ids`, whose embeddings are the rows of `gallery`; one row a pair."""
+        index = dataset.index.loc[list(image_ids)]
+        frames = [self._choose(kind, index, dataset, similarity, gallery) for kind in self.kinds]
+        return pd.concat(frames, ignore_index=True)
+
+    def _choose(
+        self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
+    ) -> pd.DataFrame:
+        random = np.random.default_rng([self.seed, *kind.encode()])
+        evidence = tuple(getattr(dataset, "evidence", ()))
+        rows: list[tuple[str, str, str, float]] = []
+        for queries in chunked(balanced_order(index["label"], random, self.per_class), 256):
+            scores = similarity.matrix(gallery[queries], gallery)
+            for query, row in zip(queries, scores, strict=True):
+                reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random))
+                if reference is None or (kind == "triplet" and negative is None):
+                    continue
+                negative_id = "" if negative is None else index.index[negative]
+                rows.append((index.index[query], index.index[reference], negative_id, float(row[reference])))
+                if len(rows) == self.count:
+                    break
+            if len(rows) == self.count:
+                break
+        if not rows:
+            raise UserError(f"{dataset.name} has no pair of kind {kind} in this split: choose other pairs.kinds")
+        if len(rows) < self.count:
+            log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(rows), kind, self.count)
+        frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
+        if self.both_directions and kind != "triplet":
+            swapped = frame.rename(columns={"query_id": "reference_id", "reference_id": "query_id"})
+            # two queries that are each other's nearest would come out twice
+            frame = pd.concat([frame, swapped]).drop_duplicates(["query_id", "reference_id"], ignore_index=True)
+        return describe(frame.assign(kind=kind), index)
+
+
+def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: int | None) -> list[int]:
+    """Positions in an order that visits every class once before any class again, at most `per_class` times each."""
+    shuffled = random.permutation(len(labels))
+    turn = labels.iloc[shuffled].groupby(labels.iloc[shuffled].to_numpy()).cumcount().to_numpy()
+    order = shuffled[np.argsort(turn, kind="stable")]
+    turns = np.sort(turn, kind="stable")
+    return [int(position) for position, at in zip(order, turns, strict=True) if per_class is None or at < per_class]
+
+
+def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
+    """Add label and class name of query and reference."""
+    for side in ("query", "reference"):
+        frame[f"{side}_label"] = index["label"].loc[frame[f"{side}_id"]].to_numpy()
+        frame[f"{side}_class"] = index["class_name"].loc[frame[f"{side}_id"]].to_numpy()
+    return frame
+
+
+def batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
+    """Cut the table into batches of one kind each, in its own order."""
+    return [
+        of_kind.iloc[start : start + batch_size]
+        for _, of_kind in pairs.groupby("kind", sort=False)
+        for start in range(0, len(of_kind), batch_size)
+    ]
+
+
+def load(dataset: Dataset, frames: Sequence[pd.DataFrame], ahead: int = 2) -> Iterator[PairBatch]:
+    """Load the images and regions of each batch, by threads `ahead` batches before their use."""
+    with ThreadPoolExecutor(ahead) as pool:
+        pending: deque[Future[PairBatch]] = deque()
+        for frame in frames:
+            pending.append(pool.submit(load_batch, dataset, frame))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
+    """Load one batch; regions that not every pair of it has are left out."""
+    queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
+    regions = [
+        dataset.regions(query_id, reference_id, sample)
+        for query_id, reference_id, sample in zip(frame["query_id"], frame["reference_id"], queries, strict=True)
+    ]
+    common = [name for name in regions[0] if all(name in found for found in regions)]
+    negatives = [image_id for image_id in frame["negative_id"] if image_id]
+    return PairBatch(
+        query_ids=tuple(frame["query_id"]),
+        reference_ids=tuple(frame["reference_id"]),
+        query=torch.stack([sample.image for sample in queries]),
+        reference=torch.stack([dataset.sample(image_id).image for image_id in frame["reference_id"]]),
+        negative_ids=tuple(negatives) or None,
+        negative=torch.stack([dataset.sample(image_id).image for image_id in negatives]) if negatives else None,
+        masks={name: torch.stack([found[name] for found in regions]) for name in common},
+    )

@@ -1,0 +1,268 @@
+"""Run folders: a manifest, the pairs, and shards of records and maps, each written whole or not at all."""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+from sfam_bench.errors import UserError
+
+KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
+PAIR_COLUMNS = (
+    *("query_id", "reference_id", "negative_id", "kind"),
+    *("query_label", "reference_label", "query_class", "reference_class", "score"),
+)
+TEXT = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema([*((key, TEXT) for key in KEYS), ("value", pa.float64()), ("flag", TEXT)])
+PLAIN = pa.schema([(field.name, pa.string() if field.type == TEXT else field.type) for field in SCHEMA])
+PACKAGES = (
+    *("sfam-bench", "torch", "torchvision", "timm", "pytorch-metric-learning"),
+    *("numpy", "scipy", "pandas", "pyarrow", "pillow"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read."""
+
+    root: Path
+    manifest: dict[str, Any]
+    pairs: pd.DataFrame
+    records: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """Writes one run folder; make it with `RunStore.create`."""
+
+    root: Path
+
+    @classmethod
+    def create(
+        cls, root: Path, config: Mapping[str, Any], facts: Mapping[str, Any], resume: bool = False
+    ) -> "RunStore":
+        """Begin the run folder `root`, or continue it when `resume` is set and the configs agree.
+
+        `config` must hold only what changes the numbers: its hash decides whether a run may be continued.
+        """
+        store = cls(Path(root))
+        if _holds_results(store.root):
+            if not resume:
+                raise UserError(f"run folder {root} exists: pass resume=true to continue it, or another run_dir")
+            store._check_same(config)
+            return store
+        for name in ("records", "maps", "images"):
+            _claim(store.root / name)
+        with atomic(store.root / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+        created = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **run_facts()}
+        store.write_manifest({**facts, **created, "config_hash": config_hash(config), "done": False})
+        return store
+
+    def _check_same(self, config: Mapping[str, Any]) -> None:
+        before, now = read_manifest(self.root).get("config_hash"), config_hash(config)
+        if before != now:
+            raise UserError(
+                f"run folder {self.root} was begun with another config ({before}, now {now}): "
+                "restore that config (it is in config.yaml there), or choose another run_dir"
+            )
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest."""
+        with atomic(self.root / "manifest.json") as temporary:
+            temporary.write_text(json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n")
+
+    def update_manifest(self, **changes: Any) -> None:
+        """Set some fields of the manifest and keep the others."""
+        self.write_manifest({**read_manifest(self.root), **changes})
+
+    def write_pairs(self, pairs: pd.DataFrame) -> None:
+        """Write which pairs the run explains."""
+        if missing := [column for column in PAIR_COLUMNS if column not in pairs]:
+            raise ValueError(f"pairs lack the columns {missing}")
+        with atomic(self.root / "pairs.parquet") as temporary:
+            pairs[list(PAIR_COLUMNS)].to_parquet(temporary, index=False)
+
+    def write_shard(
+        self, number: int, records: Sequence[Any] | pd.DataFrame, maps: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Write one shard, records last: a shard is complete when its records can be read.
+
+        Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`.
+        """
+        if maps is not None:
+            with atomic(self.root / "maps" / f"{number:05d}.npz") as temporary, temporary.open("wb") as file:
+                np.savez(file, **maps)  # type: ignore[arg-type]  # numpy's stub takes the names for allow_pickle
+        frame = pd.DataFrame(records) if len(records) else pd.DataFrame(columns=SCHEMA.names)
+        table = pa.Table.from_pandas(frame[SCHEMA.names], schema=PLAIN, preserve_index=False, safe=True)
+        with atomic(self._shard(number)) as temporary:
+            pq.write_table(table.cast(SCHEMA), temporary)
+
+    def has_shard(self, number: int) -> bool:
+        """Whether the shard is complete; a truncated one is not, and is written anew."""
+        try:
+            pq.read_metadata(self._shard(number))
+        except (OSError, pa.ArrowException):
+            return False
+        return True
+
+    def write_image(self, image_id: str, pixels: np.ndarray) -> None:
+        """Write the picture that the model saw, uint8 (rows, cols, 3), for the gallery."""
+        with atomic(image_path(self.root, image_id)) as temporary:
+            Image.fromarray(pixels).save(temporary, format="PNG")
+
+    def finish(self, **changes: Any) -> None:
+        """Mark the run complete."""
+        self.update_manifest(**changes, done=True)
+
+    def _shard(self, number: int) -> Path:
+        return self.root / "records" / f"{number:05d}.parquet"
+
+
+def image_path(root: Path, image_id: str) -> Path:
+    """Where the picture of `image_id` lies, whatever slashes the id holds."""
+    return Path(root) / "images" / f"{quote(image_id, safe='')}.png"
+
+
+def read_run(root: Path, allow_unfinished: bool = False) -> Run:
+    """Read a run folder, or say in one line what is wrong with it."""
+    root = Path(root)
+    manifest = read_manifest(root)
+    shards = sorted((root / "records").glob("[0-9]*.parquet"))
+    planned = manifest.get("shards", len(shards))
+    if not allow_unfinished and (not manifest.get("done") or len(shards) < planned):
+        raise UserError(
+            f"run folder {root} is unfinished: {len(shards)} of {planned} shards are there; "
+            "continue it with resume=true, or read what is there with allow_unfinished=true"
+        )
+    tables = [_read_parquet(path).cast(PLAIN) for path in shards]
+    records = pa.concat_tables(tables or [PLAIN.empty_table()]).to_pandas()
+    return Run(root, manifest, _read_parquet(root / "pairs.parquet").to_pandas(), records)
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Read the manifest of a run folder."""
+    path = Path(root) / "manifest.json"
+    if not Path(root).is_dir():
+        raise UserError(f"there is no run folder {root}: check the path")
+    if not path.is_file():
+        raise UserError(f"{root} is no run folder: it has no manifest.json; pass the folder that an evaluation wrote")
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"cannot read {path} ({error}): evaluate again into another run_dir") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"cannot read {path} (no JSON object): evaluate again into another run_dir")
+    return manifest
+
+
+def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> dict[str, np.ndarray]:
+    """Read the raw maps of all pairs, or of the `wanted` (query_id, reference_id) alone, as one array a name."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for path in sorted((Path(root) / "maps").glob("[0-9]*.npz")):
+        for name, array in _read_npz(path, wanted).items():
+            parts.setdefault(name, []).append(array)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def run_facts() -> dict[str, Any]:
+    """The code that runs: its git hash ('unknown' outside its checkout) and the package versions."""
+    versions = {package: _version(package) for package in PACKAGES}
+    return {"git": _git_hash(), "versions": {name: version for name, version in versions.items() if version}}
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """A short hash of a config, whatever the order of its keys."""
+    text = json.dumps(_plain(config), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of `path` that takes its place only if the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _holds_results(root: Path) -> bool:
+    """Whether the folder holds more than what Hydra puts into a new one: hidden files and the log."""
+    return root.exists() and any(not path.name.startswith(".") and path.suffix != ".log" for path in root.iterdir())
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder, which of two jobs with the same run folder only one can do."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"another job has just begun the run folder {folder.parent}: choose another run_dir") from None
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot read {path} ({reason}): delete it and evaluate again with resume=true") from error
+
+
+def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            pairs = zip(arrays["query_id"].tolist(), arrays["reference_id"].tolist(), strict=True)
+            chosen = np.array([wanted is None or pair in wanted for pair in pairs], dtype=bool)
+            return {name: arrays[name][chosen] for name in arrays.files} if chosen.any() else {}
+    except Exception as error:  # a broken zip raises half a dozen kinds
+        raise UserError(f"cannot read the maps {path} ({error}): delete the shard and evaluate again") from error
+
+
+def _plain(value: Any) -> Any:
+    """The same in JSON's types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_hash() -> str:
+    """HEAD of the checkout that tracks this package, with '-dirty' if its files have changed."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie within a stranger's checkout
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

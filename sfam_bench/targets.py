@@ -1,0 +1,61 @@
+"""What is explained and what is measured, one object for both; greater = more alike."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from sfam_bench.errors import UserError
+from sfam_bench.records import Encoded, Side, Term
+from sfam_bench.similarity import SimilarityFunction
+from sfam_bench.types import Embeddings, Scores
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Chooses the signed comparisons of a query."""
+
+    @property
+    def name(self) -> str:
+        """Key of the target in the frame."""
+        ...
+
+    def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
+        """Name what the query is compared with, and the sign of each comparison."""
+        ...
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """s(query, reference)."""
+
+    name: str = "similarity"
+
+    def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
+        return (Term(1.0, reference),)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """s(query, positive) - s(query, negative)."""
+
+    name: str = "margin"
+
+    def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
+        if negative is None:
+            raise UserError("the margin target needs triplets: choose pairs.kinds=[triplet]")
+        return (Term(1.0, reference), Term(-1.0, negative))
+
+
+def score(similarity: SimilarityFunction, query: Embeddings, terms: tuple[Term, ...]) -> Scores:
+    """The target's value for query embeddings: sum over terms of sign * similarity."""
+    total = query.new_zeros(len(query))
+    for term in terms:
+        total = total + term.sign * similarity(query, term.side.embeddings)
+    return total
+
+
+def swapped(encoded: Encoded) -> Encoded:
+    """The same comparison seen from the reference, whose map is the query's map of the swapped pair."""
+    if len(encoded.terms) != 1:
+        raise UserError("only a target with one reference can be swapped; explain the images of a triplet one by one")
+    (term,) = encoded.terms
+    return Encoded(query=term.side, terms=(Term(term.sign, encoded.query),))
