@@ -40,10 +40,11 @@ def evaluate(
         same = self_pairs(pairs)
         shard = Shard([])
         names = (dataset, model.name, target.name)
+        size = (pairs.query.shape[-2], pairs.query.shape[-1])
         for name, explainer in explainers.items():
             raw = raw_maps(explainer, model, scene.encoded, pairs)
             flags = reasons(raw, same)
-            explained = Explained(scene, upsample(normalise(raw), tuple(pairs.query.shape[-2:])))
+            explained = Explained(scene, upsample(normalise(raw), size))
             for metric_name, metric in metrics.items():
                 if all(region in pairs.masks for region in metric.needs):
                     values = metric(explained).cpu()

@@ -1,10 +1,9 @@
 """Which pairs to explain: chosen deterministically from embeddings, saved beside the results, loaded in batches."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,8 @@ from torch import Tensor
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
 from sfam_bench.records import PairBatch
-from sfam_bench.retrieval import chunked
 from sfam_bench.similarity import Gallery, SimilarityFunction
+from sfam_bench.stream import chunked, prefetched
 
 log = logging.getLogger(__name__)
 
@@ -174,16 +173,9 @@ def batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
     ]
 
 
-def load(dataset: Dataset, frames: Sequence[pd.DataFrame], ahead: int = 2) -> Iterator[PairBatch]:
-    """Load the images and regions of each batch, by threads `ahead` batches before their use."""
-    with ThreadPoolExecutor(ahead) as pool:
-        pending: deque[Future[PairBatch]] = deque()
-        for frame in frames:
-            pending.append(pool.submit(load_batch, dataset, frame))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+def load(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch]:
+    """Load the images and regions of each batch, ahead of their use."""
+    return prefetched(partial(load_batch, dataset), frames)
 
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:

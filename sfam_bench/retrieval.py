@@ -1,10 +1,6 @@
 """Embed a gallery and ask how well it retrieves: leave-one-out over one set of images, exact, in chunks."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int
@@ -15,45 +11,22 @@ from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.similarity import Gallery, Matrix, SimilarityFunction
+from sfam_bench.stream import chunked, prefetched
 
-T = TypeVar("T")
 Labels = Int[Tensor, " items"]
-
-
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut a stream into lists of `size`, the last one shorter."""
-    stream = iter(items)
-    while chunk := list(islice(stream, size)):
-        yield chunk
-
-
-def load_images(dataset: Dataset, image_ids: Sequence[str], batch_size: int, ahead: int = 2) -> Iterator[Tensor]:
-    """Batches of images, decoded by threads `ahead` batches before their use."""
-    with ThreadPoolExecutor(ahead) as pool:
-        pending: deque[Future[Tensor]] = deque()
-        for batch in chunked(image_ids, batch_size):
-            pending.append(pool.submit(_stack, dataset, batch))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-def _stack(dataset: Dataset, image_ids: Sequence[str]) -> Tensor:
-    return torch.stack([dataset.sample(image_id).image for image_id in image_ids])
 
 
 def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch_size: int = 32) -> Gallery:
     """Embed images by id; (items, dims) on the CPU."""
     if not image_ids:
         raise UserError(f"no images of {dataset.name} to embed: the split is empty")
-    batches = tqdm(
-        load_images(dataset, image_ids, batch_size),
-        f"embed {dataset.name}",
-        -(-len(image_ids) // batch_size),
-        unit="batch",
-    )
-    return torch.cat([model.encode(images).embeddings.cpu() for images in batches])
+
+    def images(batch: Sequence[str]) -> Tensor:
+        return torch.stack([dataset.sample(image_id).image for image_id in batch])
+
+    chunks = list(chunked(image_ids, batch_size))
+    stream = tqdm(prefetched(images, chunks), f"embed {dataset.name}", len(chunks), unit="batch", leave=False)
+    return torch.cat([model.encode(batch).embeddings.cpu() for batch in stream])
 
 
 def neighbours(similarity: SimilarityFunction, gallery: Gallery, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:

@@ -187,7 +187,8 @@ def _subgraph(graph: fx.Graph, start: fx.Node | None, end: fx.Node) -> fx.Graph:
 def _last_grid(model: nn.Module) -> nn.Module:
     """The model itself where it returns (batch, channels, rows, cols), else a wrapper that lays its tokens out so."""
     with torch.no_grad():
-        output = model(torch.zeros(1, *getattr(model, "pretrained_cfg")["input_size"]))  # noqa: B009
+        pretrained_cfg: Any = model.pretrained_cfg
+        output = model(torch.zeros(1, *pretrained_cfg["input_size"]))
     if output.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NCHW":
         return model
     return PatchTokens(model)

@@ -1,0 +1,32 @@
+"""The small convolutional trunk that learns the planted set in two minutes on two cores."""
+
+import torch
+from torch import Tensor, nn
+
+from sfam_bench.types import Activations, Images
+
+WIDTHS = (32, 32, 64, 64, 128, 128)
+STRIDES = (2, 1, 2, 1, 2, 1)  # 8 in all: a 96-pixel image gives a 12 x 12 grid
+
+
+class PlantedNet(nn.Module):
+    """Convolution, batch norm and ReLU once a layer: images (batch, 3, rows, cols) in [0, 1] to activations at 1/8."""
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS, strides: tuple[int, ...] = STRIDES) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width, stride in zip((3, *widths), widths, strides, strict=False):
+            convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
+
+    def forward(self, images: Images) -> Activations:
+        standardised = (images - 0.5) / 0.25
+        activations: Tensor = self.layers(standardised.contiguous(memory_format=torch.channels_last))
+        return activations.contiguous()
+
+
+def planted_net(widths: tuple[int, ...] = WIDTHS, strides: tuple[int, ...] = STRIDES) -> nn.Module:
+    """The untrained trunk; seed torch beforehand for the same weights."""
+    return PlantedNet(tuple(widths), tuple(strides))
