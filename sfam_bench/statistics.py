@@ -1,7 +1,7 @@
 """Means over pairs with intervals that know of classes, and paired comparisons of explainers."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ RUN = ["dataset", "model", "target"]
 PAIR = ["query_id", "reference_id"]
 FACTS = "pair"  # the explainer under which facts of the pair itself are recorded
 NO_REASON = "no_reason"  # the flag of a value that is not finite although nothing was flagged
+DIFFERENCE = [*RUN, "explainer", "metric", "to", "difference", "low", "high", "count", "clustered", "p", "p_holm"]
 CHUNK = 1 << 22  # resampled cluster counts held at once
 
 
@@ -114,43 +115,42 @@ def summary(
 ) -> pd.DataFrame:
     """One row for each explainer and metric: the mean, its interval, what was flagged, and who is best.
 
+    `metrics` gives each metric's `higher_is_better`; one without has no best. `best` is the first of equals,
     `tied` marks explainers whose paired difference to the best has an interval that holds zero.
     """
-    rows = []
-    for keys, frame in _runs(records):
-        wide, clusters = _wide(frame), _clusters(frame, pairs)
-        flagged = _flagged_texts(frame)
-        intervals = clustered_intervals(wide.to_numpy(), clusters.loc[wide.index].to_numpy(), draws, seed)
-        for (metric, explainer), interval in zip(wide.columns, intervals, strict=True):
-            higher = (metrics or {}).get(metric, {}).get("higher_is_better")
-            rows.append((*keys, explainer, metric, *astuple(interval), flagged.get((metric, explainer), ""), higher))
-    fields = ["mean", "low", "high", "count", "clusters", "clustered"]
-    table = pd.DataFrame(rows, columns=[*RUN, "explainer", "metric", *fields, "flagged", "higher_is_better"])
-    table["higher_is_better"] = table["higher_is_better"].astype("boolean")
-    return _mark_best(table, records, pairs, draws, seed)
+    directions = {name: spec.get("higher_is_better") for name, spec in (metrics or {}).items()}
+    tables = [_summary(matrix, directions, draws, seed) for matrix in _matrices(records, pairs)]
+    if not tables:
+        raise UserError("there are no records to sum up: evaluate some pairs first")
+    return pd.concat(tables, ignore_index=True)
 
 
-def _mark_best(table: pd.DataFrame, records: pd.DataFrame, pairs: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
-    """Add `best` (the first of equals) and `tied` among the explainers of each metric that has a direction."""
-    table = table.assign(best=False, tied=False)
-    runs = dict(_runs(records))
+def _summary(matrix: "Matrix", directions: Mapping[str, bool | None], draws: int, seed: int) -> pd.DataFrame:
+    table = pd.DataFrame(matrix.columns, columns=["metric", "explainer"])
+    intervals = clustered_intervals(matrix.entries, matrix.clusters, draws, seed)
+    table = table.join(pd.DataFrame(intervals))
+    table["flagged"] = matrix.flagged
+    table["higher_is_better"] = table["metric"].map(directions).astype("boolean")
+    best = _best(table)
+    table["best"] = table.index.isin(best.tolist())
+    rivals = np.flatnonzero((best >= 0) & ~table["best"])
+    differences = matrix.entries[:, rivals] - matrix.entries[:, best[rivals]]
+    against = clustered_intervals(differences, matrix.clusters, draws, seed)
+    tied = [row for row, interval in zip(rivals, against, strict=True) if interval.low <= 0 <= interval.high]
+    table["tied"] = table.index.isin(tied)
+    leading = dict(zip(RUN, matrix.run, strict=True))
+    return table.assign(**leading)[[*RUN, "explainer", *table.columns.drop("explainer")]]
+
+
+def _best(table: pd.DataFrame) -> np.ndarray:
+    """For each row the row of the best explainer on its metric, or -1 where there is none."""
+    best = np.full(len(table), -1)
     rivals = table[(table["explainer"] != FACTS) & table["higher_is_better"].notna() & (table["count"] > 0)]
-    for keys, of_run in rivals.groupby(RUN, sort=False):
-        frame = runs[keys]
-        wide, clusters = _wide(frame), _clusters(frame, pairs)
-        against: list[tuple[Any, np.ndarray]] = []
-        for metric, group in of_run.groupby("metric", sort=False):
-            best = group["mean"].idxmax() if group["higher_is_better"].iloc[0] else group["mean"].idxmin()
-            table.loc[best, "best"] = True
-            of_best = wide[metric, table.loc[best, "explainer"]].to_numpy()
-            for row in group.index.drop(best):
-                against.append((row, wide[metric, table.loc[row, "explainer"]].to_numpy() - of_best))
-        if against:
-            differences = np.stack([difference for _, difference in against], axis=1)
-            intervals = clustered_intervals(differences, clusters.loc[wide.index].to_numpy(), draws, seed)
-            for (row, _), interval in zip(against, intervals, strict=True):
-                table.loc[row, "tied"] = bool(interval.low <= 0 <= interval.high)
-    return table
+    for _, group in rivals.groupby("metric", sort=False):
+        upward = bool(group["higher_is_better"].iloc[0])
+        means = group["mean"].to_numpy() * (1 if upward else -1)
+        best[group.index] = group.index[int(means.argmax())]
+    return best
 
 
 def paired_difference(
@@ -161,19 +161,17 @@ def paired_difference(
     The interval resamples classes; the Wilcoxon signed-rank p takes pairs as independent, and is
     adjusted by Holm over the explainers of a metric.
     """
-    columns = [*RUN, "explainer", "metric", "to", "difference", "low", "high", "count", "clustered", "p", "p_holm"]
-    rows = []
-    for keys, frame in _runs(records[records["explainer"] != FACTS]):
-        wide, clusters = _wide(frame), _clusters(frame, pairs)
-        names = [(m, e) for m, e in wide.columns if e != to and (m, to) in wide.columns]
-        if not names:
-            continue
-        values = np.stack([(wide[name] - wide[name[0], to]).to_numpy() for name in names], axis=1)
-        intervals = clustered_intervals(values, clusters.loc[wide.index].to_numpy(), draws, seed)
-        for (metric, explainer), column, found in zip(names, values.T, intervals, strict=True):
+    rows: list[tuple[Any, ...]] = []
+    for matrix in _matrices(records, pairs):
+        place = {column: number for number, column in enumerate(matrix.columns)}
+        rivals = [(m, e) for m, e in matrix.columns if e not in (to, FACTS) and (m, to) in place]
+        ours, theirs = [place[rival] for rival in rivals], [place[metric, to] for metric, _ in rivals]
+        differences = matrix.entries[:, ours] - matrix.entries[:, theirs]
+        intervals = clustered_intervals(differences, matrix.clusters, draws, seed)
+        for (metric, explainer), column, found in zip(rivals, differences.T, intervals, strict=True):
             measured = (found.mean, found.low, found.high, found.count, found.clustered, _wilcoxon(column))
-            rows.append((*keys, explainer, metric, to, *measured, np.nan))
-    table = pd.DataFrame(rows, columns=columns)
+            rows.append((*matrix.run, explainer, metric, to, *measured, np.nan))
+    table = pd.DataFrame(rows, columns=DIFFERENCE)
     for _, group in table.groupby([*RUN, "metric"], sort=False):
         table.loc[group.index, "p_holm"] = holm(group["p"].to_numpy())
     return table
@@ -183,7 +181,7 @@ def _wilcoxon(differences: np.ndarray) -> float:
     """Two-sided p; no difference anywhere is 1, no pair is NaN."""
     differences = differences[np.isfinite(differences)]
     if not len(differences):
-        return np.nan
+        return float("nan")
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
@@ -193,36 +191,33 @@ def reasons(records: pd.DataFrame) -> pd.Series:
     return flag.mask((flag == "") & ~np.isfinite(records["value"].to_numpy(dtype=float)), NO_REASON)
 
 
-def _runs(records: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """The records of each (dataset, model, target), each pair once even if two kinds of pairs hold it."""
-    once = records.drop_duplicates([*RUN, "explainer", "metric", *PAIR])
-    for keys, frame in once.groupby(RUN, sort=False, observed=True):
-        yield keys, frame  # type: ignore[misc]  # a list of three keys gives three
+@dataclass(frozen=True)
+class Matrix:
+    """One (dataset, model, target): a row for each pair, a column for each (metric, explainer), flagged as NaN."""
+
+    run: tuple[str, ...]
+    columns: list[tuple[str, str]]
+    entries: np.ndarray
+    clusters: np.ndarray  # the query's class
+    flagged: list[str]  # of each column: 'zero_range 3, constant_map 1'
 
 
-def _wide(frame: pd.DataFrame) -> pd.DataFrame:
-    """Values, a row for each pair and a column for each (metric, explainer) in order of appearance; flagged is NaN."""
-    kept = frame.assign(value=frame["value"].where(reasons(frame) == ""))
-    wide = kept.pivot(index=PAIR, columns=["metric", "explainer"], values="value")
-    return wide.reindex(columns=pd.MultiIndex.from_frame(frame[["metric", "explainer"]].drop_duplicates()))
-
-
-def _clusters(frame: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """The query's class of each pair of the frame."""
+def _matrices(records: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Matrix]:
+    """The records as matrices; a pair that two kinds hold counts once."""
     label = pairs.drop_duplicates("query_id").set_index("query_id")["query_label"]
-    index = pd.MultiIndex.from_frame(frame[PAIR].drop_duplicates())
-    queries = index.get_level_values("query_id")
-    if len(unknown := queries.difference(label.index)):
+    once = records.drop_duplicates([*RUN, "explainer", "metric", *PAIR])
+    if len(unknown := pd.Index(once["query_id"].unique()).difference(label.index)):
         raise UserError(f"the records hold the query {unknown[0]!r}, which pairs.parquet lacks: evaluate the run again")
-    return pd.Series(label.loc[queries].to_numpy(), index=index)
+    for run, frame in once.assign(reason=reasons(once)).groupby(RUN, sort=False, observed=True):
+        row, of_row = pd.factorize(pd.MultiIndex.from_frame(frame[PAIR]))
+        column, of_column = pd.factorize(pd.MultiIndex.from_frame(frame[["metric", "explainer"]]))
+        values = np.full((len(of_row), len(of_column)), np.nan)
+        values[row, column] = frame["value"].where(frame["reason"] == "")
+        clusters = label.loc[[query for query, _ in of_row]].to_numpy()
+        flagged = [_counted(frame["reason"].to_numpy()[column == number]) for number in range(len(of_column))]
+        yield Matrix(tuple(map(str, run)), list(of_column), values, clusters, flagged)
 
 
-def _flagged_texts(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """'zero_range 3, constant_map 1' for each (metric, explainer) with flagged records."""
-    why = frame.assign(reason=reasons(frame))
-    counts = why[why["reason"] != ""].groupby(["metric", "explainer"], observed=True)["reason"].value_counts()
-    texts: dict[tuple[str, str], str] = {}
-    for (metric, explainer, reason), count in counts.items():  # type: ignore[misc]
-        before = texts.get((metric, explainer))
-        texts[metric, explainer] = f"{before}, {reason} {count}" if before else f"{reason} {count}"
-    return texts
+def _counted(flags: np.ndarray) -> str:
+    names, counts = np.unique(flags[flags != ""].astype(str), return_counts=True)
+    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))

@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -22,18 +22,12 @@ from PIL import Image
 
 from sfam_bench.errors import UserError
 
+Config: TypeAlias = Mapping[str, Any]
 KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
-PAIR_COLUMNS = (
-    *("query_id", "reference_id", "negative_id", "kind"),
-    *("query_label", "reference_label", "query_class", "reference_class", "score"),
-)
 TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema([*((key, TEXT) for key in KEYS), ("value", pa.float64()), ("flag", TEXT)])
 PLAIN = pa.schema([(field.name, pa.string() if field.type == TEXT else field.type) for field in SCHEMA])
-PACKAGES = (
-    *("sfam-bench", "torch", "torchvision", "timm", "pytorch-metric-learning"),
-    *("numpy", "scipy", "pandas", "pyarrow", "pillow"),
-)
+PACKAGES = ("sfam-bench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "pyarrow", "pillow")
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,7 @@ class RunStore:
     root: Path
 
     @classmethod
-    def create(
-        cls, root: Path, config: Mapping[str, Any], facts: Mapping[str, Any], resume: bool = False
-    ) -> "RunStore":
+    def create(cls, root: Path, config: Config, facts: Mapping[str, Any], resume: bool = False) -> "RunStore":
         """Begin the run folder `root`, or continue it when `resume` is set and the configs agree.
 
         `config` must hold only what changes the numbers: its hash decides whether a run may be continued.
@@ -64,7 +56,8 @@ class RunStore:
         if _holds_results(store.root):
             if not resume:
                 raise UserError(f"run folder {root} exists: pass resume=true to continue it, or another run_dir")
-            store._check_same(config)
+            if read_manifest(store.root).get("config_hash") != config_hash(config):
+                raise UserError(f"run folder {root} has another config: restore it (config.yaml), or change run_dir")
             return store
         for name in ("records", "maps", "images"):
             _claim(store.root / name)
@@ -74,29 +67,15 @@ class RunStore:
         store.write_manifest({**facts, **created, "config_hash": config_hash(config), "done": False})
         return store
 
-    def _check_same(self, config: Mapping[str, Any]) -> None:
-        before, now = read_manifest(self.root).get("config_hash"), config_hash(config)
-        if before != now:
-            raise UserError(
-                f"run folder {self.root} was begun with another config ({before}, now {now}): "
-                "restore that config (it is in config.yaml there), or choose another run_dir"
-            )
-
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
         with atomic(self.root / "manifest.json") as temporary:
             temporary.write_text(json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n")
 
-    def update_manifest(self, **changes: Any) -> None:
-        """Set some fields of the manifest and keep the others."""
-        self.write_manifest({**read_manifest(self.root), **changes})
-
     def write_pairs(self, pairs: pd.DataFrame) -> None:
-        """Write which pairs the run explains."""
-        if missing := [column for column in PAIR_COLUMNS if column not in pairs]:
-            raise ValueError(f"pairs lack the columns {missing}")
+        """Write which pairs the run explains: their ids, kind, classes and score."""
         with atomic(self.root / "pairs.parquet") as temporary:
-            pairs[list(PAIR_COLUMNS)].to_parquet(temporary, index=False)
+            pairs.to_parquet(temporary, index=False)
 
     def write_shard(
         self, number: int, records: Sequence[Any] | pd.DataFrame, maps: Mapping[str, np.ndarray] | None = None
@@ -110,13 +89,13 @@ class RunStore:
                 np.savez(file, **maps)  # type: ignore[arg-type]  # numpy's stub takes the names for allow_pickle
         frame = pd.DataFrame(records) if len(records) else pd.DataFrame(columns=SCHEMA.names)
         table = pa.Table.from_pandas(frame[SCHEMA.names], schema=PLAIN, preserve_index=False, safe=True)
-        with atomic(self._shard(number)) as temporary:
+        with atomic(_shard(self.root, number)) as temporary:
             pq.write_table(table.cast(SCHEMA), temporary)
 
     def has_shard(self, number: int) -> bool:
         """Whether the shard is complete; a truncated one is not, and is written anew."""
         try:
-            pq.read_metadata(self._shard(number))
+            pq.read_metadata(_shard(self.root, number))
         except (OSError, pa.ArrowException):
             return False
         return True
@@ -126,12 +105,13 @@ class RunStore:
         with atomic(image_path(self.root, image_id)) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG")
 
-    def finish(self, **changes: Any) -> None:
-        """Mark the run complete."""
-        self.update_manifest(**changes, done=True)
+    def finish(self, **facts: Any) -> None:
+        """Mark the run complete, and add late facts to its manifest."""
+        self.write_manifest({**read_manifest(self.root), **facts, "done": True})
 
-    def _shard(self, number: int) -> Path:
-        return self.root / "records" / f"{number:05d}.parquet"
+
+def _shard(root: Path, number: int) -> Path:
+    return root / "records" / f"{number:05d}.parquet"
 
 
 def image_path(root: Path, image_id: str) -> Path:
@@ -157,18 +137,15 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
 
 def read_manifest(root: Path) -> dict[str, Any]:
     """Read the manifest of a run folder."""
-    path = Path(root) / "manifest.json"
     if not Path(root).is_dir():
         raise UserError(f"there is no run folder {root}: check the path")
-    if not path.is_file():
+    if not (path := Path(root) / "manifest.json").is_file():
         raise UserError(f"{root} is no run folder: it has no manifest.json; pass the folder that an evaluation wrote")
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"cannot read {path} ({error}): evaluate again into another run_dir") from error
-    if not isinstance(manifest, dict):
-        raise UserError(f"cannot read {path} (no JSON object): evaluate again into another run_dir")
-    return manifest
+    return dict(manifest)
 
 
 def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> dict[str, np.ndarray]:
@@ -177,16 +154,22 @@ def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> d
     for path in sorted((Path(root) / "maps").glob("[0-9]*.npz")):
         for name, array in _read_npz(path, wanted).items():
             parts.setdefault(name, []).append(array)
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    maps = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    if len({len(array) for array in maps.values()}) > 1:
+        raise UserError(f"the map shards in {root} hold different explainers: evaluate again into another run_dir")
+    return maps
 
 
 def run_facts() -> dict[str, Any]:
     """The code that runs: its git hash ('unknown' outside its checkout) and the package versions."""
-    versions = {package: _version(package) for package in PACKAGES}
-    return {"git": _git_hash(), "versions": {name: version for name, version in versions.items() if version}}
+    versions = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {"git": _git_hash(), "versions": versions}
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
+def config_hash(config: Config) -> str:
     """A short hash of a config, whatever the order of its keys."""
     text = json.dumps(_plain(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -220,8 +203,7 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         return pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot read {path} ({reason}): delete it and evaluate again with resume=true") from error
+        raise UserError(f"cannot read {path} ({_line(error)}): delete it and evaluate with resume=true") from error
 
 
 def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None) -> dict[str, np.ndarray]:
@@ -231,7 +213,14 @@ def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None) -> dict[str
             chosen = np.array([wanted is None or pair in wanted for pair in pairs], dtype=bool)
             return {name: arrays[name][chosen] for name in arrays.files} if chosen.any() else {}
     except Exception as error:  # a broken zip raises half a dozen kinds
-        raise UserError(f"cannot read the maps {path} ({error}): delete the shard and evaluate again") from error
+        lost = f"{path.parent.parent / 'records' / path.stem}.parquet"
+        raise UserError(
+            f"cannot read {path} ({_line(error)}): delete it and {lost}, evaluate with resume=true"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _plain(value: Any) -> Any:
@@ -243,13 +232,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git_hash() -> str:
