@@ -1,0 +1,176 @@
+"""Cars196, or Stanford Cars (Krause et al., 2013): 16,185 frames of 196 models, one box each."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from sfam_bench.datasets.folder import IMAGES, Collection, Found, ImageFolder, class_folders, load, one_line
+from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
+from sfam_bench.errors import UserError
+
+CARS = Collection(
+    title="Cars196",
+    expected="car_ims with cars_annos.mat, cars_train or cars_test with devkit, or class folders in car_data or images",
+    target="data-cars196",
+    images=16_185,
+    classes=196,
+)
+LAST_TRAIN_CLASS = 98
+# The official ids follow no order of the names, yet every training name, up to Eagle Talon, sorts before this one.
+FIRST_TEST_NAME = "ferrari"
+CLASS_FOLDER = "*[12][0-9][0-9][0-9]"  # each name ends in a year; folders of anything else are not cars
+SIDES = ("train", "test")
+CORNERS = ("x1", "y1", "x2", "y2")
+
+
+def cars196(
+    root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "cars196"
+) -> ImageFolder:
+    """Read Cars196 in any of its four layouts, at root or one folder below.
+
+    Ids are the official file names: "000001" in car_ims, "train/00001" or "test/00001" elsewhere.
+    Raises UserError where there is no such data set.
+    """
+    homes = ("cars196", "stanford_cars")
+    return load(CARS, (_single, _devkit, _by_side, _by_class), homes, root, split, geometry, name)
+
+
+def _single(home: Path) -> Found | None:
+    """Read the later release: all images in car_ims, all labels in cars_annos.mat."""
+    if not ((home / "car_ims").is_dir() and (home / "cars_annos.mat").is_file()):
+        return None
+    annotations = _mat(home / "cars_annos.mat", "annotations")
+    names = list(_mat(home / "cars_annos.mat", "class_names"))
+    rows = _annotated(annotations, "relative_im_path", names)
+    rows["train_image"] = annotations["test"].astype(int) == 0
+    return _found(home, rows.set_index(rows.path.map(lambda path: Path(path).stem)))
+
+
+def _devkit(home: Path) -> Found | None:
+    """Read the first release, which torchvision and Kaggle use: cars_train, cars_test and a devkit of labels."""
+    if not (home / "devkit").is_dir() or not any((home / f"cars_{side}").is_dir() for side in SIDES):
+        return None
+    names = _class_names(home)
+    sides, note = [], ""
+    for side in SIDES:
+        # Kaggle's archive nests each image folder in one of the same name.
+        nested = f"cars_{side}/cars_{side}"
+        folder = nested if (home / nested).is_dir() else f"cars_{side}"
+        files = (
+            f"cars_{side}_annos_withlabels.mat",
+            f"devkit/cars_{side}_annos_withlabels.mat",
+            f"devkit/cars_{side}_annos.mat",
+        )
+        path = next((home / file for file in files if (home / file).is_file()), None)
+        annotations = None if path is None else _mat(path, "annotations")
+        if annotations is not None and "class" in (annotations.dtype.names or ()):
+            rows = _annotated(annotations, "fname", names)
+            rows.index = side + "/" + rows.path.map(lambda file: Path(file).stem)
+            rows["path"] = f"{folder}/" + rows.path
+            sides.append(rows.assign(train_image=side == "train"))
+        elif (home / folder).is_dir():
+            unlabelled = sum(file.suffix.lower() in IMAGES for file in (home / folder).iterdir())
+            note = f"{unlabelled} images of cars_{side} left out, for cars_{side}_annos_withlabels.mat is missing"
+    if not sides:
+        raise UserError(f"{home / 'devkit'} labels no image: put cars_train_annos.mat there, or run make {CARS.target}")
+    return _found(home, pd.concat(sides), note)
+
+
+def _by_side(home: Path) -> Found | None:
+    """Read Kaggle's {train,test}/<class>/ folders, with the boxes of anno_{train,test}.csv where they are."""
+    for below in ("car_data/car_data", "car_data", "."):
+        sides = []
+        for side in SIDES:
+            files = class_folders(home / below / side, CLASS_FOLDER)
+            if len(files):
+                rows = _labelled(home, files, f"{below}/{side}")
+                rows.index = side + "/" + files.file.map(lambda file: Path(file).stem)
+                rows["box"] = files.file.map(_csv_boxes(home / f"anno_{side}.csv")).to_numpy()
+                sides.append(rows.assign(train_image=side == "train"))
+        if sides:
+            return _found(home, pd.concat(sides))
+    return None
+
+
+def _by_class(home: Path) -> Found | None:
+    """Read `images/<class>/` folders: no boxes, and the paths below images are the ids."""
+    files = class_folders(home / "images", CLASS_FOLDER)
+    if not len(files):
+        return None
+    rows = _labelled(home, files, "images")
+    return _found(home, rows.set_index(files.class_folder + "/" + files.file))
+
+
+def _found(home: Path, rows: pd.DataFrame, note: str = "") -> Found:
+    boxes = "box" in rows and rows.box.notna().any()
+    return Found(home, rows, note="; ".join(filter(None, [note, "" if boxes else "class folders only, no boxes"])))
+
+
+def _annotated(annotations: np.ndarray, file: str, names: list[str]) -> pd.DataFrame:
+    """Turn a struct array of the official annotations into rows; `file` is its column of paths."""
+    label = annotations["class"].astype(int)
+    return pd.DataFrame(
+        {
+            "path": annotations[file].astype(str),
+            "label": label,
+            "class_name": [names[i - 1] if 0 < i <= len(names) else str(i) for i in label],
+            "box": _from_matlab(annotations[f"bbox_{corner}"] for corner in CORNERS),
+            "train_class": label <= LAST_TRAIN_CLASS,
+        }
+    )
+
+
+def _labelled(home: Path, files: pd.DataFrame, below: str) -> pd.DataFrame:
+    """Turn class folders into rows: official class ids where a list of names lies beside them, else ranks."""
+    # A slash cannot be in the name of a folder: "Ram C/V" became "Ram C-V".
+    names = [name.replace("/", "-") for name in _class_names(home)]
+    if not files.class_folder.isin(names).all():
+        names = sorted(files.class_folder.unique(), key=str.lower)
+    return pd.DataFrame(
+        {
+            "path": f"{below}/" + files.class_folder + "/" + files.file,
+            "label": files.class_folder.map(names.index),
+            "class_name": files.class_folder,
+            "train_class": files.class_folder.str.lower() < FIRST_TEST_NAME,
+        }
+    ).assign(label=lambda rows: rows.label + 1)
+
+
+def _class_names(home: Path) -> list[str]:
+    """Read the official names, in the order of the class ids, from the devkit or Kaggle's names.csv; [] without."""
+    if (home / "devkit" / "cars_meta.mat").is_file():
+        return [str(name) for name in _mat(home / "devkit" / "cars_meta.mat", "class_names")]
+    if (home / "names.csv").is_file():
+        return [line.strip(' "') for line in (home / "names.csv").read_text(encoding="utf-8").splitlines()]
+    return []
+
+
+def _csv_boxes(path: Path) -> dict[str, Box]:
+    """Read the boxes in Kaggle's anno_{train,test}.csv (file, x1, y1, x2, y2, class), by file name; {} without it."""
+    if not path.is_file():
+        return {}
+    try:
+        table = pd.read_csv(path, names=["file", "x1", "y1", "x2", "y2", "label"], dtype={"file": str})
+        return dict(zip(table.file, _from_matlab(table[corner] for corner in CORNERS), strict=True))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} ({one_line(error)}): copy it again, or delete it to go without boxes"
+        ) from None
+
+
+def _from_matlab(corners: Iterable[np.ndarray | pd.Series]) -> list[Box]:
+    """Convert columns of x1, y1, x2, y2: MATLAB counts pixels from 1 and includes the last, so only x1, y1 move."""
+    x1, y1, x2, y2 = (np.asarray(corner, dtype=float) for corner in corners)
+    return list(zip((x1 - 1).tolist(), (y1 - 1).tolist(), x2.tolist(), y2.tolist(), strict=True))
+
+
+def _mat(path: Path, variable: str) -> np.ndarray:
+    """Read one variable of a MATLAB file as a flat array; raises UserError where it is absent or malformed."""
+    try:
+        return np.atleast_1d(loadmat(path, squeeze_me=True, variable_names=[variable])[variable])
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MatReadError) as error:
+        raise UserError(f"cannot read {variable} in {path} ({one_line(error)}): copy the file again") from None

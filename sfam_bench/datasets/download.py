@@ -1,0 +1,169 @@
+"""Fetch the official archives: resumed, verified, unpacked safely and moved into place in one step."""
+
+import hashlib
+import http.client
+import logging
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from sfam_bench.datasets.folder import one_line
+from sfam_bench.errors import UserError
+
+CHUNK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at a URL or, failing that, at mirrors, with the checksum that it must have, of either kind.
+
+    `name` is its name on disk (default: the URL's); `unpack` names the folder that an archive yields (None: the file
+    itself is wanted); `otherwise` says where else to get it; `size` is in bytes.
+    """
+
+    url: str
+    mirrors: Sequence[str] = ()
+    name: str = ""
+    md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    unpack: str | None = None
+    otherwise: str = ""
+
+    @property
+    def filename(self) -> str:
+        """The file's name on disk."""
+        return PurePosixPath(self.name or urllib.parse.urlparse(self.url).path).name
+
+
+def download(files: Sequence[RemoteFile | Mapping], root: str | Path) -> list[Path]:
+    """Bring every file, unpacked where asked, to `root` and return where each is; what is there is left alone.
+
+    An interrupted transfer goes on from NAME.part at the next call, and an archive put at root/NAME by hand is used.
+    Raises UserError for a dead URL, a wrong checksum or an archive that is broken or writes outside root.
+    """
+    root = Path(root).expanduser()
+    root.mkdir(parents=True, exist_ok=True)
+    return [_bring(file if isinstance(file, RemoteFile) else RemoteFile(**file), root) for file in files]
+
+
+def _bring(file: RemoteFile, root: Path) -> Path:
+    archive = root / file.filename
+    place = root / (file.unpack or file.filename)
+    if place.exists():
+        logging.getLogger(__name__).info("%s is there; delete it to download it again", place)
+        return place
+    if not archive.exists():
+        part = root / f"{file.filename}.part"
+        if file.size is None or not part.exists() or part.stat().st_size != file.size:
+            _fetch_any(file, part)
+        _verify(file, part)
+        part.replace(archive)
+    elif file.unpack:
+        _verify(file, archive)
+    if file.unpack:
+        _unpack(archive, root, file.unpack)
+    return place
+
+
+def _fetch_any(file: RemoteFile, part: Path) -> None:
+    """Try the URL and its mirrors in turn; raises one UserError that tells how each failed and what to do."""
+    failures = []
+    for url in (file.url, *file.mirrors):
+        try:
+            return _fetch(url, file, part)
+        except urllib.error.HTTPError as error:
+            failures.append(f"{url}: HTTP {error.code} {error.reason}")
+        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
+            failures.append(f"{url}: {getattr(error, 'reason', error) or type(error).__name__}")
+    hints = (
+        f"{file.otherwise or 'check the connection'}; put {file.filename} into {part.parent} by hand, or run it again"
+    )
+    resume = " to go on where it stopped" if part.exists() else ""
+    raise UserError(f"cannot download {', nor '.join(failures)}; {hints}{resume}")
+
+
+def _fetch(url: str, file: RemoteFile, part: Path) -> None:
+    """Transfer one URL to `part`, after the bytes that are in it already if the server can."""
+    if urllib.parse.urlparse(url).scheme not in ("http", "https", "ftp"):
+        raise UserError(f"cannot download {url}: expected http, https or ftp; correct the url")
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "sfam_bench"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
+            _receive(response, file, part, start)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        part.unlink()  # it is longer than the file, so it belongs to another one
+        _fetch(url, file, part)
+
+
+def _receive(response: http.client.HTTPResponse, file: RemoteFile, part: Path, start: int) -> None:
+    # A server that cannot resume (FTP among them) sends all of it again, with another status.
+    if getattr(response, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:
+        start = 0
+    length = response.headers.get("Content-Length")
+    total = int(length) + start if length else file.size
+    bar = tqdm(desc=file.filename, total=total, initial=start, unit="B", unit_scale=True)
+    with bar, part.open("ab" if start else "wb") as sink:
+        while block := response.read(CHUNK):
+            sink.write(block)
+            bar.update(len(block))
+    if total is not None and part.stat().st_size < total:
+        raise ConnectionError(f"broke off at {part.stat().st_size} of {total} bytes")
+
+
+def _verify(file: RemoteFile, path: Path) -> None:
+    """Compare the checksums; raises UserError, and deletes a wrong part, which could never become right."""
+    if file.md5 is None and file.sha256 is None:
+        logging.getLogger(__name__).warning("%s is not verified: no checksum of it is published", path)
+    for kind, expected in (("md5", file.md5), ("sha256", file.sha256)):
+        if expected is None:
+            continue
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, kind).hexdigest()
+        if found != expected.lower():
+            if path.suffix == ".part":
+                path.unlink()
+            raise UserError(f"{path} has {kind} {found}, expected {expected}: delete it and download it again")
+
+
+def _unpack(archive: Path, root: Path, wanted: str) -> None:
+    """Unpack beside the target and move what came out into root, `wanted` last: it is there only when all is."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{archive.name}.", dir=root))
+    try:
+        if zipfile.is_zipfile(archive):
+            _unzip(archive, scratch)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch, filter="data")
+        if not (scratch / wanted).exists():
+            raise UserError(f"{archive} holds no {wanted}: correct `unpack`")
+        for child in sorted(scratch.iterdir(), key=lambda child: child.name == wanted):
+            if not (root / child.name).exists():
+                child.replace(root / child.name)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise UserError(f"cannot unpack {archive} ({one_line(error)}): delete it and download it again") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unzip(archive: Path, target: Path) -> None:
+    with zipfile.ZipFile(archive) as source:
+        for name in source.namelist():
+            # zipfile would quietly rename such a member; an archive that has one is not what it claims to be.
+            if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+                raise zipfile.BadZipFile(f"member {name!r} leads out of it")
+        source.extractall(target)

@@ -1,0 +1,224 @@
+"""A data set that is a folder of images and an index over it: the class behind CUB, Cars196, SOP and CSV files."""
+
+import logging
+import os
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+
+from sfam_bench.datasets.geometry import STANDARD, Geometry
+from sfam_bench.datasets.splits import assign
+from sfam_bench.errors import UserError
+from sfam_bench.records import Sample
+from sfam_bench.types import Mask
+
+COLUMNS = ("path", "label", "class_name", "box", "keypoints", "mask_path", "split")
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ImageFolder:
+    """Images under `root`, one row of `index` each; satisfies `sfam_bench.datasets.base.Dataset`.
+
+    `index` is keyed by the official `image_id` and has: path (below root), label (the official class id), class_name,
+    box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of x, y,
+    visible) or None, mask_path (below mask_root) or None, split ("train" or "test").
+    """
+
+    name: str
+    root: Path
+    index: pd.DataFrame
+    split_name: str
+    geometry: Geometry = STANDARD
+    mask_root: Path | None = None
+
+    def image(self, image_id: str) -> PIL.Image.Image:
+        """Open one image as RGB, untransformed; raises UserError where the file is absent or broken."""
+        return _open(inside(self.root, self._row(image_id).path), "RGB")
+
+    def sample(self, image_id: str) -> Sample:
+        """Load and transform one image with its foreground and keypoints; raises UserError as `image` does."""
+        row, image = self._row(image_id), self.image(image_id)
+        return self.geometry(image, row.box, self._mask(row.mask_path, image.size), row.keypoints)
+
+    def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
+        """Return the foreground of the query where it is known; the reference does not matter here."""
+        return {key: mask for key, mask in sample.masks.items() if key == "foreground"}
+
+    def _row(self, image_id: str) -> Any:
+        try:
+            return self.index.loc[image_id]
+        except KeyError:
+            raise UserError(f"no image {image_id!r} in {self.name} at {self.root}: take an id of its index") from None
+
+    def _mask(self, path: str | None, size: tuple[int, int]) -> np.ndarray | None:
+        if path is None:
+            return None
+        file = inside(self.mask_root or self.root, path)
+        mask = _open(file, "L")
+        if mask.size != size:
+            raise UserError(f"{file} is {mask.size} and its image {size} (width, height): delete it or copy it again")
+        return np.asarray(mask) > 127  # CUB's grey levels are the share of annotators: the majority decides
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a public data set is called and holds when complete, and how to say that it is not there."""
+
+    title: str
+    expected: str
+    target: str
+    images: int | None = None
+    classes: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a reader made of one layout: rows (index columns but split; plus train_class, train_image) below `home`."""
+
+    home: Path
+    rows: pd.DataFrame
+    mask_root: Path | None = None
+    note: str = ""
+
+
+def load(
+    collection: Collection,
+    readers: Sequence[Callable[[Path], Found | None]],
+    homes: Sequence[str],
+    root: str | Path,
+    split: str,
+    geometry: Geometry,
+    name: str,
+) -> ImageFolder:
+    """Try each reader at root and at its sub-folders `homes`, and split what the first fitting one found."""
+    root = Path(root).expanduser()
+    for home in (root, *(root / sub for sub in homes)):
+        for reader in readers:
+            if found := reader(home):
+                rows = keep(collection, found)
+                sides, split_name = assign(rows, split, f"{collection.title} at {found.home}")
+                index = rows.assign(split=sides)[list(COLUMNS)]
+                return ImageFolder(name, found.home, index, split_name, geometry, found.mask_root)
+    raise UserError(
+        f"no {collection.title} at {root}: expected {collection.expected}; "
+        f"set dataset.root or SFAM_BENCH_DATA, or run make {collection.target}"
+    )
+
+
+def keep(collection: Collection, found: Found) -> pd.DataFrame:
+    """Keep the rows whose images exist, with all index columns but split, and say once what is missing."""
+    rows = found.rows.reindex(columns=list(dict.fromkeys([*COLUMNS[:-1], *found.rows.columns])))
+    for column in ("box", "keypoints", "mask_path"):
+        rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
+    rows.index = rows.index.astype(str).rename("image_id")
+    if not rows.index.is_unique:
+        twice = rows.index[rows.index.duplicated()][0]
+        raise UserError(f"{collection.title} at {found.home} names image {twice!r} twice: remove one of them")
+    rows["path"] = rows.path.map(lambda path: str(PurePosixPath(path)))
+    there = rows.path.isin(existing(found.home, rows.path))
+    if not there.any():
+        what = f"none of its {len(rows)} images is there" + (f", such as {rows.path.iloc[0]}" if len(rows) else "")
+        raise UserError(f"{collection.title} at {found.home}: {what}; put the images there or set dataset.root")
+    kept = rows[there].copy()
+    masks = existing(found.mask_root or found.home, kept.mask_path.dropna())
+    kept["mask_path"] = kept.mask_path.where(kept.mask_path.isin(masks), None)
+    _say_what_is_missing(collection, found, rows, kept)
+    return kept
+
+
+def _say_what_is_missing(collection: Collection, found: Found, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
+    images, classes = len(kept), kept.label.nunique()
+    all_images, all_classes = collection.images or len(rows), collection.classes or rows.label.nunique()
+    parts = []
+    if images < all_images or classes < all_classes:
+        parts.append(f"{images} of {all_images} images, {classes} of {all_classes} classes")
+    if len(absent := rows.path.drop(kept.index)):
+        parts.append(f"{len(absent)} that its files name are absent, such as {absent.iloc[0]}")
+    if 0 < (masks := kept.mask_path.notna().sum()) < images:
+        parts.append(f"{images - masks} images have no segmentation, and their boxes stand in")
+    if found.note:
+        parts.append(found.note)
+    if parts:
+        logging.getLogger(__name__).warning("%s at %s: %s", collection.title, found.home, "; ".join(parts))
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Join a path out of a data file to its root; raises UserError where it leads out, by name or by link."""
+    windows = PureWindowsPath(relative)
+    if windows.anchor or ".." in windows.parts or "\0" in relative:
+        raise UserError(f"path {relative!r} leads out of {root}: correct the file that names it")
+    path = root / relative
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} is a link out of {root}: copy what it points to, or set dataset.root to that place")
+    return path
+
+
+def existing(root: Path, paths: Iterable[str]) -> set[str]:
+    """Return those paths that are there, asking each folder once: a stat for each image is slow on a cluster."""
+    wanted = set(paths)
+    found = set()
+    for folder in {PurePosixPath(path).parent for path in wanted}:
+        directory = inside(root, str(folder))
+        for entry in os.scandir(directory) if directory.is_dir() else ():
+            path = str(folder / entry.name)
+            if path in wanted:
+                found.add(path)
+                if entry.is_symlink():
+                    inside(root, path)
+    return found
+
+
+def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
+    """List the images of each class folder, sorted: columns class_folder and file; empty where there are none."""
+    rows = [
+        (directory.name, file.name)
+        for directory in sorted(folder.glob(pattern))
+        if directory.is_dir() and not directory.name.startswith(".")
+        for file in sorted(directory.iterdir())
+        if file.suffix.lower() in IMAGES and not file.name.startswith(".")
+    ]
+    return pd.DataFrame(rows, columns=["class_folder", "file"], dtype=object)
+
+
+def read_table(path: Path, types: dict[str, type], header: bool = False) -> pd.DataFrame:
+    """Read a file of space-separated columns, keyed by the first; raises UserError where it is absent or malformed."""
+    try:
+        return pd.read_csv(
+            path,
+            sep=" ",
+            names=list(types),
+            usecols=range(len(types)),
+            header=0 if header else None,
+            dtype=types,
+            keep_default_na=False,
+        ).set_index(next(iter(types)))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} ({one_line(error)}): expected columns {', '.join(types)}; copy it again"
+        ) from None
+
+
+def one_line(error: Exception) -> str:
+    """Put the message of an error on one line, for use in a UserError."""
+    return " ".join(str(error).split())
+
+
+def _open(path: Path, mode: str) -> PIL.Image.Image:
+    # The pixels are taken as stored: official boxes and published figures ignore a camera's rotation tag, and so do we.
+    try:
+        with PIL.Image.open(path) as image:
+            return image.convert(mode)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: put it back, or load the data set anew to leave it out") from None
+    except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError) as error:
+        raise UserError(
+            f"cannot read {path} ({one_line(error)}): copy it again, or delete it to leave it out"
+        ) from None

@@ -1,0 +1,43 @@
+"""Stanford Online Products (Song et al., 2016): 120,053 photos of 22,634 products; without boxes by design."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from sfam_bench.datasets.folder import Collection, Found, ImageFolder, load, read_table
+from sfam_bench.datasets.geometry import STANDARD, Geometry
+
+SOP = Collection(
+    title="Stanford Online Products",
+    expected="Ebay_train.txt and Ebay_test.txt beside the *_final folders, or Info_Files and images",
+    target="data-sop",
+    images=120_053,
+    classes=22_634,
+)
+COLUMNS = {"image_id": str, "class_id": int, "super_class_id": int, "path": str}
+
+
+def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "sop") -> ImageFolder:
+    """Read Stanford Online Products, or another set filed in its layout under its own `name`.
+
+    There are no boxes, hence no foreground. Raises UserError where there is no such data set.
+    """
+    collection = (
+        SOP if name == "sop" else replace(SOP, title=f"{name}, in the layout of SOP,", images=None, classes=None)
+    )
+    return load(collection, (_read,), ("Stanford_Online_Products", "online_products"), root, split, geometry, name)
+
+
+def _read(home: Path) -> Found | None:
+    lists = home / "Info_Files" if (home / "Info_Files").is_dir() else home
+    files = {side: lists / f"Ebay_{side}.txt" for side in ("train", "test")}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    sides = [read_table(file, COLUMNS, header=True).assign(train_class=side == "train") for side, file in files.items()]
+    rows = pd.concat(sides).rename(columns={"class_id": "label"})
+    product = rows.path.str.split("_final/").str[0]
+    rows["class_name"] = product + " " + rows.label.astype(str)
+    if (home / "images").is_dir():
+        rows["path"] = "images/" + rows.path
+    return Found(home, rows.drop(columns="super_class_id"))

@@ -1,0 +1,195 @@
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from sfam_bench.datasets.cub import cub
+from sfam_bench.datasets.geometry import Geometry
+from sfam_bench.errors import UserError
+
+SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", Path(__file__).parents[3] / "shared/data"))
+real = pytest.mark.skipif(not (SHARED / "CUB_200_2011").is_dir(), reason="no real CUB photos in ../shared/data")
+
+PHOTOS = {  # official id: class folder / file
+    "4": "001.Black_footed_Albatross/Black_Footed_Albatross_0001_1.jpg",
+    "9": "001.Black_footed_Albatross/Black_Footed_Albatross_0002_2.jpg",
+    "11788": "200.Common_Yellowthroat/Common_Yellowthroat_0003_3.jpg",
+}
+
+
+def images(folder: Path, photos: list[str]) -> None:
+    """Write a 30 x 20 picture for each path."""
+    for photo in photos:
+        (folder / photo).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (30, 20), (10, 200, 30)).save(folder / photo)
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """Three images of classes 1 and 200 with every official file; ids are not contiguous."""
+    home = tmp_path / "CUB_200_2011"
+    images(home / "images", list(PHOTOS.values()))
+    files = {
+        "images.txt": [f"{i} {path}" for i, path in PHOTOS.items()],
+        "image_class_labels.txt": ["11788 200", "4 1", "9 1"],  # in another order
+        "classes.txt": ["1 001.Black_footed_Albatross", "200 200.Common_Yellowthroat"],
+        "bounding_boxes.txt": ["4 3.0 2.0 10.0 5.0", "9 20.0 10.0 25.0 25.0", "11788 0.0 0.0 30.0 20.0"],
+        "train_test_split.txt": ["4 1", "9 0", "11788 1"],
+        "parts/part_locs.txt": [f"{i} {part} {part}.5 2.0 {part % 2}" for i in PHOTOS for part in range(1, 16)],
+    }
+    (home / "parts").mkdir()
+    for name, lines in files.items():
+        (home / name).write_text("\n".join(lines) + "\n")
+    return home
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_official(official: Path, up: bool) -> None:
+    data = cub(official.parent if up else official, geometry=Geometry(None, 20))
+    assert data.root == official
+    assert (data.name, data.split_name) == ("cub", "zero-shot, official")
+    assert dict(data.index.label) == {"4": 1, "9": 1, "11788": 200}
+    assert dict(data.index.split) == {"4": "train", "9": "train", "11788": "test"}
+    assert data.index.class_name["4"] == "Black footed Albatross"
+    assert data.index.box["4"] == (3.0, 2.0, 13.0, 7.0)
+    assert data.index.keypoints["4"].shape == (15, 3)
+    assert data.index.keypoints["4"][2].tolist() == [3.5, 2.0, 1.0]
+    assert data.index.mask_path.isna().all()
+
+    sample = data.sample("9")  # the box reaches past both far edges; the crop starts at x 5
+    foreground = sample.masks["foreground"]
+    assert foreground[10:, 15:].all()
+    assert foreground.sum() == 10 * 5
+    assert sample.keypoints is not None
+    assert sample.keypoints[6].tolist() == [2.5, 2.0, 1.0]  # part 7 at x 7.5
+    assert sample.keypoints[2].tolist() == [0.0, 0.0, 0.0]  # part 3 at x 3.5 is cut off
+
+
+def test_closed_set(official: Path) -> None:
+    data = cub(official, split="closed_set")
+    assert dict(data.index.split) == {"4": "train", "9": "test", "11788": "train"}
+    assert data.split_name == "closed-set, official"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_segmentations_beside_or_inside(official: Path, inside: bool) -> None:
+    masks = (official if inside else official.parent) / "segmentations"
+    for photo in PHOTOS.values():
+        levels = np.zeros((20, 30), dtype=np.uint8)
+        levels[4:6, 7:9] = 255
+        (masks / photo).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(levels).save((masks / photo).with_suffix(".png"))
+    data = cub(official, geometry=Geometry(None, 20))
+    assert data.mask_root == masks.parent
+    foreground = data.sample("4").masks["foreground"]
+    assert foreground.nonzero().tolist() == [[4, 2], [4, 3], [5, 2], [5, 3]]
+
+
+def test_files_beyond_the_first_two_are_optional(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("classes.txt", "bounding_boxes.txt", "train_test_split.txt", "parts/part_locs.txt"):
+        (official / name).unlink()
+    with caplog.at_level(logging.WARNING):
+        data = cub(official)
+    assert "no boxes and no parts" in caplog.text
+    assert data.index.class_name["11788"] == "Common Yellowthroat"
+    sample = data.sample("4")
+    assert sample.masks == {}
+    assert sample.keypoints is None
+    with pytest.raises(UserError, match="no image-level split here"):
+        cub(official, split="closed_set")
+
+
+def test_partial_copy(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (official / "images" / PHOTOS["11788"]).unlink()
+    (official / "images" / PHOTOS["4"]).rename(official / "images/002.Laysan_Albatross.jpg")
+    with pytest.raises(UserError, match="1 class here"):
+        cub(official)
+    assert "1 of 11788 images, 1 of 200 classes; 2 that its files name are absent" in caplog.text
+
+
+@pytest.mark.parametrize("below", ["cub200/images", "images", ".", "CUB_200_2011/images"])
+def test_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture, below: str) -> None:
+    images(tmp_path / below, [*PHOTOS.values(), PHOTOS["4"].replace(".jpg", "_rgb.jpg")])
+    (tmp_path / below / "001.Black_footed_Albatross/._x.jpg").write_text("what macOS leaves")
+    with caplog.at_level(logging.WARNING):
+        data = cub(tmp_path)
+    assert dict(data.index.label) == {
+        "Black_Footed_Albatross_0001_1": 1,
+        "Black_Footed_Albatross_0002_2": 1,
+        "Common_Yellowthroat_0003_3": 200,
+    }
+    assert data.split_name == "zero-shot, official"
+    assert data.index.class_name.iloc[0] == "Black footed Albatross"
+    assert "class folders only, no boxes and no parts" in caplog.text
+    assert data.sample("Common_Yellowthroat_0003_3").masks == {}
+
+
+@pytest.mark.parametrize("path", ["../../x.jpg", "/etc/x.jpg"])
+def test_paths_in_images_txt_stay_inside(official: Path, path: str) -> None:
+    (official / "images.txt").write_text(f"4 {path}\n9 {PHOTOS['9']}\n")
+    if path.startswith("/"):  # below images/, it is merely a file that is not there
+        with pytest.raises(UserError, match="1 class here"):
+            cub(official)
+    else:
+        with pytest.raises(UserError, match="leads out of"):
+            cub(official)
+
+
+def test_unlabelled_image(official: Path) -> None:
+    (official / "image_class_labels.txt").write_text("4 1\n9 1\n")
+    with pytest.raises(UserError, match=r"image_class_labels\.txt has no label for image 11788"):
+        cub(official)
+
+
+def test_malformed_file(official: Path) -> None:
+    (official / "bounding_boxes.txt").write_text("4 a b c d\n")
+    with pytest.raises(UserError, match=r"cannot read .*bounding_boxes\.txt"):
+        cub(official)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_nothing_there(tmp_path: Path, exists: bool) -> None:
+    root = tmp_path / "data"
+    if exists:
+        images(root / "n01440764", ["x.jpg"])
+    with pytest.raises(
+        UserError, match=r"no CUB-200-2011 at .*/data: expected images\.txt or class folders such as 001"
+    ):
+        cub(root)
+
+
+@real
+def test_real_photos(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        data = cub(SHARED / "CUB_200_2011")
+    assert (len(data.index), data.index.label.nunique()) == (840, 30)
+    assert "840 of 11788 images, 30 of 200 classes" in caplog.text
+    assert data.split_name == "zero-shot, halves of the 30 classes present"
+    sides = data.index.groupby("split").label
+    assert dict(sides.nunique()) == {"test": 15, "train": 15}
+    assert sides.max()["train"] < sides.min()["test"]
+
+    assert data.index.box["960"] == (27.0, 6.0, 175.0, 133.0)
+    assert data.image("960").size == (177, 131)  # so the box ends two pixels below the image
+    assert data.sample("960").masks["foreground"][-1].any()
+
+    grey = data.index.index[data.index.path.str.contains("Pelagic_Cormorant_0022_23802")][0]
+    image = data.sample(grey).image
+    assert image.shape == (3, 224, 224)
+    assert torch.equal(image[0], image[2])
+
+
+@real
+def test_real_closed_set() -> None:
+    data = cub(SHARED / "CUB_200_2011", split="closed_set")
+    assert dict(data.index.split.value_counts()) == {"train": 447, "test": 393}
+
+
+@real
+def test_real_annotations_without_images() -> None:
+    with pytest.raises(UserError, match="none of its 2889 images is there"):
+        cub(SHARED / "CUB_200_2011_annotations_full")
