@@ -1,10 +1,16 @@
 # Every target sets up what it needs: .venv is made once and refreshed when pyproject.toml changes.
 PYTHON ?= python3
 PY := .venv/bin/python
-OUT ?= results
+CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
+
+# glibc hands activations back to the system at every pass and faults them in again at the next; keeping them made
+# eager passes on CPUs 1.4 to 1.8 times faster, for some 100 MB more
+export MALLOC_MMAP_MAX_ = 0
+export MALLOC_TRIM_THRESHOLD_ = 2147483647
+export MALLOC_TOP_PAD_ = 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint
+.PHONY: help setup demo demo-cub test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,8 +18,26 @@ help:  ## print the targets
 setup: .venv/.installed  ## create .venv and install what is missing
 .venv/.installed: pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+demo: setup  ## train, explain and score on the planted set (results/demo/)
+	rm -rf results/demo
+	$(PY) experiments/train.py experiment=planted run_dir=results/demo/train
+	$(PY) experiments/intervene.py experiment=planted model.checkpoint=results/demo/train/model.safetensors run_dir=results/demo/intervention
+	$(PY) experiments/evaluate.py experiment=planted model.checkpoint=results/demo/train/model.safetensors maps.save=true run_dir=results/demo/evaluate
+	$(PY) experiments/report.py 'runs=[results/demo/evaluate]' out=results/demo/report
+
+demo-cub: setup  ## the same on real birds, frozen and fine-tuned: make demo-cub CUB=path/to/CUB_200_2011
+	rm -rf results/demo-cub
+	$(PY) experiments/embed.py experiment=cub dataset.root=$(CUB) split=all
+	$(PY) experiments/evaluate.py experiment=cub dataset.root=$(CUB) model.name='lite0 frozen' maps.save=true run_dir=results/demo-cub/frozen
+	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/demo-cub/train
+	$(PY) experiments/evaluate.py experiment=cub dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/demo-cub/train/model.safetensors maps.save=true run_dir=results/demo-cub/fine-tuned
+	$(PY) experiments/report.py 'runs=[results/demo-cub/frozen,results/demo-cub/fine-tuned]' out=results/demo-cub/report
+
+data-%: setup  ## download cub, cars196 or sop: make data-cub
+	$(PY) experiments/data.py download=$*
 
 test: lint  ## lint, types, import contracts and all tests
 	$(PY) -m pytest -n 2
@@ -22,4 +46,4 @@ lint: setup  ## ruff, mypy, import-linter
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m importlinter.cli lint || .venv/bin/lint-imports
+	.venv/bin/lint-imports

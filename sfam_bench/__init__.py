@@ -1,0 +1,17 @@
+"""Why does this model say that these two images are alike? A benchmark of explanations for metric learning."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfam_bench.api import default_model, explain
+
+__all__ = ["default_model", "explain"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the API at its first use: reports import this package and must not pay for torch."""
+    if name in __all__:
+        from sfam_bench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'sfam_bench' has no attribute '{name}'")

@@ -31,9 +31,7 @@ class Candidates:
 
     def same(self) -> np.ndarray:
         """Other items of the query's class."""
-        same: np.ndarray = (self.index["label"] == self.index["label"].iloc[self.query]).to_numpy()
-        same[self.query] = False
-        return same
+        return ~self.different() & (np.arange(len(self.index)) != self.query)
 
     def different(self) -> np.ndarray:
         """Items of other classes."""
@@ -171,6 +169,11 @@ def batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
         for _, of_kind in pairs.groupby("kind", sort=False)
         for start in range(0, len(of_kind), batch_size)
     ]
+
+
+def first(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first pairs of each kind."""
+    return pairs.groupby("kind", sort=False).head(count)
 
 
 def load(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch]:

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.similarity import Gallery, Matrix, SimilarityFunction
-from sfam_bench.stream import chunked, prefetched
+from sfam_bench.stream import chunked, prefetched, progress
 
 Labels = Int[Tensor, " items"]
 
@@ -25,7 +24,7 @@ def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], ba
         return torch.stack([dataset.sample(image_id).image for image_id in batch])
 
     chunks = list(chunked(image_ids, batch_size))
-    stream = tqdm(prefetched(images, chunks), f"embed {dataset.name}", len(chunks), unit="batch", leave=False)
+    stream = progress(prefetched(images, chunks), f"embed {dataset.name}", len(chunks), "batch")
     return torch.cat([model.encode(batch).embeddings.cpu() for batch in stream])
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,7 +55,7 @@ class RunStore:
         store = cls(Path(root))
         if _holds_results(store.root):
             if not resume:
-                raise UserError(f"run folder {root} exists: pass resume=true to continue it, or another run_dir")
+                raise UserError(_exists(root))
             if read_manifest(store.root).get("config_hash") != config_hash(config):
                 raise UserError(f"run folder {root} has another config: restore it (config.yaml), or change run_dir")
             return store
@@ -104,6 +104,12 @@ class RunStore:
         """Write the picture that the model saw, uint8 (rows, cols, 3), for the gallery."""
         with atomic(image_path(self.root, image_id)) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG")
+
+    def silent(self, metrics: Iterable[str]) -> list[str]:
+        """The metrics that have no record in any shard, because the data set lacks what they need."""
+        shards = (self.root / "records").glob("[0-9]*.parquet")
+        heard = {name for path in shards for name in _read_parquet(path)["metric"].unique().to_pylist()}
+        return [name for name in metrics if name not in heard]
 
     def finish(self, **facts: Any) -> None:
         """Mark the run complete, and add late facts to its manifest."""
@@ -189,6 +195,18 @@ def atomic(path: Path) -> Iterator[Path]:
 def _holds_results(root: Path) -> bool:
     """Whether the folder holds more than what Hydra puts into a new one: hidden files and the log."""
     return root.exists() and any(not path.name.startswith(".") and path.suffix != ".log" for path in root.iterdir())
+
+
+def _exists(root: Path) -> str:
+    return f"run folder {root} exists: pass resume=true to continue it, or another run_dir"
+
+
+def begin(root: Path) -> Path:
+    """Make a folder for results that come all at the end (training); refuses one that holds results."""
+    if _holds_results(root):
+        raise UserError(_exists(root).replace("pass resume=true to continue it, or another", "choose another"))
+    root.mkdir(parents=True, exist_ok=True)
+    return root
 
 
 def _claim(folder: Path) -> None:

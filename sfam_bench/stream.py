@@ -1,13 +1,22 @@
 """Cut streams into chunks and work a little ahead of their use."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def progress(items: Iterable[Item] | None, what: str, total: int, unit: str) -> "tqdm[Any]":
+    """A progress bar with rate and remaining time; in a log file, where each refresh is a line, two a minute."""
+    interactive = sys.stderr.isatty()
+    return tqdm(items, what, total, unit=unit, leave=not interactive, mininterval=0.1 if interactive else 30)
 
 
 def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -1,22 +1,19 @@
 """One training loop for every loss; knows nothing of explainers."""
 
-import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset
 
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.stream import chunked, prefetched
+from sfam_bench.stream import progress
 from sfam_bench.types import Image
-
-log = logging.getLogger(__name__)
 
 Miner = Callable[[Tensor, Tensor], object]
 
@@ -36,6 +33,7 @@ class Recipe:
     loss_lr: float = 1e-2
     weight_decay: float = 1e-4
     freeze_batchnorm: bool = False
+    workers: int = 0  # processes that load images; 0 loads in this one
     seed: int = 0
 
 
@@ -53,9 +51,15 @@ def train(
     if len(classes) < 2:
         raise UserError(f"training needs two classes, not {len(classes)}: check dataset.split")
     numbers = [classes[label] for label in labels]
-    torch.manual_seed(recipe.seed)
-    order = MPerClassSampler(numbers, recipe.per_class, recipe.batch_size, length_before_new_iter=len(numbers))
-    steps = recipe.epochs * math.ceil(len(order) / recipe.batch_size)
+    seed(recipe.seed)
+    loader = DataLoader(
+        _Labelled(image_ids, numbers, load),
+        recipe.batch_size,
+        sampler=MPerClassSampler(numbers, recipe.per_class, recipe.batch_size, length_before_new_iter=len(numbers)),
+        num_workers=recipe.workers,
+        persistent_workers=recipe.workers > 0,
+        generator=torch.Generator().manual_seed(recipe.seed),
+    )
     optimiser = torch.optim.AdamW(
         [
             {"params": list(model.parameters()), "lr": recipe.lr},
@@ -63,27 +67,46 @@ def train(
         ],
         weight_decay=recipe.weight_decay,
     )
+    steps = recipe.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [recipe.lr, recipe.loss_lr], steps)
     criterion.to(model.device)
 
-    def batch(positions: list[int]) -> tuple[Tensor, Tensor]:
-        return torch.stack([load(image_ids[i]) for i in positions]), torch.tensor([numbers[i] for i in positions])
-
     history = []
-    with tqdm(total=steps * recipe.batch_size, desc="train", unit="image") as progress:
+    with progress(None, "train", steps * recipe.batch_size, "image") as bar:
         for epoch in range(recipe.epochs):
             train_mode(model, recipe.freeze_batchnorm)
-            total, started = 0.0, progress.format_dict["elapsed"]
-            for number, (images, targets) in enumerate(prefetched(batch, chunked(order, recipe.batch_size)), 1):
+            total, started = 0.0, bar.format_dict["elapsed"]
+            for number, (images, targets) in enumerate(loader, 1):
                 loss = step(model, criterion, miner, images.to(model.device), targets.to(model.device), optimiser)
                 schedule.step()
                 total += loss
-                progress.update(len(images))
-                progress.set_postfix(epoch=f"{epoch + 1}/{recipe.epochs}", loss=f"{total / number:.3f}")
-            seconds = progress.format_dict["elapsed"] - started
-            history.append({"epoch": epoch + 1, "loss": total / number, "images_per_second": len(order) / seconds})
+                bar.update(len(images))
+                bar.set_postfix(epoch=f"{epoch + 1}/{recipe.epochs}", loss=f"{total / number:.3f}")
+            seconds = bar.format_dict["elapsed"] - started
+            history.append(
+                {"epoch": epoch + 1, "loss": total / number, "images_per_second": recipe.batch_size * number / seconds}
+            )
     model.eval()
     return pd.DataFrame(history)
+
+
+class _Labelled(Dataset[tuple[Tensor, int]]):
+    """What torch's loader asks of a data set; its worker processes seed their own augmentations."""
+
+    def __init__(self, image_ids: Sequence[str], labels: Sequence[int], load: Callable[[str], Image]) -> None:
+        self.image_ids, self.labels, self.load = image_ids, labels, load
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        return self.load(self.image_ids[position]), self.labels[position]
+
+
+def seed(number: int) -> None:
+    """Seed torch, and numpy's global generator, which the sampler draws from."""
+    torch.manual_seed(number)
+    np.random.seed(number)  # noqa: NPY002
 
 
 def step(

@@ -4,6 +4,7 @@ import hashlib
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
+import PIL.Image
 
 from sfam_bench.records import Sample
 from sfam_bench.types import Mask
@@ -21,6 +22,10 @@ class Dataset(Protocol):
     split_name: str
     index: pd.DataFrame
 
+    def image(self, image_id: str) -> PIL.Image.Image:
+        """Open one image, untransformed."""
+        ...
+
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image."""
         ...
@@ -32,5 +37,6 @@ class Dataset(Protocol):
 
 def split_hash(index: pd.DataFrame) -> str:
     """Digest which image is in which split under which label, so that results of different splits never mix."""
-    rows = sorted(f"{i}\t{label}\t{split}" for i, label, split in zip(index.index, index.label, index.split, strict=True))
+    columns = zip(index.index, index["label"], index["split"], strict=True)
+    rows = sorted("\t".join(map(str, row)) for row in columns)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]

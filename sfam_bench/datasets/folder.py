@@ -41,7 +41,7 @@ class ImageFolder:
 
     def image(self, image_id: str) -> PIL.Image.Image:
         """Open one image as RGB, untransformed; raises UserError where the file is absent or broken."""
-        return _open(inside(self.root, self._row(image_id).path), "RGB")
+        return open_image(inside(self.root, self._row(image_id).path), "RGB")
 
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground and keypoints; raises UserError as `image` does."""
@@ -62,7 +62,7 @@ class ImageFolder:
         if path is None:
             return None
         file = inside(self.mask_root or self.root, path)
-        mask = _open(file, "L")
+        mask = open_image(file, "L")
         if mask.size != size:
             raise UserError(f"{file} is {mask.size} and its image {size} (width, height): delete it or copy it again")
         return np.asarray(mask) > 127  # CUB's grey levels are the share of annotators: the majority decides
@@ -211,13 +211,14 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _open(path: Path, mode: str) -> PIL.Image.Image:
+def open_image(path: Path, mode: str = "RGB") -> PIL.Image.Image:
+    """Read an image file whole, in one mode whatever it was stored in; raises UserError where that fails."""
     # The pixels are taken as stored: official boxes and published figures ignore a camera's rotation tag, and so do we.
     try:
         with PIL.Image.open(path) as image:
             return image.convert(mode)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: put it back, or load the data set anew to leave it out") from None
+        raise UserError(f"{path} is missing: check the path, or load the data set anew to leave it out") from None
     except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError) as error:
         raise UserError(
             f"cannot read {path} ({one_line(error)}): copy it again, or delete it to leave it out"

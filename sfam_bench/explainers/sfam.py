@@ -18,7 +18,7 @@ Normalisation = Literal["none", "l1", "minmax", "softmax"]
 
 @dataclass(frozen=True)
 class SFAM:
-    """sum_k CIS_k A_k, CIS_k the contribution of channel k to the similarity; Liao et al., arXiv 2506.01636, reconstructed.
+    """sum_k CIS_k A_k, CIS_k the share of channel k in the similarity; Liao et al., arXiv 2506.01636, reconstructed.
 
     The paper's equations were not at hand: this follows its abstract, and each choice left open there is a field.
 

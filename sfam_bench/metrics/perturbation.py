@@ -11,6 +11,7 @@ from numpy.polynomial.legendre import legvander
 from torch import Tensor
 
 from sfam_bench.baselines import Baseline, Mean
+from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained
 from sfam_bench.types import Images, Maps, Scores
 
@@ -70,76 +71,55 @@ def curve(
 
 
 Direction = Literal["deletion", "insertion"]
-
-
-def normalised_area(
-    explained: Explained, direction: Direction, baseline: Baseline, steps: Steps, min_range: float
-) -> Scores:
-    """Area under (s - s_base) / (s_full - s_base); NaN where s_full - s_base < min_range."""
-    scene = explained.scene
-    full, base = scene.full(), scene.base(baseline)
-    counts, weights = steps(explained.maps[0].numel())
-
-    def walk() -> Tensor:
-        image = scene.encoded.query.images.to(scene.model.device)
-        empty = baseline(image)
-        start, finish = (image, empty) if direction == "deletion" else (empty, image)
-        order = explained.once("ranks", lambda: ranks(explained.maps))
-        ends = (full, base) if direction == "deletion" else (base, full)  # the same two scores for every method
-        return torch.cat(
-            [ends[0][:, None], curve(scene.score, start, finish, order, counts[1:-1]), ends[1][:, None]], dim=1
-        )
-
-    scores = explained.once((direction, baseline, steps), walk)
-    span = full - base
-    area = ((scores - base[:, None]) @ scores.new_tensor(weights)) / span
-    return torch.where(span < min_range, torch.nan, area)
+DIRECTIONS: tuple[Direction, ...] = ("deletion", "insertion")
+MEAN = Mean()
+SIXTEEN = ClenshawCurtis(16)
 
 
 @dataclass(frozen=True)
-class Deletion:
-    """Area under the normalised score as the most relevant pixels go first; after Petsiuk et al., BMVC 2018."""
+class Perturbation:
+    """Area under (s - s_base) / (s_full - s_base) as pixels go (deletion) or come (insertion), most relevant first.
 
-    baseline: Baseline = Mean()
-    steps: Steps = ClenshawCurtis()
-    min_range: float = 0.05  # in units of the score
-    higher_is_better: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ()
-    undefined: ClassVar[str] = "zero_range"
+    After Petsiuk et al., BMVC 2018, on the target instead of a class; both end points are the same for every method.
+    NaN where s_full - s_base < `min_range`, in units of the score: there is nothing to lose.
+    """
 
-    def __call__(self, explained: Explained) -> Scores:
-        return normalised_area(explained, "deletion", self.baseline, self.steps, self.min_range)
-
-
-@dataclass(frozen=True)
-class Insertion:
-    """Area under the normalised score as the most relevant pixels come first; after Petsiuk et al., BMVC 2018."""
-
-    baseline: Baseline = Mean()
-    steps: Steps = ClenshawCurtis()
+    walk: Literal["deletion", "insertion", "insertion_minus_deletion"]
+    baseline: Baseline = MEAN
+    steps: Steps = SIXTEEN
     min_range: float = 0.05
-    higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     undefined: ClassVar[str] = "zero_range"
 
-    def __call__(self, explained: Explained) -> Scores:
-        return normalised_area(explained, "insertion", self.baseline, self.steps, self.min_range)
+    def __post_init__(self) -> None:
+        check_choices(self)
 
-
-@dataclass(frozen=True)
-class InsertionMinusDeletion:
-    """Insertion less deletion, from the same curves."""
-
-    baseline: Baseline = Mean()
-    steps: Steps = ClenshawCurtis()
-    min_range: float = 0.05
-    higher_is_better: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ()
-    undefined: ClassVar[str] = "zero_range"
+    @property
+    def higher_is_better(self) -> bool:
+        return self.walk != "deletion"
 
     def __call__(self, explained: Explained) -> Scores:
-        insertion, deletion = (
-            normalised_area(explained, direction, self.baseline, self.steps, self.min_range)
-            for direction in ("insertion", "deletion")
-        )
-        return insertion - deletion
+        full, base = explained.scene.full(), explained.scene.base(self.baseline)
+        _, weights = self.steps(explained.maps[0].numel())
+        areas = {
+            direction: (self.scores(explained, direction) - base[:, None]) @ full.new_tensor(weights) / (full - base)
+            for direction in DIRECTIONS
+            if direction in self.walk
+        }
+        value = areas["insertion"] - areas["deletion"] if len(areas) == 2 else areas[self.walk]
+        return torch.where(full - base < self.min_range, torch.nan, value)
+
+    def scores(self, explained: Explained, direction: Direction) -> Curves:
+        """The raw curve, both ends included; walked once for all metrics that share it."""
+
+        def walk() -> Tensor:
+            scene = explained.scene
+            image = scene.encoded.query.images.to(scene.model.device)
+            ends = [(image, scene.full()), (self.baseline(image), scene.base(self.baseline))]
+            (start, first), (finish, last) = ends if direction == "deletion" else ends[::-1]
+            order = explained.once("ranks", lambda: ranks(explained.maps))
+            counts, _ = self.steps(explained.maps[0].numel())
+            between = curve(scene.score, start, finish, order, counts[1:-1])
+            return torch.cat([first[:, None], between, last[:, None]], dim=1)
+
+        return explained.once((direction, self.baseline, self.steps), walk)

@@ -1,7 +1,7 @@
 """Any timm or torchvision model by name, cut at a named layer into a trunk and the tail behind the cut."""
 
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import timm
 import torch
@@ -187,8 +187,7 @@ def _subgraph(graph: fx.Graph, start: fx.Node | None, end: fx.Node) -> fx.Graph:
 def _last_grid(model: nn.Module) -> nn.Module:
     """The model itself where it returns (batch, channels, rows, cols), else a wrapper that lays its tokens out so."""
     with torch.no_grad():
-        pretrained_cfg: Any = model.pretrained_cfg
-        output = model(torch.zeros(1, *pretrained_cfg["input_size"]))
+        output = model(torch.zeros(1, *cast(Any, model).pretrained_cfg["input_size"]))
     if output.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NCHW":
         return model
     return PatchTokens(model)

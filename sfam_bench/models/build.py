@@ -1,5 +1,6 @@
 """Put a trunk, a pooling, a head and a similarity together; save and load what was trained."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ def build(
     checkpoint: str | None = None,
     image_size: int = 224,
 ) -> SimilarityModel:
-    """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` shapes lazy heads."""
+    """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
-    model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name).eval()
+    model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
     with torch.no_grad():
         model(torch.zeros(1, 3, image_size, image_size))
     if checkpoint is not None:
@@ -48,6 +49,14 @@ def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
     save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, temporary)
     path.with_suffix(".json").write_text(json.dumps(facts, indent=2))
     temporary.replace(path)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Digest of all weights, so that results of two checkpoints under one path never mix."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load(model: nn.Module, path: Path) -> None:

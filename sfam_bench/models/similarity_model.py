@@ -59,6 +59,7 @@ class SimilarityModel(nn.Module):
         self.embedder = embedder
         self.similarity = similarity
         self.name = name
+        self.image_size = image_size
 
     @property
     def device(self) -> torch.device:

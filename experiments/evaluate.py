@@ -1,0 +1,54 @@
+"""Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.cli import build, script
+from experiments.parts import dataset_and_model, image_ids, keep_pictures, labels
+from sfam_bench import pairs as pairing
+from sfam_bench.datasets.base import split_hash
+from sfam_bench.evaluate import evaluate
+from sfam_bench.models.build import weights_hash
+from sfam_bench.retrieval import embed, retrieval
+from sfam_bench.store import RunStore
+from sfam_bench.stream import progress
+
+MATTERS = ("dataset", "model", "target", "explainer", "metric", "pairs", "maps", "split", "batch_size", "seed")
+
+
+@script("evaluate")
+def main(cfg: DictConfig) -> None:
+    dataset, model = dataset_and_model(cfg)
+    target, choice = build(cfg.target), build(cfg.pairs)
+    explainers, metrics = build(cfg.explainer), build(cfg.metric)
+    chosen = image_ids(dataset, cfg.split)
+    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
+    split = {"name": dataset.split_name, "hash": split_hash(dataset.index)}
+    identity = {**{key: resolved[key] for key in MATTERS}, "split_hash": split["hash"], "weights": weights_hash(model)}
+    facts = {
+        "kind": "evaluate",
+        **{"dataset": dataset.name, "model": model.name, "target": target.name, "similarity": model.similarity.name},
+        **{"split": split, "seed": cfg.seed, "explainers": list(explainers), "image_counts": {cfg.split: len(chosen)}},
+        "metrics": {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()},
+    }
+    store = RunStore.create(Path(cfg.run_dir), identity, facts, resume=cfg.resume)
+    gallery = embed(model, dataset, chosen, cfg.batch_size)
+    pairs = choice(dataset, model.similarity, gallery, chosen)
+    store.write_pairs(pairs)
+    frames = pairing.batches(pairs, cfg.batch_size)
+    todo = [number for number in range(len(frames)) if not store.has_shard(number)]
+    stream = pairing.load(dataset, [frames[number] for number in todo])
+    shards = evaluate(model, target, stream, explainers, metrics, dataset.name, keep_maps=cfg.maps.save)
+    for number, shard in zip(todo, progress(shards, "evaluate", len(todo), "batch"), strict=True):
+        ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}
+        store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None)
+    keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
+    found = retrieval(model.similarity, gallery, labels(dataset, chosen))
+    store.finish(shards=len(frames), retrieval=found, skipped=store.silent(metrics))
+    print(f"records of {len(pairs)} pairs: {cfg.run_dir}")
+
+
+if __name__ == "__main__":
+    main()

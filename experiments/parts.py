@@ -1,0 +1,44 @@
+"""What several scripts build alike from the config."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from experiments.cli import build
+from sfam_bench.datasets.base import Dataset
+from sfam_bench.errors import UserError
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.store import RunStore
+
+
+def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
+    """The data set, and the model on its device; seeded, so that untrained weights repeat."""
+    dataset = build(cfg.dataset)
+    torch.manual_seed(cfg.seed)
+    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # channels_last is the faster layout for convolutions, a third and more on CPUs
+    return dataset, build(cfg.model).to(device).to(memory_format=torch.channels_last)
+
+
+def image_ids(dataset: Dataset, split: str) -> list[str]:
+    """The images of a split, in the order of the index."""
+    index = dataset.index
+    if split != "all" and split not in set(index["split"]):
+        raise UserError(
+            f"{dataset.name} has no split '{split}': choose {', '.join(sorted(set(index['split'])))} or all"
+        )
+    return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
+
+
+def labels(dataset: Dataset, image_ids: Sequence[str]) -> Tensor:
+    """Class labels of images by id, (items,)."""
+    return torch.tensor(dataset.index.loc[list(image_ids), "label"].to_numpy())
+
+
+def keep_pictures(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) -> None:
+    """Write the images as the model saw them, for the report's gallery."""
+    for image_id in dict.fromkeys(image_ids):
+        pixels = dataset.sample(image_id).image.permute(1, 2, 0)
+        store.write_image(image_id, (pixels * 255).round().byte().numpy())

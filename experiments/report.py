@@ -1,0 +1,19 @@
+"""Render tables, figures and the page of one or more run folders; needs neither torch nor a GPU."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from experiments.cli import script
+from sfam_bench.report import terminal_table, write_report
+
+
+@script("report")
+def main(cfg: DictConfig) -> None:
+    summary = write_report([Path(run) for run in cfg.runs], Path(cfg.out))
+    print(terminal_table(summary))
+    print(f"page: {Path(cfg.out) / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()
