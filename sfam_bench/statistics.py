@@ -143,13 +143,14 @@ def _summary(matrix: "Matrix", directions: Mapping[str, bool | None], draws: int
 
 
 def _best(table: pd.DataFrame) -> np.ndarray:
-    """For each row the row of the best explainer on its metric, or -1 where there is none."""
+    """For each row the row of the best explainer on its metric, or -1 where none is better than another."""
     best = np.full(len(table), -1)
     rivals = table[(table["explainer"] != FACTS) & table["higher_is_better"].notna() & (table["count"] > 0)]
     for _, group in rivals.groupby("metric", sort=False):
         upward = bool(group["higher_is_better"].iloc[0])
         means = group["mean"].to_numpy() * (1 if upward else -1)
-        best[group.index] = group.index[int(means.argmax())]
+        if means.min() < means.max():
+            best[group.index] = group.index[int(means.argmax())]
     return best
 
 

@@ -71,7 +71,7 @@ def curve(
 
 
 Direction = Literal["deletion", "insertion"]
-DIRECTIONS: tuple[Direction, ...] = ("deletion", "insertion")
+BOTH: tuple[Direction, ...] = ("insertion", "deletion")
 MEAN = Mean()
 SIXTEEN = ClenshawCurtis(16)
 
@@ -101,12 +101,12 @@ class Perturbation:
     def __call__(self, explained: Explained) -> Scores:
         full, base = explained.scene.full(), explained.scene.base(self.baseline)
         _, weights = self.steps(explained.maps[0].numel())
-        areas = {
-            direction: (self.scores(explained, direction) - base[:, None]) @ full.new_tensor(weights) / (full - base)
-            for direction in DIRECTIONS
-            if direction in self.walk
-        }
-        value = areas["insertion"] - areas["deletion"] if len(areas) == 2 else areas[self.walk]
+        walked = BOTH if self.walk == "insertion_minus_deletion" else (self.walk,)
+        areas = [
+            (self.scores(explained, direction) - base[:, None]) @ full.new_tensor(weights) / (full - base)
+            for direction in walked
+        ]
+        value = areas[0] - areas[1] if len(walked) == 2 else areas[0]
         return torch.where(full - base < self.min_range, torch.nan, value)
 
     def scores(self, explained: Explained, direction: Direction) -> Curves:

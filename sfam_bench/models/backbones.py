@@ -56,7 +56,8 @@ def _known(name: str, source: str, names: list[str]) -> None:
 def _timm(name: str) -> tuple[nn.Module, Standardise]:
     _known(name, "timm", timm.list_models())
     model = timm.create_model(name, num_classes=0, global_pool="")
-    return model, Standardise(tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
+    trained_on = cast(Any, model).pretrained_cfg
+    return model, Standardise(tuple(trained_on["mean"]), tuple(trained_on["std"]))
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Standardise]:

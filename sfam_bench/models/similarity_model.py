@@ -49,10 +49,15 @@ class Embedder(nn.Module):
 
 
 class SimilarityModel(nn.Module):
-    """Images (batch, 3, rows, cols) in [0, 1] to embeddings, and the score of two of them."""
+    """Images (batch, 3, rows, cols) in [0, 1] to embeddings, and the score of two; `image_size` is its usual side."""
 
     def __init__(
-        self, trunk: nn.Module, embedder: Embedder, similarity: SimilarityFunction, name: str = "model"
+        self,
+        trunk: nn.Module,
+        embedder: Embedder,
+        similarity: SimilarityFunction,
+        name: str = "model",
+        image_size: int = 224,
     ) -> None:
         super().__init__()
         self.trunk = trunk

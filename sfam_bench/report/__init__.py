@@ -1,0 +1,105 @@
+"""From run folders to tables, figures and one page; never imports torch."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from sfam_bench.errors import UserError
+from sfam_bench.report import formats, page, tables
+from sfam_bench.report.figures import gallery, overview
+from sfam_bench.report.formats import terminal_table
+from sfam_bench.report.names import slug, sort_metrics
+from sfam_bench.statistics import FACTS, RUN, paired_difference, summary
+from sfam_bench.store import Run, read_run
+
+__all__ = ["terminal_table", "write_report"]
+
+OURS = ("index.html", "summary.csv", "differences.csv", "table-*", "gallery-*", "overview-*")
+
+
+def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> pd.DataFrame:
+    """Write the report of several runs into the folder `out`, whole or not at all, and return its summary."""
+    found = [read_run(Path(run), allow_unfinished) for run in runs]
+    _check(found)
+    out = Path(out)
+    kept = _not_ours(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        fresh, old = Path(temporary) / "new", Path(temporary) / "old"
+        fresh.mkdir()
+        table = _write(found, fresh, to)
+        for path in kept:
+            path.rename(fresh / path.name)
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    return table
+
+
+def _write(runs: Sequence[Run], out: Path, to: str) -> pd.DataFrame:
+    sections, sums, differences = [], [], []
+    for run in runs:
+        sums.append(summary(run.records, run.pairs, run.manifest.get("metrics") or {}))
+        differences.append(paired_difference(run.records, run.pairs, to))
+        of_run = [_section(run, part, differences[-1], out) for _, part in sums[-1].groupby(RUN, sort=False)]
+        maps = [(path, "Maps of a few pairs.") for path in gallery(run, out)]
+        sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *maps]), *of_run[1:]]
+    table = pd.concat(sums, ignore_index=True)
+    table.to_csv(out / "summary.csv", index=False)
+    pd.concat(differences, ignore_index=True).to_csv(out / "differences.csv", index=False)
+    alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
+    compared = [block for part in alike for block in tables.side_by_side(part)]
+    measured = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
+    (out / "index.html").write_text(page.render(sections, compared, measured), encoding="utf-8")
+    return table
+
+
+def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, out: Path) -> page.Section:
+    """One (dataset, model, target): its part of the page, and its own files."""
+    names, metrics = [str(part[name].iloc[0]) for name in RUN], run.manifest.get("metrics") or {}
+    drawn = [path for path in overview(part, metrics, out) if path.suffix == ".png"]
+    section = page.Section(
+        title=" · ".join(names),
+        anchor=slug(*names),
+        protocol=tables.protocol(run, part),
+        tables=tables.metric_tables(part, metrics),
+        differences=tables.difference_tables(_of(differences, names), part),
+        flagged=tables.flagged_table(_of(run.records, names)),
+        pictures=[(path, "Means and 95 % intervals.") for path in drawn],
+    )
+    everything = [*section.tables, *section.differences, *([section.flagged] if section.flagged else [])]
+    file = f"table-{section.anchor}"
+    (out / f"{file}.md").write_text(formats.markdown(section.title, section.protocol, everything), encoding="utf-8")
+    (out / f"{file}.tex").write_text(formats.latex(section.title, section.protocol, everything), encoding="utf-8")
+    formats.wide(part).to_csv(out / f"{file}.csv", index=False)
+    return section
+
+
+def _of(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    return frame[(frame[RUN] == list(names)).all(axis=1)]
+
+
+def _check(runs: Sequence[Run]) -> None:
+    """Each (dataset, model, target) comes from one run, else their rows would mix."""
+    if not runs:
+        raise UserError("there is no run to report: pass the run folders, for example runs=[results/cub]")
+    seen: dict[tuple[str, ...], Path] = {}
+    for run in runs:
+        for keys in run.records[RUN].drop_duplicates().itertuples(index=False, name=None):
+            if other := seen.get(keys):
+                raise UserError(f"the runs {other} and {run.root} both hold {' · '.join(keys)}: pass one of them")
+            seen[keys] = run.root
+
+
+def _not_ours(out: Path) -> list[Path]:
+    """What must outlive the swap: Hydra's own files; anything else that no report wrote is not touched."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another folder for the report")
+    others = [path for path in out.glob("*") if not any(path.match(pattern) for pattern in OURS)]
+    hydras = [path for path in others if path.name.startswith(".") or path.suffix == ".log"]
+    if foreign := sorted(set(others) - set(hydras)):
+        raise UserError(f"{out} holds {foreign[0].name}, which no report wrote: choose another folder for the report")
+    return hydras
