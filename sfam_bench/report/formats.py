@@ -1,0 +1,156 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.report.names import COMPARED, arrow, decimals, group, sort_explainers, sort_metrics, words
+from sfam_bench.report.tables import Cell, Column, Table
+from sfam_bench.statistics import FACTS, RUN
+
+LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},
+    **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", "·": r"$\cdot$"},
+}
+
+
+def markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
+    """A page of tables under the protocol that they belong to."""
+    facts = "\n".join(f"- {name}: {_pipes(text)}" for name, text in lines)
+    return "\n\n".join([f"# {_pipes(title)}", facts, *(_markdown_table(table) for table in tables)]) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    heads = [
+        " ".join(filter(None, [column.label, f"({column.note})" if column.note else ""])) for column in table.columns
+    ]
+    rows = [[name, *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
+    lines = [["explainer", *heads], ["---", *[":--"] * len(heads)], *rows]
+    grid = "\n".join("| " + " | ".join(_pipes(text) for text in line) + " |" for line in lines)
+    return "\n\n".join(filter(None, [f"## {table.title}", grid, table.note]))
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return " ".join(filter(None, [text, cell.interval, "≈" if cell.tied else ""]))
+
+
+def _pipes(text: str) -> str:
+    """Keep a cell in its cell, and HTML out of the page."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
+    r"""Tables to \input into a document with \usepackage{booktabs} and T1 fonts."""
+    facts = [f"% {name}: {text}".replace("\n", " ") for name, text in lines]
+    return "\n\n".join(["\n".join([f"% {title}".replace("\n", " "), *facts]), *map(_latex_table, tables)]) + "\n"
+
+
+def _latex_table(table: Table) -> str:
+    heads = " & ".join(["explainer", *(_latex_head(column) for column in table.columns)])
+    methods: list[str] = []
+    controls: list[str] = []
+    for name, cells in table.rows:
+        line = " & ".join([escape_latex(name), *(_latex_cell(cell) for cell in cells)]) + r" \\"
+        (controls if name in table.controls else methods).append(line)
+    body = [*methods, *([r"\midrule"] if methods and controls else []), *controls]
+    return "\n".join(
+        [
+            r"\begin{table}[htbp]",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+            rf"\begin{{tabular}}{{l{'l' * len(table.columns)}}}",
+            *(r"\toprule", rf"{heads} \\", r"\midrule", *body, r"\bottomrule"),
+            *(r"\end{tabular}", r"\end{table}"),
+        ]
+    )
+
+
+def _latex_head(column: Column) -> str:
+    parts = [*wrap(column.label, 16), *wrap(column.note, 22)]
+    lines = r" \\ ".join(escape_latex(part) for part in parts)
+    return rf"\shortstack[l]{{{lines}}}"
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = escape_latex(cell.text).replace("-", "$-$") if cell.text[:1] in "+-" else escape_latex(cell.text)
+    text = rf"\textbf{{{text}}}" if cell.best else text
+    interval = rf"{{\tiny {escape_latex(cell.interval).replace('-', '$-$')}}}" if cell.interval else ""
+    return " ".join(filter(None, [text, interval, r"$\approx$" if cell.tied else ""]))
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of text whose arrow stays with its word."""
+    return [
+        line.replace("\N{NO-BREAK SPACE}", " ")
+        for line in textwrap.wrap(re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", text), width)
+    ]
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(LATEX.get(sign, sign) for sign in text)
+
+
+def wide(summary: pd.DataFrame) -> pd.DataFrame:
+    """Means alone, a row for each explainer and a column for each metric, for spreadsheets."""
+    own = summary[summary["explainer"] != FACTS]
+    order = own["metric"].drop_duplicates().tolist()
+    table = own.pivot_table(index=[*RUN, "explainer"], columns="metric", values="mean", sort=False)
+    return table.reindex(columns=order).reset_index()
+
+
+def terminal_table(summary: pd.DataFrame, width: int = 120) -> str:
+    """Means with half their interval, for the metrics that have a direction, in columns that fit a terminal."""
+    own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
+    own = own[own["metric"].map(group).isin(COMPARED)]
+    blocks = [
+        " · ".join(map(str, keys)) + "\n" + _terminal_block(part, width) for keys, part in own.groupby(RUN, sort=False)
+    ]
+    return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not distinguishable from the best"])
+
+
+def _terminal_block(summary: pd.DataFrame, width: int) -> str:
+    explainers = sort_explainers(summary["explainer"].drop_duplicates().tolist())
+    names = sort_metrics(summary["metric"].drop_duplicates().tolist())
+    columns = [_terminal_column(summary[summary["metric"] == name], explainers) for name in names]
+    first = _aligned(["", "", "", *explainers], str.ljust)
+    groups: list[list[list[str]]] = [[]]
+    for column in columns:
+        if groups[-1] and len(first[0]) + sum(2 + len(other[0]) for other in [*groups[-1], column]) > width:
+            groups.append([])
+        groups[-1].append(column)
+    grids = (zip(first, *group, strict=True) for group in groups)
+    return "\n\n".join("\n".join("  ".join(line).rstrip() for line in grid) for grid in grids)
+
+
+def _terminal_column(part: pd.DataFrame, explainers: Sequence[str]) -> list[str]:
+    """Three lines of head, then a cell for each explainer."""
+    label = words(part["metric"].iloc[0]) + arrow(part["higher_is_better"].iloc[0])
+    head = [f"{line}  " for line in wrap(label, max(13, len(label) // 3 + 4))[:3]]  # the marks of the cells stand right
+    digits = decimals([*part["mean"], *part["low"], *part["high"]])
+    rows = {row["explainer"]: row for row in part.to_dict("records")}
+    cells = [_terminal_cell(rows.get(explainer), digits) for explainer in explainers]
+    return _aligned([*[""] * (3 - len(head)), *head, *cells], str.rjust)
+
+
+def _terminal_cell(row: Mapping[Any, Any] | None, digits: int) -> str:
+    if row is None:
+        return "--  "
+    if not row["count"]:
+        return "flagged  "
+    mark = "*" if row["best"] else "≈" if row["tied"] else " "
+    half = (row["high"] - row["low"]) / 2
+    spread = f" ±{half:.{digits}f}" if np.isfinite(half) else ""
+    return f"{row['mean']:.{digits}f}{spread} {mark}"
+
+
+def _aligned(texts: Sequence[str], adjust: Callable[[str, int], str]) -> list[str]:
+    most = max(map(len, texts))
+    return [adjust(text, most) for text in texts]

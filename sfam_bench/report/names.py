@@ -1,0 +1,98 @@
+"""What metrics and explainers are called, and in which order they stand."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Groups of metrics in reading order; a metric belongs to the longest prefix that its name begins with.
+GROUPS: dict[str, dict[str, str]] = {
+    "Metrics that see the pair": {
+        "selectivity": "on what the two images share minus on what they do not",
+        "evidence": "share of the map on the parts that the two images share",
+        "part_agreement": "does the map follow how much each part is alike?",
+        "reference_sensitivity": "how much the map changes with the reference",
+        "margin": "the margin over another class while pixels go",
+        "retrieval": "the rank of the reference while pixels go",
+        "rank": "the rank of the reference while pixels go",
+    },
+    "Faithfulness": {
+        "insertion_minus_deletion": "gap between the two curves",
+        "deletion": "score while the map's top pixels are removed",
+        "insertion": "score while the map's top pixels are restored",
+        "average_drop": "percent of the score lost when the map alone is kept",
+        "average_increase": "percent of pairs whose score rises when the map alone is kept",
+        "road": "removal with noisy linear imputation",
+    },
+    "Localisation": {
+        "energy_pointing_game": "share of the positive map inside the foreground",
+        "pointing_game": "does the peak lie on the foreground?",
+        "iou": "overlap of the thresholded map with the foreground",
+        "max_box": "overlap of the map's box with the object's box",
+        "box": "overlap of the map's box with the object's box",
+        "part": "does the peak lie on a part?",
+        "foreground": "where the map lies",
+    },
+    "Sanity, complexity and cost": {"": ""},
+}
+CONTROLS = ("chance", "centre", "center", "edges", "sobel", "uniform", "lafam", "relax")
+COMPARED = [*GROUPS][:3]  # groups whose metrics say how true a map is
+SPELLING = {"iou": "IoU", "map@r": "MAP@R", "road": "ROAD"}
+HEADLINES = ("selectivity", "part_agreement", "margin", "insertion_minus_deletion", "deletion", "energy_pointing_game")
+
+
+def sort_metrics(metrics: Sequence[str]) -> list[str]:
+    """Metrics in reading order."""
+    return sorted(metrics, key=lambda metric: place(metric)[:2])
+
+
+def sort_explainers(explainers: Sequence[str]) -> list[str]:
+    """Methods in the order in which they ran, then controls."""
+    return sorted(explainers, key=is_control)
+
+
+def is_control(explainer: str) -> bool:
+    """Whether an explainer is blind to the pair by design."""
+    return explainer in CONTROLS
+
+
+def arrow(higher_is_better: Any) -> str:
+    """↑ higher is better, ↓ lower is better, nothing without a direction."""
+    return "" if pd.isna(higher_is_better) else " ↑" if higher_is_better else " ↓"
+
+
+def group(metric: str) -> str:
+    """The title under which a metric stands."""
+    return place(metric)[2]
+
+
+def decimals(values: Sequence[float]) -> int:
+    """Three significant digits for the largest of the values, and at most four decimals."""
+    sizes = np.abs([value for value in values if np.isfinite(value)])
+    largest = sizes.max() if sizes.size else 0
+    if all(float(size).is_integer() for size in sizes):
+        return 0
+    return int(np.clip(3 - np.ceil(np.log10(largest)), 0, 4)) if largest > 0 else 3
+
+
+def place(metric: str) -> tuple[int, int, str, str]:
+    """Group, place within it, title of the group, and what the metric means."""
+    found = [
+        (len(prefix), (group, number, title, meaning))
+        for group, (title, prefixes) in enumerate(GROUPS.items())
+        for number, (prefix, meaning) in enumerate(prefixes.items())
+        if metric.startswith(prefix)
+    ]
+    return max(found)[1]
+
+
+def words(name: str) -> str:
+    """A name as prose: recall_at_1 is recall@1."""
+    return " ".join(SPELLING.get(part, part) for part in name.replace("_at_", "@").split("_"))
+
+
+def slug(*names: str) -> str:
+    """A file name for what goes by these names."""
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed" for name in names)

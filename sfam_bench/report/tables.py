@@ -1,0 +1,214 @@
+"""From tidy summaries to tables that fit a page: metrics that see the pair first, the others after them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.report.names import (
+    COMPARED,
+    GROUPS,
+    HEADLINES,
+    arrow,
+    decimals,
+    group,
+    is_control,
+    place,
+    sort_explainers,
+    sort_metrics,
+    words,
+)
+from sfam_bench.statistics import FACTS, NO_REASON, reasons
+from sfam_bench.store import Run
+
+WIDTH = 5  # columns of a table that still fit a page
+NOTHING = "--"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with its interval, as text, and what a reader should know of it."""
+
+    text: str
+    interval: str = ""
+    best: bool = False
+    tied: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What stands above the cells."""
+
+    label: str
+    note: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Explainers down, metrics across; `controls` are explainers that cannot see why the pair is alike."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    note: str = ""
+
+    @property
+    def controls(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.rows if is_control(name))
+
+
+def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """The tables of one (dataset, model, target)."""
+    chances = {name: _chance(summary, spec.get("chance")) for name, spec in metrics.items()}
+    note = "Mean [95 % interval]; bold: best; ≈: not distinguishable from the best over the same pairs."
+    return [_table(title, part, note, chances) for title, part in _blocks(summary[summary["explainer"] != FACTS])]
+
+
+def difference_tables(differences: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
+    """The paired differences of one (dataset, model, target), for the metrics that have a direction."""
+    if differences.empty:
+        return []
+    to = differences["to"].iloc[0]
+    directions = summary.drop_duplicates("metric").set_index("metric")["higher_is_better"]
+    frame = differences.assign(mean=differences["difference"], tied=False, flagged="", signed=True)
+    frame["higher_is_better"] = frame["metric"].map(directions).astype("boolean")
+    frame = frame[frame["higher_is_better"].notna()]
+    better = (frame["low"] > 0).where(frame["higher_is_better"].astype(bool), frame["high"] < 0)
+    note = (
+        f"Explainer minus {to} over the same pairs [95 % interval]; bold: better than {to}, the interval holds no zero."
+    )
+    blocks = _blocks(frame.assign(best=better))
+    return [_table(f"{title}: difference to {to}", part, note, {}) for title, part in blocks if title in COMPARED]
+
+
+def side_by_side(summary: pd.DataFrame) -> list[Table]:
+    """The headline metrics of all models of one data set and target next to one another."""
+    models = summary["model"].drop_duplicates().tolist()
+    own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
+    names = sort_metrics(own["metric"].drop_duplicates().tolist())
+    chosen = [next((name for name in names if name.startswith(prefix)), None) for prefix in HEADLINES]
+    frame = own[own["metric"].isin([name for name in chosen if name])]
+    if len(models) < 2 or frame.empty:
+        return []
+    keys = pd.DataFrame(product(names, models), columns=["metric", "model"])
+    keys = keys.merge(frame[["metric", "model"]].drop_duplicates())
+    note = "Mean [95 % interval]; bold: best of its column; ≈: not distinguishable from the best."
+    step = max(1, WIDTH // len(models)) * len(models)
+    parts = (keys.iloc[start : start + step].merge(frame) for start in range(0, len(keys), step))
+    title = " · ".join(str(summary[name].iloc[0]) for name in ("dataset", "target"))
+    return [_table(title, part, note, {}) for part in parts]
+
+
+def flagged_table(records: pd.DataFrame) -> Table | None:
+    """How many pairs of one (dataset, model, target) each explainer was flagged on, by reason."""
+    why = records.assign(reason=reasons(records))
+    why = why[why["reason"] != ""]
+    if why.empty:
+        return None
+    names, explainers = sorted(why["reason"].unique()), sort_explainers(why["explainer"].unique().tolist())
+    rows = []
+    for explainer in explainers:
+        own = why[why["explainer"] == explainer]
+        cells = [_flag_cell(own[own["reason"] == name]) for name in names]
+        rows.append((explainer, tuple(cells)))
+    columns = tuple(Column(FLAGS.get(name, name), name if name in FLAGS else "") for name in names)
+    total = len(records.drop_duplicates(["query_id", "reference_id"]))
+    note = f"Pairs (of {total}) left out of at least one mean, and of how many metrics; means are over the rest."
+    return Table("Flagged pairs", columns, tuple(rows), note)
+
+
+FLAGS = {
+    "zero_range": "full and baseline image score alike",
+    "constant_map": "constant map",
+    "self_pair": "image paired with itself",
+    "empty_mask": "empty mask",
+    "nonfinite_map": "map not finite",
+    NO_REASON: "value not finite",
+}
+
+
+def protocol(run: Run, summary: pd.DataFrame) -> list[tuple[str, str]]:
+    """What was measured on what, one (name, text) a line."""
+    facts = run.manifest
+    split, found, kinds = facts.get("split") or {}, facts.get("retrieval") or {}, run.pairs["kind"].value_counts()
+    of_pair = summary[summary["explainer"] == FACTS]
+    counts = facts.get("image_counts") or {}
+    lines = {
+        "Data set": facts.get("dataset"),
+        "Model": facts.get("model"),
+        "Target": facts.get("target"),
+        "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
+        "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
+        "Retrieval": ", ".join(f"{words(name)} {_fact(value)}" for name, value in found.items()),
+        "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {words(str(kind))}" for kind, count in kinds.items()),
+        "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
+        "Left out": "; ".join(facts.get("skipped") or []),
+        "Code": f"git {facts.get('git', 'unknown')[:10]}, config {facts.get('config_hash')}, seed {facts.get('seed')}",
+        "Made": facts.get("created"),
+    }
+    return [(name, str(text)) for name, text in lines.items() if text]
+
+
+def _blocks(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Parts of the frame whose metrics stand in one table."""
+    for title in GROUPS:
+        names = [name for name in sort_metrics(frame["metric"].drop_duplicates().tolist()) if group(name) == title]
+        for start in range(0, len(names), WIDTH):
+            chosen = pd.DataFrame({"metric": names[start : start + WIDTH]})
+            yield title, chosen.merge(frame, on="metric")
+
+
+def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, float]) -> Table:
+    """Columns in the order of the frame; one for each metric, or metric and model where there are several."""
+    explainers = sort_explainers(frame["explainer"].drop_duplicates().tolist())
+    keys = frame[["metric", "model"]].drop_duplicates().astype(str)
+    columns, cells = [], []
+    for metric, model in zip(keys["metric"], keys["model"], strict=True):
+        part = frame[(frame["metric"] == metric) & (frame["model"] == model)]
+        label, most = words(metric) + arrow(part["higher_is_better"].iloc[0]), int(part["count"].max())
+        chance = chances.get(metric, np.nan)
+        notes = [
+            model if len(set(keys["model"])) > 1 else "",
+            f"n = {most}",
+            "" if np.isnan(chance) else f"chance {chance:.3f}",
+        ]
+        columns.append(Column(label, "; ".join(filter(None, notes)), place(metric)[3]))
+        digits = decimals([*part["mean"], *part["low"], *part["high"]])
+        rows = {row["explainer"]: row for row in part.to_dict("records")}
+        cells.append([_cell(rows.get(explainer), digits, most) for explainer in explainers])
+    rows_ = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
+    return Table(title, tuple(columns), rows_, note)
+
+
+def _cell(row: Mapping[Any, Any] | None, digits: int, most: int) -> Cell:
+    if row is None:
+        return Cell(NOTHING, hint="not measured")
+    if not row["count"]:
+        return Cell("flagged", hint=f"flagged: {row['flagged']}")
+    sign = "+" if row.get("signed") else ""
+    mean, low, high = (f"{round(row[name], digits) + 0.0:{sign}.{digits}f}" for name in ("mean", "low", "high"))
+    interval = f"[{low}, {high}]" if np.isfinite(row["low"]) and low != high else ""
+    interval += f" (n = {row['count']})" if row["count"] < most else ""
+    hints = [f"n = {row['count']}", f"flagged: {row['flagged']}" if row["flagged"] else ""]
+    hints += [f"Wilcoxon p (Holm) = {row['p_holm']:.2g}" if "p_holm" in row else ""]
+    hints += ["" if row["clustered"] else "one class alone: the interval resamples pairs"]
+    return Cell(mean, interval, bool(row["best"]), bool(row["tied"]), "; ".join(filter(None, hints)))
+
+
+def _flag_cell(records: pd.DataFrame) -> Cell:
+    names = sorted(records["metric"].unique())
+    pairs = len(records.drop_duplicates(["query_id", "reference_id"]))
+    return Cell(f"{pairs} (of {len(names)} metrics)" if pairs else "0", hint=", ".join(names))
+
+
+def _chance(summary: pd.DataFrame, metric: str | None) -> float:
+    return float(summary.loc[summary["metric"] == metric, "mean"].mean())
+
+
+def _fact(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

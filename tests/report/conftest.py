@@ -1,0 +1,114 @@
+"""Two runs of random, seeded records, made through the store itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sfam_bench.store import RunStore
+
+EXPLAINERS = {"sfam": 0.30, "grad_cam": 0.22, "exact": 0.31, "lafam": 0.20, "chance": 0.02}
+HOSTILE = "<script>alert('class')</script>"
+METRICS = {
+    "deletion_mean": {"higher_is_better": False},
+    "insertion_mean": {"higher_is_better": True},
+    "energy_pointing_game": {"higher_is_better": True, "chance": "energy_pointing_game_chance"},
+    "selectivity_energy": {"higher_is_better": True},
+    "part_agreement": {"higher_is_better": True},
+    "iou_50": {"higher_is_better": True},
+    "forward_passes": {"higher_is_better": False},
+    "foreground_area": {"higher_is_better": None},
+}
+KINDS = ("nearest_positive", "hard_negative", "random_positive", "partial_match")
+
+
+def make_pairs(count: int = 40, classes: int = 8) -> pd.DataFrame:
+    rows = []
+    for number in range(count):
+        label = number % classes
+        name = HOSTILE if label == 0 else f"{label:03d}.Bird_{label}"
+        query, reference = f"{label:03d}.Bird/q_{number}.jpg", f"{label:03d}.Bird/r_{number}.jpg"
+        ids = {"query_id": query, "reference_id": reference, "negative_id": None, "kind": KINDS[number % 4]}
+        labels = {"query_label": label, "reference_label": label, "query_class": name, "reference_class": name}
+        rows.append({**ids, **labels, "score": 0.9 - number / 100})
+    return pd.DataFrame(rows)
+
+
+def make_records(model: str, pairs: pd.DataFrame, rng: np.random.Generator, gain: float) -> pd.DataFrame:
+    rows = []
+    for pair in pairs.itertuples():
+        where = {"dataset": "cub", "model": model, "target": "similarity"}
+        where |= {"query_id": pair.query_id, "reference_id": pair.reference_id}
+        base, of_class = rng.normal(0, 0.05), 0.04 * np.sin(pair.query_label)
+        for explainer, level in EXPLAINERS.items():
+            for metric in METRICS:
+                value = {"forward_passes": 2.0, "foreground_area": 0.4}.get(metric)
+                if value is None:
+                    sign = -1 if metric.startswith("deletion") else 1
+                    value = 0.5 + sign * gain * level + base + of_class + rng.normal(0, 0.03)
+                row = {**where, "explainer": explainer, "metric": metric, "value": value, "flag": ""}
+                if pair.Index == 3 and metric in ("deletion_mean", "insertion_mean"):
+                    row |= {"value": np.nan, "flag": "zero_range"}
+                if pair.Index in (1, 5) and explainer == "grad_cam" and metric != "forward_passes":
+                    row |= {"value": np.nan, "flag": "constant_map"}
+                rows.append(row)
+        for fact, value in {"s_full": 0.8, "s_base_mean": 0.2, "energy_pointing_game_chance": 0.4}.items():
+            noisy = value + rng.normal(0, 0.01)
+            rows.append({**where, "explainer": "pair", "metric": fact, "value": noisy, "flag": ""})
+    return pd.DataFrame(rows)
+
+
+def make_maps(pairs: pd.DataFrame, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    maps = {name: pairs[name].to_numpy(dtype=str) for name in ("query_id", "reference_id")}
+    rows, cols = np.mgrid[0:7, 0:7]
+    for explainer in EXPLAINERS:
+        for side in ("query", "reference"):
+            centre = rng.uniform(1.5, 4.5, size=(len(pairs), 2, 1, 1))
+            blob = np.exp(-((rows - centre[:, 0]) ** 2 + (cols - centre[:, 1]) ** 2) / 3)
+            signed = blob + rng.normal(0, 0.05, size=blob.shape) - (0.3 if explainer == "grad_cam" else 0)
+            maps[f"{explainer}/{side}"] = signed.astype(np.float32)
+    maps["grad_cam/query"][1] = 0.0
+    return maps
+
+
+def make_image(rng: np.random.Generator, size: int = 96) -> np.ndarray:
+    rows, cols = np.mgrid[0:size, 0:size] / size
+    tints = rng.uniform(60, 220, size=3)
+    body = (rows - 0.5) ** 2 + (cols - rng.uniform(0.4, 0.6)) ** 2 < 0.06
+    pixels = np.stack([150 + 80 * rows, 160 + 60 * cols, 190 - 60 * rows], axis=-1)
+    pixels[body] = tints
+    return pixels.astype(np.uint8)
+
+
+def make_run(root: Path, model: str, seed: int, gain: float = 1.0) -> Path:
+    """A finished run folder of 40 pairs in 8 classes."""
+    rng, pairs = np.random.default_rng(seed), make_pairs()
+    facts = {
+        **{"kind": "evaluate", "dataset": "cub", "model": model, "target": "similarity", "seed": seed, "shards": 2},
+        **{"split": {"name": "zero-shot, last 100 classes", "hash": "3f2a"}, "image_counts": {"test": 420}},
+        **{"retrieval": {"recall_at_1": 0.85, "map_at_r": 0.41, "count": 420}},
+        **{"explainers": [*EXPLAINERS], "metrics": METRICS},
+        **{"skipped": ["selectivity_peak: the data set has no region 'unshared'"]},
+    }
+    store = RunStore.create(root, {"model": model, "seed": seed}, facts)
+    store.write_pairs(pairs)
+    records, maps = make_records(model, pairs, rng, gain), make_maps(pairs, rng)
+    for number, half in enumerate((slice(0, 20), slice(20, 40))):
+        own = records[records["query_id"].isin(pairs["query_id"][half])]
+        store.write_shard(number, own, {name: array[half] for name, array in maps.items()})
+    for pair in pairs[:8].itertuples():
+        store.write_image(pair.query_id, make_image(rng))
+        store.write_image(pair.reference_id, make_image(rng))
+    store.finish()
+    return root
+
+
+@pytest.fixture(scope="session")
+def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "frozen", "lite0 frozen", 0)
+
+
+@pytest.fixture(scope="session")
+def fake_runs(tmp_path_factory: pytest.TempPathFactory, fake_run: Path) -> list[Path]:
+    return [fake_run, make_run(tmp_path_factory.mktemp("runs") / "tuned", "lite0 fine-tuned", 1, 1.5)]

@@ -1,0 +1,74 @@
+"""Figures are drawn, flat maps stay flat, and names are no markup."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sfam_bench.report import figures
+from sfam_bench.statistics import summary
+from sfam_bench.store import read_run
+
+
+def test_the_gallery_is_drawn(fake_run: Path, tmp_path: Path) -> None:
+    (sheet,) = figures.gallery(read_run(fake_run), tmp_path)
+    assert sheet.name == "gallery-cub-lite0-frozen-similarity-1.png"
+    width, height = Image.open(sheet).size
+    assert width > height > 500
+
+
+def test_many_explainers_take_several_sheets(fake_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "SHEET", 2)
+    assert len(figures.gallery(read_run(fake_run), tmp_path, pairs=1)) == 3
+
+
+def test_pairs_of_each_kind_come_in_turn(fake_run: Path) -> None:
+    kinds = [row["kind"] for row in figures._with_images(read_run(fake_run), 6)]
+    assert kinds == ["nearest_positive"] * 2 + ["hard_negative"] * 2 + ["random_positive", "partial_match"]
+
+
+@pytest.mark.parametrize("lost", ["maps", "images"])
+def test_without_maps_or_images_there_is_no_gallery(fake_run: Path, tmp_path: Path, lost: str) -> None:
+    copy = Path(shutil.copytree(fake_run, tmp_path / "run"))
+    shutil.rmtree(copy / lost)
+    assert figures.gallery(read_run(copy), tmp_path) == []
+
+
+def test_positive_and_negative_values_are_told_apart() -> None:
+    raw = np.array([[1.0, 0.0], [0.0, -1.0]], dtype=np.float32)
+    drawn = figures.overlay(np.full((64, 64, 3), 128, np.uint8), raw).astype(int)
+    assert drawn[2, 2, 0] > drawn[2, 2, 2]  # yellow
+    assert drawn[-3, -3, 2] > drawn[-3, -3, 0]  # blue
+    assert np.ptp(drawn[2, -3]) < 5  # no magnitude: the grey image
+
+
+def test_the_scale_does_not_change_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    image, raw = np.full((32, 40, 3), 90, np.uint8), rng.normal(size=(4, 5)).astype(np.float32)
+    assert np.array_equal(figures.overlay(image, raw), figures.overlay(image, 1000 * raw))
+
+
+@pytest.mark.parametrize("raw", [np.zeros((3, 3)), np.full((3, 3), 0.7), np.array([[np.nan, 1.0]])])
+def test_flat_and_broken_maps_are_flagged(raw: np.ndarray) -> None:
+    assert figures._is_flat(raw)
+    assert not figures._is_flat(np.array([[0.0, 1e-6]]))
+
+
+def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: Path, tmp_path: Path) -> None:
+    run = read_run(fake_run)
+    records = run.records.assign(explainer=run.records["explainer"].replace("exact", "$\\frac$"))
+    table = summary(records, run.pairs, run.manifest["metrics"], draws=200)
+    png, svg = figures.overview(table, run.manifest["metrics"], tmp_path)
+    assert Image.open(png).size[0] > 500
+    first = svg.read_bytes()
+    figures.overview(table, run.manifest["metrics"], tmp_path)
+    assert svg.read_bytes() == first
+
+
+def test_an_overview_of_nothing_is_no_file(fake_run: Path, tmp_path: Path) -> None:
+    run = read_run(fake_run)
+    table: pd.DataFrame = summary(run.records, run.pairs, {}, draws=50)
+    assert figures.overview(table, {}, tmp_path) == []

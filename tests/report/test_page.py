@@ -1,0 +1,164 @@
+"""The report as a whole: one page that loads nothing, escapes everything, and is never half there."""
+
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sfam_bench import report
+from sfam_bench.errors import UserError
+from sfam_bench.report import page, write_report
+from sfam_bench.report.tables import Cell, Column, Table
+
+HOSTILE = "<script>alert('name')</script>"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags close in order, and collects what the page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert not reader.open
+    return reader
+
+
+@pytest.fixture(scope="module")
+def written(fake_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    out = tmp_path_factory.mktemp("reports") / "report"
+    return out, write_report(fake_runs, out)
+
+
+def test_everything_is_written(written: tuple[Path, pd.DataFrame]) -> None:
+    out, table = written
+    names = {path.name for path in out.iterdir()}
+    for model in ("lite0-frozen", "lite0-fine-tuned"):
+        stem = f"cub-{model}-similarity"
+        tables = {f"table-{stem}.{suffix}" for suffix in ("md", "tex", "csv")}
+        assert names >= tables | {f"overview-{stem}.png", f"overview-{stem}.svg", f"gallery-{stem}-1.png"}
+    assert names >= {"summary.csv", "differences.csv", "index.html"}
+    assert list(out.parent.iterdir()) == [out]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(out / "summary.csv", keep_default_na=True)[["explainer", "metric", "mean", "count"]],
+        table[["explainer", "metric", "mean", "count"]],
+        check_dtype=False,
+    )
+    assert set(table["model"]) == {"lite0 frozen", "lite0 fine-tuned"}
+
+
+def test_the_page_is_whole_and_loads_nothing(written: tuple[Path, pd.DataFrame]) -> None:
+    out, _ = written
+    reader = read((out / "index.html").read_text())
+    assert all(link.startswith(("#", "data:image/")) for link in reader.links)
+    assert "@import" not in reader.text
+    assert "url(" not in reader.text
+    assert "script" not in reader.tags
+    assert "link" not in reader.tags
+    assert reader.tags.count("img") == 4
+    anchors = {link for link in reader.links if link.startswith("#")}
+    assert all(f'id="{anchor[1:]}"' in (out / "index.html").read_text() for anchor in anchors)
+    assert (out / "index.html").stat().st_size < page.LIMIT
+    for words in ("recall@1 0.850", "Models side by side", "difference to lafam", "prefers-color-scheme", "3f2a"):
+        assert words in reader.text
+
+
+def test_names_are_text() -> None:
+    table = Table(
+        HOSTILE, (Column(HOSTILE, HOSTILE, f'"{HOSTILE}'),), ((HOSTILE, (Cell(HOSTILE, hint=f'"{HOSTILE}'),)),)
+    )
+    section = page.Section(HOSTILE, "a", [(HOSTILE, HOSTILE)], [table], [], table, [])
+    reader = read(page.render([section], [table], [HOSTILE]))
+    assert "script" not in reader.tags
+    assert HOSTILE in reader.text
+
+
+def test_hostile_runs_are_reported(tmp_path: Path, fake_run: Path) -> None:
+    copy = Path(shutil.copytree(fake_run, tmp_path / "run"))
+    for path in (copy / "records").glob("*.parquet"):
+        frame = pd.read_parquet(path).astype({"explainer": str})
+        frame.assign(explainer=frame["explainer"].replace("exact", HOSTILE)).to_parquet(path)
+    write_report([copy], tmp_path / "out")
+    reader = read((tmp_path / "out" / "index.html").read_text())
+    assert "script" not in reader.tags
+    assert HOSTILE in reader.text
+
+
+def test_pictures_that_do_not_fit_are_named_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.effect_noise((300, 300), 90).save(tmp_path / "gallery-1.png")
+    monkeypatch.setattr(page, "LIMIT", page.MARGIN + 1000)
+    section = page.Section("t", "a", [], [], [], None, [(tmp_path / "gallery-1.png", "Maps")])
+    text = page.render([section], [], [])
+    assert "see the file gallery-1.png" in text
+    assert "data:image" not in text
+
+
+def test_a_report_replaces_a_report_and_keeps_hydras_files(
+    fake_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (out / ".hydra").mkdir(parents=True)
+    (out / "report.log").write_text("log")
+    (out / "table-stale.md").touch()
+    write_report([fake_run], out)
+    assert (out / ".hydra").is_dir()
+    assert (out / "report.log").read_text() == "log"
+    assert not (out / "table-stale.md").exists()
+
+
+def test_foreign_files_are_not_touched(fake_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"thesis\.tex, which no report wrote"):
+        write_report([fake_run], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_report_that_fails_leaves_the_old_one(
+    fake_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "index.html").write_text("old")
+    monkeypatch.setattr(report.page, "render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report([fake_run], out)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "index.html"]
+    assert (out / "index.html").read_text() == "old"
+
+
+def test_two_runs_of_the_same_model_are_not_mixed(fake_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="both hold cub · lite0 frozen · similarity"):
+        write_report([fake_run, fake_run], tmp_path / "out")
+    with pytest.raises(UserError, match="no run to report"):
+        write_report([], tmp_path / "out")
+
+
+def test_reports_need_no_torch() -> None:
+    code = "import sys, sfam_bench.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

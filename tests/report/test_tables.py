@@ -1,0 +1,185 @@
+"""What stands in which column, how numbers read, and what the formats escape."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sfam_bench.report import formats, names, tables
+from sfam_bench.report.tables import Cell, Column, Table
+from sfam_bench.statistics import paired_difference, summary
+from sfam_bench.store import Run, read_run
+
+
+@pytest.fixture(scope="module")
+def run(fake_run: Path) -> Run:
+    return read_run(fake_run)
+
+
+@pytest.fixture(scope="module")
+def summed(run: Run) -> pd.DataFrame:
+    return summary(run.records, run.pairs, run.manifest["metrics"], draws=1000)
+
+
+def cell(table: Table, explainer: str, label: str) -> Cell:
+    (place,) = (number for number, column in enumerate(table.columns) if column.label.startswith(label))
+    return dict(table.rows)[explainer][place]
+
+
+def test_groups_stand_in_reading_order(run: Run, summed: pd.DataFrame) -> None:
+    found = {table.title: [c.label for c in table.columns] for table in tables.metric_tables(summed, {})}
+    assert found == {
+        "Metrics that see the pair": ["selectivity energy ↑", "part agreement ↑"],
+        "Faithfulness": ["deletion mean ↓", "insertion mean ↑"],
+        "Localisation": ["energy pointing game ↑", "IoU 50 ↑", "foreground area"],
+        "Sanity, complexity and cost": ["forward passes ↓"],
+    }
+
+
+def test_controls_stand_last_and_facts_of_the_pair_not_at_all(summed: pd.DataFrame) -> None:
+    for table in tables.metric_tables(summed, {}):
+        assert [name for name, _ in table.rows] == ["sfam", "grad_cam", "exact", "lafam", "chance"]
+        assert table.controls == {"lafam", "chance"}
+
+
+def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame) -> None:
+    found = {table.title: table for table in tables.metric_tables(summed, run.manifest["metrics"])}
+    row = summed.set_index(["explainer", "metric"]).loc[("grad_cam", "deletion_mean")]
+    shown = cell(found["Faithfulness"], "grad_cam", "deletion")
+    assert shown.text == f"{row['mean']:.3f}"
+    assert shown.interval == f"[{row['low']:.3f}, {row['high']:.3f}] (n = 37)"
+    assert "constant_map 2" in shown.hint
+    assert found["Faithfulness"].columns[0].note == "n = 39"
+    assert found["Localisation"].columns[0].note == "n = 40; chance 0.400"
+    for table in found.values():
+        for place, column in enumerate(table.columns):
+            best = sum(cells[place].best for _, cells in table.rows)
+            assert best == (0 if column.label.startswith(("foreground", "forward")) else 1)
+
+
+def test_a_wide_group_is_split() -> None:
+    run = {"dataset": "d", "model": "m", "target": "t", "explainer": "sfam", "mean": 0.5, "low": 0.4, "high": 0.6}
+    fixed = {"count": 3, "clustered": True, "flagged": "", "higher_is_better": True, "best": False, "tied": False}
+    frame = pd.DataFrame([{**run, **fixed, "metric": f"iou_{n}"} for n in range(12)])
+    assert [len(table.columns) for table in tables.metric_tables(frame, {})] == [5, 5, 2]
+
+
+def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
+    kept = summed[(summed["explainer"] != "exact") | (summed["metric"] != "deletion_mean")].copy()
+    nothing = (kept["explainer"] == "chance") & (kept["metric"] == "deletion_mean")
+    kept.loc[nothing, ["count", "flagged"]] = [0, "zero_range 40"]
+    kept.loc[nothing, ["mean", "low", "high"]] = np.nan
+    table = tables.metric_tables(kept, {})[1]
+    assert cell(table, "exact", "deletion").text == tables.NOTHING
+    assert cell(table, "chance", "deletion") == Cell("flagged", hint="flagged: zero_range 40")
+
+
+def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataFrame) -> None:
+    found = tables.difference_tables(paired_difference(run.records, run.pairs, draws=1000), summed)
+    table = next(table for table in found if table.title.startswith("Faithfulness"))
+    assert "lafam" not in dict(table.rows)
+    lower = cell(table, "sfam", "deletion")
+    assert lower.text.startswith("-")
+    assert lower.best
+    higher = cell(table, "chance", "deletion")
+    assert higher.text.startswith("+")
+    assert not higher.best
+    assert "Wilcoxon" in lower.hint
+
+
+def test_flags_are_counted_in_pairs(run: Run) -> None:
+    table = tables.flagged_table(run.records)
+    assert table is not None
+    assert [column.note for column in table.columns] == ["constant_map", "zero_range"]
+    assert [c.text for c in dict(table.rows)["grad_cam"]] == ["2 (of 7 metrics)", "1 (of 2 metrics)"]
+    assert [c.text for c in dict(table.rows)["sfam"]] == ["0", "1 (of 2 metrics)"]
+    assert tables.flagged_table(run.records[run.records["flag"] == ""]) is None
+
+
+def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:
+    found = [read_run(path) for path in fake_runs]
+    both = pd.concat([summary(run.records, run.pairs, run.manifest["metrics"], draws=200) for run in found])
+    columns = [column for table in tables.side_by_side(both.reset_index(drop=True)) for column in table.columns]
+    assert [column.label for column in columns[:3]] == ["selectivity energy ↑"] * 2 + ["part agreement ↑"]
+    assert [column.note.split(";")[0] for column in columns[:2]] == ["lite0 frozen", "lite0 fine-tuned"]
+    assert tables.side_by_side(both[both["model"] == "lite0 frozen"]) == []
+
+
+def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed: pd.DataFrame) -> None:
+    lines = dict(tables.protocol(run, summed))
+    assert lines["Split"] == "zero-shot, last 100 classes (hash 3f2a)"
+    assert lines["Retrieval"].startswith("recall@1 0.850, MAP@R 0.410")
+    assert "10 hard negative" in lines["Pairs"]
+    assert "s_base_mean 0.2" in lines["Means over pairs"]
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [
+        ([0.5, 1.0], 3),
+        ([0.05], 4),
+        ([5.5], 2),
+        ([52.1], 1),
+        ([520.4], 0),
+        ([2.0, 4.0], 0),
+        ([np.nan], 0),
+        ([0.3, 0.0], 3),
+    ],
+)
+def test_digits(values: list[float], digits: int) -> None:
+    assert names.decimals(values) == digits
+
+
+def test_a_metric_belongs_to_its_longest_prefix() -> None:
+    assert names.group("part_agreement") == "Metrics that see the pair"
+    assert names.group("part_hit") == "Localisation"
+    assert names.group("gini") == "Sanity, complexity and cost"
+    assert names.sort_metrics(["gini", "iou_30", "deletion_mean", "selectivity_peak"])[0] == "selectivity_peak"
+
+
+def hostile() -> Table:
+    cells = (Cell("-0.10", "[-0.20, 0.01]", best=True, tied=True),)
+    return Table("50 % & more", (Column("a_b ↓", "n = 3"),), (("<script>|x_$", cells),), "note #1")
+
+
+def test_latex_is_escaped() -> None:
+    text = formats.latex("title\nwith a break", [("Split", "x\ny")], [hostile()])
+    assert (
+        r"\textless{}script\textgreater{}\textbar{}x\_\$ & \textbf{$-$0.10} {\tiny [$-$0.20, 0.01]} $\approx$ \\"
+        in text
+    )
+    assert r"\caption{50 \% \& more. note \#1}" in text
+    assert r"a\_b $\downarrow$" in text
+    assert [line for line in text.splitlines() if line.startswith("%")] == ["% title with a break", "% Split: x y"]
+    assert text.count("{") == text.count("}")
+    assert formats.escape_latex("\\^~") == r"\textbackslash{}\textasciicircum{}\textasciitilde{}"
+
+
+def test_latex_sets_controls_apart(summed: pd.DataFrame) -> None:
+    text = formats.latex("", [], tables.metric_tables(summed, {})[:1])
+    body = text[text.index(r"\midrule") :]
+    assert body.index("exact") < body.index(r"\midrule", 10) < body.index("lafam")
+
+
+def test_markdown_keeps_its_columns() -> None:
+    text = formats.markdown("t", [], [hostile()])
+    assert "| &lt;script>\\|x_$ | **-0.10** [-0.20, 0.01] ≈ |" in text
+
+
+def test_wide_has_a_row_for_each_explainer(summed: pd.DataFrame) -> None:
+    table = formats.wide(summed).set_index("explainer")
+    assert table.index.tolist() == ["sfam", "grad_cam", "exact", "lafam", "chance"]
+    assert table.loc["sfam", "iou_50"] == pytest.approx(
+        summed.set_index(["explainer", "metric"]).loc[("sfam", "iou_50"), "mean"]
+    )
+
+
+def test_the_terminal_table_fits(summed: pd.DataFrame) -> None:
+    text = formats.terminal_table(summed)
+    assert max(map(len, text.splitlines())) <= 120
+    assert text.startswith("cub · lite0 frozen · similarity")
+    assert "forward" not in text
+    narrow = formats.terminal_table(summed, width=60)
+    assert max(map(len, narrow.splitlines()[:-1])) <= 60
+    assert narrow.count("grad_cam") == 2
