@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 
@@ -33,7 +34,7 @@ class Planted:
     """
 
     size: int = 96
-    train_per_class: int = 20
+    train_per_class: int = 16
     test_per_class: int = 10
     seed: int = 0
     name: str = "planted"
@@ -59,6 +60,10 @@ class Planted:
             rows += [(f"{split}-{label:04d}-{k:02d}", label, name, split, crest, tail) for k in range(images)]
         columns = ["image_id", "label", "class_name", "split", *EVIDENCE]
         return pd.DataFrame(rows, columns=columns).set_index("image_id")
+
+    def image(self, image_id: str) -> PIL.Image.Image:
+        """Draw one image as a picture file would hold it."""
+        return PIL.Image.fromarray(_drawn(self._scene(image_id), self.size)[0])
 
     def sample(self, image_id: str) -> Sample:
         """Draw one image, with masks of what is seen of the bird ("foreground") and each part ("part/crest", ...)."""

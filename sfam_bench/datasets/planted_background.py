@@ -60,7 +60,7 @@ def _foliage(draw: np.random.Generator, scene: Array, tint: Array) -> Array:
         else:
             radius, colour = draw.uniform(0.02, 0.08), tuple(min(c + 60, 255) for c in colour)
             shape = blob(where, radius, radius)
-        pen.polygon([tuple(point) for point in shape * size], fill=colour)
+        pen.polygon((shape * size).ravel().tolist(), fill=colour)
     blurred = canvas.filter(ImageFilter.GaussianBlur(size * draw.uniform(0.006, 0.02)))
     amount = draw.uniform(0.4, 0.9)
     return (1 - amount) * scene + amount * np.asarray(blurred) / 255

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 
 
+# once along a feather and back: distance from the root, side, and half widths of pointed and of round feathers
+ALONG = np.concatenate([np.linspace(0, 1, 13), np.linspace(1, 0, 13)])
+SIDE = np.repeat([1.0, -1.0], 13)
+POINTED, ROUNDED = np.abs(np.sin(np.pi * ALONG**0.75)), 1.25 * np.sqrt(ALONG * (1 - ALONG**4))
+
+
 @dataclass(frozen=True)
 class Look:
     """A paint: `base` broken by `accent` in a pattern of period (or reach) `period` about `origin`."""
@@ -85,9 +91,7 @@ def blob(centre: Array, across: float, down: float, bumps: Array | None = None) 
 
 def feather(root: Array, degrees: float, length: float, width: float, tip: float, bend: float = 0.0) -> Array:
     """A feather from `root` towards `degrees` (0 right, 90 down); `tip` from 0, pointed, to 1, round; `bend` aside."""
-    t = np.linspace(0, 1, 13)
-    pointed, rounded = np.sin(np.pi * t**0.75), np.sqrt(np.clip(t * (1 - t**4), 0, None)) * 1.25
-    half = width / 2 * np.maximum((1 - tip) * pointed + tip * rounded, 0)
-    spine = np.stack([length * t, bend * t * t], axis=1)
-    outline = np.concatenate([spine + np.stack([0 * t, half], 1), (spine - np.stack([0 * t, half], 1))[::-1]])
+    half = width / 2 * ((1 - tip) * POINTED + tip * ROUNDED)
+    outline = np.empty((len(ALONG), 2))
+    outline[:, 0], outline[:, 1] = length * ALONG, bend * ALONG**2 + SIDE * half
     return root + rotate(outline, np.deg2rad(degrees))

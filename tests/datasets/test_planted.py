@@ -30,6 +30,11 @@ def test_satisfies_the_protocol() -> None:
     assert SET.index.index.name == "image_id"
 
 
+def test_image_is_the_sample_s_picture() -> None:
+    picture = np.asarray(SET.image(IDS[0])) / 255
+    assert np.allclose(picture.transpose(2, 0, 1), SET.sample(IDS[0]).image.numpy())
+
+
 def test_classes_of_train_and_test_are_disjoint_and_every_state_is_trained() -> None:
     train, test = (SET.index[SET.index["split"] == split] for split in ("train", "test"))
     assert train["label"].nunique() == 96
