@@ -61,7 +61,7 @@ def _sheet(
         pair: row for row, pair in enumerate(zip(maps["query_id"].tolist(), maps["reference_id"].tolist(), strict=True))
     }
     widths = [1.0, 1.0, *[gap for _ in names for gap in (0.08, 1.0, 1.0)]]
-    left, top, bottom, size = 1.35, 0.62, 0.3, 1.2
+    left, top, bottom, size = 1.6, 0.62, 0.3, 1.2
     width, height = left + size * sum(widths) + 0.05, top + bottom + size * len(chosen)
     figure = Figure(figsize=(width, height))
     box = {"left": left / width, "right": 1 - 0.05 / width, "top": 1 - top / height, "bottom": bottom / height}
@@ -75,7 +75,7 @@ def _sheet(
             axes.imshow(image)
             if column == 0:
                 axes.text(
-                    -0.06, 0.5, _caption(pair), transform=axes.transAxes, ha="right", va="center", fontsize=7, **PLAIN
+                    -0.06, 0.5, _caption(pair), transform=axes.transAxes, ha="right", va="center", fontsize=8.5, **PLAIN
                 )
         for at, name in enumerate(names):
             for column, (side, image) in enumerate(zip(sides, pixels, strict=True)):
@@ -84,12 +84,12 @@ def _sheet(
                 _show(axes, image, None if raw is None or where is None else raw[where])
                 if number == 0 and column == 0:
                     axes.text(
-                        1.02, 1.24, name, transform=axes.transAxes, ha="center", fontsize=9, weight="bold", **PLAIN
+                        1.02, 1.25, name, transform=axes.transAxes, ha="center", fontsize=11, weight="bold", **PLAIN
                     )
     note = (
         "Maps over their own image, divided by their largest magnitude: to yellow for the similarity, blue against it."
     )
-    figure.text(box["left"], 0.07 / height, note, fontsize=7.5, color="#444444")
+    figure.text(box["left"], 0.07 / height, note, fontsize=9, color="#444444")
     return figure
 
 
@@ -102,7 +102,7 @@ def _caption(pair: Mapping[str, Any]) -> str:
 
 def _bare(axes: Axes, title: str) -> Axes:
     axes.set_axis_off()
-    axes.set_title(title, fontsize=7.5, pad=2)
+    axes.set_title(title, fontsize=9, pad=2)
     return axes
 
 
@@ -185,7 +185,7 @@ def _panel(axes: Axes, part: pd.DataFrame, explainers: Sequence[str], chance: fl
 def _legend() -> list[Line2D]:
     return [
         Line2D([], [], color=METHOD, marker="o", ms=4, lw=1.4, label="method"),
-        Line2D([], [], color=METHOD, marker="o", ms=6, lw=0, label="best"),
+        Line2D([], [], color=METHOD, marker="o", ms=6, lw=0, label="larger: best"),
         Line2D(
             [], [], color=CONTROL, marker="s", ms=4, markerfacecolor="white", lw=1.4, label="control: blind to the pair"
         ),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.report.names import COMPARED, arrow, decimals, group, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import COMPARED, arrow, decimals, group, headlines, sort_explainers, sort_metrics, words
 from sfam_bench.report.tables import Cell, Column, Table
 from sfam_bench.statistics import FACTS, RUN
 
@@ -79,10 +79,17 @@ def _latex_head(column: Column) -> str:
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = escape_latex(cell.text).replace("-", "$-$") if cell.text[:1] in "+-" else escape_latex(cell.text)
-    text = rf"\textbf{{{text}}}" if cell.best else text
-    interval = rf"{{\tiny {escape_latex(cell.interval).replace('-', '$-$')}}}" if cell.interval else ""
-    return " ".join(filter(None, [text, interval, r"$\approx$" if cell.tied else ""]))
+    """The mean over its interval, which keeps five columns within a page."""
+    text = rf"\textbf{{{_latex_number(cell.text)}}}" if cell.best else _latex_number(cell.text)
+    text += r" $\approx$" if cell.tied else ""
+    if not cell.interval:
+        return text
+    stack = rf"{text} \\[-2pt] {{\tiny {_latex_number(cell.interval)}}}"
+    return rf"\begin{{tabular}}[t]{{@{{}}l@{{}}}}{stack}\end{{tabular}}"
+
+
+def _latex_number(text: str) -> str:
+    return re.sub(r"-(?=\d)", "$-$", escape_latex(text))
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -107,7 +114,7 @@ def wide(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def terminal_table(summary: pd.DataFrame, width: int = 120) -> str:
-    """Means with half their interval, for the metrics that have a direction, in columns that fit a terminal."""
+    """Means with half their interval, the headline metrics and as many others as fit a terminal."""
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
     own = own[own["metric"].map(group).isin(COMPARED)]
     blocks = [
@@ -119,15 +126,16 @@ def terminal_table(summary: pd.DataFrame, width: int = 120) -> str:
 def _terminal_block(summary: pd.DataFrame, width: int) -> str:
     explainers = sort_explainers(summary["explainer"].drop_duplicates().tolist())
     names = sort_metrics(summary["metric"].drop_duplicates().tolist())
-    columns = [_terminal_column(summary[summary["metric"] == name], explainers) for name in names]
     first = _aligned(["", "", "", *explainers], str.ljust)
-    groups: list[list[list[str]]] = [[]]
-    for column in columns:
-        if groups[-1] and len(first[0]) + sum(2 + len(other[0]) for other in [*groups[-1], column]) > width:
-            groups.append([])
-        groups[-1].append(column)
-    grids = (zip(first, *group, strict=True) for group in groups)
-    return "\n\n".join("\n".join("  ".join(line).rstrip() for line in grid) for grid in grids)
+    columns, left = {}, width - len(first[0])
+    for name in dict.fromkeys([*headlines(names), *names]):
+        column = _terminal_column(summary[summary["metric"] == name], explainers)
+        if len(column[0]) + 2 <= left:
+            columns[name], left = column, left - len(column[0]) - 2
+    grid = zip(first, *(columns[name] for name in names if name in columns), strict=True)
+    lines = [line for cells in grid if (line := "  ".join(cells).rstrip())]
+    more = len(names) - len(columns)
+    return "\n".join([*lines, *([f"and {more} more metrics in the report"] if more else [])])
 
 
 def _terminal_column(part: pd.DataFrame, explainers: Sequence[str]) -> list[str]:

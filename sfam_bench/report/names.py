@@ -48,6 +48,13 @@ def sort_metrics(metrics: Sequence[str]) -> list[str]:
     return sorted(metrics, key=lambda metric: place(metric)[:2])
 
 
+def headlines(metrics: Sequence[str]) -> list[str]:
+    """The first metric of each headline, in reading order."""
+    names = sort_metrics(metrics)
+    found = [next((name for name in names if name.startswith(prefix)), None) for prefix in HEADLINES]
+    return [name for name in found if name]
+
+
 def sort_explainers(explainers: Sequence[str]) -> list[str]:
     """Methods in the order in which they ran, then controls."""
     return sorted(explainers, key=is_control)

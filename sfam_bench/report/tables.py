@@ -11,10 +11,10 @@ import pandas as pd
 from sfam_bench.report.names import (
     COMPARED,
     GROUPS,
-    HEADLINES,
     arrow,
     decimals,
     group,
+    headlines,
     is_control,
     place,
     sort_explainers,
@@ -90,9 +90,8 @@ def side_by_side(summary: pd.DataFrame) -> list[Table]:
     """The headline metrics of all models of one data set and target next to one another."""
     models = summary["model"].drop_duplicates().tolist()
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
-    names = sort_metrics(own["metric"].drop_duplicates().tolist())
-    chosen = [next((name for name in names if name.startswith(prefix)), None) for prefix in HEADLINES]
-    frame = own[own["metric"].isin([name for name in chosen if name])]
+    names = headlines(own["metric"].drop_duplicates().tolist())
+    frame = own[own["metric"].isin(names)]
     if len(models) < 2 or frame.empty:
         return []
     keys = pd.DataFrame(product(names, models), columns=["metric", "model"])
