@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from sfam_bench.report.names import COMPARED, arrow, group, is_control, slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import (
+    COMPARED,
+    arrow,
+    chance_of,
+    group,
+    is_control,
+    slug,
+    sort_explainers,
+    sort_metrics,
+    words,
+)
 from sfam_bench.statistics import FACTS
 from sfam_bench.store import Run, image_path, read_maps
 
@@ -149,7 +159,7 @@ def overview(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], ou
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for name, axes in zip(names, grid.flat, strict=False):
-        chance = summary.loc[summary["metric"] == metrics.get(name, {}).get("chance"), "mean"].mean()
+        chance = summary.loc[summary["metric"] == chance_of(name, metrics), "mean"].mean()
         _panel(axes, own[own["metric"] == name], explainers, float(chance))
     dataset, model, target = (str(summary[name].iloc[0]) for name in ("dataset", "model", "target"))
     figure.suptitle(f"{dataset} · {model} · {target}", fontsize=10, **PLAIN)

@@ -1,7 +1,7 @@
 """What metrics and explainers are called, and in which order they stand."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Metrics that see the pair": {
         "selectivity": "on what the two images share minus on what they do not",
         "evidence": "share of the map on the parts that the two images share",
+        "peak_on": "does the peak lie on what the images share, or on what they do not?",
         "part_agreement": "does the map follow how much each part is alike?",
         "reference_sensitivity": "how much the map changes with the reference",
         "margin": "the margin over another class while pixels go",
@@ -46,6 +47,11 @@ HEADLINES = ("selectivity", "part_agreement", "margin", "insertion_minus_deletio
 def sort_metrics(metrics: Sequence[str]) -> list[str]:
     """Metrics in reading order."""
     return sorted(metrics, key=lambda metric: place(metric)[:2])
+
+
+def chance_of(metric: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The metric that holds the chance level of another one."""
+    return str(metrics.get(metric, {}).get("chance", f"{metric}_chance"))
 
 
 def headlines(metrics: Sequence[str]) -> list[str]:

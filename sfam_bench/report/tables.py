@@ -12,6 +12,7 @@ from sfam_bench.report.names import (
     COMPARED,
     GROUPS,
     arrow,
+    chance_of,
     decimals,
     group,
     headlines,
@@ -64,9 +65,12 @@ class Table:
 
 def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """The tables of one (dataset, model, target)."""
-    chances = {name: _chance(summary, spec.get("chance")) for name, spec in metrics.items()}
+    names = summary["metric"].drop_duplicates().tolist()
+    levels = {name: chance_of(name, metrics) for name in names}
+    chances = {name: float(summary.loc[summary["metric"] == level, "mean"].mean()) for name, level in levels.items()}
+    own = summary[(summary["explainer"] != FACTS) & ~summary["metric"].isin(levels.values())]
     note = "Mean [95 % interval]; bold: best; ≈: not distinguishable from the best over the same pairs."
-    return [_table(title, part, note, chances) for title, part in _blocks(summary[summary["explainer"] != FACTS])]
+    return [_table(title, part, note, chances) for title, part in _blocks(own)]
 
 
 def difference_tables(differences: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
@@ -140,7 +144,7 @@ def protocol(run: Run, summary: pd.DataFrame) -> list[tuple[str, str]]:
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
-        "Target": facts.get("target"),
+        "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
         "Retrieval": ", ".join(f"{words(name)} {_fact(value)}" for name, value in found.items()),
@@ -157,9 +161,8 @@ def _blocks(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Parts of the frame whose metrics stand in one table."""
     for title in GROUPS:
         names = [name for name in sort_metrics(frame["metric"].drop_duplicates().tolist()) if group(name) == title]
-        for start in range(0, len(names), WIDTH):
-            chosen = pd.DataFrame({"metric": names[start : start + WIDTH]})
-            yield title, chosen.merge(frame, on="metric")
+        for chosen in np.array_split(names, -(-len(names) // WIDTH)) if names else ():  # of like width
+            yield title, pd.DataFrame({"metric": chosen}).merge(frame, on="metric")
 
 
 def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, float]) -> Table:
@@ -203,10 +206,6 @@ def _flag_cell(records: pd.DataFrame) -> Cell:
     names = sorted(records["metric"].unique())
     pairs = len(records.drop_duplicates(["query_id", "reference_id"]))
     return Cell(f"{pairs} (of {len(names)} metrics)" if pairs else "0", hint=", ".join(names))
-
-
-def _chance(summary: pd.DataFrame, metric: str | None) -> float:
-    return float(summary.loc[summary["metric"] == metric, "mean"].mean())
 
 
 def _fact(value: Any) -> str:

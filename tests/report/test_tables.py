@@ -58,11 +58,18 @@ def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame) -> None:
             assert best == (0 if column.label.startswith(("foreground", "forward")) else 1)
 
 
+def test_a_chance_level_stands_above_its_metric_not_beside_it(run: Run, summed: pd.DataFrame) -> None:
+    of_each = summed.assign(explainer=summed["explainer"].replace("pair", "sfam"))  # recorded under every explainer
+    table = next(table for table in tables.metric_tables(of_each, {}) if table.title == "Localisation")
+    assert [column.label for column in table.columns if "chance" in column.label] == []
+    assert table.columns[0].note == "n = 40; chance 0.400"
+
+
 def test_a_wide_group_is_split() -> None:
     run = {"dataset": "d", "model": "m", "target": "t", "explainer": "sfam", "mean": 0.5, "low": 0.4, "high": 0.6}
     fixed = {"count": 3, "clustered": True, "flagged": "", "higher_is_better": True, "best": False, "tied": False}
     frame = pd.DataFrame([{**run, **fixed, "metric": f"iou_{n}"} for n in range(12)])
-    assert [len(table.columns) for table in tables.metric_tables(frame, {})] == [5, 5, 2]
+    assert [len(table.columns) for table in tables.metric_tables(frame, {})] == [4, 4, 4]
 
 
 def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
