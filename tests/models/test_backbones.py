@@ -1,0 +1,83 @@
+"""Cutting backbones: the two pieces make the whole, wherever the cut."""
+
+import pytest
+import torch
+from torch import nn
+
+from sfam_bench.errors import UserError
+from sfam_bench.models.backbones import cut, load_backbone, trunk_and_tail
+
+
+def built(*arguments):
+    torch.manual_seed(0)
+    trunk, tail = trunk_and_tail(*arguments)
+    return trunk.eval(), (tail or nn.Identity()).eval()
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "layer", "features"),
+    [
+        ("timm", "resnet10t", "layer3", None),
+        ("timm", "tf_efficientnet_lite0", "blocks.4", None),
+        ("torchvision", "resnet18", "layer2", None),
+        ("torchvision", "squeezenet1_1", "features.7", "features"),
+    ],
+)
+def test_trunk_and_tail_make_the_whole(source, name, layer, features):
+    images = torch.rand(2, 3, 64, 96)
+    whole, _ = built(source, name, None, features)
+    trunk, tail = built(source, name, layer, features)
+    with torch.no_grad():
+        activations = trunk(images)
+        assert activations.shape[-1] > whole(images).shape[-1] or name == "squeezenet1_1"
+        kept = activations.clone()
+        torch.testing.assert_close(tail(activations), whole(images))
+        assert torch.equal(activations, kept)  # an in-place ReLU behind the cut would have changed them
+
+
+def test_the_last_feature_map_of_torchvision_is_what_its_classifier_pools():
+    import torchvision
+
+    torch.manual_seed(0)
+    trunk, _ = trunk_and_tail("torchvision", "resnet18")
+    torch.manual_seed(0)
+    whole = torchvision.models.resnet18().eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        pooled = trunk.eval()(images).mean(dim=(2, 3))
+        torch.testing.assert_close(whole.fc(pooled), whole((images - trunk[0].mean) / trunk[0].std))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_transformers_give_a_grid(name):
+    trunk, _ = built("timm", name)
+    with torch.no_grad():
+        assert trunk(torch.rand(1, 3, 224, 224)).ndim == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("timm", "resnet1888"), "timm has no model 'resnet1888'; near it: resnet"),
+        (("torchvision", "resnet19"), "torchvision has no model 'resnet19'; near it: resnet1"),
+        (("hub", "resnet18"), "unknown source of models 'hub': use timm or torchvision"),
+        (("timm", "resnet10t", "layer9"), "has no layer 'layer9'; its top layers: .*layer4"),
+        (("timm", "resnet10t", "layer3.0.conv1"), "is no clean cut"),
+    ],
+)
+def test_what_cannot_be_built_says_why(arguments, message):
+    with pytest.raises(UserError, match=message):
+        trunk_and_tail(*arguments)
+
+
+def test_a_cut_of_a_plain_module():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.ReLU(inplace=True))
+    trunk, tail = cut(model, "0")
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(tail(trunk(images)), model(images))
+
+
+def test_weights_of_another_architecture_are_refused():
+    with pytest.raises(UserError, match=r"the weights do not fit tiny: 2 of 2 entries missing"):
+        load_backbone(nn.Linear(2, 3), {"other": torch.zeros(1)}, "tiny")

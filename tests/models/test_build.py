@@ -1,0 +1,142 @@
+"""Assembling, saving and loading models."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from sfam_bench.errors import UserError
+from sfam_bench.models.build import build, load, read_state, save, weights_hash
+from sfam_bench.models.heads import linear, mlp, neck
+from sfam_bench.models.planted_net import planted_net
+from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
+from sfam_bench.models.similarity_model import evaluating
+from sfam_bench.similarity import Cosine
+
+
+def small(head=None, seed=0, **options):
+    torch.manual_seed(seed)
+    return build("small", planted_net((4, 6), (2, 2)), GAP(), Cosine(), head, image_size=32, **options)
+
+
+def test_poolings_by_hand():
+    activations = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]])
+    assert GAP()(activations).item() == 3
+    assert GMP()(activations).item() == 6
+    assert GAPGMP()(activations).item() == 9
+    assert GeM(p=3.0)(activations).item() == pytest.approx(((1 + 8 + 27 + 216) / 4) ** (1 / 3))
+
+
+def test_gem_runs_from_mean_to_maximum():
+    activations = torch.rand(2, 3, 4, 5) + 0.1
+    torch.testing.assert_close(GeM(p=1.0)(activations), GAP()(activations))
+    torch.testing.assert_close(GeM(p=200.0)(activations), GMP()(activations), rtol=0.02, atol=0)
+
+
+def test_gmp_gives_its_gradient_to_one_of_equal_maxima():
+    activations = torch.ones(1, 1, 2, 2, requires_grad=True)
+    GMP()(activations).sum().backward()
+    assert activations.grad.flatten().tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("head", "dims"), [(None, 6), (neck(), 6), (linear(5), 5), (linear(5, neck=True), 5), (mlp(5, 7), 5)]
+)
+def test_heads_find_their_own_size_and_l2_holds(head, dims):
+    model = small(head)
+    embeddings = model(torch.rand(2, 3, 32, 32))
+    assert embeddings.shape == (2, dims)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+
+
+def test_encoding_leaves_modes_as_they_were():
+    model = small()
+    model.train()
+    model.trunk.layers[1].eval()
+    before = [module.training for module in model.modules()]
+    side = model.encode(torch.rand(2, 3, 32, 32))
+    assert [module.training for module in model.modules()] == before
+    assert not side.activations.requires_grad
+    with pytest.raises(RuntimeError), evaluating(model):
+        raise RuntimeError
+    assert [module.training for module in model.modules()] == before
+
+
+def test_a_saved_model_comes_back(tmp_path):
+    model, other = small(linear(5)), small(linear(5), seed=1)
+    save(model, tmp_path / "model.safetensors", {"chosen": "last epoch"})
+    load(other, tmp_path / "model.safetensors")
+    assert weights_hash(model) == weights_hash(other)
+    assert json.loads((tmp_path / "model.json").read_text()) == {"chosen": "last epoch"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_weights_hash_sees_one_weight():
+    model = small()
+    before = weights_hash(model)
+    next(model.parameters()).data[0, 0, 0, 0] += 1e-3
+    assert weights_hash(model) != before
+
+
+class Bomb:
+    """A pickle that would create a file when loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+def broken_file(kind: str, folder: Path) -> Path:
+    path = folder / ("model.safetensors" if kind != "bomb" else "model.pth")
+    if kind == "bomb":
+        path.write_bytes(pickle.dumps(Bomb(folder / "exploded")))
+    elif kind == "truncated":
+        save_file({"a": torch.rand(100)}, path)
+        path.write_bytes(path.read_bytes()[:60])
+    elif kind == "other":
+        save_file({"a": torch.rand(3)}, path)
+    elif kind == "nan":
+        state = small().state_dict()
+        state["trunk.layers.0.weight"] = state["trunk.layers.0.weight"] * torch.nan
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", r"no weights at .*model.safetensors: give the path"),
+        ("truncated", r"cannot read weights from .*model.safetensors: .* damaged"),
+        ("other", r"checkpoint .* does not fit the model: \d+ entries missing, 1 left over"),
+        ("nan", r"holds NaN or infinity in 'trunk.layers.0.weight'"),
+        ("bomb", r"refused to read .*model.pth"),
+    ],
+)
+def test_a_checkpoint_that_does_not_do_says_why(kind, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        load(small(), broken_file(kind, tmp_path))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_file_of_something_else_is_no_state_dict(tmp_path):
+    torch.save({"epoch": 3, "weights": [1, 2]}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="holds no plain state dict"):
+        read_state(tmp_path / "a.pth")
+
+
+def test_frozen_batchnorm_keeps_its_statistics():
+    from sfam_bench.train import train_mode
+
+    model = small()
+    train_mode(model, freeze_batchnorm=True)
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert layers
+    assert not any(layer.training for layer in layers)
+    train_mode(model, freeze_batchnorm=False)
+    assert all(layer.training for layer in layers)

@@ -1,0 +1,22 @@
+"""The only hook leaves nothing behind."""
+
+import pytest
+import torch
+from torch import nn
+
+from sfam_bench.hooks import tap
+
+
+def test_tap_records_and_leaves_no_hook():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    with tap(model[0], model[1]) as outputs:
+        found = model(torch.ones(1, 2))
+    assert torch.equal(outputs[model[1]], found)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_tap_lets_go_when_the_block_raises():
+    model = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError), tap(model):
+        raise RuntimeError
+    assert not model._forward_hooks
