@@ -9,8 +9,9 @@ from experiments.cli import build, script
 from experiments.parts import dataset_and_model, image_ids, labels
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.models.build import save
+from sfam_bench.provenance import run_facts
 from sfam_bench.retrieval import embed, retrieval
-from sfam_bench.store import begin, run_facts
+from sfam_bench.store import begin
 from sfam_bench.train import train
 
 

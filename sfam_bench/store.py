@@ -1,16 +1,13 @@
 """Run folders: a manifest, the pairs, and shards of records and maps, each written whole or not at all."""
 
-import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -21,13 +18,12 @@ import yaml
 from PIL import Image
 
 from sfam_bench.errors import UserError
+from sfam_bench.provenance import Config, config_hash, plain, run_facts
 
-Config: TypeAlias = Mapping[str, Any]
 KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
 TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema([*((key, TEXT) for key in KEYS), ("value", pa.float64()), ("flag", TEXT)])
 PLAIN = pa.schema([(field.name, pa.string() if field.type == TEXT else field.type) for field in SCHEMA])
-PACKAGES = ("sfam-bench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "pyarrow", "pillow")
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class RunStore:
         for name in ("records", "maps", "images"):
             _claim(store.root / name)
         with atomic(store.root / "config.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+            temporary.write_text(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
         created = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **run_facts()}
         store.write_manifest({**facts, **created, "config_hash": config_hash(config), "done": False})
         return store
@@ -70,7 +66,7 @@ class RunStore:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
         with atomic(self.root / "manifest.json") as temporary:
-            temporary.write_text(json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n")
+            temporary.write_text(json.dumps(plain(manifest), indent=2, ensure_ascii=False) + "\n")
 
     def write_pairs(self, pairs: pd.DataFrame) -> None:
         """Write which pairs the run explains: their ids, kind, classes and score."""
@@ -166,21 +162,6 @@ def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> d
     return maps
 
 
-def run_facts() -> dict[str, Any]:
-    """The code that runs: its git hash ('unknown' outside its checkout) and the package versions."""
-    versions = {}
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {"git": _git_hash(), "versions": versions}
-
-
-def config_hash(config: Config) -> str:
-    """A short hash of a config, whatever the order of its keys."""
-    text = json.dumps(_plain(config), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary neighbour of `path` that takes its place only if the block succeeds."""
@@ -239,30 +220,3 @@ def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None) -> dict[str
 
 def _line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _plain(value: Any) -> Any:
-    """The same in JSON's types."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
-
-
-def _git_hash() -> str:
-    """HEAD of the checkout that tracks this package, with '-dirty' if its files have changed."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie within a stranger's checkout
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -9,7 +9,8 @@ import pytest
 
 from sfam_bench import store
 from sfam_bench.errors import UserError
-from sfam_bench.store import RunStore, config_hash, image_path, read_maps, read_run
+from sfam_bench.provenance import config_hash
+from sfam_bench.store import RunStore, image_path, read_maps, read_run
 
 CONFIG = {"model": {"name": "lite0"}, "seed": 0}
 FACTS = {"dataset": "cub", "shards": 2}

@@ -1,0 +1,57 @@
+"""What made a run: its code, its packages, its config."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Config: TypeAlias = Mapping[str, Any]
+PACKAGES = ("sfam-bench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "pyarrow", "pillow")
+
+
+def run_facts() -> dict[str, Any]:
+    """The code that runs: its git hash ('unknown' outside its checkout) and the package versions."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {"git": _git_hash(), "versions": versions}
+
+
+def config_hash(config: Config) -> str:
+    """A short hash of a config, whatever the order of its keys."""
+    text = json.dumps(plain(config), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def plain(value: Any) -> Any:
+    """The same in JSON's types."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _git_hash() -> str:
+    """HEAD of the checkout that tracks this package, with '-dirty' if its files have changed."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie within a stranger's checkout
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
