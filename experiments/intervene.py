@@ -1,0 +1,27 @@
+"""The intervention check of the planted set: does repainting the evidence, and nothing else, change what is retrieved?"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from experiments.cli import script
+from experiments.parts import dataset_and_model
+from sfam_bench.datasets.planted import Planted
+from sfam_bench.errors import UserError
+from sfam_bench.intervention import intervention_check
+from sfam_bench.store import begin
+
+
+@script("intervene")
+def main(cfg: DictConfig) -> None:
+    dataset, model = dataset_and_model(cfg)
+    if not isinstance(dataset, Planted):
+        raise UserError(f"{dataset.name} cannot be repainted: the intervention check needs dataset=planted")
+    run = begin(Path(cfg.run_dir))
+    flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
+    flips.to_csv(run / "intervention.csv", index=False)
+    print(flips.to_string(index=False, float_format="{:.3f}".format))
+
+
+if __name__ == "__main__":
+    main()
