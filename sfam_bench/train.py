@@ -81,7 +81,7 @@ def train(
                 schedule.step()
                 total += loss
                 bar.update(len(images))
-                bar.set_postfix(epoch=f"{epoch + 1}/{recipe.epochs}", loss=f"{total / number:.3f}")
+                bar.set_postfix(epoch=f"{epoch + 1}/{recipe.epochs}", loss=f"{total / number:.3f}", refresh=False)
             seconds = bar.format_dict["elapsed"] - started
             history.append(
                 {"epoch": epoch + 1, "loss": total / number, "images_per_second": recipe.batch_size * number / seconds}
