@@ -3,12 +3,6 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
-# glibc hands activations back to the system at every pass and faults them in again at the next; keeping them made
-# eager passes on CPUs 1.4 to 1.8 times faster, for some 100 MB more
-export MALLOC_MMAP_MAX_ = 0
-export MALLOC_TRIM_THRESHOLD_ = 2147483647
-export MALLOC_TOP_PAD_ = 268435456
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-cub test lint
 

@@ -9,12 +9,15 @@ from torch import Tensor
 from experiments.cli import build
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
+from sfam_bench.hardware import keep_memory
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.store import RunStore
 
 
 def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
     """The data set, and the model on its device; seeded, so that untrained weights repeat."""
+    if cfg.keep_memory:
+        keep_memory()
     dataset = build(cfg.dataset)
     torch.manual_seed(cfg.seed)
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
