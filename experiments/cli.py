@@ -127,8 +127,10 @@ def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
         return
     for name, value in node.items():
         check_fields(value, f"{where}.{name}")
-    parameters = signature(node["_target_"]) if "_target_" in node else {}
-    takes_any = not parameters or any(known.kind is known.VAR_KEYWORD for known in parameters.values())
+    parameters = signature(node["_target_"]) if "_target_" in node else None
+    if parameters is None:
+        return
+    takes_any = any(known.kind is known.VAR_KEYWORD for known in parameters.values())
     for name, value in node.items():
         if name.startswith("_") or name in given or value == "???":
             continue
@@ -137,16 +139,16 @@ def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
             if not fits(value, hint):
                 raise UserError(f"{where}.{name} is {shown(value)}: expected {readable(hint)}")
         elif not takes_any:
-            raise UserError(f"{where} has no setting '{name}': it has {', '.join(parameters) or 'none'}")
+            raise UserError(f"{where} has no setting '{name}': it has {', '.join(parameters) or 'no settings'}")
 
 
-def signature(target: str) -> Mapping[str, inspect.Parameter]:
+def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
     """What a target takes; nothing where Python cannot tell, or where there is none, which Hydra says."""
     try:
         found: Any = pydoc.locate(target)
         return inspect.signature(found, eval_str=True).parameters
     except Exception:  # the import of a target may raise anything
-        return {}
+        return None
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -1,5 +1,6 @@
 """Pairs x explainers x metrics -> records. Knows no path and no config."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -47,15 +48,17 @@ def evaluate(
             explained = Explained(scene, upsample(normalise(raw), size))
             for metric_name, metric in metrics.items():
                 if all(region in pairs.masks for region in metric.needs):
+                    undefined = {reason: flag.tolist() for reason, flag in metric.undefined(explained).items()}
+                    why = [flag or first_true(undefined, i) for i, flag in enumerate(flags)]
                     values = metric(explained).cpu()
-                    shard.records.extend(rows((*names, name, metric_name), pairs, values, flags, metric.undefined))
+                    shard.records.extend(rows((*names, name, metric_name), pairs, values, why))
             if keep_maps:
                 shard.maps[f"{name}/query"] = raw.cpu()
                 if len(scene.encoded.terms) == 1:
                     shard.maps[f"{name}/reference"] = raw_maps(explainer, model, swapped(scene.encoded), pairs).cpu()
         scene.full()
         for fact, values in scene.facts.items():
-            shard.records.extend(rows((*names, PAIR, fact), pairs, values.cpu(), same, "nonfinite_score"))
+            shard.records.extend(rows((*names, PAIR, fact), pairs, values.cpu(), same))
         yield shard
 
 
@@ -85,10 +88,13 @@ def reasons(raw: RawMaps, same: list[str]) -> list[str]:
     ]
 
 
-def rows(
-    names: tuple[str, str, str, str, str], pairs: PairBatch, values: Tensor, flags: list[str], undefined: str
-) -> Iterator[Record]:
+def first_true(flags: dict[str, list[bool]], pair: int) -> str:
+    """The first reason that holds for a pair, or nothing."""
+    return next((reason for reason, holds in flags.items() if holds[pair]), "")
+
+
+def rows(names: tuple[str, str, str, str, str], pairs: PairBatch, values: Tensor, flags: list[str]) -> Iterator[Record]:
     """Records of one metric; a flagged value is NaN and a NaN value is flagged."""
     for query, reference, value, flag in zip(pairs.query_ids, pairs.reference_ids, values.tolist(), flags, strict=True):
-        reason = flag or (undefined if value != value else "")
+        reason = flag or ("" if math.isfinite(value) else "nonfinite_value")
         yield Record(*names, query, reference, float("nan") if reason else value, reason)

@@ -28,6 +28,7 @@ class SFAM:
         less the bias term; local for an MLP); "ignore" takes the pooled features for embeddings, another similarity.
     euclidean_cis: how a channel's share delta_k of the squared distance becomes a weight that grows with likeness:
         -delta, max delta - delta, 1 / (delta + epsilon), exp(-delta / tau); "dissimilarity", delta, asks "why far".
+        The default is bounded, has no pole, and told shared from unshared parts best on the planted set.
     epsilon, tau: null takes the median of the pair's deltas above zero.
     weight_normalisation: minmax and softmax add a multiple of the channel mean, which ignores the reference.
     per_position: "activation" is the plain feature map; "pooling" what pooling lets through (argmax under GMP).
@@ -36,7 +37,7 @@ class SFAM:
 
     gamma: float = 1.0
     head: Literal["pull_back", "ignore"] = "pull_back"
-    euclidean_cis: EuclideanCIS = "complement"
+    euclidean_cis: EuclideanCIS = "exponential"
     epsilon: float | None = None
     tau: float | None = None
     weight_normalisation: Normalisation = "none"

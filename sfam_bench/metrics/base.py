@@ -11,7 +11,7 @@ from sfam_bench.baselines import Baseline
 from sfam_bench.models.similarity_model import SimilarityModel, evaluating
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
-from sfam_bench.types import Images, Maps, Masks, Scores
+from sfam_bench.types import Flags, Images, Maps, Masks, Scores
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Explained:
 
 @runtime_checkable
 class Metric(Protocol):
-    """One value a pair; NaN where it is undefined, for the reason `undefined`."""
+    """One value a pair; NaN where it is undefined."""
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -76,11 +76,15 @@ class Metric(Protocol):
         """Regions of the query without which the metric does not apply."""
         ...
 
-    @property
-    def undefined(self) -> str:
-        """What a NaN means."""
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        """By reason, the pairs for which there is nothing to measure."""
         ...
 
     def __call__(self, explained: Explained) -> Scores:
         """Measure each pair."""
         ...
+
+
+def defined(values: Scores, undefined: dict[str, Flags]) -> Scores:
+    """NaN where any reason holds."""
+    return torch.where(torch.stack(list(undefined.values())).any(dim=0), torch.nan, values)

@@ -1,12 +1,12 @@
 """Does the map lie on a region of the query: the object, or on the planted set the evidence?"""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
 from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained
+from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.types import Flags, Maps, Masks, Scores
 
 
@@ -31,9 +31,15 @@ def energy(maps: Maps, region: Masks) -> Scores:
     return (positive * region).sum(dim=(1, 2)) / positive.sum(dim=(1, 2))
 
 
-def known(region: Masks, values: Scores) -> Scores:
-    """NaN where the region is empty, since there is nothing to hit."""
-    return torch.where(region.flatten(1).any(dim=1), values, torch.nan)
+def empty(explained: Explained, *regions: str) -> Flags:
+    """Pairs for which one of the regions is empty (hidden, or outside the crop): nothing to hit, nothing to miss."""
+    seen = [explained.scene.region(name).flatten(1).any(dim=1) for name in regions]
+    return ~torch.stack(seen).all(dim=0)
+
+
+def without_positive_part(explained: Explained) -> Flags:
+    """Pairs whose map is nowhere above zero, so that it has no energy to share out."""
+    return ~(explained.maps > 0).flatten(1).any(dim=1)
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,17 @@ class PointingGame:
     tolerance: float = 15.0
     only_with: str | None = None
     higher_is_better: bool | None = True
-    undefined: ClassVar[str] = "empty_mask"
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.region,) if self.only_with is None else (self.region, self.only_with)
 
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {"empty_mask": empty(explained, self.region)}
+
     def __call__(self, explained: Explained) -> Scores:
-        region = explained.scene.region(self.region)
-        return known(region, hits(explained.maps, region, self.tolerance).to(explained.maps.dtype))
+        found = hits(explained.maps, explained.scene.region(self.region), self.tolerance)
+        return defined(found.to(explained.maps.dtype), self.undefined(explained))
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,6 @@ class EnergyPointingGame:
     value: Literal["share", "chance", "ratio"] = "share"
     only_with: str | None = None
     higher_is_better: bool | None = True  # null for "chance"
-    undefined: ClassVar[str] = "empty_mask"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -78,8 +85,15 @@ class EnergyPointingGame:
     def needs(self) -> tuple[str, ...]:
         return (self.region,) if self.only_with is None else (self.region, self.only_with)
 
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {
+            "empty_mask": empty(explained, self.region),
+            "no_positive_part": without_positive_part(explained),
+        }
+
     def __call__(self, explained: Explained) -> Scores:
         region = explained.scene.region(self.region)
         share = energy(explained.maps, region)
         chance = region.to(share.dtype).mean(dim=(1, 2))
-        return known(region, {"share": share, "chance": chance, "ratio": share / chance}[self.value])
+        values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
+        return defined(values, self.undefined(explained))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sfam_bench.baselines import Baseline, Mean
 from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained
-from sfam_bench.types import Images, Maps, Scores
+from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.types import Flags, Images, Maps, Scores
 
 Ranks = Int[Tensor, "batch rows cols"]
 Curves = Float[Tensor, "batch steps"]
@@ -89,7 +89,6 @@ class Perturbation:
     steps: Steps = SIXTEEN
     min_range: float = 0.05
     needs: ClassVar[tuple[str, ...]] = ()
-    undefined: ClassVar[str] = "zero_range"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -107,7 +106,10 @@ class Perturbation:
             for direction in walked
         ]
         value = areas[0] - areas[1] if len(walked) == 2 else areas[0]
-        return torch.where(full - base < self.min_range, torch.nan, value)
+        return defined(value, self.undefined(explained))
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {"zero_range": explained.scene.full() - explained.scene.base(self.baseline) < self.min_range}
 
     def scores(self, explained: Explained, direction: Direction) -> Curves:
         """The raw curve, both ends included; walked once for all metrics that share it."""

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
 from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained
-from sfam_bench.metrics.localisation import energy, hits
-from sfam_bench.types import Scores
+from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.localisation import empty, energy, hits, without_positive_part
+from sfam_bench.types import Flags, Scores
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,6 @@ class Selectivity:
     tolerance: float = 0.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("shared", "unshared")
-    undefined: ClassVar[str] = "empty_mask"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -33,5 +30,8 @@ class Selectivity:
             values = energy(maps, shared) - energy(maps, unshared)
         else:
             values = hits(maps, shared, self.tolerance).to(maps) - hits(maps, unshared, self.tolerance).to(maps)
-        both = shared.flatten(1).any(dim=1) & unshared.flatten(1).any(dim=1)
-        return torch.where(both, values, torch.nan)
+        return defined(values, self.undefined(explained))
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        hidden = {"empty_mask": empty(explained, *self.needs)}
+        return hidden if self.of == "peak" else {**hidden, "no_positive_part": without_positive_part(explained)}
