@@ -31,7 +31,7 @@ Picture: TypeAlias = str | Path | PIL.Image.Image | Tensor
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps by name, (rows, cols), signed, largest magnitude one; a map of zeros has its reason in `flags`."""
+    """Maps by name, (rows, cols), signed, at most one in magnitude; a map of zeros has its reason in `flags`."""
 
     score: float
     query: Image

@@ -31,7 +31,7 @@ def test_maps_of_both_images_in_three_lines(model, tmp_path):
     found = sfam_bench.explain(model, tmp_path / "query.png", picture(1))
     assert found.query_maps.keys() == found.reference_maps.keys() == {"sfam", "similarity_decomposition"}
     assert found.query_maps["sfam"].shape == found.query.shape[1:] == (32, 32)
-    assert found.query_maps["sfam"].abs().max() == 1
+    assert 0.5 < found.query_maps["sfam"].abs().max() <= 1
     assert -1 <= found.score <= 1
     assert not found.flags
 

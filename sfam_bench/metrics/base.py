@@ -49,7 +49,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Explained:
-    """The maps of one method on a scene: at the resolution of the images, signed, largest magnitude one."""
+    """The maps of one method on a scene: at the resolution of the images, signed, at most one in magnitude."""
 
     scene: Scene
     maps: Maps
