@@ -1,0 +1,55 @@
+"""Shared by all tests: scripts run in this process, since a new one spends seconds on imports; the real photos."""
+
+import io
+import logging
+import os
+import runpy
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", ROOT.parent / "shared" / "data"))
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors, and workers of xdist that share the cores
+
+Outcome = tuple[int, str, str]
+
+
+def _run(name: str, *overrides: str) -> Outcome:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    GlobalHydra.instance().clear()
+    try:
+        with (
+            patch("sys.argv", [f"experiments/{name}.py", *overrides]),
+            patch.dict(os.environ),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            runpy.run_path(str(ROOT / "experiments" / f"{name}.py"), run_name="__main__")
+    except SystemExit as exited:
+        code = exited.code if isinstance(exited.code, int) else 1
+    finally:
+        GlobalHydra.instance().clear()
+        root.handlers[:], root.level = handlers, level  # Hydra sets up logging anew, on what is now a closed stream
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., Outcome]:
+    """`run_script(name, *overrides)` runs experiments/<name>.py as a shell would: (exit code, stdout, stderr)."""
+    return _run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photos, where there is one."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data at {SHARED}: set SFAM_BENCH_SHARED")
+    return SHARED

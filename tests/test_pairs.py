@@ -1,0 +1,234 @@
+"""Which pairs are chosen: each kind is what its name says, checked against the whole matrix of scores."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfam_bench.datasets.base import Dataset
+from sfam_bench.errors import UserError
+from sfam_bench.pairs import PairChoice, balanced_order, batches, first, load_batch
+from sfam_bench.records import Sample
+from sfam_bench.similarity import Cosine, NegativeEuclidean
+from sfam_bench.types import Mask
+
+CLASSES, EACH = 6, 4
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Images that are one grey level each; a class is a pair of states of two evidence parts."""
+
+    evidence: tuple[str, ...] = ("crest", "tail")
+    name: str = "toy"
+    split_name: str = "all"
+    index: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(
+            {
+                "label": np.repeat(range(CLASSES), EACH),
+                "class_name": np.repeat([f"class {k}" for k in range(CLASSES)], EACH),
+                "split": "test",
+                "crest": np.repeat([k // 2 for k in range(CLASSES)], EACH),
+                "tail": np.repeat([k % 2 for k in range(CLASSES)], EACH),
+            },
+            index=pd.Index([f"i{k:02d}" for k in range(CLASSES * EACH)], name="image_id"),
+        )
+    )
+
+    def image(self, image_id: str) -> PIL.Image.Image:
+        raise NotImplementedError
+
+    def sample(self, image_id: str) -> Sample:
+        return Sample(torch.full((3, 4, 5), int(image_id[1:]) / 100))
+
+    def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
+        whole = torch.ones(4, 5, dtype=torch.bool)
+        return {"foreground": whole} | ({"shared": whole} if query_id < reference_id else {})
+
+
+SET = Toy()
+IDS = list(SET.index.index)
+LABELS = SET.index["label"]
+GALLERY = (
+    torch.randn(len(IDS), 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    + torch.nn.functional.one_hot(torch.tensor(LABELS.to_numpy()), 5 + 1)[:, :5]
+)
+SCORES = pd.DataFrame(Cosine().matrix(GALLERY, GALLERY).numpy(), IDS, IDS)
+
+
+def choose(kind: str, **fields: object) -> pd.DataFrame:
+    return PairChoice(kinds=(kind,), **{"count": len(IDS), **fields})(SET, Cosine(), GALLERY, IDS)  # type: ignore[arg-type]
+
+
+def others(query: str, same: bool) -> pd.Series:
+    """Scores of the query with the other items of its class, or with those of other classes."""
+    row = SCORES.loc[query].drop(query)
+    return row[(LABELS[row.index] == LABELS[query]) == same]
+
+
+def test_the_toy_is_a_data_set() -> None:
+    assert isinstance(SET, Dataset)
+
+
+def test_a_nearest_positive_is_the_nearest_of_all_and_of_the_class() -> None:
+    pairs = choose("nearest_positive")
+    right = [i for i in IDS if others(i, True).max() > others(i, False).max()]
+    assert 0 < len(right) < len(IDS)
+    assert sorted(pairs["query_id"]) == right  # every query that retrieves its class, and no other
+    for pair in pairs.itertuples():
+        assert pair.reference_id == others(pair.query_id, True).idxmax()
+
+
+def test_a_hard_negative_is_the_nearest_of_another_class() -> None:
+    pairs = choose("hard_negative")
+    assert sorted(pairs["query_id"]) == IDS
+    for pair in pairs.itertuples():
+        assert pair.reference_id == others(pair.query_id, False).idxmax()
+
+
+def test_a_random_positive_is_another_of_the_class() -> None:
+    pairs = choose("random_positive")
+    assert sorted(pairs["query_id"]) == IDS
+    assert (pairs["query_label"] == pairs["reference_label"]).all()
+    assert (pairs["query_id"] != pairs["reference_id"]).all()
+    nearest = [others(query, True).idxmax() for query in pairs["query_id"]]
+    assert (pairs["reference_id"] != nearest).any()
+
+
+def test_a_triplet_has_the_nearest_of_both() -> None:
+    pairs = choose("triplet")
+    assert sorted(pairs["query_id"]) == IDS
+    for pair in pairs.itertuples():
+        assert pair.reference_id == others(pair.query_id, True).idxmax()
+        assert pair.negative_id == others(pair.query_id, False).idxmax()
+
+
+def test_a_partial_match_shares_exactly_one_evidence_part() -> None:
+    pairs = choose("partial_match")
+    assert sorted(pairs["query_id"]) == IDS
+    states = SET.index[list(SET.evidence)]
+    shared = states.loc[pairs["query_id"]].to_numpy() == states.loc[pairs["reference_id"]].to_numpy()
+    assert (shared.sum(axis=1) == 1).all()
+    assert shared.any(axis=0).all()  # now the crest, now the tail
+
+
+def test_a_partial_match_needs_evidence() -> None:
+    with pytest.raises(UserError, match="only dataset=planted has them"):
+        PairChoice(kinds=("partial_match",))(Toy(evidence=()), Cosine(), GALLERY, IDS)
+
+
+@pytest.mark.parametrize("kind", ["nearest_positive", "hard_negative", "random_positive", "triplet", "partial_match"])
+def test_rows_say_who_is_who_and_how_alike(kind: str) -> None:
+    pairs = choose(kind, count=5)
+    assert len(pairs) == 5
+    assert (pairs["kind"] == kind).all()
+    np.testing.assert_allclose(pairs["score"], [SCORES.loc[p.query_id, p.reference_id] for p in pairs.itertuples()])
+    for side in ("query", "reference"):
+        assert pairs[f"{side}_label"].tolist() == LABELS[pairs[f"{side}_id"]].tolist()
+        assert pairs[f"{side}_class"].tolist() == SET.index["class_name"][pairs[f"{side}_id"]].tolist()
+    assert (pairs["negative_id"] != "").all() == (kind == "triplet")
+
+
+@pytest.mark.parametrize("kind", ["hard_negative", "random_positive"])
+def test_the_choice_hangs_on_the_seed_alone(kind: str) -> None:
+    pd.testing.assert_frame_equal(choose(kind, seed=5), choose(kind, seed=5))
+    assert not choose(kind, seed=5).equals(choose(kind, seed=6))
+
+
+def test_a_longer_list_begins_with_the_shorter() -> None:
+    pd.testing.assert_frame_equal(choose("random_positive", count=5), choose("random_positive", count=11).head(5))
+
+
+def test_another_kind_beside_it_changes_nothing() -> None:
+    both = PairChoice(kinds=("hard_negative", "random_positive"), count=9)(SET, Cosine(), GALLERY, IDS)
+    assert both["kind"].tolist() == ["hard_negative"] * 9 + ["random_positive"] * 9
+    alone = choose("random_positive", count=9)
+    pd.testing.assert_frame_equal(both.tail(9).reset_index(drop=True), alone)
+
+
+@pytest.mark.parametrize("count", [6, 12, 9])
+def test_classes_take_turns(count: int) -> None:
+    asked = choose("hard_negative", count=count)["query_label"].value_counts().reindex(range(CLASSES), fill_value=0)
+    assert asked.sum() == count
+    assert asked.max() - asked.min() <= 1
+
+
+def test_per_class_limits_the_queries_of_a_class() -> None:
+    pairs = choose("hard_negative", per_class=2)
+    assert pairs["query_label"].value_counts().tolist() == [2] * CLASSES
+
+
+def test_both_directions_has_each_pair_and_its_reverse_once() -> None:
+    one, both = choose("nearest_positive"), choose("nearest_positive", both_directions=True)
+    forward = set(zip(one["query_id"], one["reference_id"], strict=True))
+    assert any((b, a) in forward for a, b in forward)  # some are each other's nearest, which would come twice
+    found = list(zip(both["query_id"], both["reference_id"], strict=True))
+    assert len(found) == len(set(found))
+    assert set(found) == forward | {(b, a) for a, b in forward}
+    assert (both["query_label"] == LABELS[both["query_id"]].to_numpy()).all()
+
+
+def test_triplets_are_not_turned_round() -> None:
+    pd.testing.assert_frame_equal(choose("triplet", both_directions=True), choose("triplet"))
+
+
+def test_too_few_pairs_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(choose("hard_negative", count=100)) == len(IDS)
+    assert "24 pairs of kind hard_negative instead of 100" in caplog.text
+
+
+def test_no_pair_at_all_is_said() -> None:
+    ids = IDS[::EACH]  # one image a class
+    with pytest.raises(UserError, match="no pair of kind random_positive"):
+        PairChoice(kinds=("random_positive",))(SET, Cosine(), GALLERY[::EACH], ids)
+
+
+@pytest.mark.parametrize("fields", [{"kinds": ("nearest",)}, {"kinds": ()}, {"count": 0}, {"count": -3}])
+def test_a_choice_that_cannot_be_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=r"kinds are nearest_positive, .* count > 0"):
+        PairChoice(**fields)  # type: ignore[arg-type]
+
+
+def test_ties_go_to_the_first() -> None:
+    gallery = torch.zeros(len(IDS), 2)
+    pairs = PairChoice(kinds=("hard_negative",), count=len(IDS))(SET, NegativeEuclidean(), gallery, IDS)
+    for pair in pairs.itertuples():
+        assert pair.reference_id == next(i for i in IDS if LABELS[i] != pair.query_label)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.none() | st.integers(1, 4), st.integers(0, 99))
+def test_a_balanced_order_visits_every_class_before_any_again(labels: list[int], limit: int | None, seed: int) -> None:
+    order = balanced_order(pd.Series(labels), np.random.default_rng(seed), limit)
+    assert len(set(order)) == len(order)
+    assert len(order) == sum(min(labels.count(k), limit or len(labels)) for k in set(labels))
+    turns = [sum(labels[earlier] == labels[at] for earlier in order[:place]) for place, at in enumerate(order)]
+    assert turns == sorted(turns)
+
+
+def test_batches_are_of_one_kind_and_keep_the_order() -> None:
+    pairs = PairChoice(kinds=("triplet", "hard_negative"), count=7)(SET, Cosine(), GALLERY, IDS)
+    cut = batches(pairs, 3)
+    assert [len(batch) for batch in cut] == [3, 3, 1, 3, 3, 1]
+    assert all(len(set(batch["kind"])) == 1 for batch in cut)
+    pd.testing.assert_frame_equal(pd.concat(cut), pairs)
+    assert first(pairs, 2).index.tolist() == [0, 1, 7, 8]
+
+
+def test_a_batch_holds_the_images_and_only_the_regions_of_all_its_pairs() -> None:
+    pairs = choose("triplet", count=6)
+    batch = load_batch(SET, pairs)
+    grey = {side: [int(i[1:]) / 100 for i in pairs[f"{side}_id"]] for side in ("query", "reference", "negative")}
+    for side, levels in grey.items():
+        torch.testing.assert_close(getattr(batch, side)[:, 0, 0, 0], torch.tensor(levels))
+    assert batch.negative_ids == tuple(pairs["negative_id"])
+    ahead = pairs["query_id"] < pairs["reference_id"]
+    assert 0 < ahead.sum() < 6
+    assert set(batch.masks) == {"foreground"}
+    assert set(load_batch(SET, pairs[ahead]).masks) == {"foreground", "shared"}
+    assert load_batch(SET, choose("hard_negative", count=2)).negative is None
