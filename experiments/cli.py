@@ -22,7 +22,7 @@ from sfam_bench.errors import UserError
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 SETTINGS: dict[str, Any] = {  # those that the scripts themselves read; the others go through `build`
     **{"seed": int, "batch_size": int, "resume": bool, "split": str, "run_dir": str, "device": str | None},
-    **{"maps.save": bool, "maps.pictures": int, "runs": list, "out": str},
+    **{"maps.save": bool, "keep_memory": bool, "maps.pictures": int, "runs": list, "out": str},
 }
 LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0}
 WRITTEN: dict[Any, Any] = {bool: bool, int: int, float: (int, float), str: str, Path: str}  # types as YAML writes them

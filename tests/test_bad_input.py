@@ -461,6 +461,12 @@ def test_an_empty_mask_is_flagged_for_the_metrics_that_need_it(model: Similarity
     assert found["deletion"] == ["", "", ""]
 
 
+def test_a_map_without_a_positive_part_has_no_energy_to_share(model: SimilarityModel, batch: PairBatch) -> None:
+    found = flags(model, batch, lambda *_: -1 - torch.arange(16.0).reshape(1, 4, 4).expand(3, -1, -1))
+    assert found["energy"] == ["no_positive_part"] * 3
+    assert found["pointing"] == ["", "", ""]
+
+
 def test_a_range_of_zero_is_flagged(model: SimilarityModel, batch: PairBatch) -> None:
     batch.query[0] = 0.5  # its own mean colour: there is nothing to delete
     found = flags(model, batch, Chance(), {"deletion": replace(METRICS["deletion"], min_range=1e-6)})

@@ -111,9 +111,8 @@ def test_a_misspelt_field_is_refused(group: str) -> None:
 SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear"), ("dot", "gem", "mlp")]
 
 
-@pytest.fixture(scope="module", params=SETUPS, ids="-".join)
-def model(request: pytest.FixtureRequest) -> SimilarityModel:
-    similarity, pooling, head = request.param
+def tiny(similarity: str, pooling: str, head: str) -> SimilarityModel:
+    """An untrained planted_net with these parts."""
     chosen = [f"similarity={similarity}", f"pooling={pooling}", f"head={head}", "model.image_size=32"]
     dims = {"none": [], "linear": ["head.dims=6"], "mlp": ["head.dims=6", "head.hidden=10"]}[head]
     torch.manual_seed(3)
@@ -156,6 +155,11 @@ def traces(model: SimilarityModel) -> dict[str, Any]:
     asked = [parameter.requires_grad for parameter in model.parameters()]
     grads = [parameter.grad is not None for parameter in model.parameters()]
     return {"hooks": hooks, "modes": modes, "requires_grad": asked, "grads": grads}
+
+
+@pytest.fixture(scope="module", params=SETUPS, ids="-".join)
+def model(request: pytest.FixtureRequest) -> SimilarityModel:
+    return tiny(*request.param)
 
 
 @pytest.fixture
@@ -230,8 +234,8 @@ def test_a_map_depends_on_the_reference_unless_it_is_a_control(name: str, model:
 
 
 @pytest.fixture(scope="module")
-def scene(model: SimilarityModel) -> Scene:
-    batch = pairs()
+def scene() -> Scene:
+    model, batch = tiny("cosine", "gap", "none"), pairs()
     return Scene(model, encode_pairs(model, Similarity(), batch.query, batch.reference), batch)
 
 
@@ -250,10 +254,11 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
         assert isinstance(metric, Metric), key
         assert type(metric).__dataclass_params__.frozen
         assert metric.higher_is_better in (True, False, None)
-        assert isinstance(metric.undefined, str)
-        assert metric.undefined
         assert set(metric.needs) <= set(REGIONS)
-        values = metric(Explained(scene, random_maps()))
+        explained = Explained(scene, random_maps())
+        values, reasons = metric(explained), metric.undefined(explained)
+        assert all(isinstance(reason, str) and reason for reason in reasons)
+        assert torch.equal(torch.stack(list(reasons.values())).any(dim=0), values.isnan())
         assert values.shape == (3,)
         assert not values.isinf().any()
         assert not values.requires_grad
@@ -278,10 +283,11 @@ def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scen
         for region in metric.needs:
             batch = only(scene.pairs, [0, 1, 2])
             batch.masks[region][1] = False
-            values = metric(Explained(Scene(scene.model, scene.encoded, batch), random_maps()))
+            explained = Explained(Scene(scene.model, scene.encoded, batch), random_maps())
             if region == getattr(metric, "only_with", None):
                 continue  # it only says to which batches the metric applies
-            assert values.isnan().tolist() == [False, True, False], key
+            assert metric(explained).isnan().tolist() == [False, True, False], key
+            assert metric.undefined(explained)["empty_mask"].tolist() == [False, True, False], key
 
 
 # Parts of a model, losses, baselines

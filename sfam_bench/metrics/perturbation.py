@@ -116,7 +116,7 @@ class Perturbation:
 
         def walk() -> Tensor:
             scene = explained.scene
-            image = scene.encoded.query.images.to(scene.model.device)
+            image = scene.encoded.query.images
             ends = [(image, scene.full()), (self.baseline(image), scene.base(self.baseline))]
             (start, first), (finish, last) = ends if direction == "deletion" else ends[::-1]
             order = explained.once("ranks", lambda: ranks(explained.maps))

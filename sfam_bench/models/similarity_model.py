@@ -79,8 +79,8 @@ class SimilarityModel(nn.Module):
         """Run the trunk once, in eval mode and without gradient; explainers start autograd at the activations."""
         # leaving inference mode lets a caller inside it still differentiate what comes back
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
-            images = images.clone() if images.is_inference() else images
-            activations = self.trunk(images.to(self.device))
+            images = (images.clone() if images.is_inference() else images).to(self.device)
+            activations = self.trunk(images)
             return Side(images, activations, self.embedder(activations))
 
 
