@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig
 
-from experiments.cli import build, script
+from experiments.cli import script
+from experiments.settings import build
 
 
 @script("data")

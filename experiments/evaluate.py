@@ -5,14 +5,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli import build, script
+from experiments.cli import script
 from experiments.parts import dataset_and_model, image_ids, keep_pictures, labels
+from experiments.settings import build
 from sfam_bench import pairs as pairing
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.evaluate import evaluate
 from sfam_bench.models.build import weights_hash
 from sfam_bench.retrieval import embed, retrieval
-from sfam_bench.store import RunStore
+from sfam_bench.store import RunStore, refuse
 from sfam_bench.stream import progress
 
 MATTERS = ("dataset", "model", "target", "explainer", "metric", "pairs", "maps", "split", "batch_size", "seed")
@@ -33,9 +34,11 @@ def main(cfg: DictConfig) -> None:
         **{"split": split, "seed": cfg.seed, "explainers": list(explainers), "image_counts": {cfg.split: len(chosen)}},
         "metrics": {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()},
     }
-    store = RunStore.create(Path(cfg.run_dir), identity, facts, resume=cfg.resume)
+    refuse(Path(cfg.run_dir), resume=cfg.resume)  # early; the folder is begun once there are pairs
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     pairs = choice(dataset, model.similarity, gallery, chosen)
+    target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
+    store = RunStore.create(Path(cfg.run_dir), identity, facts, resume=cfg.resume)
     store.write_pairs(pairs)
     frames = pairing.batches(pairs, cfg.batch_size)
     todo = [number for number in range(len(frames)) if not store.has_shard(number)]

@@ -1,4 +1,4 @@
-"""The intervention check of the planted set: does repainting the evidence, and nothing else, change what is retrieved?"""
+"""The intervention check of the planted set: does repainting the evidence, and it alone, change what is retrieved?"""
 
 from pathlib import Path
 

@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments.cli import build
+from experiments.settings import build
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
 from sfam_bench.hardware import keep_memory

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.cli import build, script
+from experiments.cli import script
 from experiments.parts import dataset_and_model, image_ids, labels
+from experiments.settings import build
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.models.build import save
 from sfam_bench.provenance import run_facts

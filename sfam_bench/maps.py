@@ -1,7 +1,8 @@
 """The only place where raw maps change size and scale."""
 
 import torch
-from torch.nn import functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from sfam_bench.types import Flags, Maps, RawMaps
 
@@ -10,7 +11,18 @@ CONSTANT = 1e-5  # range over largest magnitude below which float32 maps are fla
 
 def upsample(raw: RawMaps, size: tuple[int, int]) -> Maps:
     """Resample to `size` (rows, cols) bilinearly, without aligned corners (each cell stands for its patch)."""
-    return F.interpolate(raw[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    rows, cols = (bilinear(cells, pixels).to(raw) for cells, pixels in zip(raw.shape[-2:], size, strict=True))
+    return rows @ raw @ cols.T
+
+
+def bilinear(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
+    """Weights of the cells in each pixel, as in F.interpolate.
+
+    But pixels beyond the centre of the last cell are exactly equal here; there they differ in the last bit, so that
+    their ranks would hang on rounding, and with it on the batch.
+    """
+    centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
+    return (1 - (centres.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()).clamp_min(0)
 
 
 def flagged(raw: RawMaps) -> tuple[Flags, Flags]:

@@ -40,7 +40,7 @@ class Candidates:
 
     def nearest(self, among: np.ndarray) -> int | None:
         """The highest score among some items; the first of equals."""
-        return int(self.scores.masked_fill(~torch.from_numpy(among), -torch.inf).argmax()) if among.any() else None
+        return int(self.scores.masked_fill(~torch.tensor(among), -torch.inf).argmax()) if among.any() else None
 
     def any(self, among: np.ndarray) -> int | None:
         """One of some items at random."""
@@ -93,7 +93,7 @@ class PairChoice:
     `both_directions` adds each pair swapped (not for triplets), doubling the count.
     """
 
-    kinds: tuple[str, ...] = ("nearest_positive",)
+    kinds: list[str] | tuple[str, ...] = ("nearest_positive",)
     count: int = 60
     per_class: int | None = None
     both_directions: bool = False
@@ -102,9 +102,10 @@ class PairChoice:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # YAML brings a list
         unknown = set(self.kinds) - KINDS.keys()
-        if unknown or not self.kinds or self.count < 1:
+        if unknown or not self.kinds or self.count < 1 or (self.per_class is not None and self.per_class < 1):
             raise UserError(
-                f"pairs.kinds={list(self.kinds)}, pairs.count={self.count}: kinds are {', '.join(KINDS)}, count > 0"
+                f"pairs.kinds={list(self.kinds)}, pairs.count={self.count}, pairs.per_class={self.per_class}: "
+                f"kinds are {', '.join(KINDS)}, count > 0, per_class > 0 or null"
             )
 
     def __call__(

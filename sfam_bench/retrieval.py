@@ -48,7 +48,7 @@ def _without_self(scores: Matrix, start: int) -> Matrix:
 
 def retrieval(
     similarity: SimilarityFunction, gallery: Gallery, labels: Labels, recall_at: Sequence[int] = (1, 2, 4, 8)
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Leave-one-out recall@k, R-precision, MAP@R (Musgrave et al., ECCV 2020), without items alone in their class."""
     others = (labels[:, None] == labels).sum(dim=1) - 1
     deepest = min(max(int(others.max()), *recall_at), len(labels) - 1)

@@ -49,9 +49,8 @@ class RunStore:
         `config` must hold only what changes the numbers: its hash decides whether a run may be continued.
         """
         store = cls(Path(root))
+        refuse(store.root, resume)
         if _holds_results(store.root):
-            if not resume:
-                raise UserError(_exists(root))
             if read_manifest(store.root).get("config_hash") != config_hash(config):
                 raise UserError(f"run folder {root} has another config: restore it (config.yaml), or change run_dir")
             return store
@@ -178,14 +177,16 @@ def _holds_results(root: Path) -> bool:
     return root.exists() and any(not path.name.startswith(".") and path.suffix != ".log" for path in root.iterdir())
 
 
-def _exists(root: Path) -> str:
-    return f"run folder {root} exists: pass resume=true to continue it, or another run_dir"
+def refuse(root: Path, resume: bool) -> None:
+    """Raise UserError where a folder holds results and is not to be continued."""
+    if _holds_results(root) and not resume:
+        raise UserError(f"run folder {root} exists: pass resume=true to continue it, or another run_dir")
 
 
 def begin(root: Path) -> Path:
     """Make a folder for results that come all at the end (training); refuses one that holds results."""
     if _holds_results(root):
-        raise UserError(_exists(root).replace("pass resume=true to continue it, or another", "choose another"))
+        raise UserError(f"run folder {root} exists: choose another run_dir")
     root.mkdir(parents=True, exist_ok=True)
     return root
 

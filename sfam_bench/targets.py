@@ -8,6 +8,8 @@ from sfam_bench.records import Encoded, Side, Term
 from sfam_bench.similarity import SimilarityFunction
 from sfam_bench.types import Embeddings, Scores
 
+NO_NEGATIVE = "the margin target needs triplets: choose pairs.kinds=[triplet]"
+
 
 @runtime_checkable
 class Target(Protocol):
@@ -16,6 +18,10 @@ class Target(Protocol):
     @property
     def name(self) -> str:
         """Key of the target in the frame."""
+        ...
+
+    def check(self, has_negatives: bool) -> None:
+        """Raise UserError where the pairs lack what the target needs."""
         ...
 
     def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
@@ -29,6 +35,9 @@ class Similarity:
 
     name: str = "similarity"
 
+    def check(self, has_negatives: bool) -> None:
+        """Any pair will do."""
+
     def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
         return (Term(1.0, reference),)
 
@@ -39,9 +48,13 @@ class Margin:
 
     name: str = "margin"
 
+    def check(self, has_negatives: bool) -> None:
+        if not has_negatives:
+            raise UserError(NO_NEGATIVE)
+
     def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
         if negative is None:
-            raise UserError("the margin target needs triplets: choose pairs.kinds=[triplet]")
+            raise UserError(NO_NEGATIVE)
         return (Term(1.0, reference), Term(-1.0, negative))
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,13 @@ class Recipe:
     workers: int = 0  # processes that load images; 0 loads in this one
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.per_class < 1 or self.batch_size < 1 or self.batch_size % self.per_class:
+            raise UserError(
+                f"train.epochs={self.epochs}, train.batch_size={self.batch_size}, train.per_class={self.per_class}: "
+                "each must be at least 1, and batch_size a multiple of per_class"
+            )
+
 
 def train(
     model: SimilarityModel,
@@ -50,6 +59,11 @@ def train(
     classes = {label: number for number, label in enumerate(sorted(set(labels)))}
     if len(classes) < 2:
         raise UserError(f"training needs two classes, not {len(classes)}: check dataset.split")
+    if not recipe.batch_size <= min(len(labels), len(classes) * recipe.per_class):
+        raise UserError(
+            f"train.batch_size={recipe.batch_size} is more than {len(labels)} images or than train.per_class="
+            f"{recipe.per_class} of each of {len(classes)} classes: lower it"
+        )
     numbers = [classes[label] for label in labels]
     seed(recipe.seed)
     loader = DataLoader(
@@ -99,8 +113,8 @@ class _Labelled(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return self.load(self.image_ids[position]), self.labels[position]
+    def __getitem__(self, position: SupportsIndex) -> tuple[Tensor, int]:  # the sampler's are numpy's
+        return self.load(self.image_ids[index(position)]), self.labels[index(position)]
 
 
 def seed(number: int) -> None:

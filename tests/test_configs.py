@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from experiments.cli import build
+from experiments.settings import build
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.maps import normalise

@@ -56,7 +56,7 @@ def direction(model: SimilarityModel, encoded: Encoded) -> Embeddings:
 
 def _before_l2(model: SimilarityModel, embeddings: Embeddings, towards: Embeddings) -> Tensor:
     """<towards, embedding> with the L2 norm of the embedding held constant."""
-    form = (embeddings * towards.detach()).sum(dim=1)
+    form = (embeddings * towards.detach().clone()).sum(dim=1)  # a clone, since a caller may be in inference mode
     return form / norm(embeddings).detach()[:, 0] if model.embedder.normalise else form
 
 

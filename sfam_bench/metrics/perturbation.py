@@ -11,7 +11,7 @@ from numpy.polynomial.legendre import legvander
 from torch import Tensor
 
 from sfam_bench.baselines import Baseline, Mean
-from sfam_bench.errors import check_choices
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.types import Flags, Images, Maps, Scores
 
@@ -34,6 +34,9 @@ class Trapezoid:
 
     intervals: int = 224
 
+    def __post_init__(self) -> None:
+        check_intervals(self.intervals)
+
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = np.unique(np.rint(np.linspace(0, pixels, self.intervals + 1)).astype(int))
         widths = np.diff(counts) / pixels
@@ -49,11 +52,20 @@ class ClenshawCurtis:
 
     intervals: int = 16
 
+    def __post_init__(self) -> None:
+        check_intervals(self.intervals)
+
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         nodes = -np.cos(np.pi * np.arange(self.intervals + 1) / self.intervals)
         moments = np.eye(1, self.intervals + 1)[0]  # only the constant polynomial has an integral
         weights = np.linalg.solve(legvander(nodes, self.intervals).T, moments)
         return np.rint((nodes + 1) / 2 * pixels).astype(int).tolist(), weights.tolist()
+
+
+def check_intervals(intervals: int) -> None:
+    """Raise UserError where a curve would have no point between its ends."""
+    if intervals < 2:
+        raise UserError(f"steps.intervals is {intervals}: a curve needs at least 2")
 
 
 def ranks(maps: Maps) -> Ranks:

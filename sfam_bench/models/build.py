@@ -94,7 +94,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # pickle.UnpicklingError: torch's refusal of code in the file
         raise UserError(
-            f"refused to read {path}: {_first_line(error)}; only plain tensors are loaded (weights_only)"
+            f"refused to read {path}: it holds more than tensors, which may be code; only plain tensors are loaded"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no plain state dict; save model.state_dict() or a .safetensors file")

@@ -1,0 +1,102 @@
+"""From config to objects, with every plain value checked against the type that its target declares."""
+
+import inspect
+import pydoc
+from collections.abc import Container, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from beartype import BeartypeConf
+from beartype.door import is_bearable
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from sfam_bench.errors import UserError
+
+OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
+    **{"seed": int, "batch_size": int, "resume": bool, "split": str, "run_dir": str, "device": str | None},
+    **{"maps.save": bool, "keep_memory": bool, "maps.pictures": int, "runs": list, "out": str},
+}
+LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0}
+TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
+PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+
+
+def build(config: Any, **fields: Any) -> Any:
+    """Instantiate one node; plain dicts and lists inside, so that frozen dataclasses stay what they are."""
+    if isinstance(config, DictConfig | ListConfig):
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        check_fields(plain, config._get_full_key(None), fields)
+    return instantiate(config, _convert_="all", **fields)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Raise UserError where a setting of the scripts has the wrong type (resume=maybe would count as true)."""
+    for name, hint in OWN.items():
+        value = OmegaConf.select(cfg, name, default="???")
+        if value == "???":
+            continue
+        value = list(value) if isinstance(value, ListConfig) else value
+        low = name in LOWEST and isinstance(value, int) and value < LOWEST[name]
+        if not fits(value, hint) or value == "" or low:
+            least = f" of at least {LOWEST[name]}" if name in LOWEST else ""
+            raise UserError(f"{name} is {shown(value)}: expected {readable(hint)}{least}")
+
+
+def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
+    """Raise UserError where a `_target_` has no such field, or a field's plain value is not of its type."""
+    if isinstance(node, list):
+        for item in node:
+            check_fields(item, where)
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        check_fields(value, f"{where}.{name}")
+    parameters = signature(node["_target_"]) if "_target_" in node else None
+    if parameters is None:
+        return
+    takes_any = any(known.kind is known.VAR_KEYWORD for known in parameters.values())
+    for name, value in node.items():
+        if name.startswith("_") or name in given or value == "???":
+            continue
+        if name in parameters:
+            hint = parameters[name].annotation
+            if not fits(value, hint):
+                raise UserError(f"{where}.{name} is {shown(value)}: expected {readable(hint)}")
+        elif not takes_any:
+            raise UserError(f"{where} has no setting '{name}': it has {', '.join(parameters) or 'no settings'}")
+
+
+def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
+    """What a target takes; nothing where Python cannot tell, or where there is none, which Hydra says."""
+    try:
+        found: Any = pydoc.locate(target)
+        return inspect.signature(found, eval_str=True).parameters
+    except Exception:  # the import of a target may raise anything
+        return None
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value out of YAML is of the type `hint`; a mapping becomes an object, which `build` makes."""
+    if hint is inspect.Parameter.empty or isinstance(value, dict):
+        return True
+    if isinstance(value, bool) and not is_bearable("text", hint):  # Python takes true for a whole number
+        return bool in (hint, *get_args(hint)) or hint in (Any, object)
+    return is_bearable(value, hint, conf=TOWER) or (isinstance(value, list) and is_bearable(tuple(value), hint))
+
+
+def shown(value: Any) -> str:
+    """A plain value as YAML would show it."""
+    return "null" if value is None else repr(value)
+
+
+def readable(hint: Any) -> str:
+    """A type as a reader of YAML would name it."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    named = [PLAIN[kind] for kind in PLAIN if kind in (hint, get_origin(hint), *map(base, get_args(hint)))]
+    return " or ".join([*named, *(["null"] if type(None) in get_args(hint) else [])]) or "a mapping"
+
+
+def base(hint: Any) -> Any:
+    """list of list[str], the type itself otherwise."""
+    return get_origin(hint) or hint
