@@ -33,9 +33,8 @@ demo-cub: setup  ## the same on real birds, frozen and fine-tuned: make demo-cub
 data-%: setup  ## download cub, cars196 or sop: make data-cub
 	$(PY) experiments/data.py download=$*
 
-# one thread a worker: two workers with two threads each would wait for each other's cores
 test: lint  ## lint, types, import contracts and all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2
 
 lint: setup  ## ruff, mypy, import-linter
 	$(PY) -m ruff check .

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.forms import Explainer
@@ -57,6 +57,8 @@ def evaluate(
                 if len(scene.encoded.terms) == 1:
                     shard.maps[f"{name}/reference"] = raw_maps(explainer, model, swapped(scene.encoded), pairs).cpu()
         scene.full()
+        if not isinstance(model.embedder.projection, nn.Identity):
+            scene.headless()
         for fact, values in scene.facts.items():
             shard.records.extend(rows((*names, PAIR, fact), pairs, values.cpu(), same))
         yield shard

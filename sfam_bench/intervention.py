@@ -31,7 +31,7 @@ def intervention_check(
     for part in dataset.parts:
         repainted = _embed(embed, [_repaint(dataset, test.index[int(k)], part, draw) for k in chosen])
         flips = _nearest_label(repainted, gallery, labels, chosen) != labels[chosen]
-        share = float(flips.float().mean()) if len(chosen) else float("nan")
+        share = float(flips.double().mean()) if len(chosen) else float("nan")
         rows.append((part, part in dataset.evidence, share, len(chosen)))
     return pd.DataFrame(rows, columns=["part", "evidence", "flips", "count"])
 

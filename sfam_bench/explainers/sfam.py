@@ -7,6 +7,7 @@ import torch
 
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.forms import channel_form, combine, derivative, differentiating
+from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.similarity import NegativeEuclidean
@@ -69,9 +70,8 @@ class SFAM:
         if self.head == "pull_back":
             return channel_form(model, query, model.similarity.direction(query.embeddings, reference.embeddings))
         with torch.no_grad():
-            p, q = (side.activations.mean(dim=(2, 3)) for side in (query, reference))
-            if model.embedder.pools_the_cut:
-                p, q = model.embedder.pool(query.activations), model.embedder.pool(reference.activations)
+            features = model.embedder.features if model.embedder.pools_the_cut else GAP()
+            p, q = features(query.activations), features(reference.activations)
         return model.similarity.direction(p, q), p
 
 

@@ -1,7 +1,7 @@
 """What a metric sees, and what it must say about itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,7 +21,7 @@ class Scene:
     model: SimilarityModel
     encoded: Encoded
     pairs: PairBatch
-    facts: dict[str, Scores] = field(default_factory=dict)  # s_full, s_base_<baseline>: recorded under explainer "pair"
+    facts: dict[str, Scores] = field(default_factory=dict)  # s_full, s_headless, s_base_<baseline>: of the pair itself
 
     def score(self, images: Images) -> Scores:
         """The target for other images in the query's place."""
@@ -41,6 +41,19 @@ class Scene:
         if key not in self.facts:
             self.facts[key] = self.score(baseline(self.encoded.query.images))
         return self.facts[key]
+
+    def headless(self) -> Scores:
+        """The target of the pooled features: another similarity, which explaining without the head would explain."""
+        if "s_headless" not in self.facts:
+            embedder, query = self.model.embedder, self.encoded.query
+            with torch.no_grad(), evaluating(self.model):
+                sides = [embedder.features(side.activations) for side in (query, *(t.side for t in self.encoded.terms))]
+            terms = [
+                replace(term, side=replace(term.side, embeddings=features))
+                for term, features in zip(self.encoded.terms, sides[1:], strict=True)
+            ]
+            self.facts["s_headless"] = score(self.model.similarity, sides[0], tuple(terms))
+        return self.facts["s_headless"]
 
     def region(self, name: str) -> Masks:
         """A region of the query, on the model's device."""

@@ -38,6 +38,11 @@ class Embedder(nn.Module):
         pooled: Tensor = self.pooling(self.tail(activations))
         return pooled
 
+    def features(self, activations: Activations) -> Tensor:
+        """Pooled features on the scale of the embeddings: what they would be without neck and head."""
+        pooled = self.pool(activations)
+        return unit(pooled) if self.normalise else pooled
+
     def project(self, pooled: Pooled) -> Embeddings:
         """Embeddings before L2."""
         embeddings: Tensor = self.projection(pooled)

@@ -122,3 +122,9 @@ def test_an_early_cut_says_what_it_cannot_do():
     model.embedder.tail = nn.Conv2d(2, 2, 1)
     with pytest.raises(UserError, match="right before pooling"):
         SFAM(per_position="pooling")(model, encoded, PAIRS)
+
+
+def test_ignoring_the_head_keeps_the_scale_of_unit_vectors():
+    options = {"similarity": NegativeEuclidean(), "normalise": True}
+    ignoring = explain(SFAM(head="ignore", euclidean_cis="negative"), head=nn.Linear(2, 3), **options)
+    assert ignoring == pytest.approx(explain(SFAM(euclidean_cis="negative"), **options), rel=1e-5)
