@@ -96,7 +96,7 @@ def test_broken_file(home: Path, name: str) -> None:
 def test_file_gone_after_indexing(home: Path) -> None:
     data = folder(home, ["a.jpg", "d.png"])
     (home / "a.jpg").unlink()
-    with pytest.raises(UserError, match=r"a\.jpg is missing: put it back"):
+    with pytest.raises(UserError, match=r"a\.jpg is missing: check the path"):
         data.sample("i0")
 
 
