@@ -49,7 +49,10 @@ def main(cfg: DictConfig) -> None:
         store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None)
     keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
     found = retrieval(model.similarity, gallery, labels(dataset, chosen))
-    store.finish(shards=len(frames), retrieval=found, skipped=store.silent(metrics))
+    silent = store.silent(metrics)
+    store.finish(shards=len(frames), retrieval=found, skipped=silent)
+    if silent:
+        print(f"left out, for want of the regions they need in {dataset.name}: {', '.join(silent)}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")
 
 
