@@ -22,7 +22,11 @@ def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
     torch.manual_seed(cfg.seed)
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     # channels_last is the faster layout for convolutions, a third and more on CPUs
-    return dataset, build(cfg.model).to(device).to(memory_format=torch.channels_last)
+    model = build(cfg.model).to(memory_format=torch.channels_last)
+    try:
+        return dataset, model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, or not there
+        raise UserError(f"device={device} cannot be used here; leave it null, or choose cpu or cuda") from error
 
 
 def image_ids(dataset: Dataset, split: str) -> list[str]:

@@ -93,6 +93,7 @@ SETTINGS = {
     "pairs.count=many": ("pairs.count is 'many'", "a whole number"),
     "model.normalise=maybe": ("model.normalise is 'maybe'", "true or false"),
     "run_dir=null": ("run_dir is null",),
+    "device=tpu9": ("device=tpu9 cannot be used here", "cpu or cuda"),
 }
 
 
