@@ -60,18 +60,20 @@ def _before_l2(model: SimilarityModel, embeddings: Embeddings, towards: Embeddin
     return form / norm(embeddings).detach()[:, 0] if model.embedder.normalise else form
 
 
+def _form_gradient(model: SimilarityModel, side: Side, towards: Embeddings) -> Activations:
+    """d<towards, e>/dA with norms held constant."""
+    embedder = model.embedder
+    with differentiating(model):
+        return derivative(lambda a: _before_l2(model, embedder.project(embedder.pool(a)), towards), side.activations)
+
+
 def contributions(model: SimilarityModel, side: Side, towards: Embeddings) -> Activations:
     """A * d<towards, e>/dA with norms constant: the share of each activation in the linear form.
 
     Sums to the form, less the bias, for every pooling that is homogeneous of degree one and every affine head;
     for other heads and for tails it is the local linear part [derived].
     """
-    embedder = model.embedder
-    with differentiating(model):
-        gradient = derivative(
-            lambda a: _before_l2(model, embedder.project(embedder.pool(a)), towards), side.activations
-        )
-    return side.activations * gradient
+    return side.activations * _form_gradient(model, side, towards)
 
 
 def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tuple[Weights, Pooled]:
@@ -81,12 +83,11 @@ def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tup
     change of each channel and p its mean.
     """
     embedder, activations = model.embedder, side.activations
+    if not embedder.pools_the_cut:
+        return _form_gradient(model, side, towards).sum(dim=(2, 3)), activations.mean(dim=(2, 3))
     with differentiating(model):
-        if embedder.pools_the_cut:
-            pooled = embedder.pool(activations.detach().clone()).detach()
-            return derivative(lambda p: _before_l2(model, embedder.project(p), towards), pooled), pooled
-        gradient = derivative(lambda a: _before_l2(model, embedder.project(embedder.pool(a)), towards), activations)
-    return gradient.sum(dim=(2, 3)), activations.mean(dim=(2, 3))
+        pooled = embedder.pool(activations.detach().clone()).detach()
+        return derivative(lambda p: _before_l2(model, embedder.project(p), towards), pooled), pooled
 
 
 def combine(weights: Weights, activations: Activations) -> RawMaps:

@@ -110,7 +110,7 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
     """Split a traceable model after `layer` (default: the last feature map) by torch.fx; returns (trunk, tail).
 
     The tail ends at `features` (default: the last node with more than one position) and is None when nothing is left.
-    Its activations functions are not in place, since the caller keeps what enters it.
+    Its activation functions are not in place, since the caller keeps what enters it.
     """
     model.eval()  # functional dropout and stochastic depth are traced as they are at test time
     tracer = NodePathTracer(leaf_modules=list(get_notrace_modules()))

@@ -37,6 +37,3 @@ class GeM(nn.Module):
 
     def forward(self, activations: Activations) -> Pooled:
         return activations.clamp_min(self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
-
-
-POOLINGS: dict[str, type[nn.Module]] = {"gap": GAP, "gmp": GMP, "gap_gmp": GAPGMP, "gem": GeM}
