@@ -13,6 +13,8 @@ from sfam_bench.similarity import norm
 from sfam_bench.targets import score
 from sfam_bench.types import Activations, Embeddings, Pooled, RawMaps, Weights
 
+CHUNK = 2**26  # bytes
+
 
 @runtime_checkable
 class Explainer(Protocol):
@@ -88,6 +90,29 @@ def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tup
     with differentiating(model):
         pooled = embedder.pool(activations.detach().clone()).detach()
         return derivative(lambda p: _before_l2(model, embedder.project(p), towards), pooled), pooled
+
+
+def channel_scores(
+    model: SimilarityModel, encoded: Encoded, change: Callable[[Tensor, Tensor], Activations]
+) -> Weights:
+    """The target's score after one change of the query a channel: `change(pair, channel)`, for vectors of both.
+
+    One pass of the embedder a channel and pair, over at most CHUNK bytes of activations at once.
+    """
+    activations = encoded.query.activations
+    items = torch.arange(activations.shape[0] * activations.shape[1], device=activations.device)
+    scores = []
+    with torch.no_grad(), evaluating(model):
+        for chunk in items.split(max(1, CHUNK // activations[0].nbytes)):
+            pair, channel = chunk // activations.shape[1], chunk % activations.shape[1]
+            embeddings = model.embedder(change(pair, channel))
+            scores.append(
+                sum(
+                    (term.sign * model.similarity(embeddings, term.side.embeddings[pair]) for term in encoded.terms),
+                    start=torch.zeros_like(embeddings[:, 0]),
+                )
+            )
+    return torch.cat(scores).view(activations.shape[:2])
 
 
 def combine(weights: Weights, activations: Activations) -> RawMaps:
