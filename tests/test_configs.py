@@ -112,11 +112,15 @@ SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear")
 
 
 def tiny(similarity: str, pooling: str, head: str) -> SimilarityModel:
-    """An untrained planted_net with these parts."""
+    """An untrained planted_net with these parts, its layers scaled (He) so that biases do not drown the images."""
     chosen = [f"similarity={similarity}", f"pooling={pooling}", f"head={head}", "model.image_size=32"]
     dims = {"none": [], "linear": ["head.dims=6"], "mlp": ["head.dims=6", "head.hidden=10"]}[head]
     torch.manual_seed(3)
-    return build(composed("evaluate", "model=planted_net", *chosen, *dims).model)
+    made: SimilarityModel = build(composed("evaluate", "model=planted_net", *chosen, *dims).model)
+    for layer in made.trunk.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+    return made
 
 
 def pairs(count: int = 3) -> PairBatch:

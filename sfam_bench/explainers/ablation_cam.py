@@ -1,0 +1,121 @@
+"""Ablation-CAM on an embedding target."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfam_bench.explainers.forms import channel_scores, combine, derivative, differentiating
+from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.similarity import EPS, Cosine, Dot, NegativeEuclidean
+from sfam_bench.targets import score
+from sfam_bench.types import Activations, RawMaps, Weights
+
+POOLINGS = (GAP, GMP, GAPGMP, GeM)
+SIMILARITIES = (Cosine, Dot, NegativeEuclidean)
+
+
+@dataclass(frozen=True)
+class AblationCAM:
+    """sum_k ((s - s_-k) / |s|) A_k, s_-k the score with channel k at zero; Desai, Ramaswamy, WACV 2020.
+
+    From inner products where each channel is pooled by itself and the head is affine; else by one pass of the embedder
+    a channel and pair, as behind an early cut.
+
+    relative: divide by |s|, a positive factor of each map; the paper's s would turn the map round where it is negative,
+        as minus a distance always is.
+    """
+
+    relative: bool = True
+    relu: bool = True
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        weights = (drops_in_closed_form if has_closed_form(model) else drops_by_passes)(model, encoded)
+        if self.relative:
+            size = score(model.similarity, encoded.query.embeddings, encoded.terms).abs()[:, None]
+            weights = weights / torch.where(size == 0, 1, size)
+        maps = combine(weights, encoded.query.activations)
+        return maps.relu() if self.relu else maps
+
+
+def drops_by_passes(model: SimilarityModel, encoded: Encoded) -> Weights:
+    """s - s_-k of each channel, by the definition."""
+    activations = encoded.query.activations
+
+    def without(pair: Tensor, channel: Tensor) -> Activations:
+        changed = activations[pair]
+        changed[torch.arange(len(pair), device=pair.device), channel] = 0
+        return changed
+
+    whole = score(model.similarity, encoded.query.embeddings, encoded.terms)
+    return whole[:, None] - channel_scores(model, encoded, without)
+
+
+def drops_in_closed_form(model: SimilarityModel, encoded: Encoded) -> Weights:
+    """s - s_-k of each channel: before L2 the embedding e becomes e - c_k W_k, c_k what pooling loses of channel k.
+
+    So <e, r> falls by c_k <W_k, r>, |e|^2 by 2 c_k <W_k, e> - c_k^2 |W_k|^2, and scores are made of those [derived].
+    """
+    embedder, activations = model.embedder, encoded.query.activations
+    with differentiating(model):
+        pooled = embedder.pool(activations).detach()
+        lost = pooled - embedder.pool(torch.zeros_like(activations[:1])).detach()
+        embeddings = embedder.project(pooled).detach()
+        origin = pooled.new_zeros(embeddings.shape[1], pooled.shape[1])
+        head = derivative(lambda p: embedder.project(p).diagonal(), origin)  # W, a row a dimension
+    lost, embeddings, head = (
+        lost.double(),
+        embeddings.double(),
+        head.double(),
+    )  # scores that nearly agree are subtracted
+    square = embeddings.square().sum(dim=1, keepdim=True)
+    square_without = square - 2 * lost * (embeddings @ head) + lost.square() * head.square().sum(dim=0)
+    drops = torch.zeros_like(lost)
+    for term in encoded.terms:
+        reference = term.side.embeddings.double()
+        product = (embeddings * reference).sum(dim=1, keepdim=True)
+        product_without = product - lost * (reference @ head)
+        own = reference.square().sum(dim=1, keepdim=True)
+        whole = from_products(model, product, square, own)
+        drops = drops + term.sign * (whole - from_products(model, product_without, square_without, own))
+    return drops.to(activations)
+
+
+def has_closed_form(model: SimilarityModel) -> bool:
+    """Whether channels are pooled one by one, right at the cut, and what follows is affine; by exact type."""
+    embedder = model.embedder
+    return (
+        embedder.pools_the_cut
+        and type(embedder.pooling) in POOLINGS
+        and is_affine(embedder.projection)
+        and type(model.similarity) in SIMILARITIES
+    )
+
+
+def is_affine(projection: nn.Module) -> bool:
+    """Whether a head is affine in eval mode; batch norm without running statistics is not."""
+    if type(projection) is nn.Sequential:
+        return all(is_affine(layer) for layer in projection)
+    if type(projection) is nn.BatchNorm1d:
+        return projection.running_mean is not None
+    return type(projection) in (nn.Identity, nn.Linear)
+
+
+def from_products(
+    model: SimilarityModel,
+    product: Float[Tensor, "batch count"],
+    square: Float[Tensor, "batch count"],
+    reference_square: Float[Tensor, "batch 1"],
+) -> Float[Tensor, "batch count"]:
+    """The score of a reference r and embeddings e before L2, from <e, r>, |e|^2 and |r|^2."""
+    if model.embedder.normalise:
+        length = square.clamp_min(EPS).sqrt()
+        product, square = product / length, square / length.square()
+    if isinstance(model.similarity, Dot):
+        return product
+    if isinstance(model.similarity, NegativeEuclidean):
+        return 2 * product - square - reference_square
+    return product / (square.clamp_min(EPS) * reference_square.clamp_min(EPS)).sqrt()

@@ -1,0 +1,39 @@
+"""Grad-CAM++ on an embedding target."""
+
+from dataclasses import dataclass
+
+import torch
+
+from sfam_bench.explainers.forms import combine, target_gradient
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import Activations, RawMaps
+
+
+@dataclass(frozen=True)
+class GradCAMPlusPlus:
+    """sum_k (sum_ij alpha_k,ij relu(G_k,ij)) A_k, G = ds/dA; Chattopadhay et al., WACV 2018, eq. 19.
+
+    alpha = G^2 / (2 G^2 + sum_ij(A) G^3). The factor exp(s) of the paper's class score exp(s) scales a whole map and is
+    left out. Where sum_ij(A) G is small, as under cosine, alpha nears 1/2, and under GAP the map half of LayerCAM's.
+
+    epsilon: added to the denominator; pytorch-grad-cam's 1e-6 is far above G^2 under cosine, and then makes the map.
+    """
+
+    epsilon: float | None = None
+    relu: bool = True
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        gradient, activations = target_gradient(model, encoded), encoded.query.activations
+        weights = (alpha(gradient, activations, self.epsilon) * gradient.relu()).sum(dim=(2, 3))
+        maps = combine(weights, activations)
+        return maps.relu() if self.relu else maps
+
+
+def alpha(gradient: Activations, activations: Activations, epsilon: float | None) -> Activations:
+    """The share of each position in its channel's weight, zero where the gradient or the denominator is."""
+    # numerator and denominator divided by G^2, which may underflow
+    denominator = 2 + activations.sum(dim=(2, 3), keepdim=True) * gradient
+    if epsilon is not None:
+        denominator = denominator + epsilon / gradient.square()
+    return torch.where((gradient == 0) | (denominator == 0), 0, 1 / denominator)

@@ -1,0 +1,22 @@
+"""LayerCAM on an embedding target."""
+
+from dataclasses import dataclass
+
+from sfam_bench.explainers.forms import target_gradient
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class LayerCAM:
+    """sum_k relu(ds/dA_k,ij) A_k,ij; Jiang et al., TIP 2021. Its tanh, for fusing layers, has no part here.
+
+    relu: drop the negative part of the map; nothing to drop where the activations are rectified.
+    """
+
+    relu: bool = True
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        maps = (target_gradient(model, encoded).relu() * encoded.query.activations).sum(dim=1)
+        return maps.relu() if self.relu else maps
