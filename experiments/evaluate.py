@@ -6,11 +6,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import script
-from experiments.parts import dataset_and_model, image_ids, keep_pictures, labels
+from experiments.parts import dataset_and_model, described, image_ids, keep_pictures, labels
 from experiments.settings import build
 from sfam_bench import pairs as pairing
 from sfam_bench.datasets.base import split_hash
-from sfam_bench.evaluate import evaluate
+from sfam_bench.evaluate import evaluate, planned
 from sfam_bench.models.build import weights_hash
 from sfam_bench.retrieval import embed, retrieval
 from sfam_bench.store import RunStore, refuse
@@ -43,14 +43,22 @@ def main(cfg: DictConfig) -> None:
     frames = pairing.batches(pairs, cfg.batch_size)
     todo = [number for number in range(len(frames)) if not store.has_shard(number)]
     stream = pairing.load(dataset, [frames[number] for number in todo])
-    shards = evaluate(model, target, stream, explainers, metrics, dataset.name, keep_maps=cfg.maps.save)
+    passes = None
+    if todo:
+        images = pairing.load_batch(dataset, frames[todo[0]]).query
+        count = sum(len(frames[number]) for number in todo)
+        work = planned(metrics.values(), len(explainers), count, images[0, 0].numel())
+        passes = build(cfg.passes)(model, model.similarity.matrix, images.to(model.device), work)
+        print(described(passes))
+    shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes)
     for number, shard in zip(todo, progress(shards, "evaluate", len(todo), "batch"), strict=True):
         ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}
         store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None)
     keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
     found = retrieval(model.similarity, gallery, labels(dataset, chosen))
     silent = store.silent(metrics)
-    store.finish(shards=len(frames), retrieval=found, skipped=silent)
+    how = {"passes": passes.facts} if passes else {}
+    store.finish(shards=len(frames), retrieval=found, skipped=silent, **how)
     if silent:
         print(f"left out, for want of the regions they need in {dataset.name}: {', '.join(silent)}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")

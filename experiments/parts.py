@@ -8,8 +8,9 @@ from torch import Tensor
 
 from experiments.settings import build
 from sfam_bench.datasets.base import Dataset
+from sfam_bench.engine.memory import keep_memory
+from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
-from sfam_bench.hardware import keep_memory
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.store import RunStore
 
@@ -49,3 +50,14 @@ def keep_pictures(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) -
     for image_id in dict.fromkeys(image_ids):
         pixels = dataset.sample(image_id).image.permute(1, 2, 0)
         store.write_image(image_id, (pixels * 255).round().byte().numpy())
+
+
+def described(passes: Passes) -> str:
+    """How forward passes are taken, in one line."""
+    facts = passes.facts
+    mode, rates = facts["mode"], facts["images_per_second"]
+    others = ", ".join(f"{name} {found}" for name, found in rates.items() if name != mode)
+    line = f"passes: {mode}, batch {facts['batch']}, {rates[mode]} images a second" + (f" ({others})" if others else "")
+    if mode in facts["score_differences"]:
+        line += f"; scores differ by at most {facts['score_differences'][mode]:.0e} from float32 eager"
+    return "\n".join([line, *(f"passes: {name} is not used: {why}" for name, why in facts["refused"].items())])

@@ -1,20 +1,25 @@
 """Pairs x explainers x metrics -> records. Knows no path and no config."""
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from sfam_bench.engine.passes import Passes
+from sfam_bench.engine.series import Series
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.forms import Explainer
-from sfam_bench.maps import flagged, normalise, upsample
-from sfam_bench.metrics.base import Explained, Metric, Scene
+from sfam_bench.maps import coincide, flagged, normalise, upsample
+from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Scene
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.records import Encoded, PairBatch, Record
 from sfam_bench.targets import Target, swapped
 from sfam_bench.types import RawMaps
 
+Answers: TypeAlias = dict[Question, Tensor]
 PAIR = "pair"  # stands for the explainer where a value belongs to the pair itself
 
 
@@ -34,34 +39,105 @@ def evaluate(
     metrics: Mapping[str, Metric],
     dataset: str,
     keep_maps: bool = False,
+    passes: Passes | None = None,
 ) -> Iterator[Shard]:
     """Explain and measure batch by batch; a metric whose regions the batch lacks gives no record for it."""
     for pairs in batches:
-        scene = Scene(model, encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative), pairs)
+        encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)
+        scene = Scene(model, encoded, pairs)
         same = self_pairs(pairs)
         shard = Shard([])
         names = (dataset, model.name, target.name)
-        size = (pairs.query.shape[-2], pairs.query.shape[-1])
-        for name, explainer in explainers.items():
-            raw = raw_maps(explainer, model, scene.encoded, pairs)
-            flags = reasons(raw, same)
-            explained = Explained(scene, upsample(normalise(raw), size))
-            for metric_name, metric in metrics.items():
-                if all(region in pairs.masks for region in metric.needs):
-                    undefined = {reason: flag.tolist() for reason, flag in metric.undefined(explained).items()}
-                    why = [flag or first_true(undefined, i) for i, flag in enumerate(flags)]
-                    values = metric(explained).cpu()
-                    shard.records.extend(rows((*names, name, metric_name), pairs, values, why))
+        applied = {
+            name: metric for name, metric in metrics.items() if all(region in pairs.masks for region in metric.needs)
+        }
+        for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
+            for name, metric in applied.items():
+                undefined = {reason: flag.tolist() for reason, flag in metric.undefined(method.explained).items()}
+                why = [flag or first_true(undefined, i) for i, flag in enumerate(method.flags)]
+                values = metric(method.explained).cpu()
+                shard.records.extend(rows((*names, method.name, name), pairs, values, why))
             if keep_maps:
-                shard.maps[f"{name}/query"] = raw.cpu()
-                if len(scene.encoded.terms) == 1:
-                    shard.maps[f"{name}/reference"] = raw_maps(explainer, model, swapped(scene.encoded), pairs).cpu()
+                shard.maps[f"{method.name}/query"] = method.raw.cpu()
+                if len(encoded.terms) == 1:
+                    other = raw_maps(explainers[method.name], model, swapped(encoded), pairs)
+                    shard.maps[f"{method.name}/reference"] = other.cpu()
         scene.full()
         if not isinstance(model.embedder.projection, nn.Identity):
             scene.headless()
         for fact, values in scene.facts.items():
             shard.records.extend(rows((*names, PAIR, fact), pairs, values.cpu(), same))
         yield shard
+
+
+@dataclass(frozen=True)
+class Method:
+    """One explainer's maps of a batch of pairs, and why some of them cannot be measured."""
+
+    name: str
+    raw: RawMaps
+    scaled: RawMaps
+    flags: list[str]
+    explained: Explained
+
+
+def made(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> Iterator[Method]:
+    """The maps of each explainer, made when they are asked for."""
+    size = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1])
+    for name, explainer in explainers.items():
+        raw = raw_maps(explainer, scene.model, scene.encoded, scene.pairs)
+        scaled = normalise(raw)
+        yield Method(name, raw, scaled, reasons(raw, same), Explained(scene, upsample(scaled, size), name))
+
+
+def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:
+    """The methods in turn, each when all that the metrics ask of the model about its maps is answered.
+
+    One stream of passes serves all methods and metrics, and no more than two methods are under way at once. Where maps
+    coincide (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later method takes the answers of the earlier.
+    """
+    asking = [metric for metric in metrics if isinstance(metric, Asking)]
+    under_way: deque[tuple[Method, list[tuple[Question, Answers]]]] = deque()
+
+    def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
+        earlier: list[tuple[RawMaps, set[Question], Answers]] = []
+        for method in methods:
+            asked = dict.fromkeys(question for metric in asking for question in asks(metric, method.explained))
+            lent: dict[Question, Answers] = {}
+            for scaled, known, answers in earlier:
+                alike = coincide(scaled, method.scaled)
+                lent.update((question, answers) for question in asked if alike[question[1]] and question in known)
+            earlier.append((method.scaled, set(asked), method.explained.answers))
+            under_way.append((method, list(lent.items())))
+            for question, series in method.explained.ask(question for question in asked if question not in lent):
+                yield (method, question), series
+
+    def finished() -> Method:
+        method, lent = under_way.popleft()
+        method.explained.answers.update((question, answers[question]) for question, answers in lent)
+        return method
+
+    for (method, question), embeddings in passes(questions()):
+        while under_way[0][0] is not method:
+            yield finished()
+        method.explained.hear(question, embeddings)
+    while under_way:
+        yield finished()
+
+
+def asks(metric: Asking, method: Explained) -> Iterator[Question]:
+    """Each probe of a metric, of each pair that it asks."""
+    pairs = metric.asked(method).nonzero()[:, 0].tolist()
+    return ((probe, pair) for probe in metric.probes for pair in pairs)
+
+
+def planned(metrics: Iterable[Metric], methods: int, pairs: int, pixels: int) -> int:
+    """How many passes an evaluation takes at most."""
+    shares: dict[Probe, float] = {}
+    for metric in metrics:
+        if isinstance(metric, Asking):
+            shares.update({probe: max(metric.share, shares.get(probe, 0)) for probe in metric.probes})
+    return round(methods * pairs * sum(share * probe.count(pixels) for probe, share in shares.items()))
 
 
 def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
@@ -96,7 +172,9 @@ def first_true(flags: dict[str, list[bool]], pair: int) -> str:
 
 
 def rows(names: tuple[str, str, str, str, str], pairs: PairBatch, values: Tensor, flags: list[str]) -> Iterator[Record]:
-    """Records of one metric; a flagged value is NaN and a NaN value is flagged."""
+    """Records of one metric; a flagged value is NaN and a NaN value is flagged, and what was not drawn is left out."""
     for query, reference, value, flag in zip(pairs.query_ids, pairs.reference_ids, values.tolist(), flags, strict=True):
+        if flag == NOT_DRAWN:
+            continue
         reason = flag or ("" if math.isfinite(value) else "nonfinite_value")
         yield Record(*names, query, reference, float("nan") if reason else value, reason)

@@ -1,7 +1,9 @@
 """What flows: samples become pair batches, pair batches become records."""
 
+import hashlib
 from dataclasses import dataclass, field
 
+from sfam_bench.engine.passes import Passes
 from sfam_bench.types import Activations, Embeddings, Image, Images, Keypoints, Mask, Masks
 
 
@@ -49,10 +51,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The query and what it is compared with; the target is sum_terms sign * similarity(query, term)."""
+    """The query and what it is compared with; the target is sum_terms sign * similarity(query, term).
+
+    `passes` take the forward passes of other images in the query's place.
+    """
 
     query: Side
     terms: tuple[Term, ...]
+    passes: Passes
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,9 @@ class Record:
     reference_id: str
     value: float
     flag: str = ""
+
+
+def pair_seed(seed: int, query_id: str, reference_id: str, *more: str) -> int:
+    """A 63-bit seed that hangs on the pair, and on what else is named, alone."""
+    digest = hashlib.sha256("\t".join((str(seed), query_id, reference_id, *more)).encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1

@@ -1,9 +1,7 @@
 """Run folders: a manifest, the pairs, and shards of records and maps, each written whole or not at all."""
 
 import json
-import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ import yaml
 from PIL import Image
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import atomic
 from sfam_bench.provenance import Config, config_hash, plain, run_facts
 
 KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
@@ -159,17 +158,6 @@ def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> d
     if len({len(array) for array in maps.values()}) > 1:
         raise UserError(f"the map shards in {root} hold different explainers: evaluate again into another run_dir")
     return maps
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of `path` that takes its place only if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _holds_results(root: Path) -> bool:

@@ -1,7 +1,10 @@
 """What is explained and what is measured, one object for both; greater = more alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
 
 from sfam_bench.errors import UserError
 from sfam_bench.records import Encoded, Side, Term
@@ -58,11 +61,20 @@ class Margin:
         return (Term(1.0, reference), Term(-1.0, negative))
 
 
-def score(similarity: SimilarityFunction, query: Embeddings, terms: tuple[Term, ...]) -> Scores:
-    """The target's value for query embeddings: sum over terms of sign * similarity."""
+def score(
+    similarity: SimilarityFunction,
+    query: Embeddings,
+    terms: tuple[Term, ...],
+    pairs: Int[Tensor, " batch"] | None = None,
+) -> Scores:
+    """The target's value for query embeddings: sum over terms of sign * similarity; row i belongs to pair `pairs[i]`.
+
+    Without `pairs` there is one row for each pair.
+    """
     total = query.new_zeros(len(query))
     for term in terms:
-        total = total + term.sign * similarity(query, term.side.embeddings)
+        other = term.side.embeddings
+        total = total + term.sign * similarity(query, other if pairs is None else other[pairs])
     return total
 
 
@@ -71,4 +83,4 @@ def swapped(encoded: Encoded) -> Encoded:
     if len(encoded.terms) != 1:
         raise UserError("only a target with one reference can be swapped; explain the images of a triplet one by one")
     (term,) = encoded.terms
-    return Encoded(query=term.side, terms=(Term(term.sign, encoded.query),))
+    return replace(encoded, query=term.side, terms=(Term(term.sign, encoded.query),))

@@ -19,7 +19,7 @@ from sfam_bench.evaluate import evaluate
 from sfam_bench.explainers.controls import Chance
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
-from sfam_bench.metrics.perturbation import ClenshawCurtis, Perturbation
+from sfam_bench.metrics.perturbation import Midpoint, Perturbation
 from sfam_bench.models.build import build, save
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
@@ -388,7 +388,7 @@ class Fewer:
 
 
 METRICS = {
-    "deletion": Perturbation("deletion", steps=ClenshawCurtis(4), min_range=1e-9),
+    "deletion": Perturbation("deletion", steps=Midpoint(4), min_range=1e-9),
     "pointing": PointingGame(),
     "energy": EnergyPointingGame(),
 }

@@ -1,12 +1,11 @@
 """What every explainer must beat: maps that ignore the reference, the query, or both."""
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.records import Encoded, PairBatch, pair_seed
 from sfam_bench.types import RawMaps
 
 
@@ -46,9 +45,3 @@ class Chance:
             for pair in zip(pairs.query_ids, pairs.reference_ids, strict=True)
         ]
         return torch.stack(noise).to(activations)
-
-
-def pair_seed(seed: int, query_id: str, reference_id: str) -> int:
-    """A 63-bit seed that hangs on the pair alone."""
-    digest = hashlib.sha256(f"{seed}\t{query_id}\t{reference_id}".encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1

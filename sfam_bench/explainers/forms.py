@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sfam_bench.models.similarity_model import SimilarityModel, evaluating
+from sfam_bench.engine.modes import evaluating
+from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.similarity import norm
 from sfam_bench.targets import score
@@ -105,13 +106,7 @@ def channel_scores(
     with torch.no_grad(), evaluating(model):
         for chunk in items.split(max(1, CHUNK // activations[0].nbytes)):
             pair, channel = chunk // activations.shape[1], chunk % activations.shape[1]
-            embeddings = model.embedder(change(pair, channel))
-            scores.append(
-                sum(
-                    (term.sign * model.similarity(embeddings, term.side.embeddings[pair]) for term in encoded.terms),
-                    start=torch.zeros_like(embeddings[:, 0]),
-                )
-            )
+            scores.append(score(model.similarity, model.embedder(change(pair, channel)), encoded.terms, pair))
     return torch.cat(scores).view(activations.shape[:2])
 
 

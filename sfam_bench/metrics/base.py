@@ -1,17 +1,25 @@
 """What a metric sees, and what it must say about itself."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from functools import cached_property
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sfam_bench.baselines import Baseline
-from sfam_bench.models.similarity_model import SimilarityModel, evaluating
+from sfam_bench.engine.modes import evaluating
+from sfam_bench.engine.series import Series
+from sfam_bench.maps import ranks
+from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
-from sfam_bench.types import Flags, Images, Maps, Masks, Scores
+from sfam_bench.types import Embeddings, Flags, Images, Maps, Masks, Scores
+
+Question: TypeAlias = tuple["Probe", int]  # a probe, and the pair it is put to
+NOT_DRAWN = "not_drawn"  # the reason for a pair that a metric of a random share leaves alone, and that has no record
 
 
 @dataclass(frozen=True)
@@ -22,11 +30,18 @@ class Scene:
     encoded: Encoded
     pairs: PairBatch
     facts: dict[str, Scores] = field(default_factory=dict)  # s_full, s_headless, s_base_<baseline>: of the pair itself
+    emptied: dict[Baseline, Images] = field(default_factory=dict)
 
-    def score(self, images: Images) -> Scores:
-        """The target for other images in the query's place."""
-        with torch.no_grad(), evaluating(self.model):
-            return score(self.model.similarity, self.model(images), self.encoded.terms)
+    def read(self, embeddings: Embeddings, pair: int) -> Scores:
+        """The target of other images in the place of one pair's query."""
+        pairs = torch.full((len(embeddings),), pair, device=embeddings.device)
+        return score(self.model.similarity, embeddings, self.encoded.terms, pairs)
+
+    def without(self, baseline: Baseline) -> Images:
+        """The queries without their content."""
+        if baseline not in self.emptied:
+            self.emptied[baseline] = baseline(self.encoded.query.images)
+        return self.emptied[baseline]
 
     def full(self) -> Scores:
         """The target of the untouched query."""
@@ -39,7 +54,9 @@ class Scene:
         """The target of the query without its content."""
         key = f"s_base_{baseline.name}"
         if key not in self.facts:
-            self.facts[key] = self.score(baseline(self.encoded.query.images))
+            with torch.no_grad(), evaluating(self.model):
+                embeddings = self.model(self.without(baseline))
+            self.facts[key] = score(self.model.similarity, embeddings, self.encoded.terms)
         return self.facts[key]
 
     def headless(self) -> Scores:
@@ -66,13 +83,46 @@ class Explained:
 
     scene: Scene
     maps: Maps
-    memo: dict[object, Tensor] = field(default_factory=dict)
+    explainer: str = ""
+    answers: dict[Question, Tensor] = field(default_factory=dict)
 
-    def once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
-        """What several metrics of one method share, made at its first use."""
-        if key not in self.memo:
-            self.memo[key] = make()
-        return self.memo[key]
+    @cached_property
+    def ranks(self) -> Int[Tensor, "batch rows cols"]:
+        """The order in which pixels go."""
+        return ranks(self.maps)
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Series]]:
+        """The images of the questions that have no answer yet."""
+        for probe, pair in questions:
+            if (probe, pair) not in self.answers:
+                yield (probe, pair), probe.series(self, pair)
+
+    def hear(self, question: Question, embeddings: Embeddings) -> None:
+        """Keep the scores that answer a question."""
+        self.answers[question] = self.scene.read(embeddings, question[1])
+
+    def scores(self, probe: "Probe", asked: Flags) -> Float[Tensor, "batch items"]:
+        """The scores of a probe's images, NaN for pairs that are not asked; taken now unless they were before."""
+        questions = [(probe, pair) for pair in asked.nonzero()[:, 0].tolist()]
+        for question, embeddings in self.scene.encoded.passes(self.ask(questions)):
+            self.hear(question, embeddings)
+        found = self.scene.full().new_full((len(asked), probe.count(self.maps[0].numel())), torch.nan)
+        for probe, pair in questions:
+            found[pair] = self.answers[probe, pair]
+        return found
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Perturbed versions of the query, made with a map; hashable, so that what several metrics ask is taken once."""
+
+    def count(self, pixels: int) -> int:
+        """How many images it makes of a query."""
+        ...
+
+    def series(self, explained: Explained, pair: int) -> Series:
+        """The images of one pair."""
+        ...
 
 
 @runtime_checkable
@@ -95,6 +145,25 @@ class Metric(Protocol):
 
     def __call__(self, explained: Explained) -> Scores:
         """Measure each pair."""
+        ...
+
+
+@runtime_checkable
+class Asking(Metric, Protocol):
+    """A metric that needs forward passes; they are taken for all methods and metrics in one stream."""
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What it asks."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """Of how many pairs it asks, for planning."""
+        ...
+
+    def asked(self, explained: Explained) -> Flags:
+        """The pairs of which it asks."""
         ...
 
 

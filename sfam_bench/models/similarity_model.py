@@ -1,11 +1,10 @@
 """A metric-learning model, cut once: activations = trunk(images), embeddings = embedder(activations)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.engine.modes import evaluating, quietly
+from sfam_bench.engine.passes import Passes
 from sfam_bench.records import Encoded, Side
 from sfam_bench.similarity import SimilarityFunction, unit
 from sfam_bench.targets import Target
@@ -90,21 +89,15 @@ class SimilarityModel(nn.Module):
 
 
 def encode_pairs(
-    model: SimilarityModel, target: Target, query: Images, reference: Images, negative: Images | None = None
+    model: SimilarityModel,
+    target: Target,
+    query: Images,
+    reference: Images,
+    negative: Images | None = None,
+    passes: Passes | None = None,
 ) -> Encoded:
-    """Encode a batch of pairs (or triplets) once for every explainer and metric."""
+    """Encode a batch of pairs (or triplets) once for every explainer and metric; `passes` are eager unless given."""
     others = [reference] if negative is None else [reference, negative]
     query_side, *sides = (model.encode(images) for images in (query, *others))
-    return Encoded(query_side, target.terms(sides[0], sides[1] if negative is not None else None))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module and all its children into eval mode, and each of them back afterwards."""
-    training = [child for child in module.modules() if child.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child in training:
-            child.training = True
+    terms = target.terms(sides[0], sides[1] if negative is not None else None)
+    return Encoded(query_side, terms, passes or Passes(quietly(model, model)))

@@ -25,7 +25,8 @@ from benchmarks.peers import (
 from sfam_bench.baselines import Mean, Zeros
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.maps import upsample
-from sfam_bench.metrics.perturbation import Trapezoid, curve, ranks
+from sfam_bench.metrics.base import Explained, Scene
+from sfam_bench.metrics.perturbation import Trapezoid, Walk
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
@@ -61,11 +62,8 @@ class Setting:
 
     def ours(self, maps, baseline, direction):
         """Our curve at equal steps of one row of pixels."""
-        ends = [self.query, baseline(self.query)]
-        start, finish = ends if direction == "deletion" else ends[::-1]
-        counts, _ = Trapezoid(SIDE)(SIDE * SIDE)
-        with torch.no_grad():
-            return curve(self.score(), start, finish, ranks(maps), counts).numpy()
+        explained = Explained(Scene(self.model, self.encoded, self.pairs), maps)
+        return Walk(direction, baseline, Trapezoid(SIDE)).scores(explained, torch.ones(PAIRS, dtype=bool)).numpy()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.sfam import SFAM, euclidean_weights, normalise_weights, power
 from sfam_bench.models.poolings import GAP, GMP
@@ -24,7 +25,7 @@ def setting(similarity=None, pooling=None, normalise=False, head=None):
     ).eval()
     with torch.no_grad():
         query, reference = (Side(IMAGES, a, model.embedder(a)) for a in (QUERY, REFERENCE))
-    return model, Encoded(query, (Term(1.0, reference),))
+    return model, Encoded(query, (Term(1.0, reference),), Passes(model))
 
 
 def explain(sfam, **options):

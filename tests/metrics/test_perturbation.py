@@ -4,12 +4,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfam_bench.baselines import Mean, Zeros
-from sfam_bench.metrics.perturbation import ClenshawCurtis, Perturbation, Trapezoid, curve, ranks
+from sfam_bench.maps import ranks
+from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid, Walk
 
+ALL = torch.tensor([True])
 RED = torch.tensor([[8.0, 4.0], [2.0, 2.0]]) / 8
 
 
@@ -39,9 +41,9 @@ def test_two_by_two_by_hand(explained):
 
 def test_the_curve_itself_by_hand(explained):
     seen = explained(red_image(RED), RED[None])
-    metric = Perturbation("deletion", Zeros(), Trapezoid(4), 0.0)
-    assert metric.scores(seen, "deletion")[0].tolist() == pytest.approx([1 / 2, 1 / 4, 1 / 8, 1 / 16, 0])
-    assert metric.scores(seen, "insertion")[0].tolist() == pytest.approx([0, 1 / 4, 3 / 8, 7 / 16, 1 / 2])
+    deletion, insertion = (Walk(way, Zeros(), Trapezoid(4)).scores(seen, ALL)[0] for way in ("deletion", "insertion"))
+    assert deletion.tolist() == pytest.approx([1 / 2, 1 / 4, 1 / 8, 1 / 16, 0])
+    assert insertion.tolist() == pytest.approx([0, 1 / 4, 3 / 8, 7 / 16, 1 / 2])
 
 
 def test_ties_are_broken_in_raster_order():
@@ -62,35 +64,43 @@ def test_the_mean_baseline_is_the_images_own_colour(explained, walk):
     assert Perturbation(walk, Mean(), Trapezoid(4))(seen).isnan().all()
 
 
-def test_end_points_are_scored_once_for_all_methods(explained, monkeypatch):
+def test_points_are_scored_once_for_all_metrics_and_ends_never_again(explained):
     seen = explained(red_image(RED), RED[None])
-    passes = []
-    score = type(seen.scene).score
-    monkeypatch.setattr(type(seen.scene), "score", lambda self, images: (passes.append(1), score(self, images))[1])
+    images = []
+    seen.scene.model.trunk.register_forward_hook(lambda module, given, _: images.append(len(given[0])))
     for walk in ("deletion", "insertion", "insertion_minus_deletion"):
         Perturbation(walk, Zeros(), Trapezoid(4), 0.0)(seen)
-    assert len(passes) == 1 + 3 + 3  # the baseline image, and the points between the ends of either walk
+    assert images == [1, 16, 16]  # the baseline image, and one batch for the three points between the ends of each walk
+    assert {(probe.direction, len(scores)) for (probe, _), scores in seen.answers.items()} == {
+        ("insertion", 3),
+        ("deletion", 3),
+    }
 
 
-@pytest.mark.parametrize("steps", [Trapezoid(4), Trapezoid(224), ClenshawCurtis(8), ClenshawCurtis(16)])
+@pytest.mark.parametrize("steps", [Trapezoid(4), Trapezoid(224), Midpoint(2), Midpoint(20)])
 def test_weights_integrate_a_constant_exactly(steps):
     counts, weights = steps(50_176)
     assert counts[0] == 0
     assert counts[-1] == 50_176
+    assert len(counts) == len(weights)
     assert sum(weights) == pytest.approx(1)
 
 
-def test_clenshaw_curtis_has_simpsons_weights_at_two_intervals():
-    counts, weights = ClenshawCurtis(2)(100)
-    assert counts == [0, 50, 100]
-    assert weights == pytest.approx([1 / 6, 4 / 6, 1 / 6])
+def test_midpoints_and_their_correction_by_hand():
+    counts, weights = Midpoint(2)(100)
+    assert counts == [0, 25, 75, 100]
+    assert weights == pytest.approx([1 / 24, 11 / 24, 11 / 24, 1 / 24])
 
 
-def test_clenshaw_curtis_is_exact_for_polynomials_of_its_degree():
-    counts, weights = ClenshawCurtis(8)(10**9)
-    for power in range(9):
-        found = sum(w * (c / 10**9) ** power for w, c in zip(weights, counts, strict=True))
-        assert found == pytest.approx(1 / (power + 1), abs=1e-8)
+@pytest.mark.parametrize("curve", [lambda x: x, lambda x: x**2, lambda x: torch.tensor(-4 * x).exp().item()])
+def test_the_correction_makes_smooth_curves_more_exact(curve):
+    pixels = 10**6
+    counts, weights = Midpoint(20)(pixels)
+    values = [curve(count / pixels) for count in counts]
+    exact = sum(curve((k + 0.5) / 10_000) for k in range(10_000)) / 10_000
+    corrected = abs(sum(w * v for w, v in zip(weights, values, strict=True)) - exact)
+    plain = abs(sum(values[1:-1]) / 20 - exact)
+    assert corrected < max(plain / 2, 1e-6)
 
 
 def test_trapezoids_use_the_actual_fractions():
@@ -99,21 +109,18 @@ def test_trapezoids_use_the_actual_fractions():
     assert weights == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 8])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(red=st.lists(st.floats(0.01, 1), min_size=6, max_size=6), order=st.permutations(range(6)))
-def test_for_an_additive_score_deletion_and_insertion_mirror_each_other(red, order):
-    image, maps = red_image(torch.tensor(red).view(2, 3)), torch.tensor(order).float().view(1, 2, 3)
-    score = lambda images: images[:, 0].mean(dim=(1, 2))  # noqa: E731
-    places, counts = ranks(maps), range(7)
-    deletion = curve(score, image, torch.zeros_like(image), places, counts)
-    insertion = curve(score, torch.zeros_like(image), image, places, counts)
+def test_for_an_additive_score_deletion_and_insertion_mirror_each_other(explained, red, order):
+    seen = explained(red_image(torch.tensor(red).view(2, 3)), torch.tensor(order).float().view(1, 2, 3))
+    deletion, insertion = (Walk(way, Zeros(), Trapezoid(6)).scores(seen, ALL) for way in ("deletion", "insertion"))
     torch.testing.assert_close(deletion + insertion, deletion[:, :1].expand_as(deletion))
 
 
 def test_scaling_a_map_changes_nothing(explained):
     generator = torch.Generator().manual_seed(0)
     maps, image = torch.rand(1, 5, 7, generator=generator), torch.rand(1, 3, 5, 7, generator=generator)
-    metric = Perturbation("insertion_minus_deletion", Zeros(), ClenshawCurtis(4))
+    metric = Perturbation("insertion_minus_deletion", Zeros(), Midpoint(4))
     assert torch.equal(metric(explained(image, maps)), metric(explained(image, maps * 4)))
 
 
@@ -124,3 +131,25 @@ def test_the_true_map_is_best_and_its_inverse_worst(explained):
     values = [metric(explained(image, torch.rand(1, 4, 4, generator=generator))).item() for _ in range(50)]
     assert metric(explained(image, image[:, 0])).item() > max(values)
     assert metric(explained(image, -image[:, 0])).item() < min(values)
+
+
+def test_the_area_error_is_that_of_the_curve_in_full(explained):
+    generator = torch.Generator().manual_seed(0)
+    seen = explained(torch.rand(1, 3, 4, 4, generator=generator), torch.rand(1, 4, 4, generator=generator))
+    coarse, full = (Perturbation("deletion", Zeros(), steps, 0.0)(seen) for steps in (Midpoint(4), Trapezoid(16)))
+    error = AreaError("deletion", Zeros(), Midpoint(4), Trapezoid(16), share=1.0, min_range=0.0)(seen)
+    torch.testing.assert_close(error, (coarse - full).abs())
+    assert error > 1e-3
+
+
+def test_the_share_of_curves_in_full_is_drawn_by_pair_and_method(explained):
+    image = torch.rand(400, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    seen = explained(image, image[:, 0])
+    metric = AreaError("deletion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
+    asked = metric.asked(seen)
+    assert 20 <= asked.sum() <= 60
+    assert torch.equal(metric(seen).isfinite(), asked)
+    assert torch.equal(asked, ~metric.undefined(seen)["not_drawn"])
+    assert {pair for _, pair in seen.answers} == set(asked.nonzero()[:, 0].tolist())  # the others cost nothing
+    other = AreaError("insertion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
+    assert not torch.equal(other.asked(seen), asked)

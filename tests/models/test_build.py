@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from sfam_bench.engine.modes import evaluating
 from sfam_bench.errors import UserError
 from sfam_bench.models.build import build, load, read_state, save, weights_hash
 from sfam_bench.models.heads import linear, mlp, neck
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
-from sfam_bench.models.similarity_model import evaluating
 from sfam_bench.similarity import Cosine
 
 

@@ -2,7 +2,7 @@
 
 import platform
 
-from sfam_bench.hardware import keep_memory
+from sfam_bench.engine.memory import keep_memory
 
 
 def test_glibc_is_told_and_others_are_left_alone():

@@ -1,0 +1,185 @@
+"""Which way of taking forward passes is the fastest here and still true: measured, remembered, said."""
+
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfam_bench.engine.modes import MODES, Function, Mode, available, quietly
+from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.files import atomic
+from sfam_bench.types import Images
+
+Score = Callable[[Tensor, Tensor], Tensor]  # (items, dims), (others, dims) -> (items, others)
+ON_CPU = 16  # rates hardly grow beyond
+GROWTH = 1.05  # a doubled batch must be faster by so much
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Chooses how a model's forward passes are taken.
+
+    mode: "auto" times what is available for `seconds` in all and takes the fastest; any other is taken as it is.
+    batch: inputs a pass; null is 16 on a CPU, and on CUDA the power of two beyond which the rate no longer grows.
+    tolerance: a mode whose scores differ from float32 eager by more, on the first batch, is not used.
+    worthwhile: seconds that the run would last in eager mode, below which nothing else is tried: a graph costs
+        seconds to build.
+    cache: the file in which choices are remembered by model, shape, machine and versions; null forgets.
+    """
+
+    mode: Literal["auto", "eager", "compiled", "half", "openvino"] = "auto"
+    batch: int | None = None
+    tolerance: float = 1e-3
+    seconds: float = 2.0
+    worthwhile: float = 60.0
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"passes.batch is {self.batch}: expected at least 1, or null")
+
+    def __call__(self, model: nn.Module, score: Score, images: Images, planned: int) -> Passes:
+        """Choose for a run of `planned` passes, on copies of its first images; the choice stands in `facts`."""
+        trial = Trial(model, score, images, self.batch)
+        eager = trial.time("eager", self.seconds / 4)
+        if self.mode != "auto":
+            return trial.passes(self.fixed(trial, self.mode))
+        return trial.passes("eager" if planned / eager < self.worthwhile else self.fastest(trial))
+
+    def fixed(self, trial: "Trial", mode: Mode) -> Mode:
+        """The mode that was asked for, or eager where it is not true."""
+        trial.time(mode, self.seconds, self.tolerance)
+        if mode in trial.refused and mode not in trial.differences:
+            raise UserError(f"passes.mode={mode} cannot be used here: {trial.refused[mode]}; choose auto")
+        return "eager" if mode in trial.refused else mode
+
+    def fastest(self, trial: "Trial") -> Mode:
+        """The fastest of the true modes, or what that was the last time."""
+        remembered = self.remembered(trial)
+        others = [mode for mode in remembered or available(trial.batch.device) if mode != "eager"]
+        for mode in others:
+            trial.time(mode, self.seconds / len(others), self.tolerance)
+        chosen = max(trial.rates, key=lambda mode: trial.rates[mode])
+        if not remembered:
+            self.remember(trial, chosen)
+        return remembered[0] if remembered and remembered[0] not in trial.refused else chosen
+
+    def remembered(self, trial: "Trial") -> list[Mode]:
+        """What was chosen the last time for the same model, shape, machine and versions."""
+        known = self._read().get(trial.key)
+        return [known] if known in available(trial.batch.device) else []
+
+    def remember(self, trial: "Trial", mode: Mode) -> None:
+        """Keep the choice for the next run."""
+        if self.cache is not None:
+            path = Path(self.cache).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(path) as temporary:
+                temporary.write_text(json.dumps({**self._read(), trial.key: mode}, indent=2) + "\n")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(Path(self.cache).expanduser().read_text())) if self.cache else {}
+        except (OSError, ValueError):
+            return {}  # it is only a memory: measure again
+
+
+@dataclass
+class Trial:
+    """Modes on one batch: their functions, images a second, differences of scores, and why some are not used."""
+
+    model: nn.Module
+    score: Score
+    images: Images
+    size: int | None = None
+    functions: dict[Mode, Function] = field(default_factory=dict)
+    rates: dict[Mode, float] = field(default_factory=dict)
+    differences: dict[Mode, float] = field(default_factory=dict)
+    refused: dict[Mode, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        eager = self.functions["eager"] = quietly(self.model, self.model)
+        self.batch = self._repeated(self.size or ON_CPU)
+        if self.size is None and self.images.is_cuda:
+            self.batch = self._grown(eager)
+        self.outputs = eager(self.batch)
+
+    def time(self, mode: Mode, seconds: float, tolerance: float = math.inf) -> float:
+        """The rate of a mode; 0 and a reason where it cannot be built, or is not true to `tolerance`."""
+        try:
+            if mode not in self.functions:
+                with torch.no_grad():
+                    built = MODES[mode](self.model, self.batch)
+                self.functions[mode] = quietly(self.model, built)
+            outputs = self.functions[mode](self.batch)
+        except Exception as error:  # compilers and converters raise anything; the eager mode remains
+            self.refused[mode] = f"it cannot be built ({(str(error).splitlines() or [repr(error)])[0][:120]})"
+            return 0.0
+        moved = (self.score(outputs, self.outputs) - self.score(self.outputs, self.outputs)).abs().max().item()
+        self.differences[mode] = moved
+        if mode != "eager" and not moved <= tolerance:
+            self.refused[mode] = f"scores differ by {moved:.1e} from float32 eager, more than {tolerance:.0e}"
+            return 0.0
+        self.rates[mode] = rate(self.functions[mode], self.batch, seconds)
+        return self.rates[mode]
+
+    def passes(self, mode: Mode) -> Passes:
+        """The mode, ready for use, with what was measured of it."""
+        facts = {
+            **{"mode": mode, "batch": len(self.batch), "threads": torch.get_num_threads()},
+            "images_per_second": {name: round(found, 1) for name, found in self.rates.items()},
+            "score_differences": {name: moved for name, moved in self.differences.items() if name != "eager"},
+            "refused": self.refused,
+        }
+        return Passes(self.functions[mode], len(self.batch), facts)
+
+    @property
+    def key(self) -> str:
+        """What a choice hangs on: model, shape, machine, versions."""
+        of_model = [f"{name}{tuple(value.shape)}" for name, value in self.model.state_dict().items()]
+        device = torch.cuda.get_device_name() if self.batch.is_cuda else platform.processor() or platform.machine()
+        facts = [of_model, tuple(self.batch.shape), device, platform.node(), torch.get_num_threads(), torch.__version__]
+        with suppress(metadata.PackageNotFoundError):
+            facts.append(metadata.version("openvino"))
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def _repeated(self, size: int) -> Images:
+        return self.images[torch.arange(size, device=self.images.device) % len(self.images)].contiguous()
+
+    def _grown(self, function: Function) -> Images:
+        """The batch beyond which the rate hardly grows, or the memory ends."""
+        best, batch = 0.0, self._repeated(ON_CPU)
+        while True:
+            try:
+                found = rate(function, batch, 0.1)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                found = 0.0
+            if found < best * GROWTH:
+                return self._repeated(len(batch) // 2)
+            best, batch = found, self._repeated(2 * len(batch))
+
+
+def rate(function: Function, batch: Tensor, seconds: float) -> float:
+    """Rows a second, over at least `seconds` after one pass for warmth."""
+    finish = torch.cuda.synchronize if batch.is_cuda else lambda: None
+    function(batch)
+    finish()
+    done, started = 0, time.perf_counter()
+    while (spent := time.perf_counter() - started) < seconds or not done:
+        function(batch)
+        finish()
+        done += len(batch)
+    return done / spent

@@ -1,0 +1,93 @@
+"""Ways to compute the same function of a batch; each takes a model in eval mode and a batch for its shape."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from importlib.util import find_spec
+from shutil import which
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Function: TypeAlias = Callable[[Tensor], Tensor]
+Mode = Literal["eager", "compiled", "half", "openvino"]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module and all its children into eval mode, and each of them back afterwards."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
+
+
+def quietly(model: nn.Module, function: Function) -> Function:
+    """`function` without gradient and with its model in eval mode, whatever the caller's modes."""
+
+    def run(batch: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model):
+            return function(batch)
+
+    return run
+
+
+def eager(model: nn.Module, batch: Tensor) -> Function:
+    """PyTorch as it is."""
+    return model
+
+
+def compiled(model: nn.Module, batch: Tensor) -> Function:
+    """torch.compile with frozen weights, which folds batch norms into convolutions; CUDA graphs on CUDA."""
+    options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": batch.is_cuda}
+    fast = torch.compile(model, dynamic=False, options=options)
+    return (lambda images: fast(images).clone()) if batch.is_cuda else fast  # a graph's output is overwritten
+
+
+def half(model: nn.Module, batch: Tensor) -> Function:
+    """`compiled` in half precision: float16 on CUDA, bfloat16 on CPUs."""
+    dtype = torch.float16 if batch.is_cuda else torch.bfloat16
+    fast = compiled(deepcopy(model).to(dtype), batch)
+    return lambda images: fast(images.to(dtype)).float()
+
+
+def openvino(model: nn.Module, batch: Tensor) -> Function:
+    """OpenVINO in float32 on as many threads as PyTorch has."""
+    import openvino as ov
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    # not ov.convert_model, which reports its use over the network
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it traces, which PyTorch deprecates
+        traced = TorchScriptPythonDecoder(model, example_input=batch)
+    graph = frontend.convert(frontend.load(traced))
+    graph.reshape(list(batch.shape))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    fast = ov.compile_model(graph, "CPU", settings)
+    return lambda images: torch.from_numpy(fast(images.numpy(), share_inputs=True)[0])
+
+
+MODES: dict[Mode, Callable[[nn.Module, Tensor], Function]] = {
+    "eager": eager,
+    "compiled": compiled,
+    "half": half,
+    "openvino": openvino,
+}
+
+
+def available(device: torch.device) -> list[Mode]:
+    """The modes that can win here: half only where the hardware is built for it."""
+    if device.type == "cuda":
+        return ["eager", "compiled", "half"]
+    if device.type != "cpu":
+        return ["eager"]
+    compiler = ["compiled"] if which("c++") or which("g++") or which("clang++") else []
+    tiles = ["half"] if compiler and torch.cpu._is_amx_tile_supported() else []
+    return ["eager", *compiler, *tiles, *(["openvino"] if find_spec("openvino") else [])]  # type: ignore[list-item]

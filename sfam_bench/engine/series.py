@@ -1,0 +1,72 @@
+"""Perturbed versions of one image, each composed only when its row of a batch is free."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sfam_bench.types import Image, Images
+
+Ranks: TypeAlias = Int[Tensor, "rows cols"]  # place of each pixel in an order, 0 first
+Counts: TypeAlias = Int[Tensor, " items"]
+SoftMasks: TypeAlias = Float[Tensor, "items rows cols"]  # 1 keeps a pixel, 0 replaces it
+
+
+@runtime_checkable
+class Series(Protocol):
+    """A number of inputs made from one; they are never all held at once."""
+
+    @property
+    def like(self) -> Tensor:
+        """One input, for its shape, type and device."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def write(self, first: int, out: Tensor) -> None:
+        """Compose the inputs from number `first` on into the rows of `out`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """`start`, its first-ranked pixels taken from `finish`: as many as each of `counts` says."""
+
+    start: Image
+    finish: Image
+    ranks: Ranks
+    counts: Counts
+
+    @property
+    def like(self) -> Tensor:
+        return self.start
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def write(self, first: int, out: Images) -> None:
+        changed = self.ranks < self.counts[first : first + len(out), None, None]
+        torch.where(changed[:, None], self.finish, self.start, out=out)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """`image` seen through `count` soft masks, `baseline` behind them; `masks(first, last)` makes a few at a time."""
+
+    image: Image
+    baseline: Image
+    masks: Callable[[int, int], SoftMasks]
+    count: int
+
+    @property
+    def like(self) -> Tensor:
+        return self.image
+
+    def __len__(self) -> int:
+        return self.count
+
+    def write(self, first: int, out: Images) -> None:
+        torch.lerp(self.baseline, self.image, self.masks(first, first + len(out))[:, None], out=out)
