@@ -31,12 +31,13 @@ class Passes:
         buffer, filled = torch.empty(0), 0
         for key, series in asked:
             waiting.append(_Open(key, len(series)))
-            if not len(buffer):
-                buffer = series.like.new_zeros(self.batch, *series.like.shape)
             written = 0
             while written < len(series):
                 rows = min(len(series) - written, self.batch - filled)
-                series.write(written, buffer[filled : filled + rows])
+                with torch.inference_mode(False), torch.no_grad():  # here alone: a generator shares its caller's modes
+                    if not len(buffer):
+                        buffer = series.like.new_zeros(self.batch, *series.like.shape)
+                    series.write(written, buffer[filled : filled + rows])
                 written, filled = written + rows, filled + rows
                 if filled == self.batch:
                     yield from _hand_out(self.function(buffer), waiting)
@@ -60,7 +61,7 @@ def _hand_out(outputs: Tensor, waiting: deque[_Open[Key]]) -> Iterator[tuple[Key
     while waiting and (len(outputs) or not waiting[0].missing):
         first = waiting[0]
         part, outputs = outputs[: first.missing], outputs[first.missing :]
-        first.parts.append(part)
+        first.parts.append(part.clone())  # a function may give its input, or the same tensor at every call
         first.missing -= len(part)
         if not first.missing:
             waiting.popleft()
