@@ -13,6 +13,7 @@ from sfam_bench.errors import UserError
 RUN = ["dataset", "model", "target"]
 PAIR = ["query_id", "reference_id"]
 FACTS = "pair"  # the explainer under which facts of the pair itself are recorded
+AREA_ERROR = "_area_error"  # ends the names of metrics that check the protocol, and say nothing of an explainer
 NO_REASON = "no_reason"  # the flag of a value that is not finite although nothing was flagged
 DIFFERENCE = [*RUN, "explainer", "metric", "to", "difference", "low", "high", "count", "clustered", "p", "p_holm"]
 CHUNK = 1 << 22  # resampled cluster counts held at once
@@ -190,6 +191,12 @@ def reasons(records: pd.DataFrame) -> pd.Series:
     """Why each record is left out of the means; '' for those that count."""
     flag = records["flag"].fillna("").astype(str)
     return flag.mask((flag == "") & ~np.isfinite(records["value"].to_numpy(dtype=float)), NO_REASON)
+
+
+def area_errors(records: pd.DataFrame) -> np.ndarray:
+    """What fewer points cost each curve that was taken in full too; a pair that two kinds hold counts once."""
+    errors = records[records["metric"].str.endswith(AREA_ERROR)].drop_duplicates([*RUN, "explainer", "metric", *PAIR])
+    return errors.loc[reasons(errors) == "", "value"].to_numpy(dtype=float)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ import pytest
 from scipy import stats
 
 from sfam_bench.errors import UserError
-from sfam_bench.statistics import clustered_bootstrap, clustered_intervals, holm, paired_difference, summary
+from sfam_bench.statistics import (
+    area_errors,
+    clustered_bootstrap,
+    clustered_intervals,
+    holm,
+    paired_difference,
+    summary,
+)
 
 METRICS = {"deletion": {"higher_is_better": False}, "game": {"higher_is_better": True}, "s_full": {}}
 
@@ -171,6 +178,15 @@ def test_holm_is_over_the_explainers_of_one_metric() -> None:
     records = frame({name: list(rng.normal(size=12)) for name in names})
     for _, group in paired_difference(records, pairs(list(range(12)))).groupby("metric"):
         assert group["p_holm"].to_numpy() == pytest.approx(holm(group["p"].to_numpy()))
+
+
+def test_area_errors_are_of_all_explainers_and_walks_and_of_nothing_else() -> None:
+    values = {("sfam", "deletion_area_error"): [0.1, 0.2, 9], ("lafam", "insertion_area_error"): [0.3]}
+    records = frame(values | {("sfam", "deletion"): [5, 6]}, {("sfam", "deletion_area_error", 2): "constant_map"})
+    twice = pd.concat([records, records.iloc[:1]])
+    assert area_errors(twice).tolist() == [0.1, 0.2, 0.3]
+    assert area_errors(records[records["metric"] == "deletion"]).size == 0
+    assert area_errors(records[:0]).size == 0
 
 
 def test_a_query_without_a_class_is_named() -> None:

@@ -12,16 +12,17 @@ from sfam_bench.report import formats, page, tables
 from sfam_bench.report.figures import gallery, overview
 from sfam_bench.report.formats import terminal_table
 from sfam_bench.report.names import slug, sort_metrics
-from sfam_bench.statistics import FACTS, RUN, paired_difference, summary
+from sfam_bench.report.tables import Report
+from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
 from sfam_bench.store import Run, read_run
 
-__all__ = ["terminal_table", "write_report"]
+__all__ = ["Report", "terminal_table", "write_report"]
 
 OURS = ("index.html", "summary.csv", "differences.csv", "table-*", "gallery-*", "overview-*")
 
 
-def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> pd.DataFrame:
-    """Write the report of several runs into the folder `out`, whole or not at all, and return its summary."""
+def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> Report:
+    """Write the report of several runs into the folder `out`, whole or not at all, and return the gist of it."""
     found = [read_run(Path(run), allow_unfinished) for run in runs]
     _check(found)
     out = Path(out)
@@ -30,21 +31,25 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         fresh, old = Path(temporary) / "new", Path(temporary) / "old"
         fresh.mkdir()
-        table = _write(found, fresh, to)
+        report = _write(found, fresh, to)
         for path in kept:
             path.rename(fresh / path.name)
         if out.exists():
             out.rename(old)
         fresh.rename(out)
-    return table
+    return report
 
 
-def _write(runs: Sequence[Run], out: Path, to: str) -> pd.DataFrame:
+def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     sections, sums, differences = [], [], []
-    for run in runs:
+    for whole in runs:
+        # area errors go to the protocol: in a table they would stand as if they told explainers apart
+        check = whole.records["metric"].str.endswith(AREA_ERROR)
+        run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
         sums.append(summary(run.records, run.pairs, run.manifest.get("metrics") or {}))
         differences.append(paired_difference(run.records, run.pairs, to))
-        of_run = [_section(run, part, differences[-1], out) for _, part in sums[-1].groupby(RUN, sort=False)]
+        parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
+        of_run = [_section(run, part, differences[-1], errors, out) for part in parts]
         maps = [(path, "Maps of a few pairs.") for path in gallery(run, out)]
         sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *maps]), *of_run[1:]]
     table = pd.concat(sums, ignore_index=True)
@@ -54,17 +59,17 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> pd.DataFrame:
     compared = [block for part in alike for block in tables.side_by_side(part)]
     measured = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
     (out / "index.html").write_text(page.render(sections, compared, measured), encoding="utf-8")
-    return table
+    return Report(table, {section.title: section.protocol for section in sections})
 
 
-def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, out: Path) -> page.Section:
+def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd.DataFrame, out: Path) -> page.Section:
     """One (dataset, model, target): its part of the page, and its own files."""
     names, metrics = [str(part[name].iloc[0]) for name in RUN], run.manifest.get("metrics") or {}
     drawn = [path for path in overview(part, metrics, out) if path.suffix == ".png"]
     section = page.Section(
         title=" · ".join(names),
         anchor=slug(*names),
-        protocol=tables.protocol(run, part),
+        protocol=tables.protocol(run, part, area_errors(_of(errors, names))),
         tables=tables.metric_tables(part, metrics),
         differences=tables.difference_tables(_of(differences, names), part),
         flagged=tables.flagged_table(_of(run.records, names)),

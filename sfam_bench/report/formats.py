@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.report.names import COMPARED, arrow, decimals, group, headlines, sort_explainers, sort_metrics, words
-from sfam_bench.report.tables import Cell, Column, Table
+from sfam_bench.report.tables import Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
 
+QUALIFY = ("Curves", "Passes")  # lines of the protocol that say what the numbers are worth
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -113,13 +114,16 @@ def wide(summary: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=order).reset_index()
 
 
-def terminal_table(summary: pd.DataFrame, width: int = 120) -> str:
-    """Means with half their interval, the headline metrics and as many others as fit a terminal."""
+def terminal_table(report: Report, width: int = 120) -> str:
+    """Means with half their interval, headlines and what else fits a terminal, and what these numbers are worth."""
+    summary = report.summary
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
     own = own[own["metric"].map(group).isin(COMPARED)]
-    blocks = [
-        " · ".join(map(str, keys)) + "\n" + _terminal_block(part, width) for keys, part in own.groupby(RUN, sort=False)
-    ]
+    blocks: list[str] = []
+    for keys, part in own.groupby(RUN, sort=False):
+        title = " · ".join(map(str, keys))
+        facts = [f"{name}: {text}" for name, text in report.protocols.get(title, ()) if name in QUALIFY]
+        blocks.append("\n".join([title, _terminal_block(part, width), *(textwrap.fill(fact, width) for fact in facts)]))
     return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not distinguishable from the best"])
 
 

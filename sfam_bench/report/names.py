@@ -10,9 +10,11 @@ import pandas as pd
 # Groups of metrics in reading order; a metric belongs to the longest prefix that its name begins with.
 GROUPS: dict[str, dict[str, str]] = {
     "Metrics that see the pair": {
-        "selectivity": "on what the two images share minus on what they do not",
+        "selectivity": "partial matches: on what the two images share minus on what they do not",
         "evidence": "share of the map on the parts that the two images share",
-        "peak_on": "does the peak lie on what the images share, or on what they do not?",
+        "evidence_energy_ratio": "evidence energy over its chance level: 1 for a blind map",
+        "evidence_pointing_game": "does the peak lie on a part that the two images share?",
+        "peak_on": "partial matches: does the peak lie on what the images share, or on what they do not?",
         "part_agreement": "does the map follow how much each part is alike?",
         "reference_sensitivity": "how much the map changes with the reference",
         "margin": "the margin over another class while pixels go",
@@ -29,6 +31,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Localisation": {
         "energy_pointing_game": "share of the positive map inside the foreground",
+        "energy_pointing_game_ratio": "energy pointing game over its chance level: 1 for a blind map",
         "pointing_game": "does the peak lie on the foreground?",
         "iou": "overlap of the thresholded map with the foreground",
         "max_box": "overlap of the map's box with the object's box",
@@ -40,7 +43,7 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 CONTROLS = ("chance", "centre", "center", "edges", "sobel", "uniform", "lafam", "relax")
 COMPARED = [*GROUPS][:3]  # groups whose metrics say how true a map is
-SPELLING = {"iou": "IoU", "map@r": "MAP@R", "road": "ROAD"}
+SPELLING = {"iou": "IoU", "map@r": "MAP@R", "r": "R", "road": "ROAD"}
 HEADLINES = ("selectivity", "part_agreement", "margin", "insertion_minus_deletion", "deletion", "energy_pointing_game")
 
 

@@ -1,7 +1,9 @@
 """From tidy summaries to tables that fit a page: metrics that see the pair first, the others after them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context
 from itertools import product
 from typing import Any
 
@@ -22,11 +24,12 @@ from sfam_bench.report.names import (
     sort_metrics,
     words,
 )
-from sfam_bench.statistics import FACTS, NO_REASON, reasons
+from sfam_bench.statistics import AREA_ERROR, FACTS, NO_REASON, reasons
 from sfam_bench.store import Run
 
 WIDTH = 5  # columns of a table that still fit a page
 NOTHING = "--"
+FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ class Table:
         return frozenset(name for name, _ in self.rows if is_control(name))
 
 
+@dataclass(frozen=True)
+class Report:
+    """The means of all runs, and by its title the protocol of each (dataset, model, target)."""
+
+    summary: pd.DataFrame
+    protocols: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+
+
 def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """The tables of one (dataset, model, target)."""
     names = summary["metric"].drop_duplicates().tolist()
@@ -70,7 +81,7 @@ def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]
     chances = {name: float(summary.loc[summary["metric"] == level, "mean"].mean()) for name, level in levels.items()}
     own = summary[(summary["explainer"] != FACTS) & ~summary["metric"].isin(levels.values())]
     note = "Mean [95 % interval]; bold: best; ≈: not distinguishable from the best over the same pairs."
-    return [_table(title, part, note, chances) for title, part in _blocks(own)]
+    return [_table(title, part, note, chances) for _, title, part in _blocks(own)]
 
 
 def difference_tables(differences: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
@@ -87,7 +98,7 @@ def difference_tables(differences: pd.DataFrame, summary: pd.DataFrame) -> list[
         f"Explainer minus {to} over the same pairs [95 % interval]; bold: better than {to}, the interval holds no zero."
     )
     blocks = _blocks(frame.assign(best=better))
-    return [_table(f"{title}: difference to {to}", part, note, {}) for title, part in blocks if title in COMPARED]
+    return [_table(f"{title}: difference to {to}", part, note, {}) for name, title, part in blocks if name in COMPARED]
 
 
 def side_by_side(summary: pd.DataFrame) -> list[Table]:
@@ -135,34 +146,64 @@ FLAGS = {
 }
 
 
-def protocol(run: Run, summary: pd.DataFrame) -> list[tuple[str, str]]:
-    """What was measured on what, one (name, text) a line."""
+def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[str, str]]:
+    """What was measured on what, and how truly, one (name, text) a line; `errors` are those of the areas."""
     facts = run.manifest
     split, found, kinds = facts.get("split") or {}, facts.get("retrieval") or {}, run.pairs["kind"].value_counts()
     of_pair = summary[summary["explainer"] == FACTS]
     counts = facts.get("image_counts") or {}
+    of_gallery = {"queries" if name == "count" else words(name): _fact(value) for name, value in found.items()}
+    code = re.sub(r"(?<=^\w{10})\w+", "", facts.get("git", "unknown"))  # short, but still -dirty
+    left_out = [name for name in facts.get("skipped") or [] if not name.endswith(AREA_ERROR)]  # those were not drawn
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
         "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
-        "Retrieval": ", ".join(f"{words(name)} {_fact(value)}" for name, value in found.items()),
+        "Retrieval": ", ".join(f"{name} {value}" for name, value in of_gallery.items()),
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {words(str(kind))}" for kind, count in kinds.items()),
         "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
-        "Left out": "; ".join(facts.get("skipped") or []),
-        "Code": f"git {facts.get('git', 'unknown')[:10]}, config {facts.get('config_hash')}, seed {facts.get('seed')}",
+        "Curves": _curves(errors) if summary["metric"].str.startswith(("deletion", "insertion")).any() else "",
+        "Passes": _passes(facts.get("passes") or {}),
+        "Left out": "; ".join(left_out),
+        "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}",
         "Made": facts.get("created"),
     }
     return [(name, str(text)) for name, text in lines.items() if text]
 
 
-def _blocks(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Parts of the frame whose metrics stand in one table."""
+def _curves(errors: np.ndarray) -> str:
+    """What the areas are worth: the errors observed, or that none was."""
+    if not len(errors):
+        return f"none was drawn to be taken in full ({FULL} points) too: the error of the area was not measured"
+    median, most, worst = np.quantile(errors, [0.5, 0.95, 1])
+    return (
+        f"{len(errors)} drawn at random and taken in full ({FULL} points) too: "
+        f"area differs by median {median:.2g}, 95 % {most:.2g}, at most {_ceiling(worst, 2):.2g}"
+    )
+
+
+def _passes(facts: Mapping[str, Any]) -> str:
+    """How the model was asked, and how far its scores may be off by that."""
+    mode, moved = facts.get("mode"), facts.get("score_differences", {}).get(facts.get("mode"))
+    within = "" if moved is None else f"scores within {_ceiling(moved, 1):.1g} of float32 eager"
+    return ", ".join(filter(None, [mode, f"batch {facts['batch']}" if "batch" in facts else "", within]))
+
+
+def _ceiling(value: float, digits: int) -> float:
+    """The value rounded up, so that what is said to bound it does."""
+    return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(str(float(value))))
+
+
+def _blocks(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Parts of the frame whose metrics stand in one table, each with its group and its title."""
     for title in GROUPS:
         names = [name for name in sort_metrics(frame["metric"].drop_duplicates().tolist()) if group(name) == title]
-        for chosen in np.array_split(names, -(-len(names) // WIDTH)) if names else ():  # of like width
-            yield title, pd.DataFrame({"metric": chosen}).merge(frame, on="metric")
+        count = -(-len(names) // WIDTH)
+        for number, chosen in enumerate(np.array_split(names, count) if names else (), 1):  # of like width
+            own = f"{title} ({number} of {count})" if count > 1 else title
+            yield title, own, pd.DataFrame({"metric": chosen}).merge(frame, on="metric")
 
 
 def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, float]) -> Table:
@@ -195,7 +236,7 @@ def _cell(row: Mapping[Any, Any] | None, digits: int, most: int) -> Cell:
     sign = "+" if row.get("signed") else ""
     mean, low, high = (f"{round(row[name], digits) + 0.0:{sign}.{digits}f}" for name in ("mean", "low", "high"))
     interval = f"[{low}, {high}]" if np.isfinite(row["low"]) and low != high else ""
-    interval += f" (n = {row['count']})" if row["count"] < most else ""
+    interval = " ".join(filter(None, [interval, f"(n = {row['count']})" if row["count"] < most else ""]))
     hints = [f"n = {row['count']}", f"flagged: {row['flagged']}" if row["flagged"] else ""]
     hints += [f"Wilcoxon p (Holm) = {row['p_holm']:.2g}" if "p_holm" in row else ""]
     hints += ["" if row["clustered"] else "one class alone: the interval resamples pairs"]

@@ -1,5 +1,7 @@
 """Two runs of random, seeded records, made through the store itself."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,33 @@ def make_run(root: Path, model: str, seed: int, gain: float = 1.0) -> Path:
 @pytest.fixture(scope="session")
 def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "frozen", "lite0 frozen", 0)
+
+
+AREA_ERRORS = {"deletion_mean_area_error": [0.001, 0.004, 0.002], "insertion_mean_area_error": [0.003, 0.0044123]}
+PASSES = {
+    **{"mode": "openvino", "batch": 16, "threads": 1, "images_per_second": {"eager": 60.0, "openvino": 130.0}},
+    **{"score_differences": {"compiled": 6e-8, "openvino": 3.6e-7}, "refused": {}},
+}
+
+
+@pytest.fixture(scope="session")
+def checked_run(tmp_path_factory: pytest.TempPathFactory, fake_run: Path) -> Path:
+    """The same run, with five curves taken in full too, one of them twice, and one that could not be."""
+    copy = Path(shutil.copytree(fake_run, tmp_path_factory.mktemp("runs") / "checked"))
+    path = copy / "records" / "00001.parquet"
+    records = pd.read_parquet(path).astype({"metric": str, "explainer": str, "flag": str})
+    rows = []
+    for metric, errors in AREA_ERRORS.items():
+        drawn = records.drop_duplicates("query_id")[: len(errors) + 1]
+        flag = ["", "", "", "constant_map"][-len(drawn) :]
+        explainer = ["sfam", "lafam", "sfam", "grad_cam"][: len(drawn)]
+        rows.append(drawn.assign(metric=metric, explainer=explainer, value=[*errors, np.nan], flag=flag))
+    pd.concat([records, *rows, rows[0][:1]]).to_parquet(path, index=False)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["metrics"] |= {name: {"higher_is_better": None} for name in [*AREA_ERRORS, "deletion_blur_area_error"]}
+    manifest["skipped"].append("deletion_blur_area_error")
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "passes": PASSES}))
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The report as a whole: one page that loads nothing, escapes everything, and is never half there."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 
 from sfam_bench import report
 from sfam_bench.errors import UserError
-from sfam_bench.report import page, write_report
+from sfam_bench.report import Report, page, terminal_table, write_report
 from sfam_bench.report.tables import Cell, Column, Table
 
 HOSTILE = "<script>alert('name')</script>"
@@ -51,13 +52,13 @@ def read(text: str) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def written(fake_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+def written(fake_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     out = tmp_path_factory.mktemp("reports") / "report"
     return out, write_report(fake_runs, out)
 
 
-def test_everything_is_written(written: tuple[Path, pd.DataFrame]) -> None:
-    out, table = written
+def test_everything_is_written(written: tuple[Path, Report]) -> None:
+    out, table = written[0], written[1].summary
     names = {path.name for path in out.iterdir()}
     for model in ("lite0-frozen", "lite0-fine-tuned"):
         stem = f"cub-{model}-similarity"
@@ -73,7 +74,7 @@ def test_everything_is_written(written: tuple[Path, pd.DataFrame]) -> None:
     assert set(table["model"]) == {"lite0 frozen", "lite0 fine-tuned"}
 
 
-def test_the_page_is_whole_and_loads_nothing(written: tuple[Path, pd.DataFrame]) -> None:
+def test_the_page_is_whole_and_loads_nothing(written: tuple[Path, Report]) -> None:
     out, _ = written
     reader = read((out / "index.html").read_text())
     assert all(link.startswith(("#", "data:image/")) for link in reader.links)
@@ -157,6 +158,53 @@ def test_two_runs_of_the_same_model_are_not_mixed(fake_run: Path, tmp_path: Path
         write_report([fake_run, fake_run], tmp_path / "out")
     with pytest.raises(UserError, match="no run to report"):
         write_report([], tmp_path / "out")
+
+
+CURVES = (
+    "5 drawn at random and taken in full (225 points) too: area differs by median 0.003, 95 % 0.0043, at most 0.0045"
+)
+
+
+def test_the_error_of_areas_is_said_and_no_column(fake_run: Path, checked_run: Path, tmp_path: Path) -> None:
+    write_report([fake_run], tmp_path / "without")
+    report = write_report([checked_run], tmp_path / "with")
+    for path in (tmp_path / "without").glob("*.*"):
+        other = tmp_path / "with" / path.name
+        if path.suffix not in (".html", ".md", ".tex"):
+            assert other.read_bytes() == path.read_bytes(), path.name  # the numbers and pictures stay as they were
+            continue
+        lines, others = path.read_text().splitlines(), other.read_text().splitlines()
+        assert [line for line in lines if line not in others] == [line for line in lines if "none was drawn" in line]
+        new = " ".join(line for line in others if line not in lines)
+        assert CURVES in new
+        assert "openvino, batch 16, scores within 4e-07 of float32 eager" in new
+        assert "area_error" not in other.read_text()
+        assert "area error" not in other.read_text()
+    text = terminal_table(report, width=90)
+    assert f"Curves: {CURVES} Passes: openvino, batch 16, scores within 4e-07" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 90
+
+
+def test_a_run_without_such_curves_says_so(fake_run: Path, tmp_path: Path) -> None:
+    report = write_report([fake_run], tmp_path / "out")
+    (lines,) = (dict(lines) for lines in report.protocols.values())
+    assert lines["Curves"].startswith("none was drawn to be taken in full (225 points)")
+    assert "Passes" not in lines
+    assert "Curves: none was drawn" in terminal_table(report)
+
+
+def test_hostile_passes_are_text(checked_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(checked_run, tmp_path / "run"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["passes"] = {"mode": f"{HOSTILE}\n\\input|", "score_differences": {}}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    write_report([copy], tmp_path / "out")
+    reader = read((tmp_path / "out" / "index.html").read_text())
+    assert "script" not in reader.tags
+    assert HOSTILE in reader.text
+    (tex,), (md,) = ((tmp_path / "out").glob(f"*.{suffix}") for suffix in ("tex", "md"))
+    assert f"% Passes: {HOSTILE} \\input|\n" in tex.read_text()
+    assert "- Passes: &lt;script>alert('name')&lt;/script> \\input\\|\n" in md.read_text()
 
 
 def test_reports_need_no_torch() -> None:

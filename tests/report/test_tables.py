@@ -1,13 +1,15 @@
 """What stands in which column, how numbers read, and what the formats escape."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.metrics import perturbation
 from sfam_bench.report import formats, names, tables
-from sfam_bench.report.tables import Cell, Column, Table
+from sfam_bench.report.tables import Cell, Column, Report, Table
 from sfam_bench.statistics import paired_difference, summary
 from sfam_bench.store import Run, read_run
 
@@ -69,7 +71,9 @@ def test_a_wide_group_is_split() -> None:
     run = {"dataset": "d", "model": "m", "target": "t", "explainer": "sfam", "mean": 0.5, "low": 0.4, "high": 0.6}
     fixed = {"count": 3, "clustered": True, "flagged": "", "higher_is_better": True, "best": False, "tied": False}
     frame = pd.DataFrame([{**run, **fixed, "metric": f"iou_{n}"} for n in range(12)])
-    assert [len(table.columns) for table in tables.metric_tables(frame, {})] == [4, 4, 4]
+    found = tables.metric_tables(frame, {})
+    assert [len(table.columns) for table in found] == [4, 4, 4]
+    assert [table.title for table in found] == [f"Localisation ({n} of 3)" for n in (1, 2, 3)]
 
 
 def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
@@ -114,11 +118,47 @@ def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:
 
 
 def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed: pd.DataFrame) -> None:
-    lines = dict(tables.protocol(run, summed))
+    lines = dict(tables.protocol(run, summed, np.array([])))
     assert lines["Split"] == "zero-shot, last 100 classes (hash 3f2a)"
-    assert lines["Retrieval"].startswith("recall@1 0.850, MAP@R 0.410")
+    assert lines["Retrieval"] == "recall@1 0.850, MAP@R 0.410, queries 420"
     assert "10 hard negative" in lines["Pairs"]
     assert "s_base_mean 0.2" in lines["Means over pairs"]
+
+
+def test_area_errors_by_hand() -> None:
+    text = tables._curves(np.arange(21)[::-1] / 1000)  # 0 to 0.020
+    assert text.startswith("21 drawn at random and taken in full (225 points) too: ")
+    assert text.endswith("area differs by median 0.01, 95 % 0.019, at most 0.02")
+    assert tables._curves(np.array([0.00441])).endswith("median 0.0044, 95 % 0.0044, at most 0.0045")
+    assert tables._curves(np.zeros(2)).endswith("median 0, 95 % 0, at most 0")
+    assert tables._curves(np.array([])).startswith("none was drawn")
+
+
+def test_curves_in_full_have_the_points_that_are_said() -> None:
+    assert len(perturbation.placed(perturbation.FULL, 224 * 224)[0]) == tables.FULL
+
+
+def test_only_curves_have_a_line_of_their_errors(run: Run, summed: pd.DataFrame) -> None:
+    without = summed[~summed["metric"].str.startswith(("deletion", "insertion"))]
+    assert "Curves" not in dict(tables.protocol(run, without, np.array([])))
+
+
+def test_passes_are_said_with_a_bound_that_holds() -> None:
+    facts = {"mode": "half", "batch": 64, "score_differences": {"half": 0.00081, "compiled": 0.0}}
+    assert tables._passes(facts) == "half, batch 64, scores within 0.0009 of float32 eager"
+    assert tables._passes({**facts, "mode": "compiled"}).endswith("scores within 0 of float32 eager")
+    assert tables._passes({**facts, "mode": "eager"}) == "eager, batch 64"
+    assert tables._passes({}) == ""
+
+
+def test_code_that_was_changed_is_said_to_be(run: Run, summed: pd.DataFrame) -> None:
+    def code(git: str) -> str:
+        changed = replace(run, manifest={**run.manifest, "git": git})
+        return dict(tables.protocol(changed, summed, np.array([])))["Code"].split(",")[0]
+
+    assert code("0123456789abcdef") == "git 0123456789"
+    assert code("0123456789abcdef-dirty") == "git 0123456789-dirty"
+    assert code("unknown") == "git unknown"
 
 
 @pytest.mark.parametrize(
@@ -181,11 +221,11 @@ def test_wide_has_a_row_for_each_explainer(summed: pd.DataFrame) -> None:
 
 
 def test_the_terminal_table_fits(summed: pd.DataFrame) -> None:
-    text = formats.terminal_table(summed)
+    text = formats.terminal_table(Report(summed))
     assert max(map(len, text.splitlines())) <= 120
     assert text.startswith("cub · lite0 frozen · similarity")
     assert "forward" not in text
-    narrow = formats.terminal_table(summed, width=60)
+    narrow = formats.terminal_table(Report(summed), width=60)
     assert max(map(len, narrow.splitlines()[:-1])) <= 60
     assert "and 3 more metrics" in narrow
     assert "energy" in narrow.splitlines()[1] + narrow.splitlines()[2]
