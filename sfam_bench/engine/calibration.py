@@ -82,18 +82,20 @@ class Calibration:
         return [known] if known in available(trial.batch.device) else []
 
     def remember(self, trial: "Trial", mode: Mode) -> None:
-        """Keep the choice for the next run."""
-        if self.cache is not None:
-            path = Path(self.cache).expanduser()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as temporary:
-                temporary.write_text(json.dumps({**self._read(), trial.key: mode}, indent=2) + "\n")
+        """Keep the choice for the next run, where it can be written."""
+        if self.cache:
+            with suppress(OSError, RuntimeError):  # no right to write, or no home
+                path = Path(self.cache).expanduser()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic(path) as temporary:
+                    temporary.write_text(json.dumps({**self._read(), trial.key: mode}, indent=2) + "\n")
 
     def _read(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(Path(self.cache).expanduser().read_text())) if self.cache else {}
-        except (OSError, ValueError):
+            known = json.loads(Path(self.cache).expanduser().read_text()) if self.cache else {}
+        except (OSError, ValueError, RuntimeError):
             return {}  # it is only a memory: measure again
+        return known if isinstance(known, dict) else {}
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Trial:
                 self.functions[mode] = quietly(self.model, built)
             outputs = self.functions[mode](self.batch)
         except Exception as error:  # compilers and converters raise anything; the eager mode remains
-            self.refused[mode] = f"it cannot be built ({(str(error).splitlines() or [repr(error)])[0][:120]})"
+            self.refused[mode] = f"it cannot be built ({(' '.join(str(error).split()) or repr(error))[:120]})"
             return 0.0
         moved = (self.score(outputs, self.outputs) - self.score(self.outputs, self.outputs)).abs().max().item()
         self.differences[mode] = moved

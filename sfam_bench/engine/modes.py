@@ -64,7 +64,7 @@ def openvino(model: nn.Module, batch: Tensor) -> Function:
 
     # not ov.convert_model, which reports its use over the network
     frontend = FrontEndManager().load_by_framework("pytorch")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), evaluating(model):  # it would leave the model in eval mode
         warnings.simplefilter("ignore")  # it traces, which PyTorch deprecates
         traced = TorchScriptPythonDecoder(model, example_input=batch)
     graph = frontend.convert(frontend.load(traced))
