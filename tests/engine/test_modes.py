@@ -207,6 +207,11 @@ def test_quietly_computes_in_eval_mode_without_gradient_and_leaves_the_model_as_
 def test_modes_of_layers_come_back_after_an_error():
     model = network().train()
     model[3].eval()
-    with left_alone(model), pytest.raises(RuntimeError), evaluating(model):
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError
+
+    def fails():
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            raise RuntimeError
+
+    with left_alone(model), pytest.raises(RuntimeError):
+        fails()
