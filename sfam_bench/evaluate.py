@@ -97,6 +97,9 @@ def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passe
     coincide (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later method takes the answers of the earlier.
     """
     asking = [metric for metric in metrics if isinstance(metric, Asking)]
+    if not asking:
+        yield from methods
+        return
     under_way: deque[tuple[Method, list[tuple[Question, Answers]]]] = deque()
 
     def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
