@@ -1,23 +1,33 @@
-"""The flow from pairs to records: what is recorded, and what is flagged."""
+"""The flow from pairs to records: what is recorded, what is flagged, and what it costs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from sfam_bench.baselines import Blur, Mean, Zeros
+from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
-from sfam_bench.evaluate import PAIR, evaluate
-from sfam_bench.explainers.controls import LaFAM
+from sfam_bench.evaluate import PAIR, answered, evaluate, made, planned
+from sfam_bench.explainers.controls import Chance, LaFAM
+from sfam_bench.explainers.grad_cam import GradCAM
+from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.xgrad_cam import XGradCAM
+from sfam_bench.metrics.base import Asking, Scene
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
+from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid
 from sfam_bench.models.build import build
 from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
+from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.records import PairBatch
 from sfam_bench.similarity import Cosine, NegativeEuclidean
-from sfam_bench.targets import Similarity
+from sfam_bench.targets import Margin, Similarity
 
 
 def model(head=None, similarity=None):
@@ -76,3 +86,228 @@ def test_an_explainer_that_loses_a_pair_is_refused():
 
     with pytest.raises(UserError, match=r"for 3 pairs: expected \(batch, rows, cols\)"):
         records(model(), batch(), {"loses": Loses()}, {})
+
+
+# One stream of passes
+
+STEPS, WHOLE = Midpoint(5), Trapezoid(16)  # five and fifteen passes a walk
+FOUR = {"sfam": SFAM(), "grad_cam": GradCAM(), "lafam": LaFAM(), "chance": Chance()}
+ALIKE = {"grad_cam": GradCAM(relu=False), "hirescam": HiResCAM(), "xgrad_cam": XGradCAM(relu=False)}
+CURVES = {
+    "deletion": Perturbation("deletion", Mean(), STEPS),
+    "point": PointingGame(),
+    "both": Perturbation("insertion_minus_deletion", Zeros(), Midpoint(3), min_range=0.01),
+    "error": AreaError("deletion", Mean(), STEPS, WHOLE, share=0.5),
+    "black": Perturbation("insertion", Zeros(), STEPS, min_range=-9.0),
+}
+
+
+def lively(similarity=None):
+    """The model with weights scaled (He), so that its scores hang on the images."""
+    network = model(similarity=similarity)
+    for layer in network.trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    return network
+
+
+def table(found):
+    """Values by explainer, metric and query; a flag in the place of NaN."""
+    return {(r.explainer, r.metric, r.query_id): r.flag or r.value for r in found}
+
+
+def counting(function, batch=1):
+    """Passes, and the rows of each call."""
+    calls = []
+
+    def counted(rows):
+        calls.append(len(rows))
+        return function(rows)
+
+    return Passes(counted, batch), calls
+
+
+def taken(network, pairs, explainers, metrics, batch=1, target=None):
+    """Records, and how many inputs were computed for them."""
+    passes, calls = counting(quietly(network, network), batch)
+    (shard,) = evaluate(network, target or Similarity(), [pairs], explainers, metrics, "made", passes=passes)
+    return shard.records, sum(calls)
+
+
+@pytest.mark.parametrize("target", [Similarity(), Margin()], ids=lambda target: target.name)
+@pytest.mark.parametrize("size", [4, 16, 64])
+def test_packed_records_are_those_of_each_method_and_metric_alone(target, size):
+    network = lively()
+    pairs = replace(batch(5), negative=torch.rand(5, 3, 32, 24), negative_ids=tuple("vwxyz"))
+    packed, together = taken(network, pairs, FOUR, CURVES, size, target)
+    alone, apart = {}, 0
+    for name, explainer in FOUR.items():
+        for metric, measure in CURVES.items():
+            found, count = taken(network, pairs, {name: explainer}, {metric: measure}, size, target)
+            alone |= table(found)
+            apart += count
+    assert table(packed).keys() == alone.keys()
+    assert table(packed) == pytest.approx(alone, abs=1e-6)
+    assert together < apart
+    keys = [(r.explainer, r.metric) for r in packed if r.explainer != PAIR]
+    assert list(dict.fromkeys(keys)) == [(name, metric) for name in FOUR for metric in CURVES]
+
+
+def test_the_batch_of_the_passes_does_not_matter():
+    network, pairs = lively(), batch(3)
+    first = table(taken(network, pairs, FOUR, CURVES, 1)[0])
+    for size in (2, 7, 100, 1000):
+        assert table(taken(network, pairs, FOUR, CURVES, size)[0]) == pytest.approx(first, abs=1e-6)
+
+
+@pytest.mark.parametrize("caller", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("learns", [False, True], ids=["images", "images_with_gradient"])
+def test_the_callers_mode_does_not_matter(caller, learns):
+    network, pairs = lively().train(), batch(2)
+    expected = table(records(network, pairs, FOUR, CURVES))
+    with caller():
+        images = [images.clone().requires_grad_(learns) for images in (pairs.query, pairs.reference)]
+        found = records(network, replace(pairs, query=images[0], reference=images[1]), FOUR, CURVES)
+    assert table(found) == pytest.approx(expected, abs=1e-6)
+    assert all(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("similarity", [Cosine(), NegativeEuclidean()], ids=lambda s: s.name)
+def test_maps_that_coincide_are_walked_once(similarity):
+    network, pairs, calls = lively(similarity), batch(5), []
+    metrics = {name: metric for name, metric in CURVES.items() if name != "error"}
+    network.trunk.register_forward_hook(lambda *_: calls.append(1))
+    alone = records(network, pairs, {"grad_cam": ALIKE["grad_cam"]}, metrics)
+    cost = len(calls)
+    calls.clear()
+    found = records(network, pairs, ALIKE, metrics)
+    assert len(calls) == cost
+    for name in ALIKE:
+        ours = [(r.metric, r.query_id, r.value, r.flag) for r in found if r.explainer == name]
+        assert ours == [(r.metric, r.query_id, r.value, r.flag) for r in alone if r.explainer == "grad_cam"]
+    assert [r.explainer for r in found if r.metric == "deletion"] == [name for name in ALIKE for _ in range(5)]
+
+
+def test_only_the_pairs_whose_maps_coincide_are_lent():
+    def partly(network, encoded, pairs):
+        maps = SFAM()(network, encoded, pairs).clone()
+        maps[[1, 3]] *= -1
+        return maps
+
+    network, pairs = lively(), batch(5)
+    metrics = {"deletion": CURVES["black"]}
+    explainers = {"sfam": SFAM(), "partly": partly, "inverse": lambda *given: -SFAM()(*given)}
+    found, count = taken(network, pairs, explainers, metrics)
+    assert count == 5 * (5 + 2 + 3)  # the third has two of the second and three that nobody had
+    for name, explainer in explainers.items():
+        alone = table(taken(network, pairs, {name: explainer}, metrics)[0])
+        assert {key: value for key, value in table(found).items() if key[0] == name} == pytest.approx(
+            {key: value for key, value in alone.items() if key[0] == name}, abs=1e-6
+        )
+
+
+def test_a_map_that_coincides_but_is_drawn_otherwise_gets_its_curve_in_full():
+    network, pairs = lively(), batch(12)
+    metric = AreaError("deletion", Mean(), STEPS, WHOLE, share=0.5, min_range=-9.0)
+    alike = {name: SFAM() for name in "abc"}
+    found, count = taken(network, pairs, alike, {"error": metric})
+    drawn = {name: {r.query_id for r in found if r.explainer == name} for name in alike}
+    assert all(drawn[one] - drawn[other] for one, other in ("ab", "ba", "bc", "ca"))
+    assert drawn["a"] & drawn["b"] & drawn["c"]
+    assert count == len(set.union(*drawn.values())) * (5 + 15)
+    every = table(taken(network, pairs, {"a": SFAM()}, {"error": replace(metric, share=1.0)})[0])
+    for (name, kind, query), value in table(found).items():
+        if kind == "error":
+            assert value == pytest.approx(every["a", "error", query], abs=1e-6)
+            assert query in drawn[name]
+
+
+def test_a_pair_that_is_not_drawn_leaves_no_record_whatever_its_map():
+    network, pairs = lively(), batch(20)
+    metrics = {"error": AreaError("deletion", Mean(), STEPS, WHOLE, share=0.5)}
+    flat = {"flat": lambda network, encoded, pairs: torch.zeros(len(pairs), 4, 3)}
+    found = [r for r in records(network, pairs, flat, metrics) if r.explainer == "flat"]
+    assert 4 <= len(found) <= 16
+    assert {r.flag for r in found} == {"constant_map"}
+    assert not [r for r in records(network, pairs, flat, {"error": replace(metrics["error"], share=0.0)}) if r.flag]
+
+
+def test_pairs_without_range_are_not_asked():
+    network, pairs = lively(), batch(3)
+    pairs.query[1] = 0.5  # its own mean colour
+    found, count = taken(network, pairs, {"chance": Chance()}, {"deletion": CURVES["deletion"]})
+    assert count == 2 * 5
+    assert table(found)["chance", "deletion", "q1"] == "zero_range"
+
+
+def test_metrics_that_ask_nothing_take_no_passes_and_keep_the_order():
+    def refuse(rows):
+        raise AssertionError("nobody asked")
+
+    metrics = {"point": PointingGame(), "energy": EnergyPointingGame()}
+    assert not any(isinstance(metric, Asking) for metric in metrics.values())
+    (shard,) = evaluate(lively(), Similarity(), [batch(2)], FOUR, metrics, "made", passes=Passes(refuse))
+    found = [(r.explainer, r.metric, r.query_id) for r in shard.records if r.explainer != PAIR]
+    assert found == [(name, metric, query) for name in FOUR for metric in metrics for query in ("q0", "q1")]
+    assert PAIR in {r.explainer for r in shard.records}
+
+
+@pytest.mark.parametrize(("metrics", "ahead"), [({}, 1), ({"point": PointingGame()}, 1), (CURVES, 2)])
+def test_methods_are_made_when_their_turn_comes(metrics, ahead):
+    network, pairs, log = lively(), batch(3), []
+
+    def logged(name):
+        def explain(*given):
+            log.append(name)
+            return FOUR[name](*given)
+
+        return explain
+
+    encoded = encode_pairs(network, Similarity(), pairs.query, pairs.reference)
+    methods = made(Scene(network, encoded, pairs), {name: logged(name) for name in FOUR}, [""] * 3)
+    for done, method in enumerate(answered(methods, metrics.values(), encoded.passes)):
+        assert method.name == list(FOUR)[done]
+        assert log[: done + 1] == list(FOUR)[: done + 1]
+        assert len(log) - done <= ahead
+
+
+@pytest.mark.parametrize("size", [1, 7, 16])
+def test_what_is_planned_is_what_is_taken(size):
+    metrics = {
+        "deletion": Perturbation("deletion", Mean(), STEPS, -9.0),
+        "insertion": Perturbation("insertion", Mean(), STEPS, -9.0),
+        "both": Perturbation("insertion_minus_deletion", Mean(), STEPS, -9.0),
+        "blurred": Perturbation("insertion_minus_deletion", Blur(), WHOLE, -9.0),
+        "error": AreaError("deletion", Mean(), STEPS, WHOLE, share=1.0, min_range=-9.0),
+        "point": PointingGame(),
+    }
+    network, pairs = lively(), batch(3)
+    work = planned(metrics.values(), len(FOUR), len(pairs), 32 * 24)
+    assert work == 4 * 3 * (5 + 5 + 15 + 15 + 15)
+    _, count = taken(network, pairs, FOUR, metrics, size)
+    assert count == math.ceil(work / size) * size
+
+
+def test_plans_by_hand():
+    both, error = Perturbation("insertion_minus_deletion"), AreaError("deletion")
+    assert planned([both], 3, 10, 224 * 224) == 3 * 10 * 40
+    assert planned([both, both, Perturbation("deletion")], 3, 10, 224 * 224) == 3 * 10 * 40
+    assert planned([error, both], 3, 10, 224 * 224) == round(3 * 10 * (40 + 0.02 * 223))
+    assert planned([error], 1, 100, 224 * 224) == round(100 * 0.02 * (223 + 20))
+    assert planned([replace(error, share=0.0)], 3, 10, 224 * 224) == 0
+    assert planned([PointingGame()], 3, 10, 224 * 224) == planned([], 3, 10, 224 * 224) == 0
+
+
+def test_passes_that_are_given_take_the_curves_and_only_those():
+    network, pairs, seen = lively(), batch(3), []
+    torch.manual_seed(1)
+    other = lively()
+    metrics = {"deletion": CURVES["deletion"], "point": PointingGame()}
+    plain = table(records(network, pairs, {"sfam": SFAM()}, metrics))
+    passes, calls = counting(quietly(other, lambda images: other(1 - images)), 16)
+    network.trunk.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    (shard,) = evaluate(network, Similarity(), [pairs], {"sfam": SFAM()}, metrics, "made", passes=passes)
+    assert calls == [16]
+    assert seen == [3, 3, 3]  # queries, references, baselines
+    for key, value in table(shard.records).items():
+        assert (value == plain[key]) == (key[1] != "deletion")
