@@ -1,9 +1,11 @@
-"""Size and scale of maps, and the flags of maps that mean nothing."""
+"""Size and scale of maps, the flags of maps that mean nothing, and the order of their pixels."""
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sfam_bench.maps import flagged, normalise, upsample
+from sfam_bench.maps import ROUNDING, coincide, falling, flagged, normalise, ranks, upsample
 
 
 def test_normalising_keeps_sign_and_zero():
@@ -42,3 +44,74 @@ def test_cells_are_centred_on_their_patches():
 
 def test_sizes_are_rows_then_cols():
     assert upsample(torch.rand(2, 3, 5), (30, 70)).shape == (2, 30, 70)
+
+
+TINY = 1e-45  # the least float32 above zero; a denormal
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, *(sign * size for sign in (1, -1) for size in (TINY, 3 * TINY, 1e-38, torch.inf))]
+values = st.one_of(
+    st.sampled_from(SPECIAL),
+    st.sampled_from(SPECIAL[:5]),  # many ties
+    st.floats(-1, 1, width=32, allow_subnormal=False),
+    st.integers(-(2**31), 2**31 - 1).map(lambda bits: torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()),
+)
+
+
+def stable(maps):
+    """Ranks by a stable sort in Python: places in the order of falling value, then of the raster."""
+    found = torch.empty(maps.flatten(1).shape, dtype=torch.int32)
+    for row, pixels in zip(found, maps.flatten(1).tolist(), strict=True):
+        order = sorted(range(len(pixels)), key=lambda pixel: -pixels[pixel])
+        row[torch.tensor(order)] = torch.arange(len(pixels), dtype=torch.int32)
+    return found.view_as(maps)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    drawn=st.lists(values.filter(lambda value: value == value), min_size=1, max_size=24),
+    cols=st.integers(1, 4),
+    batch=st.integers(1, 2),
+)
+def test_ranks_are_those_of_a_stable_sort(drawn, cols, batch):
+    rows = -(-len(drawn) // cols)
+    flat = torch.tensor((drawn * cols)[: rows * cols])
+    maps = torch.stack([flat, flat.flip(0)][:batch]).view(batch, rows, cols)
+    expected = stable(maps)
+    assert torch.equal(ranks(maps), expected)
+    assert torch.equal(ranks(maps.double()), expected)  # another path
+    assert torch.equal(ranks(maps.mT.contiguous().mT), expected)  # of other strides
+    assert ranks(maps).dtype == torch.int32
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
+def test_the_order_of_large_maps_with_many_ties_is_that_of_argsort(levels):
+    draw = torch.Generator().manual_seed(levels)
+    flat = torch.randint(-levels, levels + 1, (3, 96 * 96), generator=draw) / levels
+    flat[flat == 0] *= torch.tensor([1.0, -1.0])[torch.randint(0, 2, (int((flat == 0).sum()),), generator=draw)]
+    assert torch.equal(falling(flat), flat.argsort(dim=1, descending=True, stable=True))
+
+
+def test_zero_and_minus_zero_tie_and_denormals_do_not():
+    maps = torch.tensor([[[0.0, -0.0, TINY, -TINY, 0.0, -0.0]]])
+    assert ranks(maps).flatten().tolist() == [1, 2, 0, 5, 3, 4]
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_ranks_leave_maps_alone_in_any_mode(mode):
+    with mode():
+        maps = torch.tensor([[[0.5, -0.0], [0.5, 1.0]]])
+        kept = maps.clone()
+        assert ranks(maps).tolist() == [[[1, 3], [2, 0]]]
+        assert torch.equal(maps.view(torch.int32), kept.view(torch.int32))
+
+
+def test_maps_coincide_pair_by_pair_up_to_rounding():
+    maps = torch.tensor([[[1.0, 0.5]], [[1.0, 0.5]], [[1.0, 0.5]], [[0.0, 0.0]], [[1.0, -1.0]]])
+    moved = torch.tensor([[0.0, 0.0], [0.0, 0.9 * ROUNDING], [0.0, 1.1 * ROUNDING], [0.0, 0.0], [0.0, 2.0]])
+    assert coincide(maps, maps + moved[:, None]) == [True, True, False, True, False]
+    assert coincide(maps + moved[:, None], maps) == [True, True, False, True, False]
+
+
+@pytest.mark.xfail(raises=TypeError, reason="the annotation of `others` names the axes of `maps`")
+def test_maps_of_other_resolution_do_not_coincide():
+    assert coincide(torch.zeros(2, 3, 3), torch.zeros(2, 3, 4)) == [False, False]
+    assert coincide(torch.zeros(2, 1, 1), torch.zeros(2, 3, 3)) == [False, False]  # nor by broadcasting
