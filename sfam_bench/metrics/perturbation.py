@@ -177,6 +177,8 @@ class AreaError:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if not 0 <= self.share <= 1:
+            raise UserError(f"full_share is {self.share}: expected a share between 0 and 1")
 
     @property
     def probes(self) -> tuple[Walk, ...]:
