@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -504,3 +505,35 @@ def test_explain_says_what_is_wrong_with_a_picture(model: SimilarityModel, tmp_p
         explain(model, torch.zeros(1, 3, 32, 32), good)
     with pytest.raises(UserError, match=r"an image tensor must be floats"):
         explain(model, torch.zeros(3, 32, 32, dtype=torch.uint8), good)
+
+
+# Forward passes
+
+PASSES = {
+    "passes.mode=fast": ("passes.mode is 'fast'", "one of auto, eager, compiled, half, openvino"),
+    "passes.batch=0": ("passes.batch is 0", "at least 1, or null"),
+    "passes.batch=many": ("passes.batch is 'many'", "a whole number or null"),
+    "passes.tolerance=exact": ("passes.tolerance is 'exact'", "a number"),
+    "passes.worthwhile=null": ("passes.worthwhile is null", "a number"),
+    "+passes.threads=4": ("passes has no setting 'threads'", "mode, batch"),
+    "passes.threads=4": ("no setting 'passes.threads'", "check its name"),
+}
+
+
+@pytest.mark.parametrize(("override", "words"), PASSES.items(), ids=PASSES)
+def test_a_wrong_setting_of_the_passes(run_script: Run, tmp_path: Path, override: str, words: tuple[str, ...]) -> None:
+    says(mistake(run_script("evaluate", *TINY, f"run_dir={tmp_path / 'run'}", override)), *words)
+
+
+@pytest.mark.parametrize("share", ["2.0", "-0.1", "1.001", "nan"])
+def test_a_share_is_between_none_and_all(run_script: Run, tmp_path: Path, share: str) -> None:
+    found = mistake(run_script("evaluate", *TINY, f"run_dir={tmp_path / 'run'}", f"full_share={share}"))
+    says(found, f"full_share is {share}", "between 0 and 1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mode_whose_package_is_absent(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    call = ("evaluate", *TINY, f"run_dir={tmp_path / 'run'}")
+    says(mistake(run_script(*call, "passes.mode=openvino")), "passes.mode=openvino cannot be used", "choose auto")
+    assert run_script(*call, "resume=true")[0] == 0  # the pairs are there already

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
+from experiments.settings import build
 from sfam_bench.store import read_maps, read_run
 
+CONF = Path(__file__).parents[1] / "conf"
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive,partial_match]", "pairs.count=3", "pairs.both_directions=true"]
@@ -231,3 +234,42 @@ def test_embed_prints_how_well_a_split_retrieves(run_script: Run) -> None:
         assert found["count"] == count
         assert 0 <= found["recall_at_1"] <= found["recall_at_8"] <= 1
         assert 0 <= found["map_at_r"] <= found["r_precision"] <= 1
+
+
+def test_a_run_folder_says_how_its_passes_were_taken(run_script: Run, first: Path, tmp_path: Path) -> None:
+    facts = read_run(first).manifest["passes"]
+    assert facts["mode"] == "eager"  # the run is too short for another
+    assert facts["batch"] == 16
+    assert facts["threads"] >= 1
+    assert facts["images_per_second"].keys() == {"eager"}
+    assert facts["images_per_second"]["eager"] > 0
+    assert facts["score_differences"] == facts["refused"] == {}
+    run_script("evaluate", *SMALL, *FEWER, f"run_dir={first}", "resume=true")  # nothing is left to do
+    assert read_run(first).manifest["passes"] == facts
+
+
+def test_the_batch_of_the_passes_can_be_set_and_does_not_matter(run_script: Run, first: Path, tmp_path: Path) -> None:
+    out = ok(run_script("evaluate", *SMALL, *FEWER, "passes.batch=5", f"run_dir={tmp_path / 'run'}"))
+    assert "passes: eager, batch 5, " in out
+    assert read_run(tmp_path / "run").manifest["passes"]["batch"] == 5
+    ours, theirs = values(first), values(tmp_path / "run")
+    assert ours.index.equals(theirs.index)
+    np.testing.assert_allclose(ours["value"], theirs["value"], rtol=0, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_curves_or_none_can_be_taken_in_full(run_script: Run, tmp_path: Path, share: float) -> None:
+    ok(run_script("evaluate", *SMALL, *FEWER, f"full_share={share}", "min_range=-9.0", f"run_dir={tmp_path / 'run'}"))
+    counts = read_run(tmp_path / "run").records.groupby("metric").size()
+    for name in ("deletion_mean", "deletion_blur"):
+        assert counts.get(f"{name}_area_error", 0) == share * counts[name]
+
+
+def test_the_protocol_in_full_has_225_points() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        configs = [compose("evaluate", overrides) for overrides in (["steps=rise"], [])]
+    rise, ours = (build(config.metric)["deletion_mean"].steps for config in configs)
+    counts, weights = rise(224 * 224)
+    assert counts == list(range(0, 224 * 224 + 1, 224))
+    assert len(counts) == len(weights) == 225
+    assert len(ours(224 * 224)[0]) == 22
