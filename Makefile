@@ -4,7 +4,7 @@ PY := .venv/bin/python
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub test lint
+.PHONY: help setup demo demo-cub bench bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,15 @@ demo-cub: setup  ## the same on real birds, frozen and fine-tuned: make demo-cub
 	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/demo-cub/train
 	$(PY) experiments/evaluate.py experiment=cub dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/demo-cub/train/model.safetensors maps.save=true run_dir=results/demo-cub/fine-tuned
 	$(PY) experiments/report.py 'runs=[results/demo-cub/frozen,results/demo-cub/fine-tuned]' out=results/demo-cub/report
+
+bench: .venv/.bench  ## speed against the peers, 10 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
+	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)
+.venv/.bench: .venv/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+bench-gpu: setup  ## the engine against the GPU's own rate
+	$(PY) -m benchmarks.gpu $(if $(PHOTOS),--photos $(PHOTOS))
 
 data-%: setup  ## download cub, cars196 or sop: make data-cub
 	$(PY) experiments/data.py download=$*

@@ -1,36 +1,72 @@
 """Score-CAM on an embedding target."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sfam_bench.engine.series import Masked, SoftMasks
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.forms import channel_scores, combine
+from sfam_bench.maps import upsample
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import Activations, RawMaps
+from sfam_bench.targets import score
+from sfam_bench.types import Activations, RawMaps, Weights
 
 
 @dataclass(frozen=True)
 class ScoreCAM:
-    """sum_k softmax_k(s(A * H_k)) A_k, H_k channel k scaled to [0, 1]; Wang et al., CVPRW 2020, definitions 2 and 3.
+    """sum_k softmax_k(s(X * H_k)) A_k, H_k channel k scaled to [0, 1]; Wang et al., CVPRW 2020, definitions 2 and 3.
 
-    Masks are applied to the activations; the image-space definition follows. The score of the baseline, the same for
-    every channel, drops out of the softmax. Costs one pass of the embedder a channel and pair. On a bounded score the
-    softmax is nearly flat, and the map nearly the channel mean, which ignores the reference.
+    The score of the baseline, the same for every channel, drops out of the softmax. On a bounded score the softmax is
+    nearly flat, and the map nearly the channel mean, which ignores the reference.
+
+    space: what X is. "image" is the paper's, masks enlarged to the image, black behind them: a forward pass a channel
+        and pair; "cut" masks the activations, a pass of the embedder each.
     """
 
+    space: Literal["cut", "image"] = "cut"
     relu: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
-        masks = channel_masks(activations)
-
-        def masked(pair: Tensor, channel: Tensor) -> Activations:
-            return activations[pair] * masks[pair, channel][:, None]
-
-        maps = combine(channel_scores(model, encoded, masked).softmax(dim=1), activations)
+        scores = masked_images(model, encoded) if self.space == "image" else masked_activations(model, encoded)
+        maps = combine(scores.softmax(dim=1), activations)
         return maps.relu() if self.relu else maps
+
+
+def masked_activations(model: SimilarityModel, encoded: Encoded) -> Weights:
+    """The score of the activations seen through each of their channels."""
+    activations = encoded.query.activations
+    masks = channel_masks(activations)
+
+    def masked(pair: Tensor, channel: Tensor) -> Activations:
+        return activations[pair] * masks[pair, channel][:, None]
+
+    return channel_scores(model, encoded, masked)
+
+
+def masked_images(model: SimilarityModel, encoded: Encoded) -> Weights:
+    """The score of the query seen through each of its channels."""
+    query = encoded.query
+
+    def masks(pair: int, first: int, last: int) -> SoftMasks:
+        channels = upsample(query.activations[pair, first:last], (query.images.shape[-2], query.images.shape[-1]))
+        return channel_masks(channels[None])[0]
+
+    count, black = query.activations.shape[1], torch.zeros_like(query.images[0])
+    series = ((pair, Masked(image, black, partial(masks, pair), count)) for pair, image in enumerate(query.images))
+    scores = []
+    for pair, embeddings in encoded.passes(series):
+        rows = torch.full((count,), pair, device=embeddings.device)
+        scores.append(score(model.similarity, embeddings, encoded.terms, rows))
+    return torch.stack(scores)
 
 
 def channel_masks(activations: Activations) -> Activations:

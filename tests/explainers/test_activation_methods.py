@@ -269,3 +269,20 @@ def test_chunks_do_not_matter_and_stay_small(explainer, monkeypatch):
     assert seen == [3 * item, 3 * item, 2 * item]
     monkeypatch.setattr(forms, "CHUNK", 1)
     torch.testing.assert_close(explain(explainer, model, encoded), expected, **CLOSE)
+
+
+def test_score_cam_in_image_space_by_the_definition():
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 5, 3, stride=4, padding=1), nn.ReLU())
+    model = SimilarityModel(trunk, Embedder(GAP(), nn.Linear(5, 4)), Cosine()).double().eval()
+    query, reference = torch.rand(2, 2, 3, 24, 20, dtype=torch.float64)
+    encoded = encode_pairs(model, Similarity(), query, reference)
+    weights = []
+    for k in range(5):
+        enlarged = nn.functional.interpolate(encoded.query.activations[:, k : k + 1], (24, 20), mode="bilinear")
+        low, high = enlarged.amin(dim=(2, 3), keepdim=True), enlarged.amax(dim=(2, 3), keepdim=True)
+        seen = model(query * (enlarged - low) / (high - low))
+        weights.append(score(model.similarity, seen, encoded.terms).detach())
+    expected = torch.einsum("bk,bkij->bij", torch.stack(weights, dim=1).softmax(dim=1), encoded.query.activations)
+    pairs = PairBatch(("q0", "q1"), ("r0", "r1"), query, reference)
+    torch.testing.assert_close(ScoreCAM("image")(model, encoded, pairs), expected.relu(), **CLOSE)

@@ -1,0 +1,22 @@
+"""Peak memory in MiB of one evaluation: python -m benchmarks.memory METHODS POINTS."""
+
+import os
+import resource
+import sys
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch
+
+from benchmarks.subjects import network, photos
+from sfam_bench.baselines import Mean
+from sfam_bench.evaluate import evaluate
+from sfam_bench.explainers.controls import Chance
+from sfam_bench.metrics.perturbation import Midpoint, Perturbation
+from sfam_bench.targets import Similarity
+
+if __name__ == "__main__":
+    methods, points = (int(argument) for argument in sys.argv[1:])
+    metric = Perturbation("deletion", Mean(), Midpoint(points), min_range=-9)
+    explainers = {f"chance {seed}": Chance(seed) for seed in range(methods)}
+    for _ in evaluate(network("lite0"), Similarity(), [photos(None, 4)], explainers, {"deletion": metric}, "birds"):
+        pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
