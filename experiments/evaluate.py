@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> None:
         "kind": "evaluate",
         **{"dataset": dataset.name, "model": model.name, "target": target.name, "similarity": model.similarity.name},
         **{"split": split, "seed": cfg.seed, "explainers": list(explainers), "image_counts": {cfg.split: len(chosen)}},
+        "steps": resolved["steps"],
         "metrics": {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()},
     }
     refuse(Path(cfg.run_dir), resume=cfg.resume)  # early; the folder is begun once there are pairs
@@ -56,7 +57,7 @@ def main(cfg: DictConfig) -> None:
         store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None)
     keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
     found = retrieval(model.similarity, gallery, labels(dataset, chosen))
-    silent = store.silent(metrics)
+    silent = store.silent(name for name, metric in metrics.items() if metric.needs)
     how = {"passes": passes.facts} if passes else {}
     store.finish(shards=len(frames), retrieval=found, skipped=silent, **how)
     if silent:

@@ -54,7 +54,10 @@ def evaluate(
         for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
             for name, metric in applied.items():
                 undefined = {reason: flag.tolist() for reason, flag in metric.undefined(method.explained).items()}
-                why = [flag or first_true(undefined, i) for i, flag in enumerate(method.flags)]
+                missed = undefined.pop(NOT_DRAWN, [False] * len(pairs))
+                why = [
+                    NOT_DRAWN if missed[i] else flag or first_true(undefined, i) for i, flag in enumerate(method.flags)
+                ]
                 values = metric(method.explained).cpu()
                 shard.records.extend(rows((*names, method.name, name), pairs, values, why))
             if keep_maps:

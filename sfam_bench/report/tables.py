@@ -164,6 +164,7 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Retrieval": ", ".join(f"{name} {value}" for name, value in of_gallery.items()),
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {words(str(kind))}" for kind, count in kinds.items()),
         "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
+        "Steps": _steps(facts.get("steps") or {}),
         "Curves": _curves(errors) if summary["metric"].str.startswith(("deletion", "insertion")).any() else "",
         "Passes": _passes(facts.get("passes") or {}),
         "Left out": "; ".join(left_out),
@@ -171,6 +172,12 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Made": facts.get("created"),
     }
     return [(name, str(text)) for name, text in lines.items() if text]
+
+
+def _steps(rule: Mapping[str, Any]) -> str:
+    """Where curves are sampled: Midpoint, intervals 20."""
+    name = str(rule.get("_target_", "")).rpartition(".")[2]
+    return ", ".join([name, *(f"{key} {value}" for key, value in rule.items() if key != "_target_")]) if name else ""
 
 
 def _curves(errors: np.ndarray) -> str:
