@@ -20,6 +20,7 @@ from sfam_bench.targets import Target, swapped
 from sfam_bench.types import RawMaps
 
 Answers: TypeAlias = dict[Question, Tensor]
+COARSE = 64 * 64  # cells; finer maps are of methods that sample, never coincide, and would fill the memory
 PAIR = "pair"  # stands for the explainer where a value belongs to the pair itself
 
 
@@ -113,7 +114,8 @@ def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passe
             for scaled, known, answers in earlier:
                 alike = coincide(scaled, method.scaled)
                 lent.update((question, answers) for question in asked if alike[question[1]] and question in known)
-            earlier.append((method.scaled, set(asked), method.explained.answers))
+            if method.scaled[0].numel() <= COARSE:
+                earlier.append((method.scaled, set(asked), method.explained.answers))
             under_way.append((method, list(lent.items())))
             for question, series in method.explained.ask(question for question in asked if question not in lent):
                 yield (method, question), series

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.engine.modes import MODES, Function, Mode, available, quietly
+from sfam_bench.engine.modes import MODES, Function, Mode, available
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.files import atomic
@@ -112,7 +112,7 @@ class Trial:
     refused: dict[Mode, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        eager = self.functions["eager"] = quietly(self.model, self.model)
+        eager = self.functions["eager"] = MODES["eager"](self.model, self.images)
         self.batch = self._repeated(self.size or ON_CPU)
         if self.size is None and self.images.is_cuda:
             self.batch = self._grown(eager)
@@ -123,8 +123,7 @@ class Trial:
         try:
             if mode not in self.functions:
                 with torch.no_grad():
-                    built = MODES[mode](self.model, self.batch)
-                self.functions[mode] = quietly(self.model, built)
+                    self.functions[mode] = MODES[mode](self.model, self.batch)
             outputs = self.functions[mode](self.batch)
         except Exception as error:  # compilers and converters raise anything; the eager mode remains
             self.refused[mode] = f"it cannot be built ({(' '.join(str(error).split()) or repr(error))[:120]})"
