@@ -200,6 +200,15 @@ def test_that_eager_won_is_remembered_too(modes, cache):
     assert built == ["eager", "compiled", "eager"]
 
 
+def test_what_is_remembered_is_not_doubted_for_one_slow_run(modes, cache):
+    modes(compiled=Way(20))
+    choose(cache=str(cache))
+    known = cache.read_text()
+    modes(compiled=Way(9))
+    assert choose(cache=str(cache)).facts["mode"] == "compiled"
+    assert cache.read_text() == known
+
+
 def test_nothing_is_remembered_without_a_file(modes, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     built = modes(compiled=Way(20))
