@@ -15,8 +15,10 @@ from sfam_bench.evaluate import PAIR, answered, evaluate, made, planned
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.hirescam import HiResCAM
+from sfam_bench.explainers.score_cam import ScoreCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.xgrad_cam import XGradCAM
+from sfam_bench.maps import upsample
 from sfam_bench.metrics.base import Asking, Scene
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid
@@ -218,6 +220,23 @@ def test_only_the_pairs_whose_maps_coincide_are_lent():
         assert {key: value for key, value in table(found).items() if key[0] == name} == pytest.approx(
             {key: value for key, value in alone.items() if key[0] == name}, abs=1e-6
         )
+
+
+@pytest.mark.parametrize(("size", "walks"), [((64, 64), 1), ((65, 64), 2)])
+def test_twins_are_looked_for_among_coarse_maps_alone(size, walks):
+    fine = {name: lambda *given: upsample(SFAM()(*given), size) for name in "ab"}
+    assert taken(lively(), batch(3), fine, {"deletion": CURVES["black"]})[1] == walks * 3 * 5
+
+
+@pytest.mark.parametrize("size", [4, 16, 64])
+def test_an_explainer_that_takes_passes_itself_disturbs_no_curve(size):
+    network, pairs = lively(), batch(3)
+    explainers = {"sfam": SFAM(), "score_cam": ScoreCAM(space="image"), "chance": Chance()}
+    metrics = {"deletion": CURVES["deletion"], "black": CURVES["black"]}
+    together = table(taken(network, pairs, explainers, metrics, size)[0])
+    for name, explainer in explainers.items():
+        alone = table(taken(network, pairs, {name: explainer}, metrics, size)[0])
+        assert {key: together[key] for key in alone} == pytest.approx(alone, abs=1e-6)
 
 
 def test_a_map_that_coincides_but_is_drawn_otherwise_gets_its_curve_in_full():
