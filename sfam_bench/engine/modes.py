@@ -69,7 +69,9 @@ def openvino(model: nn.Module, batch: Tensor) -> Function:
         traced = TorchScriptPythonDecoder(model, example_input=batch)
     graph = frontend.convert(frontend.load(traced))
     graph.reshape(list(batch.shape))
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    # unpinned: processes side by side would all pin themselves to the first cores
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
+    settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
     fast = ov.compile_model(graph, "CPU", settings)
     return lambda images: torch.from_numpy(fast(images.numpy(), share_inputs=True)[0])
 

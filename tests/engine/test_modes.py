@@ -9,9 +9,20 @@ import pytest
 import torch
 from torch import nn
 
+from sfam_bench.baselines import Mean
 from sfam_bench.engine import calibration, modes
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.modes import MODES, available, evaluating, quietly
+from sfam_bench.evaluate import evaluate
+from sfam_bench.explainers.controls import LaFAM
+from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.perturbation import Midpoint, Perturbation
+from sfam_bench.models.build import build
+from sfam_bench.models.planted_net import planted_net
+from sfam_bench.models.poolings import GAP
+from sfam_bench.records import PairBatch
+from sfam_bench.similarity import Cosine
+from sfam_bench.targets import Similarity
 
 BATCH = 4
 CALLERS = [torch.inference_mode, torch.no_grad, torch.enable_grad]
@@ -215,3 +226,20 @@ def test_modes_of_layers_come_back_after_an_error():
 
     with left_alone(model), pytest.raises(RuntimeError):
         fails()
+
+
+@needs_openvino
+def test_records_do_not_hang_on_how_passes_are_taken():
+    torch.manual_seed(0)
+    model = build("small", planted_net((4, 6), (2, 2)), GAP(), Cosine(), image_size=32)
+    pairs = PairBatch(tuple("abc"), tuple("def"), *torch.rand(2, 3, 3, 32, 24))
+    fast = Calibration("openvino", seconds=0.01)(model, model.similarity.matrix, pairs.query, 1)
+    assert fast.facts["mode"] == "openvino"
+    metrics = {"area": Perturbation("insertion_minus_deletion", Mean(), Midpoint(5), min_range=-9.0)}
+    explainers = {"sfam": SFAM(), "lafam": LaFAM()}
+
+    def values(passes):
+        shards = evaluate(model, Similarity(), [pairs], explainers, metrics, "made", passes=passes)
+        return [record.value for shard in shards for record in shard.records]
+
+    assert values(fast) == pytest.approx(values(None), abs=1e-5)
