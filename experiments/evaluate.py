@@ -22,7 +22,7 @@ MATTERS = ("dataset", "model", "target", "explainer", "metric", "pairs", "maps",
 @script("evaluate")
 def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
-    target, choice = build(cfg.target), build(cfg.pairs)
+    target, choice, calibrate = build(cfg.target), build(cfg.pairs), build(cfg.passes)
     explainers, metrics = build(cfg.explainer), build(cfg.metric)
     chosen = image_ids(dataset, cfg.split)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
         images = pairing.load_batch(dataset, frames[todo[0]]).query
         count = sum(len(frames[number]) for number in todo)
         work = planned(metrics.values(), len(explainers), count, images[0, 0].numel())
-        passes = build(cfg.passes)(model, model.similarity.matrix, images.to(model.device), work)
+        passes = calibrate(model, model.similarity.matrix, images.to(model.device), work)
         print(described(passes))
     shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes)
     for number, shard in zip(todo, progress(shards, "evaluate", len(todo), "batch"), strict=True):

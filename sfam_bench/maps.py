@@ -11,9 +11,12 @@ ROUNDING = 1e-5  # of the largest magnitude, some 100 roundings of float32: less
 
 
 def upsample(raw: RawMaps, size: tuple[int, int]) -> Maps:
-    """Resample to `size` (rows, cols) bilinearly, without aligned corners (each cell stands for its patch)."""
-    rows, cols = (bilinear(cells, pixels).to(raw) for cells, pixels in zip(raw.shape[-2:], size, strict=True))
-    return rows @ raw @ cols.T
+    """Resample to `size` (rows, cols) bilinearly, without aligned corners (each cell stands for its patch).
+
+    In float64, so that pixels that tie but for rounding tie, and their order does not hang on the batch.
+    """
+    rows, cols = (bilinear(cells, pixels).to(raw.device) for cells, pixels in zip(raw.shape[-2:], size, strict=True))
+    return (rows @ raw.double() @ cols.T).to(raw.dtype)
 
 
 def bilinear(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
@@ -43,7 +46,7 @@ def normalise(raw: RawMaps) -> RawMaps:
     return usable / torch.where(peak > 0, peak, 1)
 
 
-def coincide(maps: RawMaps, others: RawMaps) -> list[bool]:
+def coincide(maps: RawMaps, others: Float[Tensor, "batch other_rows other_cols"]) -> list[bool]:
     """Say of which pairs two methods' normalised maps differ by no more than rounding."""
     if maps.shape != others.shape:
         return [False] * len(maps)
@@ -53,7 +56,7 @@ def coincide(maps: RawMaps, others: RawMaps) -> list[bool]:
 def ranks(maps: Maps) -> Int[Tensor, "batch rows cols"]:
     """Place of each pixel in the order of falling relevance, 0 first; ties in raster order for every method."""
     flat = maps.flatten(1)
-    on_cpu = flat.dtype == torch.float32 and not flat.is_cuda
+    on_cpu = flat.dtype == torch.float32 and flat.device.type == "cpu"
     order = falling(flat) if on_cpu else flat.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], dtype=torch.int32, device=maps.device).expand_as(order)
     return torch.empty(order.shape, dtype=torch.int32, device=maps.device).scatter_(1, order, places).view_as(maps)

@@ -55,7 +55,7 @@ class Calibration:
         trial = Trial(model, score, images, self.batch)
         eager = trial.time("eager", self.seconds / 4)
         if self.mode != "auto":
-            return trial.passes(self.fixed(trial, self.mode))
+            return trial.passes("eager" if self.mode == "eager" else self.fixed(trial, self.mode))
         return trial.passes("eager" if planned / eager < self.worthwhile else self.fastest(trial))
 
     def fixed(self, trial: "Trial", mode: Mode) -> Mode:
@@ -67,19 +67,20 @@ class Calibration:
 
     def fastest(self, trial: "Trial") -> Mode:
         """The fastest of the true modes, or what that was the last time."""
-        remembered = self.remembered(trial)
-        others = [mode for mode in remembered or available(trial.batch.device) if mode != "eager"]
+        known = self.remembered(trial)
+        if known and (known == "eager" or trial.time(known, self.seconds, self.tolerance)):
+            return known
+        others = [mode for mode in available(trial.batch.device) if mode not in ("eager", known)]
         for mode in others:
             trial.time(mode, self.seconds / len(others), self.tolerance)
         chosen = max(trial.rates, key=lambda mode: trial.rates[mode])
-        if not remembered:
-            self.remember(trial, chosen)
-        return remembered[0] if remembered and remembered[0] not in trial.refused else chosen
+        self.remember(trial, chosen)
+        return chosen
 
-    def remembered(self, trial: "Trial") -> list[Mode]:
+    def remembered(self, trial: "Trial") -> Mode | None:
         """What was chosen the last time for the same model, shape, machine and versions."""
         known = self._read().get(trial.key)
-        return [known] if known in available(trial.batch.device) else []
+        return known if known in available(trial.batch.device) else None
 
     def remember(self, trial: "Trial", mode: Mode) -> None:
         """Keep the choice for the next run, where it can be written."""
@@ -108,7 +109,7 @@ class Trial:
     size: int | None = None
     functions: dict[Mode, Function] = field(default_factory=dict)
     rates: dict[Mode, float] = field(default_factory=dict)
-    differences: dict[Mode, float] = field(default_factory=dict)
+    differences: dict[Mode, float | None] = field(default_factory=dict)
     refused: dict[Mode, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -129,7 +130,7 @@ class Trial:
             self.refused[mode] = f"it cannot be built ({(' '.join(str(error).split()) or repr(error))[:120]})"
             return 0.0
         moved = (self.score(outputs, self.outputs) - self.score(self.outputs, self.outputs)).abs().max().item()
-        self.differences[mode] = moved
+        self.differences[mode] = moved if math.isfinite(moved) else None  # JSON has no NaN
         if mode != "eager" and not moved <= tolerance:
             self.refused[mode] = f"scores differ by {moved:.1e} from float32 eager, more than {tolerance:.0e}"
             return 0.0

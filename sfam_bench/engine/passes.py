@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfam_bench.engine.series import Series
+from sfam_bench.errors import UserError
 
 Key = TypeVar("Key")
 
@@ -20,6 +21,10 @@ class Passes:
     function: Callable[[Tensor], Tensor]
     batch: int = 16
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"passes.batch is {self.batch}: expected at least 1, or null")
 
     def __call__(self, asked: Iterable[tuple[Key, Series]]) -> Iterator[tuple[Key, Tensor]]:
         """The outputs of each series under its key, in order.
