@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,18 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="a folder of class folders of images (default: rendered birds)")
     parser.add_argument("--rise", type=Path, help="a checkout of eclique/RISE (default: our re-statement of its code)")
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu.json")
+    parser.add_argument("--only", choices=(*PLANS, "memory"), help="one part; the other figures stay as they are")
     parser.add_argument("--check", action="store_true", help="compare with the committed figures instead of writing")
     given = parser.parse_args()
     keep_memory()
     torch.set_num_threads(1)
     rise, why = peers.original_rise(given.rise)
     print(f"RISE: {'its own code' if rise else f're-stated ({why})'}", flush=True)
-    figures = measured(given.photos, rise)
+    parts = [given.only] if given.only else [*PLANS, "memory"]
+    before = json.loads(given.out.read_text())["figures"] if given.only or given.check else {}
+    figures = {**before, **measured(parts, given.photos, rise)}
     if given.check:
-        sys.exit(check(figures, json.loads(given.out.read_text())["figures"]))
+        sys.exit(check(figures, before))
     made_on = {
         **{"photos": given.photos.name if given.photos else "rendered birds", "machine": platform.machine()},
         **{"cores": os.cpu_count(), "threads": 1, "python": platform.python_version()},
@@ -52,7 +55,7 @@ def main() -> None:
     print(f"written: {given.out}")
 
 
-def measured(folder: Path | None, rise: Any) -> dict[str, Any]:
+def measured(parts: Sequence[str], folder: Path | None, rise: Any) -> dict[str, Any]:
     """All figures, said as they come."""
     started = time.perf_counter()
     figures: dict[str, Any] = {}
@@ -61,8 +64,9 @@ def measured(folder: Path | None, rise: Any) -> dict[str, Any]:
         where[name] = found
         print(f"[{time.perf_counter() - started:.0f} s] {name}: {json.dumps(found)}", flush=True)
 
-    for name, plan in PLANS.items():
+    for name in [name for name in parts if name in PLANS]:
         print(name, flush=True)
+        plan = PLANS[name]
         setting, rounds = measure.setting(name, photos(folder, plan["pairs"])), plan["rounds"]
         one, half = (measure.with_pairs(setting, count) for count in (1, plan["pairs"] // 2))
         of_model: dict[str, Any] = {}
@@ -79,7 +83,8 @@ def measured(folder: Path | None, rise: Any) -> dict[str, Any]:
         if name == "lite0":
             note(of_model, "peer_metrics", measure.peer_metrics(one))
             note(of_model, "milliseconds_a_pass", measure.scaling(setting))
-    note(figures, "memory", measure.memory())
+    if "memory" in parts:
+        note(figures, "memory", measure.memory())
     return figures
 
 

@@ -130,24 +130,27 @@ def curves(setting: Setting, rounds: int, rise: Any) -> dict[str, Any]:
     walks = [peers.CausalCurve(score, name, 224, Mean(), stable=True) for name in BOTH]  # with our order of ties
     points: list[np.ndarray] = []
 
-    def theirs() -> None:
-        if rise is None:
-            points[:] = [walk(image, maps[0].numpy()) for walk in walks]
-        else:
-            points[:] = [peers.original_curve(rise, walk, image, maps[0].numpy()) for walk in walks]
+    def restated() -> None:
+        points[:] = [walk(image, maps[0].numpy()) for walk in walks]
+
+    def original() -> None:
+        for walk in walks:
+            peers.original_curve(rise, walk, image, maps[0].numpy())
 
     tasks: dict[str, Callable[[], object]] = {
-        "rise": theirs,
+        "rise": original if rise else restated,
         "same steps": lambda: setting.walk(setting.scene(), {"sfam": SIX["sfam"]}, Trapezoid(224)),
         "our points": lambda: setting.walk(setting.scene(), SIX, Midpoint()),
     }
     seconds = interleaved(tasks, rounds)
+    if rise:  # its ties fall in another order, and maps at 7 x 7 have ties at the borders
+        restated()
     asked = torch.ones(1, dtype=torch.bool)
     ours = [Walk(name, Mean(), Trapezoid(224)).scores(Explained(scene, maps), asked)[0] for name in BOTH]
     apart = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, points, strict=True))
     return {
         "rise": "its own code" if rise else "re-stated",
-        "largest_difference_of_points": float(f"{apart:.1e}"),
+        "largest_difference_of_points_under_the_same_ties": float(f"{apart:.1e}"),
         "speed_up_at_the_same_steps": ratio(seconds["rise"], seconds["same steps"]),
         "speed_up_at_our_points": ratio(seconds["rise"], seconds["our points"], scale=len(SIX)),
     }

@@ -22,12 +22,13 @@ def draw(results: Path) -> None:
         found = rows(figures[name])
         places = [len(labels) - 1 - k + 0.16 * (1 - 2 * number) for k in range(len(labels))]
         middle = [found[label]["median"] for label in labels]
+        ends = [found[label]["high"] for label in labels]
         below = [m - found[label]["low"] for m, label in zip(middle, labels, strict=True)]
-        above = [found[label]["high"] - m for m, label in zip(middle, labels, strict=True)]
+        above = [end - m for end, m in zip(ends, middle, strict=True)]
         style: dict[str, Any] = {"fmt": "os"[number], "color": COLOURS[name], "capsize": 3, "markersize": 5}
         axes.errorbar(middle, places, xerr=[below, above], label=LABELS[name], **style)
-        for value, place in zip(middle, places, strict=True):
-            axes.annotate(f"{value:.3g} x", (value, place), (8, -3), textcoords="offset points", fontsize=8)
+        for value, place, right in zip(middle, places, ends, strict=True):
+            axes.annotate(f"{value:.3g} x", (right, place), (6, -3), textcoords="offset points", fontsize=8)
     axes.axvline(1, color="0.6", linewidth=0.8)
     axes.set_yticks(range(len(labels) - 1, -1, -1), labels)
     axes.set_xscale("log")

@@ -48,8 +48,8 @@ class Trapezoid:
 class Midpoint:
     """Steps in the middle of equal intervals; area by the midpoint rule, corrected by the end points, which are free.
 
-    The correction is the first of Euler and Maclaurin's, with slopes from each end and the step next to it. Of the
-    rules tried on curves of photos, most exact for its number of passes (docs/performance.md).
+    The correction is the first of Euler and Maclaurin's, with slopes from each end and the step next to it. Of rules with
+    as many points, on curves of photos, none was clearly more exact (docs/performance.md).
     """
 
     intervals: int = 20
