@@ -48,8 +48,8 @@ class Trapezoid:
 class Midpoint:
     """Steps in the middle of equal intervals; area by the midpoint rule, corrected by the end points, which are free.
 
-    The correction is the first of Euler and Maclaurin's, with slopes from each end and the step next to it. Of rules with
-    as many points, on curves of photos, none was clearly more exact (docs/performance.md).
+    The correction is the first of Euler and Maclaurin's, with slopes from each end and the step next to it. No rule
+    with as many points was clearly more exact on curves of photos (docs/performance.md).
     """
 
     intervals: int = 20
