@@ -49,7 +49,8 @@ class Replaced:
 
     def write(self, first: int, out: Images) -> None:
         changed = self.ranks < self.counts[first : first + len(out), None, None]
-        torch.where(changed[:, None], self.finish, self.start, out=out)
+        # exact at weights 0 and 1, and several times as fast as torch.where, which is not vectorised on CPUs
+        torch.lerp(self.start, self.finish, changed[:, None].to(out.dtype), out=out)
 
 
 @dataclass(frozen=True)
