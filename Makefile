@@ -30,7 +30,7 @@ demo-cub: setup  ## the same on real birds, frozen and fine-tuned: make demo-cub
 	$(PY) experiments/evaluate.py experiment=cub dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/demo-cub/train/model.safetensors maps.save=true run_dir=results/demo-cub/fine-tuned
 	$(PY) experiments/report.py 'runs=[results/demo-cub/frozen,results/demo-cub/fine-tuned]' out=results/demo-cub/report
 
-bench: .venv/.bench  ## speed against the peers, 10 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
+bench: .venv/.bench  ## speed against the peers, 12 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
 	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)
 .venv/.bench: .venv/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -10,8 +10,8 @@ from sfam_bench.report import terminal_table, write_report
 
 @script("report")
 def main(cfg: DictConfig) -> None:
-    summary = write_report([Path(run) for run in cfg.runs], Path(cfg.out))
-    print(terminal_table(summary))
+    report = write_report([Path(run) for run in cfg.runs], Path(cfg.out))
+    print(terminal_table(report))
     print(f"page: {Path(cfg.out) / 'index.html'}")
 
 

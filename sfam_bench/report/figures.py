@@ -28,7 +28,7 @@ from sfam_bench.statistics import FACTS
 from sfam_bench.store import Run, image_path, read_maps
 
 SHEET = 5  # explainers on one sheet of the gallery
-CONSTANT = 1e-5  # as in maps.py: range over largest magnitude below which a map is flat
+ROUNDING = 1e-5  # as in maps.py: range over largest magnitude below which a map is flat
 METHOD, CONTROL, REFERENCE = "#0072B2", "#7f7f7f", "#D55E00"  # Okabe and Ito's blue and vermilion, and grey
 PLAIN: dict[str, Any] = {"parse_math": False}  # names may hold dollar signs
 
@@ -127,7 +127,7 @@ def _show(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
 
 
 def _is_flat(raw: np.ndarray) -> bool:
-    return not np.isfinite(raw).all() or not np.ptp(raw) > CONSTANT * np.abs(raw).max()
+    return not np.isfinite(raw).all() or not np.ptp(raw) > ROUNDING * np.abs(raw).max()
 
 
 def overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray:
