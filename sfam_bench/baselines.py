@@ -1,7 +1,7 @@
 """The pixels that a deleted pixel becomes; images in [0, 1]."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torchvision.transforms.v2 import functional as F
@@ -54,3 +54,7 @@ class Blur:
         sigma = self.sigma * max(images.shape[-2:])
         reach = min(int(3 * sigma + 0.5), min(images.shape[-2:]) - 1)  # reflection needs less than one image
         return F.gaussian_blur(images, kernel_size=[2 * reach + 1] * 2, sigma=[sigma] * 2).clamp(0, 1)
+
+
+BaselineName: TypeAlias = Literal["zeros", "mean", "blur"]  # a field of explainers that need an image without content
+BASELINES: dict[BaselineName, Baseline] = {"zeros": Zeros(), "mean": Mean(), "blur": Blur()}

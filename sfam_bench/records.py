@@ -1,7 +1,9 @@
 """What flows: samples become pair batches, pair batches become records."""
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sfam_bench.engine.passes import Passes
 from sfam_bench.types import Activations, Embeddings, Image, Images, Keypoints, Mask, Masks
@@ -53,12 +55,14 @@ class Term:
 class Encoded:
     """The query and what it is compared with; the target is sum_terms sign * similarity(query, term).
 
-    `passes` take the forward passes of other images in the query's place.
+    `passes` take the forward passes of other images in the query's place; `kept` is what one explainer leaves for
+    another that would take the same passes.
     """
 
     query: Side
     terms: tuple[Term, ...]
     passes: Passes
+    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -83,4 +83,4 @@ def swapped(encoded: Encoded) -> Encoded:
     if len(encoded.terms) != 1:
         raise UserError("only a target with one reference can be swapped; explain the images of a triplet one by one")
     (term,) = encoded.terms
-    return replace(encoded, query=term.side, terms=(Term(term.sign, encoded.query),))
+    return replace(encoded, query=term.side, terms=(Term(term.sign, encoded.query),), kept={})

@@ -26,6 +26,15 @@ class Explainer(Protocol):
         ...
 
 
+@runtime_checkable
+class Sampling(Explainer, Protocol):
+    """An explainer that takes forward passes of other images in the query's place."""
+
+    def forwards(self, query: Side) -> int:
+        """How many a map; planned with, and never exceeded."""
+        ...
+
+
 @contextmanager
 def differentiating(model: SimilarityModel) -> Iterator[None]:
     """Allow gradients whatever the caller's mode, with the model in eval mode."""

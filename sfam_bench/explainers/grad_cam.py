@@ -1,7 +1,9 @@
 """Grad-CAM on an embedding target."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import combine, target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
@@ -12,8 +14,20 @@ from sfam_bench.types import RawMaps
 class GradCAM:
     """sum_k (mean_ij ds/dA_k,ij) A_k, the target s in place of a class score; Selvaraju et al., ICCV 2017, eq. 1 and 2.
 
-    On cosine under GAP and a bias-free head the map sums to zero before `relu`, and degenerates as s nears 1.
+    relu: drop the negative part of the map, as the paper does.
     """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        identities=(
+            "on the dot product under GAP and a bias-free head it is the similarity decomposition",
+            "under GAP it is HiResCAM and XGrad-CAM, after ReLU",
+        ),
+        degenerate=(
+            "on cosine under GAP and a bias-free head the map sums to zero before ReLU, which then keeps only what is "
+            "better than the average, and the map fades as s nears 1",
+        ),
+    )
 
     relu: bool = True
 
