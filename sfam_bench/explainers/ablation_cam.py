@@ -1,11 +1,13 @@
 """Ablation-CAM on an embedding target."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import channel_scores, combine, derivative, differentiating
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -27,7 +29,14 @@ class AblationCAM:
 
     relative: divide by |s|, a positive factor of each map; the paper's s would turn the map round where it is negative,
         as minus a distance always is.
+    relu: drop the negative part of the map.
     """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        identities=("on the un-normalised dot product under GAP and an affine head, without `relative`, it is SFAM",),
+        degenerate=("on cosine a channel's share in both norms counts too, so that weights can be negative",),
+    )
 
     relative: bool = True
     relu: bool = True

@@ -1,9 +1,11 @@
 """Grad-CAM++ on an embedding target."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import combine, target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
@@ -15,10 +17,19 @@ class GradCAMPlusPlus:
     """sum_k (sum_ij alpha_k,ij relu(G_k,ij)) A_k, G = ds/dA; Chattopadhay et al., WACV 2018, eq. 19.
 
     alpha = G^2 / (2 G^2 + sum_ij(A) G^3). The factor exp(s) of the paper's class score exp(s) scales a whole map and is
-    left out. Where sum_ij(A) G is small, as under cosine, alpha nears 1/2, and under GAP the map half of LayerCAM's.
+    left out.
 
-    epsilon: added to the denominator; pytorch-grad-cam's 1e-6 is far above G^2 under cosine, and then makes the map.
+    epsilon: added to the denominator; null is free of scale, pytorch-grad-cam has 1e-6.
+    relu: drop the negative part of the map.
     """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        degenerate=(
+            "where sum_ij(A) G is small, as under cosine, alpha nears 1/2, and under GAP the map half of LayerCAM's",
+            "an epsilon of 1e-6, pytorch-grad-cam's, outweighs the squares of these gradients and makes the map",
+        ),
+    )
 
     epsilon: float | None = None
     relu: bool = True

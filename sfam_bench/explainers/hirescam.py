@@ -1,7 +1,9 @@
 """HiResCAM on an embedding target."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
@@ -12,8 +14,13 @@ from sfam_bench.types import RawMaps
 class HiResCAM:
     """sum_k ds/dA_k,ij A_k,ij, no average over positions; Draelos, Carin, arXiv 2011.08891.
 
-    The paper's sum has no ReLU (pytorch-grad-cam applies one); under GAP it is Grad-CAM without the ReLU.
+    relu: drop the negative part of the map, as pytorch-grad-cam does and the paper does not.
     """
+
+    card: ClassVar[Card] = Card(
+        identities=("under GAP it is Grad-CAM without the ReLU",),
+        degenerate=("on cosine under GAP and a bias-free head the map sums to zero",),
+    )
 
     relu: bool = False
 

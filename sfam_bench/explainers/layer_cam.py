@@ -1,7 +1,9 @@
 """LayerCAM on an embedding target."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
@@ -10,10 +12,18 @@ from sfam_bench.types import RawMaps
 
 @dataclass(frozen=True)
 class LayerCAM:
-    """sum_k relu(ds/dA_k,ij) A_k,ij; Jiang et al., TIP 2021. Its tanh, for fusing layers, has no part here.
+    """sum_k relu(ds/dA_k,ij) A_k,ij; Jiang et al., TIP 2021.
+
+    Its tanh, for fusing layers, has no part here.
 
     relu: drop the negative part of the map; nothing to drop where the activations are rectified.
     """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        identities=("where no gradient is negative it is HiResCAM",),
+        degenerate=("what speaks against the similarity is left out before the sum",),
+    )
 
     relu: bool = True
 

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from sfam_bench.engine.series import Masked, SoftMasks
 from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import channel_scores, combine
 from sfam_bench.maps import upsample
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -21,12 +22,19 @@ from sfam_bench.types import Activations, RawMaps, Weights
 class ScoreCAM:
     """sum_k softmax_k(s(X * H_k)) A_k, H_k channel k scaled to [0, 1]; Wang et al., CVPRW 2020, definitions 2 and 3.
 
-    The score of the baseline, the same for every channel, drops out of the softmax. On a bounded score the softmax is
-    nearly flat, and the map nearly the channel mean, which ignores the reference.
+    The score of the baseline, the same for every channel, drops out of the softmax.
 
     space: what X is. "image" is the paper's, masks enlarged to the image, black behind them: a forward pass a channel
         and pair; "cut" masks the activations, a pass of the embedder each.
+    relu: drop the negative part of the map.
     """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        degenerate=(
+            "on a bounded score the softmax is nearly flat, and the map nearly the channel mean, blind to the pair",
+        ),
+    )
 
     space: Literal["cut", "image"] = "cut"
     relu: bool = True

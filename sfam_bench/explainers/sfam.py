@@ -1,11 +1,12 @@
 """Similar Feature Activation Map."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from sfam_bench.errors import UserError, check_choices
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import channel_form, combine, derivative, differentiating
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -35,6 +36,19 @@ class SFAM:
     per_position: "activation" is the plain feature map; "pooling" what pooling lets through (argmax under GMP).
     relu: drop the negative part of the map; nothing to drop for cosine on rectified features without a head.
     """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "gamma 0 is the exact split under GAP: N times the similarity decomposition",
+            "behind an affine head the pulled-back CIS sum to the cosine less the bias term",
+            "without a head it is N times Relevance-CAM",
+            "the margin map is the positive's map minus the negative's",
+        ),
+        degenerate=(
+            "it does not sum to the similarity: each weight carries one p_k more than the exact split",
+            "Euclidean reciprocal: a few dead channels, where delta is near zero, can carry all of the weight",
+        ),
+    )
 
     gamma: float = 1.0
     head: Literal["pull_back", "ignore"] = "pull_back"

@@ -1,7 +1,9 @@
 """The exact split of the similarity over positions."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import contributions, direction
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
@@ -10,11 +12,19 @@ from sfam_bench.types import RawMaps
 
 @dataclass(frozen=True)
 class SimilarityDecomposition:
-    """m_ij = sum_k A_k,ij ds/dA_k,ij with norms held constant; sums to the score less the head's bias term.
+    """sum_k A_k,ij ds/dA_k,ij with norms held constant, the exact split of the score over positions; derived.
 
-    Without a head under GAP and cosine this is Stylianou et al. (WACV 2019) and Zhu, Yang, Chen (TIP 2021) without
-    rectification. For the negative squared Euclidean distance each image carries its own side of the score.
+    For the negative squared Euclidean distance each image carries its own side of the score.
     """
+
+    card: ClassVar[Card] = Card(
+        total="score",
+        identities=(
+            "without a head under GAP and cosine it is Stylianou's map and Zhu's without rectification",
+            "the margin map is the positive's map minus the negative's",
+        ),
+        degenerate=("behind an MLP head or an early cut it is the local linear part, and leaves a residual",),
+    )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return contributions(model, encoded.query, direction(model, encoded)).sum(dim=1)

@@ -1,9 +1,11 @@
 """XGrad-CAM on an embedding target."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import combine, target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
@@ -14,8 +16,14 @@ from sfam_bench.types import RawMaps
 class XGradCAM:
     """sum_k (sum_ij ds/dA_k,ij A_k,ij / sum_ij A_k,ij) A_k; Fu et al., BMVC 2020.
 
-    A channel whose activations sum to zero weighs nothing; without `relu` the map sums to HiResCAM's sum.
+    relu: drop the negative part of the map.
     """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        identities=("without `relu` the map sums to HiResCAM's sum", "under GAP it is Grad-CAM"),
+        degenerate=("a channel whose activations sum to zero weighs nothing",),
+    )
 
     relu: bool = True
 

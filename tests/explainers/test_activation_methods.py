@@ -15,6 +15,7 @@ from sfam_bench.explainers.grad_cam_pp import GradCAMPlusPlus, alpha
 from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.explainers.layer_cam import LayerCAM
 from sfam_bench.explainers.score_cam import ScoreCAM, channel_masks
+from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.xgrad_cam import XGradCAM
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
@@ -205,6 +206,13 @@ def test_ablation_leaves_each_channel_out_once(**drawn):
     torch.testing.assert_close(drops_by_passes(model, encoded), expected, **CLOSE)
     maps = torch.einsum("bk,bkij->bij", expected, activations)
     torch.testing.assert_close(explain(AblationCAM(False, False), model, encoded), maps, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("head", ["none", "linear", "linear+neck"])
+def test_on_the_dot_product_ablation_is_sfam(head):
+    model, encoded = setting(similarity=Dot(), normalise=False, head=head)
+    expected = explain(SFAM(), model, encoded)
+    torch.testing.assert_close(explain(AblationCAM(relative=False, relu=False), model, encoded), expected, **CLOSE)
 
 
 def test_what_is_not_pooled_channel_by_channel_or_not_affine_has_no_closed_form():
