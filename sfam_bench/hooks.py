@@ -1,7 +1,8 @@
-"""The only forward hook, for methods that must see inside the trunk."""
+"""The only forward hooks: for methods that must see inside the trunk, and to count passes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -18,3 +19,31 @@ def tap(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@dataclass
+class Counts:
+    """Rows that passed through a module."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@contextmanager
+def counted(module: nn.Module) -> Iterator[Counts]:
+    """Count the rows that pass through a module while the block runs, and those of gradients that come back to it."""
+    counts = Counts()
+
+    def back(gradient: Tensor) -> None:
+        counts.backwards += len(gradient)
+
+    def forth(_: nn.Module, __: object, output: Tensor) -> None:
+        counts.forwards += len(output)
+        if output.requires_grad:
+            output.register_hook(back)
+
+    handle = module.register_forward_hook(forth)
+    try:
+        yield counts
+    finally:
+        handle.remove()

@@ -19,6 +19,7 @@ class Card:
     needs: what it needs beyond any model and pair: "attention" of a vision transformer, "training" images.
     identities: what it equals, and where; each is a test.
     degenerate: where the map says nothing, or something other than it seems to.
+    control: it stands in every table for others to beat, and is no explanation.
     """
 
     reads_reference: bool = True
@@ -28,6 +29,12 @@ class Card:
     needs: Literal["", "attention", "training"] = ""
     identities: tuple[str, ...] = ()
     degenerate: tuple[str, ...] = ()
+    control: bool = False
+
+    @property
+    def blind(self) -> bool:
+        """Whether the map cannot say why this pair is alike."""
+        return self.control or not self.reads_reference
 
 
 def formula_and_source(method: type) -> tuple[str, str]:

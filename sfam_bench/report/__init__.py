@@ -12,13 +12,14 @@ from sfam_bench.report import formats, page, tables
 from sfam_bench.report.figures import gallery, overview
 from sfam_bench.report.formats import terminal_table
 from sfam_bench.report.names import slug, sort_metrics
+from sfam_bench.report.sweep import sweeps
 from sfam_bench.report.tables import Report
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
 from sfam_bench.store import Run, read_run
 
 __all__ = ["Report", "terminal_table", "write_report"]
 
-OURS = ("index.html", "summary.csv", "differences.csv", "table-*", "gallery-*", "overview-*")
+OURS = ("index.html", "summary.csv", "differences.csv", "table-*", "gallery-*", "overview-*", "sweep-*")
 
 
 def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> Report:
@@ -46,8 +47,9 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         # area errors go to the protocol: in a table they would stand as if they told explainers apart
         check = whole.records["metric"].str.endswith(AREA_ERROR)
         run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
-        sums.append(summary(run.records, run.pairs, run.manifest.get("metrics") or {}))
-        differences.append(paired_difference(run.records, run.pairs, to))
+        blind = run.manifest.get("blind") or ()
+        sums.append(tables.mark(summary(run.records, run.pairs, run.manifest.get("metrics") or {}), blind))
+        differences.append(tables.mark(paired_difference(run.records, run.pairs, to), blind))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
         of_run = [_section(run, part, differences[-1], errors, out) for part in parts]
         maps = [(path, "Maps of a few pairs.") for path in gallery(run, out)]
@@ -65,14 +67,14 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
 def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd.DataFrame, out: Path) -> page.Section:
     """One (dataset, model, target): its part of the page, and its own files."""
     names, metrics = [str(part[name].iloc[0]) for name in RUN], run.manifest.get("metrics") or {}
-    drawn = [path for path in overview(part, metrics, out) if path.suffix == ".png"]
+    drawn = [path for path in [*overview(part, metrics, out), *sweeps(part, out)] if path.suffix == ".png"]
     section = page.Section(
         title=" · ".join(names),
         anchor=slug(*names),
         protocol=tables.protocol(run, part, area_errors(_of(errors, names))),
         tables=tables.metric_tables(part, metrics),
         differences=tables.difference_tables(_of(differences, names), part),
-        flagged=tables.flagged_table(_of(run.records, names)),
+        flagged=tables.flagged_table(_of(run.records, names), run.manifest.get("blind") or ()),
         pictures=[(path, "Means and 95 % intervals.") for path in drawn],
     )
     everything = [*section.tables, *section.differences, *([section.flagged] if section.flagged else [])]

@@ -18,7 +18,6 @@ from sfam_bench.report.names import (
     arrow,
     chance_of,
     group,
-    is_control,
     slug,
     sort_explainers,
     sort_metrics,
@@ -38,7 +37,7 @@ def gallery(run: Run, out: Path, pairs: int = 6) -> list[Path]:
     chosen = _with_images(run, pairs)
     maps = read_maps(run.root, {(row["query_id"], row["reference_id"]) for row in chosen})
     names = dict.fromkeys(name.rpartition("/")[0] for name in maps if "/" in name)
-    explainers = sort_explainers([*names])
+    explainers = sort_explainers([*names], run.manifest.get("blind") or ())
     if not chosen or not explainers:
         return []
     stem = slug("gallery", *(str(run.manifest.get(name, "")) for name in ("dataset", "model", "target")))
@@ -151,7 +150,8 @@ def overview(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], ou
     names = [name for name in sort_metrics(own["metric"].drop_duplicates().tolist()) if group(name) in COMPARED]
     if not names:
         return []
-    explainers, columns = sort_explainers(own["explainer"].drop_duplicates().tolist()), min(4, len(names))
+    explainers, columns = own["explainer"].drop_duplicates().tolist(), min(4, len(names))
+    explainers = sort_explainers(explainers, set(own.loc[own["blind"], "explainer"]))
     rows = -(-len(names) // columns)
     width, height = 1.2 + 2.3 * columns, 0.9 + rows * (0.62 + 0.19 * len(explainers))
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -173,7 +173,7 @@ def overview(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], ou
 
 def _panel(axes: Axes, part: pd.DataFrame, explainers: Sequence[str], chance: float) -> None:
     for row in part.to_dict("records"):
-        blind = is_control(row["explainer"])
+        blind = row["blind"]
         colour, place = (CONTROL if blind else METHOD), explainers.index(row["explainer"])
         axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4, solid_capstyle="round")
         face = "white" if blind else colour
@@ -196,9 +196,7 @@ def _legend() -> list[Line2D]:
     return [
         Line2D([], [], color=METHOD, marker="o", ms=4, lw=1.4, label="method"),
         Line2D([], [], color=METHOD, marker="o", ms=6, lw=0, label="larger: best"),
-        Line2D(
-            [], [], color=CONTROL, marker="s", ms=4, markerfacecolor="white", lw=1.4, label="control: blind to the pair"
-        ),
+        Line2D([], [], color=CONTROL, marker="s", ms=4, markerfacecolor="white", lw=1.4, label="blind to the pair"),
         Line2D([], [], color=REFERENCE, lw=0.9, ls=":", label="lafam"),
         Line2D([], [], color="black", lw=0.9, ls="--", label="chance level"),
     ]

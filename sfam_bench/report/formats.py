@@ -56,11 +56,11 @@ def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table])
 def _latex_table(table: Table) -> str:
     heads = " & ".join(["explainer", *(_latex_head(column) for column in table.columns)])
     methods: list[str] = []
-    controls: list[str] = []
+    blind: list[str] = []
     for name, cells in table.rows:
         line = " & ".join([escape_latex(name), *(_latex_cell(cell) for cell in cells)]) + r" \\"
-        (controls if name in table.controls else methods).append(line)
-    body = [*methods, *([r"\midrule"] if methods and controls else []), *controls]
+        (blind if name in table.blind else methods).append(line)
+    body = [*methods, *([r"\midrule"] if methods and blind else []), *blind]
     return "\n".join(
         [
             r"\begin{table}[htbp]",
@@ -128,7 +128,8 @@ def terminal_table(report: Report, width: int = 120) -> str:
 
 
 def _terminal_block(summary: pd.DataFrame, width: int) -> str:
-    explainers = sort_explainers(summary["explainer"].drop_duplicates().tolist())
+    blind = set(summary.loc[summary["blind"], "explainer"])
+    explainers = sort_explainers(summary["explainer"].drop_duplicates().tolist(), blind)
     names = sort_metrics(summary["metric"].drop_duplicates().tolist())
     first = _aligned(["", "", "", *explainers], str.ljust)
     columns, left = {}, width - len(first[0])

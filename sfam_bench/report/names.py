@@ -1,7 +1,7 @@
 """What metrics and explainers are called, and in which order they stand."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,6 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Sanity, complexity and cost": {"": ""},
 }
-CONTROLS = ("chance", "centre", "center", "edges", "sobel", "uniform", "lafam", "relax")
 COMPARED = [*GROUPS][:3]  # groups whose metrics say how true a map is
 SPELLING = {"iou": "IoU", "map@r": "MAP@R", "r": "R", "road": "ROAD"}
 HEADLINES = ("selectivity", "part_agreement", "margin", "insertion_minus_deletion", "deletion", "energy_pointing_game")
@@ -64,14 +63,9 @@ def headlines(metrics: Sequence[str]) -> list[str]:
     return [name for name in found if name]
 
 
-def sort_explainers(explainers: Sequence[str]) -> list[str]:
-    """Methods in the order in which they ran, then controls."""
-    return sorted(explainers, key=is_control)
-
-
-def is_control(explainer: str) -> bool:
-    """Whether an explainer is blind to the pair by design."""
-    return explainer in CONTROLS
+def sort_explainers(explainers: Sequence[str], blind: Container[str]) -> list[str]:
+    """Methods in the order in which they ran, then those that are blind to the pair."""
+    return sorted(explainers, key=blind.__contains__)
 
 
 def arrow(higher_is_better: Any) -> str:

@@ -1,7 +1,7 @@
 """From tidy summaries to tables that fit a page: metrics that see the pair first, the others after them."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Context
 from itertools import product
@@ -18,7 +18,6 @@ from sfam_bench.report.names import (
     decimals,
     group,
     headlines,
-    is_control,
     place,
     sort_explainers,
     sort_metrics,
@@ -54,16 +53,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Explainers down, metrics across; `controls` are explainers that cannot see why the pair is alike."""
+    """Explainers down, metrics across; `blind` are those that cannot see why the pair is alike."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     note: str = ""
-
-    @property
-    def controls(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.rows if is_control(name))
+    blind: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,11 @@ class Report:
 
     summary: pd.DataFrame
     protocols: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+
+
+def mark(frame: pd.DataFrame, blind: Container[str]) -> pd.DataFrame:
+    """Say of each row whether its explainer is blind to the pair."""
+    return frame.assign(blind=[name in blind for name in frame["explainer"]])
 
 
 def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
@@ -118,13 +119,13 @@ def side_by_side(summary: pd.DataFrame) -> list[Table]:
     return [_table(title, part, note, {}) for part in parts]
 
 
-def flagged_table(records: pd.DataFrame) -> Table | None:
+def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | None:
     """How many pairs of one (dataset, model, target) each explainer was flagged on, by reason."""
     why = records.assign(reason=reasons(records))
     why = why[why["reason"] != ""]
     if why.empty:
         return None
-    names, explainers = sorted(why["reason"].unique()), sort_explainers(why["explainer"].unique().tolist())
+    names, explainers = sorted(why["reason"].unique()), sort_explainers(why["explainer"].unique().tolist(), blind)
     rows = []
     for explainer in explainers:
         own = why[why["explainer"] == explainer]
@@ -215,7 +216,8 @@ def _blocks(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, float]) -> Table:
     """Columns in the order of the frame; one for each metric, or metric and model where there are several."""
-    explainers = sort_explainers(frame["explainer"].drop_duplicates().tolist())
+    blind = frozenset(frame.loc[frame["blind"], "explainer"])
+    explainers = sort_explainers(frame["explainer"].drop_duplicates().tolist(), blind)
     keys = frame[["metric", "model"]].drop_duplicates().astype(str)
     columns, cells = [], []
     for metric, model in zip(keys["metric"], keys["model"], strict=True):
@@ -232,7 +234,7 @@ def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, flo
         rows = {row["explainer"]: row for row in part.to_dict("records")}
         cells.append([_cell(rows.get(explainer), digits, most) for explainer in explainers])
     rows_ = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
-    return Table(title, tuple(columns), rows_, note)
+    return Table(title, tuple(columns), rows_, note, blind)
 
 
 def _cell(row: Mapping[Any, Any] | None, digits: int, most: int) -> Cell:

@@ -90,7 +90,7 @@ def make_run(root: Path, model: str, seed: int, gain: float = 1.0) -> Path:
         **{"kind": "evaluate", "dataset": "cub", "model": model, "target": "similarity", "seed": seed, "shards": 2},
         **{"split": {"name": "zero-shot, last 100 classes", "hash": "3f2a"}, "image_counts": {"test": 420}},
         **{"retrieval": {"recall_at_1": 0.85, "map_at_r": 0.41, "count": 420}},
-        **{"explainers": [*EXPLAINERS], "metrics": METRICS},
+        **{"explainers": [*EXPLAINERS], "blind": ["lafam", "chance"], "metrics": METRICS},
         **{"skipped": ["selectivity_peak: the data set has no region 'unshared'"]},
     }
     store = RunStore.create(root, {"model": model, "seed": seed}, facts)

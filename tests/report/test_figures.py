@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sfam_bench.report import figures
+from sfam_bench.report.tables import mark
 from sfam_bench.statistics import summary
 from sfam_bench.store import read_run
 
@@ -60,7 +61,7 @@ def test_flat_and_broken_maps_are_flagged(raw: np.ndarray) -> None:
 def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
     records = run.records.assign(explainer=run.records["explainer"].replace("exact", "$\\frac$"))
-    table = summary(records, run.pairs, run.manifest["metrics"], draws=200)
+    table = mark(summary(records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
     png, svg = figures.overview(table, run.manifest["metrics"], tmp_path)
     assert Image.open(png).size[0] > 500
     first = svg.read_bytes()
@@ -70,5 +71,5 @@ def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: P
 
 def test_an_overview_of_nothing_is_no_file(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
-    table: pd.DataFrame = summary(run.records, run.pairs, {}, draws=50)
+    table: pd.DataFrame = mark(summary(run.records, run.pairs, {}, draws=50), ())
     assert figures.overview(table, {}, tmp_path) == []

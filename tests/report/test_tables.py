@@ -21,7 +21,7 @@ def run(fake_run: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def summed(run: Run) -> pd.DataFrame:
-    return summary(run.records, run.pairs, run.manifest["metrics"], draws=1000)
+    return tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=1000), run.manifest["blind"])
 
 
 def cell(table: Table, explainer: str, label: str) -> Cell:
@@ -39,10 +39,10 @@ def test_groups_stand_in_reading_order(run: Run, summed: pd.DataFrame) -> None:
     }
 
 
-def test_controls_stand_last_and_facts_of_the_pair_not_at_all(summed: pd.DataFrame) -> None:
+def test_the_blind_stand_last_and_facts_of_the_pair_not_at_all(summed: pd.DataFrame) -> None:
     for table in tables.metric_tables(summed, {}):
         assert [name for name, _ in table.rows] == ["sfam", "grad_cam", "exact", "lafam", "chance"]
-        assert table.controls == {"lafam", "chance"}
+        assert table.blind == {"lafam", "chance"}
 
 
 def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame) -> None:
@@ -70,7 +70,7 @@ def test_a_chance_level_stands_above_its_metric_not_beside_it(run: Run, summed: 
 def test_a_wide_group_is_split() -> None:
     run = {"dataset": "d", "model": "m", "target": "t", "explainer": "sfam", "mean": 0.5, "low": 0.4, "high": 0.6}
     fixed = {"count": 3, "clustered": True, "flagged": "", "higher_is_better": True, "best": False, "tied": False}
-    frame = pd.DataFrame([{**run, **fixed, "metric": f"iou_{n}"} for n in range(12)])
+    frame = pd.DataFrame([{**run, **fixed, "blind": False, "metric": f"iou_{n}"} for n in range(12)])
     found = tables.metric_tables(frame, {})
     assert [len(table.columns) for table in found] == [4, 4, 4]
     assert [table.title for table in found] == [f"Localisation ({n} of 3)" for n in (1, 2, 3)]
@@ -87,7 +87,9 @@ def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
 
 
 def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataFrame) -> None:
-    found = tables.difference_tables(paired_difference(run.records, run.pairs, draws=1000), summed)
+    found = tables.difference_tables(
+        tables.mark(paired_difference(run.records, run.pairs, draws=1000), run.manifest["blind"]), summed
+    )
     table = next(table for table in found if table.title.startswith("Faithfulness"))
     assert "lafam" not in dict(table.rows)
     lower = cell(table, "sfam", "deletion")
@@ -110,7 +112,9 @@ def test_flags_are_counted_in_pairs(run: Run) -> None:
 
 def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:
     found = [read_run(path) for path in fake_runs]
-    both = pd.concat([summary(run.records, run.pairs, run.manifest["metrics"], draws=200) for run in found])
+    both = pd.concat(
+        [tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=200), ()) for run in found]
+    )
     columns = [column for table in tables.side_by_side(both.reset_index(drop=True)) for column in table.columns]
     assert [column.label for column in columns[:3]] == ["selectivity energy ↑"] * 2 + ["part agreement ↑"]
     assert [column.note.split(";")[0] for column in columns[:2]] == ["lite0 frozen", "lite0 fine-tuned"]
@@ -201,7 +205,7 @@ def test_latex_is_escaped() -> None:
     assert formats.escape_latex("\\^~") == r"\textbackslash{}\textasciicircum{}\textasciitilde{}"
 
 
-def test_latex_sets_controls_apart(summed: pd.DataFrame) -> None:
+def test_latex_sets_the_blind_apart(summed: pd.DataFrame) -> None:
     text = formats.latex("", [], tables.metric_tables(summed, {})[:1])
     body = text[text.index(r"\midrule") :]
     assert body.index("exact") < body.index(r"\midrule", 10) < body.index("lafam")

@@ -1,0 +1,110 @@
+"""The table of methods, and a card for each, out of docstrings, fields and what was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pandas as pd
+
+from sfam_bench.explainers.card import Card, field_notes, formula_and_source, remarks
+
+NEEDS = {
+    "attention": "a vision transformer's attention",
+    "training": "the training images, once (`prepare`)",
+    "": "any model",
+}
+TOTALS = {"score": "the score", "change": "its change from the baseline", "none": "--"}
+
+
+def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """A row for each method; `measured` has forwards, backwards, milliseconds and residual where it was measured."""
+    rows = []
+    for name, method in methods.items():
+        card, found = _card(method), measured.get(name, {})
+        rows.append(
+            {
+                "method": name,
+                "paper": formula_and_source(method)[1],
+                "targets": "score, margin" if card.margin else "score",
+                "forward": _number(found.get("forwards")),
+                "backward": _number(found.get("backwards")),
+                "ms a map": _number(found.get("milliseconds")),
+                "reference": "yes" if card.reads_reference else "blind",
+                "signed": "yes" if card.signed else "no",
+                "sums to": TOTALS[card.total],
+                "residual": _residual(found.get("residual")),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str, Any]], on: str) -> str:
+    """The table and the cards as Markdown; `on` says what was measured on what."""
+    table = method_table(methods, measured)
+    head = [
+        "# The methods",
+        "",
+        "Written by `make methods`, from each method's docstring, fields and card, and from what was measured: "
+        f"{on}. Forward and backward count images through the trunk a map, beyond encoding the pair once; methods "
+        "that share masks share those passes in a run. Residual is |sum of the map - what it sums to| / |score|, "
+        "median over the pairs. Every method takes cosine, dot product and negative squared Euclidean distance; the map "
+        "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference.",
+        "",
+        *_markdown(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
+    ]
+    cards = [line for name, method in methods.items() for line in _card_lines(name, method)]
+    return "\n".join([*head, "", *cards]).rstrip() + "\n"
+
+
+def _card_lines(name: str, method: type) -> list[str]:
+    card = _card(method)
+    formula, source = formula_and_source(method)
+    lines = [f"## {name}", "", f"{_plain(formula)}", "", f"*{source}.* {_plain(remarks(method))}".rstrip(), ""]
+    facts = [
+        "reads the reference" if card.reads_reference else "blind to the reference",
+        "signed" if card.signed else "not negative",
+        f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
+        "takes the margin target" if card.margin else "no margin target",
+        f"needs {NEEDS[card.needs]}",
+    ]
+    lines += [f"{'; '.join(facts).capitalize()}.", ""]
+    notes = field_notes(method)
+    own = [field for field in fields(method) if field.name in notes]
+    if own:
+        defaults = {field.name: "" if field.default is MISSING else _yaml(field.default) for field in own}
+        lines += ["| field | default | |", "|---|---|---|"]
+        lines += [
+            f"| `{key}` | `{value}` | {_plain(notes[key]).replace('|', chr(92) + '|')} |"
+            for key, value in defaults.items()
+        ]
+        lines += [""]
+    for title, entries in (("Identities", card.identities), ("Where it says nothing", card.degenerate)):
+        if entries:
+            lines += [f"{title}:", "", *(f"- {_plain(entry)}" for entry in entries), ""]
+    return lines
+
+
+def _card(method: type) -> Card:
+    return getattr(method, "card", Card())
+
+
+def _plain(text: str) -> str:
+    """Text whose asterisks and underscores Markdown leaves alone."""
+    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _residual(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}" if value < 0.001 else f"{value:.3f}"
+
+
+def _markdown(table: pd.DataFrame) -> Sequence[str]:
+    cells = [[str(cell) for cell in row] for row in table.itertuples(index=False)]
+    return [f"| {' | '.join(row)} |" for row in [list(table.columns), ["---"] * len(table.columns), *cells]]
