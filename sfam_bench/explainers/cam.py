@@ -1,0 +1,41 @@
+"""Class activation mapping with a reference in place of a class."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.forms import channel_form, combine, direction
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class CAM:
+    """sum_k w_k A_k, w the reference pulled back to the channels in place of class weights; Zhou et al., CVPR 2016.
+
+    Norms are held constant. For the negative squared Euclidean distance the query's own embedding is taken from the
+    reference, since -|e - e'|^2 = (e' - e) . e + (e - e') . e' and this is the query's side.
+
+    relu: drop the negative part of the map, which the paper does not.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "under GAP it is N times the similarity decomposition",
+            "for cosine and dot it is SFAM with gamma 0",
+            "on the dot product of raw embeddings under GAP it is N times Grad-CAM without its ReLU",
+            "the margin map is the positive's map minus the negative's",
+        ),
+        degenerate=(
+            "with another pooling than GAP the map shows what a channel holds, not what pooling lets through, and does "
+            "not sum to N times the score",
+        ),
+    )
+
+    relu: bool = False
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        weights, _ = channel_form(model, encoded.query, direction(model, encoded))
+        maps = combine(weights, encoded.query.activations)
+        return maps.relu() if self.relu else maps

@@ -1,0 +1,68 @@
+"""Eigen-CAM: the first principal component of the query's activations."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import Activations, RawMaps
+
+Sign = Literal["channel_sum", "largest"]
+
+
+@dataclass(frozen=True)
+class EigenCAM:
+    """M v, M the activations (positions x channels), v their first right singular vector; Muhammad, Yeasin, IJCNN 2020.
+
+    A singular vector has no sign of its own: LAPACK's is chance, and turns some maps round; so one is chosen here.
+
+    centre: subtract each channel's mean over positions first, as pytorch-grad-cam does and the paper does not.
+    sign: "channel_sum" lets the map agree with the sum of the channels (no negative inner product), "largest" makes the
+        entry of the largest magnitude positive, as Seg-Eigen-CAM does (Chung, Ying, Applied Sciences 2025, eq. 13).
+    """
+
+    card: ClassVar[Card] = Card(
+        reads_reference=False,
+        identities=("on activations of rank one it is proportional to every channel, and to LaFAM",),
+        degenerate=(
+            "it explains the query and not the pair: a control here",
+            "centred and constant over positions, or on a single position, the map is zero",
+            "where the two largest singular values are equal, the component is chance",
+        ),
+    )
+
+    centre: bool = False
+    sign: Sign = "channel_sum"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        return first_component(encoded.query.activations, self.centre, self.sign)
+
+
+def first_component(features: Activations, centre: bool, sign: Sign) -> RawMaps:
+    """The projection of each position on the first principal axis of the channels; NaN where a feature is not finite.
+
+    From the smaller of the two Gram matrices, in float64, where squaring costs nothing that float32 had.
+    """
+    matrix = features.detach().flatten(2).transpose(1, 2).double()
+    finite = matrix.isfinite().all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+    matrix = torch.where(finite, matrix, 0)
+    if centre:
+        matrix = matrix - matrix.mean(dim=1, keepdim=True)
+    by_position = matrix.shape[1] <= matrix.shape[2]
+    gram = matrix @ matrix.mT if by_position else matrix.mT @ matrix
+    values, vectors = torch.linalg.eigh(gram)
+    axis = vectors[:, :, -1:]
+    component = (axis * values[:, -1:, None].clamp_min(0).sqrt() if by_position else matrix @ axis)[:, :, 0]
+    if sign == "channel_sum":
+        turned = (component * matrix.sum(dim=2)).sum(dim=1) < 0
+    else:
+        turned = component.amin(dim=1).abs() > component.amax(dim=1).abs()
+    maps = torch.where(turned[:, None], -component, component)
+    return torch.where(finite[:, 0], maps, torch.nan).view(len(maps), *features.shape[-2:]).to(features.dtype)

@@ -1,0 +1,49 @@
+"""Feature Activation Map, the predecessor of SFAM."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.sfam import SFAM, EuclideanCIS, Normalisation
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class FAM:
+    """sum_k norm(c)_k A_k, c_k the share of channel k in the similarity; Liao et al., arXiv 2307.05017, reconstructed.
+
+    From its abstract, which says "normalized contribution weights" and no more: no published figure is reproduced. Not
+    the Feature Activation Mapping of Wu et al. (CVPR 2022), which explains one feature vector without a partner.
+
+    weight_normalisation: how the weights of a pair are scaled. minmax and softmax add a multiple of the channel mean,
+        which ignores the reference; none and l1 rank positions as SFAM does.
+    head, euclidean_cis, relu: as in SFAM.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "it is SFAM with the same weight normalisation",
+            "under minmax and cosine it is SFAM less its least weight times the channel sum, over the weights' range",
+        ),
+        degenerate=("one outlying channel makes the other weights alike, and the map nearly that channel",),
+    )
+
+    weight_normalisation: Normalisation = "minmax"
+    head: Literal["pull_back", "ignore"] = "pull_back"
+    euclidean_cis: EuclideanCIS = "exponential"
+    relu: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        sfam = SFAM(
+            head=self.head,
+            euclidean_cis=self.euclidean_cis,
+            weight_normalisation=self.weight_normalisation,
+            relu=self.relu,
+        )
+        return sfam(model, encoded, pairs)

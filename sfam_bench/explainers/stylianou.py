@@ -1,0 +1,46 @@
+"""Spatial similarity of two feature maps, without the head."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.forms import combine
+from sfam_bench.explainers.zhu import pooled_shares
+from sfam_bench.models.poolings import GAP
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.similarity import norm
+from sfam_bench.types import Activations, RawMaps
+
+
+@dataclass(frozen=True)
+class Stylianou:
+    """sum_j a_i.b_j, a_i = A_i/(N|p|), b_j = B_j/(N|q|), p and q pooled; Stylianou et al., WACV 2019.
+
+    Always the cosine of the pooled features, whatever the head and the similarity of the model. With another pooling
+    A_i/N is what it lets through of position i, as the argmax of each channel under GMP; behind an early cut the
+    features are those of GAP at the cut.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "it sums to the cosine of the pooled features",
+            "it is Zhu's map without head and rectification (cosine)",
+            "without a head it is the similarity decomposition (cosine)",
+            "the margin map is the positive's map minus the negative's",
+        ),
+        degenerate=("behind a head it explains another similarity than the score",),
+    )
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        others = [term.sign * unit_shares(model, term.side).sum(dim=(2, 3)) for term in encoded.terms]
+        return combine(torch.stack(others).sum(dim=0), unit_shares(model, encoded.query))
+
+
+def unit_shares(model: SimilarityModel, side: Side) -> Activations:
+    """What each position adds to the pooled features, over their length."""
+    pool = model.embedder.pool if model.embedder.pools_the_cut else GAP()
+    shares = pooled_shares(model, pool, side.activations)
+    return shares / norm(shares.sum(dim=(2, 3)))[:, :, None, None]
