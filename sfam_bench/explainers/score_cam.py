@@ -13,7 +13,7 @@ from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import channel_scores, combine
 from sfam_bench.maps import upsample
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.targets import score
 from sfam_bench.types import Activations, RawMaps, Weights
 
@@ -41,6 +41,10 @@ class ScoreCAM:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    def forwards(self, query: Side) -> int:
+        """One a channel, where masks are laid over the image."""
+        return query.activations.shape[1] if self.space == "image" else 0
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations

@@ -1,0 +1,133 @@
+"""CorrRISE: the correlation of each pixel with the score."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfam_bench.baselines import BaselineName
+from sfam_bench.engine.series import SoftMasks
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.masking import MaskScores, masked_scores, weigh
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side, pair_seed
+from sfam_bench.types import RawMaps
+
+CHUNK = 64  # masks at image resolution at once
+TIES = 100  # roundings of what scores are made from
+
+
+@dataclass(frozen=True)
+class CorrRISE:
+    """corr_n(M_n,ij, rank of s_n), M_n patches cut out at random; Lu, Xu, Ebrahimi, WACV 2024, reconstructed.
+
+    From re-implementations, which agree on 500 masks, black patches of 30 pixels at 112 and patches inside the image,
+    but not on the number of patches (10 or 3) nor on ranks. The paper's two maps, of similar and of dissimilar regions,
+    are the positive parts of this one and of its negative.
+
+    masks: how many, and as many forward passes.
+    patches: cut out of each mask; they may overlap.
+    patch: their sides as a share of the image's.
+    seed: of the masks, together with the query's id.
+    baseline: what is seen through the patches.
+    correlation: "spearman" ranks the scores first, so that a few outliers do not rule (ranking a mask of zeros and ones
+        changes nothing); "pearson" takes them as they are.
+    dissimilar: the negative of the map, where regions that make the two images unlike are high.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "with pearson it does not change when scores are scaled and shifted, with spearman when they are "
+            "transformed in a rising way",
+            "the dissimilar map is the negative of the similar one",
+        ),
+        degenerate=(
+            "a pixel that no patch covers, or each, has no correlation and is zero",
+            "where masks move the score by no more than rounding, it is the correlation with rounding",
+        ),
+    )
+
+    masks: int = 500
+    patches: int = 10
+    patch: float = 0.268
+    seed: int = 0
+    baseline: BaselineName = "zeros"
+    correlation: Literal["pearson", "spearman"] = "spearman"
+    dissimilar: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.masks < 2:
+            raise UserError(f"CorrRISE.masks is {self.masks}: a correlation takes at least 2")
+        if self.patches < 1:
+            raise UserError(f"CorrRISE.patches is {self.patches}: expected at least 1")
+        if not 0 < self.patch < 1:
+            raise UserError(f"CorrRISE.patch is {self.patch}: expected a share of the image's side between 0 and 1")
+
+    def forwards(self, query: Side) -> int:
+        return self.masks
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        masking, images = Patches(self.masks, self.patches, self.patch, self.seed), encoded.query.images
+        scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
+        if self.correlation == "spearman":
+            scores = ranks(scores, TIES * torch.finfo(images.dtype).eps)
+        scores = scores - scores.mean(dim=1, keepdim=True)
+        kept = weigh(masking, pairs, images.double(), torch.ones_like(scores)) / self.masks
+        together = weigh(masking, pairs, images.double(), scores / self.masks)
+        spread = kept * (1 - kept) * scores.square().mean(dim=1)[:, None, None]
+        maps = torch.where(spread > 0, together / spread.sqrt(), 0)
+        return (-maps if self.dissimilar else maps).to(images)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """`masks` masks with `patches` patches cut out of each, whose sides are `patch` of the image's."""
+
+    masks: int
+    patches: int
+    patch: float
+    seed: int
+
+    def draw(self, query_id: str, size: tuple[int, int]) -> "DrawnPatches":
+        draw = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "patches"))
+        places = []
+        for side in size:
+            width = max(1, round(self.patch * side))
+            first = torch.randint(0, side - width + 1, (self.masks, self.patches, 1), generator=draw)
+            places.append((first <= torch.arange(side)) & (torch.arange(side) < first + width))
+        return DrawnPatches(places[0].float(), places[1].float())
+
+
+@dataclass(frozen=True)
+class DrawnPatches:
+    """Masks of one query as the rows and the columns of each patch, 1 inside."""
+
+    rows: Float[Tensor, "masks patches rows"]
+    cols: Float[Tensor, "masks patches cols"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def made(self, first: int, last: int) -> SoftMasks:
+        return (self.rows[first:last].mT @ self.cols[first:last] == 0).double()
+
+    def weighted(self, weights: Float[Tensor, " masks"]) -> Float[Tensor, "rows cols"]:
+        total = torch.zeros(self.rows.shape[-1], self.cols.shape[-1], dtype=torch.float64)
+        for first in range(0, len(self), CHUNK):
+            last = min(first + CHUNK, len(self))
+            total += torch.einsum("n,nij->ij", weights[first:last], self.made(first, last))
+        return total
+
+
+def ranks(scores: MaskScores, rounding: float) -> MaskScores:
+    """Place of each score among those of its row; scores that tie but for rounding share their places.
+
+    Within `rounding` of the largest magnitude each is in part the lower, so that no place jumps.
+    """
+    reach = (rounding * scores.abs().amax(dim=1)).clamp_min(torch.finfo(scores.dtype).tiny)[:, None, None]
+    gaps = scores[:, :, None] - scores[:, None, :]
+    return (gaps / (2 * reach) + 0.5).clamp(0, 1).sum(dim=2)

@@ -1,0 +1,96 @@
+"""Distance Explainer."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sfam_bench.baselines import BaselineName
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.masking import MaskScores, grids_of, masked_scores, weigh
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class DistanceExplainer:
+    """mean of the masks that leave the query nearest - mean of those that leave it farthest; Meijer et al., 2505.15516.
+
+    Its package multiplies the image by the mask before standardising, so that black is behind it: `baseline` zeros.
+
+    masks: how many, and as many forward passes.
+    grid: cells a side of a mask.
+    keep: probability that a cell is kept.
+    seed: of the masks, together with the query's id.
+    baseline: what is behind the masks; mean, so that passes are shared with RISE.
+    nearest, farthest: share of the masks that count on each side; 0 leaves a side out.
+    softness: masks whose score is within this share of the range of scores from the edge of a side count in part, so
+        that rounding does not move a whole mask over it; 0 is theirs.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "it does not change when scores are transformed in a rising way, but for `softness`",
+            "the two one-sided maps add up to it",
+        ),
+        degenerate=("one-sided, the map is mostly how often each pixel happened to be kept",),
+    )
+
+    masks: int = 1000
+    grid: int = 8
+    keep: float = 0.5
+    seed: int = 0
+    baseline: BaselineName = "mean"
+    nearest: float = 0.1
+    farthest: float = 0.1
+    softness: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        grids_of(self)
+        for side in ("nearest", "farthest"):
+            share = getattr(self, side)
+            if not (share == 0 or (0 < share <= 1 and self._count(share))):
+                raise UserError(f"DistanceExplainer.{side} is {share}: expected 0, or a share of masks with one in it")
+        if self.nearest == self.farthest == 0:
+            raise UserError("DistanceExplainer.nearest and farthest are both 0: the map would be; choose a share")
+        if not 0 <= self.softness <= 1:
+            raise UserError(f"DistanceExplainer.softness is {self.softness}: expected a share, such as 0.01")
+
+    def _count(self, share: float) -> int:
+        return int(share * self.masks + 1e-9)  # 0.29 of 100 are 29
+
+    def forwards(self, query: Side) -> int:
+        return self.masks
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        masking = grids_of(self)
+        scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
+        weights = torch.zeros_like(scores)
+        for sign, share in ((1, self.nearest), (-1, self.farthest)):
+            if count := self._count(share):
+                weights = weights + sign * highest(sign * scores, count, self.softness) / count
+        return weigh(masking, pairs, encoded.query.images, weights)
+
+
+def highest(scores: MaskScores, count: int, softness: float) -> MaskScores:
+    """1 for the `count` highest scores of each row and 0 for the others, a slope between; sums to `count`.
+
+    The slope is twice `softness` of the range of scores wide, and its middle is found by halving.
+    """
+    low, high = scores.amin(dim=1, keepdim=True), scores.amax(dim=1, keepdim=True)
+    # ties share alike without softness too
+    reach = (softness * (high - low)).clamp_min(1e-12 * scores.abs().amax()).clamp_min(torch.finfo(scores.dtype).tiny)
+    low, high = low - reach, high + reach
+    for _ in range(100):
+        edge = (low + high) / 2
+        many = slope(scores, edge, reach).sum(dim=1, keepdim=True) > count
+        low, high = torch.where(many, edge, low), torch.where(many, high, edge)
+    return slope(scores, high, reach)
+
+
+def slope(scores: MaskScores, edge: MaskScores, reach: MaskScores) -> MaskScores:
+    """0 below the edge and 1 above, straight within `reach` of it."""
+    return ((scores - edge) / (2 * reach) + 0.5).clamp(0, 1)

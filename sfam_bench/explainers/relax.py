@@ -1,0 +1,54 @@
+"""RELAX: the query explained by itself."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sfam_bench.baselines import BaselineName
+from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.masking import grids_of, masked_scores, weigh
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class RELAX:
+    """sum_n cos(h(x), h(x M_n)) M_n / sum_n M_n, h the embedding; Wickstroem et al., IJCV 2023.
+
+    A control: it never looks at the reference. The paper takes 3000 masks of 7 x 7 cells; here RISE's, to share passes.
+
+    masks: how many, and as many forward passes.
+    grid: cells a side of a mask.
+    keep: probability that a cell is kept.
+    seed: of the masks, together with the query's id.
+    baseline: what is behind the masks; the paper's is zero after standardisation.
+    """
+
+    card: ClassVar[Card] = Card(
+        reads_reference=False,
+        identities=("it takes RISE's masks and passes, and none of its own",),
+        degenerate=("a weighted mean of cosines: nearly flat, its differences lie far behind the decimal point",),
+    )
+
+    masks: int = 1000
+    grid: int = 8
+    keep: float = 0.5
+    seed: int = 0
+    baseline: BaselineName = "mean"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        grids_of(self)
+
+    def forwards(self, query: Side) -> int:
+        return self.masks
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        masking, images = grids_of(self), encoded.query.images
+        scores = masked_scores(model, encoded, pairs, masking, self.baseline).itself
+        kept = weigh(masking, pairs, images.double(), torch.ones_like(scores))
+        maps = weigh(masking, pairs, images.double(), scores)
+        return torch.where(kept > 0, maps / kept, 0).to(images)  # a pixel that no mask kept

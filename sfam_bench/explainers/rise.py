@@ -1,0 +1,55 @@
+"""RISE on an embedding target."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sfam_bench.baselines import BaselineName
+from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.masking import Grids, grids_of, masked_scores, weigh
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class RISE:
+    """sum_n (s_n - mean s) M_n / (keep N), s_n the score behind mask M_n; Petsiuk et al., BMVC 2018, eq. 6.
+
+    The paper takes 4000 to 8000 masks; here as many as Distance Explainer, and the same ones, so that the two and RELAX
+    share their passes. The paper's fill is zero after standardisation, to which the mean colour is nearest.
+
+    masks: how many, and as many forward passes.
+    grid: cells a side of a mask.
+    keep: probability that a cell is kept.
+    seed: of the masks, together with the query's id.
+    baseline: what is behind the masks.
+    subtract_mean: take the mean score off first; the paper does not, but a class probability is near zero and a cosine
+        near one, so that without it the map is mostly the chance sum of the masks.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=("with `subtract_mean` it is the covariance of score and mask over the masks, divided by keep",),
+        degenerate=("without `subtract_mean` the map is mostly how often each pixel happened to be kept",),
+    )
+
+    masks: int = 1000
+    grid: int = 8
+    keep: float = 0.5
+    seed: int = 0
+    baseline: BaselineName = "mean"
+    subtract_mean: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        grids_of(self)
+
+    def forwards(self, query: Side) -> int:
+        return self.masks
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        masking: Grids = grids_of(self)
+        scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
+        if self.subtract_mean:
+            scores = scores - scores.mean(dim=1, keepdim=True)
+        return weigh(masking, pairs, encoded.query.images, scores / (self.keep * self.masks))

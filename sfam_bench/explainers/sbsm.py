@@ -1,0 +1,95 @@
+"""Similarity-based saliency maps: a window slides over the query."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfam_bench.baselines import BaselineName
+from sfam_bench.engine.series import SoftMasks
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.masking import scores_behind
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class SBSM:
+    """mean of max(0, s - s_n) over the windows n that cover the pixel, s_n with n hidden; Dong et al., CVPRW 2019.
+
+    Windows are laid out as in xaitk-saliency: one every stride, together centred on the image, cut off at its edges.
+
+    window: its sides as a share of the image's; 50 pixels at 224.
+    stride: from one window to the next, as a share of the image's sides; 20 pixels at 224.
+    baseline: what fills the window.
+    relu: count only falls of the score; without it the map is signed.
+    """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        identities=("on an additive score each window's fall is the sum of what it covers",),
+        degenerate=(
+            "where the baseline is nearer to the reference than what it hides, hiding helps, and the map is zero",
+        ),
+    )
+
+    window: float = 0.223
+    stride: float = 0.089
+    baseline: BaselineName = "zeros"
+    relu: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for field in ("window", "stride"):
+            if not 0 < getattr(self, field) <= 1:
+                raise UserError(f"SBSM.{field} is {getattr(self, field)}: expected a share of the image's side")
+
+    def _windows(self, query: Side) -> "Windows":
+        sides = query.images.shape[-2:]
+        rows, cols = (covered(side, pixels(self.window, side), pixels(self.stride, side)) for side in sides)
+        return Windows(rows, cols)
+
+    def forwards(self, query: Side) -> int:
+        """One a window, and the query as it is."""
+        return len(self._windows(query))
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        images, windows = encoded.query.images, self._windows(encoded.query)
+        scores = torch.stack(scores_behind(model, encoded, [windows] * len(images), self.baseline)).cpu()
+        falls = scores[:, :1] - scores[:, 1:]
+        falls = (falls.relu() if self.relu else falls).view(len(images), len(windows.rows), len(windows.cols))
+        often = windows.rows.sum(dim=0)[:, None] * windows.cols.sum(dim=0)
+        return (windows.rows.T @ falls @ windows.cols / often.clamp_min(1)).to(images)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """No window, then each: the rows and the columns that windows cover, 1 inside."""
+
+    rows: Float[Tensor, "down rows"]
+    cols: Float[Tensor, "across cols"]
+
+    def __len__(self) -> int:
+        return 1 + len(self.rows) * len(self.cols)
+
+    def made(self, first: int, last: int) -> SoftMasks:
+        windows = torch.arange(first, last) - 1
+        rows, cols = self.rows[windows // len(self.cols)], self.cols[windows % len(self.cols)]
+        return 1 - (windows >= 0)[:, None, None] * rows[:, :, None] * cols[:, None, :]
+
+
+def pixels(share: float, side: int) -> int:
+    """A share of a side in whole pixels, at least one."""
+    return max(1, round(share * side))
+
+
+def covered(side: int, window: int, stride: int) -> Float[Tensor, "windows side"]:
+    """1 where each window of one axis lies; the overhang of the last is shared between both ends."""
+    firsts = torch.arange(0, side, stride)
+    firsts = firsts - (window - (side - int(firsts[-1]))) // 2
+    places = torch.arange(side)
+    return ((firsts[:, None] <= places) & (places < firsts[:, None] + window)).double()
