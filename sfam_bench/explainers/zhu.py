@@ -6,9 +6,8 @@ from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from sfam_bench.engine.modes import evaluating
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers import forms
 from sfam_bench.explainers.ablation_cam import POOLINGS, is_affine
@@ -118,13 +117,15 @@ def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:
 
 
 def affine_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
-    """The embedding before L2, and the head's value, less that at zero, of what pooling lets through."""
+    """The embedding before L2, and the head's weights times what pooling lets through."""
     embedder = model.embedder
     shares = pooled_shares(model, embedder.pool, side.activations).flatten(2).mT
-    with torch.no_grad(), evaluating(model):
-        origin = embedder.project(torch.zeros_like(shares[:1, 0]))
-        points = embedder.project(shares.flatten(0, 1)) - origin
-        return embedder.project(embedder.pool(side.activations)), points.view(*shares.shape[:2], -1)
+    with differentiating(model):
+        whole = embedder.project(embedder.pool(side.activations.detach().clone())).detach()
+        if type(embedder.projection) is nn.Identity:
+            return whole, shares
+        origin = shares.new_zeros(whole.shape[1], shares.shape[2])  # a row a dimension
+        return whole, shares @ derivative(lambda p: embedder.project(p).diagonal(), origin).T
 
 
 def local_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
