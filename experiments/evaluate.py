@@ -6,14 +6,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import script
-from experiments.parts import dataset_and_model, described, image_ids, keep_pictures, labels
+from experiments.parts import begun, dataset_and_model, image_ids, keep_pictures, labels, passes_for, ready, train_ids
 from experiments.settings import build
 from sfam_bench import pairs as pairing
 from sfam_bench.datasets.base import split_hash
-from sfam_bench.evaluate import evaluate, planned
+from sfam_bench.evaluate import evaluate
+from sfam_bench.explainers.prepare import VERSION, Prepared
 from sfam_bench.models.build import weights_hash
 from sfam_bench.retrieval import embed, retrieval
-from sfam_bench.store import RunStore, refuse
+from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
 MATTERS = ("dataset", "model", "target", "explainer", "metric", "pairs", "maps", "split", "batch_size", "seed")
@@ -25,9 +26,12 @@ def main(cfg: DictConfig) -> None:
     target, choice, calibrate = build(cfg.target), build(cfg.pairs), build(cfg.passes)
     explainers, metrics = build(cfg.explainer), build(cfg.metric)
     chosen = image_ids(dataset, cfg.split)
+    training = train_ids(cfg, dataset, explainers, chosen)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
     split = {"name": dataset.split_name, "hash": split_hash(dataset.index)}
     identity = {**{key: resolved[key] for key in MATTERS}, "split_hash": split["hash"], "weights": weights_hash(model)}
+    if training:
+        identity["prepare"] = {"split": cfg.prepare.split, "version": VERSION}
     facts = {
         "kind": "evaluate",
         **{"dataset": dataset.name, "model": model.name, "target": target.name, "similarity": model.similarity.name},
@@ -35,22 +39,22 @@ def main(cfg: DictConfig) -> None:
         "steps": resolved["steps"],
         "metrics": {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()},
     }
-    refuse(Path(cfg.run_dir), resume=cfg.resume)  # early; the folder is begun once there are pairs
+    store = begun(Path(cfg.run_dir), identity, cfg.resume)  # early; a new folder is made when all else is there
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     pairs = choice(dataset, model.similarity, gallery, chosen)
     target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
-    store = RunStore.create(Path(cfg.run_dir), identity, facts, resume=cfg.resume)
-    store.write_pairs(pairs)
     frames = pairing.batches(pairs, cfg.batch_size)
     todo = [number for number in range(len(frames)) if not store.has_shard(number)]
     stream = pairing.load(dataset, [frames[number] for number in todo])
-    passes = None
+    passes, how = None, {}
     if todo:
-        images = pairing.load_batch(dataset, frames[todo[0]]).query
-        count = sum(len(frames[number]) for number in todo)
-        work = planned(metrics.values(), len(explainers), count, images[0, 0].numel())
-        passes = calibrate(model, model.similarity.matrix, images.to(model.device), work)
-        print(described(passes))
+        explainers = ready(cfg, dataset, model, explainers, training)
+        images, count = pairing.load_batch(dataset, frames[todo[0]]).query, sum(len(frames[number]) for number in todo)
+        passes = passes_for(calibrate, model, metrics, explainers, images, count, cfg.maps.save)
+        prepared = {name: made.facts for name, made in explainers.items() if isinstance(made, Prepared)}
+        how = {"passes": passes.facts, **({"prepared": prepared} if prepared else {})}
+    store = RunStore.create(store.root, identity, facts, resume=cfg.resume)
+    store.write_pairs(pairs)
     shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes)
     for number, shard in zip(todo, progress(shards, "evaluate", len(todo), "batch"), strict=True):
         ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}
@@ -58,7 +62,6 @@ def main(cfg: DictConfig) -> None:
     keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
     found = retrieval(model.similarity, gallery, labels(dataset, chosen))
     silent = store.silent(name for name, metric in metrics.items() if metric.needs)
-    how = {"passes": passes.facts} if passes else {}
     store.finish(shards=len(frames), retrieval=found, skipped=silent, **how)
     if silent:
         print(f"left out, for want of the regions they need in {dataset.name}: {', '.join(silent)}")

@@ -1,18 +1,27 @@
 """What several scripts build alike from the config."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from experiments.settings import build
-from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
+from sfam_bench.evaluate import own_passes, planned
+from sfam_bench.explainers.forms import Explainer
+from sfam_bench.explainers.prepare import Bank, Preparable
+from sfam_bench.metrics.base import Metric
+from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.store import RunStore
+from sfam_bench.provenance import Config
+from sfam_bench.store import RunStore, refuse
+from sfam_bench.types import Images
 
 
 def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
@@ -38,6 +47,63 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
             f"{dataset.name} has no split '{split}': choose {', '.join(sorted(set(index['split'])))} or all"
         )
     return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
+
+
+def begun(root: Path, identity: Config, resume: bool) -> RunStore:
+    """The run folder, which may not be there yet; one that is must be this run's, to be continued."""
+    refuse(root, resume)
+    return RunStore.create(root, identity, {}, resume) if (root / "manifest.json").is_file() else RunStore(root)
+
+
+def train_ids(
+    cfg: DictConfig, dataset: Dataset, explainers: Mapping[str, Explainer], explained: Sequence[str]
+) -> list[str]:
+    """The training images, where an explainer needs any; none of them may be explained."""
+    names, split = [name for name, made in explainers.items() if isinstance(made, Preparable)], cfg.prepare.split
+    if not names:
+        return []
+    why = f"{', '.join(names)} must be prepared from training images (prepare.split={split})"
+    if split != "all" and split not in set(dataset.index["split"]):
+        raise UserError(f"{why}, of which {dataset.name} has none: leave out these explainers, or choose another split")
+    chosen = image_ids(dataset, split)
+    if both := len({*chosen} & {*explained}):
+        raise UserError(f"{why}, but {both} of them would be explained (split={cfg.split}): keep the two apart")
+    return chosen
+
+
+def ready(
+    cfg: DictConfig,
+    dataset: Dataset,
+    model: SimilarityModel,
+    explainers: Mapping[str, Explainer],
+    training: Sequence[str],
+) -> Mapping[str, Explainer]:
+    """The explainers, those that need training images prepared with them, anew or out of the cache."""
+    if not training:
+        return explainers
+    made = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("dataset", "model")}
+    source = {**made, "weights": weights_hash(model), "split": split_hash(dataset.index), "images": training}
+    return build(cfg.prepare)(
+        model, explainers, lambda: Bank.of_dataset(model, dataset, training, cfg.batch_size), source
+    )
+
+
+def passes_for(
+    calibrate: Calibration,
+    model: SimilarityModel,
+    metrics: Mapping[str, Metric],
+    explainers: Mapping[str, Explainer],
+    images: Images,
+    pairs: int,
+    keep_maps: bool,
+) -> Passes:
+    """The way forward passes are taken, measured on some queries for a run of so many pairs, and said."""
+    images = images.to(model.device)
+    own = own_passes(explainers.values(), model.encode(images[:1]), keep_maps)
+    work = planned(metrics.values(), len(explainers), pairs, images[0, 0].numel(), own)
+    passes = calibrate(model, model.similarity.matrix, images, work)
+    print(described(passes))
+    return passes
 
 
 def labels(dataset: Dataset, image_ids: Sequence[str]) -> Tensor:

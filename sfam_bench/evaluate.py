@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from sfam_bench.engine.passes import Passes
 from sfam_bench.engine.series import Series
 from sfam_bench.errors import UserError
-from sfam_bench.explainers.forms import Explainer
+from sfam_bench.explainers.forms import Explainer, Sampling
 from sfam_bench.maps import coincide, flagged, normalise, upsample
 from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Scene
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.records import Encoded, PairBatch, Record
+from sfam_bench.records import Encoded, PairBatch, Record, Side
 from sfam_bench.targets import Target, swapped
 from sfam_bench.types import RawMaps
 
@@ -139,13 +139,19 @@ def asks(metric: Asking, method: Explained) -> Iterator[Question]:
     return ((probe, pair) for probe in metric.probes for pair in pairs)
 
 
-def planned(metrics: Iterable[Metric], methods: int, pairs: int, pixels: int) -> int:
-    """How many passes an evaluation takes at most."""
+def planned(metrics: Iterable[Metric], methods: int, pairs: int, pixels: int, own: int = 0) -> int:
+    """How many passes an evaluation takes at most; `own` are those that all explainers take themselves for a pair."""
     shares: dict[Probe, float] = {}
     for metric in metrics:
         if isinstance(metric, Asking):
             shares.update({probe: max(metric.share, shares.get(probe, 0)) for probe in metric.probes})
-    return round(methods * pairs * sum(share * probe.count(pixels) for probe, share in shares.items()))
+    return pairs * own + round(methods * pairs * sum(share * probe.count(pixels) for probe, share in shares.items()))
+
+
+def own_passes(explainers: Iterable[Explainer], query: Side, keep_maps: bool = False) -> int:
+    """How many passes the explainers take themselves for a pair, twice where the reference's map is kept too."""
+    taken = sum(explainer.forwards(query) for explainer in explainers if isinstance(explainer, Sampling))
+    return taken * (2 if keep_maps else 1)
 
 
 def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:

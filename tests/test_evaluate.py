@@ -1,7 +1,7 @@
 """The flow from pairs to records: what is recorded, what is flagged, and what it costs."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from sfam_bench.baselines import Blur, Mean, Zeros
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
-from sfam_bench.evaluate import PAIR, answered, evaluate, made, planned
+from sfam_bench.evaluate import PAIR, answered, evaluate, made, own_passes, planned
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.hirescam import HiResCAM
@@ -330,6 +330,48 @@ def test_plans_by_hand():
     assert planned([error], 1, 100, 224 * 224) == round(100 * 0.02 * (223 + 20))
     assert planned([replace(error, share=0.0)], 3, 10, 224 * 224) == 0
     assert planned([PointingGame()], 3, 10, 224 * 224) == planned([], 3, 10, 224 * 224) == 0
+
+
+@dataclass(frozen=True)
+class Reads:
+    """One channel at the cut; takes two passes of the query for each of them."""
+
+    channel: int
+
+    def forwards(self, query):
+        return 2 * query.activations.shape[1]
+
+    def __call__(self, network, encoded, pairs):
+        images = ((pair, Kept(image, self.forwards(encoded.query))) for pair, image in enumerate(encoded.query.images))
+        scores = torch.stack([rows.mean() for _, rows in encoded.passes(images)])
+        return encoded.query.activations[:, self.channel] * scores[:, None, None]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The same image again and again."""
+
+    like: torch.Tensor
+    count: int
+
+    def __len__(self):
+        return self.count
+
+    def write(self, first, out):
+        out[:] = self.like
+
+
+@pytest.mark.parametrize("keep_maps", [False, True])
+def test_the_passes_of_explainers_themselves_are_planned(keep_maps):
+    network, pairs = lively(), batch(3)
+    explainers = {"first": Reads(0), "lafam": LaFAM(), "second": Reads(1)}
+    metrics = {"deletion": Perturbation("deletion", Mean(), STEPS, -9.0)}
+    own = own_passes(explainers.values(), network.encode(pairs.query[:1]), keep_maps)
+    assert own == 2 * (2 * 6) * (2 if keep_maps else 1)
+    passes, calls = counting(quietly(network, network))
+    list(evaluate(network, Similarity(), [pairs], explainers, metrics, "made", keep_maps, passes))
+    assert sum(calls) == planned(metrics.values(), len(explainers), len(pairs), 32 * 24, own) == 3 * own + 3 * 3 * 5
+    assert own_passes([LaFAM(), SFAM()], network.encode(pairs.query[:1])) == 0
 
 
 def test_passes_that_are_given_take_the_curves_and_only_those():

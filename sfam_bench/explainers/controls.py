@@ -1,17 +1,29 @@
 """What every explainer must beat: maps that ignore the reference, the query, or both."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from torch.nn import functional as F
 
+from sfam_bench.errors import UserError
+from sfam_bench.explainers.card import Card
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, pair_seed
 from sfam_bench.types import RawMaps
 
+GREY = (0.299, 0.587, 0.114)  # Rec. 601 luma
+SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))
+
 
 @dataclass(frozen=True)
 class LaFAM:
-    """The channel mean of the query's activations: saliency without a reference; Karjauv, Albayrak, 2024."""
+    """mean_k A_k of the query, saliency without a reference; Karjauv, Albayrak, arXiv 2024."""
+
+    card: ClassVar[Card] = Card(
+        reads_reference=False,
+        degenerate=("what is active need not matter to the score: it explains the object, not the pair",),
+    )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return encoded.query.activations.mean(dim=1)
@@ -19,9 +31,20 @@ class LaFAM:
 
 @dataclass(frozen=True)
 class Centre:
-    """A Gaussian around the centre of the image; `sigma` as a share of each side."""
+    """exp(-|x - c|^2 / (2 sigma^2)) around the centre c of the image; a control, of no paper.
+
+    sigma: as a share of each side.
+    """
+
+    card: ClassVar[Card] = Card(
+        reads_reference=False, signed=False, degenerate=("it reads neither image, only where photographers aim",)
+    )
 
     sigma: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise UserError(f"centre.sigma is {self.sigma}: expected more than 0, as a share of each side")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
@@ -34,7 +57,14 @@ class Centre:
 
 @dataclass(frozen=True)
 class Chance:
-    """Uniform noise at the resolution of the activations, seeded by the pair so that batches do not matter."""
+    """Uniform noise at the resolution of the activations; a control, of no paper.
+
+    Seeded by the pair, so that batches do not matter: it changes with the reference's id, not with what that shows.
+
+    seed: of the noise, with both ids of the pair.
+    """
+
+    card: ClassVar[Card] = Card(signed=False, degenerate=("it reads neither image, only their ids",))
 
     seed: int = 0
 
@@ -45,3 +75,25 @@ class Chance:
             for pair in zip(pairs.query_ids, pairs.reference_ids, strict=True)
         ]
         return torch.stack(noise).to(activations)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Length of the Sobel gradient of the grey query, at the resolution of the image; a control, of no paper.
+
+    It needs no model. Adebayo et al., NeurIPS 2018, show how alike saliency maps and edges can look.
+    """
+
+    card: ClassVar[Card] = Card(
+        reads_reference=False,
+        signed=False,
+        identities=("it is scipy.ndimage.sobel along both axes, at its default borders",),
+        degenerate=("an image of one colour has no edges",),
+    )
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        images = encoded.query.images
+        grey = torch.einsum("bkij,k->bij", images, images.new_tensor(GREY))[:, None]
+        across = images.new_tensor(SOBEL)
+        filters = torch.stack([across, across.T])[:, None]
+        return F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters).square().sum(dim=1).sqrt()

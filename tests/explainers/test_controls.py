@@ -2,14 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 from torch import nn
 
-from sfam_bench.explainers.controls import Centre, Chance, LaFAM
+from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError
+from sfam_bench.explainers.controls import Centre, Chance, Edges, LaFAM
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
+from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.similarity import Cosine
 from sfam_bench.targets import Similarity
 
@@ -47,3 +53,47 @@ def test_centre_is_symmetric_and_highest_in_the_middle(model):
 def test_lafam_is_the_channel_mean(model):
     encoded, pairs = setting(model)
     assert torch.equal(LaFAM()(model, encoded, pairs), encoded.query.activations.mean(dim=1))
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0])
+def test_a_gaussian_without_width_is_refused(sigma):
+    with pytest.raises(UserError, match=r"centre\.sigma"):
+        Centre(sigma)
+
+
+def edges(images):
+    """The control needs no model, and looks at no reference."""
+    side = Side(images, images, images[:, :, 0, 0])
+    pairs = PairBatch(*[tuple(map(str, range(len(images))))] * 2, images, images)
+    nobody = SimilarityModel(nn.Identity(), Embedder(GAP()), Cosine())
+    return Edges()(nobody, Encoded(side, (), Passes(lambda rows: rows)), pairs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 9), cols=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_edges_are_scipys(rows, cols, seed):
+    images = torch.rand(2, 3, rows, cols, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    found = edges(images)
+    for image, ours in zip(images, found, strict=True):
+        grey = (0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]).numpy()
+        theirs = np.hypot(ndimage.sobel(grey, axis=0), ndimage.sobel(grey, axis=1))
+        torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=1e-9, atol=1e-12)
+
+
+def test_edges_by_hand():
+    step = torch.zeros(1, 3, 5, 6)
+    step[..., 3:] = 0.5
+    expected = torch.tensor([0.0, 0.0, 2.0, 2.0, 0.0, 0.0]).expand(1, 5, 6)  # (1 + 2 + 1) / 2 on both sides of the step
+    torch.testing.assert_close(edges(step), expected)
+    torch.testing.assert_close(edges(step.transpose(2, 3)), expected.transpose(1, 2))
+    assert not edges(torch.full((1, 3, 4, 4), 0.5)).any()
+
+
+@pytest.mark.parametrize("explainer", [LaFAM(), Centre(), Edges(), Chance()], ids=repr)
+def test_a_control_reads_what_its_card_says(model, explainer):
+    encoded, pairs = setting(model)
+    others = torch.rand(3, 3, 12, 8, generator=torch.Generator().manual_seed(5))
+    seen = encode_pairs(model, Similarity(), pairs.query, others)
+    there = explainer(model, seen, replace(pairs, reference_ids=("x", "y", "z"), reference=others))
+    assert torch.equal(there, explainer(model, encoded, pairs)) == (not explainer.card.reads_reference)
+    assert explainer(model, encoded, pairs).min() >= 0 or explainer.card.signed

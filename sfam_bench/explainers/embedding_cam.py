@@ -1,0 +1,81 @@
+"""EmbeddingCAM: Grad-CAM towards the mean of a training class."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.forms import combine, derivative, differentiating
+from sfam_bench.explainers.prepare import Axes, Bank, Prepared, State, unprepared
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.similarity import Gallery, unit
+from sfam_bench.types import Embeddings, RawMaps
+
+
+@dataclass(frozen=True)
+class EmbeddingCAM:
+    """Grad-CAM on <e, m / |m|>, e the embedding before L2, m a class mean; Bachhawat, arXiv 2402.00909, eq. 9 to 12.
+
+    The paper takes the mean of the image's own class. Classes of a zero-shot test set have no mean among the training
+    embeddings, and labels of test images are not asked for: here it is the mean that the model finds nearest, so that
+    a pair is explained by a class that stands for its reference. The margin target takes the difference of the forms.
+
+    proxies: to whose embedding the class mean is nearest; "nearest_to_query" ignores the reference and the target.
+    relu: drop the negative part of the map, as the paper does.
+    """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        needs="training",
+        identities=(
+            "it is Grad-CAM on the un-normalised dot product with the class mean, scaled to length one, as reference",
+            "for a classifier whose class means are one-hot it is Grad-CAM on the logit",
+        ),
+        degenerate=("two references nearest to the same class have the same map",),
+    )
+    axes: ClassVar[Axes] = {"means": ("classes", "dims")}
+
+    proxies: Literal["nearest_to_reference", "nearest_to_query"] = "nearest_to_reference"
+    relu: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        raise unprepared(self)
+
+    def prepared(self, model: SimilarityModel, bank: Bank) -> State:
+        labels, rows = bank.labels.unique(return_inverse=True)
+        sums = bank.embeddings.new_zeros(len(labels), bank.embeddings.shape[1]).index_add(0, rows, bank.embeddings)
+        return {"means": sums / rows.bincount()[:, None]}
+
+    def with_state(self, state: State) -> Prepared:
+        return Prepared(self, state)
+
+    def prepare(self, model: SimilarityModel, bank: Bank) -> Prepared:
+        return self.with_state(self.prepared(model, bank))
+
+    def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
+        towards, embedder, activations = (
+            self.towards(model, encoded, state["means"]),
+            model.embedder,
+            encoded.query.activations,
+        )
+        with differentiating(model):
+            towards = towards.clone()  # a caller may be in inference mode
+            gradient = derivative(lambda a: (embedder.project(embedder.pool(a)) * towards).sum(dim=1), activations)
+        maps = combine(gradient.mean(dim=(2, 3)), activations)
+        return maps.relu() if self.relu else maps
+
+    def towards(self, model: SimilarityModel, encoded: Encoded, means: Gallery) -> Embeddings:
+        """The coefficients of the query's embedding in the target: sum over terms of sign * proxy."""
+        proxies = unit(means)
+        if self.proxies == "nearest_to_query":
+            return proxies[model.similarity.matrix(encoded.query.embeddings, means).argmax(dim=1)]
+        total = torch.zeros_like(encoded.query.embeddings)
+        for term in encoded.terms:
+            total = total + term.sign * proxies[model.similarity.matrix(term.side.embeddings, means).argmax(dim=1)]
+        return total

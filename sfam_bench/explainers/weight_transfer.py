@@ -1,0 +1,151 @@
+"""Grad-CAM weights of the triplet loss, kept for training images and lent to the query."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from sfam_bench.errors import UserError
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.forms import CHUNK, combine, derivative, differentiating
+from sfam_bench.explainers.prepare import Axes, Bank, Prepared, State, unprepared
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, pair_seed
+from sfam_bench.similarity import NegativeEuclidean
+from sfam_bench.stream import progress
+from sfam_bench.types import Embeddings, Images, RawMaps, Weights
+
+
+@dataclass(frozen=True)
+class WeightTransfer:
+    """sum_k w_k A_k, w = -mean_ij dL/dA of the nearest training image; Chen et al., WACV 2020, reconstructed.
+
+    L is the triplet loss max(0, |e - p|^2 - |e - n|^2 + margin), averaged over triplets with a loss whose anchor e is
+    the training image; p and n are held constant. No backward pass at test time. From abstract and notes of others;
+    reconstructed are the sign (of minus the loss, so that greater is more alike), the margin, and the sampling: uniform
+    over all triplets with a loss, without repetition. Images without such a triplet lend no weights.
+
+    It explains the query's place among the classes, not the pair: the same map for any reference and any target.
+
+    triplets: so many an image, or all where there are fewer.
+    margin: of the loss, in squared distances of the model's embeddings, whatever its similarity.
+    neighbours: mean the weights of so many nearest training images.
+    channels: keep so many of the greatest weights, as the paper is said to do with 50; null keeps all.
+    seed: of the triplets, with the image's id.
+    relu: drop the negative part of the map.
+    """
+
+    card: ClassVar[Card] = Card(
+        reads_reference=False,
+        signed=False,
+        needs="training",
+        identities=(
+            "for a training image with one triplet and neighbours=1 it is Grad-CAM on the margin target of negative "
+            "squared distances",
+        ),
+        degenerate=("a query far from all training images takes weights that have nothing to do with it",),
+    )
+    axes: ClassVar[Axes] = {
+        "embeddings": ("images", "dims"),
+        "weights": ("images", "channels"),
+        "left_out": ("left_out",),
+    }
+
+    triplets: int = 50
+    margin: float = 0.2
+    neighbours: int = 1
+    channels: int | None = None
+    seed: int = 0
+    relu: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"triplets": 1, "margin": 0, "neighbours": 1, "channels": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UserError(f"weight_transfer.{name} is {value}: expected at least {low}")
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        raise unprepared(self)
+
+    def prepared(self, model: SimilarityModel, bank: Bank) -> State:
+        towards, active = self.directions(bank)
+        kept = active.nonzero()[:, 0]
+        if not len(kept):
+            raise UserError(
+                f"weight_transfer: no triplet of the {len(bank.image_ids)} training images has a loss at margin="
+                f"{self.margin}: it needs two classes, two images of one, and perhaps a greater margin"
+            )
+        weights = [weights_of(model, images, towards[rows]) for rows, images in bank.batches(kept.tolist())]
+        left_out = (~active).nonzero()[:, 0]
+        return {"embeddings": bank.embeddings[kept], "weights": torch.cat(weights), "left_out": left_out}
+
+    def with_state(self, state: State) -> Prepared:
+        return Prepared(self, state)
+
+    def prepare(self, model: SimilarityModel, bank: Bank) -> Prepared:
+        return self.with_state(self.prepared(model, bank))
+
+    def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
+        scores = model.similarity.matrix(encoded.query.embeddings, state["embeddings"])
+        nearest = scores.argsort(dim=1, descending=True, stable=True)[:, : self.neighbours]
+        weights = state["weights"][nearest].mean(dim=1)
+        if self.channels is not None:
+            places = weights.argsort(dim=1, descending=True, stable=True)[:, self.channels :]
+            weights = weights.scatter(1, places, 0.0)
+        maps = combine(weights, encoded.query.activations)
+        return maps.relu() if self.relu else maps
+
+    def directions(self, bank: Bank) -> tuple[Embeddings, Bool[Tensor, " items"]]:
+        """-dL/de of each training image as the anchor, averaged over its triplets, and whether it has any."""
+        embeddings, labels = bank.embeddings, bank.labels.numpy()
+        towards = torch.zeros_like(embeddings)
+        active = torch.zeros(len(labels), dtype=torch.bool)
+        rows = max(1, CHUNK // (len(labels) * embeddings.itemsize))
+        for start in progress(range(0, len(labels), rows), "triplets", -(-len(labels) // rows), "chunk"):
+            distances = -NegativeEuclidean().matrix(embeddings[start : start + rows], embeddings)
+            for anchor, row in enumerate(distances.numpy(), start):
+                random = np.random.default_rng(pair_seed(self.seed, bank.image_ids[anchor], "triplets"))
+                positives, negatives = draw(row, labels, anchor, self.margin, self.triplets, random)
+                if len(positives):
+                    active[anchor] = True
+                    towards[anchor] = 2 * (embeddings[positives].mean(dim=0) - embeddings[negatives].mean(dim=0))
+        return towards, active
+
+
+def draw(
+    distances: np.ndarray,
+    labels: np.ndarray,
+    anchor: int,
+    margin: float,
+    count: int,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of positives and negatives of `count` different triplets with a loss, or of all where they are fewer.
+
+    Each positive has a loss with the negatives that are nearer than its own distance and the margin: with negatives in
+    order these are the first so many, and triplets can be numbered without listing them.
+    """
+    same = labels == labels[anchor]
+    negatives = (~same).nonzero()[0]
+    negatives = negatives[distances[negatives].argsort(kind="stable")]
+    same[anchor] = False
+    positives = same.nonzero()[0]
+    losing = distances[negatives].searchsorted(distances[positives] + margin, side="left")
+    ends = losing.cumsum()
+    total = int(losing.sum())
+    numbers = np.arange(total) if total <= count else random.choice(total, count, replace=False)
+    places = ends.searchsorted(numbers, side="right")
+    return positives[places], negatives[numbers - (ends - losing)[places]]
+
+
+def weights_of(model: SimilarityModel, images: Images, towards: Embeddings) -> Weights:
+    """mean_ij d<towards, e>/dA of training images."""
+    activations, towards = model.encode(images).activations, towards.to(model.device)
+    with differentiating(model):
+        towards = towards.clone()  # a caller may be in inference mode
+        gradient = derivative(lambda a: (model.embedder(a) * towards).sum(dim=1), activations)
+    return gradient.mean(dim=(2, 3)).cpu()

@@ -1,0 +1,124 @@
+"""What the evaluate script makes ready before it begins a run folder: explainers, and the way of its passes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pandas as pd
+import pytest
+
+from sfam_bench.store import read_run
+
+Run = Callable[..., tuple[int, str, str]]
+DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
+PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=4", "batch_size=3", "steps.intervals=4"]
+CHOSEN = ["explainer=[embedding_cam,weight_transfer,lafam]", "metric=[deletion]"]
+SMALL = [*DATA, *PAIRS, *CHOSEN]
+
+
+@pytest.fixture(scope="module")
+def first(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, beside the cache of what its explainers need."""
+    home = tmp_path_factory.mktemp("first")
+    code, _, err = run_script("evaluate", *SMALL, f"prepare.cache={home / 'cache'}", f"run_dir={home / 'run'}")
+    assert code == 0, err
+    return home / "run"
+
+
+def refused(outcome: tuple[int, str, str], *words: str) -> None:
+    code, _, err = outcome
+    assert code == 2, err
+    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert [word for word in words if word not in line] == [], line
+
+
+def records(run: Path) -> pd.DataFrame:
+    return read_run(run).records
+
+
+def test_explainers_that_need_training_images_are_prepared(first: Path) -> None:
+    run = read_run(first)
+    assert set(run.records["explainer"]) == {"embedding_cam", "weight_transfer", "lafam", "pair"}
+    prepared = run.manifest["prepared"]
+    assert prepared["embedding_cam"] == {"means": 96}  # combinations of parts in the training split
+    kept = prepared["weight_transfer"]
+    assert kept["embeddings"] == kept["weights"] == 192 - kept["left_out"]
+    assert len(list((first.parent / "cache").iterdir())) == 2
+
+
+def test_another_run_takes_them_out_of_the_cache(run_script: Run, first: Path, tmp_path: Path) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in (first.parent / "cache").iterdir()}
+    with patch("experiments.parts.Bank.of_dataset", side_effect=AssertionError("training images are embedded again")):
+        code, _, err = run_script(
+            "evaluate", *SMALL, f"prepare.cache={first.parent / 'cache'}", f"run_dir={tmp_path / 'run'}"
+        )
+    assert code == 0, err
+    pd.testing.assert_frame_equal(records(first), records(tmp_path / "run"), check_exact=True)
+    assert {path: path.stat().st_mtime_ns for path in (first.parent / "cache").iterdir()} == stamps
+    code, _, err = run_script("evaluate", *SMALL, "prepare.cache=null", f"run_dir={tmp_path / 'anew'}")
+    assert code == 0, err
+    pd.testing.assert_frame_equal(records(first), records(tmp_path / "anew"), check_exact=True)
+
+
+@pytest.mark.parametrize("change", ["similarity=dot", "dataset.train_per_class=3"])
+def test_what_the_embeddings_hang_on_is_part_of_the_key(
+    run_script: Run, first: Path, tmp_path: Path, change: str
+) -> None:
+    cache = first.parent / "cache"
+    before = len(list(cache.iterdir()))
+    run_script("evaluate", *SMALL, f"prepare.cache={cache}", f"run_dir={tmp_path / 'run'}", change)
+    assert len(list(cache.iterdir())) == before + 2
+
+
+def test_a_run_is_continued_with_the_same_numbers(run_script: Run, first: Path, tmp_path: Path) -> None:
+    call = ["evaluate", *SMALL, f"prepare.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"]
+    run_script(*call)
+    before = records(tmp_path / "run")
+    (tmp_path / "run" / "records" / "00001.parquet").unlink()
+    code, _, err = run_script(*call, "resume=true")
+    assert code == 0, err
+    pd.testing.assert_frame_equal(before, records(tmp_path / "run"), check_exact=True)
+    refused(run_script(*call, "resume=true", "prepare.split=test", "split=train"), "another config")
+    with patch("experiments.parts.Bank.of_dataset", side_effect=AssertionError("nothing is left to do")):
+        assert run_script(*call, "resume=true", "prepare.cache=null")[0] == 0
+
+
+def test_another_config_is_refused_before_anything_is_computed(run_script: Run, first: Path) -> None:
+    with patch("sfam_bench.retrieval.prefetched", side_effect=AssertionError("images are embedded")):
+        refused(run_script("evaluate", *SMALL, f"run_dir={first}", "resume=true", "pairs.count=3"), "another config")
+        refused(run_script("evaluate", *SMALL, f"run_dir={first}"), "resume=true to continue")
+
+
+WRONG = {
+    "dataset.train_per_class=0": ("embedding_cam, weight_transfer must be prepared", "planted has none", "leave out"),
+    "prepare.split=val": ("prepare.split=val", "planted has none"),
+    "prepare.split=test": ("96 of them would be explained", "keep the two apart"),
+    "split=all": ("192 of them would be explained", "prepare.split=train", "split=all"),
+    "prepare.cache=3": ("prepare.cache is 3", "a text or null"),
+    "+prepare.cahce=x": ("prepare has no setting 'cahce'", "split, cache"),
+    "dataset.train_per_class=1": ("weight_transfer: no triplet of the 96 training images",),
+    "explainer.weight_transfer.neighbours=0": ("weight_transfer.neighbours is 0",),
+}
+
+
+@pytest.mark.parametrize(("override", "words"), WRONG.items(), ids=WRONG)
+def test_what_cannot_be_prepared_leaves_no_run_folder(
+    run_script: Run, tmp_path: Path, override: str, words: tuple[str, ...]
+) -> None:
+    refused(run_script("evaluate", *SMALL, "prepare.cache=null", f"run_dir={tmp_path / 'run'}", override), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nobody_else_needs_a_training_split(run_script: Run, tmp_path: Path) -> None:
+    call = ["evaluate", *SMALL, "explainer=[lafam]", "dataset.train_per_class=0", f"run_dir={tmp_path / 'run'}"]
+    assert run_script(*call)[0] == 0
+    assert "prepared" not in json.loads((tmp_path / "run" / "manifest.json").read_text())
+
+
+def test_a_way_of_passes_that_is_not_installed_leaves_no_run_folder(run_script: Run, tmp_path: Path) -> None:
+    call = ["evaluate", *SMALL, "explainer=[lafam]", f"run_dir={tmp_path / 'run'}"]
+    with patch.dict("sys.modules", {"openvino": None}):
+        refused(run_script(*call, "passes.mode=openvino"), "passes.mode=openvino cannot be used here", "choose auto")
+    assert not (tmp_path / "run").exists()
+    assert run_script(*call)[0] == 0  # the corrected call is not refused
