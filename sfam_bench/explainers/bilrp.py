@@ -1,0 +1,89 @@
+"""BiLRP on the product of two embeddings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.forms import differentiating
+from sfam_bench.explainers.pixels import chunks
+from sfam_bench.explainers.products import before_l2, factor
+from sfam_bench.explainers.relevance import Entry, Rule, Rules, relevance, totals
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, Side
+from sfam_bench.types import Embeddings, RawMaps
+
+
+@dataclass(frozen=True)
+class BiLRP:
+    """sum_m R_i^(m)(x) sum_i' R_i'^(m)(y), R^(m) the relevance of dimension m; Eberle et al., TPAMI 2020, eq. 7.
+
+    The paper takes one backward pass a dimension and image. Relevance is linear in its start, so the map summed over
+    the reference's positions is exact from one forward derivative of the reference, the total relevance of each
+    dimension, and one backward pass of the query. What is explained is the product of the embeddings, their lengths
+    held constant: cosine, dot, and the 2 <e, e'> of the negative squared Euclidean distance.
+
+    layer: where relevance ends, summed over channels: at the pixels, or at the cut.
+    rule: of convolutions; dense layers take epsilon, as the paper's projection does.
+    gamma: one for all convolutions; the paper's falls from 0.5 to 0 over the depth of VGG-16.
+    epsilon: added to the denominators.
+    pixels: of the first layer, "box", which knows that pixels lie in [0, 1], is the paper's; "rule" is as elsewhere.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "it is the sum over embedding dimensions of products of their relevances, each from a pass of its own",
+            "at the cut, on the un-normalised dot product under GAP and a bias-free linear head, it is the similarity "
+            "decomposition",
+            "behind layers without bias it sums to the product of the embeddings over their lengths",
+        ),
+        degenerate=("where biases make most of an embedding, most of the score is in no pixel",),
+    )
+
+    layer: Literal["cut", "image"] = "image"
+    rule: Rule = "gamma"
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+    pixels: Literal["box", "rule"] = "box"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        self.rules()
+
+    def rules(self) -> Rules:
+        """Of every layer but the first."""
+        return Rules(self.rule, self.gamma, self.epsilon)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        query = encoded.query
+        with differentiating(model):
+            function, entry = self.branch(model)
+            rows = list(chunks(len(query.images), query.images))
+            sides = (query, *(term.side for term in encoded.terms))
+            embeddings = [before_l2(model, side.activations).detach() for side in sides]
+            towards = torch.zeros_like(embeddings[0])
+            for term, other in zip(encoded.terms, embeddings[1:], strict=True):
+                inputs = self.inputs(term.side)
+                total = torch.cat([totals(self.rules(), function, inputs[some], entry) for some in rows])
+                towards = towards + term.sign * factor(model, embeddings[0], other) * total
+            return torch.cat([self.relevance(model, query, towards, some) for some in rows])
+
+    def relevance(self, model: SimilarityModel, side: Side, start: Embeddings, rows: Tensor) -> RawMaps:
+        """Relevance of positions, from `start` times each dimension; of some of the pairs."""
+        function, entry = self.branch(model)
+        found = relevance(self.rules(), function, self.inputs(side)[rows], lambda _: start[rows], entry)
+        return found.sum(dim=1)
+
+    def branch(self, model: SimilarityModel) -> tuple[Callable[[Tensor], Embeddings], Entry]:
+        """What relevance goes through, and where it ends."""
+        if self.layer == "cut":
+            return lambda a: before_l2(model, a), "inputs"
+        return lambda x: before_l2(model, model.trunk(x)), "box" if self.pixels == "box" else "layer"
+
+    def inputs(self, side: Side) -> Tensor:
+        """What is explained of an image."""
+        return side.activations if self.layer == "cut" else side.images

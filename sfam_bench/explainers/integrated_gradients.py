@@ -1,0 +1,52 @@
+"""Integrated gradients on an embedding target."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sfam_bench.baselines import BASELINES, BaselineName
+from sfam_bench.errors import check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.pixels import mean_gradient
+from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class IntegratedGradients:
+    """sum_c (x - x')_c int_0^1 ds/dx_c (x' + t (x - x')) dt; Sundararajan et al., ICML 2017, eq. 1.
+
+    steps: gradients a pair.
+    baseline: the image x' without content; black in the paper.
+    quadrature: where on the path the gradients are taken; the paper's sum is "right".
+    """
+
+    card: ClassVar[Card] = Card(
+        total="change",
+        identities=(
+            "the map sums to the score less the score of the baseline, up to the quadrature",
+            "in one step from black by the right end it is input x gradient",
+        ),
+        degenerate=(
+            "a pixel of the baseline's colour gets nothing",
+            "normalised embeddings leave the baseline's own along a steep path: few steps leave a large residual",
+        ),
+    )
+
+    steps: int = 32
+    baseline: BaselineName = "zeros"
+    quadrature: Quadrature = "midpoint"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_steps("IntegratedGradients", self.steps)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        images = encoded.query.images
+        start = BASELINES[self.baseline](images)
+        at, weights = nodes(self.quadrature, self.steps, images)
+        gradient = mean_gradient(
+            model, encoded, weights, lambda pair, n: start[pair].lerp(images[pair], at[n][:, None, None, None])
+        )
+        return ((images - start) * gradient).sum(dim=1)

@@ -1,0 +1,92 @@
+"""Relevance-CAM on an embedding target."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.forms import combine, differentiating
+from sfam_bench.explainers.products import before_l2
+from sfam_bench.explainers.relevance import Rule, Rules, relevance
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import Embeddings, RawMaps, Weights
+
+
+@dataclass(frozen=True)
+class RelevanceCAM:
+    """sum_k (mean_ij R_k,ij) A_k, R the relevance at the cut; Lee et al., CVPR 2021, eq. 5 and 6, its start derived.
+
+    Relevance starts at the embedding as the split of the score over dimensions, e_d e'_d / (|e||e'|) for cosine, and
+    goes down to the cut: through head and pooling, and behind an early cut through the later layers. The paper starts
+    at class scores. Its code hands a bias to two sums of contributions at once; here biases take their share once.
+
+    start: "signed" is the split; "positive" its positive part; "contrastive" makes each comparison of the margin a
+        class, as the paper does: its positive part, scaled to 1 for the reference and to -1, shared out, for negatives.
+    rule: of linear layers; "zplus" (alpha 1, beta 0) is the paper's.
+    gamma: of the gamma rule alone.
+    epsilon: added to the denominators.
+    """
+
+    card: ClassVar[Card] = Card(
+        identities=(
+            "without a head under GAP it is SFAM over N (cosine)",
+            "behind layers without bias relevance at the cut sums to what it starts with",
+            "the signed margin map is the positive's map minus the negative's",
+        ),
+        degenerate=(
+            "the weight of a channel is its relevance, which grows with the channel: strong channels count twice",
+            "negative Euclidean distance has no positive part: `positive` and `contrastive` refuse it",
+        ),
+    )
+
+    start: Literal["signed", "positive", "contrastive"] = "signed"
+    rule: Rule = "zplus"
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        self.rules()
+
+    def rules(self) -> Rules:
+        """Of every layer behind the cut."""
+        return Rules(self.rule, self.gamma, self.epsilon)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        return combine(self.weights(model, encoded), encoded.query.activations)
+
+    def weights(self, model: SimilarityModel, encoded: Encoded) -> Weights:
+        """Mean relevance of each channel."""
+        started = self.started(model, encoded)
+        with differentiating(model):
+            found = relevance(
+                self.rules(),
+                lambda a: before_l2(model, a),
+                encoded.query.activations,
+                lambda e: started / torch.where(e == 0, 1, e),
+            )
+        return found.mean(dim=(2, 3))
+
+    def started(self, model: SimilarityModel, encoded: Encoded) -> Embeddings:
+        """Relevance of each embedding dimension."""
+        splits = [model.similarity.split(encoded.query.embeddings, term.side.embeddings) for term in encoded.terms]
+        signs = [term.sign for term in encoded.terms]
+        if self.start != "signed" and model.similarity.name == "negative_euclidean":
+            raise UserError(
+                f"RelevanceCAM's start={self.start} has nothing to start with: a distance only falls; use start=signed"
+            )
+        if self.start != "contrastive":
+            total = torch.stack([sign * split for sign, split in zip(signs, splits, strict=True)]).sum(dim=0)
+            return total.clamp_min(0) if self.start == "positive" else total
+        negatives = sum(sign < 0 for sign in signs)
+        if not negatives:
+            raise UserError("RelevanceCAM's start=contrastive needs a negative: use target=margin")
+        total = torch.zeros_like(splits[0])
+        for sign, split in zip(signs, splits, strict=True):
+            positive = split.clamp_min(0)
+            share = positive / positive.sum(dim=1, keepdim=True).clamp_min(torch.finfo(split.dtype).tiny)
+            total = total + (share if sign > 0 else -share / negatives)
+        return total

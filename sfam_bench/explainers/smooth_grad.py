@@ -1,0 +1,63 @@
+"""SmoothGrad on an embedding target."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sfam_bench.errors import UserError
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.pixels import mean_gradient
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch, pair_seed
+from sfam_bench.types import Images, RawMaps
+
+
+@dataclass(frozen=True)
+class SmoothGrad:
+    """sum_c |mean_n ds/dx_c (x + noise_n)|, noise_n Gaussian; Smilkov et al., arXiv 1706.03825, 2017.
+
+    Noisy pixels may leave [0, 1], as in the paper.
+
+    samples: noisy images a pair, each a forward and a backward pass.
+    noise: standard deviation as a share of the range, greatest less least pixel, of each image.
+    times_input: multiply by the image.
+    magnitude: take the absolute value in each colour before the sum, as the paper does for photographs; else the map is
+        signed, and without `times_input` says only whether a brighter pixel would make the images more alike.
+    seed: of the noise, together with the pair.
+    """
+
+    card: ClassVar[Card] = Card(
+        signed=False,
+        identities=("without noise, with the input and signs, it is input x gradient",),
+        degenerate=("by magnitude alone a pixel that speaks against the likeness counts as one that speaks for it",),
+    )
+
+    samples: int = 25
+    noise: float = 0.15
+    times_input: bool = False
+    magnitude: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UserError(f"SmoothGrad's samples is {self.samples}: expected at least 1")
+        if self.noise < 0:
+            raise UserError(f"SmoothGrad's noise is {self.noise}: expected a share of the range, zero or more")
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        images = encoded.query.images
+        weights = images.new_full((self.samples,), 1 / self.samples)
+        values = mean_gradient(model, encoded, weights, lambda pair, number: self.noisy(images, pairs, pair, number))
+        values = values * images if self.times_input else values
+        return (values.abs() if self.magnitude else values).sum(dim=1)
+
+    def noisy(self, images: Images, pairs: PairBatch, pair: Tensor, number: Tensor) -> Tensor:
+        """The images of these pairs under these samples of noise."""
+        noise = []
+        for row, sample in zip(pair.tolist(), number.tolist(), strict=True):
+            seed = pair_seed(self.seed, pairs.query_ids[row], pairs.reference_ids[row], str(sample))
+            noise.append(torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)))
+        sigma = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
+        return images[pair] + sigma[pair][:, None, None, None] * torch.stack(noise).to(images)
