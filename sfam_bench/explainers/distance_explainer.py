@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sfam_bench.baselines import BaselineName
 from sfam_bench.errors import UserError, check_choices
@@ -12,6 +14,9 @@ from sfam_bench.explainers.masking import MaskScores, grids_of, masked_scores, w
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import RawMaps
+
+
+OneEach = Float[Tensor, "batch 1"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,6 @@ def highest(scores: MaskScores, count: int, softness: float) -> MaskScores:
     return slope(scores, high, reach)
 
 
-def slope(scores: MaskScores, edge: MaskScores, reach: MaskScores) -> MaskScores:
+def slope(scores: MaskScores, edge: OneEach, reach: OneEach) -> MaskScores:
     """0 below the edge and 1 above, straight within `reach` of it."""
     return ((scores - edge) / (2 * reach) + 0.5).clamp(0, 1)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,6 @@ from torch import Tensor
 from sfam_bench.baselines import BASELINES, BaselineName
 from sfam_bench.engine.series import Masked, SoftMasks
 from sfam_bench.errors import UserError
-from sfam_bench.maps import bilinear
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, pair_seed
 from sfam_bench.similarity import Cosine
@@ -22,6 +21,7 @@ from sfam_bench.types import Embeddings, Images, RawMaps, Scores
 MaskScores = Float[Tensor, "batch masks"]
 
 
+@runtime_checkable
 class Masks(Protocol):
     """Masks of one image, made a few at a time; 1 keeps a pixel, 0 replaces it."""
 
@@ -32,6 +32,7 @@ class Masks(Protocol):
         ...
 
 
+@runtime_checkable
 class RandomMasks(Masks, Protocol):
     """Masks that weigh up to a map without all being held at once."""
 
@@ -40,6 +41,7 @@ class RandomMasks(Masks, Protocol):
         ...
 
 
+@runtime_checkable
 class Masking(Protocol):
     """Hashable settings of random masks, which hang on the query alone, so that methods and references share them."""
 
@@ -52,7 +54,7 @@ class Masking(Protocol):
 class Grids:
     """`masks` grids of `grid` x `grid` cells, kept with probability `keep`, enlarged and shifted by part of a cell.
 
-    As in RISE's code: enlarged bilinearly to grid + 1 cells a side, then cropped.
+    As in RISE's code: enlarged bilinearly to the size of grid + 1 cells a side, mirrored at the borders, then cropped.
     """
 
     masks: int
@@ -71,7 +73,12 @@ class Grids:
 
 def _crops(grid: int, width: int, side: int) -> Float[Tensor, "width side grid"]:
     """Weights of the cells of one axis in each pixel, for each shift."""
-    return bilinear(grid, (grid + 1) * width)[torch.arange(width)[:, None] + torch.arange(side)]
+    pixels = torch.arange(width, dtype=torch.float64)[:, None] + torch.arange(side)
+    centres = (
+        (pixels + 0.5) * grid / ((grid + 1) * width) - 0.5
+    ).abs()  # mirrored about the centres of the outer cells
+    centres = (grid - 1 - (grid - 1 - centres).abs()).clamp_min(0)
+    return (1 - (centres[..., None] - torch.arange(grid)).abs()).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class DrawnGrids:
         return torch.einsum("ria,raj->ij", self.rows, right)
 
 
+@runtime_checkable
 class Gridded(Protocol):
     """A method with the fields of RISE's masks."""
 
