@@ -29,8 +29,8 @@ class Zhu:
     """sum_xy (W A_ij).(W B_xy), the product split over pairs of positions; Zhu, Yang, Chen, TIP 2021.
 
     What pooling lets through of a position, times the head's weights, is its share in the embedding: A_ij/N under GAP,
-    the argmax of each channel under GMP; a batch-norm neck is part of W. Behind other heads, which are not affine, and
-    behind an early cut, it is the local linear part, by one backward pass a dimension. Both lengths divide the map
+    the argmax of each channel under GMP; a batch-norm neck is part of W. Behind a head that is not affine, and behind
+    an early cut (there by one backward pass a dimension), it is the local linear part. Both lengths divide the map
     where the score is of unit vectors. Of the negative squared Euclidean distance this is 2 e.e': the rest, the
     squared lengths, holds one image alone, and nothing at all for unit vectors.
 
@@ -107,25 +107,27 @@ def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:
     """What each position adds to the embedding, over its length where the score is of unit vectors."""
     embedder = model.embedder
     by_channel = embedder.pools_the_cut and type(embedder.pooling) in POOLINGS
-    if by_channel and is_affine(embedder.projection):
-        whole, points = affine_points(model, side)
-    else:
-        whole, points = local_points(model, side)
+    whole, points = (pooled_points if by_channel else local_points)(model, side)
     if bias == "spread":
         points = points + (whole - points.sum(dim=1))[:, None] / points.shape[1]
     return points / norm(whole)[:, None] if embedder.normalise or isinstance(model.similarity, Cosine) else points
 
 
-def affine_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
-    """The embedding before L2, and the head's weights times what pooling lets through."""
+def pooled_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
+    """The embedding before L2, and the head's Jacobian times what pooling lets through of each position."""
     embedder = model.embedder
     shares = pooled_shares(model, embedder.pool, side.activations).flatten(2).mT
     with differentiating(model):
-        whole = embedder.project(embedder.pool(side.activations.detach().clone())).detach()
+        pooled = embedder.pool(side.activations.detach().clone()).detach()
+        whole = embedder.project(pooled).detach()
         if type(embedder.projection) is nn.Identity:
             return whole, shares
-        origin = shares.new_zeros(whole.shape[1], shares.shape[2])  # a row a dimension
-        return whole, shares @ derivative(lambda p: embedder.project(p).diagonal(), origin).T
+        at = torch.zeros_like(pooled[:1]) if is_affine(embedder.projection) else pooled
+        rows = (len(at), whole.shape[1])  # a row a dimension, so that one backward pass gives them all
+        weights = derivative(
+            lambda p: embedder.project(p).unflatten(0, rows).diagonal(dim1=1, dim2=2), at.repeat_interleave(rows[1], 0)
+        )
+        return whole, shares @ weights.unflatten(0, rows).mT
 
 
 def local_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
