@@ -11,7 +11,7 @@ from sfam_bench.baselines import BaselineName
 from sfam_bench.engine.series import SoftMasks
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.masking import MaskScores, masked_scores, weigh
+from sfam_bench.explainers.masking import CPU, MaskScores, masked_scores, weigh
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.types import RawMaps
@@ -76,8 +76,7 @@ class CorrRISE:
         if self.correlation == "spearman":
             scores = ranks(scores, TIES * torch.finfo(images.dtype).eps)
         scores = scores - scores.mean(dim=1, keepdim=True)
-        kept = weigh(masking, pairs, images.double(), torch.ones_like(scores)) / self.masks
-        together = weigh(masking, pairs, images.double(), scores / self.masks)
+        together, kept = weigh(masking, pairs, images, scores, torch.ones_like(scores)) / self.masks
         spread = kept * (1 - kept) * scores.square().mean(dim=1)[:, None, None]
         maps = torch.where(spread > 0, together / spread.sqrt(), 0)
         return (-maps if self.dissimilar else maps).to(images)
@@ -92,14 +91,14 @@ class Patches:
     patch: float
     seed: int
 
-    def draw(self, query_id: str, size: tuple[int, int]) -> "DrawnPatches":
+    def draw(self, query_id: str, size: tuple[int, int], device: torch.device = CPU) -> "DrawnPatches":
         draw = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "patches"))
         places = []
         for side in size:
             width = max(1, round(self.patch * side))
             first = torch.randint(0, side - width + 1, (self.masks, self.patches, 1), generator=draw)
             places.append((first <= torch.arange(side)) & (torch.arange(side) < first + width))
-        return DrawnPatches(places[0].float(), places[1].float())
+        return DrawnPatches(*(place.to(device, torch.float32) for place in places))
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,13 @@ class DrawnPatches:
         return len(self.rows)
 
     def made(self, first: int, last: int) -> SoftMasks:
-        return (self.rows[first:last].mT @ self.cols[first:last] == 0).double()
+        return (self.rows[first:last].mT @ self.cols[first:last] == 0).float()
 
-    def weighted(self, weights: Float[Tensor, " masks"]) -> Float[Tensor, "rows cols"]:
-        total = torch.zeros(self.rows.shape[-1], self.cols.shape[-1], dtype=torch.float64)
+    def weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
+        total = weights.new_zeros(len(weights), self.rows.shape[-1], self.cols.shape[-1])
         for first in range(0, len(self), CHUNK):
             last = min(first + CHUNK, len(self))
-            total += torch.einsum("n,nij->ij", weights[first:last], self.made(first, last))
+            total += torch.einsum("mn,nij->mij", weights[:, first:last], self.made(first, last).double())
         return total
 
 

@@ -15,7 +15,6 @@ from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import RawMaps
 
-
 OneEach = Float[Tensor, "batch 1"]
 
 
@@ -50,7 +49,7 @@ class DistanceExplainer:
     baseline: BaselineName = "mean"
     nearest: float = 0.1
     farthest: float = 0.1
-    softness: float = 0.01
+    softness: float = 0.002
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -62,7 +61,7 @@ class DistanceExplainer:
         if self.nearest == self.farthest == 0:
             raise UserError("DistanceExplainer.nearest and farthest are both 0: the map would be; choose a share")
         if not 0 <= self.softness <= 1:
-            raise UserError(f"DistanceExplainer.softness is {self.softness}: expected a share, such as 0.01")
+            raise UserError(f"DistanceExplainer.softness is {self.softness}: expected a share, such as 0.002")
 
     def _count(self, share: float) -> int:
         return int(share * self.masks + 1e-9)  # 0.29 of 100 are 29
@@ -77,7 +76,8 @@ class DistanceExplainer:
         for sign, share in ((1, self.nearest), (-1, self.farthest)):
             if count := self._count(share):
                 weights = weights + sign * highest(sign * scores, count, self.softness) / count
-        return weigh(masking, pairs, encoded.query.images, weights)
+        (maps,) = weigh(masking, pairs, encoded.query.images, weights)
+        return maps.to(encoded.query.images)
 
 
 def highest(scores: MaskScores, count: int, softness: float) -> MaskScores:

@@ -16,7 +16,9 @@ from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, pair_seed
 from sfam_bench.similarity import Cosine
 from sfam_bench.targets import score
-from sfam_bench.types import Embeddings, Images, RawMaps, Scores
+from sfam_bench.types import Embeddings, Images, Scores
+
+CPU = torch.device("cpu")
 
 MaskScores = Float[Tensor, "batch masks"]
 
@@ -34,10 +36,10 @@ class Masks(Protocol):
 
 @runtime_checkable
 class RandomMasks(Masks, Protocol):
-    """Masks that weigh up to a map without all being held at once."""
+    """Masks that add up to maps without all being held at once."""
 
-    def weighted(self, weights: Float[Tensor, " masks"]) -> Float[Tensor, "rows cols"]:
-        """sum_n weights_n mask_n, in float64."""
+    def weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
+        """sum_n weights_n mask_n for each map, in float64."""
         ...
 
 
@@ -45,8 +47,8 @@ class RandomMasks(Masks, Protocol):
 class Masking(Protocol):
     """Hashable settings of random masks, which hang on the query alone, so that methods and references share them."""
 
-    def draw(self, query_id: str, size: tuple[int, int]) -> RandomMasks:
-        """The masks of one query of `size` (rows, cols)."""
+    def draw(self, query_id: str, size: tuple[int, int], device: torch.device = CPU) -> RandomMasks:
+        """The masks of one query of `size` (rows, cols), drawn alike for every device."""
         ...
 
 
@@ -62,13 +64,13 @@ class Grids:
     keep: float
     seed: int
 
-    def draw(self, query_id: str, size: tuple[int, int]) -> "DrawnGrids":
+    def draw(self, query_id: str, size: tuple[int, int], device: torch.device = CPU) -> "DrawnGrids":
         draw = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "grids"))
         cells = torch.rand(self.masks, self.grid, self.grid, generator=draw) < self.keep
         widths = [-(-side // self.grid) for side in size]
         shifts = [torch.randint(0, width, (self.masks,), generator=draw) for width in widths]
         tables = [_crops(self.grid, width, side) for width, side in zip(widths, size, strict=True)]
-        return DrawnGrids(cells.double(), shifts[0], shifts[1], tables[0], tables[1])
+        return DrawnGrids(*(part.to(device) for part in (cells.double(), *shifts, *tables)))
 
 
 def _crops(grid: int, width: int, side: int) -> Float[Tensor, "width side grid"]:
@@ -98,14 +100,14 @@ class DrawnGrids:
         rows, cols = self.rows[self.row_shifts[first:last]], self.cols[self.col_shifts[first:last]]
         return rows @ self.cells[first:last] @ cols.mT
 
-    def weighted(self, weights: Float[Tensor, " masks"]) -> Float[Tensor, "rows cols"]:
+    def weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
         # masks of the same shifts are added up while they are small
         heights, widths, grid = len(self.rows), len(self.cols), self.cells.shape[-1]
-        sums = self.cells.new_zeros(heights * widths, grid * grid)
+        sums = self.cells.new_zeros(len(weights), heights * widths, grid * grid)
         shifts = self.row_shifts * widths + self.col_shifts
-        sums.index_add_(0, shifts, weights[:, None] * self.cells.flatten(1))
-        right = torch.einsum("rcab,cjb->raj", sums.view(heights, widths, grid, grid), self.cols)
-        return torch.einsum("ria,raj->ij", self.rows, right)
+        sums.index_add_(1, shifts, weights[:, :, None] * self.cells.flatten(1))
+        right = torch.einsum("mrcab,cjb->mraj", sums.view(len(weights), heights, widths, grid, grid), self.cols)
+        return torch.einsum("ria,mraj->mij", self.rows, right)
 
 
 @runtime_checkable
@@ -157,7 +159,7 @@ def _taken(
     model: SimilarityModel, encoded: Encoded, pairs: PairBatch, masking: Masking, baseline: BaselineName
 ) -> MaskedScores:
     query = encoded.query
-    drawn = [masking.draw(name, _size(query.images)) for name in pairs.query_ids]
+    drawn = _drawn(masking, pairs, query.images)
     target, itself = [], []
     for pair, embeddings in behind(encoded, drawn, baseline):
         target.append(_score(model, encoded, pair, embeddings))
@@ -182,13 +184,18 @@ def behind(encoded: Encoded, masks: Sequence[Masks], baseline: BaselineName) -> 
     )
 
 
-def weigh(masking: Masking, pairs: PairBatch, images: Images, weights: MaskScores) -> RawMaps:
-    """sum_n weights_n mask_n for each query, at the resolution of the images."""
-    maps = [
-        masking.draw(name, _size(images)).weighted(row)
-        for name, row in zip(pairs.query_ids, weights.cpu(), strict=True)
-    ]
-    return torch.stack(maps).to(images)
+def weigh(
+    masking: Masking, pairs: PairBatch, images: Images, *weights: MaskScores
+) -> Float[Tensor, "maps batch rows cols"]:
+    """sum_n weights_n mask_n for each query and kind of weights, at the resolution of the images, in float64."""
+    drawn = _drawn(masking, pairs, images)
+    maps = [masks.weighted(rows) for masks, rows in zip(drawn, torch.stack(weights, dim=1), strict=True)]
+    return torch.stack(maps, dim=1)
+
+
+def _drawn(masking: Masking, pairs: PairBatch, images: Images) -> list[RandomMasks]:
+    size = images.shape[-2], images.shape[-1]
+    return [masking.draw(query_id, size, images.device) for query_id in pairs.query_ids]
 
 
 def _made(masks: Masks, like: Tensor, first: int, last: int) -> SoftMasks:
@@ -198,7 +205,3 @@ def _made(masks: Masks, like: Tensor, first: int, last: int) -> SoftMasks:
 def _score(model: SimilarityModel, encoded: Encoded, pair: int, embeddings: Embeddings) -> Scores:
     rows = torch.full((len(embeddings),), pair, device=embeddings.device)
     return score(model.similarity, embeddings.double(), encoded.terms, rows)  # masks move it by little
-
-
-def _size(images: Images) -> tuple[int, int]:
-    return images.shape[-2], images.shape[-1]

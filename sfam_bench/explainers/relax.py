@@ -49,6 +49,5 @@ class RELAX:
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         masking, images = grids_of(self), encoded.query.images
         scores = masked_scores(model, encoded, pairs, masking, self.baseline).itself
-        kept = weigh(masking, pairs, images.double(), torch.ones_like(scores))
-        maps = weigh(masking, pairs, images.double(), scores)
+        maps, kept = weigh(masking, pairs, images, scores, torch.ones_like(scores))
         return torch.where(kept > 0, maps / kept, 0).to(images)  # a pixel that no mask kept

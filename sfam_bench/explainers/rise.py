@@ -6,7 +6,7 @@ from typing import ClassVar
 from sfam_bench.baselines import BaselineName
 from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.masking import Grids, grids_of, masked_scores, weigh
+from sfam_bench.explainers.masking import grids_of, masked_scores, weigh
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import RawMaps
@@ -48,8 +48,9 @@ class RISE:
         return self.masks
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        masking: Grids = grids_of(self)
+        masking = grids_of(self)
         scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
         if self.subtract_mean:
             scores = scores - scores.mean(dim=1, keepdim=True)
-        return weigh(masking, pairs, encoded.query.images, scores / (self.keep * self.masks))
+        (maps,) = weigh(masking, pairs, encoded.query.images, scores / (self.keep * self.masks))
+        return maps.to(encoded.query.images)

@@ -77,11 +77,11 @@ def test_grids_are_enlarged_and_cropped_as_in_rise(rows, cols, grid, seed):
 )
 def test_a_weighted_sum_is_that_of_the_masks_made_in_pieces(masking, rows, cols, first):
     drawn = masking.draw("a", (rows, cols))
-    weights = torch.randn(len(drawn), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    made = torch.cat([drawn.made(0, first), drawn.made(first, len(drawn))])
+    weights = torch.randn(2, len(drawn), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made = torch.cat([drawn.made(0, first), drawn.made(first, len(drawn))]).double()
     assert made.min() >= 0
     assert made.max() <= 1 + 1e-12
-    torch.testing.assert_close(drawn.weighted(weights), (weights[:, None, None] * made).sum(dim=0))
+    torch.testing.assert_close(drawn.weighted(weights), (weights[:, :, None, None] * made).sum(dim=1))
 
 
 @pytest.mark.parametrize("masking", [GRIDS, Patches(20, 2, 0.3, 0)], ids=["grids", "patches"])
