@@ -130,10 +130,10 @@ def draw(
     order these are the first so many, and triplets can be numbered without listing them.
     """
     same = labels == labels[anchor]
-    negatives = (~same).nonzero()[0]
+    positives = np.setdiff1d(same.nonzero()[0], anchor)
+    reach = distances[positives].max(initial=-np.inf) + margin  # few negatives are this near, and only those are sorted
+    negatives = (~same & (distances < reach)).nonzero()[0]
     negatives = negatives[distances[negatives].argsort(kind="stable")]
-    same[anchor] = False
-    positives = same.nonzero()[0]
     losing = distances[negatives].searchsorted(distances[positives] + margin, side="left")
     ends = losing.cumsum()
     total = int(losing.sum())
