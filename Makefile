@@ -1,10 +1,15 @@
 # Every target sets up what it needs: .venv is made once and refreshed when pyproject.toml changes.
 PYTHON ?= python3
 PY := .venv/bin/python
+FIRST := sfam similarity_decomposition
+EXPLAINERS := $(FIRST) $(filter-out $(FIRST),$(basename $(notdir $(wildcard conf/explainer/*.yaml))))
+comma := ,
+empty :=
+METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub bench bench-gpu test lint
+.PHONY: help setup demo demo-cub methods table-methods table-methods-cub differential bench bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +34,29 @@ demo-cub: setup  ## the same on real birds, frozen and fine-tuned: make demo-cub
 	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/demo-cub/train
 	$(PY) experiments/evaluate.py experiment=cub dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/demo-cub/train/model.safetensors maps.save=true run_dir=results/demo-cub/fine-tuned
 	$(PY) experiments/report.py 'runs=[results/demo-cub/frozen,results/demo-cub/fine-tuned]' out=results/demo-cub/report
+
+methods: setup  ## print what every method is and costs, and write docs/methods.md; on CUB where it is
+	$(PY) experiments/methods.py experiment=$(if $(wildcard $(CUB)),cub dataset.root=$(CUB),planted) 'explainer=$(METHODS)'
+
+# The planted set under every similarity and three kinds of embedder: pooling and head of each model
+EMBEDDERS := gap-none gap-linear gem-none
+SIMILARITIES := cosine negative_euclidean
+part = $(word $(1),$(subst -, ,$(2)))
+
+table-methods: setup  ## every method on the planted set, by similarity, pooling and head (results/methods/)
+	rm -rf results/methods
+	$(foreach e,$(EMBEDDERS),$(PY) experiments/train.py experiment=planted pooling=$(call part,1,$e) head=$(call part,2,$e) run_dir=results/methods/train/$e &&) true
+	$(foreach e,$(EMBEDDERS),$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=planted_methods pooling=$(call part,1,$e) head=$(call part,2,$e) similarity=$s model.name=$e-$s model.checkpoint=results/methods/train/$e/model.safetensors 'explainer=$(METHODS)' run_dir=results/methods/$e-$s &&)) true
+	$(PY) experiments/report.py 'runs=[$(subst $(empty) $(empty),$(comma),$(foreach e,$(EMBEDDERS),$(foreach s,$(SIMILARITIES),results/methods/$e-$s)))]' out=results/methods/report
+
+table-methods-cub: setup  ## every method on real birds, with the model that make demo-cub trains (results/methods-cub/)
+	rm -rf results/methods-cub
+	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/methods-cub/train
+	$(PY) experiments/evaluate.py experiment=cub_methods dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/methods-cub/train/model.safetensors 'explainer=$(METHODS)' maps.save=true run_dir=results/methods-cub/evaluate
+	$(PY) experiments/report.py 'runs=[results/methods-cub/evaluate]' out=results/methods-cub/report
+
+differential: setup  ## compare the methods with other people's code, and write docs/differential.md
+	$(PY) -m benchmarks.differential
 
 bench: .venv/.bench  ## speed against the peers, 12 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
 	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)

@@ -6,11 +6,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import script
-from experiments.parts import begun, dataset_and_model, image_ids, keep_pictures, labels, passes_for, ready, train_ids
+from experiments.parts import (
+    begun,
+    dataset_and_model,
+    image_ids,
+    keep_pictures,
+    labels,
+    passes_for,
+    ready,
+    supported,
+    train_ids,
+)
 from experiments.settings import build
 from sfam_bench import pairs as pairing
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.evaluate import evaluate
+from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.prepare import VERSION, Prepared
 from sfam_bench.models.build import weights_hash
 from sfam_bench.retrieval import embed, retrieval
@@ -36,7 +47,7 @@ def main(cfg: DictConfig) -> None:
         "kind": "evaluate",
         **{"dataset": dataset.name, "model": model.name, "target": target.name, "similarity": model.similarity.name},
         **{"split": split, "seed": cfg.seed, "explainers": list(explainers), "image_counts": {cfg.split: len(chosen)}},
-        "steps": resolved["steps"],
+        **{"steps": resolved["steps"], "blind": [name for name, made in explainers.items() if card_of(made).blind]},
         "metrics": {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()},
     }
     store = begun(Path(cfg.run_dir), identity, cfg.resume)  # early; a new folder is made when all else is there
@@ -49,10 +60,12 @@ def main(cfg: DictConfig) -> None:
     passes, how = None, {}
     if todo:
         explainers = ready(cfg, dataset, model, explainers, training)
+        one = pairing.load_batch(dataset, frames[todo[0]][:1])
+        explainers, left_out = supported(cfg.unsupported, model, target, explainers, one)
         images, count = pairing.load_batch(dataset, frames[todo[0]]).query, sum(len(frames[number]) for number in todo)
         passes = passes_for(calibrate, model, metrics, explainers, images, count, cfg.maps.save)
         prepared = {name: made.facts for name, made in explainers.items() if isinstance(made, Prepared)}
-        how = {"passes": passes.facts, **({"prepared": prepared} if prepared else {})}
+        how = {"passes": passes.facts, "unsupported": left_out, **({"prepared": prepared} if prepared else {})}
     store = RunStore.create(store.root, identity, facts, resume=cfg.resume)
     store.write_pairs(pairs)
     shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes)

@@ -13,14 +13,16 @@ from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
-from sfam_bench.evaluate import own_passes, planned
+from sfam_bench.evaluate import own_passes, planned, refusals
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.explainers.prepare import Bank, Preparable
 from sfam_bench.metrics.base import Metric
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import Config
+from sfam_bench.records import PairBatch
 from sfam_bench.store import RunStore, refuse
+from sfam_bench.targets import Target
 from sfam_bench.types import Images
 
 
@@ -86,6 +88,22 @@ def ready(
     return build(cfg.prepare)(
         model, explainers, lambda: Bank.of_dataset(model, dataset, training, cfg.batch_size), source
     )
+
+
+def supported(
+    unsupported: str, model: SimilarityModel, target: Target, explainers: Mapping[str, Explainer], pair: PairBatch
+) -> tuple[Mapping[str, Explainer], dict[str, str]]:
+    """The explainers that fit model and target, tried on one pair; with unsupported=refuse all of them must."""
+    if unsupported not in ("refuse", "skip"):
+        raise UserError(f"unsupported is {unsupported!r}: choose refuse or skip")
+    why = refusals(explainers, model, target, pair)
+    for name, reason in why.items():
+        if unsupported == "refuse":
+            raise UserError(f"{name}: {reason} (unsupported=skip goes on without it)")
+        print(f"left out: {name}: {reason}")
+    if len(why) == len(explainers):
+        raise UserError("none of the explainers fits this model and target: choose others")
+    return {name: made for name, made in explainers.items() if name not in why}, why
 
 
 def passes_for(

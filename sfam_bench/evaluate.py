@@ -154,6 +154,19 @@ def own_passes(explainers: Iterable[Explainer], query: Side, keep_maps: bool = F
     return taken * (2 if keep_maps else 1)
 
 
+def refusals(
+    explainers: Mapping[str, Explainer], model: SimilarityModel, target: Target, pairs: PairBatch
+) -> dict[str, str]:
+    """Why some explainers cannot explain such pairs with this model, by name; found by trying."""
+    encoded, why = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative), {}
+    for name, explainer in explainers.items():
+        try:
+            raw_maps(explainer, model, encoded, pairs)
+        except UserError as error:
+            why[name] = str(error)
+    return why
+
+
 def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
     """One map a pair, or UserError: an explainer that returns fewer would silently shift the rows."""
     raw = explainer(model, encoded, pairs)

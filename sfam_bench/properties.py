@@ -8,7 +8,7 @@ import torch
 from sfam_bench.baselines import BASELINES
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.evaluate import raw_maps
-from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.hooks import counted
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
@@ -52,7 +52,7 @@ def properties(explainer: Explainer, model: SimilarityModel, target: Target, pai
 
 def residuals(explainer: Explainer, model: SimilarityModel, encoded: Encoded, maps: RawMaps) -> Scores | None:
     """|sum of the map - its total| / |score| of each pair, by the total that the explainer's card names."""
-    card = getattr(explainer, "card", Card())
+    card = card_of(explainer)
     if card.total == "none":
         return None
     whole = score(model.similarity, encoded.query.embeddings, encoded.terms)

@@ -37,6 +37,12 @@ class Card:
         return self.control or not self.reads_reference
 
 
+def card_of(explainer: object) -> Card:
+    """The card of an explainer, made ready or not; one that has none says nothing special."""
+    card = getattr(getattr(explainer, "method", explainer), "card", None)
+    return card if isinstance(card, Card) else Card()
+
+
 def formula_and_source(method: type) -> tuple[str, str]:
     """The first line of a method's docstring, "formula; source.", in its two parts."""
     formula, _, source = (method.__doc__ or "").split("\n", 1)[0].rpartition("; ")

@@ -6,13 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from sfam_bench.explainers.card import Card, field_notes, formula_and_source, remarks
+from sfam_bench.explainers.card import card_of, field_notes, formula_and_source, remarks
 
-NEEDS = {
-    "attention": "a vision transformer's attention",
-    "training": "the training images, once (`prepare`)",
-    "": "any model",
-}
+NEEDS = {"attention": "needs a vision transformer's attention", "training": "needs the training images, once"}
 TOTALS = {"score": "the score", "change": "its change from the baseline", "none": "--"}
 
 
@@ -20,7 +16,7 @@ def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
     """A row for each method; `measured` has forwards, backwards, milliseconds and residual where it was measured."""
     rows = []
     for name, method in methods.items():
-        card, found = _card(method), measured.get(name, {})
+        card, found = card_of(method), measured.get(name, {})
         rows.append(
             {
                 "method": name,
@@ -47,7 +43,7 @@ def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
         "Written by `make methods`, from each method's docstring, fields and card, and from what was measured: "
         f"{on}. Forward and backward count images through the trunk a map, beyond encoding the pair once; methods "
         "that share masks share those passes in a run. Residual is |sum of the map - what it sums to| / |score|, "
-        "median over the pairs. Every method takes cosine, dot product and negative squared Euclidean distance; the map "
+        "median over the pairs. All take cosine, dot product and negative squared Euclidean distance; the map "
         "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference.",
         "",
         *_markdown(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
@@ -57,15 +53,22 @@ def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
 
 
 def _card_lines(name: str, method: type) -> list[str]:
-    card = _card(method)
+    card = card_of(method)
     formula, source = formula_and_source(method)
-    lines = [f"## {name}", "", f"{_plain(formula)}", "", f"*{source}.* {_plain(remarks(method))}".rstrip(), ""]
+    lines = [
+        f"## {name}",
+        "",
+        f"{_plain(formula)}",
+        "",
+        f"Source: {_plain(source)}. {_plain(remarks(method))}".rstrip(),
+        "",
+    ]
     facts = [
         "reads the reference" if card.reads_reference else "blind to the reference",
         "signed" if card.signed else "not negative",
         f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
         "takes the margin target" if card.margin else "no margin target",
-        f"needs {NEEDS[card.needs]}",
+        *([NEEDS[card.needs]] if card.needs else []),
     ]
     lines += [f"{'; '.join(facts).capitalize()}.", ""]
     notes = field_notes(method)
@@ -82,10 +85,6 @@ def _card_lines(name: str, method: type) -> list[str]:
         if entries:
             lines += [f"{title}:", "", *(f"- {_plain(entry)}" for entry in entries), ""]
     return lines
-
-
-def _card(method: type) -> Card:
-    return getattr(method, "card", Card())
 
 
 def _plain(text: str) -> str:

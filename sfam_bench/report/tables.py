@@ -168,7 +168,9 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Steps": _steps(facts.get("steps") or {}),
         "Curves": _curves(errors) if summary["metric"].str.startswith(("deletion", "insertion")).any() else "",
         "Passes": _passes(facts.get("passes") or {}),
-        "Left out": "; ".join(left_out),
+        "Left out": "; ".join(
+            [*left_out, *(f"{name}: {why}" for name, why in (facts.get("unsupported") or {}).items())]
+        ),
         "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}",
         "Made": facts.get("created"),
     }
