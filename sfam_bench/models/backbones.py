@@ -7,14 +7,17 @@ import timm
 import torch
 import torchvision
 from timm.models._features_fx import get_notrace_modules
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from sfam_bench.errors import UserError
+from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBE = (1, 3, 224, 224)
+VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
 
 Cut: TypeAlias = tuple[nn.Module, nn.Module | None]  # trunk, and the layers between the cut and pooling
 
@@ -33,20 +36,6 @@ class Standardise(nn.Module):
         return (images - self.mean) / self.std
 
 
-class PatchTokens(nn.Module):
-    """A vision transformer's last tokens as activations: prefix tokens dropped, the rest laid out as the grid."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        super().__init__()
-        self.transformer = transformer
-
-    def forward(self, images: Tensor) -> Tensor:
-        (grid,) = self.transformer.forward_intermediates(  # type: ignore[operator]
-            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return grid
-
-
 def _known(name: str, source: str, names: list[str]) -> None:
     if name not in names:
         near = ", ".join(get_close_matches(name, names, 5)) or f"none; see {source}'s list_models()"
@@ -54,10 +43,18 @@ def _known(name: str, source: str, names: list[str]) -> None:
 
 
 def _timm(name: str) -> tuple[nn.Module, Standardise]:
-    _known(name, "timm", timm.list_models())
-    model = timm.create_model(name, num_classes=0, global_pool="")
+    _known(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
+    options: dict[str, Any] = {"dynamic_img_size": True} if _builds_vision_transformer(name) else {}
+    if "distilled" not in name:  # there timm insists on its own pooling, which is not used
+        options["global_pool"] = ""
+    model = timm.create_model(name, num_classes=0, **options)
     trained_on = cast(Any, model).pretrained_cfg
     return model, Standardise(tuple(trained_on["mean"]), tuple(trained_on["std"]))
+
+
+def _builds_vision_transformer(name: str) -> bool:
+    """Whether timm makes a VisionTransformer of this name, whose position embeddings fit any size if asked to."""
+    return timm.models.model_entrypoint(name.split(".")[0]).__module__ in VISION_TRANSFORMERS
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Standardise]:
@@ -75,6 +72,7 @@ def trunk_and_tail(
     features: str | None = None,
     state: dict[str, Tensor] | None = None,
     standardise: Standardise | None = None,
+    token: Token = "patch",
 ) -> Cut:
     """Build `name` from `source` (timm or torchvision), load `state`, and cut it.
 
@@ -82,6 +80,9 @@ def trunk_and_tail(
     A torchvision model with a convolutional classifier (squeezenet) must name `features`. Weights are random unless
     `state` is given: the classifier's entries in it are ignored, anything else that does not fit raises UserError.
     `standardise` replaces the source's own mean and standard deviation.
+
+    A vision transformer of timm is cut among its tokens: `layer` is a block ("blocks.8"), and `token` says whether its
+    patches are pooled, or its class token is the embedding, whose cut is at the last attention unless `layer` says.
     """
     if source not in SOURCES:
         raise UserError(f"unknown source of models '{source}': use timm or torchvision")
@@ -89,7 +90,16 @@ def trunk_and_tail(
     if state is not None:
         load_backbone(model, state, name)
     model.eval()
-    trunk, tail = (_last_grid(model), None) if source == "timm" and layer is None else cut(model, layer, features)
+    trunk: nn.Module
+    tail: nn.Module | None
+    if isinstance(model, VisionTransformer):
+        trunk, tail = cut_tokens(model, name, layer, token)
+    elif token == "class":
+        raise UserError(f"{name} has no class token that can be cut: timm's VisionTransformer has (vit_*, deit*)")
+    elif source == "timm" and layer is None:
+        trunk, tail = _last_grid(model), None
+    else:
+        trunk, tail = cut(model, layer, features)
     return nn.Sequential(standardise or own, trunk), tail
 
 
@@ -112,6 +122,8 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
     The tail ends at `features` (default: the last node with more than one position) and is None when nothing is left.
     Its activation functions are not in place, since the caller keeps what enters it.
     """
+    if isinstance(model, torchvision.models.VisionTransformer):
+        raise UserError("torchvision's vision transformers cannot be cut: use timm's (source=timm, name=vit_*)")
     model.eval()  # functional dropout and stochastic depth are traced as they are at test time
     tracer = NodePathTracer(leaf_modules=list(get_notrace_modules()))
     try:
@@ -125,12 +137,17 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
     with torch.no_grad():
         recorder.run(torch.zeros(PROBE))
     paths = tracer.node_to_qualname
-    end = _last(graph, [node for node in graph.nodes if node in recorder.grids and _within(paths.get(node), features)])
+    end = _last(graph, [node for node in recorder.grids if _within(paths.get(node), features)])
     start = end if layer is None else _last(graph, [n for n in graph.nodes if _within(paths.get(n), layer)])
     if start is None or end is None:
         known = sorted({path.split(".")[0] for path in paths.values()})
         raise UserError(
             f"{type(model).__name__} has no layer '{layer or features}'; its top layers: {', '.join(known)}"
+        )
+    if not recorder.is_grid(start):
+        raise UserError(
+            f"{type(model).__name__} has no grid of channels first at '{layer}': leave model.trunk.layer null, or take "
+            "a convolutional network or timm's VisionTransformer (vit_*, deit*)"
         )
     trunk = fx.GraphModule(model, _subgraph(graph, None, start))
     if start is end:
@@ -143,17 +160,27 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
 
 
 class _Shapes(fx.Interpreter):
-    """Run the graph once and note which nodes are grids of more than one position."""
+    """Run the graph once and note the shape of each node's output."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.grids: set[fx.Node] = set()
+        self.shapes: dict[fx.Node, torch.Size] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op != "placeholder" and isinstance(value, Tensor) and value.ndim == 4 and value.shape[-1] > 1:
-            self.grids.add(n)
+        if n.op != "placeholder" and isinstance(value, Tensor):
+            self.shapes[n] = value.shape
         return value
+
+    @property
+    def grids(self) -> list[fx.Node]:
+        """Nodes with more than one position, perhaps with channels last."""
+        return [node for node, shape in self.shapes.items() if len(shape) == 4 and shape[-1] > 1]
+
+    def is_grid(self, node: fx.Node) -> bool:
+        """Whether the probe, which is square, still is, so that channels come first."""
+        shape = self.shapes.get(node, ())
+        return len(shape) == 4 and shape[2] == shape[3]
 
 
 def _within(path: str | None, layer: str | None) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sfam_bench.errors import UserError
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
+from sfam_bench.models.tokens import Token
 from sfam_bench.similarity import SimilarityFunction
 
 
@@ -37,10 +38,16 @@ def build(
 
 
 def backbone(
-    name: str, source: str = "timm", layer: str | None = None, features: str | None = None, weights: str | None = None
+    name: str,
+    source: str = "timm",
+    layer: str | None = None,
+    features: str | None = None,
+    weights: str | None = None,
+    token: Token = "patch",
 ) -> Cut:
     """A backbone by name with weights from a file (.safetensors, or .pth read with weights_only)."""
-    return trunk_and_tail(source, name, layer, features, read_state(Path(weights)) if weights else None)
+    state = read_state(Path(weights)) if weights else None
+    return trunk_and_tail(source, name, layer, features, state, token=token)
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:

@@ -1,0 +1,178 @@
+"""Vision transformers of timm: tokens become the grid that explainers read, and behind an early cut tokens again."""
+
+import re
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from jaxtyping import Float
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from sfam_bench.errors import UserError
+from sfam_bench.types import Activations, Images
+
+Token: TypeAlias = Literal["patch", "class"]  # what the embedding is read from
+Tokens: TypeAlias = Float[Tensor, "batch tokens width"]  # prefix tokens (class, registers) first, then the patches
+Grid: TypeAlias = Float[Tensor, "batch width rows cols"]
+
+# Prefix tokens hang on the image, so they travel with it, as channels that are constant over positions. Scaled down
+# there and up again behind (exactly: a power of two), so that methods which weigh channels by their strength see the
+# patches; a derivative times its activation, and with it a prefix token's share, is the same at any scale.
+CARRY = 2.0**-10
+
+
+class PatchTokens(nn.Module):
+    """The last tokens of any timm transformer as activations: prefix tokens dropped, patches laid out as the grid."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_size(self.transformer, images)
+        (grid,) = self.transformer.forward_intermediates(  # type: ignore[operator]
+            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return grid
+
+
+class CarriedTokens(nn.Module):
+    """A vision transformer up to an early cut: patches as the grid, what else its tail reads as constant channels.
+
+    That is every prefix token, and after a norm (`normed`) also the class token as it was before it.
+    """
+
+    def __init__(self, transformer: VisionTransformer, normed: bool) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.normed = normed
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_size(self.transformer, images)
+        tokens = last_tokens(self.transformer, images)
+        prefix, size = self.transformer.num_prefix_tokens, images.shape[-2:]
+        norm = cast(nn.Module, self.transformer.norm)
+        seen = norm(tokens)
+        carried = torch.cat([seen[:, :prefix], tokens[:, :1]], dim=1) if self.normed else seen[:, :prefix]
+        return join(as_grid(seen[:, prefix:], self.transformer.patch_embed.dynamic_feat_size(size)), carried)
+
+
+class PatchTail(nn.Module):
+    """Whole blocks behind an early cut and the last norm, back to the token or the patches that are read."""
+
+    def __init__(self, blocks: nn.Module, norm: nn.Module, prefix: int, token: Token) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.norm = norm
+        self.prefix = prefix
+        self.token = token
+
+    def forward(self, activations: Activations) -> Grid:
+        tokens = self.norm(self.blocks(part(activations, self.prefix)))
+        return read(tokens, self.prefix, self.token, (activations.shape[-2], activations.shape[-1]))
+
+
+class ClassTail(nn.Module):
+    """The last block behind its first norm, and the last norm, for the class token alone."""
+
+    def __init__(self, block: Block, norm: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.attn, self.ls1, self.drop_path1 = block.attn, block.ls1, block.drop_path1
+        self.norm2, self.mlp, self.ls2, self.drop_path2 = block.norm2, block.mlp, block.ls2, block.drop_path2
+        self.norm = norm
+        self.prefix = prefix
+        self.token: Token = "class"
+
+    def forward(self, activations: Activations) -> Grid:
+        tokens = part(activations, self.prefix + 1)
+        normed = torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix + 1 :]], dim=1)
+        behind = self.norm(self.block(tokens[:, self.prefix : self.prefix + 1], normed))
+        return read(behind, self.prefix, "class", (1, 1))
+
+    def block(self, tokens: Tokens, normed: Tensor) -> Tokens:
+        """What the block makes of its first tokens, given all of them `normed`."""
+        tokens = tokens + self.drop_path1(self.ls1(self.attn(normed)[:, : tokens.shape[1]]))
+        after: Tensor = tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
+        return after
+
+
+def join(grid: Grid, carried: Tokens) -> Activations:
+    """Patches as a grid, and behind their channels those of each carried token, the same at every position."""
+    spread = (carried * CARRY).flatten(1)[:, :, None, None].expand(-1, -1, *grid.shape[-2:])
+    return torch.cat([grid, spread], dim=1)
+
+
+def part(activations: Activations, carried: int) -> Tokens:
+    """The tokens that `join` laid out, carried ones first; they are the means of their channels."""
+    width = activations.shape[1] // (1 + carried)
+    patches = activations[:, :width].flatten(2).transpose(1, 2)
+    means = activations[:, width:].mean(dim=(2, 3)) / CARRY
+    return torch.cat([means.unflatten(1, (carried, width)), patches], dim=1) if carried else patches
+
+
+def as_grid(tokens: Tokens, size: tuple[int, int]) -> Grid:
+    """Tokens in rows and columns."""
+    return tokens.transpose(1, 2).unflatten(2, size)
+
+
+def read(tokens: Tokens, prefix: int, token: Token, size: tuple[int, int]) -> Grid:
+    """What is pooled into the embedding: patches as a grid of `size`, or the class token as one that GAP passes on."""
+    return as_grid(tokens[:, :1], (1, 1)) if token == "class" else as_grid(tokens[:, prefix:], size)
+
+
+def cut_tokens(
+    transformer: VisionTransformer, name: str, layer: str | None, token: Token
+) -> tuple[PatchTokens | CarriedTokens, PatchTail | ClassTail | None]:
+    """Take a vision transformer apart after block `layer` ("blocks.8").
+
+    Without a layer pooled patches are cut after the last norm, and the class token where the patches enter the last
+    attention, normed. Not before that norm, nor before the last one for patches: a norm does not see the length of
+    its input, so that every derivative times its activation is zero there.
+    """
+    blocks, norm = cast(nn.Sequential, transformer.blocks), cast(nn.Module, transformer.norm)
+    depth, prefix = len(blocks), transformer.num_prefix_tokens
+    if token == "class" and not transformer.has_class_token:
+        raise UserError(f"{name} has no class token: set model.trunk.token=patch")
+    if layer is None and token == "patch":
+        return PatchTokens(transformer), None
+    if layer is None:
+        if depth < 2 or type(blocks[-1]) is not Block:
+            raise UserError(f"{name} is not made of plain blocks: name one as model.trunk.layer, or take token=patch")
+        tail = ClassTail(cast(Block, blocks[-1]), norm, prefix)
+        transformer.blocks, transformer.norm = blocks[:-1], cast(Block, blocks[-1]).norm1
+        return CarriedTokens(transformer, normed=True), tail
+    last = depth - (3 if token == "class" else 2)
+    found = re.fullmatch(r"blocks\.(\d+)", layer)
+    if found is None or int(found[1]) > last:
+        choice = f"choose from blocks.0 to blocks.{last}, or null" if last >= 0 else "leave it null"
+        raise UserError(f"{name} has no cut at '{layer}' for its {token} token: {choice}")
+    after = int(found[1]) + 1
+    transformer.blocks, transformer.norm = blocks[:after], nn.Identity()
+    return CarriedTokens(transformer, normed=False), PatchTail(blocks[after:], norm, prefix, token)
+
+
+def last_tokens(transformer: VisionTransformer, images: Images, blocks: int | None = None) -> Tokens:
+    """All tokens after the last block, or after the first `blocks`."""
+    (found,) = cast(Any, transformer).forward_intermediates(
+        images,
+        indices=1 if blocks is None else [blocks - 1],
+        return_prefix_tokens=True,
+        stop_early=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+    )
+    tokens: Tensor = torch.cat([found[1], found[0]], dim=1) if transformer.num_prefix_tokens else found
+    return tokens
+
+
+def check_size(transformer: nn.Module, images: Tensor) -> None:
+    """Raise UserError where patches would not cover the image."""
+    patches = getattr(transformer, "patch_embed", None)
+    if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
+        rows, cols = patches.patch_size
+        if images.shape[-2] % rows or images.shape[-1] % cols:
+            raise UserError(
+                f"images of {images.shape[-2]} x {images.shape[-1]} px do not divide into patches of {rows} x {cols}: "
+                "choose a model.image_size that does"
+            )
