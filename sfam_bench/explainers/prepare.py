@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
@@ -111,7 +111,7 @@ class Prepared:
     """An explainer that is ready: the method, and what it keeps of the training images."""
 
     method: Preparable
-    state: State
+    state: State = field(repr=False)
 
     def __post_init__(self) -> None:
         check_state(self.method, self.state)
