@@ -20,7 +20,7 @@ OneEach = Float[Tensor, "batch 1"]
 
 @dataclass(frozen=True)
 class DistanceExplainer:
-    """mean of the masks that leave the query nearest - mean of those that leave it farthest; Meijer et al., 2505.15516.
+    """mean of the masks that leave the query nearest - mean of the farthest; Meijer, Bos, arXiv 2505.15516.
 
     Its package multiplies the image by the mask before standardising, so that black is behind it: `baseline` zeros.
 
@@ -49,7 +49,7 @@ class DistanceExplainer:
     baseline: BaselineName = "mean"
     nearest: float = 0.1
     farthest: float = 0.1
-    softness: float = 0.002
+    softness: float = 0.01
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -61,7 +61,7 @@ class DistanceExplainer:
         if self.nearest == self.farthest == 0:
             raise UserError("DistanceExplainer.nearest and farthest are both 0: the map would be; choose a share")
         if not 0 <= self.softness <= 1:
-            raise UserError(f"DistanceExplainer.softness is {self.softness}: expected a share, such as 0.002")
+            raise UserError(f"DistanceExplainer.softness is {self.softness}: expected a share, such as 0.01")
 
     def _count(self, share: float) -> int:
         return int(share * self.masks + 1e-9)  # 0.29 of 100 are 29
