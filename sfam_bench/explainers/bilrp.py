@@ -70,13 +70,11 @@ class BiLRP:
                 inputs = self.inputs(term.side)
                 total = torch.cat([totals(self.rules(), function, inputs[some], entry) for some in rows])
                 towards = towards + term.sign * factor(model, embeddings[0], other) * total
-            return torch.cat([self.relevance(model, query, towards, some) for some in rows])
-
-    def relevance(self, model: SimilarityModel, side: Side, start: Embeddings, rows: Tensor) -> RawMaps:
-        """Relevance of positions, from `start` times each dimension; of some of the pairs."""
-        function, entry = self.branch(model)
-        found = relevance(self.rules(), function, self.inputs(side)[rows], lambda _: start[rows], entry)
-        return found.sum(dim=1)
+            found = [
+                relevance(self.rules(), function, self.inputs(query)[some], lambda _, g=towards[some]: g, entry)  # type: ignore[misc]
+                for some in rows
+            ]
+            return torch.cat(found).sum(dim=1)
 
     def branch(self, model: SimilarityModel) -> tuple[Callable[[Tensor], Embeddings], Entry]:
         """What relevance goes through, and where it ends."""

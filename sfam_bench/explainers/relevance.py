@@ -105,7 +105,7 @@ def _running(
 
 @dataclass(frozen=True)
 class _Layer:
-    """A linear layer that was met, and what it read; `box` are the images 0 and 1 as it reads them."""
+    """A linear layer that was met, and what it read; `box` the images 0 and 1 as it reads them."""
 
     call: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     read: Tensor
@@ -141,7 +141,8 @@ class _Relevance(TorchFunctionMode):
         self.factor: Tensor | None = None
         self.first: Tensor | None = None
         self.box: Tensor | None = None
-        self.waiting: Any = WeakTensorKeyDictionary()
+        self.waiting: Any = WeakTensorKeyDictionary()  # layers by their outputs
+        self.bounds: Any = WeakTensorKeyDictionary()  # the images 0 and 1 by what a first layer reads
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", "").strip("_"), kwargs or {}
@@ -150,6 +151,8 @@ class _Relevance(TorchFunctionMode):
         if name == "batch_norm":
             return self._batch_norm(*tree_map(constant, args), **tree_map(constant, kwargs))
         args, kwargs = tree_map(self.known, (args, kwargs))
+        if name == "pad" and self.factor is None:
+            return self._padded(func, *args, **kwargs)
         if name in LAYERS:
             return self._linear(func, 1.0 if name == "conv2d" else 0.0, *args, **kwargs)
         if not any(carries(leaf) for leaf in tree_leaves((args, kwargs))):
@@ -177,21 +180,32 @@ class _Relevance(TorchFunctionMode):
             out: Tensor = func(read, weight, bias, *rest, **named)
             return out
 
-        read, box = self._entered(input)
+        read = self._entered(input)
         output = call(read, weight, bias)
+        box = self.bounds.get(read)
         self.waiting[output] = _Layer(call, read, weight, bias, gamma * self.rules.gamma, box)
         return output
 
-    def _entered(self, read: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """What a layer reads, times the factor where it is the first; with its bounds."""
+    def _padded(self, func: Any, input: Tensor, *rest: Any, **named: Any) -> Tensor:
+        """Padding of the images, on which relevance must not end."""
+        read = self._entered(input)
+        output: Tensor = func(read, *rest, **named)
+        if (box := self.bounds.get(read)) is not None:
+            self.bounds[output] = (func(box[0], *rest, **named), func(box[1], *rest, **named))
+        return output
+
+    def _entered(self, read: Tensor) -> Tensor:
+        """What a layer reads, times the factor where the images enter; with the bounds of that."""
         if carries(read):
-            return read, None
+            return read
         if self.factor is None:
             self.first, self.factor = read, self.lead(torch.ones_like(read))
         elif read is not self.first:
             raise UserError("the network reads its images in more than one way: relevance cannot be told apart")
-        box = None if self.box is None else (self.box[0] * self.factor, self.box[1] * self.factor)
-        return read * self.factor, box
+        led = read * self.factor
+        if self.box is not None:
+            self.bounds[led] = (self.box[0] * self.factor, self.box[1] * self.factor)
+        return led
 
     def _batch_norm(
         self,

@@ -13,6 +13,7 @@ from sfam_bench.errors import UserError
 from sfam_bench.types import Embeddings
 
 LAYERS = {"conv2d", "linear"}
+ENTRIES = LAYERS | {"pad"}  # the first of these is where pixels, in whatever units, enter the network
 # linear, or a choice of inputs: their own derivative times input conserves relevance
 _PLAIN = (
     "adaptive_avg_pool2d adaptive_max_pool2d add amax avg_pool2d bmm cat chunk clone concat contiguous "
@@ -45,15 +46,16 @@ def carrying(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
     if name in ACTIVATIONS:
         return _passed(func, *args, **kwargs)
-    if name in PRODUCTS and sum(map(carries, tree_leaves((args, kwargs)))) > 1:
-        raise UserError(f"relevance has no rule for the product ({name}) of two signals")
     if name in RATIOS and carries(args[1]):
         raise UserError(f"relevance has no rule for a signal as divisor ({name})")
-    if name not in PLAIN | SCORES:
-        raise UserError(f"relevance has no rule for the function '{name}'")
+    if name in PRODUCTS and sum(map(carries, tree_leaves((args, kwargs)))) > 1:
+        raise UserError(f"relevance has no rule for the product ({name}) of two signals")
     if func.__name__.endswith("_") and not func.__name__.startswith("__"):
         func = getattr(torch.Tensor, name)  # in place would change what others have read
-    return func(*args, **kwargs)
+    result = func(*args, **kwargs)
+    if name not in PLAIN | SCORES and any(map(carries, tree_leaves(result))):
+        raise UserError(f"relevance has no rule for the function '{name}'")
+    return result
 
 
 def _passed(func: Any, signal: Tensor, *rest: Any, **named: Any) -> Tensor:
@@ -93,20 +95,20 @@ def _detached(value: Any) -> Any:
 
 
 class _Found(Exception):
-    """What the first layer reads."""
+    """What enters the network."""
 
 
 class _FirstRead(TorchFunctionMode):
-    """Stops at the first layer."""
+    """Stops where pixels enter the network."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in LAYERS:
+        if getattr(func, "__name__", "") in ENTRIES:
             raise _Found(args[0])
         return func(*args, **(kwargs or {}))
 
 
 def first_read(function: Callable[[Tensor], Embeddings], inputs: Tensor) -> Tensor | None:
-    """The inputs as the first layer reads them: in its own units."""
+    """The inputs in the units in which they enter the network."""
     try:
         with torch.no_grad(), _FirstRead():
             function(inputs)
