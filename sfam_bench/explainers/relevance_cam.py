@@ -38,6 +38,7 @@ class RelevanceCAM:
         ),
         degenerate=(
             "the weight of a channel is its relevance, which grows with the channel: strong channels count twice",
+            "relevance of an output without any positive contribution is lost under z+, as in depthwise convolutions",
             "negative Euclidean distance has no positive part: `positive` and `contrastive` refuse it",
         ),
     )
