@@ -154,7 +154,7 @@ class Layers:
                 )
             yield tokens, seen[0]
 
-    def normed(self, tokens: Tokens) -> Tokens:
+    def normed(self, tokens: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
         """The norm after the last block."""
         norm: Any = self._transformer.norm if self._tail is None else self._tail.norm
         normed: Tensor = norm(tokens)

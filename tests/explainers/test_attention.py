@@ -1,0 +1,316 @@
+"""LeGrad, Grad-ECLIP and attention rollout: identities in float64, by hand, and what they do to the model."""
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError
+from sfam_bench.explainers import attention as module
+from sfam_bench.explainers.attention import Layers, attend, watching
+from sfam_bench.explainers.attention_rollout import AttentionRollout, mixed
+from sfam_bench.explainers.card import field_notes, formula_and_source
+from sfam_bench.explainers.forms import differentiating
+from sfam_bench.explainers.grad_eclip import GradECLIP, to_unit_interval
+from sfam_bench.explainers.le_grad import LeGrad
+from sfam_bench.models.backbones import trunk_and_tail
+from sfam_bench.models.poolings import GAP, GMP
+from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from sfam_bench.records import PairBatch, Term
+from sfam_bench.similarity import Cosine
+from sfam_bench.targets import Margin, Similarity, score, swapped
+from tests.transformers import SIMILARITIES, tiny_transformer, transformer
+
+METHODS = [LeGrad(), GradECLIP(), AttentionRollout()]
+READING = [("patch", None), ("patch", "blocks.0"), ("class", None), ("class", "blocks.0")]
+BARE = {"registers": 0, "class_token": False}
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+few = settings(max_examples=10, deadline=None)
+any_model = given(
+    reading=st.sampled_from(READING),
+    similarity=st.sampled_from(sorted(SIMILARITIES)),
+    rows=st.integers(1, 4),
+    cols=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+
+
+def encoded(model, rows=3, cols=4, seed=0, count=2, target=None):
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.rand(3, count, 3, 8 * rows - 3, 8 * cols, generator=draw).to(next(model.parameters()).dtype)
+    return encode_pairs(model, target or Similarity(), *images)
+
+
+def maps_of(method, model, seen):
+    images = seen.query.images
+    ids = tuple(map(str, range(len(images))))
+    return method(model, seen, PairBatch(ids, ids, images, images))
+
+
+# What attention is seen
+
+
+@given(
+    tokens=st.integers(1, 6),
+    dims=st.integers(1, 5),
+    mask=st.sampled_from(["none", "bool", "added"]),
+    scale=st.sampled_from([None, 0.3]),
+    seed=st.integers(0, 1000),
+)
+@few
+def test_attention_step_by_step_is_the_fused_one(tokens, dims, mask, scale, seed):
+    torch.manual_seed(seed)
+    queries, keys, values = torch.randn(3, 2, 3, tokens, dims, dtype=torch.float64)
+    masks = {
+        "none": None,
+        "bool": torch.eye(tokens) + torch.rand(tokens, tokens) > 0.5,
+        "added": torch.randn(1, tokens),
+    }
+    chosen = masks[mask].double() if mask == "added" else masks[mask]
+    found = attend(queries, keys, values, attn_mask=chosen, scale=scale)
+    torch.testing.assert_close(
+        found.output, F.scaled_dot_product_attention(queries, keys, values, attn_mask=chosen, scale=scale), **CLOSE
+    )
+    torch.testing.assert_close(found.weights.sum(dim=-1), torch.ones(2, 3, tokens, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("option", [{"is_causal": True}, {"dropout_p": 0.1}, {"enable_gqa": True}])
+def test_other_kinds_of_attention_are_refused(option):
+    with pytest.raises(UserError, match="know no dropout, causal attention or grouped heads"):
+        attend(*torch.rand(3, 1, 1, 2, 2), **option)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_is_seen_whether_it_is_fused_or_not(fused):
+    whole = transformer()
+    for block in whole.blocks:
+        block.attn.fused_attn = fused
+    images = torch.rand(2, 3, 40, 56)
+    with torch.no_grad():
+        expected = whole(images)
+        with watching(whole) as seen:
+            torch.testing.assert_close(whole(images), expected)
+        whole(images)
+    assert [attention.weights.shape for attention in seen] == [(2, 2, 37, 37)] * 3
+    assert all(block.attn.fused_attn is fused for block in whole.blocks)
+
+
+def test_a_block_that_fails_leaves_attention_as_it_was():
+    whole = transformer()
+    whole.blocks[0].attn.fused_attn = False
+    with pytest.raises(ZeroDivisionError), watching(whole) as seen:
+        raise ZeroDivisionError
+    assert whole.blocks[0].attn.fused_attn is False
+    F.scaled_dot_product_attention(*torch.rand(3, 1, 1, 2, 2))
+    assert not seen
+
+
+@any_model
+@few
+def test_block_by_block_is_the_model(reading, similarity, rows, cols, seed):
+    model = tiny_transformer(similarity, *reading, head=nn.Linear(24, 5)).double()
+    seen = encoded(model, rows, cols, seed)
+    layers = Layers(model, "it")
+    with torch.no_grad():
+        *_, (tokens, _) = layers.run(seen.query.images)
+        torch.testing.assert_close(layers.embed(tokens, (rows, cols)), seen.query.embeddings, **CLOSE)
+    assert len(layers.steps) == 3
+
+
+# Identities
+
+
+@pytest.mark.parametrize("method", METHODS)
+@any_model
+@few
+def test_where_the_model_is_cut_does_not_matter(method, reading, similarity, rows, cols, seed):
+    token = reading[0]
+    whole, early = (tiny_transformer(similarity, token, cut).double() for cut in (None, "blocks.0"))
+    found = maps_of(method, whole, encoded(whole, rows, cols, seed))
+    torch.testing.assert_close(maps_of(method, early, encoded(early, rows, cols, seed)), found, **CLOSE)
+    assert found.shape == (2, rows, cols)
+    assert found.min() >= 0
+
+
+@pytest.mark.parametrize("method", [LeGrad(), LeGrad(reading="mean"), GradECLIP(relu=False)])
+@pytest.mark.parametrize("token", ["patch", "class"])
+def test_both_sides_are_the_swapped_pair(method, token):
+    model = tiny_transformer("dot", token).double()
+    seen = encoded(model)
+    turned = replace(seen, query=seen.terms[0].side, terms=(Term(1.0, seen.query),))
+    torch.testing.assert_close(maps_of(method, model, swapped(seen)), maps_of(method, model, turned), **CLOSE)
+    assert not torch.allclose(maps_of(method, model, swapped(seen)), maps_of(method, model, seen))
+
+
+@pytest.mark.parametrize("token", ["patch", "class"])
+def test_the_margin_of_unrectified_grad_eclip_is_the_difference_of_both(token):
+    model = tiny_transformer("cosine", token).double()
+    seen = encoded(model, target=Margin())
+    parts = [replace(seen, terms=(Term(1.0, term.side),)) for term in seen.terms]
+    method = GradECLIP(relu=False)
+    positive, negative = (maps_of(method, model, part) for part in parts)
+    torch.testing.assert_close(maps_of(method, model, seen), positive - negative, **CLOSE)
+
+
+def test_the_margin_of_le_grad_rectifies_after_the_difference():
+    model = tiny_transformer("cosine", "class").double()
+    seen = encoded(model, target=Margin())
+    same = replace(seen, terms=(seen.terms[0], Term(-1.0, seen.terms[0].side)))
+    assert maps_of(LeGrad(), model, same).abs().max() < 1e-15
+    assert maps_of(LeGrad(), model, seen).abs().max() > 1e-6
+
+
+@any_model
+@few
+def test_over_n_layers_le_grad_is_the_mean_of_single_ones(reading, similarity, rows, cols, seed):
+    model = tiny_transformer(similarity, *reading).double()
+    seen, layers = encoded(model, rows, cols, seed), Layers(model, "it")
+    single = []
+    with differentiating(model):
+        for tokens, attention in layers.run(seen.query.images):
+            total = score(model.similarity, layers.embed(tokens, (rows, cols)), seen.terms).sum()
+            (gradient,) = torch.autograd.grad(total, attention.weights)
+            single.append(gradient.clamp(min=0).mean(dim=(1, 2))[:, 2:].view(2, rows, cols))
+    for count in (1, 2, 3):
+        expected = sum(single[-count:]) / count
+        torch.testing.assert_close(maps_of(LeGrad(layers=count), model, seen), expected, **CLOSE)
+    assert maps_of(LeGrad(layers=9), model, seen).equal(maps_of(LeGrad(), model, seen))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("pooling", [GAP, GMP])
+def test_with_spatial_attention_grad_eclip_splits_the_first_order_term(similarity, pooling):
+    model = tiny_transformer(similarity, pooling=pooling(), **BARE).double()
+    seen = encoded(model)
+    maps = maps_of(GradECLIP(spatial="attention", relu=False), model, seen)
+    layers = Layers(model, "it")
+    with differentiating(model):
+        *_, (tokens, attention) = layers.run(seen.query.images)
+        total = score(model.similarity, layers.embed(tokens, (3, 4)), seen.terms).sum()
+        (gradient,) = torch.autograd.grad(total, attention.output)
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), (gradient * attention.output).sum(dim=(1, 2, 3)), **CLOSE)
+
+
+@pytest.mark.parametrize("token", ["patch", "class"])
+def test_with_one_head_merged_and_each_are_the_same(token):
+    for heads in (1, 2):
+        model = tiny_transformer("cosine", token, num_heads=heads).double()
+        seen = encoded(model)
+        merged, each = (maps_of(GradECLIP(heads=choice), model, seen) for choice in ("merged", "each"))
+        assert torch.allclose(merged, each) == (heads == 1)
+
+
+def test_loosened_attention_lies_between_zero_and_one_and_is_one_where_all_are_alike():
+    assert to_unit_interval(torch.tensor([[0.5, -0.5, 0.0], [0.3, 0.3, 0.3]])).tolist() == [[1, 0, 0.5], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("fusion", ["mean", "max", "min"])
+@any_model
+@few
+def test_without_prefix_tokens_a_rollout_sums_to_one(fusion, reading, similarity, rows, cols, seed):
+    model = tiny_transformer(similarity, **BARE).double()
+    maps = maps_of(AttentionRollout(fusion=fusion), model, encoded(model, rows, cols, seed))
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(2, dtype=torch.float64), **CLOSE)
+
+
+@pytest.mark.parametrize("token", ["patch", "class"])
+def test_uniform_attention_rolls_out_to_a_constant_map(token):
+    model = tiny_transformer("cosine", token).double()
+    for weights in model.parameters():
+        if weights.shape[0] == 3 * 24:  # queries, keys and values
+            weights.data[: 2 * 24] = 0
+    maps = maps_of(AttentionRollout(), model, encoded(model))
+    torch.testing.assert_close(maps, maps[:, :1, :1].expand_as(maps), **CLOSE)
+
+
+def test_mixed_attention_by_hand():
+    fused = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]])
+    assert mixed(fused).tolist() == [[[0.75, 0.25], [0.5, 0.5]]]
+    assert mixed(fused / 2)[0, 0].tolist() == pytest.approx([1.25 / 1.5, 0.25 / 1.5])
+
+
+def test_heads_are_fused_as_named():
+    model = tiny_transformer("cosine", "class").double()
+    seen = encoded(model)
+    with torch.no_grad():
+        weights = [attention.weights for _, attention in Layers(model, "it").run(seen.query.images)]
+    for fusion, fuse in (("mean", torch.mean), ("max", torch.amax), ("min", torch.amin)):
+        one, two, three = (mixed(fuse(weight, dim=1)) for weight in weights)
+        expected = (three @ two @ one)[:, 0, 2:].view(2, 3, 4)
+        torch.testing.assert_close(maps_of(AttentionRollout(fusion=fusion), model, seen), expected, **CLOSE)
+
+
+# Models, memory, bad input
+
+
+def test_a_field_says_how_the_tokens_of_a_layer_are_read():
+    model = tiny_transformer("cosine", "class").double()
+    seen = encoded(model)
+    by_model, by_mean = (maps_of(LeGrad(layers=1, reading=reading), model, seen) for reading in ("model", "mean"))
+    assert not torch.allclose(by_model, by_mean, rtol=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("token", ["patch", "class"])
+def test_chunks_make_the_whole_and_unfused_attention_the_same_map(method, token, monkeypatch):
+    model = tiny_transformer("cosine", token).double()
+    seen = encoded(model, count=5)
+    expected = maps_of(method, model, seen)
+    for child in model.modules():
+        if hasattr(child, "fused_attn"):
+            child.fused_attn = False
+    torch.testing.assert_close(maps_of(method, model, seen), expected, **CLOSE)
+    monkeypatch.setattr(module, "MEMORY", 2 * 14**2 * 24 // 4 + 1)  # two images at a time
+    torch.testing.assert_close(maps_of(method, model, seen), expected, **CLOSE)
+    assert [len(rows) for rows in Layers(model, "it").chunks(seen.query.images, (3, 4))] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "options", [{"qk_norm": True}, {"init_values": 0.5}, {"pre_norm": True}, {"final_norm": False}]
+)
+def test_variants_of_timm_are_explained(method, options):
+    model = tiny_transformer("cosine", "class", **options).double()
+    maps = maps_of(method, model, encoded(model))
+    assert maps.isfinite().all()
+    assert maps.amax() > maps.amin()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_networks_without_attention_of_that_kind_are_refused(method):
+    plain = SimilarityModel(nn.Conv2d(3, 4, 8, 8), Embedder(GAP()), Cosine())
+    swin = SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224")[0], Embedder(GAP()), Cosine())
+    parallel = tiny_transformer("cosine", "patch")
+    parallel.trunk[1].transformer.blocks[1] = TwoAttentions(*parallel.trunk[1].transformer.blocks[1:])
+    for model, message in (
+        (plain, r"needs a vision transformer: timm's vit_\* or deit\*"),
+        (swin, "needs a vision transformer"),
+        (parallel, "needs one attention over all tokens a block, and TwoAttentions shows 2"),
+    ):
+        side = encoded(tiny_transformer("cosine"))
+        with pytest.raises(UserError, match=message):
+            maps_of(method, model, replace(side, passes=Passes(model)))
+
+
+class TwoAttentions(nn.Sequential):
+    """Two blocks that pass for one."""
+
+
+def test_no_layers_are_refused():
+    with pytest.raises(UserError, match=r"LeGrad\.layers is 0: expected at least 1"):
+        LeGrad(layers=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cards_name_source_and_every_field(method):
+    formula, source = formula_and_source(type(method))
+    assert formula
+    assert "20" in source
+    assert set(field_notes(type(method))) == {field.name for field in dataclasses.fields(method)}
+    assert method.card.needs == "attention"
