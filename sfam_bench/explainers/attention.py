@@ -60,9 +60,10 @@ def attend(
     if dropout_p or is_causal or enable_gqa:
         raise UserError("methods on attention know no dropout, causal attention or grouped heads in it")
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if attn_mask is not None:
-        hidden = torch.zeros_like(scores).masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else 0
-        scores = scores + (hidden if attn_mask.dtype == torch.bool else attn_mask)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
     weights = scores.softmax(dim=-1)
     if torch.is_grad_enabled() and not weights.requires_grad:
         weights.requires_grad_()  # frozen weights before it leave nothing that would ask for a gradient
