@@ -25,6 +25,7 @@ class Stylianou:
     """
 
     card: ClassVar[Card] = Card(
+        total="score",
         identities=(
             "it sums to the cosine of the pooled features",
             "it is Zhu's map without head and rectification (cosine)",

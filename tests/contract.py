@@ -1,0 +1,95 @@
+"""What the contract tests share: the files of conf/, tiny models, and pairs of odd size."""
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from experiments.settings import build
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import PairBatch
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+SIZE = (37, 51)
+REGIONS = ("foreground", "shared", "unshared")
+SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear"), ("dot", "gem", "mlp")]
+
+
+def defaults(config: str) -> dict[str, Any]:
+    """The groups that a script's config chooses from, with its choices."""
+    entries = yaml.safe_load((CONF / f"{config}.yaml").read_text()).get("defaults", [])
+    return {group: choice for entry in entries if isinstance(entry, dict) for group, choice in entry.items()}
+
+
+@cache
+def composed(config: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(config, list(overrides))
+
+
+@cache
+def choosing(group: str, name: str) -> DictConfig:
+    """The config of a script that uses the group, with this choice in it."""
+    config = next((file.stem for file in sorted(CONF.glob("*.yaml")) if group in defaults(file.stem)), None)
+    assert config, f"no script chooses from conf/{group}/"
+    several = isinstance(defaults(config)[group], list)
+    others = ["metric=[pointing_game]"] if group == "baseline" else []  # other metrics name their baselines
+    return composed(config, f"{group}={[name] if several else name}", *others)
+
+
+def tiny(similarity: str, pooling: str, head: str) -> SimilarityModel:
+    """An untrained planted_net with these parts, its layers scaled (He) so that biases do not drown the images."""
+    chosen = [f"similarity={similarity}", f"pooling={pooling}", f"head={head}", "model.image_size=32"]
+    dims = {"none": [], "linear": ["head.dims=6"], "mlp": ["head.dims=6", "head.hidden=10"]}[head]
+    torch.manual_seed(3)
+    made: SimilarityModel = build(composed("evaluate", "model=planted_net", *chosen, *dims).model)
+    for layer in made.trunk.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+    return made
+
+
+def pairs(count: int = 3) -> PairBatch:
+    draw = torch.Generator().manual_seed(7)
+    query, reference = (
+        torch.nn.functional.interpolate(torch.rand(count, 3, 4, 5, generator=draw), SIZE, mode="bilinear")
+        for _ in range(2)
+    )
+    masks = {name: torch.zeros(count, *SIZE, dtype=torch.bool) for name in REGIONS}
+    for k, mask in enumerate(masks.values()):
+        mask[:, 4 + 6 * k : 12 + 6 * k, 9:30] = True
+    ids = tuple("abcdef"[:count]), tuple("uvwxyz"[:count])
+    return PairBatch(*ids, query, reference, masks=masks)
+
+
+def only(batch: PairBatch, rows: list[int], references: list[int] | None = None) -> PairBatch:
+    """Some pairs of a batch, perhaps with other references."""
+    others = rows if references is None else references
+    return PairBatch(
+        tuple(batch.query_ids[row] for row in rows),
+        tuple(batch.reference_ids[row] for row in others),
+        batch.query[rows],
+        batch.reference[others],
+        masks={name: mask[rows] for name, mask in batch.masks.items()},
+    )
+
+
+def traces(model: SimilarityModel) -> dict[str, Any]:
+    """All that an explainer might leave behind in a model."""
+    hooks = [len(getattr(module, kind)) for module in model.modules() for kind in vars(module) if "hooks" in kind]
+    modes = [module.training for module in model.modules()]
+    asked = [parameter.requires_grad for parameter in model.parameters()]
+    grads = [parameter.grad is not None for parameter in model.parameters()]
+    return {"hooks": hooks, "modes": modes, "requires_grad": asked, "grads": grads}
+
+
+def named(method: type) -> list[str]:
+    """The fields of a method that a user may set; what `prepare` fills in has a leading underscore or no `init`."""
+    return [field.name for field in dataclasses.fields(method) if field.init and field.repr]
