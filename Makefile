@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods table-methods table-methods-cub differential bench bench-gpu test lint
+.PHONY: help setup demo demo-cub methods table-methods table-methods-cub table-choices table-choices-cub differential bench bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,20 @@ table-methods-cub: setup  ## every method on real birds, with the model that mak
 	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/methods-cub/train
 	$(PY) experiments/evaluate.py experiment=cub_methods dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/methods-cub/train/model.safetensors 'explainer=$(METHODS)' maps.save=true run_dir=results/methods-cub/evaluate
 	$(PY) experiments/report.py 'runs=[results/methods-cub/evaluate]' out=results/methods-cub/report
+
+table-choices: setup  ## SFAM along gamma, and what its abstract leaves open, on the planted set (results/choices/)
+	rm -rf results/choices
+	$(PY) experiments/train.py experiment=planted head=linear run_dir=results/choices/train
+	$(PY) experiments/evaluate.py experiment=planted_methods sweep=gamma head=linear model.name=gamma model.checkpoint=results/choices/train/model.safetensors run_dir=results/choices/gamma
+	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=planted_methods sweep=choices head=linear similarity=$s model.name=choices-$s model.checkpoint=results/choices/train/model.safetensors run_dir=results/choices/$s &&) true
+	$(PY) experiments/report.py 'runs=[results/choices/gamma,results/choices/cosine,results/choices/negative_euclidean]' out=results/choices/report
+
+table-choices-cub: setup  ## the same on real birds, fine-tuned (results/choices-cub/)
+	rm -rf results/choices-cub
+	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/choices-cub/train
+	$(PY) experiments/evaluate.py experiment=cub_methods sweep=gamma dataset.root=$(CUB) model.name=gamma model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/gamma
+	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=cub_methods sweep=choices dataset.root=$(CUB) similarity=$s model.name=choices-$s model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/$s &&) true
+	$(PY) experiments/report.py 'runs=[results/choices-cub/gamma,results/choices-cub/cosine,results/choices-cub/negative_euclidean]' out=results/choices-cub/report
 
 differential: setup  ## compare the methods with other people's code, and write docs/differential.md
 	$(PY) -m benchmarks.differential
