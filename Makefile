@@ -12,7 +12,7 @@ CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 .PHONY: help setup demo demo-cub methods table-methods table-methods-cub table-choices table-choices-cub differential bench bench-gpu test lint
 
 help:  ## print the targets
-	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed  ## create .venv and install what is missing
 .venv/.installed: pyproject.toml

@@ -21,6 +21,7 @@ class LaFAM:
     """mean_k A_k of the query, saliency without a reference; Karjauv, Albayrak, arXiv 2024."""
 
     card: ClassVar[Card] = Card(
+        control=True,
         reads_reference=False,
         degenerate=("what is active need not matter to the score: it explains the object, not the pair",),
     )
@@ -37,7 +38,10 @@ class Centre:
     """
 
     card: ClassVar[Card] = Card(
-        reads_reference=False, signed=False, degenerate=("it reads neither image, only where photographers aim",)
+        control=True,
+        reads_reference=False,
+        signed=False,
+        degenerate=("it reads neither image, only where photographers aim",),
     )
 
     sigma: float = 0.25
@@ -64,7 +68,7 @@ class Chance:
     seed: of the noise, with both ids of the pair.
     """
 
-    card: ClassVar[Card] = Card(signed=False, degenerate=("it reads neither image, only their ids",))
+    card: ClassVar[Card] = Card(control=True, signed=False, degenerate=("it reads neither image, only their ids",))
 
     seed: int = 0
 
@@ -85,6 +89,7 @@ class Edges:
     """
 
     card: ClassVar[Card] = Card(
+        control=True,
         reads_reference=False,
         signed=False,
         identities=("it is scipy.ndimage.sobel along both axes, at its default borders",),

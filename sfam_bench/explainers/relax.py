@@ -28,6 +28,7 @@ class RELAX:
     """
 
     card: ClassVar[Card] = Card(
+        control=True,
         reads_reference=False,
         identities=("it takes RISE's masks and passes, and none of its own",),
         degenerate=("a weighted mean of cosines: nearly flat, its differences lie far behind the decimal point",),

@@ -25,7 +25,7 @@ def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
                 "forward": _number(found.get("forwards")),
                 "backward": _number(found.get("backwards")),
                 "ms a map": _number(found.get("milliseconds")),
-                "reference": "yes" if card.reads_reference else "blind",
+                "reference": "control" if card.control else "yes" if card.reads_reference else "blind",
                 "signed": "yes" if card.signed else "no",
                 "sums to": TOTALS[card.total],
                 "residual": _residual(found.get("residual")),
@@ -44,7 +44,8 @@ def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
         f"{on}. Forward and backward count images through the trunk a map, beyond encoding the pair once; methods "
         "that share masks share those passes in a run. Residual is |sum of the map - what it sums to| / |score|, "
         "median over the pairs. All take cosine, dot product and negative squared Euclidean distance; the map "
-        "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference.",
+        "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference, "
+        "*control* those that every method must beat.",
         "",
         *_markdown(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
     ]
@@ -64,7 +65,7 @@ def _card_lines(name: str, method: type) -> list[str]:
         "",
     ]
     facts = [
-        "reads the reference" if card.reads_reference else "blind to the reference",
+        "a control" if card.control else "reads the reference" if card.reads_reference else "blind to the reference",
         "signed" if card.signed else "not negative",
         f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
         "takes the margin target" if card.margin else "no margin target",

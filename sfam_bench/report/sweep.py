@@ -59,15 +59,8 @@ def _panel(axes: Axes, part: pd.DataFrame, others: pd.DataFrame) -> None:
     for row in levels.to_dict("records"):
         colour = REFERENCE if row["explainer"] == "lafam" else CONTROL
         axes.axhline(row["mean"], color=colour, lw=0.9, ls=":")
-        axes.annotate(
-            row["explainer"],
-            (part["at"].max(), row["mean"]),
-            fontsize=6.5,
-            color=colour,
-            ha="right",
-            va="bottom",
-            **PLAIN,
-        )
+        at, side = (part["at"].max(), "right") if row["explainer"] == "lafam" else (part["at"].min(), "left")
+        axes.annotate(row["explainer"], (at, row["mean"]), fontsize=6.5, color=colour, ha=side, va="bottom", **PLAIN)
     axes.set_title(words(str(part["metric"].iloc[0])) + arrow(part["higher_is_better"].iloc[0]), fontsize=8.5)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
