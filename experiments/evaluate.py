@@ -47,7 +47,8 @@ def main(cfg: DictConfig) -> None:
         "kind": "evaluate",
         **{"dataset": dataset.name, "model": model.name, "target": target.name, "similarity": model.similarity.name},
         **{"split": split, "seed": cfg.seed, "explainers": list(explainers), "image_counts": {cfg.split: len(chosen)}},
-        **{"steps": resolved["steps"], "blind": [name for name, made in explainers.items() if card_of(made).blind]},
+        **{"checkpoint": resolved["model"].get("checkpoint"), "steps": resolved["steps"]},
+        **{"blind": [name for name, made in explainers.items() if card_of(made).blind]},
         "metrics": {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()},
     }
     store = begun(Path(cfg.run_dir), identity, cfg.resume)  # early; a new folder is made when all else is there

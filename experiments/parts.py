@@ -94,12 +94,10 @@ def supported(
     unsupported: str, model: SimilarityModel, target: Target, explainers: Mapping[str, Explainer], pair: PairBatch
 ) -> tuple[Mapping[str, Explainer], dict[str, str]]:
     """The explainers that fit model and target, tried on one pair; with unsupported=refuse all of them must."""
-    if unsupported not in ("refuse", "skip"):
-        raise UserError(f"unsupported is {unsupported!r}: choose refuse or skip")
     why = refusals(explainers, model, target, pair)
     for name, reason in why.items():
         if unsupported == "refuse":
-            raise UserError(f"{name}: {reason} (unsupported=skip goes on without it)")
+            raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
         print(f"left out: {name}: {reason}")
     if len(why) == len(explainers):
         raise UserError("none of the explainers fits this model and target: choose others")

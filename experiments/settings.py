@@ -14,7 +14,14 @@ from sfam_bench.errors import UserError
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
     **{"seed": int, "batch_size": int, "resume": bool, "split": str, "run_dir": str, "device": str | None},
-    **{"maps.save": bool, "keep_memory": bool, "maps.pictures": int, "runs": list, "out": str, "unsupported": str},
+    **{
+        "maps.save": bool,
+        "keep_memory": bool,
+        "maps.pictures": int,
+        "runs": list,
+        "out": str,
+        "unsupported": Literal["refuse", "skip"],
+    },
 }
 LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0}
 TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number

@@ -159,6 +159,7 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
+        "Weights": "as built, without a checkpoint" if "checkpoint" in facts and not facts["checkpoint"] else "",
         "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
