@@ -122,3 +122,31 @@ def test_a_way_of_passes_that_is_not_installed_leaves_no_run_folder(run_script: 
         refused(run_script(*call, "passes.mode=openvino"), "passes.mode=openvino cannot be used here", "choose auto")
     assert not (tmp_path / "run").exists()
     assert run_script(*call)[0] == 0  # the corrected call is not refused
+
+
+UNFIT = ["explainer=[sfam,le_grad,lafam]", "metric=[energy_pointing_game]"]
+
+
+def test_what_does_not_fit_the_model_is_refused_before_a_folder_is_begun(run_script: Run, tmp_path: Path) -> None:
+    refused(run_script("evaluate", *DATA, *PAIRS, *UNFIT, f"run_dir={tmp_path / 'run'}"), "le_grad", "unsupported=skip")
+    assert not (tmp_path / "run").exists()
+    outcome = run_script("evaluate", *DATA, *PAIRS, *UNFIT, f"run_dir={tmp_path / 'run'}", "unsupported=maybe")
+    refused(outcome, "unsupported", "refuse", "skip")
+
+
+def test_or_skipped_and_named(run_script: Run, tmp_path: Path) -> None:
+    code, out, err = run_script("evaluate", *DATA, *PAIRS, *UNFIT, f"run_dir={tmp_path / 'run'}", "unsupported=skip")
+    assert code == 0, err
+    assert "left out: le_grad" in out
+    run = read_run(tmp_path / "run")
+    assert set(run.records["explainer"]) == {"sfam", "lafam", "pair"}
+    assert "transformer" in run.manifest["unsupported"]["le_grad"]
+    assert run.manifest["blind"] == ["lafam"]
+
+
+def test_the_table_of_methods_is_printed_and_its_page_written(run_script: Run, tmp_path: Path) -> None:
+    code, out, err = run_script("methods", *DATA, *PAIRS, *UNFIT, f"out={tmp_path / 'methods.md'}")
+    assert code == 0, err
+    assert "le_grad was not measured" in out
+    page = (tmp_path / "methods.md").read_text()
+    assert all(f"## {name}" in page for name in ("sfam", "le_grad", "lafam"))

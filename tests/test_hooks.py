@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.hooks import tap
+from sfam_bench.hooks import counted, tap
 
 
 def test_tap_records_and_leaves_no_hook():
@@ -19,4 +19,16 @@ def test_tap_lets_go_when_the_block_raises():
     model = nn.Linear(2, 2)
     with pytest.raises(RuntimeError), tap(model):
         raise RuntimeError
+    assert not model._forward_hooks
+
+
+def test_rows_are_counted_forwards_and_backwards():
+    model = nn.Linear(2, 2)
+    with counted(model) as counts:
+        model(torch.ones(3, 2)).sum().backward()
+        with torch.no_grad():
+            model(torch.ones(5, 2))
+    assert (counts.forwards, counts.backwards) == (8, 3)
+    model(torch.ones(1, 2))
+    assert counts.forwards == 8
     assert not model._forward_hooks

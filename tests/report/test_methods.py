@@ -1,0 +1,51 @@
+"""The table and the cards say what docstrings, fields and measurements say."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sfam_bench.explainers.card import Card, field_notes, formula_and_source, remarks
+from sfam_bench.report.methods import method_table, methods_page
+
+
+@dataclass(frozen=True)
+class Made:
+    """sum_k w_k A_k; w by hand; Nobody et al., 2020, eq. 1.
+
+    A remark: over
+    two lines.
+
+    power, base: of the weights; one
+        sentence | more.
+    relu: drop what is negative.
+    """
+
+    card: ClassVar[Card] = Card(reads_reference=False, margin=False, total="score", degenerate=("it says <nothing>",))
+
+    power: float = 1.0
+    base: float | None = None
+    relu: bool = True
+
+
+def test_the_docstring_is_taken_apart() -> None:
+    assert formula_and_source(Made) == ("sum_k w_k A_k; w by hand", "Nobody et al., 2020, eq. 1")
+    assert remarks(Made) == "A remark: over two lines."
+    note = "of the weights; one sentence | more."
+    assert field_notes(Made) == {"power": note, "base": note, "relu": "drop what is negative."}
+
+
+def test_the_table_has_what_was_measured_and_nothing_else() -> None:
+    found = {"forwards": 2113.0, "backwards": 0.5, "milliseconds": 1.2345, "residual": 3.2e-8}
+    table = method_table({"made": Made, "other": Made}, {"made": found}).set_index("method")
+    row = table.loc["made"]
+    assert [row[name] for name in ("forward", "backward", "ms a map", "residual")] == ["2113", "0.5", "1.23", "3e-08"]
+    assert [row[name] for name in ("targets", "reference", "sums to")] == ["score", "blind", "the score"]
+    assert [table.loc["other", name] for name in ("forward", "ms a map", "residual")] == ["", "", ""]
+
+
+def test_the_page_has_a_card_that_markdown_leaves_alone() -> None:
+    page = methods_page({"made": Made}, {}, "nothing")
+    assert "## made" in page
+    assert r"sum\_k w\_k A\_k" in page
+    assert "| `base` | `null` | of the weights; one sentence \\| more. |" in page
+    assert "- it says &lt;nothing>" in page
+    assert "Blind to the reference; signed; sums to the score; no margin target." in page
