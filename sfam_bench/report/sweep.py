@@ -30,17 +30,16 @@ def sweeps(summary: pd.DataFrame, out: Path) -> list[Path]:
 
 def _draw(name: str, part: pd.DataFrame, others: pd.DataFrame, out: Path) -> Iterator[Path]:
     """A panel for each metric; what does not sweep stands as a level."""
+    head, _, field = name.rpartition(" ")
     metrics = sort_metrics(part["metric"].drop_duplicates().tolist())
     columns = min(4, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = Figure(figsize=(0.6 + 2.6 * columns, 0.9 + 2.1 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(metrics) :]:
         axes.set_axis_off()
     for metric, axes in zip(metrics, grid.flat, strict=False):
         _panel(axes, part[part["metric"] == metric], others[others["metric"] == metric])
-    head, _, field = name.rpartition(" ")
-    for axes in grid[-1]:
         axes.set_xlabel(field, fontsize=8.5, **PLAIN)
     titles = [str(part[key].iloc[0]) for key in ("dataset", "model", "target")]
     figure.suptitle(f"{head} along {field} · {' · '.join(titles)}", fontsize=10, **PLAIN)
