@@ -12,6 +12,7 @@ from sfam_bench.report import formats, page, tables
 from sfam_bench.report.figures import gallery, overview
 from sfam_bench.report.formats import terminal_table
 from sfam_bench.report.names import slug, sort_metrics
+from sfam_bench.report.protocols import protocol
 from sfam_bench.report.sweep import sweeps
 from sfam_bench.report.tables import Report
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
@@ -71,7 +72,7 @@ def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd
     section = page.Section(
         title=" · ".join(names),
         anchor=slug(*names),
-        protocol=tables.protocol(run, part, area_errors(_of(errors, names))),
+        protocol=protocol(run, part, area_errors(_of(errors, names))),
         tables=tables.metric_tables(part, metrics),
         differences=tables.difference_tables(_of(differences, names), part),
         flagged=tables.flagged_table(_of(run.records, names), run.manifest.get("blind") or ()),

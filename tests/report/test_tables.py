@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sfam_bench.metrics import perturbation
-from sfam_bench.report import formats, names, tables
+from sfam_bench.report import formats, names, protocols, tables
 from sfam_bench.report.tables import Cell, Column, Report, Table
 from sfam_bench.statistics import paired_difference, summary
 from sfam_bench.store import Run, read_run
@@ -122,7 +122,7 @@ def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:
 
 
 def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed: pd.DataFrame) -> None:
-    lines = dict(tables.protocol(run, summed, np.array([])))
+    lines = dict(protocols.protocol(run, summed, np.array([])))
     assert lines["Split"] == "zero-shot, last 100 classes (hash 3f2a)"
     assert lines["Retrieval"] == "recall@1 0.850, MAP@R 0.410, queries 420"
     assert "10 hard negative" in lines["Pairs"]
@@ -130,35 +130,35 @@ def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed
 
 
 def test_area_errors_by_hand() -> None:
-    text = tables._curves(np.arange(21)[::-1] / 1000)  # 0 to 0.020
+    text = protocols._curves(np.arange(21)[::-1] / 1000)  # 0 to 0.020
     assert text.startswith("21 drawn at random and taken in full (225 points) too: ")
     assert text.endswith("area differs by median 0.01, 95 % 0.019, at most 0.02")
-    assert tables._curves(np.array([0.00441])).endswith("median 0.0044, 95 % 0.0044, at most 0.0045")
-    assert tables._curves(np.zeros(2)).endswith("median 0, 95 % 0, at most 0")
-    assert tables._curves(np.array([])).startswith("none was drawn")
+    assert protocols._curves(np.array([0.00441])).endswith("median 0.0044, 95 % 0.0044, at most 0.0045")
+    assert protocols._curves(np.zeros(2)).endswith("median 0, 95 % 0, at most 0")
+    assert protocols._curves(np.array([])).startswith("none was drawn")
 
 
 def test_curves_in_full_have_the_points_that_are_said() -> None:
-    assert len(perturbation.placed(perturbation.FULL, 224 * 224)[0]) == tables.FULL
+    assert len(perturbation.placed(perturbation.FULL, 224 * 224)[0]) == protocols.FULL
 
 
 def test_only_curves_have_a_line_of_their_errors(run: Run, summed: pd.DataFrame) -> None:
     without = summed[~summed["metric"].str.startswith(("deletion", "insertion"))]
-    assert "Curves" not in dict(tables.protocol(run, without, np.array([])))
+    assert "Curves" not in dict(protocols.protocol(run, without, np.array([])))
 
 
 def test_passes_are_said_with_a_bound_that_holds() -> None:
     facts = {"mode": "half", "batch": 64, "score_differences": {"half": 0.00081, "compiled": 0.0}}
-    assert tables._passes(facts) == "half, batch 64, scores within 0.0009 of float32 eager"
-    assert tables._passes({**facts, "mode": "compiled"}).endswith("scores within 0 of float32 eager")
-    assert tables._passes({**facts, "mode": "eager"}) == "eager, batch 64"
-    assert tables._passes({}) == ""
+    assert protocols._passes(facts) == "half, batch 64, scores within 0.0009 of float32 eager"
+    assert protocols._passes({**facts, "mode": "compiled"}).endswith("scores within 0 of float32 eager")
+    assert protocols._passes({**facts, "mode": "eager"}) == "eager, batch 64"
+    assert protocols._passes({}) == ""
 
 
 def test_code_that_was_changed_is_said_to_be(run: Run, summed: pd.DataFrame) -> None:
     def code(git: str) -> str:
         changed = replace(run, manifest={**run.manifest, "git": git})
-        return dict(tables.protocol(changed, summed, np.array([])))["Code"].split(",")[0]
+        return dict(protocols.protocol(changed, summed, np.array([])))["Code"].split(",")[0]
 
     assert code("0123456789abcdef") == "git 0123456789"
     assert code("0123456789abcdef-dirty") == "git 0123456789-dirty"
