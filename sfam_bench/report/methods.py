@@ -9,6 +9,7 @@ import pandas as pd
 from sfam_bench.explainers.card import card_of, field_notes, formula_and_source, remarks
 
 NEEDS = {"attention": "needs a vision transformer's attention", "training": "needs the training images, once"}
+TINY = 1e-7  # a rounding of float32: less is none
 TOTALS = {"score": "the score", "change": "its change from the baseline", "none": "--"}
 
 
@@ -42,7 +43,7 @@ def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
         "",
         "Written by `make methods`, from each method's docstring, fields and card, and from what was measured: "
         f"{on}. Forward and backward count images through the trunk a map, beyond encoding the pair once; methods "
-        "that share masks share those passes in a run. Residual is |sum of the map - what it sums to| / |score|, "
+        "that share masks share those passes in a run; the time is that of one run on the machine at hand. Residual is |sum of the map - what it sums to| / |score|, "
         "median over the pairs. All take cosine, dot product and negative squared Euclidean distance; the map "
         "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference, "
         "*control* those that every method must beat.",
@@ -102,6 +103,8 @@ def _number(value: float | None) -> str:
 
 
 def _residual(value: float | None) -> str:
+    if value is not None and value < TINY:
+        return f"<{TINY:.0e}"
     return "" if value is None else f"{value:.0e}" if value < 0.001 else f"{value:.3f}"
 
 
