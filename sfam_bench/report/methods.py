@@ -43,7 +43,8 @@ def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
         "",
         "Written by `make methods`, from each method's docstring, fields and card, and from what was measured: "
         f"{on}. Forward and backward count images through the trunk a map, beyond encoding the pair once; methods "
-        "that share masks share those passes in a run; the time is that of one run on the machine at hand. Residual is |sum of the map - what it sums to| / |score|, "
+        "that share masks share those passes in a run; the time is that of one run on the machine at hand. "
+        "Residual is |sum of the map - what it sums to| / |score|, "
         "median over the pairs. All take cosine, dot product and negative squared Euclidean distance; the map "
         "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference, "
         "*control* those that every method must beat.",
