@@ -32,7 +32,8 @@ def main(cfg: DictConfig) -> None:
             refused[name] = str(error)
     methods = {name: type(explainer) for name, explainer in asked.items()}
     print(method_table(methods, measured).to_string(index=False))
-    print("\n".join(f"{name} was not measured: {why}" for name, why in refused.items()))
+    for name, why in refused.items():
+        print(f"{name} was not measured: {why}")
     on = f"{len(batch)} pairs of {dataset.name}, {model.name}, {model.similarity.name}"
     with atomic(Path(cfg.out)) as path:
         path.write_text(methods_page(methods, measured, on), encoding="utf-8")

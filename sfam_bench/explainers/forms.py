@@ -66,7 +66,7 @@ def direction(model: SimilarityModel, encoded: Encoded) -> Embeddings:
     )
 
 
-def _before_l2(model: SimilarityModel, embeddings: Embeddings, towards: Embeddings) -> Tensor:
+def _linear_form(model: SimilarityModel, embeddings: Embeddings, towards: Embeddings) -> Tensor:
     """<towards, embedding> with the L2 norm of the embedding held constant."""
     form = (embeddings * towards.detach().clone()).sum(dim=1)  # a clone, since a caller may be in inference mode
     return form / norm(embeddings).detach()[:, 0] if model.embedder.normalise else form
@@ -76,7 +76,7 @@ def _form_gradient(model: SimilarityModel, side: Side, towards: Embeddings) -> A
     """d<towards, e>/dA with norms held constant."""
     embedder = model.embedder
     with differentiating(model):
-        return derivative(lambda a: _before_l2(model, embedder.project(embedder.pool(a)), towards), side.activations)
+        return derivative(lambda a: _linear_form(model, embedder.project(embedder.pool(a)), towards), side.activations)
 
 
 def contributions(model: SimilarityModel, side: Side, towards: Embeddings) -> Activations:
@@ -99,7 +99,7 @@ def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tup
         return _form_gradient(model, side, towards).sum(dim=(2, 3)), activations.mean(dim=(2, 3))
     with differentiating(model):
         pooled = embedder.pool(activations.detach().clone()).detach()
-        return derivative(lambda p: _before_l2(model, embedder.project(p), towards), pooled), pooled
+        return derivative(lambda p: _linear_form(model, embedder.project(p), towards), pooled), pooled
 
 
 def channel_scores(
