@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from sfam_bench.engine.passes import Passes
 from sfam_bench.engine.series import Series
 from sfam_bench.errors import UserError
+from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer, Sampling
 from sfam_bench.maps import coincide, flagged, normalise, upsample
 from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Scene
@@ -49,9 +51,7 @@ def evaluate(
         same = self_pairs(pairs)
         shard = Shard([])
         names = (dataset, model.name, target.name)
-        applied = {
-            name: metric for name, metric in metrics.items() if all(region in pairs.masks for region in metric.needs)
-        }
+        applied = {name: metric for name, metric in metrics.items() if all(map(pairs.has, metric.needs))}
         for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
             for name, metric in applied.items():
                 undefined = {reason: flag.tolist() for reason, flag in metric.undefined(method.explained).items()}
@@ -91,7 +91,9 @@ def made(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> 
     for name, explainer in explainers.items():
         raw = raw_maps(explainer, scene.model, scene.encoded, scene.pairs)
         scaled = normalise(raw)
-        yield Method(name, raw, scaled, reasons(raw, same), Explained(scene, upsample(scaled, size), name))
+        remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
+        explained = Explained(scene, upsample(scaled, size), name, raw, remake)
+        yield Method(name, raw, scaled, reasons(raw, same), explained)
 
 
 def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
-from sfam_bench.records import PairBatch
+from sfam_bench.records import PairBatch, Sample
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched
+from sfam_bench.types import KeypointsBatch
 
 log = logging.getLogger(__name__)
+
+SIDES = ("query", "reference")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: in
 
 def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     """Add label and class name of query and reference."""
-    for side in ("query", "reference"):
+    for side in SIDES:
         frame[f"{side}_label"] = index["label"].loc[frame[f"{side}_id"]].to_numpy()
         frame[f"{side}_class"] = index["class_name"].loc[frame[f"{side}_id"]].to_numpy()
     return frame
@@ -184,7 +187,7 @@ def load(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch; regions that not every pair of it has are left out."""
-    queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
+    queries, references = ([dataset.sample(image_id) for image_id in frame[f"{side}_id"]] for side in SIDES)
     regions = [
         dataset.regions(query_id, reference_id, sample)
         for query_id, reference_id, sample in zip(frame["query_id"], frame["reference_id"], queries, strict=True)
@@ -195,8 +198,16 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         query_ids=tuple(frame["query_id"]),
         reference_ids=tuple(frame["reference_id"]),
         query=torch.stack([sample.image for sample in queries]),
-        reference=torch.stack([dataset.sample(image_id).image for image_id in frame["reference_id"]]),
+        reference=torch.stack([sample.image for sample in references]),
         negative_ids=tuple(negatives) or None,
         negative=torch.stack([dataset.sample(image_id).image for image_id in negatives]) if negatives else None,
         masks={name: torch.stack([found[name] for found in regions]) for name in common},
+        keypoints=keypoints(queries),
+        reference_keypoints=keypoints(references),
     )
+
+
+def keypoints(samples: Sequence[Sample]) -> KeypointsBatch | None:
+    """The parts of all images, or nothing where one has none."""
+    points = [sample.keypoints for sample in samples if sample.keypoints is not None]
+    return torch.stack(points) if len(points) == len(samples) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sfam_bench.engine.passes import Passes
-from sfam_bench.types import Activations, Embeddings, Image, Images, Keypoints, Mask, Masks
+from sfam_bench.types import Activations, Embeddings, Image, Images, Keypoints, KeypointsBatch, Mask, Masks
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs to explain, all of one kind; `masks` are regions of the query: foreground, shared, unshared."""
+    """Pairs to explain, all of one kind.
+
+    `masks` are regions of the query: foreground, box, shared, unshared; `keypoints` and `reference_keypoints` the parts
+    of either image; `others` further references of the same query by role (same_class, other_class), as images.
+    """
 
     query_ids: tuple[str, ...]
     reference_ids: tuple[str, ...]
@@ -29,9 +33,18 @@ class PairBatch:
     negative_ids: tuple[str, ...] | None = None
     negative: Images | None = None
     masks: dict[str, Masks] = field(default_factory=dict)
+    keypoints: KeypointsBatch | None = None
+    reference_keypoints: KeypointsBatch | None = None
+    others: dict[str, Images] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.query_ids)
+
+    def has(self, need: str) -> bool:
+        """Whether every pair has it: a region of the query, "keypoints" of both images, a "negative", another role."""
+        if need == "keypoints":
+            return self.keypoints is not None and self.reference_keypoints is not None
+        return need in self.masks or need in self.others or (need == "negative" and self.negative is not None)
 
 
 @dataclass(frozen=True)

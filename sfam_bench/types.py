@@ -19,3 +19,4 @@ Embeddings: TypeAlias = Float[Tensor, "batch dims"]
 Scores: TypeAlias = Float[Tensor, " batch"]
 Flags: TypeAlias = Bool[Tensor, " batch"]
 Keypoints: TypeAlias = Float[Tensor, "parts 3"]  # x, y in pixels, visible (0 or 1)
+KeypointsBatch: TypeAlias = Float[Tensor, "batch parts 3"]

@@ -18,7 +18,8 @@ CONF = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
-REGIONS = ("foreground", "shared", "unshared")
+REGIONS = ("foreground", "box", "shared", "unshared")
+OTHERS = ("same_class", "other_class")
 SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear"), ("dot", "gem", "mlp")]
 
 
@@ -66,7 +67,13 @@ def pairs(count: int = 3) -> PairBatch:
     for k, mask in enumerate(masks.values()):
         mask[:, 4 + 6 * k : 12 + 6 * k, 9:30] = True
     ids = tuple("abcdef"[:count]), tuple("uvwxyz"[:count])
-    return PairBatch(*ids, query, reference, masks=masks)
+    points = [torch.rand(count, 15, 3, generator=draw) * torch.tensor([SIZE[1], SIZE[0], 1]) for _ in range(2)]
+    for side in points:
+        side[..., 2] = 1  # visible
+    others = {role: torch.rand(count, 3, *SIZE, generator=draw) for role in OTHERS}
+    return PairBatch(
+        *ids, query, reference, masks=masks, keypoints=points[0], reference_keypoints=points[1], others=others
+    )
 
 
 def only(batch: PairBatch, rows: list[int], references: list[int] | None = None) -> PairBatch:
@@ -78,6 +85,9 @@ def only(batch: PairBatch, rows: list[int], references: list[int] | None = None)
         batch.query[rows],
         batch.reference[others],
         masks={name: mask[rows] for name, mask in batch.masks.items()},
+        keypoints=None if batch.keypoints is None else batch.keypoints[rows],
+        reference_keypoints=None if batch.reference_keypoints is None else batch.reference_keypoints[others],
+        others={role: images[rows] for role, images in batch.others.items()},
     )
 
 

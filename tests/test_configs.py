@@ -1,5 +1,6 @@
 """The contract of conf/: every file composes, and every explainer and metric that it names keeps its promises."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from experiments.settings import build
 from sfam_bench.errors import UserError
+from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.targets import Similarity
-from tests.contract import CONF, FILES, REGIONS, SIZE, choosing, composed, only, pairs, tiny, traces
+from tests.contract import CONF, FILES, OTHERS, REGIONS, SIZE, choosing, composed, only, pairs, tiny, traces
 
 METRICS = [name for group, name in FILES if group == "metric"]
 WHOLE = ("experiment", "sweep")  # groups whose files set others
@@ -76,6 +78,12 @@ def random_maps(count: int = 3) -> Tensor:
     return torch.rand(count, *SIZE, generator=torch.Generator().manual_seed(1)) - 0.3
 
 
+def seen(scene: Scene, rows: Sequence[int] = (0, 1, 2)) -> Explained:
+    """Random maps of a method that, asked again, makes those of SFAM."""
+    maps = random_maps()[list(rows)]
+    return Explained(scene, maps, "sfam", maps, SFAM())
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: Scene) -> None:
     before, weights = traces(scene.model), {k: v.clone() for k, v in scene.model.state_dict().items()}
@@ -83,8 +91,8 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
         assert isinstance(metric, Metric), key
         assert type(metric).__dataclass_params__.frozen
         assert metric.higher_is_better in (True, False, None)
-        assert set(metric.needs) <= set(REGIONS)
-        explained = Explained(scene, random_maps())
+        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative"}
+        explained = seen(scene)
         values, reasons = metric(explained), metric.undefined(explained)
         assert all(isinstance(reason, str) and reason for reason in reasons)
         assert torch.equal(torch.stack(list(reasons.values())).any(dim=0), values.isnan())
@@ -98,21 +106,21 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_is_independent_of_the_batch(name: str, scene: Scene) -> None:
     for key, metric in metrics(name).items():
-        together = metric(Explained(scene, random_maps()))
+        together = metric(seen(scene))
         for row in range(3):
             batch = only(scene.pairs, [row])
             alone = Scene(scene.model, encode_pairs(scene.model, Similarity(), batch.query, batch.reference), batch)
-            value = metric(Explained(alone, random_maps()[row : row + 1]))
+            value = metric(seen(alone, [row]))
             torch.testing.assert_close(value, together[row : row + 1], rtol=1e-4, atol=1e-5, equal_nan=True, msg=key)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scene) -> None:
     for key, metric in metrics(name).items():
-        for region in metric.needs:
+        for region in set(metric.needs) & set(REGIONS):
             batch = only(scene.pairs, [0, 1, 2])
             batch.masks[region][1] = False
-            explained = Explained(Scene(scene.model, scene.encoded, batch), random_maps())
+            explained = seen(Scene(scene.model, scene.encoded, batch))
             if region == getattr(metric, "only_with", None):
                 continue  # it only says to which batches the metric applies
             assert metric(explained).isnan().tolist() == [False, True, False], key

@@ -20,6 +20,7 @@ class Card:
     identities: what it equals, and where; each is a test.
     degenerate: where the map says nothing, or something other than it seems to.
     control: it stands in every table for others to beat, and is no explanation.
+    remakes: it can explain a changed model, query or reference; maps out of files cannot.
     """
 
     reads_reference: bool = True
@@ -30,6 +31,7 @@ class Card:
     identities: tuple[str, ...] = ()
     degenerate: tuple[str, ...] = ()
     control: bool = False
+    remakes: bool = True
 
     @property
     def blind(self) -> bool:

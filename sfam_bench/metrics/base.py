@@ -1,6 +1,6 @@
 """What a metric sees, and what it must say about itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -16,8 +16,9 @@ from sfam_bench.maps import ranks
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
-from sfam_bench.types import Embeddings, Flags, Images, Maps, Masks, Scores
+from sfam_bench.types import Embeddings, Flags, Images, Maps, Masks, RawMaps, Scores
 
+Remake: TypeAlias = Callable[[SimilarityModel, Encoded, PairBatch], RawMaps]
 Question: TypeAlias = tuple["Probe", int]  # a probe, and the pair it is put to
 NOT_DRAWN = "not_drawn"  # the reason for a pair that a metric of a random share leaves alone, and that has no record
 
@@ -79,11 +80,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Explained:
-    """The maps of one method on a scene: at the resolution of the images, signed, at most one in magnitude."""
+    """The maps of one method on a scene: at the resolution of the images, signed, at most one in magnitude.
+
+    `remake` is the method itself, for metrics that compare its map with that of a changed model, query or reference;
+    None where maps cannot be made again (they came out of files).
+    """
 
     scene: Scene
     maps: Maps
     explainer: str = ""
+    raw: RawMaps | None = None  # as the method returned them
+    remake: Remake | None = None
     answers: dict[Question, Tensor] = field(default_factory=dict)
 
     @cached_property
