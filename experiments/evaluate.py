@@ -1,5 +1,6 @@
 """Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ def main(cfg: DictConfig) -> None:
     frames = pairing.batches(pairs, cfg.batch_size)
     todo = [number for number in range(len(frames)) if not store.has_shard(number)]
     stream = pairing.load(dataset, [frames[number] for number in todo])
-    passes, how = None, {}
+    passes, how, costs, spent = None, {}, {}, Counter[str]()
     if todo:
         explainers = ready(cfg, dataset, model, explainers, training)
         one = pairing.load_batch(dataset, frames[todo[0]][:1])
-        explainers, left_out = supported(cfg.unsupported, model, target, explainers, one)
+        explainers, costs, left_out = supported(cfg.unsupported, model, target, explainers, one)
         images, count = pairing.load_batch(dataset, frames[todo[0]]).query, sum(len(frames[number]) for number in todo)
         passes = passes_for(calibrate, model, metrics, explainers, images, count, cfg.maps.save)
         prepared = {name: made.facts for name, made in explainers.items() if isinstance(made, Prepared)}
@@ -71,10 +72,13 @@ def main(cfg: DictConfig) -> None:
     store.write_pairs(pairs)
     shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes)
     for number, shard in zip(todo, progress(shards, "evaluate", len(todo), "batch"), strict=True):
+        spent.update(shard.seconds)
         ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}
         store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None)
     keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
     found = retrieval(model.similarity, gallery, labels(dataset, chosen))
+    if costs:
+        how["cost"] = {k: {**vars(cost), "milliseconds": 1000 * spent[k] / count} for k, cost in costs.items()}
     silent = store.silent(name for name, metric in metrics.items() if metric.needs)
     store.finish(shards=len(frames), retrieval=found, skipped=silent, **how)
     if silent:

@@ -8,12 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from experiments.settings import build
+from sfam_bench.cost import Cost, tried
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
-from sfam_bench.evaluate import own_passes, planned, refusals
+from sfam_bench.evaluate import own_passes, planned
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.explainers.prepare import Bank, Preparable
 from sfam_bench.metrics.base import Metric
@@ -92,16 +93,19 @@ def ready(
 
 def supported(
     unsupported: str, model: SimilarityModel, target: Target, explainers: Mapping[str, Explainer], pair: PairBatch
-) -> tuple[Mapping[str, Explainer], dict[str, str]]:
-    """The explainers that fit model and target, tried on one pair; with unsupported=refuse all of them must."""
-    why = refusals(explainers, model, target, pair)
+) -> tuple[Mapping[str, Explainer], dict[str, Cost], dict[str, str]]:
+    """The explainers that fit model and target, tried on one pair, their costs, and why the others do not.
+
+    With unsupported=refuse all of them must.
+    """
+    costs, why = tried(explainers, model, target, pair)
     for name, reason in why.items():
         if unsupported == "refuse":
             raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
         print(f"left out: {name}: {reason}")
     if len(why) == len(explainers):
         raise UserError("none of the explainers fits this model and target: choose others")
-    return {name: made for name, made in explainers.items() if name not in why}, why
+    return {name: made for name, made in explainers.items() if name not in why}, costs, why
 
 
 def passes_for(

@@ -5,8 +5,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from sfam_bench.engine.passes import Passes
@@ -28,10 +30,14 @@ PAIR = "pair"  # stands for the explainer where a value belongs to the pair itse
 
 @dataclass(frozen=True)
 class Shard:
-    """What one batch of pairs gave: records, and raw maps by "<explainer>/query" and "<explainer>/reference"."""
+    """What one batch of pairs gave: records, and raw maps by "<explainer>/query" and "<explainer>/reference".
+
+    `seconds` that each explainer took for the queries' maps, not a part of the records, which repeat to the bit.
+    """
 
     records: list[Record]
     maps: dict[str, Tensor] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -61,6 +67,7 @@ def evaluate(
                 ]
                 values = metric(method.explained).cpu()
                 shard.records.extend(rows((*names, method.name, name), pairs, values, why))
+            shard.seconds[method.name] = method.seconds
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
                 if len(encoded.terms) == 1:
@@ -83,17 +90,22 @@ class Method:
     scaled: RawMaps
     flags: list[str]
     explained: Explained
+    seconds: float
 
 
 def made(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> Iterator[Method]:
     """The maps of each explainer, made when they are asked for."""
     size = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1])
     for name, explainer in explainers.items():
+        start = perf_counter()
         raw = raw_maps(explainer, scene.model, scene.encoded, scene.pairs)
+        if raw.is_cuda:
+            torch.cuda.synchronize(raw.device)
+        seconds = perf_counter() - start
         scaled = normalise(raw)
         remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
         explained = Explained(scene, upsample(scaled, size), name, raw, remake)
-        yield Method(name, raw, scaled, reasons(raw, same), explained)
+        yield Method(name, raw, scaled, reasons(raw, same), explained, seconds)
 
 
 def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:
@@ -154,19 +166,6 @@ def own_passes(explainers: Iterable[Explainer], query: Side, keep_maps: bool = F
     """How many passes the explainers take themselves for a pair, twice where the reference's map is kept too."""
     taken = sum(explainer.forwards(query) for explainer in explainers if isinstance(explainer, Sampling))
     return taken * (2 if keep_maps else 1)
-
-
-def refusals(
-    explainers: Mapping[str, Explainer], model: SimilarityModel, target: Target, pairs: PairBatch
-) -> dict[str, str]:
-    """Why some explainers cannot explain such pairs with this model, by name; found by trying."""
-    encoded, why = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative), {}
-    for name, explainer in explainers.items():
-        try:
-            raw_maps(explainer, model, encoded, pairs)
-        except UserError as error:
-            why[name] = str(error)
-    return why
 
 
 def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
