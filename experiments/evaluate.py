@@ -20,6 +20,7 @@ from experiments.parts import (
 )
 from experiments.settings import build
 from sfam_bench import pairs as pairing
+from sfam_bench.cost import Cost
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.evaluate import evaluate
 from sfam_bench.explainers.card import card_of
@@ -59,7 +60,8 @@ def main(cfg: DictConfig) -> None:
     frames = pairing.batches(pairs, cfg.batch_size)
     todo = [number for number in range(len(frames)) if not store.has_shard(number)]
     stream = pairing.load(dataset, [frames[number] for number in todo])
-    passes, how, costs, spent = None, {}, {}, Counter[str]()
+    costs: dict[str, Cost] = {}
+    passes, how, spent = None, {}, Counter[str]()
     if todo:
         explainers = ready(cfg, dataset, model, explainers, training)
         one = pairing.load_batch(dataset, frames[todo[0]][:1])

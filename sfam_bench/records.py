@@ -93,6 +93,18 @@ class Record:
     flag: str = ""
 
 
+@dataclass(frozen=True)
+class Curve:
+    """The raw score of one pair along a walk, for one explainer: `fraction` of the pixels changed, `score` there."""
+
+    explainer: str
+    curve: str
+    query_id: str
+    reference_id: str
+    fraction: list[float]
+    score: list[float]
+
+
 def pair_seed(seed: int, query_id: str, reference_id: str, *more: str) -> int:
     """A 63-bit seed that hangs on the pair, and on what else is named, alone."""
     digest = hashlib.sha256("\t".join((str(seed), query_id, reference_id, *more)).encode()).digest()

@@ -22,6 +22,14 @@ from sfam_bench.provenance import Config, config_hash, plain, run_facts
 KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
 TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema([*((key, TEXT) for key in KEYS), ("value", pa.float64()), ("flag", TEXT)])
+POINTS = pa.list_(pa.float32())
+CURVES = pa.schema(
+    [
+        *((key, TEXT) for key in ("explainer", "curve", "query_id", "reference_id")),
+        ("fraction", POINTS),
+        ("score", POINTS),
+    ]
+)
 PLAIN = pa.schema([(field.name, pa.string() if field.type == TEXT else field.type) for field in SCHEMA])
 
 
@@ -53,7 +61,7 @@ class RunStore:
             if read_manifest(store.root).get("config_hash") != config_hash(config):
                 raise UserError(f"run folder {root} has another config: restore it (config.yaml), or change run_dir")
             return store
-        for name in ("records", "maps", "images"):
+        for name in ("records", "maps", "images", "curves"):
             _claim(store.root / name)
         with atomic(store.root / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
@@ -72,12 +80,21 @@ class RunStore:
             pairs.to_parquet(temporary, index=False)
 
     def write_shard(
-        self, number: int, records: Sequence[Any] | pd.DataFrame, maps: Mapping[str, np.ndarray] | None = None
+        self,
+        number: int,
+        records: Sequence[Any] | pd.DataFrame,
+        maps: Mapping[str, np.ndarray] | None = None,
+        curves: Sequence[Any] = (),
     ) -> None:
         """Write one shard, records last: a shard is complete when its records can be read.
 
-        Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`.
+        Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`; curves have the fields
+        of `Curve`.
         """
+        if len(curves):
+            points = pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES)
+            with atomic(self.root / "curves" / f"{number:05d}.parquet") as temporary:
+                pq.write_table(points, temporary, compression="zstd")
         if maps is not None:
             with atomic(self.root / "maps" / f"{number:05d}.npz") as temporary, temporary.open("wb") as file:
                 np.savez(file, **maps)  # type: ignore[arg-type]  # numpy's stub takes the names for allow_pickle
@@ -158,6 +175,13 @@ def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> d
     if len({len(array) for array in maps.values()}) > 1:
         raise UserError(f"the map shards in {root} hold different explainers: evaluate again into another run_dir")
     return maps
+
+
+def read_curves(root: Path) -> pd.DataFrame:
+    """Read the raw curves of a run: explainer, curve, query_id, reference_id, and arrays of fraction and score."""
+    shards = sorted((Path(root) / "curves").glob("[0-9]*.parquet"))
+    tables = [_read_parquet(path) for path in shards]
+    return pa.concat_tables(tables or [CURVES.empty_table()], promote_options="permissive").to_pandas()
 
 
 def _holds_results(root: Path) -> bool:

@@ -9,6 +9,8 @@ import pandas as pd
 
 from sfam_bench.errors import UserError
 from sfam_bench.report import formats, page, tables
+from sfam_bench.report.cost import cost_rows
+from sfam_bench.report.curves import draw_curves
 from sfam_bench.report.figures import gallery, overview
 from sfam_bench.report.formats import terminal_table
 from sfam_bench.report.names import slug, sort_metrics
@@ -20,7 +22,7 @@ from sfam_bench.store import Run, read_run
 
 __all__ = ["Report", "terminal_table", "write_report"]
 
-OURS = ("index.html", "summary.csv", "differences.csv", "table-*", "gallery-*", "overview-*", "sweep-*")
+OURS = ("index.html", "summary.csv", "differences.csv", "table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
 
 
 def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> Report:
@@ -49,12 +51,14 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         check = whole.records["metric"].str.endswith(AREA_ERROR)
         run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
         blind = run.manifest.get("blind") or ()
-        sums.append(tables.mark(summary(run.records, run.pairs, run.manifest.get("metrics") or {}), blind))
+        means = summary(run.records, run.pairs, run.manifest.get("metrics") or {})
+        sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
         differences.append(tables.mark(paired_difference(run.records, run.pairs, to), blind))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
         of_run = [_section(run, part, differences[-1], errors, out) for part in parts]
         maps = [(path, "Maps of a few pairs.") for path in gallery(run, out)]
-        sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *maps]), *of_run[1:]]
+        lines = [(path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out) if path.suffix == ".png"]
+        sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines, *maps]), *of_run[1:]]
     table = pd.concat(sums, ignore_index=True)
     table.to_csv(out / "summary.csv", index=False)
     pd.concat(differences, ignore_index=True).to_csv(out / "differences.csv", index=False)
