@@ -1,0 +1,121 @@
+"""Maps that somebody made elsewhere: a folder of .npy files, scored like any method."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import numpy as np
+import torch
+
+from sfam_bench.datasets.folder import inside, one_line
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.explainers.card import Card
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import RawMaps
+
+
+def pair_file(query_id: str, reference_id: str) -> str:
+    """The file of a pair's map: "query@reference.npy", each id percent-encoded, so that no two pairs share a name."""
+    return f"{quote(query_id, safe='')}@{quote(reference_id, safe='')}.npy"
+
+
+@dataclass(frozen=True)
+class SavedMaps:
+    """map(query, reference), read from a file; your own.
+
+    Each file holds one two-dimensional array of numbers, signed, on any scale and grid. It covers the image as the
+    model saw it, after resize and crop, and not the file.
+
+    folder: of the files.
+    named_by: "pair", for "query@reference.npy" (the ids percent-encoded), or "image", for "query.npy", where an id
+        with slashes means folders, as wsolevaluation writes them.
+    """
+
+    folder: str
+    named_by: Literal["pair", "image"] = "pair"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not Path(self.folder).expanduser().is_dir():
+            raise UserError(f"there is no folder of maps {self.folder}: check the path")
+
+    @property
+    def card(self) -> Card:
+        """Maps named by image cannot change with the reference."""
+        return Card(
+            reads_reference=self.named_by == "pair",
+            remakes=False,
+            degenerate=("a map named by image is the same for every reference: it is blind to it",),
+        )
+
+    @cached_property
+    def root(self) -> Path:
+        return Path(self.folder).expanduser()
+
+    @cached_property
+    def any_shape(self) -> tuple[int, ...]:
+        """That of one map of the folder; all must have it, whichever batch they fall into."""
+        return read_map(next(self.root.rglob("*.npy"))).shape
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        shown = encoded.query.images
+        queries, references = pairs.query_ids, pairs.reference_ids
+        if not torch.equal(shown, pairs.query.to(shown)):
+            if not torch.equal(shown, pairs.reference.to(shown)):
+                raise UserError(f"maps out of {self.folder} cannot be made again for changed images")
+            queries, references = references, queries  # the map of the reference, which maps.save=true keeps too
+        maps = [self.one(query, reference) for query, reference in zip(queries, references, strict=True)]
+        return torch.from_numpy(np.stack(maps)).to(shown.device)
+
+    def one(self, query_id: str, reference_id: str) -> np.ndarray:
+        """The map of a pair, (rows, cols); raises UserError where it is absent, unfit or unlike the others."""
+        by_pair, by_image = pair_file(query_id, reference_id), f"{query_id}.npy"
+        name, other = (by_pair, by_image) if self.named_by == "pair" else (by_image, by_pair)
+        if not (path := inside(self.root, name)).is_file():
+            if inside(self.root, other).is_file():
+                hint = f"but {other} is there: set named_by={'image' if self.named_by == 'pair' else 'pair'}"
+            else:
+                hint = "save one for each pair of pairs.parquet (and for its reverse with maps.save=true)"
+            raise UserError(f"no map of {query_id} explained by {reference_id}: looked for {path}; {hint}")
+        if (found := read_map(path)).shape != self.any_shape:
+            raise UserError(
+                f"{path} is {found.shape} and others are {self.any_shape}: save all on one grid, over the image as the "
+                "model saw it, after resize and crop"
+            )
+        return found
+
+
+def read_map(path: Path) -> np.ndarray:
+    """One saved map as float32; what it says of NaN is left to evaluate, which flags it."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read {path} ({one_line(error)}): write it anew with np.save, one array") from None
+    if not isinstance(found, np.ndarray) or found.ndim != 2 or not found.size or found.dtype.kind not in "fiub":
+        what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "an archive"
+        raise UserError(f"{path} is {what}: expected numbers, (rows, cols)")
+    with np.errstate(over="ignore"):  # becomes infinite, and is flagged
+        return found.astype(np.float32)
+
+
+def write_maps(folder: Path, maps: Iterable[tuple[str, str, np.ndarray]]) -> int:
+    """Write maps of (query_id, reference_id) as a new folder, whole or not at all; say how many files that makes."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: choose another place")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        for query_id, reference_id, array in maps:
+            np.save(temporary / pair_file(query_id, reference_id), array, allow_pickle=False)
+        count = sum(1 for _ in temporary.iterdir())
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return count
