@@ -63,6 +63,6 @@ def first_component(features: Activations, centre: bool, sign: Sign) -> RawMaps:
     if sign == "channel_sum":
         turned = (component * matrix.sum(dim=2)).sum(dim=1) < 0
     else:
-        turned = component.amin(dim=1).abs() > component.amax(dim=1).abs()
+        turned = component.amin(dim=1) + component.amax(dim=1) < 0
     maps = torch.where(turned[:, None], -component, component)
     return torch.where(finite[:, 0], maps, torch.nan).view(len(maps), *features.shape[-2:]).to(features.dtype)
