@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods table-methods table-methods-cub table-choices table-choices-cub differential bench bench-gpu test lint
+.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub differential bench bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ demo-cub: setup  ## the same on real birds, frozen and fine-tuned: make demo-cub
 
 methods: setup  ## print what every method is and costs, and write docs/methods.md; on CUB where it is
 	$(PY) experiments/methods.py experiment=$(if $(wildcard $(CUB)),cub dataset.root=$(CUB),planted) 'explainer=$(METHODS)'
+
+METRICS := [$(subst $(empty) $(empty),$(comma),$(basename $(notdir $(wildcard conf/metric/*.yaml))))]
+
+metrics: setup  ## print what every metric measures and costs, and write docs/metrics.md
+	$(PY) experiments/metrics.py model=lite0 'metric=$(METRICS)'
 
 # The planted set under every similarity and three kinds of embedder: pooling and head of each model
 EMBEDDERS := gap-none gap-linear gem-none

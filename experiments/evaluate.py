@@ -26,7 +26,7 @@ from sfam_bench.evaluate import evaluate
 from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.prepare import VERSION, Prepared
 from sfam_bench.models.build import weights_hash
-from sfam_bench.retrieval import embed, retrieval
+from sfam_bench.retrieval import Catalogue, embed, retrieval
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
@@ -72,7 +72,8 @@ def main(cfg: DictConfig) -> None:
         how = {"passes": passes.facts, "unsupported": left_out, **({"prepared": prepared} if prepared else {})}
     store = RunStore.create(store.root, identity, facts, resume=cfg.resume)
     store.write_pairs(pairs)
-    shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes)
+    searched = Catalogue(gallery, labels(dataset, chosen), tuple(chosen))
+    shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes, searched)
     for number, shard in zip(todo, progress(shards, "evaluate", len(todo), "batch"), strict=True):
         spent.update(shard.seconds)
         ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}

@@ -17,9 +17,10 @@ from sfam_bench.errors import UserError
 from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer, Sampling
 from sfam_bench.maps import coincide, flagged, normalise, upsample
-from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Scene
+from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Reading, Scene
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.records import Encoded, PairBatch, Record, Side
+from sfam_bench.retrieval import Catalogue
 from sfam_bench.targets import Target, swapped
 from sfam_bench.types import RawMaps
 
@@ -49,15 +50,17 @@ def evaluate(
     dataset: str,
     keep_maps: bool = False,
     passes: Passes | None = None,
+    gallery: Catalogue | None = None,
 ) -> Iterator[Shard]:
-    """Explain and measure batch by batch; a metric whose regions the batch lacks gives no record for it."""
+    """Explain and measure batch by batch; a metric that needs what a batch or the run lacks gives no record for it."""
+    searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
     for pairs in batches:
         encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)
-        scene = Scene(model, encoded, pairs)
+        scene = Scene(model, encoded, pairs, gallery=searched)
         same = self_pairs(pairs)
         shard = Shard([])
         names = (dataset, model.name, target.name)
-        applied = {name: metric for name, metric in metrics.items() if all(map(pairs.has, metric.needs))}
+        applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
         for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
             for name, metric in applied.items():
                 undefined = {reason: flag.tolist() for reason, flag in metric.undefined(method.explained).items()}
@@ -127,7 +130,8 @@ def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passe
             lent: dict[Question, Answers] = {}
             for scaled, known, answers in earlier:
                 alike = coincide(scaled, method.scaled)
-                lent.update((question, answers) for question in asked if alike[question[1]] and question in known)
+                lendable = (question for question in asked if not isinstance(question[0], Reading))
+                lent.update((question, answers) for question in lendable if alike[question[1]] and question in known)
             if method.scaled[0].numel() <= COARSE:
                 earlier.append((method.scaled, set(asked), method.explained.answers))
             under_way.append((method, list(lent.items())))

@@ -1,9 +1,11 @@
 """Embed a gallery and ask how well it retrieves: leave-one-out over one set of images, exact, in chunks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sfam_bench.datasets.base import Dataset
@@ -13,6 +15,8 @@ from sfam_bench.similarity import Gallery, Matrix, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched, progress
 
 Labels = Int[Tensor, " items"]
+FOUND = ("rank", "lead", "average_precision")  # the columns of `Catalogue.find`
+AT_ONCE = 2**22  # scores that are held at a time
 
 
 def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch_size: int = 32) -> Gallery:
@@ -66,3 +70,63 @@ def retrieval(
         "map_at_r": lambda: (precision * hits * within).sum(dim=1) / others,
     }
     return {"count": int(kept.sum()), **{name: float(measure().double().mean()) for name, measure in measures.items()}}
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """An embedded gallery with the ids and class labels of its items."""
+
+    embeddings: Gallery
+    labels: Labels
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.embeddings) == len(self.labels) == len(self.ids):
+            sizes = f"{len(self.embeddings)} embeddings, {len(self.labels)} labels and {len(self.ids)} ids"
+            raise UserError(f"a gallery needs one label and one id for each embedding, not {sizes}")
+
+    def to(self, device: torch.device) -> "Catalogue":
+        """The same, there."""
+        return Catalogue(self.embeddings.to(device), self.labels.to(device), self.ids)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each id stands."""
+        return {image_id: place for place, image_id in enumerate(self.ids)}
+
+    def place(self, image_id: str) -> int:
+        """Where an id stands; UserError where it does not."""
+        if image_id not in self.places:
+            raise UserError(f"{image_id} is not in the gallery: embed the images of all pairs, not {len(self.ids)}")
+        return self.places[image_id]
+
+    def find(
+        self, similarity: SimilarityFunction, versions: Gallery, query: str, reference: str
+    ) -> Float[Tensor, "items found"]:
+        """How versions of one query retrieve, the query itself left out; ties count against.
+
+        Columns: rank of the reference, 1 first; lead of the nearest item of the query's class over the nearest other,
+        in units of the score, positive where recall@1 holds; average precision over the items of the query's class.
+        The last two are NaN for a query alone in its class, and a class alone in the gallery leads by infinity.
+        """
+        left_out, wanted = self.place(query), self.place(reference)
+        own = self.labels == self.labels[left_out]
+        own[left_out] = False
+        others = self.labels != self.labels[left_out]
+        found = []
+        for part in versions.split(max(1, AT_ONCE // len(self.ids))):
+            scores = similarity.matrix(part, self.embeddings)
+            scores[:, left_out] = -torch.inf
+            rank = (scores >= scores[:, [wanted]]).sum(dim=1).to(scores.dtype)
+            if not own.any():
+                nothing = torch.full_like(rank, torch.nan)
+                found.append(torch.stack([rank, nothing, nothing], dim=1))
+                continue
+            alike = scores[:, own].sort(dim=1).values
+            rest = scores[:, others].amax(dim=1) if others.any() else torch.full_like(rank, -torch.inf)
+            among_own, among_all = (
+                row.shape[1] - torch.searchsorted(row, alike) for row in (alike, scores.sort(dim=1).values)
+            )
+            precision = (among_own / among_all).to(scores.dtype).mean(dim=1)
+            found.append(torch.stack([rank, alike[:, -1] - rest, precision], dim=1))
+        return torch.cat(found)

@@ -71,3 +71,26 @@ class Masked:
 
     def write(self, first: int, out: Images) -> None:
         torch.lerp(self.baseline, self.image, self.masks(first, first + len(out))[:, None], out=out)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Series of inputs of one shape, one after another."""
+
+    parts: tuple[Series, ...]
+
+    @property
+    def like(self) -> Tensor:
+        return self.parts[0].like
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def write(self, first: int, out: Tensor) -> None:
+        done = 0
+        for part in self.parts:
+            rows = min(len(part) - first, len(out) - done)
+            if rows > 0:
+                part.write(first, out[done : done + rows])
+                first, done = first + rows, done + rows
+            first -= len(part)

@@ -1,7 +1,7 @@
 """What a metric sees, and what it must say about itself."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -9,73 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sfam_bench.baselines import Baseline
-from sfam_bench.engine.modes import evaluating
 from sfam_bench.engine.series import Series
-from sfam_bench.maps import ranks
+from sfam_bench.maps import normalise, ranks, upsample
+from sfam_bench.metrics.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.targets import score
-from sfam_bench.types import Embeddings, Flags, Images, Maps, Masks, RawMaps, Scores
+from sfam_bench.types import Embeddings, Flags, Maps, RawMaps, Scores
 
 Remake: TypeAlias = Callable[[SimilarityModel, Encoded, PairBatch], RawMaps]
 Question: TypeAlias = tuple["Probe", int]  # a probe, and the pair it is put to
 NOT_DRAWN = "not_drawn"  # the reason for a pair that a metric of a random share leaves alone, and that has no record
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One encoded batch of pairs and what is measured of it once for all methods."""
-
-    model: SimilarityModel
-    encoded: Encoded
-    pairs: PairBatch
-    facts: dict[str, Scores] = field(default_factory=dict)  # s_full, s_headless, s_base_<baseline>: of the pair itself
-    emptied: dict[Baseline, Images] = field(default_factory=dict)
-
-    def read(self, embeddings: Embeddings, pair: int) -> Scores:
-        """The target of other images in the place of one pair's query."""
-        pairs = torch.full((len(embeddings),), pair, device=embeddings.device)
-        return score(self.model.similarity, embeddings, self.encoded.terms, pairs)
-
-    def without(self, baseline: Baseline) -> Images:
-        """The queries without their content."""
-        if baseline not in self.emptied:
-            self.emptied[baseline] = baseline(self.encoded.query.images)
-        return self.emptied[baseline]
-
-    def full(self) -> Scores:
-        """The target of the untouched query."""
-        if "s_full" not in self.facts:
-            query = self.encoded.query.embeddings
-            self.facts["s_full"] = score(self.model.similarity, query, self.encoded.terms)
-        return self.facts["s_full"]
-
-    def base(self, baseline: Baseline) -> Scores:
-        """The target of the query without its content."""
-        key = f"s_base_{baseline.name}"
-        if key not in self.facts:
-            with torch.no_grad(), evaluating(self.model):
-                embeddings = self.model(self.without(baseline))
-            self.facts[key] = score(self.model.similarity, embeddings, self.encoded.terms)
-        return self.facts[key]
-
-    def headless(self) -> Scores:
-        """The target of the pooled features: another similarity, which explaining without the head would explain."""
-        if "s_headless" not in self.facts:
-            embedder, query = self.model.embedder, self.encoded.query
-            with torch.no_grad(), evaluating(self.model):
-                sides = [embedder.features(side.activations) for side in (query, *(t.side for t in self.encoded.terms))]
-            terms = [
-                replace(term, side=replace(term.side, embeddings=features))
-                for term, features in zip(self.encoded.terms, sides[1:], strict=True)
-            ]
-            self.facts["s_headless"] = score(self.model.similarity, sides[0], tuple(terms))
-        return self.facts["s_headless"]
-
-    def region(self, name: str) -> Masks:
-        """A region of the query, on the model's device."""
-        return self.pairs.masks[name].to(self.model.device)
 
 
 @dataclass(frozen=True)
@@ -105,18 +48,35 @@ class Explained:
                 yield (probe, pair), probe.series(self, pair)
 
     def hear(self, question: Question, embeddings: Embeddings) -> None:
-        """Keep the scores that answer a question."""
-        self.answers[question] = self.scene.read(embeddings, question[1])
+        """Keep what is read of the images of a question."""
+        probe, pair = question
+        own = probe.read(self, embeddings, pair) if isinstance(probe, Reading) else None
+        self.answers[question] = self.scene.readings(embeddings, pair) if own is None else own
 
     def scores(self, probe: "Probe", asked: Flags) -> Float[Tensor, "batch items"]:
         """The scores of a probe's images, NaN for pairs that are not asked; taken now unless they were before."""
+        return self.readings(probe, asked, "score")
+
+    def readings(self, probe: "Probe", asked: Flags, name: str) -> Float[Tensor, "batch items"]:
+        """One of the scene's columns, as `scores`."""
         questions = [(probe, pair) for pair in asked.nonzero()[:, 0].tolist()]
         for question, embeddings in self.scene.encoded.passes(self.ask(questions)):
             self.hear(question, embeddings)
         found = self.scene.full().new_full((len(asked), probe.count(self.maps[0].numel())), torch.nan)
         for probe, pair in questions:
-            found[pair] = self.answers[probe, pair]
+            answer = self.answers[probe, pair][:, self.scene.columns.index(name)]
+            found[pair, : len(answer)] = answer
         return found
+
+    @cached_property
+    def other(self) -> "Explained | None":
+        """The same method's maps of the references; None where they cannot be made, or where a target has two."""
+        if self.remake is None or len(self.scene.encoded.terms) > 1:
+            return None
+        scene = self.scene.swapped
+        raw = self.remake(scene.model, scene.encoded, scene.pairs)
+        size = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1])
+        return Explained(scene, upsample(normalise(raw), size), self.explainer, raw, self.remake)
 
 
 @runtime_checkable
@@ -133,6 +93,15 @@ class Probe(Protocol):
 
 
 @runtime_checkable
+class Reading(Probe, Protocol):
+    """A probe of other images than the query, or of more: it reads the answers itself, and no other map's serve it."""
+
+    def read(self, explained: Explained, embeddings: Embeddings, pair: int) -> Float[Tensor, "items columns"]:
+        """What is kept of its images, the score first."""
+        ...
+
+
+@runtime_checkable
 class Metric(Protocol):
     """One value a pair; NaN where it is undefined."""
 
@@ -143,7 +112,7 @@ class Metric(Protocol):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Regions of the query without which the metric does not apply."""
+        """Regions of the query, "negative" or "gallery", without which the metric does not apply."""
         ...
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:

@@ -1,12 +1,14 @@
 """Does the map lie on a region of the query: the object, or on the planted set the evidence?"""
 
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import ClassVar, Literal
 
 import torch
 
 from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.card import SHARE, MetricCard
 from sfam_bench.types import Flags, Maps, Masks, Scores
 
 
@@ -49,6 +51,8 @@ class PointingGame:
     `only_with` limits it to pairs that have that other region too (partial matches have an unshared one).
     """
 
+    card: ClassVar[MetricCard] = SHARE
+
     region: str = "foreground"
     tolerance: float = 15.0
     only_with: str | None = None
@@ -80,6 +84,10 @@ class EnergyPointingGame:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(range=(0, inf)) if self.value == "ratio" else SHARE
 
     @property
     def needs(self) -> tuple[str, ...]:

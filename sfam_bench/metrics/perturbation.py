@@ -1,122 +1,23 @@
 """Deletion and insertion: one walk between two images, in two directions."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from sfam_bench.baselines import Baseline, Mean
-from sfam_bench.engine.series import Replaced
 from sfam_bench.errors import UserError, check_choices
+from sfam_bench.maps import flagged
 from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
+from sfam_bench.metrics.steps import Midpoint, Steps, Trapezoid
+from sfam_bench.metrics.walks import Curves, Degrade, Direction, Order, Walk, walk_of
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Flags, Scores
 
-Curves: TypeAlias = Float[Tensor, "batch steps"]
-
-
-@runtime_checkable
-class Steps(Hashable, Protocol):
-    """Where a curve is sampled and how the samples make an area."""
-
-    def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
-        """Counts of changed pixels, first 0 and last `pixels`, and their quadrature weights (sum 1)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Trapezoid:
-    """Equal steps, area by trapezoids over the actual fractions."""
-
-    intervals: int = 224
-
-    def __post_init__(self) -> None:
-        check_intervals(self.intervals)
-
-    def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
-        counts = np.unique(np.rint(np.linspace(0, pixels, self.intervals + 1)).astype(int))
-        widths = np.diff(counts) / pixels
-        return counts.tolist(), ((np.append(widths, 0) + np.append(0, widths)) / 2).tolist()
-
-
-@dataclass(frozen=True)
-class Midpoint:
-    """Steps in the middle of equal intervals; area by the midpoint rule, corrected by the end points, which are free.
-
-    The correction is the first of Euler and Maclaurin's, with slopes from each end and the step next to it. No rule
-    with as many points was clearly more exact on curves of photos (docs/performance.md).
-    """
-
-    intervals: int = 20
-
-    def __post_init__(self) -> None:
-        check_intervals(self.intervals)
-
-    def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
-        between = np.rint((np.arange(self.intervals) + 0.5) / self.intervals * pixels).astype(int)
-        weights = np.full(self.intervals + 2, 1 / self.intervals)
-        weights[[0, -1]] = 1 / 12 / self.intervals
-        weights[[1, -2]] -= 1 / 12 / self.intervals
-        return [0, *between.tolist(), pixels], weights.tolist()
-
-
-def check_intervals(intervals: int) -> None:
-    """Raise UserError where a curve would have no point between its ends."""
-    if intervals < 2:
-        raise UserError(f"steps.intervals is {intervals}: a curve needs at least 2")
-
-
-@lru_cache
-def placed(steps: Steps, pixels: int) -> tuple[list[int], list[float]]:
-    """The steps of an image of so many pixels, worked out once."""
-    return steps(pixels)
-
-
-Direction = Literal["deletion", "insertion"]
 MEAN = Mean()
 TWENTY = Midpoint(20)
 FULL = Trapezoid(224)
-
-
-@dataclass(frozen=True)
-class Walk:
-    """From the query to its baseline, or back, most relevant pixels first; both ends are the same for every method."""
-
-    direction: Direction
-    baseline: Baseline
-    steps: Steps
-
-    def count(self, pixels: int) -> int:
-        """The points between the ends."""
-        return len(placed(self.steps, pixels)[0]) - 2
-
-    def series(self, explained: Explained, pair: int) -> Replaced:
-        ends = explained.scene.encoded.query.images[pair], explained.scene.without(self.baseline)[pair]
-        start, finish = ends if self.direction == "deletion" else ends[::-1]
-        order = explained.ranks[pair]
-        counts = order.new_tensor(placed(self.steps, order.numel())[0][1:-1])
-        return Replaced(start, finish, order, counts)
-
-    def scores(self, explained: Explained, asked: Flags) -> Curves:
-        """The raw curve, both ends included; NaN for pairs that are not asked."""
-        ends = [explained.scene.full()[:, None], explained.scene.base(self.baseline)[:, None]]
-        first, last = ends if self.direction == "deletion" else ends[::-1]
-        return torch.cat([first, explained.scores(self, asked), last], dim=1)
-
-    def area(self, explained: Explained, asked: Flags) -> Scores:
-        """Area under (s - s_base) / (s_full - s_base)."""
-        full, base = explained.scene.full(), explained.scene.base(self.baseline)
-        _, weights = placed(self.steps, explained.maps[0].numel())
-        return (self.scores(explained, asked) - base[:, None]) @ full.new_tensor(weights) / (full - base)
-
-    def without_range(self, explained: Explained, least: float) -> Flags:
-        """Pairs whose query and baseline score alike: there is nothing to lose."""
-        return explained.scene.full() - explained.scene.base(self.baseline) < least
+FLAT = 1e-6  # spread of a curve, in units of the score, that is rounding
 
 
 @dataclass(frozen=True)
@@ -124,13 +25,26 @@ class Perturbation:
     """Area under (s - s_base) / (s_full - s_base) as pixels go (deletion) or come (insertion), most relevant first.
 
     After Petsiuk et al., BMVC 2018, on the target instead of a class. NaN where s_full - s_base < `min_range`, in units
-    of the score.
+    of the score. Insertion minus deletion is also ROAD's least minus most relevant first: with one baseline the
+    deletion curve of the reverse order is the insertion curve read backwards.
+
+    walk: which curve, or the gap between the two.
+    insert_on: what insertion begins with, where it is not the baseline of deletion (RISE: a blur).
+    scale: of a curve: by the shared ends (range), as it is (raw), or by its own least and greatest value (minmax).
+    order: most or least relevant pixels first.
+    degrade: which images lose their pixels, each by its own map; the score is that of the pair.
+    times: a constant factor (100: percent).
     """
 
     walk: Literal["deletion", "insertion", "insertion_minus_deletion"]
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
     min_range: float = 0.05
+    insert_on: Baseline | None = None
+    scale: Literal["range", "raw", "minmax"] = "range"
+    order: Order = "most"
+    degrade: Degrade = "query"
+    times: float = 1.0
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
 
@@ -139,23 +53,64 @@ class Perturbation:
 
     @property
     def higher_is_better(self) -> bool:
-        return self.walk != "deletion"
+        return (self.walk != "deletion") == (self.order == "most")
 
     @property
     def probes(self) -> tuple[Walk, ...]:
         directions: tuple[Direction, ...] = ("insertion", "deletion")
-        return tuple(Walk(name, self.baseline, self.steps) for name in directions if name in self.walk)
+        return tuple(
+            walk_of(name, self._baseline(name), self.steps, self.order, self.degrade)
+            for name in directions
+            if name in self.walk
+        )
 
     def asked(self, explained: Explained) -> Flags:
-        return ~self.probes[0].without_range(explained, self.min_range)
+        return ~torch.stack(list(self._unasked(explained).values())).any(dim=0)
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"zero_range": self.probes[0].without_range(explained, self.min_range)}
+        reasons = self._unasked(explained)
+        asked = self.asked(explained)
+        if self.scale == "minmax" and asked.any():
+            flat = [spread(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
+            reasons["flat_curve"] = torch.stack(flat).any(dim=0)
+        return reasons
 
     def __call__(self, explained: Explained) -> Scores:
-        areas = [walk.area(explained, self.asked(explained)) for walk in self.probes]
+        asked = self.asked(explained)
+        if not asked.any():
+            return torch.full_like(explained.scene.full(), torch.nan)
+        areas = [self._area(walk, explained, asked) for walk in self.probes]
         value = areas[0] - areas[1] if len(areas) == 2 else areas[0]
-        return defined(value, self.undefined(explained))
+        return defined(value * self.times, self.undefined(explained))
+
+    def _baseline(self, direction: Direction) -> Baseline:
+        return self.insert_on if self.insert_on is not None and direction == "insertion" else self.baseline
+
+    def _unasked(self, explained: Explained) -> dict[str, Flags]:
+        """Why pairs are left alone, known before any pass."""
+        none = torch.zeros(len(explained.maps), dtype=torch.bool, device=explained.maps.device)
+        if self.degrade != "query" and explained.other is None:
+            return {NOT_DRAWN: ~none}
+        reasons = {"zero_range": none}
+        if self.scale == "range":
+            narrow = [walk.without_range(explained, self.min_range) for walk in self.probes]
+            reasons["zero_range"] = torch.stack(narrow).any(dim=0)
+        if self.degrade != "query" and explained.other is not None and explained.other.raw is not None:
+            reasons["reference_map"] = torch.stack(flagged(explained.other.raw)).any(dim=0)
+        return reasons
+
+    def _area(self, walk: Walk, explained: Explained, asked: Flags) -> Scores:
+        if self.scale == "range":
+            return walk.area(explained, asked)
+        curves = walk.scores(explained, asked)
+        if self.scale == "minmax":
+            curves = (curves - curves.amin(dim=1, keepdim=True)) / spread(curves)[:, None]
+        return walk.integral(curves, explained)
+
+
+def spread(curves: Curves) -> Scores:
+    """From the least to the greatest value of each curve."""
+    return curves.amax(dim=1) - curves.amin(dim=1)
 
 
 @dataclass(frozen=True)

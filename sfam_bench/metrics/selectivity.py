@@ -5,16 +5,19 @@ from typing import ClassVar, Literal
 
 from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.localisation import empty, energy, hits, without_positive_part
 from sfam_bench.types import Flags, Scores
 
 
 @dataclass(frozen=True)
 class Selectivity:
-    """Energy (or peak) on the shared part minus on the unshared part of the query; a reference-blind map scores 0.
+    """Energy (or peak) on the shared part minus on the unshared part of the query; defined here.
 
-    In [-1, 1]; defined here. `tolerance` in px applies to the peak.
+    A reference-blind map scores 0. `tolerance` in px applies to the peak.
     """
+
+    card: ClassVar[MetricCard] = MetricCard(range=(-1, 1))
 
     of: Literal["energy", "peak"] = "energy"
     tolerance: float = 0.0

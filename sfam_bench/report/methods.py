@@ -49,7 +49,7 @@ def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
         "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference, "
         "*control* those that every method must beat.",
         "",
-        *_markdown(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
+        *markdown(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
     ]
     cards = [line for name, method in methods.items() for line in _card_lines(name, method)]
     return "\n".join([*head, "", *cards]).rstrip() + "\n"
@@ -61,9 +61,9 @@ def _card_lines(name: str, method: type) -> list[str]:
     lines = [
         f"## {name}",
         "",
-        f"{_plain(formula)}",
+        f"{plain_text(formula)}",
         "",
-        f"Source: {_plain(source)}. {_plain(remarks(method))}".rstrip(),
+        f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
     facts = [
@@ -74,28 +74,36 @@ def _card_lines(name: str, method: type) -> list[str]:
         *([NEEDS[card.needs]] if card.needs else []),
     ]
     lines += [f"{'; '.join(facts).capitalize()}.", ""]
-    notes = field_notes(method)
-    own = [field for field in fields(method) if field.name in notes]
-    if own:
-        defaults = {field.name: "" if field.default is MISSING else _yaml(field.default) for field in own}
-        lines += ["| field | default | |", "|---|---|---|"]
-        lines += [
-            f"| `{key}` | `{value}` | {_plain(notes[key]).replace('|', chr(92) + '|')} |"
-            for key, value in defaults.items()
-        ]
-        lines += [""]
+    lines += field_lines(method)
     for title, entries in (("Identities", card.identities), ("Where it says nothing", card.degenerate)):
         if entries:
-            lines += [f"{title}:", "", *(f"- {_plain(entry)}" for entry in entries), ""]
+            lines += [f"{title}:", "", *(f"- {plain_text(entry)}" for entry in entries), ""]
     return lines
 
 
-def _plain(text: str) -> str:
-    """Text whose asterisks and underscores Markdown leaves alone."""
-    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
+def field_lines(kind: type) -> list[str]:
+    """What the docstring says of each field, and its default, as a table in Markdown; nothing where it says nothing."""
+    notes = field_notes(kind)
+    own = [field for field in fields(kind) if field.name in notes]
+    if not own:
+        return []
+    defaults = {field.name: "" if field.default is MISSING else _yaml(field.default) for field in own}
+    rows = [
+        f"| `{key}` | `{value}` | {plain_text(notes[key]).replace('|', chr(92) + '|')} |"
+        for key, value in defaults.items()
+    ]
+    return ["| field | default | |", "|---|---|---|", *rows, ""]
+
+
+def plain_text(text: str) -> str:
+    """Text whose asterisks and underscores Markdown leaves alone, as it does by itself between backticks."""
+    parts = text.split("`")
+    parts[::2] = [part.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _yaml(value: Any) -> str:
+    value = getattr(value, "name", value)  # a baseline
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -109,6 +117,7 @@ def _residual(value: float | None) -> str:
     return "" if value is None else f"{value:.0e}" if value < 0.001 else f"{value:.3f}"
 
 
-def _markdown(table: pd.DataFrame) -> Sequence[str]:
+def markdown(table: pd.DataFrame) -> Sequence[str]:
+    """A table as Markdown."""
     cells = [[str(cell) for cell in row] for row in table.itertuples(index=False)]
     return [f"| {' | '.join(row)} |" for row in [list(table.columns), ["---"] * len(table.columns), *cells]]

@@ -1,0 +1,108 @@
+"""CUB's colour attributes, and by them how alike each part of two birds is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from sfam_bench.errors import UserError
+
+# The group of colour attributes of each part, in the order of parts/parts.txt; both eyes, legs and wings share one.
+GROUPS = (
+    *("back", "bill", "belly", "breast", "crown", "forehead", "eye", "leg", "wing", "nape"),
+    *("eye", "leg", "wing", "upper_tail", "throat"),
+)
+Level: TypeAlias = Literal["auto", "class", "image"]
+Agreement: TypeAlias = Float[np.ndarray, "references parts"]
+
+
+@dataclass(frozen=True, eq=False)
+class PartColours:
+    """Colour histograms of unit length by image and part, (rows, parts, colours); a part without any is zero."""
+
+    histograms: Float[np.ndarray, "rows parts colours"]
+    row: dict[str, int]
+    level: str
+
+    def agreement(self, query: str, references: Sequence[str]) -> Agreement:
+        """Cosine of the histograms of each part, centred over the parts of the pair; NaN where either has none."""
+        ours, theirs = self.histograms[self.row[query]], self.histograms[[self.row[name] for name in references]]
+        known = ours.any(axis=1) & theirs.any(axis=2)
+        cosine = np.where(known, (theirs * ours).sum(axis=2), np.nan)
+        count = known.sum(axis=1, keepdims=True).clip(1)
+        return cosine - np.nansum(cosine, axis=1, keepdims=True) / count
+
+
+def part_colours(root: str | Path, labels: pd.Series, level: Level = "auto") -> PartColours:
+    """Read the attributes of the images whose class ids are `labels`, by image where a full copy has them.
+
+    Raises UserError where the files are absent or do not fit one another.
+    """
+    root = Path(root)
+    folder = root / "attributes"
+    names = _names(next((path for path in _places(root) if path.is_file()), folder / "attributes.txt"))
+    groups = [np.flatnonzero(names.str.startswith(f"has_{group}_color::")) for group in GROUPS]
+    if absent := [group for group, found in zip(GROUPS, groups, strict=True) if not len(found)]:
+        raise UserError(f"the attributes at {root} name no colour of the {absent[0]}: copy attributes.txt again")
+    by_image = folder / "image_attribute_labels.txt"
+    if level == "image" or (level == "auto" and by_image.is_file()):
+        table, row, level = _of_images(by_image, [*labels.index], len(names)), [*range(len(labels))], "image"
+    else:
+        table, level = _of_classes(folder / "class_attribute_labels_continuous.txt", len(names)), "class"
+        row = (labels - 1).tolist()
+        if max(row) >= len(table):
+            raise UserError(f"{folder} describes {len(table)} classes, and there is a class {max(row) + 1}: copy again")
+    histograms = np.zeros((len(table), len(GROUPS), max(map(len, groups))))
+    for part, columns in enumerate(groups):
+        histograms[:, part, : len(columns)] = table[:, columns]
+    length = np.linalg.norm(histograms, axis=2, keepdims=True)
+    return PartColours(
+        histograms / np.where(length > 0, length, 1), dict(zip(map(str, labels.index), row, strict=True)), level
+    )
+
+
+def _places(root: Path) -> tuple[Path, ...]:
+    """Where copies have the names: the official archive unpacks them beside the folder of the data set."""
+    return root / "attributes" / "attributes.txt", root / "attributes.txt", root.parent / "attributes.txt"
+
+
+def _names(path: Path) -> pd.Series:
+    lines = _lines(path)
+    return pd.Series([line.split(" ", 1)[-1] for line in lines if line.strip()], dtype=str)
+
+
+def _of_classes(path: Path, attributes: int) -> np.ndarray:
+    """Per cent of annotators by class and attribute; row k is of class k + 1."""
+    rows = [line.split() for line in _lines(path) if line.strip()]
+    try:
+        table = np.array(rows, dtype=float)
+    except ValueError:
+        table = np.empty((0, 0))
+    if table.ndim != 2 or table.shape[1] != attributes or not np.isfinite(table).all():
+        raise UserError(f"{path} is not a table of {attributes} finite numbers a row: copy it again")
+    return table
+
+
+def _of_images(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndarray:
+    """1 where an annotator saw the attribute; some lines of the official file have stray columns at their end."""
+    _lines(path, read=False)
+    table, place = np.zeros((len(image_ids), attributes)), {str(name): at for at, name in enumerate(image_ids)}
+    try:
+        with path.open() as file:
+            for line in file:
+                image, attribute, present = line.split(None, 3)[:3]
+                if present == "1" and image in place:
+                    table[place[image], int(attribute) - 1] = 1
+    except (ValueError, IndexError):
+        raise UserError(f"{path} has the line {line.strip()!r}: expected image, attribute, is_present") from None
+    return table
+
+
+def _lines(path: Path, read: bool = True) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"no {path}: part agreement needs CUB's attributes; copy them there (make data-cub)")
+    return path.read_text().splitlines() if read else []
