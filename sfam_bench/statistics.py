@@ -15,7 +15,8 @@ PAIR = ["query_id", "reference_id"]
 FACTS = "pair"  # the explainer under which facts of the pair itself are recorded
 AREA_ERROR = "_area_error"  # ends the names of metrics that check the protocol, and say nothing of an explainer
 NO_REASON = "no_reason"  # the flag of a value that is not finite although nothing was flagged
-DIFFERENCE = [*RUN, "explainer", "metric", "to", "difference", "low", "high", "count", "clustered", "p", "p_holm"]
+MEASURED = ["difference", "low", "high", "count", "clustered", "p", "p_holm", "effect"]
+DIFFERENCE = [*RUN, "explainer", "metric", "to", *MEASURED]
 CHUNK = 1 << 22  # resampled cluster counts held at once
 
 
@@ -120,7 +121,7 @@ def summary(
     `tied` marks explainers whose paired difference to the best has an interval that holds zero.
     """
     directions = {name: spec.get("higher_is_better") for name, spec in (metrics or {}).items()}
-    tables = [_summary(matrix, directions, draws, seed) for matrix in _matrices(records, pairs)]
+    tables = [_summary(matrix, directions, draws, seed) for matrix in matrices(records, pairs)]
     if not tables:
         raise UserError("there are no records to sum up: evaluate some pairs first")
     return pd.concat(tables, ignore_index=True)
@@ -161,10 +162,10 @@ def paired_difference(
     """Each explainer minus `to`, over the pairs that neither has flagged.
 
     The interval resamples classes; the Wilcoxon signed-rank p takes pairs as independent, and is
-    adjusted by Holm over the explainers of a metric.
+    adjusted by Holm over the explainers of a metric; `effect` is its matched-pairs rank-biserial correlation.
     """
     rows: list[tuple[Any, ...]] = []
-    for matrix in _matrices(records, pairs):
+    for matrix in matrices(records, pairs):
         place = {column: number for number, column in enumerate(matrix.columns)}
         rivals = [(m, e) for m, e in matrix.columns if e not in (to, FACTS) and (m, to) in place]
         ours, theirs = [place[rival] for rival in rivals], [place[metric, to] for metric, _ in rivals]
@@ -172,7 +173,7 @@ def paired_difference(
         intervals = clustered_intervals(differences, matrix.clusters, draws, seed)
         for (metric, explainer), column, found in zip(rivals, differences.T, intervals, strict=True):
             measured = (found.mean, found.low, found.high, found.count, found.clustered, _wilcoxon(column))
-            rows.append((*matrix.run, explainer, metric, to, *measured, np.nan))
+            rows.append((*matrix.run, explainer, metric, to, *measured, np.nan, rank_biserial(column)))
     table = pd.DataFrame(rows, columns=DIFFERENCE)
     for _, group in table.groupby([*RUN, "metric"], sort=False):
         table.loc[group.index, "p_holm"] = holm(group["p"].to_numpy())
@@ -185,6 +186,16 @@ def _wilcoxon(differences: np.ndarray) -> float:
     if not len(differences):
         return float("nan")
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def rank_biserial(differences: np.ndarray) -> float:
+    """The effect size beside Wilcoxon's p: 1 where all differences are positive, -1 negative, 0 none or balanced."""
+    differences = differences[np.isfinite(differences)]
+    if not len(differences):
+        return float("nan")
+    unequal = differences[differences != 0]  # as Wilcoxon drops them
+    ranks = stats.rankdata(np.abs(unequal))
+    return float((ranks * np.sign(unequal)).sum() / ranks.sum()) if len(unequal) else 0.0
 
 
 def reasons(records: pd.DataFrame) -> pd.Series:
@@ -210,7 +221,7 @@ class Matrix:
     flagged: list[str]  # of each column: 'zero_range 3, constant_map 1'
 
 
-def _matrices(records: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Matrix]:
+def matrices(records: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Matrix]:
     """The records as matrices; a pair that two kinds hold counts once."""
     label = pairs.drop_duplicates("query_id").set_index("query_id")["query_label"]
     once = records.drop_duplicates([*RUN, "explainer", "metric", *PAIR])

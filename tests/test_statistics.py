@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from sfam_bench.errors import UserError
@@ -12,6 +14,7 @@ from sfam_bench.statistics import (
     clustered_intervals,
     holm,
     paired_difference,
+    rank_biserial,
     summary,
 )
 
@@ -152,6 +155,24 @@ def test_the_difference_is_over_pairs_that_neither_flagged() -> None:
     assert found["count"] == 3
     assert found["p"] == pytest.approx(stats.wilcoxon([1, 2, 2]).pvalue)
     assert found["p_holm"] == found["p"]
+    assert found["effect"] == 1  # each is greater
+
+
+def test_the_effect_size_by_hand() -> None:
+    assert rank_biserial(np.array([0, 0, 1.0, -2, 3, np.nan])) == pytest.approx((1 - 2 + 3) / 6)
+    assert rank_biserial(np.array([1.0, -1, 5])) == pytest.approx((1.5 - 1.5 + 3) / 6)
+    assert rank_biserial(np.zeros(3)) == 0
+    assert np.isnan(rank_biserial(np.array([np.nan])))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=12))
+def test_the_effect_size_is_of_wilcoxons_sums(values: list[int]) -> None:
+    differences = np.array(values, dtype=float)
+    assert rank_biserial(-differences) == pytest.approx(-rank_biserial(differences))
+    if count := np.count_nonzero(differences):
+        less = stats.wilcoxon(differences).statistic  # the smaller sum of ranks
+        assert abs(rank_biserial(differences)) == pytest.approx(1 - 4 * less / (count * (count + 1)))
 
 
 def test_no_difference_at_all_has_p_of_one() -> None:

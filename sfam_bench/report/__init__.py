@@ -13,6 +13,7 @@ from sfam_bench.report.cost import cost_rows
 from sfam_bench.report.curves import draw_curves
 from sfam_bench.report.figures import gallery, overview
 from sfam_bench.report.formats import terminal_table
+from sfam_bench.report.meta import FILES, measured, write_meta
 from sfam_bench.report.names import slug, sort_metrics
 from sfam_bench.report.protocols import protocol
 from sfam_bench.report.sweep import sweeps
@@ -22,7 +23,8 @@ from sfam_bench.store import Run, read_run
 
 __all__ = ["Report", "terminal_table", "write_report"]
 
-OURS = ("index.html", "summary.csv", "differences.csv", "table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
+SHEETS = ("table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
+OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
 
 
 def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> Report:
@@ -45,7 +47,7 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
 
 
 def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
-    sections, sums, differences = [], [], []
+    sections, sums, differences, judged = [], [], [], []
     for whole in runs:
         # area errors go to the protocol: in a table they would stand as if they told explainers apart
         check = whole.records["metric"].str.endswith(AREA_ERROR)
@@ -54,6 +56,7 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         means = summary(run.records, run.pairs, run.manifest.get("metrics") or {})
         sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
         differences.append(tables.mark(paired_difference(run.records, run.pairs, to), blind))
+        judged.append(measured(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
         of_run = [_section(run, part, differences[-1], errors, out) for part in parts]
         maps = [(path, "Maps of a few pairs.") for path in gallery(run, out)]
@@ -64,8 +67,9 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     pd.concat(differences, ignore_index=True).to_csv(out / "differences.csv", index=False)
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
     compared = [block for part in alike for block in tables.side_by_side(part)]
-    measured = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
-    (out / "index.html").write_text(page.render(sections, compared, measured), encoding="utf-8")
+    named = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
+    whole_page = page.render(sections, compared, named, write_meta(judged, table, out))
+    (out / "index.html").write_text(whole_page, encoding="utf-8")
     return Report(table, {section.title: section.protocol for section in sections})
 
 

@@ -32,7 +32,7 @@ def _markdown_table(table: Table) -> str:
         " ".join(filter(None, [column.label, f"({column.note})" if column.note else ""])) for column in table.columns
     ]
     rows = [[name, *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
-    lines = [["explainer", *heads], ["---", *[":--"] * len(heads)], *rows]
+    lines = [[table.head, *heads], ["---", *[":--"] * len(heads)], *rows]
     grid = "\n".join("| " + " | ".join(_pipes(text) for text in line) + " |" for line in lines)
     return "\n\n".join(filter(None, [f"## {table.title}", grid, table.note]))
 
@@ -54,7 +54,7 @@ def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table])
 
 
 def _latex_table(table: Table) -> str:
-    heads = " & ".join(["explainer", *(_latex_head(column) for column in table.columns)])
+    heads = " & ".join([table.head, *(_latex_head(column) for column in table.columns)])
     methods: list[str] = []
     blind: list[str] = []
     for name, cells in table.rows:

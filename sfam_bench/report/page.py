@@ -38,16 +38,18 @@ class Section:
     pictures: Sequence[tuple[Path, str]]  # file and caption
 
 
-def render(sections: Sequence[Section], comparison: Sequence[Table], metrics: Sequence[str]) -> str:
+def render(
+    sections: Sequence[Section], comparison: Sequence[Table], metrics: Sequence[str], meta: Section | None = None
+) -> str:
     """The page; every text is escaped, nothing is loaded from elsewhere."""
     templates = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     meanings = [(words(metric), place(metric)[3]) for metric in metrics if place(metric)[3]]
-    pictures = _embedded(sections)
+    pictures = _embedded([*sections, *([meta] if meta else [])])
     return environment.get_template("index.html.j2").render(
-        sections=sections, comparison=comparison, meanings=meanings, pictures=pictures
+        sections=sections, comparison=comparison, meanings=meanings, pictures=pictures, meta=meta
     )
 
 

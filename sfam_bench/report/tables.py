@@ -49,13 +49,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Explainers down, metrics across; `blind` are those that cannot see why the pair is alike."""
+    """Explainers (or what `head` says) down, metrics across; `blind` cannot see why the pair is alike."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     note: str = ""
     blind: frozenset[str] = frozenset()
+    head: str = "explainer"
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ def _cell(row: Mapping[Any, Any] | None, digits: int, most: int) -> Cell:
     interval = " ".join(filter(None, [interval, f"(n = {row['count']})" if row["count"] < most else ""]))
     hints = [f"n = {row['count']}", f"flagged: {row['flagged']}" if row["flagged"] else ""]
     hints += [f"Wilcoxon p (Holm) = {row['p_holm']:.2g}" if "p_holm" in row else ""]
+    hints += [f"rank-biserial {row['effect']:+.2f}" if "effect" in row else ""]
     hints += ["" if row["clustered"] else "one class alone: the interval resamples pairs"]
     return Cell(mean, interval, bool(row["best"]), bool(row["tied"]), "; ".join(filter(None, hints)))
 

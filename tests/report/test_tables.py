@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.metrics import perturbation
+from sfam_bench.metrics import perturbation, steps
 from sfam_bench.report import formats, names, protocols, tables
 from sfam_bench.report.tables import Cell, Column, Report, Table
 from sfam_bench.statistics import paired_difference, summary
@@ -139,7 +139,7 @@ def test_area_errors_by_hand() -> None:
 
 
 def test_curves_in_full_have_the_points_that_are_said() -> None:
-    assert len(perturbation.placed(perturbation.FULL, 224 * 224)[0]) == protocols.FULL
+    assert len(steps.placed(perturbation.FULL, 224 * 224)[0]) == protocols.FULL
 
 
 def test_only_curves_have_a_line_of_their_errors(run: Run, summed: pd.DataFrame) -> None:
