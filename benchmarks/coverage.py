@@ -62,8 +62,8 @@ def drawn(setting: Setting, repeats: int, rng: np.random.Generator) -> tuple[np.
     return np.sqrt(rho) * between[labels] + np.sqrt(1 - rho) * within, labels, float(truth)
 
 
-def expanded(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bounds:
-    """Ours: percentiles, widened for few classes."""
+def ours(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bounds:
+    """Percentiles, widened for few classes by Kish's effective number of them."""
     found = clustered_intervals(values, labels, draws, seed)
     return np.array([each.low for each in found]), np.array([each.high for each in found])
 
@@ -75,10 +75,10 @@ def percentile(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) ->
     return low, high
 
 
-def effective(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bounds:
-    """As ours, but widened for Kish's effective number of classes, which unequal sizes make smaller."""
+def expanded(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bounds:
+    """Percentiles, widened by the number of classes as it is (Hesterberg 2015)."""
     sums, sizes, times = _resampled(values, labels, draws, seed)
-    count = sizes.sum() ** 2 / (sizes**2).sum()
+    count = len(sums)
     tails = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf(TAILS, count - 1))
     low, high = np.quantile((times @ sums) / (times @ sizes), tails, axis=0)
     return low, high
@@ -104,7 +104,7 @@ def bootstrap_t(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -
 
 
 METHODS = {
-    **{"expanded": expanded, "effective": effective, "percentile": percentile},
+    **{"ours": ours, "expanded": expanded, "percentile": percentile},
     **{"student": student, "bootstrap_t": bootstrap_t},
 }
 

@@ -45,7 +45,8 @@ def clustered_intervals(
 ) -> list[Interval]:
     """`clustered_bootstrap` of each column of `values`; columns over the same clusters share their resamples.
 
-    The percentiles are widened for few clusters (the expanded percentile interval of Hesterberg 2015).
+    Percentiles are widened for few clusters (expanded percentile interval, Hesterberg 2015), counted by Kish's effective
+    number, which unequal sizes make smaller; benchmarks/coverage.py simulates what that is worth.
     """
     codes, names = pd.factorize(np.asarray(clusters))
     present = np.isfinite(values)
@@ -75,12 +76,11 @@ def _by_clusters(used: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _unclustered(values: np.ndarray, draws: int, seed: int, level: float) -> Interval:
     """The interval of one cluster's pairs, taken one by one; fewer than two pairs have none."""
     values = values[np.isfinite(values)]
+    mean = float(values.mean()) if len(values) else np.nan
     if len(values) < 2:
-        return Interval(
-            float(values.mean()) if len(values) else np.nan, np.nan, np.nan, len(values), len(values), False
-        )
+        return Interval(mean, np.nan, np.nan, len(values), len(values), False)
     lows, highs = _bounds(values[:, None], np.ones((len(values), 1)), draws, seed, level)
-    return Interval(float(values.mean()), float(lows[0]), float(highs[0]), len(values), 1, False)
+    return Interval(mean, float(lows[0]), float(highs[0]), len(values), 1, False)
 
 
 def _bounds(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int, level: float) -> tuple[np.ndarray, np.ndarray]:
@@ -93,9 +93,18 @@ def _bounds(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int, level: f
         picks = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         times = np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
         means[start : start + rows] = (times @ sums) / (times @ sizes)
-    tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf((1 - level) / 2, count - 1))
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return low, high
+    effective = sizes.sum(axis=0) ** 2 / (sizes**2).sum(axis=0)
+    tail = stats.norm.cdf(np.sqrt(effective / (effective - 1)) * stats.t.ppf((1 - level) / 2, effective - 1))
+    means.sort(axis=0)
+    return _quantile(means, tail), _quantile(means, 1 - tail)
+
+
+def _quantile(ordered: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """A quantile of its own of each sorted column, between neighbours as numpy's."""
+    at = shares * (len(ordered) - 1)
+    below = np.floor(at).astype(int)
+    low, high = np.take_along_axis(ordered, np.stack([below, np.minimum(below + 1, len(ordered) - 1)]), axis=0)
+    return low + (at - below) * (high - low)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -103,8 +112,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
     adjusted = np.full(p_values.shape, np.nan)
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.arange(len(order), 0, -1) * p_values[order]))
     return adjusted
 
 
@@ -191,11 +199,11 @@ def _wilcoxon(differences: np.ndarray) -> float:
 def rank_biserial(differences: np.ndarray) -> float:
     """The effect size beside Wilcoxon's p: 1 where all differences are positive, -1 negative, 0 none or balanced."""
     differences = differences[np.isfinite(differences)]
-    if not len(differences):
-        return float("nan")
     unequal = differences[differences != 0]  # as Wilcoxon drops them
+    if not len(unequal):
+        return 0.0 if len(differences) else float("nan")
     ranks = stats.rankdata(np.abs(unequal))
-    return float((ranks * np.sign(unequal)).sum() / ranks.sum()) if len(unequal) else 0.0
+    return float((ranks * np.sign(unequal)).sum() / ranks.sum())
 
 
 def reasons(records: pd.DataFrame) -> pd.Series:

@@ -9,6 +9,7 @@ from scipy import stats
 
 from sfam_bench.errors import UserError
 from sfam_bench.statistics import (
+    _quantile,
     area_errors,
     clustered_bootstrap,
     clustered_intervals,
@@ -72,6 +73,33 @@ def test_intervals_cover_the_truth(clusters: int) -> None:
     intervals = clustered_intervals(values, np.arange(clusters).repeat(size), draws=2000)
     covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
     assert 0.93 <= covered <= 0.97
+
+
+def test_each_column_has_quantiles_of_its_own() -> None:
+    draws = np.random.default_rng(0).normal(size=(101, 3))
+    shares = np.array([0.0, 0.123, 1.0])
+    expected = [np.quantile(column, share) for column, share in zip(draws.T, shares, strict=True)]
+    np.testing.assert_allclose(_quantile(np.sort(draws, axis=0), shares), expected)
+
+
+def test_a_few_large_classes_count_as_few() -> None:
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=20)
+    even, uneven = np.full(20, 10), np.array([91] * 2 + [1] * 18)
+    widths = []
+    for sizes in (even, uneven):
+        found = clustered_bootstrap(np.repeat(means, sizes), np.repeat(np.arange(20), sizes))
+        plain = plain_width(means * sizes, sizes)
+        widths.append((found.high - found.low) / plain)
+    assert 1 < widths[0] < 1.1  # t of 19 degrees over the normal, and 20 / 19
+    assert widths[1] > 1.2
+
+
+def plain_width(sums: np.ndarray, sizes: np.ndarray) -> float:
+    """Width of the plain percentile interval."""
+    picks = np.random.default_rng(1).integers(len(sums), size=(10_000, len(sums)))
+    low, high = np.quantile(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1), [0.025, 0.975])
+    return float(high - low)
 
 
 def test_pairs_that_share_a_class_widen_the_interval() -> None:
