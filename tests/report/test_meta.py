@@ -1,0 +1,74 @@
+"""The part of the page that judges metrics."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sfam_bench import meta as judged
+from sfam_bench.report import meta
+from sfam_bench.report.meta import Measured, write_meta
+from sfam_bench.statistics import summary
+
+METRICS = {"deletion_mean": {"higher_is_better": False}, "insertion_mean": {"higher_is_better": True}}
+RUN = {"dataset": "cub", "model": "lite0", "target": "similarity", "reference_id": "r", "flag": ""}
+LEVELS = {judged.EXACT: 0.3, "sfam": 0.28, "grad_cam": 0.1, "lafam": 0.25, "chance": 0.0}
+
+
+@pytest.fixture(scope="module")
+def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Deletion tells explainers apart; insertion is noise."""
+    rng, count = np.random.default_rng(0), 40
+    rows = [
+        {**RUN, "explainer": name, "metric": metric, "query_id": f"q{n}", "value": value + rng.normal(0, spread)}
+        for name, level in LEVELS.items()
+        for metric, value, spread in (("deletion_mean", -level, 0.02), ("insertion_mean", 0.0, 1.0))
+        for n in range(count)
+    ]
+    pairs = pd.DataFrame({"query_id": [f"q{n}" for n in range(count)], "query_label": np.arange(count) // 4})
+    return pd.DataFrame(rows), pairs
+
+
+@pytest.fixture(scope="module")
+def found(frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory):
+    records, pairs = frames
+    out = tmp_path_factory.mktemp("meta")
+    tells, ranks = judged.tells(records, pairs, METRICS), judged.ranks(records, pairs, METRICS)
+    runs = [Measured(tells, ranks, ["mean"], ("lafam", "chance"))]
+    return write_meta(runs, summary(records, pairs, METRICS), out), out
+
+
+def test_a_metric_that_cannot_tell_is_named(found) -> None:
+    section, _ = found
+    table = section.tables[0]
+    cells = {name.split(" ")[0].lower(): [cell.text for cell in row] for name, row in table.rows}
+    assert cells["deletion"][:2] == ["tells", "tells"]
+    assert cells["insertion"][0] == "cannot tell"
+
+
+def test_tables_and_pictures_are_written(found) -> None:
+    section, out = found
+    for name in ("tells", "ranks", "agreement", "tau"):
+        assert len(pd.read_csv(out / f"meta-{name}.csv"))
+    assert "cannot tell" in (out / "meta.md").read_text()
+    assert r"\begin{tabular" in (out / "meta.tex").read_text()
+    assert section.pictures
+    assert all(path.is_file() for path, _ in section.pictures)
+    assert section.title == meta.TITLE
+
+
+def test_mean_ranks_mark_the_best_and_what_cannot_be_told_from_it(found) -> None:
+    section, _ = found
+    ranks = {name: row for table in section.tables if "mean ranks" in table.title for name, row in table.rows}
+    assert ranks["chance"][0].text == "5.0"
+    assert not ranks["chance"][0].best
+    assert ranks[judged.EXACT][0].best or ranks["sfam"][0].best
+
+
+def test_without_metrics_there_is_no_part(tmp_path: Path) -> None:
+    rows = pd.DataFrame([{**RUN, "explainer": "pair", "metric": "s_full", "query_id": "q0", "value": 0.5}])
+    pairs = pd.DataFrame({"query_id": ["q0"], "query_label": [0]})
+    nothing = Measured(judged.tells(rows, pairs, {}), judged.ranks(rows, pairs, {}), [], ())
+    assert write_meta([nothing], summary(rows, pairs, {}), tmp_path) is None
+    assert not list(tmp_path.iterdir())
