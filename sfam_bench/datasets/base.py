@@ -31,7 +31,7 @@ class Dataset(Protocol):
         ...
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
-        """Name the regions of the query's sample that matter for this pair: foreground, shared, unshared."""
+        """Name the regions of the query's sample that matter for this pair: foreground, box, shared, unshared."""
         ...
 
 

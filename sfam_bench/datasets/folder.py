@@ -44,13 +44,13 @@ class ImageFolder:
         return open_image(inside(self.root, self._row(image_id).path), "RGB")
 
     def sample(self, image_id: str) -> Sample:
-        """Load and transform one image with its foreground and keypoints; raises UserError as `image` does."""
+        """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
         row, image = self._row(image_id), self.image(image_id)
         return self.geometry(image, row.box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
-        """Return the foreground of the query where it is known; the reference does not matter here."""
-        return {key: mask for key, mask in sample.masks.items() if key == "foreground"}
+        """Return "foreground" and "box" of the query where they are known; the reference does not matter here."""
+        return dict(sample.masks)
 
     def _row(self, image_id: str) -> Any:
         try:

@@ -40,12 +40,12 @@ class Geometry:
         mask: Bool[np.ndarray, "rows cols"] | None = None,
         keypoints: Float[np.ndarray, "parts 3"] | None = None,
     ) -> Sample:
-        """Transform an RGB image and its marks; the foreground is the mask, else the filled box, else absent."""
+        """Transform an RGB image and its marks; the foreground is the mask, else the filled box "box", else absent."""
         canvas = (image.height, image.width)
         marked: dict[str, Tensor] = {"image": tv_tensors.Image(image)}
         if mask is not None:
             marked["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
-        elif box is not None:
+        if box is not None:
             marked["box"] = tv_tensors.BoundingBoxes(
                 torch.tensor([box], dtype=torch.float32), format="XYXY", canvas_size=canvas
             )
@@ -54,10 +54,10 @@ class Geometry:
         out = {key: value.as_subclass(Tensor) for key, value in self.transform(marked).items()}
 
         masks = {}
+        if box is not None:
+            masks["foreground"] = masks["box"] = fill(out["box"][0], self.crop)
         if mask is not None:
             masks["foreground"] = out["mask"].bool()
-        elif box is not None:
-            masks["foreground"] = fill(out["box"][0], self.crop)
         points = None if keypoints is None else _visible(out["keypoints"], torch.from_numpy(keypoints[:, 2]), self.crop)
         return Sample(image=out["image"], masks=masks, keypoints=points)
 

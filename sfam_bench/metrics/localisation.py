@@ -5,11 +5,39 @@ from math import inf
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
-from sfam_bench.errors import check_choices
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import SHARE, MetricCard
 from sfam_bench.types import Flags, Maps, Masks, Scores
+
+
+def above(maps: Maps, threshold: float) -> Masks:
+    """Pixels of each map above a share of its maximum; none where it has no positive part."""
+    return maps > threshold * maps.amax(dim=(1, 2), keepdim=True).clamp_min(0)
+
+
+def check_threshold(name: str, threshold: float) -> None:
+    """Raise UserError where a threshold would leave no pixel, or be no share."""
+    if not 0 <= threshold < 1:
+        raise UserError(f"{name}.threshold is {threshold}: expected a share of at least 0 and below 1, such as 0.5")
+
+
+def average_precision(ranks: Int[Tensor, "batch rows cols"], maps: Maps, region: Masks) -> Scores:
+    """Area under the steps of precision over recall as pixels come by falling relevance; NaN for an empty region.
+
+    Pixels that tie come at once, as in scikit-learn. `ranks` are the places of the pixels in the order.
+    """
+    places, flat, wanted = ranks.flatten(1).long(), maps.flatten(1), region.flatten(1).double()
+    values = torch.empty_like(flat).scatter_(1, places, flat)
+    found = torch.empty_like(wanted).scatter_(1, places, wanted)
+    count = torch.arange(1, flat.shape[1] + 1, device=flat.device)
+    last = torch.nn.functional.pad(values[:, :-1] != values[:, 1:], (0, 1), value=True)  # of the pixels that tie
+    until = torch.where(last, count, len(count)).flip(1).cummin(dim=1).values.flip(1)
+    precision = found.cumsum(dim=1).gather(1, until - 1) / until
+    return ((precision * found).sum(dim=1) / found.sum(dim=1)).to(maps.dtype)
 
 
 def near_peak(maps: Maps, tolerance: float) -> Masks:
@@ -104,4 +132,73 @@ class EnergyPointingGame:
         share = energy(explained.maps, region)
         chance = region.to(share.dtype).mean(dim=(1, 2))
         values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
+        return defined(values, self.undefined(explained))
+
+
+@dataclass(frozen=True)
+class IoU:
+    """Intersection over union of the region and what of the map lies above a threshold; Zhou et al., CVPR 2016.
+
+    There (CAM) it is the step before the box, at 0.2.
+
+    threshold: share of the map's maximum, which the pixels must exceed.
+    """
+
+    card: ClassVar[MetricCard] = SHARE
+    higher_is_better: ClassVar[bool] = True
+
+    region: str = "foreground"
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_threshold("IoU", self.threshold)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.region,)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {
+            "empty_mask": empty(explained, self.region),
+            "no_positive_part": without_positive_part(explained),
+        }
+
+    def __call__(self, explained: Explained) -> Scores:
+        region, kept = explained.scene.region(self.region), above(explained.maps, self.threshold)
+        both, either = (mask.sum(dim=(1, 2)) for mask in (region & kept, region | kept))
+        return defined((both / either).to(explained.maps.dtype), self.undefined(explained))
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """Average precision of the map's pixels as a search for the region; scikit-learn's average_precision_score.
+
+    It needs no threshold and reads negative values too. Over all images at once it would be PxAP of Choe et al., CVPR
+    2020; here it is of each pair.
+
+    value: "precision", or its "chance" level: the region's area share, which a constant map scores too.
+    """
+
+    card: ClassVar[MetricCard] = SHARE
+
+    region: str = "foreground"
+    value: Literal["precision", "chance"] = "precision"
+    higher_is_better: bool | None = True  # null for "chance"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.region,)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {"empty_mask": empty(explained, self.region)}
+
+    def __call__(self, explained: Explained) -> Scores:
+        region = explained.scene.region(self.region)
+        if self.value == "chance":
+            values = region.to(explained.maps.dtype).mean(dim=(1, 2))
+        else:
+            values = average_precision(explained.ranks, explained.maps, region)
         return defined(values, self.undefined(explained))

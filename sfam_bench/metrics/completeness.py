@@ -1,0 +1,50 @@
+"""Does a map add up to the score?"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+import torch
+
+from sfam_bench.baselines import Baseline
+from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.card import MetricCard
+from sfam_bench.types import Flags, Scores
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """|sum of the map as the method returned it - what it explains| / |score|; Sundararajan et al., ICML 2017.
+
+    0 is a map that splits the score over positions without rest. It is measured of every method: one whose card names
+    no total is not wrong to miss it, but its map is then no split of the score, and the value says by how much; a
+    method that leaves its scale open (a channel sum instead of a mean) can be as far off as it likes and rank pixels as
+    well. The maps of all other metrics are rescaled first; this one is not.
+
+    baseline: what the explained change is from, as for integrated gradients; null for the score itself.
+    min_score: |score| under which the quotient is undefined, in units of the score.
+    """
+
+    card: ClassVar[MetricCard] = MetricCard(
+        range=(0, inf),
+        degenerate=("a method's own scale decides, where it claims no total", "a bias in the head is no position's"),
+    )
+    needs: ClassVar[tuple[str, ...]] = ()
+    higher_is_better: ClassVar[bool] = False
+
+    baseline: Baseline | None = None
+    min_score: float = 0.05
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        score = explained.scene.full()
+        missing = torch.full_like(score, explained.raw is None, dtype=torch.bool)
+        nonfinite = missing if explained.raw is None else ~explained.raw.flatten(1).isfinite().all(dim=1)
+        return {"no_raw_map": missing, "nonfinite_map": nonfinite, "zero_score": score.abs() < self.min_score}
+
+    def __call__(self, explained: Explained) -> Scores:
+        score = explained.scene.full()
+        if explained.raw is None:
+            return torch.full_like(score, torch.nan)
+        total = score if self.baseline is None else score - explained.scene.base(self.baseline)
+        residual = (explained.raw.double().sum(dim=(1, 2)) - total).abs() / score.abs()
+        return defined(residual.to(score.dtype), self.undefined(explained))

@@ -1,0 +1,100 @@
+"""How concentrated a map is. None has a direction: a map of one pixel at random is as concentrated as can be."""
+
+import math
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfam_bench.errors import check_choices
+from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.card import SHARE, MetricCard
+from sfam_bench.types import Flags, Maps, Scores
+
+Of = Literal["magnitude", "positive"]
+
+
+def parts(maps: Maps, of: Of) -> Float[Tensor, "batch pixels"]:
+    """What of each pixel counts, in float64."""
+    flat = maps.flatten(1).double()
+    return flat.abs() if of == "magnitude" else flat.clamp_min(0)
+
+
+def gini(weights: Float[Tensor, "batch pixels"]) -> Float[Tensor, " batch"]:
+    """Gini's index of each row: 0 where all are equal, 1 - 1/n where one has it all; NaN of nothing."""
+    n = weights.shape[1]
+    places = 2 * torch.arange(1, n + 1, device=weights.device, dtype=weights.dtype) - n - 1
+    return weights.sort(dim=1).values @ places / (n * weights.sum(dim=1))
+
+
+def entropy(weights: Float[Tensor, "batch pixels"]) -> Float[Tensor, " batch"]:
+    """Entropy in nats of each row's shares; NaN of nothing."""
+    return torch.special.entr(weights / weights.sum(dim=1, keepdim=True)).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class _OfMap:
+    of: Of = "magnitude"
+    needs: ClassVar[tuple[str, ...]] = ()
+    higher_is_better: ClassVar[bool | None] = None
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        nothing = ~parts(explained.maps, self.of).any(dim=1)
+        return {"constant_map" if self.of == "magnitude" else "no_positive_part": nothing}
+
+    def _defined(self, values: Scores, explained: Explained) -> Scores:
+        return defined(values.to(explained.maps.dtype), self.undefined(explained))
+
+
+@dataclass(frozen=True)
+class Gini(_OfMap):
+    """Gini's index of the map at the size of the image, which Quantus calls Sparseness; Chalasani et al., ICML 2020.
+
+    0 is a flat map, 1 a single pixel. Quantus takes more for better; here it has no direction, since it says nothing of
+    where the map lies.
+
+    of: magnitudes, as Quantus by default, or the positive part.
+    """
+
+    card: ClassVar[MetricCard] = SHARE
+
+    def __call__(self, explained: Explained) -> Scores:
+        return self._defined(gini(parts(explained.maps, self.of)), explained)
+
+
+@dataclass(frozen=True)
+class Entropy(_OfMap):
+    """Entropy in nats of the map's shares over pixels, which Quantus calls Complexity; Bhatt et al., IJCAI 2020.
+
+    At most the logarithm of the number of pixels, which ties it to the size of the image. Quantus takes less for
+    better; here it has no direction, since it says nothing of where the map lies.
+
+    of: magnitudes, as Quantus by default, or the positive part.
+    """
+
+    card: ClassVar[MetricCard] = MetricCard(range=(0, inf))
+
+    def __call__(self, explained: Explained) -> Scores:
+        return self._defined(entropy(parts(explained.maps, self.of)), explained)
+
+
+@dataclass(frozen=True)
+class EffectiveArea(_OfMap):
+    """Share of the image that a flat map of the same entropy would cover, exp(entropy) over pixels; defined here.
+
+    1 is a flat map, 1 over the number of pixels a single one: the entropy in a unit that one can see.
+
+    of: magnitudes, or the positive part.
+    """
+
+    card: ClassVar[MetricCard] = SHARE
+
+    def __call__(self, explained: Explained) -> Scores:
+        weights = parts(explained.maps, self.of)
+        return self._defined((entropy(weights) - math.log(weights.shape[1])).exp(), explained)

@@ -1,0 +1,207 @@
+"""Does a map lie on parts of the object, and on which? A part is the pixel that its keypoint lies in."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.maps import flagged
+from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
+from sfam_bench.metrics.card import SHARE, MetricCard
+from sfam_bench.metrics.localisation import energy, without_positive_part
+from sfam_bench.types import Flags, KeypointsBatch, Maps, Masks, Scores
+
+# CUB's, in the order of parts/parts.txt
+PARTS = (
+    *("back", "beak", "belly", "breast", "crown", "forehead", "left_eye", "left_leg", "left_wing", "nape"),
+    *("right_eye", "right_leg", "right_wing", "tail", "throat"),
+)
+KINDS = tuple(dict.fromkeys(part.split("_")[-1] for part in PARTS))  # birds face either way: left and right are one
+KIND = tuple(KINDS.index(part.split("_")[-1]) for part in PARTS)
+FAR = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Territories:
+    """Of each pixel the nearest visible part, the first of equals, and its distance squared; FAR where none is."""
+
+    part: Int[Tensor, "batch rows cols"]
+    distance: Int[Tensor, "batch rows cols"]
+    parts: int
+
+    def within(self, tolerance: float) -> Masks:
+        """Pixels strictly within `tolerance` px of a visible part, and the part itself."""
+        near = (self.distance < tolerance**2) | (self.distance == 0)
+        return near & (self.distance < FAR)
+
+    def of(self, name: str) -> Masks:
+        """The pixels of one of CUB's parts, or of left and right of a kind."""
+        if self.parts != len(PARTS):
+            raise UserError(f"part={name} is one of CUB's {len(PARTS)}, and these images have {self.parts} parts")
+        wanted = [k for k, part in enumerate(PARTS) if name in (part, part.split("_")[-1])]
+        return torch.isin(self.part, self.part.new_tensor(wanted))
+
+    def kinds(self) -> Int[Tensor, "batch rows cols"]:
+        """Of each pixel the kind of its part: left and right are one on CUB."""
+        return self.part if self.parts != len(PARTS) else self.part.new_tensor(KIND)[self.part.long()]
+
+
+@lru_cache(maxsize=2)  # query and reference of a batch, the same for all methods and metrics
+def territories(keypoints: KeypointsBatch, rows: int, cols: int, device: torch.device) -> Territories:
+    """Who is nearest where."""
+    x, y = (keypoints[..., axis].floor().int().to(device) for axis in (0, 1))
+    visible = (keypoints[..., 2] > 0).to(device)
+    across, down = (torch.arange(n, dtype=torch.int32, device=device) for n in (cols, rows))
+    nearest = torch.full((len(keypoints), rows, cols), FAR, dtype=torch.int32, device=device)
+    part = torch.zeros_like(nearest)
+    for k in range(keypoints.shape[1]):
+        squares = (down - y[:, k, None]).square()[:, :, None] + (across - x[:, k, None]).square()[:, None, :]
+        closer = (squares < nearest) & visible[:, k, None, None]
+        nearest, part = torch.where(closer, squares, nearest), torch.where(closer, k, part)
+    return Territories(part, nearest, keypoints.shape[1])
+
+
+def seen(explained: Explained) -> Territories:
+    """The territories of an explained image."""
+    if explained.scene.pairs.keypoints is None:
+        raise ValueError("these images have no keypoints")
+    rows, cols = explained.maps.shape[-2:]
+    return territories(explained.scene.pairs.keypoints, rows, cols, explained.maps.device)
+
+
+def at_peak(maps: Maps, values: Int[Tensor, "batch rows cols"] | Masks) -> Tensor:
+    """What stands at the peak of each map, the first of equals."""
+    return values.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True))[:, 0]
+
+
+def heat_by_part(maps: Maps, keypoints: KeypointsBatch, tolerance: float = inf) -> Float[Tensor, "batch parts"]:
+    """Share of each map's positive part that is nearest to each visible part and within `tolerance` px of it.
+
+    Without a tolerance the shares of an image add up to 1; hidden parts have none.
+    """
+    ground = territories(keypoints, maps.shape[-2], maps.shape[-1], maps.device)
+    near = ground.within(tolerance)
+    return torch.stack([energy(maps, near & (ground.part == k)) for k in range(ground.parts)], dim=1)
+
+
+@dataclass(frozen=True)
+class PartPointingGame:
+    """1 where the peak is within `tolerance` px of any visible part; the pointing game of Zhang et al., IJCV 2018.
+
+    value: "hit", or its "chance" level: the share of the image that would be one.
+    tolerance: px, strict; the part's own pixel always counts.
+    """
+
+    card: ClassVar[MetricCard] = SHARE
+    needs: ClassVar[tuple[str, ...]] = ("keypoints",)
+
+    tolerance: float = 15.0
+    value: Literal["hit", "chance"] = "hit"
+    higher_is_better: bool | None = True  # null for "chance"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {"no_parts": ~seen(explained).within(self.tolerance).flatten(1).any(dim=1)}
+
+    def __call__(self, explained: Explained) -> Scores:
+        near = seen(explained).within(self.tolerance)
+        values = near.to(explained.maps.dtype).mean(dim=(1, 2))
+        if self.value == "hit":
+            values = at_peak(explained.maps, near).to(values)
+        return defined(values, self.undefined(explained))
+
+
+@dataclass(frozen=True)
+class SamePart:
+    """1 where the peaks of query's and reference's maps are nearest to the same visible part; defined here.
+
+    Left and right eyes, legs and wings are the same part on CUB, for birds face either way. A pair whose reference has
+    no map is left alone.
+
+    value: "same", or its "chance" level: how often two points at random would be.
+    """
+
+    card: ClassVar[MetricCard] = MetricCard(
+        range=(0, 1), remakes=1, degenerate=("it is 1 where each image shows the same one part and no other",)
+    )
+    needs: ClassVar[tuple[str, ...]] = ("keypoints",)
+
+    value: Literal["same", "chance"] = "same"
+    higher_is_better: bool | None = True  # null for "chance"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        other = explained.other
+        if other is None or other.raw is None:
+            return {NOT_DRAWN: torch.ones(len(explained.maps), dtype=torch.bool, device=explained.maps.device)}
+        hidden = [~seen(side).within(inf).flatten(1).any(dim=1) for side in (explained, other)]
+        return {"no_parts": torch.stack(hidden).any(dim=0), "reference_map": torch.stack(flagged(other.raw)).any(dim=0)}
+
+    def __call__(self, explained: Explained) -> Scores:
+        undefined, other = self.undefined(explained), explained.other
+        if other is None:
+            return torch.full_like(explained.scene.full(), torch.nan)
+        sides = [(side.maps, seen(side).kinds()) for side in (explained, other)]
+        if self.value == "same":
+            first, second = (at_peak(maps, kinds) for maps, kinds in sides)
+            values = (first == second).to(explained.maps.dtype)
+        else:
+            count = 1 + max(int(kinds.max()) for _, kinds in sides)
+            shares = [torch.stack([(kinds == k).double().mean(dim=(1, 2)) for k in range(count)]) for _, kinds in sides]
+            values = (shares[0] * shares[1]).sum(dim=0).to(explained.maps.dtype)
+        return defined(values, undefined)
+
+
+@dataclass(frozen=True)
+class PartEnergy:
+    """Share of the positive map within `tolerance` px of visible parts; the energy of Wang et al., CVPRW 2020.
+
+    A pixel belongs to the nearest visible part, so that the shares of all parts add up to that of any.
+
+    part: one of CUB's parts, such as beak or left_eye; eye, leg and wing are left and right; null for any part.
+    value: "share", its "chance" level (the area's share), or their "ratio".
+    tolerance: px, strict; the part's own pixel always counts.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("keypoints",)
+
+    part: str | None = None
+    tolerance: float = 15.0
+    value: Literal["share", "chance", "ratio"] = "share"
+    higher_is_better: bool | None = True  # null for "chance", and for one part
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.part is not None and self.part not in (*PARTS, *KINDS):
+            raise UserError(f"PartEnergy.part is {self.part!r}: choose one of {', '.join(KINDS)}, or null")
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(range=(0, inf)) if self.value == "ratio" else SHARE
+
+    def region(self, explained: Explained) -> Masks:
+        """Where the energy counts."""
+        ground = seen(explained)
+        near = ground.within(self.tolerance)
+        return near if self.part is None else near & ground.of(self.part)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {
+            "no_parts": ~self.region(explained).flatten(1).any(dim=1),
+            "no_positive_part": without_positive_part(explained),
+        }
+
+    def __call__(self, explained: Explained) -> Scores:
+        region = self.region(explained)
+        share, chance = energy(explained.maps, region), region.to(explained.maps.dtype).mean(dim=(1, 2))
+        values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
+        return defined(values, self.undefined(explained))
