@@ -17,6 +17,7 @@ from sfam_bench.stream import chunked, prefetched, progress
 Labels = Int[Tensor, " items"]
 FOUND = ("rank", "lead", "average_precision")  # the columns of `Catalogue.find`
 AT_ONCE = 2**22  # scores that are held at a time
+TIE = 1e-6  # of the largest score: by so much do products in float32 tell equal items apart
 
 
 def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch_size: int = 32) -> Gallery:
@@ -100,10 +101,14 @@ class Catalogue:
             raise UserError(f"{image_id} is not in the gallery: embed the images of all pairs, not {len(self.ids)}")
         return self.places[image_id]
 
+    def find_places(self, image_ids: Sequence[str]) -> Labels:
+        """Where several stand."""
+        return torch.tensor([self.place(image_id) for image_id in image_ids], device=self.labels.device)
+
     def find(
         self, similarity: SimilarityFunction, versions: Gallery, query: str, reference: str
     ) -> Float[Tensor, "items found"]:
-        """How versions of one query retrieve, the query itself left out; ties count against.
+        """How versions of one query retrieve, the query itself left out; ties count against, up to rounding.
 
         Columns: rank of the reference, 1 first; lead of the nearest item of the query's class over the nearest other,
         in units of the score, positive where recall@1 holds; average precision over the items of the query's class.
@@ -116,17 +121,20 @@ class Catalogue:
         found = []
         for part in versions.split(max(1, AT_ONCE // len(self.ids))):
             scores = similarity.matrix(part, self.embeddings)
+            rounding = TIE * scores.abs().amax(dim=1, keepdim=True)
             scores[:, left_out] = -torch.inf
-            rank = (scores >= scores[:, [wanted]]).sum(dim=1).to(scores.dtype)
+            rank = (scores >= scores[:, [wanted]] - rounding).sum(dim=1).to(scores.dtype)
             if not own.any():
                 nothing = torch.full_like(rank, torch.nan)
                 found.append(torch.stack([rank, nothing, nothing], dim=1))
                 continue
-            alike = scores[:, own].sort(dim=1).values
+            alike = scores[:, own]
             rest = scores[:, others].amax(dim=1) if others.any() else torch.full_like(rank, -torch.inf)
-            among_own, among_all = (
-                row.shape[1] - torch.searchsorted(row, alike) for row in (alike, scores.sort(dim=1).values)
+            lead = alike.amax(dim=1) - rest
+            lead = torch.where(lead.abs() <= rounding[:, 0], 0, lead)
+            above_own, above_all = (
+                row.shape[1] - torch.searchsorted(row.sort(dim=1).values, alike - rounding) for row in (alike, scores)
             )
-            precision = (among_own / among_all).to(scores.dtype).mean(dim=1)
-            found.append(torch.stack([rank, alike[:, -1] - rest, precision], dim=1))
+            precision = (above_own / above_all).to(scores.dtype).mean(dim=1)
+            found.append(torch.stack([rank, lead, precision], dim=1))
         return torch.cat(found)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from experiments.settings import build
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import PairBatch
+from sfam_bench.retrieval import Catalogue
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
@@ -71,9 +72,26 @@ def pairs(count: int = 3) -> PairBatch:
     for side in points:
         side[..., 2] = 1  # visible
     others = {role: torch.rand(count, 3, *SIZE, generator=draw) for role in OTHERS}
+    plain = query.mean(dim=(2, 3), keepdim=True).expand_as(query).contiguous()  # what a query without content matches
     return PairBatch(
-        *ids, query, reference, masks=masks, keypoints=points[0], reference_keypoints=points[1], others=others
+        *ids,
+        query,
+        reference,
+        negative_ids=tuple("ijklmn"[:count]),
+        negative=plain,
+        masks=masks,
+        keypoints=points[0],
+        reference_keypoints=points[1],
+        others=others,
     )
+
+
+def gallery(model: SimilarityModel, batch: PairBatch) -> Catalogue:
+    """All images of a batch; the query and the reference of a pair are one class, the negatives another."""
+    embedded = torch.cat([model.encode(images).embeddings for images in (batch.query, batch.reference, batch.negative)])
+    labels = torch.arange(len(batch)).repeat(2)
+    ids = batch.query_ids + batch.reference_ids + batch.negative_ids
+    return Catalogue(embedded, torch.cat([labels, torch.full((len(batch),), len(batch))]), ids)
 
 
 def only(batch: PairBatch, rows: list[int], references: list[int] | None = None) -> PairBatch:
@@ -84,6 +102,8 @@ def only(batch: PairBatch, rows: list[int], references: list[int] | None = None)
         tuple(batch.reference_ids[row] for row in others),
         batch.query[rows],
         batch.reference[others],
+        negative_ids=None if batch.negative_ids is None else tuple(batch.negative_ids[row] for row in rows),
+        negative=None if batch.negative is None else batch.negative[rows],
         masks={name: mask[rows] for name, mask in batch.masks.items()},
         keypoints=None if batch.keypoints is None else batch.keypoints[rows],
         reference_keypoints=None if batch.reference_keypoints is None else batch.reference_keypoints[others],

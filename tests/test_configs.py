@@ -15,7 +15,7 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.targets import Similarity
-from tests.contract import CONF, FILES, OTHERS, REGIONS, SIZE, choosing, composed, only, pairs, tiny, traces
+from tests.contract import CONF, FILES, OTHERS, REGIONS, SIZE, choosing, composed, gallery, only, pairs, tiny, traces
 
 METRICS = [name for group, name in FILES if group == "metric"]
 WHOLE = ("experiment", "sweep")  # groups whose files set others
@@ -67,7 +67,8 @@ def test_every_sweep_names_explainers_that_can_be_built(name: str) -> None:
 @pytest.fixture(scope="module")
 def scene() -> Scene:
     model, batch = tiny("cosine", "gap", "none"), pairs()
-    return Scene(model, encode_pairs(model, Similarity(), batch.query, batch.reference), batch)
+    encoded = encode_pairs(model, Similarity(), batch.query, batch.reference)
+    return Scene(model, encoded, batch, gallery=gallery(model, batch))
 
 
 def metrics(name: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
         assert isinstance(metric, Metric), key
         assert type(metric).__dataclass_params__.frozen
         assert metric.higher_is_better in (True, False, None)
-        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative"}
+        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery"}
         explained = seen(scene)
         values, reasons = metric(explained), metric.undefined(explained)
         assert all(isinstance(reason, str) and reason for reason in reasons)
@@ -109,7 +110,8 @@ def test_a_metric_is_independent_of_the_batch(name: str, scene: Scene) -> None:
         together = metric(seen(scene))
         for row in range(3):
             batch = only(scene.pairs, [row])
-            alone = Scene(scene.model, encode_pairs(scene.model, Similarity(), batch.query, batch.reference), batch)
+            encoded = encode_pairs(scene.model, Similarity(), batch.query, batch.reference)
+            alone = Scene(scene.model, encoded, batch, gallery=scene.gallery)
             value = metric(seen(alone, [row]))
             torch.testing.assert_close(value, together[row : row + 1], rtol=1e-4, atol=1e-5, equal_nan=True, msg=key)
 
@@ -120,7 +122,7 @@ def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scen
         for region in set(metric.needs) & set(REGIONS):
             batch = only(scene.pairs, [0, 1, 2])
             batch.masks[region][1] = False
-            explained = seen(Scene(scene.model, scene.encoded, batch))
+            explained = seen(Scene(scene.model, scene.encoded, batch, gallery=scene.gallery))
             if region == getattr(metric, "only_with", None):
                 continue  # it only says to which batches the metric applies
             assert metric(explained).isnan().tolist() == [False, True, False], key

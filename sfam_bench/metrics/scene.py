@@ -27,6 +27,7 @@ class Scene:
     emptied: dict[Baseline, Images] = field(default_factory=dict)
     embedded: dict[Baseline, Embeddings] = field(default_factory=dict)
     gallery: Catalogue | None = None
+    known: dict[Tensor, Tensor] = field(default_factory=dict)  # by the tensor itself: all columns of what was read
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -69,9 +70,11 @@ class Scene:
         return torch.cat(read, dim=1)
 
     def reading(self, embeddings: Embeddings, name: str) -> Scores:
-        """One column of one image in each query's place."""
-        rows = [self.readings(row[None], pair)[0] for pair, row in enumerate(embeddings)]
-        return torch.stack(rows)[:, self.columns.index(name)]
+        """One column of one image in each query's place; all columns are read once."""
+        if embeddings not in self.known:
+            rows = [self.readings(row[None], pair)[0] for pair, row in enumerate(embeddings)]
+            self.known[embeddings] = torch.stack(rows)
+        return self.known[embeddings][:, self.columns.index(name)]
 
     def read(self, embeddings: Embeddings, pair: int) -> Scores:
         """The target of other images in the place of one pair's query."""

@@ -17,7 +17,7 @@ from sfam_bench.metrics.perturbation import Perturbation, Trapezoid
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.report.metrics import interval, metric_table, metrics_page
 from sfam_bench.targets import Similarity
-from tests.contract import FILES, SETUPS, SIZE, choosing, pairs, tiny
+from tests.contract import FILES, SETUPS, SIZE, choosing, gallery, pairs, tiny
 
 UNSOURCED = {"Perturbation", "AreaError"}  # being rewritten
 METRICS = [name for group, name in FILES if group == "metric"]
@@ -32,7 +32,8 @@ def metrics(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def scene() -> Scene:
     model, batch = tiny(*SETUPS[0]), pairs()
-    return Scene(model, encode_pairs(model, Similarity(), batch.query, batch.reference), batch)
+    encoded = encode_pairs(model, Similarity(), batch.query, batch.reference)
+    return Scene(model, encoded, batch, gallery=gallery(model, batch))
 
 
 @pytest.mark.parametrize("name", METRICS)
