@@ -1,6 +1,7 @@
 """Deletion and insertion: one walk between two images, in two directions."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Literal
 
 import torch
@@ -9,6 +10,7 @@ from sfam_bench.baselines import Baseline, Mean
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.maps import flagged
 from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
+from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.steps import Midpoint, Steps, Trapezoid
 from sfam_bench.metrics.walks import Curves, Degrade, Direction, Order, Walk, walk_of
 from sfam_bench.records import pair_seed
@@ -17,16 +19,16 @@ from sfam_bench.types import Flags, Scores
 MEAN = Mean()
 TWENTY = Midpoint(20)
 FULL = Trapezoid(224)
-FLAT = 1e-6  # spread of a curve, in units of the score, that is rounding
+FLAT = 1e-6  # a difference of scores that is rounding
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Area under (s - s_base) / (s_full - s_base) as pixels go (deletion) or come (insertion), most relevant first.
+    """Area under the score as the most relevant pixels go (deletion) or come (insertion); Petsiuk et al., BMVC 2018.
 
-    After Petsiuk et al., BMVC 2018, on the target instead of a class. NaN where s_full - s_base < `min_range`, in units
-    of the score. Insertion minus deletion is also ROAD's least minus most relevant first: with one baseline the
-    deletion curve of the reverse order is the insertion curve read backwards.
+    Of the target instead of a class, as (s - s_base) / (s_full - s_base); NaN where s_full - s_base < `min_range`, in
+    units of the score. Insertion minus deletion is also the gap of least and most relevant first: with one baseline
+    the deletion curve of the reverse order is the insertion curve read backwards.
 
     walk: which curve, or the gap between the two.
     insert_on: what insertion begins with, where it is not the baseline of deletion (RISE: a blur).
@@ -39,17 +41,28 @@ class Perturbation:
     walk: Literal["deletion", "insertion", "insertion_minus_deletion"]
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
-    min_range: float = 0.05
+    min_range: float | int = 0.05
     insert_on: Baseline | None = None
     scale: Literal["range", "raw", "minmax"] = "range"
     order: Order = "most"
     degrade: Degrade = "query"
-    times: float = 1.0
+    times: float | int = 1
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        gap = self.walk == "insertion_minus_deletion"
+        limits = (-self.times if gap else 0, self.times) if self.scale == "minmax" else ANY
+        unbounded = "a curve that leaves the interval between s_base and s_full has an area below 0 or above 1"
+        return MetricCard(
+            range=limits,
+            remakes=int(self.degrade != "query"),
+            degenerate=(unbounded,) if self.scale == "range" else (),
+        )
 
     @property
     def higher_is_better(self) -> bool:
@@ -115,18 +128,24 @@ def spread(curves: Curves) -> Scores:
 
 @dataclass(frozen=True)
 class AreaError:
-    """|area of `steps` - area of `full`| of the curves of a random `share` of pairs and methods: what `steps` cost.
+    """Distance between the areas of one curve at `steps` and at `full` steps: what fewer steps cost; defined here.
 
-    The draw hangs on the pair, the method and `seed`; pairs that are not drawn leave no record.
+    Of a random share of pairs and methods. The draw hangs on the pair, the method and `seed`; pairs that are not drawn
+    leave no record.
+
+    full: the steps of the protocol in full.
+    share: of how many curves it is taken.
     """
+
+    card: ClassVar[MetricCard] = MetricCard(range=(0, inf))
 
     walk: Direction
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
     full: Steps = FULL
-    share: float = 0.02
+    share: float | int = 0.02
     seed: int = 0
-    min_range: float = 0.05
+    min_range: float | int = 0.05
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool | None] = None
 

@@ -1,0 +1,99 @@
+"""What the score is worth when the map alone is kept: average drop and increase."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar, Literal
+
+import torch
+
+from sfam_bench.baselines import Baseline
+from sfam_bench.engine.series import Masked, Series
+from sfam_bench.errors import check_choices
+from sfam_bench.maps import normalise
+from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.card import MetricCard
+from sfam_bench.metrics.perturbation import FLAT, MEAN
+from sfam_bench.types import Flags, Maps, Scores
+
+Mask = Literal["positive", "minmax"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The query seen through its map, a baseline behind it: one image."""
+
+    baseline: Baseline
+    mask: Mask = "positive"
+
+    def count(self, pixels: int) -> int:
+        return 1
+
+    def series(self, explained: Explained, pair: int) -> Series:
+        image, behind = explained.scene.encoded.query.images[pair], explained.scene.without(self.baseline)[pair]
+        seen = self.seen(explained)[pair][None]
+        return Masked(image, behind, lambda first, last: seen[first:last], 1)
+
+    def seen(self, explained: Explained) -> Maps:
+        """How much of each pixel is kept; the range of `minmax` is that of the map before it was resized."""
+        if self.mask == "positive":
+            return explained.maps.clamp(0, 1)
+        cells = explained.maps if explained.raw is None else normalise(explained.raw)
+        low, high = cells.amin(dim=(1, 2), keepdim=True), cells.amax(dim=(1, 2), keepdim=True)
+        return ((explained.maps - low) / (high - low).clamp_min(torch.finfo(low.dtype).tiny)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Percent of the score lost once the map alone is kept, or whether the score rises; Chattopadhay et al., WACV 2018.
+
+    Average drop is max(0, Y - O) / Y and average increase O > Y, with Y = s - s_base of the query and O that of the
+    query seen through its map; NaN where Y < `min_range`.
+
+    value: drop or increase.
+    baseline: what shows where the map does not.
+    mask: the map's positive part, its peak 1, or the map from its least to its greatest value (torchcam, grad-cam).
+    scale: Y over the score of the baseline (range), or the score itself (raw).
+    times: a constant factor (100: percent).
+    """
+
+    value: Literal["drop", "increase"]
+    baseline: Baseline = MEAN
+    mask: Mask = "positive"
+    scale: Literal["range", "raw"] = "range"
+    min_range: float | int = 0.05
+    times: float | int = 100
+    needs: ClassVar[tuple[str, ...]] = ()
+    share: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        alike = "a map that keeps the whole image loses nothing, and none that keeps less can lose less"
+        return MetricCard(range=(0, inf if self.value == "drop" else self.times), degenerate=(alike,))
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.value == "increase"
+
+    @property
+    def probes(self) -> tuple[Kept, ...]:
+        return (Kept(self.baseline, self.mask),)
+
+    def asked(self, explained: Explained) -> Flags:
+        return ~self.undefined(explained)["zero_range"]
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {"zero_range": explained.scene.full() - self._zero(explained) < self.min_range}
+
+    def __call__(self, explained: Explained) -> Scores:
+        zero, full = self._zero(explained), explained.scene.full()
+        kept = explained.scores(self.probes[0], self.asked(explained))[:, 0]
+        lost = (full - kept).clamp_min(0) / (full - zero)
+        values = lost if self.value == "drop" else (kept > full + FLAT).to(full.dtype)
+        return defined(values * self.times, self.undefined(explained))
+
+    def _zero(self, explained: Explained) -> Scores:
+        full = explained.scene.full()
+        return explained.scene.base(self.baseline) if self.scale == "range" else torch.zeros_like(full)

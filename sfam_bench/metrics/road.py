@@ -1,0 +1,154 @@
+"""Removal that leaves no trace of what was removed: pixels are imputed from their neighbours."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.linalg import splu
+from torch import Tensor
+
+from sfam_bench.baselines import Baseline
+from sfam_bench.engine.series import Ranks, Series
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.card import ANY, MetricCard
+from sfam_bench.metrics.perturbation import MEAN
+from sfam_bench.metrics.walks import Order, ordered
+from sfam_bench.records import pair_seed
+from sfam_bench.types import Flags, Image, Images, Scores
+
+WEIGHTS = {(row, col): 1 / (6 if 0 in (row, col) else 12) for row in (-1, 0, 1) for col in (-1, 0, 1) if row or col}
+OUTSIDE, KNOWN = -2, -1
+
+
+def imputed(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Values (3, removed) that are each the weighted mean of their eight neighbours, of those that the image has."""
+    rows, cols = removed.nonzero()
+    count = len(rows)
+    numbers = np.full((removed.shape[0] + 2, removed.shape[1] + 2), OUTSIDE)
+    numbers[1:-1, 1:-1] = KNOWN
+    numbers[rows + 1, cols + 1] = np.arange(count)
+    padded = np.pad(image.astype(float), ((0, 0), (1, 1), (1, 1)))
+    known, own = np.zeros((count, len(image))), np.zeros(count)
+    places, values = [(np.arange(count), np.arange(count))], [own]
+    for (down, across), weight in WEIGHTS.items():
+        row, col = rows + 1 + down, cols + 1 + across
+        number = numbers[row, col]
+        own += weight * (number != OUTSIDE)
+        known += weight * (number == KNOWN)[:, None] * padded[:, row, col].T
+        (unknown,) = (number >= 0).nonzero()
+        places.append((unknown, number[unknown]))
+        values.append(np.full(len(unknown), -weight))
+    at = np.concatenate(places, axis=1)
+    system = coo_matrix((np.concatenate(values), (at[0], at[1])), shape=(count, count)).tocsc()
+    # the system is symmetric and needs no pivots, which makes it faster than spsolve
+    factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    found: np.ndarray = factors.solve(known).T
+    return found
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """`image`, its first-ranked pixels imputed: as many as each of `counts` says, with noise that hangs on `seed`."""
+
+    image: Image
+    ranks: Ranks
+    counts: tuple[int, ...]
+    noise: float | int
+    seed: int
+
+    @property
+    def like(self) -> Tensor:
+        return self.image
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def write(self, first: int, out: Images) -> None:
+        image, ranks = self.image.cpu().numpy(), self.ranks.cpu().numpy()
+        for row, count in zip(out, self.counts[first:], strict=False):
+            removed, made = ranks < count, image.copy()
+            noise = np.random.default_rng((self.seed, count)).standard_normal((len(image), count))
+            made[:, removed] = imputed(image, removed) + self.noise * noise
+            row.copy_(torch.from_numpy(made))
+
+
+@dataclass(frozen=True)
+class Imputing:
+    """The query with growing shares of its most or least relevant pixels imputed."""
+
+    order: Order
+    levels: int
+    noise: float | int
+    seed: int
+
+    def count(self, pixels: int) -> int:
+        return self.levels
+
+    def series(self, explained: Explained, pair: int) -> Series:
+        pairs, ranks = explained.scene.pairs, explained.ranks[pair]
+        seed = pair_seed(self.seed, pairs.query_ids[pair], pairs.reference_ids[pair], "road", self.order)
+        counts = tuple(self.removed(ranks.numel()))
+        image = explained.scene.encoded.query.images[pair]
+        return Imputed(image, ordered(ranks, self.order), counts, self.noise, seed)
+
+    def removed(self, pixels: int) -> list[int]:
+        """How many pixels lie at or above each percentile, as np.percentile interpolates, the fewest first."""
+        shares = (np.arange(self.levels, 0, -1)) / (self.levels + 1)
+        return (pixels - np.ceil((shares * (pixels - 1)).round(6)).astype(int)).tolist()
+
+
+@dataclass(frozen=True)
+class Road:
+    """Half the gap in score when the least and when the most relevant pixels are imputed; Rong et al., ICML 2022.
+
+    The mean over equal steps of the share of pixels, over s_full - s_base; NaN where that is < `min_range`, in units of
+    the score. Removed pixels become the weighted mean of their neighbours, all solved for at once, and noise that hangs
+    on the pair. Each image takes a sparse system of as many unknowns as there are pixels gone: at 224 px some seconds a
+    map on one CPU core.
+
+    levels: how many shares of pixels; 9: 10 to 90 percent.
+    noise: standard deviation, of images in [0, 1].
+    baseline: whose score is s_base.
+    scale: over s_full - s_base (range), or as it is (raw), which is grad-cam's ROADCombined.
+    """
+
+    card: ClassVar[MetricCard] = MetricCard(range=ANY)
+
+    levels: int = 9
+    noise: float | int = 0.01
+    baseline: Baseline = MEAN
+    min_range: float | int = 0.05
+    scale: Literal["range", "raw"] = "range"
+    seed: int = 0
+    needs: ClassVar[tuple[str, ...]] = ()
+    higher_is_better: ClassVar[bool] = True
+    share: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.levels < 1 or not self.noise >= 0:
+            raise UserError(f"levels={self.levels}, noise={self.noise} of ROAD: expected at least 1 and 0")
+
+    @property
+    def probes(self) -> tuple[Imputing, ...]:
+        orders: tuple[Order, ...] = ("most", "least")
+        return tuple(Imputing(order, self.levels, self.noise, self.seed) for order in orders)
+
+    def asked(self, explained: Explained) -> Flags:
+        return ~self.undefined(explained)["zero_range"]
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        narrow = self._range(explained) < self.min_range
+        return {"zero_range": narrow & (self.scale == "range")}
+
+    def __call__(self, explained: Explained) -> Scores:
+        asked = self.asked(explained)
+        most, least = (explained.scores(probe, asked).mean(dim=1) for probe in self.probes)
+        unit = self._range(explained) if self.scale == "range" else 1.0
+        return defined((least - most) / 2 / unit, self.undefined(explained))
+
+    def _range(self, explained: Explained) -> Scores:
+        return explained.scene.full() - explained.scene.base(self.baseline)
