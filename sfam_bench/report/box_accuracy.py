@@ -44,5 +44,5 @@ def _best(wide: pd.DataFrame, delta: float) -> tuple[float, float]:
     """Per cent at the best threshold, and the threshold."""
     if wide.empty:
         return np.nan, np.nan
-    accuracy = 100 * (wide >= delta).mean()
-    return float(accuracy.max()), float(wide.columns[accuracy.to_numpy().argmax()])
+    accuracy = 100 * (wide >= delta).mean().to_numpy()
+    return float(accuracy.max()), float(wide.columns.to_numpy(dtype=float)[accuracy.argmax()])

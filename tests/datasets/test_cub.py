@@ -64,6 +64,7 @@ def test_official(official: Path, up: bool) -> None:
     foreground = sample.masks["foreground"]
     assert foreground[10:, 15:].all()
     assert foreground.sum() == 10 * 5
+    assert torch.equal(data.regions("9", "4", sample)["box"], foreground)
     assert sample.keypoints is not None
     assert sample.keypoints[6].tolist() == [2.5, 2.0, 1.0]  # part 7 at x 7.5
     assert sample.keypoints[2].tolist() == [0.0, 0.0, 0.0]  # part 3 at x 3.5 is cut off
@@ -87,6 +88,7 @@ def test_segmentations_beside_or_inside(official: Path, inside: bool) -> None:
     assert data.mask_root == masks.parent
     foreground = data.sample("4").masks["foreground"]
     assert foreground.nonzero().tolist() == [[4, 2], [4, 3], [5, 2], [5, 3]]
+    assert data.sample("4").masks["box"].sum() == 8 * 5  # x 3 to 13 less the 5 that the crop takes, y 2 to 7
 
 
 def test_files_beyond_the_first_two_are_optional(official: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,6 +65,7 @@ def test_regions_are_the_foreground_if_known(home: Path) -> None:
     known, unknown = data.sample("i0"), data.sample("i1")
     assert data.regions("i0", "i1", known)["foreground"][:, :10].all()
     assert data.regions("i0", "i1", known)["foreground"].sum() == 200
+    assert data.regions("i0", "i1", known)["box"].sum() == 200
     assert data.regions("i1", "i0", unknown) == {}
 
 
@@ -79,6 +80,9 @@ def test_segmentation_wins_and_the_majority_of_annotators_decides(home: Path, ca
     assert not foreground[:10].any()
     assert foreground[10:].all()
     assert data.sample("i1").masks["foreground"].all()
+    regions = data.regions("i0", "i1", data.sample("i0"))
+    assert regions["box"].all()
+    assert torch.equal(regions["foreground"], foreground)
 
 
 def test_segmentation_of_another_size(home: Path) -> None:

@@ -62,6 +62,17 @@ def test_mask_rides_along_and_wins_over_the_box(wide: PIL.Image.Image) -> None:
     assert sample.masks["foreground"].dtype == torch.bool
 
 
+def test_a_box_is_a_region_of_its_own_beside_a_mask(wide: PIL.Image.Image) -> None:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[16:20, 26:30] = True
+    sample = HALVE(wide, box=(24.0, 14.0, 32.0, 26.0), mask=mask)
+    assert rows_and_cols(sample.masks["foreground"]) == (3, 4, 3, 4)
+    assert rows_and_cols(sample.masks["box"]) == (2, 7, 2, 5)
+    alone = HALVE(wide, box=(24.0, 14.0, 32.0, 26.0)).masks
+    assert torch.equal(alone["box"], alone["foreground"])
+    assert set(HALVE(wide, mask=mask).masks) == {"foreground"}
+
+
 def test_image_and_box_stay_together(wide: PIL.Image.Image) -> None:
     wide.paste((0, 255, 0), (24, 14, 32, 26))
     sample = Geometry(resize=40, crop=20)(wide, box=(24.0, 14.0, 32.0, 26.0))

@@ -2,8 +2,20 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
-from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame, near_peak
+from sfam_bench.errors import UserError
+from sfam_bench.maps import ranks
+from sfam_bench.metrics.localisation import (
+    AveragePrecision,
+    EnergyPointingGame,
+    IoU,
+    PointingGame,
+    average_precision,
+    near_peak,
+)
 from sfam_bench.metrics.selectivity import Selectivity
 
 IMAGE = torch.rand(1, 3, 20, 30, generator=torch.Generator().manual_seed(0))
@@ -58,7 +70,9 @@ def test_a_map_without_positive_part_has_no_energy(explained):
     assert EnergyPointingGame()(seen).isnan().all()
 
 
-@pytest.mark.parametrize("metric", [PointingGame(), EnergyPointingGame(), EnergyPointingGame(value="ratio")])
+@pytest.mark.parametrize(
+    "metric", [PointingGame(), EnergyPointingGame(), EnergyPointingGame(value="ratio"), IoU(), AveragePrecision()]
+)
 def test_an_empty_mask_is_neither_hit_nor_miss(explained, metric):
     seen = explained(IMAGE, point(3, 3), masks={"foreground": box(0, 0, 0, 0)})
     assert metric(seen).isnan().all()
@@ -79,6 +93,23 @@ def test_the_mask_itself_scores_best_and_its_inverse_worst(explained):
         seen = explained(IMAGE, maps, masks={"foreground": mask})
         assert EnergyPointingGame()(seen).item() == pytest.approx(expected)
         assert PointingGame(tolerance=0.0)(seen).item() == expected
+        assert IoU()(seen).item() == expected
+    assert AveragePrecision()(explained(IMAGE, mask.float(), masks={"foreground": mask})).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (0.0, 4 / 42),  # the wide one, half of it inside, and the high one
+        (0.25, 4 / 42),
+        (0.5, 2 / 40),  # strictly above: the wide one is gone
+        (0.75, 2 / 40),
+    ],
+)
+def test_iou_by_hand(explained, threshold, expected):
+    maps = 1.0 * box(8, 10, 8, 9) + 0.5 * box(15, 17, 11, 13) - 3.0 * box(0, 4, 0, 30)
+    seen = explained(IMAGE, maps.float(), masks={"foreground": box(8, 16, 8, 13)})
+    assert IoU(threshold=threshold)(seen).tolist() == pytest.approx([expected])
 
 
 def test_selectivity_by_hand(explained):
@@ -101,3 +132,65 @@ def test_what_a_metric_needs():
     assert PointingGame().needs == ("foreground",)
     assert PointingGame("shared", only_with="unshared").needs == ("shared", "unshared")
     assert Selectivity().needs == ("shared", "unshared")
+
+
+def test_iou_of_a_map_without_positive_part_is_undefined(explained):
+    seen = explained(IMAGE, -torch.rand(1, 20, 30), masks={"foreground": box(8, 16, 8, 13)})
+    assert IoU()(seen).isnan().all()
+    assert IoU().undefined(seen)["no_positive_part"].all()
+
+
+@pytest.mark.parametrize("threshold", [1.0, -0.5])
+def test_a_threshold_that_is_no_share_is_refused(threshold):
+    with pytest.raises(UserError, match=r"IoU\.threshold is"):
+        IoU(threshold=threshold)
+
+
+def test_average_precision_by_hand(explained):
+    maps = 4 * point(9, 9) + 3 * point(0, 0) + 2 * point(10, 9) - 1 * point(12, 12)
+    region = box(9, 10, 9, 10) | box(10, 11, 9, 10) | box(12, 13, 12, 13)
+    seen = explained(IMAGE, maps, masks={"foreground": region})
+    # found first, third and, behind all the zeros, last of 600
+    assert AveragePrecision()(seen).tolist() == pytest.approx([(1 / 1 + 2 / 3 + 3 / 600) / 3])
+    assert AveragePrecision(value="chance")(seen).tolist() == pytest.approx([3 / 600])
+
+
+def test_average_precision_of_the_inverse_is_the_worst_there_is(explained):
+    mask = box(8, 16, 8, 13)
+    last = torch.arange(600.0).reshape(1, 20, 30) * ~mask - torch.rand(1, 20, 30) * mask
+    found = AveragePrecision()(explained(IMAGE, last, masks={"foreground": mask})).item()
+    assert found == pytest.approx(sum(k / (560 + k) for k in range(1, 41)) / 40)
+    assert found < 40 / 600
+
+
+def test_a_constant_map_has_the_precision_of_chance(explained):
+    seen = explained(IMAGE, torch.ones(1, 20, 30), masks={"foreground": box(8, 16, 8, 13)})
+    assert AveragePrecision()(seen).tolist() == AveragePrecision(value="chance")(seen).tolist()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10**6), levels=st.sampled_from([2, 5, 50, 10**6]), share=st.floats(0.01, 0.99))
+def test_average_precision_is_that_of_scikit_learn_whatever_ties(seed, levels, share):
+    draw = torch.Generator().manual_seed(seed)
+    maps = (torch.rand(3, 16, 24, generator=draw) * levels).floor() / levels - 0.4
+    region = torch.rand(3, 16, 24, generator=draw) < share
+    region[:, 0, 0] = True
+    ours = average_precision(ranks(maps), maps, region)
+    for one, mask, value in zip(maps, region, ours, strict=True):
+        assert value.item() == pytest.approx(average_precision_score(mask.flatten(), one.flatten()), abs=1e-6)
+    scaled = 0.125 * maps
+    assert torch.equal(ours, average_precision(ranks(scaled), scaled, region))
+
+
+@pytest.mark.parametrize("metric", [IoU(), IoU(threshold=0.2), AveragePrecision(), PointingGame(tolerance=0.0)])
+def test_values_hang_on_no_other_pair(explained, metric):
+    draw = torch.Generator().manual_seed(2)
+    maps = torch.nn.functional.interpolate(torch.randn(32, 1, 5, 7, generator=draw), (40, 60), mode="bilinear")[:, 0]
+    region = maps.roll(9, 2) > 0.3
+    region[:, 5:9, 5:20] = True
+    images = torch.rand(1, 3, 40, 60).expand(32, -1, -1, -1)
+    together = metric(explained(images, maps, masks={"foreground": region}))
+    alone = [metric(explained(images[:1], maps[[k]], masks={"foreground": region[[k]]})) for k in range(32)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    assert together.isfinite().all()
+    assert len(together.unique()) > 1
