@@ -1,9 +1,9 @@
 """What a metric sees, and what it must say about itself."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,8 @@ class Explained:
     """The maps of one method on a scene: at the resolution of the images, signed, at most one in magnitude.
 
     `remake` is the method itself, for metrics that compare its map with that of a changed model, query or reference;
-    None where maps cannot be made again (they came out of files).
+    None where maps cannot be made again (they came out of files). `samples` says that each map takes forward passes of
+    its own; `further` holds what one metric asked the method for and another may ask again.
     """
 
     scene: Scene
@@ -35,6 +36,8 @@ class Explained:
     raw: RawMaps | None = None  # as the method returned them
     remake: Remake | None = None
     answers: dict[Question, Tensor] = field(default_factory=dict)
+    samples: bool = False
+    further: dict[Hashable, Any] = field(default_factory=dict)
 
     @cached_property
     def ranks(self) -> Int[Tensor, "batch rows cols"]:

@@ -1,7 +1,9 @@
 """What is measured of a batch of pairs once for all methods."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,6 +30,7 @@ class Scene:
     embedded: dict[Baseline, Embeddings] = field(default_factory=dict)
     gallery: Catalogue | None = None
     known: dict[Tensor, Tensor] = field(default_factory=dict)  # by the tensor itself: all columns of what was read
+    shared: dict[Hashable, Any] = field(default_factory=dict)  # what metrics make of the pairs once for all methods
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
