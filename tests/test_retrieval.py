@@ -4,9 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
+from sklearn.metrics import average_precision_score
 
 from sfam_bench.errors import UserError
-from sfam_bench.retrieval import neighbours, retrieval
+from sfam_bench.retrieval import Catalogue, neighbours, retrieval
 from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
 
 FUNCTIONS = [Cosine(), Dot(), NegativeEuclidean()]
@@ -103,3 +107,128 @@ def test_measures_are_ordered_and_bounded(gallery: torch.Tensor, data: st.DataOb
     found = retrieval(NegativeEuclidean(), gallery, labels)
     assert 0 <= found["recall_at_1"] <= found["recall_at_2"] <= found["recall_at_4"] <= found["recall_at_8"] <= 1
     assert 0 <= found["map_at_r"] <= found["r_precision"] <= 1
+
+
+# One query in a catalogue
+
+
+def catalogue(items: torch.Tensor, labels: torch.Tensor) -> Catalogue:
+    return Catalogue(items, labels, tuple(map(str, range(len(items)))))
+
+
+def found_by_hand(
+    function: SimilarityFunction,
+    gallery: torch.Tensor,
+    labels: list[int],
+    version: torch.Tensor,
+    query: int,
+    other: int,
+) -> tuple[float, float, float]:
+    """Rank of the other, lead of the class, average precision: item by item."""
+    scores = function.matrix(version[None], gallery)[0].tolist()
+    items = [item for item in range(len(gallery)) if item != query]
+    at_least = lambda least, among: sum(scores[item] >= scores[least] - 1e-9 for item in among)  # noqa: E731
+    own = [item for item in items if labels[item] == labels[query]]
+    rest = [item for item in items if labels[item] != labels[query]]
+    if not own:
+        return float(at_least(other, items)), float("nan"), float("nan")
+    lead = max(scores[item] for item in own) - max((scores[item] for item in rest), default=-torch.inf)
+    precision = sum(at_least(item, own) / at_least(item, items) for item in own) / len(own)
+    return float(at_least(other, items)), lead, precision
+
+
+def test_what_a_query_finds_by_hand_and_ties_count_against() -> None:
+    line = catalogue(LINE, LABELS)
+    # from 0 itself: item 1 at 0, 2 at 1, 3 at 3, 4 at 4.5; from 2.0: item 2 and 3 at 1, 1 at 2, 4 at 2.5
+    found = line.find(NegativeEuclidean(), torch.tensor([[0.0], [2.0]]), "0", "2")
+    assert found[0].tolist() == [2.0, -1.0, 1 / 2]
+    assert found[1].tolist() == [2.0, 0.0, 1 / 2]
+    # the other way: item 0, 1 at 1, 3 at 2 from 1.0
+    assert line.find(NegativeEuclidean(), torch.tensor([[1.0]]), "2", "0").tolist() == [[2.0, 0.0, 1 / 2]]
+
+
+def test_the_query_itself_and_a_class_of_one() -> None:
+    alone = catalogue(LINE, torch.tensor([1, 2, 3, 4, 5]))
+    rank, lead, precision = alone.find(NegativeEuclidean(), LINE[2:3], "2", "3")[0]
+    assert rank == 3  # behind 0 and 1, not behind itself
+    assert lead.isnan()
+    assert precision.isnan()
+    one_class = catalogue(LINE, torch.ones(5, dtype=torch.long)).find(NegativeEuclidean(), LINE[2:3], "2", "3")
+    assert one_class.tolist() == [[3.0, torch.inf, 1.0]]
+
+
+def test_an_id_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="9 is not in the gallery"):
+        catalogue(LINE, LABELS).find(Cosine(), LINE[:1], "0", "9")
+
+
+@settings(max_examples=40, deadline=None)
+@given(galleries(), st.sampled_from(FUNCTIONS), st.data())
+def test_what_a_query_finds_is_what_counting_gives(
+    gallery: torch.Tensor, function: SimilarityFunction, data: st.DataObject
+) -> None:
+    size = len(gallery)
+    labels = data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
+    query, other = data.draw(st.permutations(range(size)))[:2]
+    versions = gallery[data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))] / 2
+    found = catalogue(gallery, torch.tensor(labels)).find(function, versions, str(query), str(other))
+    expected = [found_by_hand(function, gallery, labels, version, query, other) for version in versions]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype), equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+def drawn(size: int = 60, dims: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(size, dims, generator=draw), torch.randint(5, (size,), generator=draw)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_average_precision_is_that_of_scikit_learn(function: SimilarityFunction) -> None:
+    items, labels = drawn()
+    items[7], items[9] = items[8], items[10]  # ties are one threshold there too
+    for query in (0, 7, 10):
+        rest = torch.arange(60) != query
+        versions = items[query] * torch.tensor([[1.0], [0.3], [-1.0]])
+        found = catalogue(items, labels).find(function, versions, str(query), "30")[:, 2]
+        scores = function.matrix(versions.double(), items.double())[:, rest].round(decimals=9)
+        theirs = [average_precision_score((labels == labels[query])[rest], row) for row in scores]
+        assert found.tolist() == pytest.approx(theirs, rel=1e-5)
+
+
+def test_recall_at_1_is_that_of_pytorch_metric_learning_and_ours() -> None:
+    items, labels = drawn()
+    whole = catalogue(items, labels)
+    found = torch.cat([whole.find(NegativeEuclidean(), items[i : i + 1], str(i), "0") for i in range(60)])
+    ours = (found[:, 1] > 0).double().mean().item()
+    knn = CustomKNN(LpDistance(normalize_embeddings=False))
+    theirs = AccuracyCalculator(include=("precision_at_1",), k=1, knn_func=knn)
+    given_all = (items, labels, items, labels, True)  # the last: each query is in the gallery and left out
+    assert ours == pytest.approx(theirs.get_accuracy(*given_all)["precision_at_1"])
+    assert ours == pytest.approx(retrieval(NegativeEuclidean(), items, labels)["recall_at_1"])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("versions", [1, 3, 19])
+def test_equal_items_tie_whatever_float32_makes_of_them(function: SimilarityFunction, versions: int) -> None:
+    """Products of equal rows differ in the last bit by their place: it must not decide."""
+    draw = torch.Generator().manual_seed(0)
+    for size, dims in [(7, 6), (48, 33), (101, 128), (301, 333)]:
+        items = torch.nn.functional.normalize(torch.randn(size, dims, generator=draw), dim=1)
+        items[[1, size // 2, -1]] = items[1].clone()
+        labels = torch.arange(size)
+        labels[[0, 1]] = 0  # the reference, beside two equals of other classes
+        rows = items[1] + 0.1 * torch.randn(versions, dims, generator=draw)
+        found = catalogue(items, labels).find(function, rows, "0", "1")
+        assert (found[:, 0] >= 3).all()
+        assert (found[:, 1] <= 0).all()
+        torch.testing.assert_close(found[:, 2], 1 / found[:, 0])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_versions_do_not_hang_on_each_other(function: SimilarityFunction, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, labels = drawn()
+    versions = torch.randn(9, 7, generator=torch.Generator().manual_seed(1))
+    together = catalogue(items, labels).find(function, versions, "3", "4")
+    alone = torch.cat([catalogue(items, labels).find(function, row[None], "3", "4") for row in versions])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr("sfam_bench.retrieval.AT_ONCE", 130)  # two versions at a time
+    torch.testing.assert_close(catalogue(items, labels).find(function, versions, "3", "4"), together)
