@@ -73,11 +73,11 @@ def main(cfg: DictConfig) -> None:
     store = RunStore.create(store.root, identity, facts, resume=cfg.resume)
     store.write_pairs(pairs)
     searched = Catalogue(gallery, labels(dataset, chosen), tuple(chosen))
-    shards = evaluate(model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes, searched)
-    for number, shard in zip(todo, progress(shards, "evaluate", len(todo), "batch"), strict=True):
+    given = (model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes, searched, cfg.curves)
+    for number, shard in zip(todo, progress(evaluate(*given), "evaluate", len(todo), "batch"), strict=True):
         spent.update(shard.seconds)
         ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}
-        store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None)
+        store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None, shard.curves)
     keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
     found = retrieval(model.similarity, gallery, labels(dataset, chosen))
     if costs:

@@ -17,6 +17,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
     **{
         "maps.save": bool,
         "keep_memory": bool,
+        "curves": bool,
         "maps.pictures": int,
         "runs": list,
         "out": str,

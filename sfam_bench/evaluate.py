@@ -18,8 +18,9 @@ from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer, Sampling
 from sfam_bench.maps import coincide, flagged, normalise, upsample
 from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Reading, Scene
+from sfam_bench.metrics.walks import curves
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.records import Encoded, PairBatch, Record, Side
+from sfam_bench.records import Curve, Encoded, PairBatch, Record, Side
 from sfam_bench.retrieval import Catalogue
 from sfam_bench.targets import Target, swapped
 from sfam_bench.types import RawMaps
@@ -31,7 +32,7 @@ PAIR = "pair"  # stands for the explainer where a value belongs to the pair itse
 
 @dataclass(frozen=True)
 class Shard:
-    """What one batch of pairs gave: records, and raw maps by "<explainer>/query" and "<explainer>/reference".
+    """What one batch of pairs gave: records, curves, and raw maps by "<explainer>/query" and "<explainer>/reference".
 
     `seconds` that each explainer took for the queries' maps, not a part of the records, which repeat to the bit.
     """
@@ -39,6 +40,7 @@ class Shard:
     records: list[Record]
     maps: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    curves: list[Curve] = field(default_factory=list)
 
 
 def evaluate(
@@ -51,6 +53,7 @@ def evaluate(
     keep_maps: bool = False,
     passes: Passes | None = None,
     gallery: Catalogue | None = None,
+    keep_curves: bool = True,
 ) -> Iterator[Shard]:
     """Explain and measure batch by batch; a metric that needs what a batch or the run lacks gives no record for it."""
     searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
@@ -71,6 +74,8 @@ def evaluate(
                 values = metric(method.explained).cpu()
                 shard.records.extend(rows((*names, method.name, name), pairs, values, why))
             shard.seconds[method.name] = method.seconds
+            if keep_curves:
+                shard.curves.extend(walked(method, pairs, applied.values()))
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
                 if len(encoded.terms) == 1:
@@ -107,7 +112,8 @@ def made(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> 
         seconds = perf_counter() - start
         scaled = normalise(raw)
         remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
-        explained = Explained(scene, upsample(scaled, size), name, raw, remake)
+        samples = isinstance(explainer, Sampling)
+        explained = Explained(scene, upsample(scaled, size), name, raw, remake, samples=samples)
         yield Method(name, raw, scaled, reasons(raw, same), explained, seconds)
 
 
@@ -187,6 +193,15 @@ def self_pairs(pairs: PairBatch) -> list[str]:
     return [
         "self_pair" if query == reference or same else "" for (query, reference), same in zip(ids, equal, strict=True)
     ]
+
+
+def walked(method: Method, pairs: PairBatch, metrics: Iterable[Metric]) -> Iterator[Curve]:
+    """The raw curves that the metrics rest on, of the pairs of which they do."""
+    for name, (fraction, scores) in curves(method.explained, metrics).items():
+        whole = scores.isfinite().all(dim=1).tolist()
+        for i, score in enumerate(scores.tolist()):
+            if whole[i] and not method.flags[i]:
+                yield Curve(method.name, name, pairs.query_ids[i], pairs.reference_ids[i], fraction, score)
 
 
 def reasons(raw: RawMaps, same: list[str]) -> list[str]:

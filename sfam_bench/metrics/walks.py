@@ -18,6 +18,7 @@ Curves: TypeAlias = Float[Tensor, "batch points"]
 Direction = Literal["deletion", "insertion"]
 Order = Literal["most", "least"]
 Degrade = Literal["query", "reference", "both"]
+KEPT = 65  # points of a curve, at most, that are worth drawing
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def ordered(ranks: Int[Tensor, "rows cols"], order: Order) -> Int[Tensor, "rows 
 def curves(explained: Explained, metrics: Iterable[Metric]) -> dict[str, tuple[list[float], Curves]]:
     """By name, fractions and raw scores of each walk that metrics ask of all pairs; NaN for pairs that none asked.
 
-    Two walks that differ in their steps alone share a name; the later gets its number of points behind it.
+    No more than `KEPT` points of each, both ends among them. Two walks that differ in their steps alone share a name;
+    the later gets its number of steps behind it.
     """
     asked: dict[Walk, Flags] = {}
     for metric in metrics:
@@ -152,6 +154,7 @@ def curves(explained: Explained, metrics: Iterable[Metric]) -> dict[str, tuple[l
         counts, _ = placed(walk.steps, pixels)
         if isinstance(walk, OtherWalk) and explained.other is None:
             continue
-        name = f"{walk.name}_{len(counts)}" if walk.name in found else walk.name
-        found[name] = [count / pixels for count in counts], walk.scores(explained, flags)
+        name = f"{walk.name}_{len(counts) - 1}_steps" if walk.name in found else walk.name
+        kept = torch.linspace(0, len(counts) - 1, min(len(counts), KEPT)).round().long()
+        found[name] = [counts[place] / pixels for place in kept], walk.scores(explained, flags)[:, kept]
     return found
