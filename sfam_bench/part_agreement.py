@@ -1,106 +1,181 @@
 """part_agreement: one query against many references of other classes; costs no pass beyond encoding."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
+from jaxtyping import Float, Int
 
-from sfam_bench.datasets.attributes import PartColours
+from sfam_bench.datasets.attributes import GROUPS, Level, PartColours, part_colours
 from sfam_bench.datasets.base import Dataset
-from sfam_bench.errors import UserError
+from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.evaluate import raw_maps
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.maps import flagged, normalise, upsample
-from sfam_bench.metrics.part_agreement import mass_near_parts, rank_agreement
-from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch, Record, pair_seed
+from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.pairs import balanced_order
+from sfam_bench.records import Encoded, PairBatch, Record, Sample, Side, pair_seed
+from sfam_bench.similarity import Gallery, SimilarityFunction
+from sfam_bench.stream import chunked, prefetched, progress
 from sfam_bench.targets import Similarity
-from sfam_bench.types import Keypoints
+from sfam_bench.types import Keypoints, RawMaps
 
 METRIC, SHUFFLED = "part_agreement", "part_agreement_shuffled"
+METRICS = {METRIC: {"higher_is_better": True, "chance": SHUFFLED}, SHUFFLED: {"higher_is_better": None}}
 MANY = "*"  # stands for the reference of a value over many
 
 
 @dataclass(frozen=True)
-class PartAgreement:
-    """Settings: the `references` nearest images of other classes; `sigma` of the Gaussian as a share of the image side.
+class Encodings:
+    """All images of a run, encoded once: some 0.9 MB an image of 224 px with 1280 channels of 7 x 7."""
 
-    After the probe that METHODS describes; defined here. Shuffling the agreement over references gives the null.
+    image_ids: tuple[str, ...]
+    side: Side
+    keypoints: tuple[Keypoints | None, ...]
+
+    def __getitem__(self, rows: Sequence[int]) -> Side:
+        chosen = list(rows)
+        return Side(self.side.images[chosen], self.side.activations[chosen], self.side.embeddings[chosen])
+
+    def pair(self, pairs: pd.DataFrame) -> PairBatch:
+        """The first query with the first of its references, to try methods on."""
+        query, reference = pairs["query_id"].iloc[0], pairs["references"].iloc[0][0]
+        ours, theirs = (self[[self.image_ids.index(image_id)]] for image_id in (query, reference))
+        return PairBatch((query,), (reference,), ours.images, theirs.images)
+
+
+def encodings(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch: int) -> Encodings:
+    """Load and encode the images."""
+
+    def load(chunk: Sequence[str]) -> list[Sample]:
+        return [dataset.sample(image_id) for image_id in chunk]
+
+    chunks, sides, keypoints = list(chunked(image_ids, batch)), list[Side](), list[Keypoints | None]()
+    for samples in progress(prefetched(load, chunks), f"encode {dataset.name}", len(chunks), "batch"):
+        sides.append(model.encode(torch.stack([sample.image for sample in samples])))
+        keypoints += [sample.keypoints for sample in samples]
+    whole = (torch.cat([getattr(side, name) for side in sides]) for name in ("images", "activations", "embeddings"))
+    return Encodings(tuple(image_ids), Side(*whole), tuple(keypoints))
+
+
+@dataclass(frozen=True)
+class PartAgreement:
+    """Does relevance near a part rise, over references of other classes, with how alike that part is; defined here.
+
+    The value of a query is `rank_agreement`, after a probe that METHODS describes. Beside it stands its null, the same
+    with the classes of the references shuffled.
+
+    queries: how many, spread evenly over the classes.
+    references: the nearest images of other classes, at most `per_class` of one, since a class has one description.
+    sigma: of the Gaussian about a part, as a share of the longer side of the image.
+    level: whose attributes are compared; auto takes those of images where the data set has them, else of classes.
     """
 
+    queries: int = 120
     references: int = 60
+    per_class: int = 4
     sigma: float = 24 / 224
+    level: Level = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.references < 3 or not self.sigma > 0:
+        check_choices(self)
+        if self.queries < 1 or self.references < 3 or self.per_class < 1 or not self.sigma > 0:
             raise UserError(
-                f"agreement.references={self.references}, agreement.sigma={self.sigma}: expected at least 3, and > 0"
+                f"agreement.queries={self.queries}, agreement.references={self.references}, agreement.per_class="
+                f"{self.per_class}, agreement.sigma={self.sigma}: expected at least 1, 3, 1, and more than 0"
             )
+
+    def colours(self, dataset: Dataset) -> PartColours:
+        """The attributes of the data set's parts, or UserError where it has none."""
+        index, root = dataset.index, getattr(dataset, "root", None)
+        parts = index["keypoints"].dropna() if "keypoints" in index else ()
+        if root is None or not len(parts) or any(len(found) != len(GROUPS) for found in parts):
+            raise UserError(
+                f"{dataset.name} does not have CUB's {len(GROUPS)} parts: part agreement needs dataset=cub with parts/"
+            )
+        return part_colours(root, index["label"], self.level)
+
+    def pairs(
+        self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
+    ) -> pd.DataFrame:
+        """One row a query, with the ids of its references; `gallery` are the embeddings of the images."""
+        index = dataset.index.loc[list(image_ids)]
+        labels = index["label"].to_numpy()
+        random = np.random.default_rng([self.seed, *METRIC.encode()])
+        rows = []
+        for query in balanced_order(index["label"], random, None)[: self.queries]:
+            scores = similarity.matrix(gallery[[query]], gallery)[0].cpu()
+            near = scores.argsort(descending=True, stable=True).numpy()
+            near = near[labels[near] != labels[query]]
+            turn = pd.Series(labels[near]).groupby(labels[near]).cumcount().to_numpy()
+            near = near[turn < self.per_class][: self.references]
+            references = [str(image_id) for image_id in index.index[near]]
+            rows.append((str(index.index[query]), references, float(scores[near].mean())))
+        frame = pd.DataFrame(rows, columns=["query_id", "references", "score"])
+        frame.insert(1, "reference_id", MANY)
+        own = index.loc[frame["query_id"], ["label", "class_name"]].to_numpy()
+        return frame.assign(kind="other_classes", query_label=own[:, 0].astype(int), query_class=own[:, 1].astype(str))
 
     def __call__(
         self,
         model: SimilarityModel,
         dataset: Dataset,
-        image_ids: Sequence[str],
-        queries: Sequence[str],
+        encoded: Encodings,
+        pairs: pd.DataFrame,
         explainers: Mapping[str, Explainer],
         colours: PartColours,
         batch: int = 32,
     ) -> Iterator[list[Record]]:
-        """The records of each query in turn; `image_ids` are the gallery, all of whose sides are held.
-
-        That is some 0.9 MB an image of 224 px with 1280 channels of 7 x 7.
-        """
-        samples = [dataset.sample(image_id) for image_id in image_ids]
-        images = torch.stack([sample.image for sample in samples])
-        sides = [model.encode(chunk) for chunk in images.split(batch)]
-        gallery = torch.cat([side.embeddings for side in sides])
-        activations = torch.cat([side.activations for side in sides])
-        images = torch.cat([side.images for side in sides])
-        labels = torch.tensor(dataset.index.loc[list(image_ids), "label"].to_numpy(), device=gallery.device)
-        place = {image_id: number for number, image_id in enumerate(image_ids)}
-        for query in queries:
-            at = place[query]
-            scores = model.similarity.matrix(gallery[at : at + 1], gallery)[0]
-            scores = scores.masked_fill(labels == labels[at], -torch.inf)
-            count = min(self.references, int((labels != labels[at]).sum()))
-            chosen = scores.argsort(descending=True, stable=True)[:count]
-            ids = tuple(image_ids[number] for number in chosen.tolist())
-            pairs = PairBatch((query,) * count, ids, images[[at]].expand(count, -1, -1, -1), images[chosen])
-            encoded = encode_pairs(model, Similarity(), pairs.query[:1], pairs.reference[:1])
-            one = (at * torch.ones_like(chosen)).tolist()
-            held = [
-                replace(encoded.query, images=images[rows], activations=activations[rows], embeddings=gallery[rows])
-                for rows in (one, chosen.tolist())
-            ]
-            encoded = replace(encoded, query=held[0], terms=(replace(encoded.terms[0], side=held[1]),), kept={})
-            keypoints, agreement = samples[at].keypoints, colours.agreement(query, ids)
-            names = (dataset.name, model.name, "similarity")
+        """The records of each query in turn; `pairs` as from `pairs`, `batch` maps at once."""
+        place = {image_id: number for number, image_id in enumerate(encoded.image_ids)}
+        passes, target = Passes(quietly(model, model)), Similarity()
+        names = (dataset.name, model.name, target.name)
+        size = (encoded.side.images.shape[-2], encoded.side.images.shape[-1])
+        for query, references in zip(pairs["query_id"], pairs["references"], strict=True):
+            at, rows = place[query], [place[reference] for reference in references]
+            chunks = []
+            for some in chunked(rows, batch):
+                ours, theirs = encoded[[at] * len(some)], encoded[some]
+                ids = tuple(encoded.image_ids[row] for row in some)
+                asked = PairBatch((query,) * len(some), ids, ours.images, theirs.images)
+                chunks.append((Encoded(ours, target.terms(theirs, None), passes), asked))
+            agreement = colours.agreement(query, references)
+            classes = dataset.index.loc[list(references), "label"].to_numpy()
+            random = np.random.default_rng(pair_seed(self.seed, query, MANY, METRIC))
+            agreements = {METRIC: agreement, SHUFFLED: agreement[shuffled(classes, random)]}
             found = []
             for name, explainer in explainers.items():
-                raw = raw_maps(explainer, model, encoded, pairs)
-                for metric, (value, flag) in self.values(raw, images.shape[-2:], keypoints, agreement, query).items():
-                    found.append(Record(*names, name, metric, query, MANY, value, flag))
+                raw = torch.cat([raw_maps(explainer, model, *chunk) for chunk in chunks])
+                relevance, flag = self.relevance(raw, size, encoded.keypoints[at])
+                for metric, table in agreements.items():
+                    value, why = (math.nan, flag) if flag else rank_agreement(relevance, table)
+                    found.append(Record(*names, name, metric, query, MANY, value, why))
             yield found
 
-    def values(
-        self,
-        raw: torch.Tensor,
-        size: Sequence[int],
-        keypoints: Keypoints | None,
-        agreement: np.ndarray,
-        query: str,
-    ) -> dict[str, tuple[float, str]]:
-        """Value and reason of both metrics for one query's raw maps over its references."""
-        nonfinite, constant = flagged(raw)
-        if keypoints is None or not (keypoints[:, 2] > 0).any():
-            return dict.fromkeys((METRIC, SHUFFLED), (float("nan"), "no_parts"))
-        maps = upsample(normalise(raw), (size[0], size[1]))
-        mass = mass_near_parts(maps, keypoints, self.sigma * max(size)).cpu().double().numpy()
-        mass[(nonfinite | constant).cpu().numpy()] = np.nan
-        shuffle = np.random.default_rng(pair_seed(self.seed, query, MANY, METRIC)).permutation(len(agreement))
-        found = {METRIC: rank_agreement(mass, agreement), SHUFFLED: rank_agreement(mass, agreement[shuffle])}
-        why = "nonfinite_map" if nonfinite.all() else "constant_map" if constant.all() else "no_positive_part"
-        return {name: (value, "" if np.isfinite(value) else why) for name, value in found.items()}
+    def relevance(
+        self, raw: RawMaps, size: tuple[int, int], keypoints: Keypoints | None
+    ) -> tuple[Float[np.ndarray, "refs parts"], str]:
+        """The relevance near each part, NaN where there is no map, and why the query has no value."""
+        nonfinite, constant = (flags.cpu().numpy() for flags in flagged(raw))
+        if keypoints is None:
+            return np.empty((len(raw), 0)), "few_parts"
+        found = relevance_near_parts(upsample(normalise(raw), size), keypoints, self.sigma * max(size)).cpu().numpy()
+        found[nonfinite | constant] = np.nan
+        few = (~(nonfinite | constant)).sum() < 3
+        return found, ("nonfinite_map" if nonfinite.any() else "constant_map") if few and len(raw) > 2 else ""
+
+
+def shuffled(classes: Int[np.ndarray, " refs"], random: np.random.Generator) -> Int[np.ndarray, " refs"]:
+    """For each reference one of another class's, whole classes being exchanged: those of one class are alike."""
+    members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
+    found = np.empty(len(classes), dtype=int)
+    for mine, other in zip(members, random.permutation(len(members)), strict=True):
+        found[mine] = np.resize(members[other], len(mine))
+    return found

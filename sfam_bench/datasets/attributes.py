@@ -29,12 +29,10 @@ class PartColours:
     level: str
 
     def agreement(self, query: str, references: Sequence[str]) -> Agreement:
-        """Cosine of the histograms of each part, centred over the parts of the pair; NaN where either has none."""
+        """Cosine of the histograms of each part; NaN where either has none."""
         ours, theirs = self.histograms[self.row[query]], self.histograms[[self.row[name] for name in references]]
         known = ours.any(axis=1) & theirs.any(axis=2)
-        cosine = np.where(known, (theirs * ours).sum(axis=2), np.nan)
-        count = known.sum(axis=1, keepdims=True).clip(1)
-        return cosine - np.nansum(cosine, axis=1, keepdims=True) / count
+        return np.where(known, (theirs * ours).sum(axis=2), np.nan)
 
 
 def part_colours(root: str | Path, labels: pd.Series, level: Level = "auto") -> PartColours:
@@ -96,7 +94,7 @@ def _of_images(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndar
             for line in file:
                 image, attribute, present = line.split(None, 3)[:3]
                 if present == "1" and image in place:
-                    table[place[image], int(attribute) - 1] = 1
+                    table[place[image], range(attributes).index(int(attribute) - 1)] = 1
     except (ValueError, IndexError):
         raise UserError(f"{path} has the line {line.strip()!r}: expected image, attribute, is_present") from None
     return table

@@ -10,37 +10,50 @@ from sfam_bench.maps import ROUNDING
 from sfam_bench.types import Keypoints, Maps
 
 
-def mass_near_parts(maps: Maps, keypoints: Keypoints, sigma: float) -> Float[Tensor, "batch parts"]:
-    """Share of each map's positive part under a Gaussian of `sigma` px about each part.
+def relevance_near_parts(maps: Maps, keypoints: Keypoints, sigma: float) -> Float[Tensor, "batch parts"]:
+    """Mean of each signed map under a Gaussian of `sigma` px about each part, as far as it lies within the image.
 
-    NaN for hidden parts and for maps without a positive part.
+    NaN for hidden parts.
     """
     rows, cols = (torch.arange(n, device=maps.device) + 0.5 for n in maps.shape[-2:])
-    x, y, visible = keypoints.to(maps).T
+    x, y, visible = keypoints.to(maps.device, torch.float64).T
     down, across = (
-        torch.exp(-(centres - at[:, None]).square() / (2 * sigma**2)) for centres, at in ((rows, y), (cols, x))
+        (-(centres - at[:, None]).square() / (2 * sigma**2)).softmax(dim=1) for centres, at in ((rows, y), (cols, x))
     )
-    positive = maps.clamp_min(0)
-    near = torch.einsum("bij,pi,pj->bp", positive, down, across) / positive.sum(dim=(1, 2))[:, None]
+    near = torch.einsum("bij,pi,pj->bp", maps.double(), down, across)
     return torch.where(visible > 0, near, torch.nan)
 
 
-def rank_agreement(mass: Float[np.ndarray, "refs parts"], agreement: Float[np.ndarray, "refs parts"]) -> float:
-    """Spearman's correlation over references of mass and agreement, mean over parts.
+def rank_agreement(
+    relevance: Float[np.ndarray, "refs parts"], agreement: Float[np.ndarray, "refs parts"]
+) -> tuple[float, str]:
+    """Spearman's correlation over references of relevance and agreement, mean over parts, or why there is none.
 
-    A part whose mass does not change with the reference counts 0; one that is hidden or equally alike everywhere does
-    not count; NaN where none does. References without a map are left out.
+    Both are centred over the parts of each reference first: what counts is whether a part is favoured over the others.
+    A part that is hidden in the query, or equally alike in all references, does not count, and where the relevance does
+    not change with the reference it counts 0. References without a map are left out.
     """
-    there = np.isfinite(mass).any(axis=1)
-    mass, agreement = mass[there], agreement[there]
-    usable = np.isfinite(mass).all(axis=0) & np.isfinite(agreement).all(axis=0)
-    if len(mass) < 2 or not usable.any():
-        return float("nan")
-    mass, agreement = mass[:, usable], agreement[:, usable]
-    told = np.ptp(agreement, axis=0) > 0
-    moves = np.ptp(mass, axis=0) > ROUNDING * np.abs(mass).max(axis=0)  # less is the rounding of a blind map's sums
-    first, second = (rankdata(values, axis=0) for values in (mass, agreement))
-    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    visible, there = np.isfinite(relevance).any(axis=0), np.isfinite(relevance).any(axis=1)
+    relevance, agreement = relevance[there], agreement[there]
+    usable = np.isfinite(relevance).all(axis=0) & np.isfinite(agreement).all(axis=0)
+    if visible.sum() < 2:
+        return np.nan, "few_parts"
+    if len(relevance) < 3:
+        return np.nan, "few_references"
+    if usable.sum() < 2:
+        return np.nan, "unknown_parts"
+    # less is the rounding of sums: of a blind map, of equal histograms
+    least = ROUNDING * np.abs(relevance[:, usable]).max()
+    relevance, agreement = (_centred(table[:, usable], axis=1) for table in (relevance, agreement))
+    agreement = agreement.round(9)  # ties stay ties
+    differs, moves = np.ptp(agreement, axis=0) > 0, np.ptp(relevance, axis=0) > least
+    if not differs.any():
+        return np.nan, "equal_references"
+    first, second = (_centred(rankdata(table[:, differs], axis=0), axis=0) for table in (relevance, agreement))
     lengths = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
-    correlation = np.where(moves, (first * second).sum(axis=0) / np.where(lengths > 0, lengths, 1), 0.0)
-    return float(correlation[told].mean()) if told.any() else float("nan")
+    found = (first * second).sum(axis=0) / np.where(lengths > 0, lengths, 1)
+    return float(np.where(moves[differs], found, 0.0).mean()), ""
+
+
+def _centred(table: Float[np.ndarray, "refs parts"], axis: int) -> Float[np.ndarray, "refs parts"]:
+    return table - table.mean(axis=axis, keepdims=True)
