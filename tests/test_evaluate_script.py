@@ -150,3 +150,20 @@ def test_the_table_of_methods_is_printed_and_its_page_written(run_script: Run, t
     assert "le_grad was not measured" in out
     page = (tmp_path / "methods.md").read_text()
     assert all(f"## {name}" in page for name in ("sfam", "le_grad", "lafam"))
+
+
+def test_retrieval_and_margin_are_read_along_deletion(run_script: Run, tmp_path: Path) -> None:
+    """The gallery of a run holds all its pairs; the margin is that of the kind of pairs that has negatives."""
+    kinds = ["pairs.kinds=[nearest_positive,triplet]", "explainer=[sfam]", "metric=[deletion,retrieval,margin]"]
+    code, _, err = run_script("evaluate", *DATA, *PAIRS, *kinds, "min_range=0.0", f"run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    run = read_run(tmp_path / "run")
+    own = dict(iter(run.records[run.records["explainer"] == "sfam"].groupby("metric")))
+    for metric in ("retrieval_rank_deletion_mean", "retrieval_recall_at_1_deletion_mean"):
+        assert own[metric]["query_id"].tolist() == run.pairs["query_id"].tolist()
+        assert own[metric]["value"].between(0, 1 + 1e-6).all()
+    nearest = (run.pairs["kind"] == "nearest_positive").to_numpy()
+    assert (own["retrieval_pixels_until_lost_mean"]["flag"][nearest] == "").all()  # no other item is nearer
+    margin = own["margin_pixels_until_flip_mean"]
+    assert margin["query_id"].tolist() == run.pairs["query_id"][~nearest].tolist()
+    assert set(margin["flag"]) <= {"", "not_ahead"}
