@@ -45,8 +45,8 @@ def clustered_intervals(
 ) -> list[Interval]:
     """`clustered_bootstrap` of each column of `values`; columns over the same clusters share their resamples.
 
-    Percentiles are widened for few clusters (expanded percentile interval, Hesterberg 2015), counted by Kish's effective
-    number, which unequal sizes make smaller; benchmarks/coverage.py simulates what that is worth.
+    Percentiles are widened for few clusters (expanded percentile interval, Hesterberg 2015), counted by Kish's
+    effective number, which unequal sizes make smaller; benchmarks/coverage.py simulates what that is worth.
     """
     codes, names = pd.factorize(np.asarray(clusters))
     present = np.isfinite(values)

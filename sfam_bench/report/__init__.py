@@ -9,6 +9,7 @@ import pandas as pd
 
 from sfam_bench.errors import UserError
 from sfam_bench.report import formats, page, tables
+from sfam_bench.report.box_accuracy import with_box_accuracy
 from sfam_bench.report.cost import cost_rows
 from sfam_bench.report.curves import draw_curves
 from sfam_bench.report.figures import gallery, overview
@@ -48,7 +49,7 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
 
 def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     sections, sums, differences, judged = [], [], [], []
-    for whole in runs:
+    for whole in map(with_box_accuracy, runs):
         # area errors go to the protocol: in a table they would stand as if they told explainers apart
         check = whole.records["metric"].str.endswith(AREA_ERROR)
         run, errors = replace(whole, records=whole.records[~check]), whole.records[check]

@@ -35,7 +35,7 @@ def test_groups_stand_in_reading_order(run: Run, summed: pd.DataFrame) -> None:
         "Metrics that see the pair": ["selectivity energy ↑", "part agreement ↑"],
         "Faithfulness": ["deletion mean ↓", "insertion mean ↑"],
         "Localisation": ["energy pointing game ↑", "IoU 50 ↑", "foreground area"],
-        "Sanity, complexity and cost": ["forward passes ↓"],
+        "Cost and others": ["forward passes ↓"],
     }
 
 
@@ -184,8 +184,9 @@ def test_digits(values: list[float], digits: int) -> None:
 
 def test_a_metric_belongs_to_its_longest_prefix() -> None:
     assert names.group("part_agreement") == "Metrics that see the pair"
-    assert names.group("part_hit") == "Localisation"
-    assert names.group("gini") == "Sanity, complexity and cost"
+    assert names.group("part_pointing_game") == "Localisation"
+    assert names.group("part_heat_beak") == "Heat by part"
+    assert names.group("gini") == "Complexity and completeness"
     assert names.sort_metrics(["gini", "iou_30", "deletion_mean", "selectivity_peak"])[0] == "selectivity_peak"
 
 

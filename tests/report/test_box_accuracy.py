@@ -1,0 +1,44 @@
+"""MaxBoxAccV2 in a report: a metric as any other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sfam_bench.report.box_accuracy import max_box_accuracy, with_box_accuracy
+from sfam_bench.statistics import summary
+from sfam_bench.store import Run, read_run
+
+
+@pytest.fixture
+def boxed(fake_run: Path) -> Run:
+    """A run with IoUs at three thresholds, and a pair that is flagged."""
+    run, rng = read_run(fake_run), np.random.default_rng(0)
+    one = run.records[run.records["metric"] == "deletion_mean"]
+    frames = [one.assign(metric=f"box_iou_{t}", value=rng.random(len(one)), flag="") for t in ("10", "20", "30")]
+    for frame in frames:
+        frame.loc[frame.index[:1], ["value", "flag"]] = [np.nan, "constant_map"]
+    metrics = {**run.manifest["metrics"], "box_iou_10": {"higher_is_better": True}}
+    records = pd.concat([run.records, *frames], ignore_index=True)
+    return replace(run, records=records, manifest={**run.manifest, "metrics": metrics})
+
+
+def test_its_mean_is_that_of_the_data_set_at_one_threshold_each(boxed: Run) -> None:
+    found = with_box_accuracy(boxed)
+    assert not found.records["metric"].str.startswith("box_iou").any()
+    assert "box_iou_10" not in found.manifest["metrics"]
+    table = summary(found.records, found.pairs, found.manifest["metrics"])
+    table = table[table["metric"] == "max_box_accuracy"].set_index("explainer")
+    expected = max_box_accuracy(boxed.records)
+    expected = expected[expected["delta"].isna()].set_index("explainer")
+    pd.testing.assert_series_equal(table["mean"], expected["accuracy"], check_names=False, check_like=True)
+    assert table["low"].lt(table["mean"]).all()
+    assert table["count"].to_dict() == expected["count"].to_dict()
+    assert "constant_map 1" in table["flagged"].to_list()
+
+
+def test_a_run_without_boxes_stays_as_it_is(fake_run: Path) -> None:
+    run = read_run(fake_run)
+    assert with_box_accuracy(run) is run
