@@ -29,6 +29,7 @@ from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.records import PairBatch
 from sfam_bench.similarity import Cosine, NegativeEuclidean
+from sfam_bench.store import read_curves
 from sfam_bench.targets import Margin, Similarity
 
 
@@ -387,3 +388,72 @@ def test_passes_that_are_given_take_the_curves_and_only_those():
     assert seen == [3, 3, 3]  # queries, references, baselines
     for key, value in table(shard.records).items():
         assert (value == plain[key]) == (key[1] != "deletion")
+
+
+# Curves
+
+
+def test_curves_are_those_that_the_metrics_rest_on():
+    network, pairs = lively(), batch(4)
+    pairs.query[1] = 0.5  # its own mean colour: no range
+
+    def partly(network, encoded, pairs):
+        maps = SFAM()(network, encoded, pairs).clone()
+        maps[2] = 1.0
+        return maps
+
+    given = (network, Similarity(), [pairs], {"sfam": SFAM(), "partly": partly}, CURVES, "made")
+    (shard,) = evaluate(*given)
+    kept = {(curve.explainer, curve.curve, curve.query_id): curve for curve in shard.curves}
+    assert len(kept) == len(shard.curves)
+    assert {name for _, name, _ in kept} == {
+        "deletion_mean",
+        "deletion_zeros",
+        "insertion_zeros",
+        "insertion_zeros_6_steps",
+    }
+    assert {query for who, name, query in kept if (who, name) == ("sfam", "deletion_mean")} == {"q0", "q2", "q3"}
+    assert {query for who, name, query in kept if (who, name) == ("partly", "deletion_mean")} == {"q0", "q3"}
+    full = {r.query_id: r.value for r in shard.records if r.metric == "s_full"}
+    base = {r.query_id: r.value for r in shard.records if r.metric == "s_base_mean"}
+    values = table(shard.records)
+    for query in ("q0", "q2", "q3"):
+        curve = kept["sfam", "deletion_mean", query]
+        assert curve.fraction[0] == 0
+        assert curve.fraction[-1] == 1
+        assert (curve.score[0], curve.score[-1]) == pytest.approx((full[query], base[query]))
+        weights = torch.tensor(STEPS(32 * 24)[1])
+        area = (weights @ torch.tensor(curve.score) - base[query]) / (full[query] - base[query])
+        assert area == pytest.approx(values["sfam", "deletion", query], abs=1e-4)
+    (without,) = evaluate(*given, keep_curves=False)
+    assert without.curves == []
+    assert table(without.records) == pytest.approx(values, nan_ok=True)
+
+
+def test_curves_cost_no_pass():
+    network, pairs = lively(), batch(3)
+    counts = []
+    for keep in (False, True):
+        passes, calls = counting(quietly(network, network), 4)
+        list(evaluate(network, Similarity(), [pairs], FOUR, CURVES, "made", passes=passes, keep_curves=keep))
+        counts.append(sum(calls))
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_run_keeps_its_curves_compactly_and_its_report_draws_them(run_script, tmp_path):
+    data = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
+    chosen = ["pairs.kinds=[random_positive]", "pairs.count=12", "batch_size=6", "explainer=[sfam,chance]"]
+    asked = ["metric=[insertion_minus_deletion]", "min_range=-9", "full_share=0"]
+    run = tmp_path / "run"
+    code, _, err = run_script("evaluate", *data, *chosen, *asked, f"run_dir={run}")
+    assert code == 0, err
+    curves = read_curves(run)
+    walks = {"deletion_mean", "insertion_mean", "deletion_blur", "insertion_blur"}
+    assert set(curves["curve"]) == walks
+    assert len(curves) == 12 * 2 * 4
+    assert {len(score) for score in curves["score"]} == {22}
+    size = sum(path.stat().st_size for path in (run / "curves").iterdir())
+    assert size < 12 * 2 * 4 * 22 * 8 + 2 * 5_000  # a score and its fraction of four bytes each, and the schema twice
+    code, _, err = run_script("report", f"runs=[{run}]", f"out={tmp_path / 'report'}")
+    assert code == 0, err
+    assert list((tmp_path / "report").glob("curves-*.png"))

@@ -80,7 +80,7 @@ class Walk:
         """Area under curves with both ends."""
         return curves @ curves.new_tensor(placed(self.steps, explained.maps[0].numel())[1])
 
-    def without_range(self, explained: Explained, least: float) -> Flags:
+    def without_range(self, explained: Explained, least: float | int) -> Flags:
         """Pairs that score alike with and without content: there is nothing to lose."""
         return explained.scene.full() - self.base(explained) < least
 

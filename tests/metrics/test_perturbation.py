@@ -1,6 +1,7 @@
 """Deletion and insertion by hand, and what must hold for any score."""
 
 from itertools import pairwise
+from math import inf
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from sfam_bench.baselines import Mean, Zeros
 from sfam_bench.maps import ranks
+from sfam_bench.metrics.card import metric_card
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid, Walk
 
 ALL = torch.tensor([True])
@@ -153,3 +155,42 @@ def test_the_share_of_curves_in_full_is_drawn_by_pair_and_method(explained):
     assert {pair for _, pair in seen.answers} == set(asked.nonzero()[:, 0].tolist())  # the others cost nothing
     other = AreaError("insertion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
     assert not torch.equal(other.asked(seen), asked)
+
+
+@pytest.mark.parametrize(
+    ("metric", "limits"),
+    [
+        (Perturbation("deletion"), (-inf, inf)),
+        (Perturbation("insertion", scale="raw"), (-inf, inf)),
+        (Perturbation("insertion", scale="minmax", times=100), (0, 100)),
+        (Perturbation("insertion_minus_deletion", scale="minmax"), (-1, 1)),
+        (AreaError("deletion"), (0, inf)),
+    ],
+    ids=str,
+)
+def test_the_card_says_where_values_lie(metric, limits):
+    assert metric_card(metric).range == limits
+
+
+def test_the_card_counts_the_maps_of_references():
+    made = {way: metric_card(Perturbation("deletion", degrade=way)).remakes for way in ("query", "reference", "both")}
+    assert made == {"query": 0, "reference": 1, "both": 1}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(weights=st.lists(st.floats(-1, 1), min_size=12, max_size=12), seed=st.integers(0, 99))
+def test_a_minmaxed_area_lies_in_the_range_of_its_card(explained, weights, seed):
+    image = torch.tensor(weights).view(1, 1, 3, 4).expand(1, 3, 3, 4).contiguous()
+    maps = torch.rand(1, 3, 4, generator=torch.Generator().manual_seed(seed))
+    seen = explained(image, maps)
+    for walk in ("deletion", "insertion", "insertion_minus_deletion"):
+        metric = Perturbation(walk, Zeros(), Midpoint(5), scale="minmax", times=100)
+        value, (low, high) = metric(seen).item(), metric_card(metric).range
+        assert value != value or low - 1e-3 <= value <= high + 1e-3
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_whole_number_is_a_share(explained, share):
+    seen = explained(red_image(RED), RED[None])
+    metric = AreaError("deletion", Zeros(), Midpoint(2), Trapezoid(4), share=share, min_range=0)
+    assert metric(seen).isfinite().all() == bool(share)
