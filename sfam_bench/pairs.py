@@ -12,14 +12,15 @@ from torch import Tensor
 
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
-from sfam_bench.records import PairBatch, Sample
+from sfam_bench.records import PairBatch, Sample, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched
-from sfam_bench.types import KeypointsBatch
+from sfam_bench.types import Images, KeypointsBatch
 
 log = logging.getLogger(__name__)
 
 SIDES = ("query", "reference")
+OTHERS = ("same_class", "other_class")  # roles of further references
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ KINDS: dict[str, Callable[[Candidates], Choice]] = {
 class PairChoice:
     """`count` pairs of each of `kinds`, spread evenly over the classes, at most `per_class` queries of one.
 
-    `both_directions` adds each pair swapped (not for triplets), doubling the count.
+    `both_directions` adds each pair swapped (not for triplets), doubling the count. `others` adds to each pair two
+    further references, for metrics that ask whether a map changes with the reference; the pairs stay the same.
     """
 
     kinds: list[str] | tuple[str, ...] = ("nearest_positive",)
@@ -101,6 +103,7 @@ class PairChoice:
     per_class: int | None = None
     both_directions: bool = False
     seed: int = 0
+    others: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", tuple(self.kinds))  # YAML brings a list
@@ -117,7 +120,8 @@ class PairChoice:
         """Choose among `image_ids`, whose embeddings are the rows of `gallery`; one row a pair."""
         index = dataset.index.loc[list(image_ids)]
         frames = [self._choose(kind, index, dataset, similarity, gallery) for kind in self.kinds]
-        return pd.concat(frames, ignore_index=True)
+        pairs = pd.concat(frames, ignore_index=True)
+        return with_others(pairs, index["label"], self.seed) if self.others else pairs
 
     def _choose(
         self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
@@ -166,6 +170,25 @@ def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def with_others(pairs: pd.DataFrame, labels: pd.Series, seed: int) -> pd.DataFrame:
+    """Add a reference of the reference's class and one of neither image's class, at random; "" where there is none.
+
+    Each draw hangs on the pair alone, so that it disturbs no other.
+    """
+    ids, classes = labels.index.to_numpy(), labels.to_numpy()
+    found: dict[str, list[str]] = {role: [] for role in OTHERS}
+    for pair in pairs.itertuples():
+        of_reference, of_query = classes == pair.reference_label, classes == pair.query_label
+        own = np.isin(ids, [pair.query_id, pair.reference_id])
+        for role, among in zip(OTHERS, (of_reference & ~own, ~of_reference & ~of_query), strict=True):
+            random = np.random.default_rng(pair_seed(seed, str(pair.query_id), str(pair.reference_id), role))
+            found[role].append(str(random.choice(ids[among])) if among.any() else "")
+    for role, chosen in found.items():
+        if missing := chosen.count(""):
+            log.warning("%d of %d pairs have no further reference: %s", missing, len(pairs), role)
+    return pairs.assign(**{f"{role}_id": chosen for role, chosen in found.items()})
+
+
 def batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
     """Cut the table into batches of one kind each, in its own order."""
     return [
@@ -186,7 +209,7 @@ def load(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch
 
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
-    """Load one batch; regions that not every pair of it has are left out."""
+    """Load one batch; regions that not every pair of it has are left out, a further reference it lacks is NaN."""
     queries, references = ([dataset.sample(image_id) for image_id in frame[f"{side}_id"]] for side in SIDES)
     regions = [
         dataset.regions(query_id, reference_id, sample)
@@ -204,7 +227,18 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         masks={name: torch.stack([found[name] for found in regions]) for name in common},
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
+        others={role: images for role in OTHERS if (images := further(dataset, frame, role)) is not None},
     )
+
+
+def further(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:
+    """The further references of one role, or nothing where no pair of the batch has one."""
+    ids = frame.get(f"{role}_id", pd.Series("", frame.index))
+    images = {image_id: dataset.sample(image_id).image for image_id in ids.unique() if image_id}
+    if not images:
+        return None
+    none = torch.full_like(next(iter(images.values())), torch.nan)
+    return torch.stack([images.get(image_id, none) for image_id in ids])
 
 
 def keypoints(samples: Sequence[Sample]) -> KeypointsBatch | None:

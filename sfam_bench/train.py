@@ -25,7 +25,9 @@ class Recipe:
     """How to train; the last epoch is kept, since choosing one by the test classes would be no protocol.
 
     `lr` is the peak of a one-cycle schedule (Smith, Topin, 2018), `loss_lr` that of the loss's own proxies;
-    `per_class` images of a class come together in a batch; `freeze_batchnorm` keeps the running statistics.
+    `per_class` images of a class come together in a batch; `freeze_batchnorm` keeps the running statistics;
+    `shuffle_labels` gives each image the label of another, so that there is nothing true to learn (Adebayo et al.,
+    NeurIPS 2018): maps of such a model ought to differ.
     """
 
     epochs: int = 12
@@ -37,6 +39,7 @@ class Recipe:
     freeze_batchnorm: bool = False
     workers: int = 0  # processes that load images; 0 loads in this one
     seed: int = 0
+    shuffle_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.per_class < 1 or self.batch_size < 1 or self.batch_size % self.per_class:
@@ -65,6 +68,8 @@ def train(
             f"{recipe.per_class} of each of {len(classes)} classes: lower it"
         )
     numbers = [classes[label] for label in labels]
+    if recipe.shuffle_labels:
+        numbers = np.random.default_rng(recipe.seed).permutation(numbers).tolist()
     seed(recipe.seed)
     loader = DataLoader(
         _Labelled(image_ids, numbers, load),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
-from sfam_bench.pairs import PairChoice, balanced_order, batches, first, load_batch
+from sfam_bench.pairs import OTHERS, PairChoice, balanced_order, batches, first, load_batch, with_others
 from sfam_bench.records import Sample
 from sfam_bench.similarity import Cosine, NegativeEuclidean
 from sfam_bench.types import Mask
@@ -232,3 +232,53 @@ def test_a_batch_holds_the_images_and_only_the_regions_of_all_its_pairs() -> Non
     assert set(batch.masks) == {"foreground"}
     assert set(load_batch(SET, pairs[ahead]).masks) == {"foreground", "shared"}
     assert load_batch(SET, choose("hard_negative", count=2)).negative is None
+
+
+KIND_NAMES = ["nearest_positive", "hard_negative", "random_positive", "triplet", "partial_match"]
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_further_references_are_of_the_class_that_their_role_says(kind: str) -> None:
+    pairs = choose(kind, others=True)
+    pd.testing.assert_frame_equal(pairs.drop(columns=[f"{role}_id" for role in OTHERS]), choose(kind))  # undisturbed
+    for pair in pairs.itertuples():
+        assert pair.same_class_id not in (pair.query_id, pair.reference_id)
+        assert LABELS[pair.same_class_id] == pair.reference_label
+        assert LABELS[pair.other_class_id] not in (pair.query_label, pair.reference_label)
+    assert pairs["same_class_id"].nunique() > 2
+    assert pairs["other_class_id"].nunique() > 2
+
+
+def test_the_draw_of_further_references_hangs_on_pair_and_seed_alone() -> None:
+    pairs = choose("random_positive", others=True)
+    plain = choose("random_positive")
+    again = with_others(plain.iloc[::-1], LABELS, 0).iloc[::-1]
+    pd.testing.assert_frame_equal(again, pairs)
+    assert not with_others(plain, LABELS, 1).equals(pairs)
+
+
+def test_where_there_is_no_further_reference_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    two = [image_id for k, image_id in enumerate(IDS) if k % EACH < 2 or k == 2]  # the first class alone has a third
+    choice = PairChoice(kinds=("random_positive",), count=99, others=True)
+    pairs = choice(SET, Cosine(), GALLERY[[IDS.index(image_id) for image_id in two]], two)
+    lacking = pairs["same_class_id"] == ""
+    assert (pairs["query_label"][~lacking] == 0).all()
+    assert lacking.sum() == 2 * (CLASSES - 1)
+    assert f"{lacking.sum()} of {len(pairs)} pairs have no further reference: same_class" in caplog.text
+    assert (pairs["other_class_id"] != "").all()
+    one_class = with_others(pairs[:1].assign(reference_label=0, query_label=0), LABELS[:EACH], 0)
+    assert one_class["other_class_id"].tolist() == [""]
+
+    batch = load_batch(SET, pairs)
+    shown = batch.others["same_class"]
+    assert shown.isnan().flatten(1).all(dim=1).tolist() == lacking.tolist()
+    levels = [int(image_id[1:]) / 100 for image_id in pairs["same_class_id"][~lacking]]
+    torch.testing.assert_close(shown[:, 0, 0, 0][torch.tensor(~lacking.to_numpy())], torch.tensor(levels))
+    assert batch.others["other_class"].isfinite().all()
+    assert set(load_batch(SET, pairs[lacking]).others) == {"other_class"}
+
+
+def test_pairs_without_these_columns_have_no_further_references() -> None:
+    batch = load_batch(SET, choose("hard_negative", count=2))
+    assert batch.others == {}
+    assert not batch.has("same_class")

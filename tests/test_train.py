@@ -135,6 +135,37 @@ def test_every_image_of_a_batch_comes_with_its_class() -> None:
         assert sorted(classes.count(label) for label in set(classes)) == [2] * 4
 
 
+def labels_seen(recipe: Recipe) -> dict[int, int]:
+    """By image, the class with which it comes, under a loss that has nothing to learn."""
+    seen: dict[int, int] = {}
+
+    class Spy(nn.Module):
+        def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+            seen.update(zip(embeddings[:, 0].long().tolist(), targets.tolist(), strict=True))
+            return embeddings.sum()
+
+    trunk = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False)).requires_grad_(False)
+    nn.init.constant_(trunk[0].weight, 1 / 3)
+    grey = SimilarityModel(trunk, Embedder(GAP(), nn.Linear(1, 1), normalise=False), Cosine())
+    nn.init.ones_(grey.embedder.projection.weight)
+    nn.init.constant_(grey.embedder.projection.bias, 0.5)
+    slow = replace(recipe, lr=1e-12, weight_decay=0.0)
+    train(grey, Spy(), None, IDS, LABELS, lambda image_id: torch.full((3, 2, 2), float(image_id)), slow)
+    return seen
+
+
+def test_shuffled_labels_are_the_same_ones_on_other_images() -> None:
+    true = {k: label // 10 for k, label in enumerate(LABELS)}
+    long = replace(RECIPE, epochs=12)
+    assert labels_seen(long) == true
+    shuffled = labels_seen(replace(long, shuffle_labels=True))
+    assert shuffled.keys() == true.keys()
+    assert sorted(shuffled.values()) == sorted(true.values())
+    assert shuffled != true
+    assert labels_seen(replace(long, shuffle_labels=True)) == shuffled  # each image keeps its label for all epochs
+    assert labels_seen(replace(long, shuffle_labels=True, seed=1)) != shuffled
+
+
 def test_train_mode_spares_frozen_batch_norm_only() -> None:
     of = model()
     train_mode(of, freeze_batchnorm=True)
