@@ -1,0 +1,157 @@
+"""How alike two maps are, and a method's further maps: of a changed model, query or reference."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.maps import flagged, normalise, ranks, upsample
+from sfam_bench.metrics.base import NOT_DRAWN, Explained
+from sfam_bench.metrics.scene import Scene
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import Flags, Maps, RawMaps, Scores
+
+Measure = Literal["spearman", "ssim"]
+Of = Literal["signed", "magnitude"]
+Found: TypeAlias = tuple[Scores, dict[str, Flags]]  # values, and by reason the pairs without one
+
+SIGMA, REACH = 1.5, 5  # px, of SSIM's Gaussian window: 11 x 11
+STABLE = (0.01, 0.03)  # SSIM's K1 and K2
+
+
+def places(maps: Maps) -> Float[Tensor, "batch pixels"]:
+    """Place of each pixel in the order of falling relevance from 1; pixels that tie share their mean place."""
+    order, flat = ranks(maps).flatten(1).long(), maps.flatten(1)
+    values = torch.empty_like(flat).scatter_(1, order, flat)
+    count = torch.arange(1, flat.shape[1] + 1, device=flat.device)
+    step = values[:, 1:] != values[:, :-1]
+    last = torch.where(F.pad(step, (0, 1), value=True), count, len(count)).flip(1).cummin(dim=1).values.flip(1)
+    first = torch.where(F.pad(step, (1, 0), value=True), count, 1).cummax(dim=1).values
+    return ((first + last).double() / 2).gather(1, order)
+
+
+def spearman(maps: Maps, others: Maps) -> Scores:
+    """Spearman's correlation over pixels, ties as in scipy; exactly 1 for equal maps, NaN where one is constant."""
+    one, other = (place - place.mean(dim=1, keepdim=True) for place in map(places, (maps, others)))
+    spread = (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()
+    return ((one * other).sum(dim=1) / spread).clamp(-1, 1).to(maps.dtype)
+
+
+def ssim(maps: Maps, others: Maps, span: float | int = 2) -> Scores:
+    """Mean structural similarity of maps whose values span `span`; Wang et al., TIP 2004, with its window and K."""
+    if min(maps.shape[-2:]) <= 2 * REACH:
+        raise UserError(
+            f"SSIM has a window of 11 x 11 pixels, more than maps of {tuple(maps.shape[-2:])}: use spearman"
+        )
+    at = torch.arange(-REACH, REACH + 1, dtype=maps.dtype, device=maps.device)
+    window = torch.softmax(-at.square() / (2 * SIGMA**2), dim=0)
+    one, other = maps, others
+
+    def mean(of: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(of[:, None], window[None, None, :, None]), window[None, None, None])[:, 0]
+
+    c1, c2 = ((k * span) ** 2 for k in STABLE)
+    means = mean(one), mean(other)
+    variances = mean(one * one) - means[0] ** 2 + mean(other * other) - means[1] ** 2
+    together = mean(one * other) - means[0] * means[1]
+    found = (2 * means[0] * means[1] + c1) * (2 * together + c2)
+    found = found / ((means[0] ** 2 + means[1] ** 2 + c1) * (variances + c2))
+    return found.mean(dim=(1, 2)).clamp(-1, 1)
+
+
+class Asked(NamedTuple):
+    """What a method is asked to explain."""
+
+    model: SimilarityModel
+    encoded: Encoded
+    pairs: PairBatch
+
+
+@runtime_checkable
+class Change(Protocol):
+    """A changed model, query or reference; hashable, so that what several methods and metrics ask is made once."""
+
+    def __hash__(self) -> int: ...
+
+    def __call__(self, scene: Scene) -> Asked:
+        """Change a scene."""
+        ...
+
+
+def changed(scene: Scene, change: Change) -> Asked:
+    """A scene's change, made once."""
+    if change not in scene.shared:
+        scene.shared[change] = change(scene)
+    return cast(Asked, scene.shared[change])
+
+
+def further(explained: Explained, change: Change) -> RawMaps:
+    """The method's maps under a change, made once."""
+    if explained.remake is None:
+        raise ValueError("no further map can be made")
+    if change not in explained.further:
+        explained.further[change] = explained.remake(*changed(explained.scene, change))
+    return cast(RawMaps, explained.further[change])
+
+
+def sized(raw: RawMaps, like: Maps) -> Maps:
+    """Raw maps as metrics see them: normalised, at the size of the image."""
+    return upsample(normalise(raw), (like.shape[-2], like.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Remaking:
+    """What metrics share that ask a method for further maps; each is measured once, for values and reasons.
+
+    sampling: also for methods that take forward passes of their own, whose further maps are dear.
+    """
+
+    sampling: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return self._found(explained)[1]
+
+    def __call__(self, explained: Explained) -> Scores:
+        return self._found(explained)[0]
+
+    def measured(self, explained: Explained) -> Found:
+        """Values, and why some are NaN."""
+        raise NotImplementedError
+
+    def _found(self, explained: Explained) -> Found:
+        if explained.remake is None or (explained.samples and not self.sampling):
+            maps = explained.maps
+            return maps.new_full((len(maps),), torch.nan), {NOT_DRAWN: maps.new_ones(len(maps), dtype=torch.bool)}
+        if self not in explained.further:
+            values, reasons = self.measured(explained)
+            missing = torch.stack(list(reasons.values())).any(dim=0)
+            explained.further[self] = torch.where(missing, torch.nan, values), reasons
+        return cast(Found, explained.further[self])
+
+
+@dataclass(frozen=True)
+class Comparing(Remaking):
+    """The same, for those that compare the map with further ones.
+
+    measure: Spearman's rank correlation over pixels, or SSIM.
+    of: the maps as they are, or their magnitudes.
+    """
+
+    measure: Measure = "spearman"
+    of: Of = "signed"
+
+    def alike(self, maps: Maps, others: Maps) -> Found:
+        """How alike they are; there is nothing to compare where one is constant."""
+        one, other = (maps, others) if self.of == "signed" else (maps.abs(), others.abs())
+        found = (
+            spearman(one, other) if self.measure == "spearman" else ssim(one, other, 2 if self.of == "signed" else 1)
+        )
+        return found, {"constant_map": flagged(one)[1], "constant_further_map": flagged(other)[1]}

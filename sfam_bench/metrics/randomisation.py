@@ -1,0 +1,171 @@
+"""Does the map hang on what the model has learned? Weights are drawn anew, stage by stage from the top."""
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import ClassVar, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError
+from sfam_bench.metrics.base import Explained
+from sfam_bench.metrics.card import MetricCard
+from sfam_bench.metrics.likeness import Asked, Comparing, Found, further, sized
+from sfam_bench.metrics.scene import Scene
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import pair_seed
+from sfam_bench.types import Flags, Scores
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.Module)  # the last as torch.fx makes them of the names of a cut
+
+Names = list[str]
+_models: WeakKeyDictionary[SimilarityModel, dict[tuple[int, int], list[SimilarityModel]]] = WeakKeyDictionary()
+
+
+def units(model: SimilarityModel) -> list[Names]:
+    """Names of modules from the images up: blocks of the trunk, of the tail behind an early cut, pooling, projection.
+
+    Norms and scales stand with what is before them.
+    """
+    embedder = model.embedder
+    parts = {"trunk": model.trunk, "embedder.tail": embedder.tail}
+    ends = {"embedder.pooling": embedder.pooling, "embedder.projection": embedder.projection}
+    named = [*chain.from_iterable(blocks(*part) for part in parts.items()), *filter(weighted, ends.items())]
+    found: list[Names] = []
+    for name, module in named:
+        if found and all(parameter.ndim < 2 for parameter in module.parameters()):
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return found
+
+
+def blocks(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The parts of a module that have weights, and of those that only hold others, their parts."""
+    while len(inside := children(name, module)) == 1:
+        ((name, module),) = inside
+    opened = (children(*child) if type(child[1]) in CONTAINERS else [] for child in inside)
+    found = [parts or [child] for child, parts in zip(inside, opened, strict=True)]
+    return list(chain.from_iterable(found)) or list(filter(weighted, [(name, module)]))
+
+
+def children(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The children of a module that have weights."""
+    return list(filter(weighted, ((f"{name}.{key}", child) for key, child in module.named_children())))
+
+
+def weighted(named: tuple[str, nn.Module]) -> bool:
+    """Whether a module has weights."""
+    return any(True for _ in named[1].parameters())
+
+
+def redrawn(model: SimilarityModel, seed: int) -> SimilarityModel:
+    """A copy whose modules have drawn their weights anew, each by its own `reset_parameters`, on the CPU.
+
+    Weights of modules that cannot (tokens, positions, scales) are shuffled within their tensor. Each draw hangs on the
+    name of the module alone.
+    """
+    device = model.device
+    copied = deepcopy(model).cpu()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for name, module in copied.named_modules():
+            torch.manual_seed(pair_seed(seed, name, "", "weights"))
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                continue
+            for weights in module.parameters(recurse=False):
+                weights.copy_(weights.flatten()[torch.randperm(weights.numel())].view_as(weights))
+    return copied.to(device)
+
+
+def mixed(model: SimilarityModel, drawn: SimilarityModel, names: Names) -> SimilarityModel:
+    """The model with the weights of another in some modules; it shares its tensors with both."""
+    prefixes = tuple(f"{name}." for name in names)
+    shared: dict[int, Tensor] = {}
+    ours, theirs = (chain(of.named_parameters(), of.named_buffers()) for of in (model, drawn))
+    for (name, own), (_, other) in zip(ours, theirs, strict=True):
+        shared[id(own)] = other if name.startswith(prefixes) else own
+    return deepcopy(model, shared)  # it takes what is in its memory for copied
+
+
+def cascade(model: SimilarityModel, seed: int, stages: int) -> list[SimilarityModel]:
+    """Copies of a model with weights drawn anew from the top down to each stage; all weights in the last."""
+    key = (seed, stages)
+    if key not in _models.setdefault(model, {}):
+        groups = np.array_split(np.arange(len(found := units(model)))[::-1], min(stages, len(found)))
+        drawn, made, names = redrawn(model, seed), list[SimilarityModel](), Names()
+        for group in groups[:-1]:
+            names.extend(chain.from_iterable(found[unit] for unit in group))
+            made.append(mixed(model, drawn, names))
+        _models[model][key] = [*made, drawn]
+    return _models[model][key]
+
+
+@dataclass(frozen=True)
+class Randomised:
+    """The same pairs before one model of the cascade."""
+
+    stage: int
+    seed: int
+    stages: int
+
+    def __call__(self, scene: Scene) -> Asked:
+        model = cascade(scene.model, self.seed, self.stages)[self.stage]
+        encoded = scene.encoded
+        terms = tuple(replace(term, side=model.encode(term.side.images)) for term in encoded.terms)
+        passes = Passes(quietly(model, model), encoded.passes.batch)
+        query = model.encode(encoded.query.images)
+        return Asked(model, replace(encoded, query=query, terms=terms, passes=passes, kept={}), scene.pairs)
+
+
+@dataclass(frozen=True)
+class ModelRandomisation(Comparing):
+    """Likeness of the map to that of the model with weights drawn anew from the top; Adebayo et al., NeurIPS 2018.
+
+    Cascading: projection first, then the trunk block by block, until nothing is left of the training. A method passes
+    where at full randomisation the interval lies below 0.5; maps that hang on no weights, such as edges, score 1.
+
+    value: mean over the stages, or at full randomisation alone, the untrained model.
+    stages: at most so many steps, of as many blocks each as is possible.
+    seed: of the weights.
+    """
+
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    value: Literal["mean", "full"] = "mean"
+    stages: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stages < 1:
+            raise UserError(f"ModelRandomisation.stages is {self.stages}: expected at least 1")
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, 1),
+            remakes=self.stages if self.value == "mean" else 1,
+            degenerate=(
+                "an untrained model still sees edges and colours, so that a true map may keep some likeness",
+                "what a method keeps of training images stays that of the trained model",
+            ),
+        )
+
+    def measured(self, explained: Explained) -> Found:
+        count = len(cascade(explained.scene.model, self.seed, self.stages))
+        chosen = range(count) if self.value == "mean" else [count - 1]
+        values, reasons = list[Scores](), dict[str, Flags]()
+        for stage in chosen:
+            raw = further(explained, Randomised(stage, self.seed, self.stages))
+            found, why = self.alike(explained.maps, sized(raw, explained.maps))
+            values.append(found)
+            reasons = {name: flags | reasons[name] if name in reasons else flags for name, flags in why.items()}
+        return torch.stack(values).mean(dim=0), reasons

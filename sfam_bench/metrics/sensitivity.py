@@ -1,0 +1,173 @@
+"""Does the map change with the reference? One that does not explains the object, not the pair."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+
+from sfam_bench.errors import check_choices
+from sfam_bench.metrics.base import Explained, defined
+from sfam_bench.metrics.card import ANY, MetricCard
+from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
+from sfam_bench.metrics.scene import Scene
+from sfam_bench.records import pair_seed
+from sfam_bench.types import Flags, Images, Scores
+
+Other: TypeAlias = Literal["same_class", "other_class", "noise"]
+
+
+@dataclass(frozen=True)
+class OtherReference:
+    """The same queries with other references; ids stay, so that what a method draws by them stays too."""
+
+    to: Other
+    seed: int
+
+    def __call__(self, scene: Scene) -> Asked:
+        images = self.images(scene)
+        lacking = self.lacking(scene)[:, None, None, None].to(images.device)
+        images = torch.where(lacking, scene.pairs.reference.to(images), images)
+        first, *rest = scene.encoded.terms
+        terms = (replace(first, side=scene.model.encode(images)), *rest)
+        encoded = replace(scene.encoded, terms=terms, kept={})
+        return Asked(scene.model, encoded, replace(scene.pairs, reference=images))
+
+    def images(self, scene: Scene) -> Images:
+        """The other references, NaN where a pair has none."""
+        pairs = scene.pairs
+        if self.to != "noise":
+            return pairs.others[self.to]
+        ids = zip(pairs.query_ids, pairs.reference_ids, strict=True)
+        draws = [torch.Generator().manual_seed(pair_seed(self.seed, *pair, "reference")) for pair in ids]
+        return torch.stack([torch.rand(pairs.reference.shape[1:], generator=draw) for draw in draws])
+
+    def lacking(self, scene: Scene) -> Flags:
+        """Pairs that have no such reference."""
+        if self.to == "noise":
+            return torch.zeros(len(scene.pairs), dtype=torch.bool, device=scene.model.device)
+        return scene.pairs.others[self.to].isnan().flatten(1).any(dim=1).to(scene.model.device)
+
+
+@dataclass(frozen=True)
+class ReferenceSensitivity(Comparing):
+    """1 - Spearman (or SSIM) of the query's maps before two references, the pair's own and another; defined here.
+
+    0 is a map that does not change. A method passes where its map changes more with a reference of another class than
+    with one of the same: the interval of `reference_sensitivity_contrast` lies above 0, and so does this. How unlike
+    the references are to the model is reference_similarity. Query and reference exchanged is no other reference: the
+    query's map in the swapped pair is by definition its map in this one (see ExchangeAsymmetry).
+
+    to: the other reference: an image of the reference's class, of another class than both, or uniform noise.
+    seed: of the noise, with the ids of the pair.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    card: ClassVar[MetricCard] = MetricCard(
+        range=(0, 2),
+        remakes=1,
+        degenerate=(
+            "a map that is drawn anew for each reference changes most: read it beside metrics of faithfulness",
+            "ids stay those of the pair, so that the control chance, which hangs on them alone, does not change",
+        ),
+    )
+
+    to: Other = "other_class"
+    seed: int = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return () if self.to == "noise" else (self.to,)
+
+    def measured(self, explained: Explained) -> Found:
+        change = OtherReference(self.to, self.seed)
+        found, reasons = self.alike(explained.maps, sized(further(explained, change), explained.maps))
+        return 1 - found, {"no_other_reference": change.lacking(explained.scene), **reasons}
+
+
+@dataclass(frozen=True)
+class ReferenceContrast(Comparing):
+    """How much more the map changes with a reference of another class than with one of the same; defined here.
+
+    The difference of two reference sensitivities; 0 for a map that is blind to the reference, and in the mean for one
+    that is drawn anew each time. A method passes where the interval lies above 0.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("same_class", "other_class")
+    card: ClassVar[MetricCard] = MetricCard(
+        range=(-2, 2),
+        remakes=2,
+        degenerate=(
+            "a model that takes the two references for alike leaves nothing to tell: see reference_similarity",
+        ),
+    )
+
+    def measured(self, explained: Explained) -> Found:
+        same, other = (
+            ReferenceSensitivity(self.sampling, self.measure, self.of, to) for to in ("same_class", "other_class")
+        )
+        reasons = same.undefined(explained)
+        reasons = {name: flags | reasons[name] for name, flags in other.undefined(explained).items()}
+        return other(explained) - same(explained), reasons
+
+
+@dataclass(frozen=True)
+class ReferenceSimilarity:
+    """The model's similarity of the pair's reference to the other one of reference_sensitivity; defined here.
+
+    A fact of the pair, the same for all methods: references that the model takes for one cannot change a map.
+
+    to, seed: as there.
+    """
+
+    higher_is_better: ClassVar[bool | None] = None
+    card: ClassVar[MetricCard] = MetricCard(range=ANY)
+
+    to: Other = "other_class"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return () if self.to == "noise" else (self.to,)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return {"no_other_reference": OtherReference(self.to, self.seed).lacking(explained.scene)}
+
+    def __call__(self, explained: Explained) -> Scores:
+        other = changed(explained.scene, OtherReference(self.to, self.seed)).encoded.terms[0].side
+        own = explained.scene.encoded.terms[0].side
+        return defined(explained.scene.model.similarity(own.embeddings, other.embeddings), self.undefined(explained))
+
+
+@dataclass(frozen=True)
+class ExchangeAsymmetry(Remaking):
+    """|a - b| / (|a| + |b|), a and b the totals of the raw maps of query and of reference; defined here.
+
+    The score does not change when query and reference are exchanged. A method that shares it out keeps to that: 0, with
+    heads and poolings for which its maps sum to the score. 1 is one map without a total, or two of opposite sign.
+    """
+
+    higher_is_better: ClassVar[bool | None] = None
+    needs: ClassVar[tuple[str, ...]] = ()
+    card: ClassVar[MetricCard] = MetricCard(
+        range=(0, 1),
+        remakes=1,
+        degenerate=(
+            "maps that share out nothing may have like totals too: uniform noise is near 0",
+            "it says nothing of a target with two references, which cannot be exchanged",
+        ),
+    )
+
+    def measured(self, explained: Explained) -> Found:
+        other, own = explained.other, explained.raw
+        if other is None or other.raw is None or own is None:
+            nothing = explained.maps.new_full((len(explained.maps),), torch.nan)
+            return nothing, {"no_raw_map": nothing.isnan()}
+        one, two = (raw.double().sum(dim=(1, 2)) for raw in (own, other.raw))
+        whole = one.abs() + two.abs()
+        share = (one - two).abs() / whole
+        reasons = {"nonfinite_map": ~whole.isfinite(), "no_total": whole == 0}
+        return share.to(explained.maps.dtype), reasons

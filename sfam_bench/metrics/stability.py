@@ -1,0 +1,150 @@
+"""Is the map steady while the query hardly changes, and does it move along where the query is moved?"""
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from sfam_bench.errors import UserError
+from sfam_bench.maps import flagged, upsample
+from sfam_bench.metrics.base import Explained
+from sfam_bench.metrics.card import MetricCard
+from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
+from sfam_bench.metrics.scene import Scene
+from sfam_bench.records import pair_seed
+from sfam_bench.types import Images, Maps, RawMaps
+
+Move: TypeAlias = Literal["flip", "crop"]
+
+
+def asked(scene: Scene, query: Images) -> Asked:
+    """The same pairs with other images as queries."""
+    encoded = replace(scene.encoded, query=scene.model.encode(query), kept={})
+    return Asked(scene.model, encoded, replace(scene.pairs, query=query))
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """The queries with uniform noise of at most `radius` on each value, within [0, 1]."""
+
+    sample: int
+    radius: float | int
+    seed: int
+
+    def __call__(self, scene: Scene) -> Asked:
+        images, pairs = scene.encoded.query.images, scene.pairs
+        noise = [
+            torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(self._seed(*pair)))
+            for pair in zip(pairs.query_ids, pairs.reference_ids, strict=True)
+        ]
+        return asked(scene, (images + self.radius * (2 * torch.stack(noise).to(images) - 1)).clamp(0, 1))
+
+    def _seed(self, query_id: str, reference_id: str) -> int:
+        return pair_seed(self.seed, query_id, reference_id, "noise", str(self.sample))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The queries mirrored left to right, or their middle 7/8 at the size of the whole."""
+
+    by: Move
+
+    def __call__(self, scene: Scene) -> Asked:
+        images = scene.encoded.query.images
+        rows, cols = images.shape[-2:]
+        moved = self.maps(images.flatten(0, 1)) if self.by == "crop" else images.flip(-1)
+        return asked(scene, moved.view(-1, 3, rows, cols))
+
+    def maps(self, maps: Maps) -> Maps:
+        """Maps, or channels of images, moved alike."""
+        if self.by == "flip":
+            return maps.flip(-1)
+        size = maps.shape[-2], maps.shape[-1]
+        (top, down), (left, across) = ((side // 16, side - 2 * (side // 16)) for side in size)
+        return upsample(maps[:, top : top + down, left : left + across], size)
+
+
+@dataclass(frozen=True)
+class MaxSensitivity(Remaking):
+    """Greatest relative change of the map in L2 while the query's pixels move a little; Yeh et al., NeurIPS 2019.
+
+    max over samples of |map(x + noise) - map(x)| / |map(x)|, the noise uniform within the radius, as in Captum; there
+    images are not kept within [0, 1]. 0 is a map that does not change, an orthogonal one of like length scores 1.4.
+
+    samples: how many, and as many further maps.
+    radius: of the noise, of pixels in [0, 1].
+    scale: maps divided by their greatest magnitude (peak), or as the method returns them (raw: the paper).
+    seed: of the noise, with the ids of the pair.
+    """
+
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    samples: int = 10
+    radius: float | int = 0.02
+    scale: Literal["peak", "raw"] = "peak"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1 or not self.radius > 0:
+            raise UserError(
+                f"MaxSensitivity.samples is {self.samples} and radius is {self.radius}: expected at least 1 and above 0"
+            )
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(0, inf),
+            remakes=self.samples,
+            degenerate=("maps that do not look at the query are the steadiest: the control centre scores 0",),
+        )
+
+    def measured(self, explained: Explained) -> Found:
+        own, remake = explained.maps, explained.remake
+        if remake is None:
+            raise ValueError("no further map can be made")
+        if self.scale == "raw" and explained.raw is not None:
+            own = self._scaled(explained.raw, own)
+        changes, unsound = [], torch.zeros(len(own), dtype=torch.bool, device=own.device)
+        for sample in range(self.samples):  # not by `further`: nobody else asks for these
+            raw = remake(*changed(explained.scene, Noisy(sample, self.radius, self.seed)))
+            changes.append(length(self._scaled(raw, own) - own) / length(own))
+            unsound |= flagged(raw)[0]
+        reasons = {"constant_map": flagged(own)[1], "nonfinite_further_map": unsound}
+        return torch.stack(changes).amax(dim=0), reasons
+
+    def _scaled(self, raw: RawMaps, like: Maps) -> Maps:
+        return sized(raw, like) if self.scale == "peak" else upsample(raw, (like.shape[-2], like.shape[-1]))
+
+
+def length(maps: Maps) -> Tensor:
+    """L2 norm of each map."""
+    return maps.flatten(1).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class AugmentationAgreement(Comparing):
+    """Likeness of the map, moved with the query, to the map of the moved query; defined here.
+
+    The query is mirrored left to right, or its middle 7/8 fills the image, while the reference stays. The model's own
+    embedding moves too: compare methods before one model.
+
+    by: which of the two.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+    card: ClassVar[MetricCard] = MetricCard(
+        range=(-1, 1),
+        remakes=1,
+        degenerate=("maps that do not look at the query agree: the control centre scores 1 when mirrored",),
+    )
+
+    by: Move = "flip"
+
+    def measured(self, explained: Explained) -> Found:
+        change = Moved(self.by)
+        return self.alike(change.maps(explained.maps), sized(further(explained, change), explained.maps))
