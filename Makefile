@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub differential bench coverage bench-gpu test lint
+.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub part-agreement differential bench coverage bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,16 @@ table-choices-cub: setup  ## the same on real birds, fine-tuned (results/choices
 	$(PY) experiments/evaluate.py experiment=cub_methods sweep=gamma dataset.root=$(CUB) model.name=gamma model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/gamma
 	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=cub_methods sweep=choices dataset.root=$(CUB) similarity=$s model.name=choices-$s model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/$s &&) true
 	$(PY) experiments/report.py 'runs=[results/choices-cub/gamma,results/choices-cub/cosine,results/choices-cub/negative_euclidean]' out=results/choices-cub/report
+
+# SFAM's Euclidean forms beside the one that is configured
+FORMS := 'explainer=[sfam,lafam]' $(foreach f,negative complement reciprocal,'+explainer.sfam_$f={_target_: sfam_bench.explainers.sfam.SFAM, euclidean_cis: $f}')
+agreement = $(PY) experiments/part_agreement.py dataset=cub model=lite0 dataset.root=$(CUB)
+
+part-agreement: setup  ## do maps follow which parts two birds share? frozen and fine-tuned (results/part-agreement/)
+	rm -rf results/part-agreement
+	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/part-agreement/train
+	$(foreach m,frozen fine-tuned,$(foreach s,$(SIMILARITIES),$(agreement) similarity=$s model.name='lite0 $m $s' $(if $(filter fine-tuned,$m),model.checkpoint=results/part-agreement/train/model.safetensors) $(if $(filter negative_euclidean,$s),$(FORMS)) run_dir=results/part-agreement/$m-$s &&)) true
+	$(PY) experiments/report.py 'runs=[$(subst $(empty) $(empty),$(comma),$(foreach m,frozen fine-tuned,$(foreach s,$(SIMILARITIES),results/part-agreement/$m-$s)))]' out=results/part-agreement/report
 
 differential: setup  ## compare the methods with other people's code, and write docs/differential.md
 	$(PY) -m benchmarks.differential

@@ -68,8 +68,7 @@ def encodings(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str]
 class PartAgreement:
     """Does relevance near a part rise, over references of other classes, with how alike that part is; defined here.
 
-    The value of a query is `rank_agreement`, after a probe that METHODS describes. Beside it stands its null, the same
-    with the classes of the references shuffled.
+    The value of a query is `rank_agreement`; beside it stands its null, with the classes of the references shuffled.
 
     queries: how many, spread evenly over the classes.
     references: the nearest images of other classes, at most `per_class` of one, since a class has one description.
