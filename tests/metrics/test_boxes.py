@@ -47,6 +47,12 @@ def test_iou_by_hand(explained, threshold, boxes, expected):
     assert BoxIoU(threshold, boxes)(seen).tolist() == pytest.approx([expected])
 
 
+def test_pixels_must_exceed_the_threshold(explained):
+    maps = 1.0 * box(1, 4, 2, 6) + 0.5 * box(10, 15, 20, 26)
+    seen = explained(IMAGE, maps, masks={"box": box(10, 15, 20, 26)})
+    assert [BoxIoU(at)(seen).item() for at in (0.49, 0.5)] == [1.0, 0.0]
+
+
 def test_all_boxes_may_be_better_than_the_largest(explained):
     seen = explained(IMAGE, two_blobs(), masks={"box": box(1, 4, 2, 6)})
     assert BoxIoU(0.2)(seen).tolist() == [1.0]
@@ -158,6 +164,11 @@ def test_one_threshold_serves_all_pairs_by_hand():
     assert found["delta"].iloc[:3].tolist() == [0.3, 0.5, 0.7]
     assert found.loc[3, ["delta", "threshold"]].isna().all()
     assert (found["count"] == 4).all()
+
+
+def test_an_iou_of_exactly_delta_counts():
+    found = max_box_accuracy(records({5: [0.3, 0.5, 0.7]}))
+    assert found["accuracy"].iloc[:3].tolist() == pytest.approx([100, 200 / 3, 100 / 3])
 
 
 def test_a_threshold_for_each_image_would_score_more():
