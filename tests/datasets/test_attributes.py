@@ -162,4 +162,4 @@ def test_the_real_table(shared_data: Path) -> None:
 
     albatross, sooty, bobolink = map(first, ("Black footed Albatross", "Sooty Albatross", "Bobolink"))
     near, far = colours.agreement(albatross, [sooty, bobolink])
-    assert near[14] > 0.7 > 0.5 > far[14]  # a bobolink's throat is black, those of both albatrosses brown and grey
+    assert near[14] > 0.7 > 0.5 > far[14]
