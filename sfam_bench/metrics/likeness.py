@@ -42,23 +42,22 @@ def spearman(maps: Maps, others: Maps) -> Scores:
     return ((one * other).sum(dim=1) / spread).clamp(-1, 1).to(maps.dtype)
 
 
-def ssim(maps: Maps, others: Maps, span: float | int = 2) -> Scores:
-    """Mean structural similarity of maps whose values span `span`; Wang et al., TIP 2004, with its window and K."""
+def ssim(maps: Maps, others: Maps) -> Scores:
+    """Mean structural similarity of maps in [0, 1]; Wang et al., TIP 2004, with its window and constants."""
     if min(maps.shape[-2:]) <= 2 * REACH:
         raise UserError(
             f"SSIM has a window of 11 x 11 pixels, more than maps of {tuple(maps.shape[-2:])}: use spearman"
         )
     at = torch.arange(-REACH, REACH + 1, dtype=maps.dtype, device=maps.device)
     window = torch.softmax(-at.square() / (2 * SIGMA**2), dim=0)
-    one, other = maps, others
 
     def mean(of: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(of[:, None], window[None, None, :, None]), window[None, None, None])[:, 0]
 
-    c1, c2 = ((k * span) ** 2 for k in STABLE)
-    means = mean(one), mean(other)
-    variances = mean(one * one) - means[0] ** 2 + mean(other * other) - means[1] ** 2
-    together = mean(one * other) - means[0] * means[1]
+    c1, c2 = (k**2 for k in STABLE)
+    means = mean(maps), mean(others)
+    variances = mean(maps * maps) - means[0] ** 2 + mean(others * others) - means[1] ** 2
+    together = mean(maps * others) - means[0] * means[1]
     found = (2 * means[0] * means[1] + c1) * (2 * together + c2)
     found = found / ((means[0] ** 2 + means[1] ** 2 + c1) * (variances + c2))
     return found.mean(dim=(1, 2)).clamp(-1, 1)
@@ -151,7 +150,8 @@ class Comparing(Remaking):
     def alike(self, maps: Maps, others: Maps) -> Found:
         """How alike they are; there is nothing to compare where one is constant."""
         one, other = (maps, others) if self.of == "signed" else (maps.abs(), others.abs())
-        found = (
-            spearman(one, other) if self.measure == "spearman" else ssim(one, other, 2 if self.of == "signed" else 1)
-        )
+        if self.measure == "spearman":
+            found = spearman(one, other)
+        else:  # which takes values below zero for bright where both are
+            found = ssim(one, other) if self.of == "magnitude" else ssim((one + 1) / 2, (other + 1) / 2)
         return found, {"constant_map": flagged(one)[1], "constant_further_map": flagged(other)[1]}
