@@ -177,11 +177,12 @@ def with_others(pairs: pd.DataFrame, labels: pd.Series, seed: int) -> pd.DataFra
     """
     ids, classes = labels.index.to_numpy(), labels.to_numpy()
     found: dict[str, list[str]] = {role: [] for role in OTHERS}
-    for pair in pairs.itertuples():
-        of_reference, of_query = classes == pair.reference_label, classes == pair.query_label
-        own = np.isin(ids, [pair.query_id, pair.reference_id])
+    columns = (pairs[f"{side}_{what}"] for what in ("id", "label") for side in SIDES)
+    for query, reference, query_label, reference_label in zip(*columns, strict=True):
+        of_query, of_reference = classes == query_label, classes == reference_label
+        own = np.isin(ids, [query, reference])
         for role, among in zip(OTHERS, (of_reference & ~own, ~of_reference & ~of_query), strict=True):
-            random = np.random.default_rng(pair_seed(seed, str(pair.query_id), str(pair.reference_id), role))
+            random = np.random.default_rng(pair_seed(seed, query, reference, role))
             found[role].append(str(random.choice(ids[among])) if among.any() else "")
     for role, chosen in found.items():
         if missing := chosen.count(""):

@@ -1,7 +1,8 @@
 """How alike two maps are, and a method's further maps: of a changed model, query or reference."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,13 +19,14 @@ from sfam_bench.types import Flags, Maps, RawMaps, Scores
 
 Measure = Literal["spearman", "ssim"]
 Of = Literal["signed", "magnitude"]
+Places: TypeAlias = Float[Tensor, "batch pixels"]
 Found: TypeAlias = tuple[Scores, dict[str, Flags]]  # values, and by reason the pairs without one
 
 SIGMA, REACH = 1.5, 5  # px, of SSIM's Gaussian window: 11 x 11
 STABLE = (0.01, 0.03)  # SSIM's K1 and K2
 
 
-def places(maps: Maps) -> Float[Tensor, "batch pixels"]:
+def places(maps: Maps) -> Places:
     """Place of each pixel in the order of falling relevance from 1; pixels that tie share their mean place."""
     order, flat = ranks(maps).flatten(1).long(), maps.flatten(1)
     values = torch.empty_like(flat).scatter_(1, order, flat)
@@ -37,9 +39,14 @@ def places(maps: Maps) -> Float[Tensor, "batch pixels"]:
 
 def spearman(maps: Maps, others: Maps) -> Scores:
     """Spearman's correlation over pixels, ties as in scipy; exactly 1 for equal maps, NaN where one is constant."""
-    one, other = (place - place.mean(dim=1, keepdim=True) for place in map(places, (maps, others)))
+    return correlation(places(maps), places(others)).to(maps.dtype)
+
+
+def correlation(one: Places, other: Places) -> Float[Tensor, " batch"]:
+    """Pearson's correlation of each row with its like."""
+    one, other = (place - place.mean(dim=1, keepdim=True) for place in (one, other))
     spread = (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()
-    return ((one * other).sum(dim=1) / spread).clamp(-1, 1).to(maps.dtype)
+    return ((one * other).sum(dim=1) / spread).clamp(-1, 1)
 
 
 def ssim(maps: Maps, others: Maps) -> Scores:
@@ -48,19 +55,21 @@ def ssim(maps: Maps, others: Maps) -> Scores:
         raise UserError(
             f"SSIM has a window of 11 x 11 pixels, more than maps of {tuple(maps.shape[-2:])}: use spearman"
         )
-    at = torch.arange(-REACH, REACH + 1, dtype=maps.dtype, device=maps.device)
-    window = torch.softmax(-at.square() / (2 * SIGMA**2), dim=0)
-
-    def mean(of: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(of[:, None], window[None, None, :, None]), window[None, None, None])[:, 0]
-
+    rows, cols = (windows(side).to(maps) for side in maps.shape[-2:])
     c1, c2 = (k**2 for k in STABLE)
-    means = mean(maps), mean(others)
-    variances = mean(maps * maps) - means[0] ** 2 + mean(others * others) - means[1] ** 2
-    together = mean(maps * others) - means[0] * means[1]
-    found = (2 * means[0] * means[1] + c1) * (2 * together + c2)
-    found = found / ((means[0] ** 2 + means[1] ** 2 + c1) * (variances + c2))
+    means = rows @ maps @ cols.T, rows @ others @ cols.T
+    squares = rows @ (maps * maps + others * others) @ cols.T
+    together = rows @ (maps * others) @ cols.T - means[0] * means[1]
+    lightness = means[0] ** 2 + means[1] ** 2
+    found = (2 * means[0] * means[1] + c1) * (2 * together + c2) / ((lightness + c1) * (squares - lightness + c2))
     return found.mean(dim=(1, 2)).clamp(-1, 1)
+
+
+def windows(side: int) -> Float[Tensor, "places pixels"]:
+    """Weights of the pixels of a line in each window that lies inside it."""
+    far = torch.arange(side, dtype=torch.float64) - torch.arange(REACH, side - REACH)[:, None]
+    weights = torch.where(far.abs() <= REACH, torch.exp(-far.square() / (2 * SIGMA**2)), 0)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 class Asked(NamedTuple):
@@ -147,11 +156,21 @@ class Comparing(Remaking):
     measure: Measure = "spearman"
     of: Of = "signed"
 
-    def alike(self, maps: Maps, others: Maps) -> Found:
-        """How alike they are; there is nothing to compare where one is constant."""
+    def alike(self, maps: Maps, others: Maps, kept: dict[Hashable, Any] | None = None) -> Found:
+        """How alike they are; there is nothing to compare where one is constant.
+
+        `kept` is where the places of the first stay for the next comparison, if it is with the same.
+        """
         one, other = (maps, others) if self.of == "signed" else (maps.abs(), others.abs())
         if self.measure == "spearman":
-            found = spearman(one, other)
+            kept = {} if kept is None else kept
+            if ("places", self.of) not in kept:
+                kept["places", self.of] = places(one)
+            found = correlation(kept["places", self.of], places(other)).to(maps.dtype)
         else:  # which takes values below zero for bright where both are
             found = ssim(one, other) if self.of == "magnitude" else ssim((one + 1) / 2, (other + 1) / 2)
         return found, {"constant_map": flagged(one)[1], "constant_further_map": flagged(other)[1]}
+
+    def change(self, explained: Explained, change: Change) -> Found:
+        """How alike the method's map and that under a change are."""
+        return self.alike(explained.maps, sized(further(explained, change), explained.maps), explained.further)

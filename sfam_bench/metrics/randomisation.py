@@ -15,7 +15,7 @@ from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
 from sfam_bench.metrics.base import Explained
 from sfam_bench.metrics.card import MetricCard
-from sfam_bench.metrics.likeness import Asked, Comparing, Found, further, sized
+from sfam_bench.metrics.likeness import Asked, Comparing, Found
 from sfam_bench.metrics.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import pair_seed
@@ -156,6 +156,7 @@ class ModelRandomisation(Comparing):
             degenerate=(
                 "an untrained model still sees edges and colours, so that a true map may keep some likeness",
                 "what a method keeps of training images stays that of the trained model",
+                "a batch norm starts at mean 0 and variance 1, so that signals shrink with depth",
             ),
         )
 
@@ -164,8 +165,7 @@ class ModelRandomisation(Comparing):
         chosen = range(count) if self.value == "mean" else [count - 1]
         values, reasons = list[Scores](), dict[str, Flags]()
         for stage in chosen:
-            raw = further(explained, Randomised(stage, self.seed, self.stages))
-            found, why = self.alike(explained.maps, sized(raw, explained.maps))
+            found, why = self.change(explained, Randomised(stage, self.seed, self.stages))
             values.append(found)
             reasons = {name: flags | reasons[name] if name in reasons else flags for name, flags in why.items()}
         return torch.stack(values).mean(dim=0), reasons

@@ -8,7 +8,7 @@ import torch
 from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import ANY, MetricCard
-from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
+from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed
 from sfam_bench.metrics.scene import Scene
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Flags, Images, Scores
@@ -80,7 +80,7 @@ class ReferenceSensitivity(Comparing):
 
     def measured(self, explained: Explained) -> Found:
         change = OtherReference(self.to, self.seed)
-        found, reasons = self.alike(explained.maps, sized(further(explained, change), explained.maps))
+        found, reasons = self.change(explained, change)
         return 1 - found, {"no_other_reference": change.lacking(explained.scene), **reasons}
 
 
