@@ -128,8 +128,10 @@ class Randomised:
 class ModelRandomisation(Comparing):
     """Likeness of the map to that of the model with weights drawn anew from the top; Adebayo et al., NeurIPS 2018.
 
-    Cascading: projection first, then the trunk block by block, until nothing is left of the training. A method passes
-    where at full randomisation the interval lies below 0.5; maps that hang on no weights, such as edges, score 1.
+    Cascading: projection first, then the trunk block by block, until nothing is left of the training. Maps that hang on
+    no weights, such as edges, score 1. An untrained model sees objects too, so that even the exact decomposition keeps
+    a part of its map: a method passes where it keeps no more than similarity_decomposition does in the same run (the
+    interval of the paired difference does not lie above 0).
 
     value: mean over the stages, or at full randomisation alone, the untrained model.
     stages: at most so many steps, of as many blocks each as is possible.

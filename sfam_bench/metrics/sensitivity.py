@@ -52,21 +52,22 @@ class OtherReference:
 class ReferenceSensitivity(Comparing):
     """1 - Spearman (or SSIM) of the query's maps before two references, the pair's own and another; defined here.
 
-    0 is a map that does not change. A method passes where its map changes more with a reference of another class than
-    with one of the same: the interval of `reference_sensitivity_contrast` lies above 0, and so does this. How unlike
-    the references are to the model is reference_similarity. Query and reference exchanged is no other reference: the
-    query's map in the swapped pair is by definition its map in this one (see ExchangeAsymmetry).
+    0 is a map that does not change. A method passes where its map changes at all with a reference of another class, and
+    more than with one of the same (reference_sensitivity_contrast); how much is no grade, and has no direction. How
+    unlike the references are to the model is reference_similarity. Query and reference exchanged is no other reference:
+    the query's map in the swapped pair is by definition its map in this one (see ExchangeAsymmetry).
 
     to: the other reference: an image of the reference's class, of another class than both, or uniform noise.
     seed: of the noise, with the ids of the pair.
     """
 
-    higher_is_better: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool | None] = None
     card: ClassVar[MetricCard] = MetricCard(
         range=(0, 2),
         remakes=1,
         degenerate=(
-            "a map that is drawn anew for each reference changes most: read it beside metrics of faithfulness",
+            "a map that is drawn anew for each reference, or whose sign flips, changes most: read it beside metrics of "
+            "faithfulness",
             "ids stay those of the pair, so that the control chance, which hangs on them alone, does not change",
         ),
     )
@@ -89,7 +90,7 @@ class ReferenceContrast(Comparing):
     """How much more the map changes with a reference of another class than with one of the same; defined here.
 
     The difference of two reference sensitivities; 0 for a map that is blind to the reference, and in the mean for one
-    that is drawn anew each time. A method passes where the interval lies above 0.
+    that is drawn anew each time. A method passes where the interval lies above 0; how far is no grade.
     """
 
     higher_is_better: ClassVar[bool] = True
