@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub part-agreement differential bench coverage bench-gpu test lint
+.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub part-agreement differential bench coverage bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,18 @@ table-choices-cub: setup  ## the same on real birds, fine-tuned (results/choices
 	$(PY) experiments/evaluate.py experiment=cub_methods sweep=gamma dataset.root=$(CUB) model.name=gamma model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/gamma
 	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=cub_methods sweep=choices dataset.root=$(CUB) similarity=$s model.name=choices-$s model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/$s &&) true
 	$(PY) experiments/report.py 'runs=[results/choices-cub/gamma,results/choices-cub/cosine,results/choices-cub/negative_euclidean]' out=results/choices-cub/report
+
+table-metrics: setup  ## every metric, every method, and what the metrics are worth: planted set (results/metrics-planted/)
+	rm -rf results/metrics-planted
+	$(PY) experiments/train.py experiment=planted run_dir=results/metrics-planted/train
+	$(PY) experiments/evaluate.py experiment=planted_metrics model.checkpoint=results/metrics-planted/train/model.safetensors 'explainer=$(METHODS)' run_dir=results/metrics-planted/evaluate
+	$(PY) experiments/report.py 'runs=[results/metrics-planted/evaluate]' out=results/metrics-planted/report
+
+table-metrics-cub: setup  ## the same on real birds, fine-tuned (results/metrics-cub/)
+	rm -rf results/metrics-cub
+	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/metrics-cub/train
+	$(PY) experiments/evaluate.py experiment=cub_metrics dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/metrics-cub/train/model.safetensors 'explainer=$(METHODS)' run_dir=results/metrics-cub/evaluate
+	$(PY) experiments/report.py 'runs=[results/metrics-cub/evaluate]' out=results/metrics-cub/report
 
 # SFAM's Euclidean forms beside the one that is configured
 FORMS := 'explainer=[sfam,lafam]' $(foreach f,negative complement reciprocal,'+explainer.sfam_$f={_target_: sfam_bench.explainers.sfam.SFAM, euclidean_cis: $f}')
