@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -182,7 +183,8 @@ def _panel(axes: Axes, part: pd.DataFrame, explainers: Sequence[str], chance: fl
             axes.axvline(row["mean"], color=REFERENCE, lw=0.9, ls=":", zorder=0)
     if np.isfinite(chance):
         axes.axvline(chance, color="black", lw=0.9, ls="--", zorder=0)
-    axes.set_title(words(part["metric"].iloc[0]) + arrow(part["higher_is_better"].iloc[0]), fontsize=8.5)
+    title = words(part["metric"].iloc[0]) + arrow(part["higher_is_better"].iloc[0])
+    axes.set_title(fill(title, 30), fontsize=8.5)
     axes.set_yticks(range(len(explainers)), [*explainers], fontsize=7.5, **PLAIN)
     axes.set_ylim(len(explainers) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=7)

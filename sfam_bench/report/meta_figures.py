@@ -14,6 +14,7 @@ from sfam_bench.report.figures import CONTROL, METHOD, PLAIN
 from sfam_bench.report.names import arrow, slug, words
 from sfam_bench.statistics import RUN
 
+NUMBERED = 16  # metrics: more have colours alone, and their numbers in meta-tau.csv
 ROW, BAR = 0.17, 0.09  # inches of a label and of a clique's bar
 DIVERGING = "PuOr"  # told apart with any colour vision, and in grey by the numbers
 MINUS = "\N{MINUS SIGN}"
@@ -25,7 +26,7 @@ def critical_differences(ranks: pd.DataFrame, directions: pd.Series, blind: Cont
     if not parts:
         return []
     runs = [_cliques(part) for part in parts]
-    heights = [0.75 + ROW * (1 + -(-len(part) // 2)) + BAR * len(bars) for part, bars in zip(parts, runs, strict=True)]
+    heights = [0.87 + ROW * (1 + -(-len(part) // 2)) + BAR * len(bars) for part, bars in zip(parts, runs, strict=True)]
     figure = Figure(figsize=(8.2, 0.45 + sum(heights)))
     titles = [str(ranks[name].iloc[0]) for name in RUN]
     figure.suptitle(" · ".join(titles), fontsize=10, y=1 - 0.14 / figure.get_figheight(), va="top", **PLAIN)
@@ -52,7 +53,7 @@ def _diagram(
     blind: Container[str],
 ) -> None:
     """The axis of ranks on top, bars below it, and the names on either side; y is inches from the bottom."""
-    count, line = len(part), height - 0.55
+    count, line = len(part), height - 0.67
     difference, p = (float(part[name].iloc[0]) for name in ("critical_difference", "p"))
     axes.set_xlim(1 - 0.02 * count, count + 0.02 * count)
     axes.set_ylim(0, height)
@@ -65,8 +66,8 @@ def _diagram(
     tested = "" if np.isnan(p) else f"; Friedman p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     note = f"mean rank over {part['blocks'].iloc[0]} {part['of'].iloc[0]}{tested}"
     mark = arrow(directions.get(part["metric"].iloc[0]))
-    axes.text(-0.55, line + 0.32, f"{title}{mark}", transform=_inches(axes), fontsize=9, weight="bold", **PLAIN)
-    axes.text(1.55, line + 0.32, note, transform=_inches(axes), fontsize=7.5, color="#444444", ha="right")
+    axes.text(-0.55, line + 0.44, f"{title}{mark}", transform=_inches(axes), fontsize=9, weight="bold", **PLAIN)
+    axes.text(1.55, line + 0.44, note, transform=_inches(axes), fontsize=7.5, color="#444444", ha="right")
     if difference < count - 1:
         axes.plot([1, 1 + difference], [line + 0.27] * 2, color="black", lw=1.6, solid_capstyle="butt")
         axes.text(1 + difference, line + 0.27, f"  CD {difference:.2f}", fontsize=7.5, va="center")
@@ -109,11 +110,11 @@ def agreement_matrix(scores: pd.DataFrame, taus: tuple[np.ndarray, np.ndarray], 
     metrics, count = [words(str(name)) for name in scores.index], len(scores)
     shown = np.where(np.tri(count, dtype=bool), *taus)
     np.fill_diagonal(shown, np.nan)
-    size = max(3.2, 0.44 * count)
+    size = max(3.2, (0.44 if count <= NUMBERED else 0.2) * count)
     figure = Figure(figsize=(size + 3.2, size + 2.4), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shown, vmin=-1, vmax=1, cmap=DIVERGING)
-    for row, column in zip(*np.nonzero(np.isfinite(shown)), strict=True):
+    for row, column in zip(*np.nonzero(np.isfinite(shown)), strict=True) if count <= NUMBERED else ():
         value = shown[row, column]
         text = f"{value:.2f}".replace("-", MINUS)
         colour = "white" if abs(value) > 0.6 else "black"
