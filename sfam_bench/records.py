@@ -14,7 +14,7 @@ class Sample:
     """One image after its transform, with the geometry that rode along."""
 
     image: Image
-    masks: dict[str, Mask] = field(default_factory=dict)  # "foreground"; planted: also "part/<name>"
+    masks: dict[str, Mask] = field(default_factory=dict)  # "foreground", "box"; planted: also "part/<name>"
     keypoints: Keypoints | None = None
 
 
@@ -23,7 +23,8 @@ class PairBatch:
     """Pairs to explain, all of one kind.
 
     `masks` are regions of the query: foreground, box, shared, unshared; `keypoints` and `reference_keypoints` the parts
-    of either image; `others` further references of the same query by role (same_class, other_class), as images.
+    of either image; `others` further references of the same query by role (same_class, other_class), as images, NaN
+    where a pair has none.
     """
 
     query_ids: tuple[str, ...]

@@ -19,8 +19,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "part_agreement": "does the map follow how much each part is alike?",
         "part_agreement_shuffled": "its null: descriptions of whole classes exchanged",
         "reference_sensitivity": "how much the map changes with the reference",
-        "exchange_asymmetry": "how much the map changes where query and reference change places",
-        "reference_similarity": "how alike the two references of a reference sensitivity are",
+        "exchange_asymmetry": "do the maps of query and reference have like totals?",
+        "reference_sensitivity_contrast": "does it change more with a reference of another class than of the same?",
+        "reference_similarity": "how alike the model finds the two references of a sensitivity",
         "margin": "the margin over another class while pixels go or come",
         "margin_pixels_until": "share of pixels that go until the query is nearer to the other class",
         "retrieval_rank": "rank of the reference in the gallery while pixels go or come: 1 first, 0 last",
@@ -60,7 +61,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Heat by part": {"part_heat": "share of the map near a part over its area's share: where the heat lies, no score"},
     "Sanity and robustness": {
-        "model_randomisation": "likeness to the map of the same model with random weights, layer by layer",
+        "model_randomisation": "likeness to the map of a model whose weights are drawn anew, stage by stage",
         "max_sensitivity": "greatest change of the map under small noise",
         "augmentation_agreement": "likeness to the map of the flipped or cropped query",
     },
@@ -73,7 +74,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Cost and others": {"cost": "measured on one pair", "": ""},
 }
 COMPARED = [*GROUPS][:3]  # groups whose metrics say how true a map is
-SPELLING = {"iou": "IoU", "map@r": "MAP@R", "r": "R", "road": "ROAD"}
+SPELLING = {"iou": "IoU", "map@r": "MAP@R", "r": "R", "road": "ROAD", "ssim": "SSIM"}
 HEADLINES = ("selectivity", "part_agreement", "margin", "insertion_minus_deletion", "deletion", "energy_pointing_game")
 
 
