@@ -17,6 +17,7 @@ from experiments.parts import (
     ready,
     supported,
     train_ids,
+    wanting,
 )
 from experiments.settings import build
 from sfam_bench import pairs as pairing
@@ -82,10 +83,10 @@ def main(cfg: DictConfig) -> None:
     found = retrieval(model.similarity, gallery, labels(dataset, chosen))
     if costs:
         how["cost"] = {k: {**vars(cost), "milliseconds": 1000 * spent[k] / count} for k, cost in costs.items()}
-    silent = store.silent(name for name, metric in metrics.items() if metric.needs)
+    silent = store.silent(name for name, metric in metrics.items() if getattr(metric, "share", 1) == 1)
     store.finish(shards=len(frames), retrieval=found, skipped=silent, **how)
-    if silent:
-        print(f"left out, for want of the regions they need in {dataset.name}: {', '.join(silent)}")
+    for wanted, names in wanting(silent, metrics).items():
+        print(f"left out of {dataset.name}, for want of {wanted}: {', '.join(names)}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")
 
 

@@ -18,6 +18,7 @@ from sfam_bench.evaluate import own_passes, planned
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.explainers.prepare import Bank, Preparable
 from sfam_bench.metrics.base import Metric
+from sfam_bench.metrics.card import needed
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import Config
@@ -147,3 +148,11 @@ def described(passes: Passes) -> str:
     if mode in facts["score_differences"]:
         line += f"; scores differ by at most {facts['score_differences'][mode]:.0e} from float32 eager"
     return "\n".join([line, *(f"passes: {name} is not used: {why}" for name, why in facts["refused"].items())])
+
+
+def wanting(silent: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, list[str]]:
+    """The metrics that left no record, by what they need."""
+    found: dict[str, list[str]] = {}
+    for name in silent:
+        found.setdefault(", ".join(needed(metrics[name])) or "a method that can be asked again", []).append(name)
+    return found

@@ -117,7 +117,7 @@ class RunStore:
             Image.fromarray(pixels).save(temporary, format="PNG")
 
     def silent(self, metrics: Iterable[str]) -> list[str]:
-        """The metrics that have no record in any shard, because the data set lacks what they need."""
+        """The metrics that have no record in any shard, for want of something that they need."""
         shards = (self.root / "records").glob("[0-9]*.parquet")
         heard = {name for path in shards for name in _read_parquet(path)["metric"].unique().to_pylist()}
         return [name for name in metrics if name not in heard]

@@ -144,6 +144,20 @@ def test_or_skipped_and_named(run_script: Run, tmp_path: Path) -> None:
     assert run.manifest["blind"] == ["lafam"]
 
 
+def test_metrics_that_lack_what_they_need_are_said_once_by_what_it_is(run_script: Run, tmp_path: Path) -> None:
+    chosen = ["explainer=[sfam,lafam]", "metric=[box,margin,pointing_game]", f"run_dir={tmp_path / 'run'}"]
+    code, out, err = run_script("evaluate", *DATA, *PAIRS, *chosen)
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if line.startswith("left out of planted")]
+    assert len(lines) == 2
+    assert lines[0].startswith("left out of planted, for want of boxes: box_iou_00, box_iou_05")
+    assert "pointing_game_box" in lines[0]
+    assert lines[1].startswith("left out of planted, for want of negatives: margin_")
+    run = read_run(tmp_path / "run")
+    assert {"box_iou_00", "margin_deletion_mean"} <= set(run.manifest["skipped"])
+    assert not set(run.records["metric"]) & set(run.manifest["skipped"])
+
+
 def test_the_table_of_methods_is_printed_and_its_page_written(run_script: Run, tmp_path: Path) -> None:
     code, out, err = run_script("methods", *DATA, *PAIRS, *UNFIT, f"out={tmp_path / 'methods.md'}")
     assert code == 0, err
