@@ -74,16 +74,19 @@ table-choices-cub: setup  ## the same on real birds, fine-tuned (results/choices
 	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=cub_methods sweep=choices dataset.root=$(CUB) similarity=$s model.name=choices-$s model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/$s &&) true
 	$(PY) experiments/report.py 'runs=[results/choices-cub/gamma,results/choices-cub/cosine,results/choices-cub/negative_euclidean]' out=results/choices-cub/report
 
-table-metrics: setup  ## every metric, every method, and what the metrics are worth: planted set (results/metrics-planted/)
+# Without methods that take passes of their own, which cost more than all metrics; QUICK='$(METHODS)' has them all
+QUICK ?= [sfam,similarity_decomposition,cam,fam,gam,grad_cam,grad_cam_pp,layer_cam,eigen_grad_cam,zhu,embedding_cam,input_x_gradient,weight_transfer,lafam,centre,chance]
+
+table-metrics: setup  ## every metric, and what the metrics are worth, on the planted set (results/metrics-planted/)
 	rm -rf results/metrics-planted
 	$(PY) experiments/train.py experiment=planted run_dir=results/metrics-planted/train
-	$(PY) experiments/evaluate.py experiment=planted_metrics model.checkpoint=results/metrics-planted/train/model.safetensors 'explainer=$(METHODS)' run_dir=results/metrics-planted/evaluate
+	$(PY) experiments/evaluate.py experiment=planted_metrics model.checkpoint=results/metrics-planted/train/model.safetensors 'explainer=$(QUICK)' run_dir=results/metrics-planted/evaluate
 	$(PY) experiments/report.py 'runs=[results/metrics-planted/evaluate]' out=results/metrics-planted/report
 
 table-metrics-cub: setup  ## the same on real birds, fine-tuned (results/metrics-cub/)
 	rm -rf results/metrics-cub
 	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/metrics-cub/train
-	$(PY) experiments/evaluate.py experiment=cub_metrics dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/metrics-cub/train/model.safetensors 'explainer=$(METHODS)' run_dir=results/metrics-cub/evaluate
+	$(PY) experiments/evaluate.py experiment=cub_metrics dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/metrics-cub/train/model.safetensors 'explainer=$(QUICK)' run_dir=results/metrics-cub/evaluate
 	$(PY) experiments/report.py 'runs=[results/metrics-cub/evaluate]' out=results/metrics-cub/report
 
 # SFAM's Euclidean forms beside the one that is configured
