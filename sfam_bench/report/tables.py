@@ -139,6 +139,11 @@ FLAGS = {
     "constant_map": "constant map",
     "self_pair": "image paired with itself",
     "empty_mask": "empty mask",
+    "no_parts": "no visible part",
+    "not_matched": "does not find its reference to begin with",
+    "not_ahead": "nearer to the negative to begin with",
+    "reference_map": "no map of the reference",
+    "constant_further_map": "constant map of a changed model or image",
     "nonfinite_map": "map not finite",
     NO_REASON: "value not finite",
 }
