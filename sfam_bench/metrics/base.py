@@ -148,4 +148,9 @@ class Asking(Metric, Protocol):
 
 def defined(values: Scores, undefined: dict[str, Flags]) -> Scores:
     """NaN where any reason holds."""
-    return torch.where(torch.stack(list(undefined.values())).any(dim=0), torch.nan, values)
+    return torch.where(sound(undefined), values, torch.nan)
+
+
+def sound(undefined: dict[str, Flags]) -> Flags:
+    """The pairs for which no reason holds."""
+    return ~torch.stack(list(undefined.values())).any(dim=0)

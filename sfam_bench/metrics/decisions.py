@@ -9,7 +9,7 @@ import torch
 
 from sfam_bench.baselines import Baseline
 from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained
+from sfam_bench.metrics.base import Explained, sound
 from sfam_bench.metrics.card import SHARE, MetricCard
 from sfam_bench.metrics.perturbation import MEAN, TWENTY
 from sfam_bench.metrics.steps import Steps, placed
@@ -62,7 +62,7 @@ class RetrievalArea:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return without(self.undefined(explained))
+        return sound(self.undefined(explained))
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         return unfit(explained, of_class=self.of != "rank")
@@ -115,7 +115,7 @@ class MarginArea:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return without(self.undefined(explained))
+        return sound(self.undefined(explained))
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         full, base = ends(explained, self.baseline, "margin")
@@ -168,7 +168,7 @@ class PixelsUntil:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return without(self.undefined(explained))
+        return sound(self.undefined(explained))
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         full, base = (holds(self.decision, end) for end in ends(explained, self.baseline, DECISIONS[self.decision]))
@@ -209,11 +209,6 @@ def ends(explained: Explained, baseline: Baseline, name: str) -> tuple[Scores, S
 def holds(decision: str, readings: Curves | Scores) -> torch.Tensor:
     """Whether a decision holds where this is read; not where nothing is."""
     return readings < 2 if decision == "reference" else readings > 0
-
-
-def without(undefined: dict[str, Flags]) -> Flags:
-    """The pairs for which no reason holds."""
-    return ~torch.stack(list(undefined.values())).any(dim=0)
 
 
 def others(explained: Explained) -> int:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.maps import flagged, normalise, ranks, upsample
-from sfam_bench.metrics.base import NOT_DRAWN, Explained
+from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
 from sfam_bench.metrics.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
@@ -140,8 +140,7 @@ class Remaking:
             return maps.new_full((len(maps),), torch.nan), {NOT_DRAWN: maps.new_ones(len(maps), dtype=torch.bool)}
         if self not in explained.further:
             values, reasons = self.measured(explained)
-            missing = torch.stack(list(reasons.values())).any(dim=0)
-            explained.further[self] = torch.where(missing, torch.nan, values), reasons
+            explained.further[self] = defined(values, reasons), reasons
         return cast(Found, explained.further[self])
 
 

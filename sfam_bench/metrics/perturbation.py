@@ -9,7 +9,7 @@ import torch
 from sfam_bench.baselines import Baseline, Mean
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.maps import flagged
-from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
+from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined, sound
 from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.steps import Midpoint, Steps, Trapezoid
 from sfam_bench.metrics.walks import Curves, Degrade, Direction, Order, Walk, walk_of
@@ -78,7 +78,7 @@ class Perturbation:
         )
 
     def asked(self, explained: Explained) -> Flags:
-        return ~torch.stack(list(self._unasked(explained).values())).any(dim=0)
+        return sound(self._unasked(explained))
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         reasons = self._unasked(explained)
@@ -159,7 +159,7 @@ class AreaError:
         return Walk(self.walk, self.baseline, self.full), Walk(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return ~torch.stack(list(self.undefined(explained).values())).any(dim=0)
+        return sound(self.undefined(explained))
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         pairs = zip(explained.scene.pairs.query_ids, explained.scene.pairs.reference_ids, strict=True)
