@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfam_bench.types import Flags, Maps, RawMaps
 
@@ -71,3 +72,12 @@ def falling(flat: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batch pixels"]:
     rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     keys = ((~rising).long() << 32) | torch.arange(flat.shape[1])
     return torch.from_numpy(np.sort(keys.numpy(), axis=1)) & 0xFFFFFFFF
+
+
+def ties(ordered: Float[Tensor, "batch pixels"]) -> tuple[Int[Tensor, "batch pixels"], Int[Tensor, "batch pixels"]]:
+    """First and last place, from 1, of the run of equals that each value of a sorted row stands in."""
+    count = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
+    step = ordered[:, 1:] != ordered[:, :-1]
+    first = torch.where(F.pad(step, (1, 0), value=True), count, 1).cummax(dim=1).values
+    last = torch.where(F.pad(step, (0, 1), value=True), count, len(count)).flip(1).cummin(dim=1).values.flip(1)
+    return first, last

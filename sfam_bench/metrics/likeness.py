@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from sfam_bench.errors import UserError, check_choices
-from sfam_bench.maps import flagged, normalise, ranks, upsample
+from sfam_bench.maps import flagged, normalise, ranks, ties, upsample
 from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
 from sfam_bench.metrics.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -30,10 +29,7 @@ def places(maps: Maps) -> Places:
     """Place of each pixel in the order of falling relevance from 1; pixels that tie share their mean place."""
     order, flat = ranks(maps).flatten(1).long(), maps.flatten(1)
     values = torch.empty_like(flat).scatter_(1, order, flat)
-    count = torch.arange(1, flat.shape[1] + 1, device=flat.device)
-    step = values[:, 1:] != values[:, :-1]
-    last = torch.where(F.pad(step, (0, 1), value=True), count, len(count)).flip(1).cummin(dim=1).values.flip(1)
-    first = torch.where(F.pad(step, (1, 0), value=True), count, 1).cummax(dim=1).values
+    first, last = ties(values)
     return ((first + last).double() / 2).gather(1, order)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sfam_bench.errors import UserError, check_choices
+from sfam_bench.maps import ties
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import SHARE, MetricCard
 from sfam_bench.types import Flags, Maps, Masks, Scores
@@ -33,9 +34,7 @@ def average_precision(ranks: Int[Tensor, "batch rows cols"], maps: Maps, region:
     places, flat, wanted = ranks.flatten(1).long(), maps.flatten(1), region.flatten(1).double()
     values = torch.empty_like(flat).scatter_(1, places, flat)
     found = torch.empty_like(wanted).scatter_(1, places, wanted)
-    count = torch.arange(1, flat.shape[1] + 1, device=flat.device)
-    last = torch.nn.functional.pad(values[:, :-1] != values[:, 1:], (0, 1), value=True)  # of the pixels that tie
-    until = torch.where(last, count, len(count)).flip(1).cummin(dim=1).values.flip(1)
+    _, until = ties(values)
     precision = found.cumsum(dim=1).gather(1, until - 1) / until
     return ((precision * found).sum(dim=1) / found.sum(dim=1)).to(maps.dtype)
 
