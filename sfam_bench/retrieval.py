@@ -1,20 +1,25 @@
-"""Embed a gallery and ask how well it retrieves: leave-one-out over one set of images, exact, in chunks."""
+"""Embed a gallery and ask how well it retrieves: leave-one-out over one set of images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.similarity import Gallery, Matrix, SimilarityFunction
+from sfam_bench.search import Engine, search
+from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched, progress
 
 Labels = Int[Tensor, " items"]
+RECALL_AT = (1, 2, 4, 8)
 FOUND = ("rank", "lead", "average_precision")  # the columns of `Catalogue.find`
 AT_ONCE = 2**22  # scores that are held at a time
 TIE = 1e-6  # of the largest score: by so much do products in float32 tell equal items apart
@@ -33,44 +38,69 @@ def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], ba
     return torch.cat([model.encode(batch).embeddings.cpu() for batch in stream])
 
 
-def neighbours(similarity: SimilarityFunction, gallery: Gallery, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-    """Scores and positions of the k nearest others of each item, (items, k), best first; ties: lower position first."""
-    scores, positions = [], []
-    for start in range(0, len(gallery), chunk):
-        rows = _without_self(similarity.matrix(gallery[start : start + chunk], gallery), start)
-        # a stable sort, since topk leaves the order of ties open
-        order = rows.argsort(dim=1, descending=True, stable=True)[:, :k]
-        scores.append(rows.gather(1, order))
-        positions.append(order)
-    return torch.cat(scores), torch.cat(positions)
+def per_item(
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    labels: Labels,
+    recall_at: Sequence[int] = RECALL_AT,
+    engine: Engine = "torch",
+) -> pd.DataFrame:
+    """Leave-one-out recall@k, R-precision and MAP@R (Musgrave et al., ECCV 2020) of each item, by its place.
 
-
-def _without_self(scores: Matrix, start: int) -> Matrix:
-    rows = torch.arange(len(scores))
-    scores[rows, rows + start] = -torch.inf
-    return scores
+    Items alone in their class are absent: they have nothing to find.
+    """
+    if len(labels) != len(gallery):
+        raise UserError(f"a gallery needs one label for each embedding, not {len(labels)} for {len(gallery)}")
+    if not recall_at or min(recall_at) < 1:
+        raise UserError(f"recall_at is {list(recall_at)}: give numbers of neighbours of at least 1")
+    _, group, counts = labels.unique(return_inverse=True, return_counts=True)
+    others = counts[group] - 1
+    if not (others > 0).any():
+        raise UserError("no class has two images: retrieval needs at least one pair")
+    deepest = min(max(int(others.max()), *recall_at), len(labels) - 1)
+    depths = torch.arange(1, deepest + 1, device=labels.device)
+    columns = [*(f"recall_at_{k}" for k in recall_at), "r_precision", "map_at_r"]
+    values = torch.empty(len(labels), len(columns), dtype=torch.float64)
+    start = 0
+    for _, positions in search(similarity, gallery, deepest, engine=engine):
+        asked = slice(start, start + len(positions))
+        hits = labels[positions.to(labels.device)] == labels[asked, None]
+        within = hits & (depths <= others[asked, None])
+        precision = within.cumsum(dim=1) / depths.double() * within
+        found = [*(hits[:, :k].any(dim=1) for k in recall_at), *(each.sum(dim=1) for each in (within, precision))]
+        values[asked] = torch.stack([column.double() for column in found], dim=1).cpu()
+        start = asked.stop
+    values[:, -2:] /= others[:, None].cpu()
+    return pd.DataFrame(values.numpy(), columns=columns)[(others > 0).cpu().numpy()]
 
 
 def retrieval(
-    similarity: SimilarityFunction, gallery: Gallery, labels: Labels, recall_at: Sequence[int] = (1, 2, 4, 8)
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    labels: Labels,
+    recall_at: Sequence[int] = RECALL_AT,
+    nmi: bool = False,
+    engine: Engine = "torch",
 ) -> dict[str, int | float]:
-    """Leave-one-out recall@k, R-precision, MAP@R (Musgrave et al., ECCV 2020), without items alone in their class."""
-    others = (labels[:, None] == labels).sum(dim=1) - 1
-    deepest = min(max(int(others.max()), *recall_at), len(labels) - 1)
-    _, positions = neighbours(similarity, gallery, deepest)
-    hits = labels[positions] == labels[:, None]
-    kept = others > 0
-    if not kept.any():
-        raise UserError("no class has two images: retrieval needs at least one pair")
-    hits, others = hits[kept], others[kept]
-    within = torch.arange(deepest) < others[:, None]
-    precision = hits.cumsum(dim=1) / torch.arange(1, deepest + 1)
-    measures: dict[str, Callable[[], Tensor]] = {
-        **{f"recall_at_{k}": (lambda k=k: hits[:, :k].any(dim=1)) for k in recall_at},  # type: ignore[misc]
-        "r_precision": lambda: (hits & within).sum(dim=1) / others,
-        "map_at_r": lambda: (precision * hits * within).sum(dim=1) / others,
-    }
-    return {"count": int(kept.sum()), **{name: float(measure().double().mean()) for name, measure in measures.items()}}
+    """Means of `per_item`, and over how many; with `nmi` also how well clusters agree with classes, which is slow."""
+    return averages(per_item(similarity, gallery, labels, recall_at, engine)) | (
+        {"nmi": cluster_agreement(similarity, gallery, labels)} if nmi else {}
+    )
+
+
+def averages(items: pd.DataFrame) -> dict[str, int | float]:
+    """What `retrieval` says of the values of `per_item`."""
+    return {"count": len(items), **{str(name): float(values.mean()) for name, values in items.items()}}
+
+
+def cluster_agreement(similarity: SimilarityFunction, gallery: Gallery, labels: Labels, seed: int = 0) -> float:
+    """NMI of classes and as many k-means clusters, over the mean of their entropies (Song et al., CVPR 2016).
+
+    Clusters are those of one start of k-means++ (Arthur and Vassilvitskii, 2007) over the keys of the similarity.
+    """
+    keys = similarity.keys(gallery).cpu().numpy()
+    clusters = KMeans(len(labels.unique()), n_init=1, random_state=seed).fit_predict(keys)
+    return float(normalized_mutual_info_score(labels.cpu().numpy(), clusters))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +131,17 @@ class Catalogue:
             raise UserError(f"{image_id} is not in the gallery: embed the images of all pairs, not {len(self.ids)}")
         return self.places[image_id]
 
+    @cached_property
+    def scaled(self) -> dict[SimilarityFunction, Gallery]:
+        """The keys of each similarity that has searched here."""
+        return {}
+
+    def keys(self, similarity: SimilarityFunction) -> Gallery:
+        """The embeddings as the similarity reads them, computed once."""
+        if similarity not in self.scaled:
+            self.scaled[similarity] = similarity.keys(self.embeddings)
+        return self.scaled[similarity]
+
     def find_places(self, image_ids: Sequence[str]) -> Labels:
         """Where several stand."""
         return torch.tensor([self.place(image_id) for image_id in image_ids], device=self.labels.device)
@@ -118,9 +159,9 @@ class Catalogue:
         own = self.labels == self.labels[left_out]
         own[left_out] = False
         others = self.labels != self.labels[left_out]
-        found = []
-        for part in versions.split(max(1, AT_ONCE // len(self.ids))):
-            scores = similarity.matrix(part, self.embeddings)
+        keys, found = self.keys(similarity), []
+        for part in similarity.keys(versions).split(max(1, AT_ONCE // len(self.ids))):
+            scores = similarity.compare(part, keys)
             rounding = TIE * scores.abs().amax(dim=1, keepdim=True)
             scores[:, left_out] = -torch.inf
             rank = (scores >= scores[:, [wanted]] - rounding).sum(dim=1).to(scores.dtype)

@@ -36,6 +36,14 @@ class SimilarityFunction(Protocol):
         """Coefficients of the query in the score, with norms held constant."""
         ...
 
+    def keys(self, embeddings: Embeddings) -> Embeddings:
+        """Embeddings as `compare` reads them, so that a gallery which is searched often is scaled once."""
+        ...
+
+    def compare(self, query_keys: Embeddings, keys: Gallery) -> Matrix:
+        """Score each query with each gallery item, both given as their keys."""
+        ...
+
     def matrix(self, query: Embeddings, gallery: Gallery) -> Matrix:
         """Score each query with each gallery item."""
         ...
@@ -56,8 +64,14 @@ class Cosine:
     def direction(self, query: Embeddings, reference: Embeddings) -> Embeddings:
         return reference / (norm(query) * norm(reference))
 
+    def keys(self, embeddings: Embeddings) -> Embeddings:
+        return unit(embeddings)
+
+    def compare(self, query_keys: Embeddings, keys: Gallery) -> Matrix:
+        return query_keys @ keys.T
+
     def matrix(self, query: Embeddings, gallery: Gallery) -> Matrix:
-        return unit(query) @ unit(gallery).T
+        return self.compare(self.keys(query), self.keys(gallery))
 
 
 @dataclass(frozen=True)
@@ -75,8 +89,14 @@ class Dot:
     def direction(self, query: Embeddings, reference: Embeddings) -> Embeddings:
         return reference
 
+    def keys(self, embeddings: Embeddings) -> Embeddings:
+        return embeddings
+
+    def compare(self, query_keys: Embeddings, keys: Gallery) -> Matrix:
+        return query_keys @ keys.T
+
     def matrix(self, query: Embeddings, gallery: Gallery) -> Matrix:
-        return query @ gallery.T
+        return self.compare(query, gallery)
 
 
 @dataclass(frozen=True)
@@ -97,8 +117,14 @@ class NegativeEuclidean:
     def direction(self, query: Embeddings, reference: Embeddings) -> Embeddings:
         return reference - query
 
+    def keys(self, embeddings: Embeddings) -> Embeddings:
+        return embeddings
+
+    def compare(self, query_keys: Embeddings, keys: Gallery) -> Matrix:
+        return -torch.cdist(query_keys, keys).square()
+
     def matrix(self, query: Embeddings, gallery: Gallery) -> Matrix:
-        return -torch.cdist(query, gallery).square()
+        return self.compare(query, gallery)
 
 
 def norm(embeddings: Embeddings) -> Float[Tensor, "batch 1"]:

@@ -10,7 +10,8 @@ from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import average_precision_score
 
 from sfam_bench.errors import UserError
-from sfam_bench.retrieval import Catalogue, neighbours, retrieval
+from sfam_bench.retrieval import Catalogue, retrieval
+from sfam_bench.search import neighbours
 from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
 
 FUNCTIONS = [Cosine(), Dot(), NegativeEuclidean()]

@@ -1,0 +1,104 @@
+"""Nearest neighbours within a gallery, each item left out of its own: exact, in bounded memory."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sfam_bench.errors import UserError
+from sfam_bench.similarity import Cosine, Dot, Gallery, Matrix, NegativeEuclidean, SimilarityFunction
+
+Engine: TypeAlias = Literal["torch", "faiss"]
+Nearest: TypeAlias = tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]  # scores and positions, best first
+
+AT_ONCE = 2**24  # scores that are held at a time: 64 MiB in float32
+
+
+def neighbours(
+    similarity: SimilarityFunction, gallery: Gallery, k: int, chunk: int | None = None, engine: Engine = "torch"
+) -> Nearest:
+    """Scores and positions of the k nearest others of each item, (items, k), best first; ties: lower position first."""
+    scores, positions = zip(*search(similarity, gallery, k, chunk, engine), strict=True)
+    return torch.cat(scores), torch.cat(positions)
+
+
+def search(
+    similarity: SimilarityFunction, gallery: Gallery, k: int, chunk: int | None = None, engine: Engine = "torch"
+) -> Iterator[Nearest]:
+    """`neighbours` of one `chunk` of items after the other, of as many as AT_ONCE allows unless given.
+
+    At the cut after k, torch keeps those of equal items that stand first, faiss (Douze et al., 2024) any of them.
+    """
+    if not 1 <= k < len(gallery):
+        raise UserError(f"{k} neighbours of each of {len(gallery)} items: ask for at least 1 and fewer than there are")
+    finite = gallery.isfinite().all(dim=1)
+    if not finite.all():
+        broken = (~finite).nonzero()[:, 0].tolist()
+        raise UserError(
+            f"{len(broken)} of {len(gallery)} embeddings hold NaN or infinity (first: item {broken[0]}): "
+            "train again with a lower rate, or embed again"
+        )
+    keys = similarity.keys(gallery)
+    size = max(1, AT_ONCE // len(gallery)) if chunk is None else chunk
+    with_faiss = _faiss(similarity) if engine == "faiss" else None
+    for start in range(0, len(keys), size):
+        queries = keys[start : start + size]
+        own = torch.arange(start, start + len(queries), device=keys.device)
+        if with_faiss is not None:
+            yield _others(own, *with_faiss(queries, keys, k + 1))
+        else:
+            yield greatest(similarity.compare(queries, keys).scatter_(1, own[:, None], -torch.inf), k)
+
+
+def greatest(scores: Matrix, k: int) -> Nearest:
+    """The k greatest of more than k columns and where they stand, greatest first; of equals those that stand first."""
+    found = scores.topk(k + 1, dim=1)  # leaves the order of ties open, and which of them it takes
+    positions, least = found.indices[:, :k], found.values[:, k - 1 : k]
+    torn = found.values[:, k] == least[:, 0]
+    if torn.any():
+        positions[torn] = _first(scores[torn], least[torn], k)
+    return _ordered(scores.gather(1, positions), positions)
+
+
+def _first(scores: Matrix, least: Float[Tensor, "batch 1"], k: int) -> Int[Tensor, "batch k"]:
+    """Where the k greatest stand whose least is given: all above it, and the first of those on a level with it."""
+    above, level = scores > least, scores == least
+    room = k - above.sum(dim=1, keepdim=True)
+    level &= level.cumsum(dim=1, dtype=torch.int32) <= room
+    return (above | level).nonzero()[:, 1].view(-1, k)
+
+
+def _ordered(scores: Tensor, positions: Tensor) -> Nearest:
+    """Best first; of equals the lower position first."""
+    positions, by_position = positions.sort(dim=1)
+    scores, by_score = scores.gather(1, by_position).sort(dim=1, descending=True, stable=True)
+    return scores, positions.gather(1, by_score)
+
+
+def _others(own: Int[Tensor, " batch"], scores: Tensor, positions: Tensor) -> Nearest:
+    """One neighbour fewer: without the item itself, or where equals have kept it out, without the last."""
+    dropped = positions == own[:, None]
+    dropped[~dropped.any(dim=1), -1] = True
+    rows = len(own)
+    return _ordered(scores[~dropped].view(rows, -1), positions[~dropped].view(rows, -1))
+
+
+def _faiss(similarity: SimilarityFunction) -> Callable[[Gallery, Gallery, int], tuple[Tensor, Tensor]]:
+    """Faiss's exact search for the k nearest of each query, both given as keys."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError("engine=faiss needs faiss: pip install 'sfam-bench[faiss]', or take engine=torch") from error
+    product, square = (faiss.METRIC_INNER_PRODUCT, 1), (faiss.METRIC_L2, -1)  # its L2 is squared too
+    known = {Cosine: product, Dot: product, NegativeEuclidean: square}
+    if type(similarity) not in known:
+        raise UserError(f"faiss does not know the similarity {similarity.name}: take engine=torch")
+    metric, sign = known[type(similarity)]
+
+    def nearest(queries: Gallery, keys: Gallery, k: int) -> tuple[Tensor, Tensor]:
+        scores, positions = faiss.knn(queries.float().cpu().numpy(), keys.float().cpu().numpy(), k, metric=metric)
+        return sign * torch.from_numpy(scores).to(keys.device), torch.from_numpy(positions).to(keys.device)
+
+    return nearest
