@@ -49,8 +49,6 @@ def per_item(
 
     Items alone in their class are absent: they have nothing to find.
     """
-    if len(labels) != len(gallery):
-        raise UserError(f"a gallery needs one label for each embedding, not {len(labels)} for {len(gallery)}")
     if not recall_at or min(recall_at) < 1:
         raise UserError(f"recall_at is {list(recall_at)}: give numbers of neighbours of at least 1")
     _, group, counts = labels.unique(return_inverse=True, return_counts=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfam_bench.errors import UserError
 from sfam_bench.similarity import Cosine, Dot, Gallery, Matrix, NegativeEuclidean, SimilarityFunction
+from sfam_bench.types import Embeddings
 
 Engine: TypeAlias = Literal["torch", "faiss"]
 Nearest: TypeAlias = tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]  # scores and positions, best first
@@ -85,7 +86,7 @@ def _others(own: Int[Tensor, " batch"], scores: Tensor, positions: Tensor) -> Ne
     return _ordered(scores[~dropped].view(rows, -1), positions[~dropped].view(rows, -1))
 
 
-def _faiss(similarity: SimilarityFunction) -> Callable[[Gallery, Gallery, int], tuple[Tensor, Tensor]]:
+def _faiss(similarity: SimilarityFunction) -> Callable[[Embeddings, Gallery, int], tuple[Tensor, Tensor]]:
     """Faiss's exact search for the k nearest of each query, both given as keys."""
     try:
         import faiss
@@ -97,7 +98,7 @@ def _faiss(similarity: SimilarityFunction) -> Callable[[Gallery, Gallery, int], 
         raise UserError(f"faiss does not know the similarity {similarity.name}: take engine=torch")
     metric, sign = known[type(similarity)]
 
-    def nearest(queries: Gallery, keys: Gallery, k: int) -> tuple[Tensor, Tensor]:
+    def nearest(queries: Embeddings, keys: Gallery, k: int) -> tuple[Tensor, Tensor]:
         scores, positions = faiss.knn(queries.float().cpu().numpy(), keys.float().cpu().numpy(), k, metric=metric)
         return sign * torch.from_numpy(scores).to(keys.device), torch.from_numpy(positions).to(keys.device)
 

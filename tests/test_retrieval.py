@@ -1,33 +1,30 @@
-"""Retrieval by hand, and nearest neighbours against brute force."""
+"""Retrieval by hand, and against other people's measures."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
+from sklearn.cluster import KMeans
 from sklearn.metrics import average_precision_score
 
 from sfam_bench.errors import UserError
-from sfam_bench.retrieval import Catalogue, retrieval
+from sfam_bench.retrieval import Catalogue, averages, cluster_agreement, per_item, retrieval
 from sfam_bench.search import neighbours
 from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from tests.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
 
-FUNCTIONS = [Cosine(), Dot(), NegativeEuclidean()]
-
-# Five points on a line; items 0 and 1 are at one place, so every other item is as far from one as from the other.
-LINE = torch.tensor([[0.0], [0.0], [1.0], [3.0], [4.5]])
 LABELS = torch.tensor([7, 9, 7, 9, 9])
-# neighbours by -|x - y|, of equals the first:   0: 1 2 3 4   1: 0 2 3 4   2: 0 1 3 4   3: 4 2 0 1   4: 3 2 0 1
-# those of the same class (x) or not (.):        0: . x . .   1: . . x x   2: x . . .   3: x . . x   4: x . . x
-ORDER = [[1, 2, 3, 4], [0, 2, 3, 4], [0, 1, 3, 4], [4, 2, 0, 1], [3, 2, 0, 1]]
-
-
-def test_neighbours_by_hand_and_the_first_of_equals_comes_first() -> None:
-    scores, positions = neighbours(NegativeEuclidean(), LINE, 4)
-    assert positions.tolist() == ORDER
-    torch.testing.assert_close(scores[2], torch.tensor([-1.0, -1.0, -4.0, -12.25]))
+# neighbours of the same class (x) or not (.):   0: . x . .   1: . . x x   2: x . . .   3: x . . x   4: x . . x
 
 
 def test_measures_by_hand() -> None:
@@ -65,39 +62,6 @@ def test_no_class_of_two_is_said() -> None:
         retrieval(Cosine(), LINE, torch.arange(5))
 
 
-@st.composite
-def galleries(draw: st.DrawFn) -> torch.Tensor:
-    """Small whole numbers, so that ties are many and scores exact."""
-    items, dims = draw(st.integers(2, 12)), draw(st.integers(1, 4))
-    values = draw(st.lists(st.integers(-3, 3), min_size=items * dims, max_size=items * dims))
-    return torch.tensor(values, dtype=torch.float64).reshape(items, dims)
-
-
-def by_hand(function: SimilarityFunction, gallery: torch.Tensor, k: int) -> list[list[int]]:
-    matrix = function.matrix(gallery, gallery).tolist()
-    others = [[other for other in range(len(gallery)) if other != item] for item in range(len(gallery))]
-    return [sorted(rest, key=lambda other, row=row: -row[other])[:k] for row, rest in zip(matrix, others, strict=True)]
-
-
-@settings(max_examples=30, deadline=None)
-@given(galleries(), st.sampled_from(FUNCTIONS), st.integers(1, 12))
-def test_neighbours_are_those_of_a_sorted_list(gallery: torch.Tensor, function: SimilarityFunction, k: int) -> None:
-    k = min(k, len(gallery) - 1)
-    scores, positions = neighbours(function, gallery, k)
-    assert positions.tolist() == by_hand(function, gallery, k)
-    assert (scores.diff(dim=1) <= 0).all()
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_chunks_change_nothing(function: SimilarityFunction) -> None:
-    gallery = torch.randn(23, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = neighbours(function, gallery, 6)
-    for chunk in (1, 4, 23, 100):
-        scores, positions = neighbours(function, gallery, 6, chunk)
-        assert torch.equal(positions, expected[1])
-        torch.testing.assert_close(scores, expected[0])
-
-
 @settings(max_examples=30, deadline=None)
 @given(galleries(), st.data())
 def test_measures_are_ordered_and_bounded(gallery: torch.Tensor, data: st.DataObject) -> None:
@@ -108,6 +72,122 @@ def test_measures_are_ordered_and_bounded(gallery: torch.Tensor, data: st.DataOb
     found = retrieval(NegativeEuclidean(), gallery, labels)
     assert 0 <= found["recall_at_1"] <= found["recall_at_2"] <= found["recall_at_4"] <= found["recall_at_8"] <= 1
     assert 0 <= found["map_at_r"] <= found["r_precision"] <= 1
+
+
+def test_each_item_by_hand() -> None:
+    found = per_item(NegativeEuclidean(), LINE, torch.tensor([7, 1, 7, 9, 9]), recall_at=(1, 2))
+    assert found.index.tolist() == [0, 2, 3, 4]  # 1 is alone
+    assert found["recall_at_1"].tolist() == [0, 1, 1, 1]
+    assert found["recall_at_2"].tolist() == [1, 1, 1, 1]
+    assert found["r_precision"].tolist() == found["map_at_r"].tolist() == [0, 1, 1, 1]
+    assert averages(found) == retrieval(NegativeEuclidean(), LINE, torch.tensor([7, 1, 7, 9, 9]), (1, 2))
+
+
+@settings(max_examples=30, deadline=None)
+@given(galleries(), st.integers(1, 200), st.data())
+def test_each_item_hangs_on_no_chunk(gallery: torch.Tensor, at_once: int, data: st.DataObject) -> None:
+    labels = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=len(gallery), max_size=len(gallery))))
+    if labels.unique(return_counts=True)[1].max() < 2:
+        return
+    whole = per_item(Dot(), gallery, labels)
+    with patch("sfam_bench.search.AT_ONCE", at_once):
+        pd.testing.assert_frame_equal(per_item(Dot(), gallery, labels), whole)
+
+
+def test_depths_that_are_none_are_said() -> None:
+    for wrong in ((), (1, 0)):
+        with pytest.raises(UserError, match="recall_at is "):
+            per_item(Cosine(), LINE, LABELS, wrong)
+
+
+# Other people's measures
+
+
+def calculator(knn: Callable[..., Any], clusters: torch.Tensor | None = None) -> AccuracyCalculator:
+    measures = ("precision_at_1", "r_precision", "mean_average_precision_at_r", "NMI")
+    return AccuracyCalculator(measures, device=torch.device("cpu"), knn_func=knn, kmeans_func=lambda *_: clusters)
+
+
+def same_class_twins() -> tuple[torch.Tensor, torch.Tensor]:
+    """Each item twice, in one class, but for one item that is alone."""
+    items, labels = drawn(30)
+    return torch.cat([items, items, torch.zeros(1, 7)]), torch.cat([labels, labels, torch.tensor([9])])
+
+
+@pytest.mark.parametrize(
+    ("function", "distance"),
+    [(NegativeEuclidean(), LpDistance(normalize_embeddings=False)), (Cosine(), CosineSimilarity())],
+)
+@pytest.mark.parametrize("data", [drawn, same_class_twins])
+def test_measures_are_those_of_pytorch_metric_learning(
+    function: SimilarityFunction, distance: Any, data: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    """Of equals of one class any may come first."""
+    items, labels = data()
+    clusters = torch.arange(len(items)) % 4
+    with patch.object(KMeans, "fit_predict", return_value=clusters.numpy()):
+        ours = retrieval(function, items, labels, nmi=True)
+    theirs = calculator(CustomKNN(distance), clusters).get_accuracy(items, labels)
+    assert ours["recall_at_1"] == pytest.approx(theirs["precision_at_1"])
+    assert ours["r_precision"] == pytest.approx(theirs["r_precision"])
+    assert ours["map_at_r"] == pytest.approx(theirs["mean_average_precision_at_r"])
+    assert ours["nmi"] == pytest.approx(theirs["NMI"])
+
+
+def test_with_many_ties_measures_are_those_of_pytorch_metric_learning_given_our_order() -> None:
+    """Its own search takes whatever comes first for the item itself, where equals of other classes may stand."""
+    items, labels = tied()
+    ours = retrieval(NegativeEuclidean(), items, labels)
+    knn = lambda query, k, reference, _: neighbours(NegativeEuclidean(), reference, k)  # noqa: E731
+    theirs = calculator(knn, labels).get_accuracy(items, labels)
+    assert ours["recall_at_1"] == pytest.approx(theirs["precision_at_1"])
+    assert ours["r_precision"] == pytest.approx(theirs["r_precision"])
+    assert ours["map_at_r"] == pytest.approx(theirs["mean_average_precision_at_r"])
+
+
+@pytest.mark.parametrize("data", [drawn, tied])
+def test_each_average_precision_is_scikit_learns_down_to_r(
+    data: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    items, labels = data()
+    found = per_item(NegativeEuclidean(), items, labels)
+    _, order = neighbours(NegativeEuclidean(), items, len(items) - 1)
+    for item, value in found["map_at_r"].items():
+        depth = int((labels == labels[item]).sum()) - 1
+        hits = (labels[order[item]] == labels[item])[:depth].numpy()
+        theirs = average_precision_score(hits, -np.arange(depth)) * hits.mean() if hits.any() else 0.0
+        assert value == pytest.approx(theirs)
+
+
+def test_faiss_gives_the_same_measures_where_equals_are_of_one_class() -> None:
+    pytest.importorskip("faiss")
+    items, labels = same_class_twins()
+    ours, theirs = (per_item(NegativeEuclidean(), items, labels, engine=engine) for engine in ("torch", "faiss"))
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_clusters_that_are_the_classes_agree_wholly_and_the_seed_decides() -> None:
+    labels = torch.arange(12) // 3
+    items = 10 * torch.eye(4)[labels] + 0.01 * drawn(12, 4)[0]
+    for function in FUNCTIONS:
+        assert cluster_agreement(function, items, labels) == pytest.approx(1)
+    noise, classes = drawn()
+    found = [cluster_agreement(Dot(), noise, classes, seed) for seed in (0, 0, 1, 2, 3)]
+    assert found[0] == found[1]
+    assert len(set(found)) > 1
+    assert all(0 <= value <= 1 for value in found)
+
+
+def test_nmi_by_hand() -> None:
+    """Classes a a b b, clusters 0 0 0 1: I = H(1/2) - 3/4 H(1/3), over the mean of H(1/2) and H(1/4)."""
+
+    def entropy(p: float) -> float:
+        return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+    with patch.object(KMeans, "fit_predict", return_value=np.array([0, 0, 0, 1])):
+        found = cluster_agreement(Dot(), LINE[:4], torch.tensor([0, 0, 1, 1]))
+    shared = entropy(1 / 2) - 3 / 4 * entropy(1 / 3)
+    assert found == pytest.approx(shared / ((entropy(1 / 2) + entropy(1 / 4)) / 2))
 
 
 # One query in a catalogue
@@ -177,11 +257,6 @@ def test_what_a_query_finds_is_what_counting_gives(
     torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype), equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
-def drawn(size: int = 60, dims: int = 7) -> tuple[torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    return torch.randn(size, dims, generator=draw), torch.randint(5, (size,), generator=draw)
-
-
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_average_precision_is_that_of_scikit_learn(function: SimilarityFunction) -> None:
     items, labels = drawn()
@@ -195,16 +270,20 @@ def test_average_precision_is_that_of_scikit_learn(function: SimilarityFunction)
         assert found.tolist() == pytest.approx(theirs, rel=1e-5)
 
 
-def test_recall_at_1_is_that_of_pytorch_metric_learning_and_ours() -> None:
+def test_what_a_query_finds_agrees_with_recall_at_1() -> None:
     items, labels = drawn()
     whole = catalogue(items, labels)
     found = torch.cat([whole.find(NegativeEuclidean(), items[i : i + 1], str(i), "0") for i in range(60)])
     ours = (found[:, 1] > 0).double().mean().item()
-    knn = CustomKNN(LpDistance(normalize_embeddings=False))
-    theirs = AccuracyCalculator(include=("precision_at_1",), k=1, knn_func=knn)
-    given_all = (items, labels, items, labels, True)  # the last: each query is in the gallery and left out
-    assert ours == pytest.approx(theirs.get_accuracy(*given_all)["precision_at_1"])
     assert ours == pytest.approx(retrieval(NegativeEuclidean(), items, labels)["recall_at_1"])
+
+
+def test_a_catalogue_is_scaled_once() -> None:
+    items, labels = drawn()
+    whole, counting = catalogue(items, labels), Counting()
+    for query in ("0", "1", "2"):
+        whole.find(counting, items[:2], query, "9")
+    assert counting.scaled == [60, 2, 2, 2]  # the gallery once, then versions alone
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
