@@ -1,4 +1,4 @@
-"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, leave-one-out."""
+"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out."""
 
 import json
 
@@ -13,7 +13,9 @@ from sfam_bench.retrieval import embed, retrieval
 def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
     chosen = image_ids(dataset, cfg.split)
-    found = retrieval(model.similarity, embed(model, dataset, chosen, cfg.batch_size), labels(dataset, chosen))
+    gallery = embed(model, dataset, chosen, cfg.batch_size)
+    how = {"recall_at": list(cfg.recall_at), "nmi": cfg.nmi, "engine": cfg.engine}
+    found = retrieval(model.similarity, gallery, labels(dataset, chosen), **how)
     print(json.dumps({"dataset": dataset.name, "split": cfg.split, "model": model.name, **found}, indent=2))
 
 
