@@ -1,62 +1,96 @@
-"""Train a metric-learning model; leaves model.safetensors with its facts, the loss history and the resolved config."""
+"""Train a metric-learning model; leaves model.safetensors with its facts, the history, and how each image retrieves.
+
+Stopped or killed, it is continued exactly by resume=true. On several GPUs: torchrun --nproc_per_node=N this file
+"""
 
 import json
+import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+import pandas as pd
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from experiments.cli import script
 from experiments.parts import dataset_and_model, image_ids, labels
 from experiments.settings import build
+from experiments.training import KEYS, Roles, choice_for, chosen, identity, loss, measured, plain, tensorboard
 from sfam_bench.datasets.base import split_hash
+from sfam_bench.files import atomic
 from sfam_bench.models.build import save
 from sfam_bench.provenance import run_facts
-from sfam_bench.retrieval import embed, retrieval
-from sfam_bench.store import begin
-from sfam_bench.train import train
+from sfam_bench.retrieval import averages
+from sfam_bench.store import refuse
+from sfam_bench.training.checkpoint import tidy
+from sfam_bench.training.data import Examples
+from sfam_bench.training.distributed import join, leave, rank
+from sfam_bench.training.loop import train
+from sfam_bench.training.signals import Interrupted
+
+SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation", "published")
 
 
 @script("train")
 def main(cfg: DictConfig) -> None:
+    run, resolved = Path(cfg.run_dir), plain(cfg)
+    if device := join():
+        cfg.device = str(device)
+    first = rank() == 0
+    if first:
+        print(yaml.safe_dump({name: resolved[name] for name in SHOWN}, sort_keys=False), flush=True)
     dataset, model = dataset_and_model(cfg)
-    train_ids, test_ids = image_ids(dataset, "train"), image_ids(dataset, "test")
-    train_labels, test_labels = labels(dataset, train_ids), labels(dataset, test_ids)
-    sizes = {
-        "num_classes": len(train_labels.unique()),
-        "embedding_size": model.encode(dataset.sample(train_ids[0]).image[None]).embeddings.shape[1],
-    }
-    given = {name: size for name, size in sizes.items() if name in set(cfg.loss.criterion)}
-    criterion, miner = build(cfg.loss.criterion, **given), build(cfg.loss.miner)
-    augment = build(cfg.augmentation)
-    recipe = build(cfg.train)
-    run = begin(Path(cfg.run_dir))
-
-    def measure() -> dict[str, float]:
-        return retrieval(model.similarity, embed(model, dataset, test_ids, cfg.batch_size), test_labels)
-
-    before = measure()
-    history = train(
-        model,
-        criterion,
-        miner,
-        train_ids,
-        train_labels.tolist(),
+    recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
+    roles = Roles.of(dataset, validation)
+    classes = labels(dataset, roles.train)
+    width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
+    criterion, miner = loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
+    if first:
+        refuse(run, cfg.resume)
+        run.mkdir(parents=True, exist_ok=True)
+        if (run / "model.safetensors").exists():
+            print(f"trained already: {run / 'model.safetensors'}")
+            return
+        before = measured(cfg, dataset, model, roles.test)
+    examples = Examples(
+        roles.train,
+        classes.tolist(),
         lambda image_id: augment(dataset.image(image_id)) if augment else dataset.sample(image_id).image,
-        recipe,
     )
-    history.to_csv(run / "history.csv", index=False)
+    same = identity(cfg, dataset)
+    try:
+        with tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
+            choice = choice_for(cfg, validation, dataset, model, roles.validation)
+            history = train(model, criterion, miner, examples, recipe, choice=choice, run=run, identity=same, log=log)
+    except Interrupted as stop:
+        print(f"{stop}; where it stands is kept: continue with resume=true", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    finally:
+        leave()
+    if not first:
+        return
+    after = measured(cfg, dataset, model, roles.test)
+    with atomic(run / "retrieval.parquet") as file:
+        stages = {"frozen": before, "trained": after}
+        pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)
     facts = {
         **run_facts(),
-        "chosen": "last epoch",
-        "split": {"name": dataset.split_name, "hash": split_hash(dataset.index)},
-        "retrieval_before": before,
-        "retrieval": measure(),
-        "config": OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False),
+        **chosen(validation, history),
+        "split": {
+            **{"dataset": dataset.name, "name": dataset.split_name, "hash": split_hash(dataset.index)},
+            "train_classes": sorted(set(labels(dataset, image_ids(dataset, "train")).tolist())),
+        },
+        "loss": HydraConfig.get().runtime.choices["loss"],
+        "recipe": HydraConfig.get().runtime.choices["recipe"],
+        "published": resolved["published"],
+        "retrieval_before": averages(before.drop(columns=KEYS)),
+        "retrieval": averages(after.drop(columns=KEYS)),
+        "config": resolved,
     }
     save(model, run / "model.safetensors", facts)
-    print(
-        json.dumps({"before": before, "after": facts["retrieval"], "model": str(run / "model.safetensors")}, indent=2)
-    )
+    tidy(run)
+    print(json.dumps({name: facts[name] for name in ("chosen", "retrieval_before", "retrieval")}, indent=2))
+    print(f"trained: {run / 'model.safetensors'}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def test_a_file_of_something_else_is_no_state_dict(tmp_path):
 
 
 def test_frozen_batchnorm_keeps_its_statistics():
-    from sfam_bench.train import train_mode
+    from sfam_bench.training.loop import train_mode
 
     model = small()
     train_mode(model, freeze_batchnorm=True)

@@ -14,7 +14,9 @@ from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.retrieval import retrieval
 from sfam_bench.similarity import Cosine
-from sfam_bench.train import Recipe, train, train_mode
+from sfam_bench.training.data import Examples
+from sfam_bench.training.loop import train, train_mode
+from sfam_bench.training.recipe import Recipe
 
 CLASSES, EACH = 4, 5
 LABELS = [10 * (k % CLASSES) for k in range(CLASSES * EACH)]  # labels of a data set need not count from 0
@@ -28,6 +30,14 @@ def picture(image_id: str) -> Tensor:
     colours = torch.eye(3).tolist()
     colour = torch.tensor([*colours, [0.6, 0.6, 0.0]][LABELS[int(image_id)] // 10])
     return 0.8 * noise + 0.2 * colour[:, None, None]
+
+
+EXAMPLES = Examples(IDS, LABELS, picture)
+
+
+def level(image_id: str) -> Tensor:
+    """The number of an image as its grey level."""
+    return torch.full((3, 2, 2), float(image_id))
 
 
 def model() -> SimilarityModel:
@@ -48,14 +58,14 @@ def recall(of: SimilarityModel) -> float:
 
 def trained(recipe: Recipe = RECIPE) -> SimilarityModel:
     of = model()
-    train(of, softmax(), None, IDS, LABELS, picture, recipe)
+    train(of, softmax(), None, EXAMPLES, recipe)
     return of
 
 
 def test_training_lowers_the_loss_and_learns_the_classes() -> None:
     of = model()
     before = recall(of)
-    history = train(of, softmax(), None, IDS, LABELS, picture, replace(RECIPE, epochs=15))
+    history = train(of, softmax(), None, EXAMPLES, replace(RECIPE, epochs=15))
     assert history["epoch"].tolist() == list(range(1, 16))
     assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
     assert history["images_per_second"].gt(0).all()
@@ -65,7 +75,7 @@ def test_training_lowers_the_loss_and_learns_the_classes() -> None:
 
 def test_triplets_with_a_miner_train_too() -> None:
     of, before = model(), model().state_dict()
-    history = train(of, TripletMarginLoss(), TripletMarginMiner(), IDS, LABELS, picture, RECIPE)
+    history = train(of, TripletMarginLoss(), TripletMarginMiner(), EXAMPLES, RECIPE)
     assert np.isfinite(history["loss"]).all()
     assert any(not torch.equal(value, before[key]) for key, value in of.state_dict().items())
 
@@ -95,16 +105,16 @@ def test_frozen_weights_stay() -> None:
     of = model()
     of.trunk[0].requires_grad_(False)
     kept = of.trunk[0].weight.clone()
-    train(of, softmax(), None, IDS, LABELS, picture, RECIPE)
+    train(of, softmax(), None, EXAMPLES, RECIPE)
     assert torch.equal(of.trunk[0].weight, kept)
 
 
 def test_the_proxies_of_the_loss_learn_at_their_own_rate() -> None:
     criterion = softmax()
     before = criterion.W.detach().clone()
-    train(model(), criterion, None, IDS, LABELS, picture, replace(RECIPE, loss_lr=0.0, weight_decay=0.0))
+    train(model(), criterion, None, EXAMPLES, replace(RECIPE, loss_lr=0.0, weight_decay=0.0))
     assert torch.equal(criterion.W, before)
-    train(model(), criterion, None, IDS, LABELS, picture, RECIPE)
+    train(model(), criterion, None, EXAMPLES, RECIPE)
     assert not torch.equal(criterion.W, before)
 
 
@@ -127,7 +137,7 @@ def test_every_image_of_a_batch_comes_with_its_class() -> None:
             return images.mean(dim=1, keepdim=True) + 0 * self.dummy
 
     grey = SimilarityModel(Level(), Embedder(GAP(), normalise=False), Cosine())
-    train(grey, Spy(), None, IDS, LABELS, lambda image_id: torch.full((3, 2, 2), float(image_id)), RECIPE)
+    train(grey, Spy(), None, Examples(IDS, LABELS, level), RECIPE)
     assert len(seen) >= len(IDS)
     assert all(target == LABELS[round(level)] // 10 for target, level in seen)
     for start in range(0, len(seen), RECIPE.batch_size):
@@ -150,7 +160,7 @@ def labels_seen(recipe: Recipe) -> dict[int, int]:
     nn.init.ones_(grey.embedder.projection.weight)
     nn.init.constant_(grey.embedder.projection.bias, 0.5)
     slow = replace(recipe, lr=1e-12, weight_decay=0.0)
-    train(grey, Spy(), None, IDS, LABELS, lambda image_id: torch.full((3, 2, 2), float(image_id)), slow)
+    train(grey, Spy(), None, Examples(IDS, LABELS, level), slow)
     return seen
 
 
@@ -177,7 +187,7 @@ def test_train_mode_spares_frozen_batch_norm_only() -> None:
 
 def test_one_class_is_refused() -> None:
     with pytest.raises(UserError, match="needs two classes, not 1"):
-        train(model(), softmax(), None, IDS[:3], [5, 5, 5], picture, RECIPE)
+        train(model(), softmax(), None, Examples(IDS[:3], [5, 5, 5], picture), RECIPE)
 
 
 def test_a_loss_that_is_no_number_stops_the_training() -> None:
@@ -185,5 +195,5 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
         def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
             return embeddings.sum() * torch.nan
 
-    with pytest.raises(UserError, match=r"the loss became nan: lower train\.lr"):
-        train(model(), Broken(), None, IDS, LABELS, picture, RECIPE)
+    with pytest.raises(UserError, match=r"the loss became nan at update 0: lower train\.lr"):
+        train(model(), Broken(), None, EXAMPLES, RECIPE)

@@ -1,0 +1,110 @@
+"""What the training script builds from the config."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from experiments.parts import image_ids, labels
+from experiments.settings import build
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.errors import UserError
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.provenance import Config
+from sfam_bench.retrieval import averages, embed, per_item
+from sfam_bench.training.loop import Miner
+from sfam_bench.training.validation import Choice, Validation
+
+Log = Callable[[int, Mapping[str, float]], None]
+KEYS = ["image_id", "label"]
+NO_MATTER = ("workers", "checkpoint_steps")  # of the recipe: they change no weight
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config with every reference resolved."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which images train, which choose the epoch, and which are only measured."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+
+    @classmethod
+    def of(cls, dataset: Dataset, validation: Validation | None) -> "Roles":
+        """Those of a data set; validation takes classes from the training half."""
+        train, test = image_ids(dataset, "train"), image_ids(dataset, "test")
+        held = validation.held_out(labels(dataset, train).tolist()) if validation else [False] * len(train)
+        kept, out = ([image for image, is_out in zip(train, held, strict=True) if is_out == side] for side in (0, 1))
+        return cls(kept, out, test)
+
+
+def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
+    """Criterion, with the sizes that it asks for, and miner."""
+    given = {name: size for name, size in sizes.items() if name in set(cfg.loss.criterion)}
+    return build(cfg.loss.criterion, **given), build(cfg.loss.miner)
+
+
+def measured(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
+    """How each of these images retrieves the others, by id and label."""
+    label = labels(dataset, image_ids)
+    values = per_item(model.similarity, embed(model, dataset, image_ids, cfg.batch_size), label)
+    ids = pd.DataFrame({"image_id": image_ids, "label": label.numpy()}).loc[values.index]
+    return pd.concat([ids, values], axis=1)
+
+
+def choice_for(
+    cfg: DictConfig, validation: Validation | None, dataset: Dataset, model: SimilarityModel, held_out: list[str]
+) -> Choice | None:
+    """How the epoch that is kept is chosen; None keeps the last."""
+    if validation is None:
+        return None
+    return Choice(
+        lambda: averages(measured(cfg, dataset, model, held_out).drop(columns=KEYS)),
+        validation.measure,
+        validation.every,
+    )
+
+
+def chosen(validation: Validation | None, history: pd.DataFrame) -> dict[str, Any]:
+    """How it was chosen, as a checkpoint carries it."""
+    if validation is None:
+        return {"chosen": "last epoch"}
+    best = history.iloc[int(history[f"validation_{validation.measure}"].argmax())]
+    return {"chosen": "validation", "validation": {**vars(validation), **best.to_dict()}}
+
+
+def identity(cfg: DictConfig, dataset: Dataset) -> Config:
+    """What a training must share to be continued."""
+    resolved = plain(cfg)
+    parts = {name: resolved[name] for name in ("model", "loss", "augmentation", "validation", "seed")}
+    recipe = {name: value for name, value in resolved["train"].items() if name not in NO_MATTER}
+    images = {name: value for name, value in resolved["dataset"].items() if name != "root"}
+    return {**parts, "train": recipe, "dataset": images, "split": split_hash(dataset.index)}
+
+
+@contextmanager
+def tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
+    """Write numbers by step for TensorBoard, where that is wanted."""
+    if not wanted:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("tensorboard=true needs TensorBoard: pip install 'sfam-bench[tensorboard]'") from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def log(step: int, numbers: Mapping[str, float]) -> None:
+            for name, value in numbers.items():
+                writer.add_scalar(name, value, step)
+
+        yield log

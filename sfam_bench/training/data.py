@@ -1,0 +1,145 @@
+"""What is drawn in which order: a function of the seed and of the place in the training, whoever draws it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import index
+
+import numpy as np
+import torch
+from pytorch_metric_learning.samplers import MPerClassSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sfam_bench.errors import UserError
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import pair_seed
+from sfam_bench.stream import progress
+from sfam_bench.training.recipe import Recipe
+from sfam_bench.types import Image
+
+Load = Callable[[str], Image]
+Draw = tuple[int, int]  # place of an image, and how many images were drawn before it
+LARGEST_CACHE = 2**33  # bytes of activations
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Training images by id, the class of each, and how one is loaded; it may draw from torch's generator."""
+
+    ids: Sequence[str]
+    labels: Sequence[int]
+    load: Load
+
+    def numbered(self, recipe: Recipe) -> list[int]:
+        """Classes from 0, shuffled where the recipe says; UserError where a batch cannot be filled."""
+        classes = {label: number for number, label in enumerate(sorted(set(self.labels)))}
+        if len(classes) < 2:
+            raise UserError(f"training needs two classes, not {len(classes)}: check dataset.split")
+        most = min(len(self.labels), len(classes) * recipe.per_class) if recipe.per_class else len(self.labels)
+        if recipe.batch_size > most:
+            raise UserError(
+                f"train.batch_size={recipe.batch_size} is more than {len(self.labels)} images or than train.per_class="
+                f"{recipe.per_class} of each of {len(classes)} classes: lower it"
+            )
+        numbers = [classes[label] for label in self.labels]
+        return np.random.default_rng(recipe.seed).permutation(numbers).tolist() if recipe.shuffle_labels else numbers
+
+
+def drawn(image_id: str, load: Load, seed: int, draw: int) -> Image:
+    """An image with the augmentation that hangs on the seed, the image and the draw alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(pair_seed(seed, image_id, str(draw)))
+        return load(image_id)
+
+
+class Drawn(Dataset[tuple[Tensor, int]]):
+    """Images with their classes, by draw."""
+
+    def __init__(self, examples: Examples, numbers: Sequence[int], seed: int) -> None:
+        self.examples, self.numbers, self.seed = examples, numbers, seed
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+        place, number = draw
+        return drawn(self.examples.ids[place], self.examples.load, self.seed, number), self.numbers[place]
+
+
+class Cached(Dataset[tuple[Tensor, int]]):
+    """Activations of a frozen trunk, `views` of each image, with their classes, by draw."""
+
+    def __init__(self, model: SimilarityModel, examples: Examples, numbers: Sequence[int], recipe: Recipe) -> None:
+        self.numbers, self.views = numbers, recipe.views
+        kept: list[Tensor] = []
+        count = len(examples.ids) * recipe.views
+        for place in progress(range(count), "activations of the frozen trunk", count, "image"):
+            view, image_id = place % recipe.views, examples.ids[place // recipe.views]
+            kept.append(model.encode(drawn(image_id, examples.load, recipe.seed, view)[None]).activations[0].cpu())
+            if not place and (size := kept[0].numel() * kept[0].element_size() * count) > LARGEST_CACHE:
+                raise UserError(
+                    f"{count} activations of {tuple(kept[0].shape)} take {size / 2**30:.0f} GiB of memory: lower "
+                    "train.views, cut later (model.trunk.layer), or take train.part=all"
+                )
+        self.activations = torch.stack(kept)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+        place, number = draw
+        return self.activations[place * self.views + number % self.views], self.numbers[place]
+
+
+class Order(Sampler[list[Draw]]):
+    """The batches of one epoch after another, from any step on, a share of each for each process."""
+
+    def __init__(self, numbers: Sequence[int], recipe: Recipe, rank: int = 0, world: int = 1) -> None:
+        if recipe.batch_size % world:
+            raise UserError(f"train.batch_size={recipe.batch_size} does not divide among {world} processes: change it")
+        self.size, self.share, self.rank = recipe.batch_size, recipe.batch_size // world, rank
+        self.count, self.seed = len(numbers), recipe.seed
+        self.per_epoch = len(numbers) // recipe.batch_size
+        self.sampler = (
+            MPerClassSampler(numbers, recipe.per_class, recipe.batch_size, length_before_new_iter=len(numbers))
+            if recipe.per_class
+            else None
+        )
+        self.random = np.random.RandomState(recipe.seed)
+        self.step = 0  # of the batch that comes next
+        self.epoch = 0  # that is drawn next
+
+    def __len__(self) -> int:
+        return self.per_epoch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, start = divmod(self.step, self.per_epoch)
+        while self.epoch <= epoch:
+            order = self._draw()
+        for batch in range(start, self.per_epoch):
+            first = batch * self.size + self.rank * self.share
+            before = epoch * self.per_epoch * self.size
+            yield [(order[place], before + place) for place in range(first, first + self.share)]
+
+    def _draw(self) -> list[int]:
+        self.epoch += 1
+        if self.sampler is None:
+            return self.random.permutation(self.count).tolist()
+        outside = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(self.random.get_state())  # noqa: NPY002
+        order = [index(place) for place in self.sampler]
+        self.random.set_state(np.random.get_state())  # noqa: NPY002
+        np.random.set_state(outside)  # noqa: NPY002
+        return order
+
+
+def loader(data: Dataset[tuple[Tensor, int]], order: Order, workers: int, pin: bool) -> DataLoader[tuple[Tensor, int]]:
+    """Batches in this order; the generator of the loader is its own, so that it draws nothing from torch's."""
+    return DataLoader(
+        data,
+        batch_sampler=order,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+        generator=torch.Generator().manual_seed(order.seed),
+    )
+
+
+def seed(number: int) -> None:
+    """Seed torch, and numpy's global generator, from which some losses draw."""
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002

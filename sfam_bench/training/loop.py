@@ -1,0 +1,249 @@
+"""One training loop for every loss; knows nothing of explainers."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Dataset
+
+from sfam_bench.errors import UserError
+from sfam_bench.files import atomic
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.provenance import Config
+from sfam_bench.records import pair_seed
+from sfam_bench.stream import progress
+from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Stateful, tensors
+from sfam_bench.training.data import Cached, Drawn, Examples, Order, loader, seed
+from sfam_bench.training.distributed import anywhere, rank, whole, world
+from sfam_bench.training.recipe import BODY, Recipe
+from sfam_bench.training.signals import Asked, Interrupted, listening
+from sfam_bench.training.validation import Choice
+
+Miner = Callable[[Tensor, Tensor], object]
+DTYPES = {"no": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Progress:
+    """What else than tensors changes while training."""
+
+    step: int = 0
+    total: float = 0.0  # loss of the epoch so far
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int | None = None
+
+
+def train(
+    model: SimilarityModel,
+    criterion: nn.Module,
+    miner: Miner | None,
+    examples: Examples,
+    recipe: Recipe,
+    *,
+    choice: Choice | None = None,
+    run: Path | None = None,
+    identity: Config | None = None,
+    log: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> pd.DataFrame:
+    """Train in place; returns loss, rates and measures of each epoch, best epoch or last left in the model.
+
+    With a folder `run`, history and checkpoints are kept there, and a training that was begun there with the same
+    `identity` is continued exactly. Raises Interrupted when a signal asked to stop. `log` takes step and numbers.
+    """
+    return _Training(model, criterion, miner, examples, recipe, choice, run, identity or {}, log).go()
+
+
+class _Training:
+    def __init__(
+        self,
+        model: SimilarityModel,
+        criterion: nn.Module,
+        miner: Miner | None,
+        examples: Examples,
+        recipe: Recipe,
+        choice: Choice | None,
+        run: Path | None,
+        identity: Config,
+        log: Callable[[int, Mapping[str, float]], None] | None,
+    ) -> None:
+        self.model, self.criterion, self.miner, self.recipe = model, criterion.to(model.device), miner, recipe
+        self.choice, self.run, self.log = choice, run, log
+        numbers = examples.numbered(recipe)
+        self.groups = recipe.groups(model, criterion)
+        self.optimiser = recipe.optimise(self.groups)
+        cached = recipe.part == "embedder"
+        self.data: Dataset[tuple[Tensor, int]] = (
+            Cached(model, examples, numbers, recipe) if cached else Drawn(examples, numbers, recipe.seed)
+        )
+        self.order = Order(numbers, recipe, rank(), world())
+        self.trained: nn.Module = model.embedder if cached else model
+        self.schedule = recipe.scheduled(self.optimiser, len(self.order))
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.amp == "float16")
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            if recipe.ema is not None
+            else None
+        )
+        self.forward = self._forward()
+        self.at = Progress()
+        self.checkpoints = Checkpoints(run / FOLDER, identity) if run else None
+        self.learning: dict[str, Stateful] = {
+            **{"criterion": criterion, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler},
+            **({"average": self.average} if self.average else {}),
+        }
+
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        part: Any = self.trained
+        if world() > 1:
+            part = DistributedDataParallel(part)
+        return torch.compile(part) if self.recipe.compile else part
+
+    def go(self) -> pd.DataFrame:
+        if self.checkpoints and (path := self.checkpoints.newest()):
+            facts = self.checkpoints.read(path, self.model, self.learning)
+            self.at = Progress(**facts["progress"])
+        steps, size = self.recipe.epochs * len(self.order), self.recipe.batch_size
+        batches = loader(self.data, self.order, self.recipe.workers, pin=self.model.device.type == "cuda")
+        with progress(None, "train", steps * size, "image") as bar, listening() as asked:
+            bar.disable = bar.disable or rank() > 0
+            bar.update(self.at.step * size)
+            while self.at.step < steps:
+                self.order.step = self.at.step
+                self._train_mode()
+                started, images_seen = perf_counter(), 0
+                for images, targets in batches:
+                    epoch, done = divmod(self.at.step, len(self.order))
+                    loss = self._update(images, targets)
+                    self.at.total += loss
+                    self.at.step += 1
+                    images_seen += size
+                    bar.set_postfix(
+                        epoch=f"{epoch + 1}/{self.recipe.epochs}",
+                        loss=f"{self.at.total / (done + 1):.3f}",
+                        refresh=False,
+                    )
+                    bar.update(size)
+                    if self.log:
+                        self.log(self.at.step, {"loss": loss, "lr": self.optimiser.param_groups[0]["lr"]})
+                    if done + 1 == len(self.order):
+                        self._end_epoch(epoch + 1, images_seen / (perf_counter() - started))
+                    self._pause(asked)
+        self._finish()
+        return pd.DataFrame(self.at.history)
+
+    def _update(self, images: Tensor, targets: Tensor) -> float:
+        recipe, device, step = self.recipe, self.model.device, self.at.step
+        seed(pair_seed(recipe.seed, "update", str(step), str(rank())))
+        memory = torch.channels_last if images.ndim == 4 else torch.preserve_format
+        images = images.to(device, memory_format=memory, non_blocking=True)
+        with torch.autocast(device.type, DTYPES[recipe.amp], enabled=recipe.amp != "no"):
+            share = self.forward(images)
+        embeddings, targets = whole(share.float()), whole(targets.to(device))
+        seed(pair_seed(recipe.seed, "loss", str(step)))  # what miners draw must be the same for each process
+        mined = [self.miner(embeddings, targets)] if self.miner else []
+        loss: Tensor = self.criterion(embeddings, targets, *mined)
+        if not loss.isfinite():
+            raise UserError(f"the loss became {loss.item()} at update {step}: lower train.lr or train.loss_lr")
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self._limit()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        return loss.item()
+
+    def _limit(self) -> None:
+        """Clip the gradient, and leave only that of head and proxies while they learn alone."""
+        self.scaler.unscale_(self.optimiser)
+        if self.at.step // len(self.order) < self.recipe.head_first_epochs:
+            for weight in (weight for group in self.groups if group["name"] == BODY for weight in group["params"]):
+                weight.grad = None
+        weights = [weight for group in self.groups for weight in group["params"]]
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(weights, self.recipe.clip_norm)
+        if self.recipe.clip_value is not None:
+            nn.utils.clip_grad_value_(weights, self.recipe.clip_value)
+
+    def _train_mode(self) -> None:
+        self.model.eval()
+        train_mode(self.trained, self.recipe.freeze_batchnorm)
+
+    def _pause(self, asked: Asked) -> None:
+        """Write a checkpoint where one is due; stop where a signal has come to any process."""
+        stop = anywhere(asked.number is not None, self.model.device)
+        if stop or self.at.step % self.recipe.checkpoint_steps == 0:
+            self._write()
+        if stop:
+            raise Interrupted(asked.number or 15, self.at.step)
+
+    def _write(self) -> None:
+        if self.checkpoints and rank() == 0:
+            facts = {"seed": self.recipe.seed, "progress": vars(self.at)}
+            self.checkpoints.write(self.at.step, self.model, self.learning, facts)
+
+    def _end_epoch(self, epoch: int, rate: float) -> None:
+        row = {"epoch": epoch, "loss": self.at.total / len(self.order), "images_per_second": rate}
+        self.at.total = 0.0
+        if rank():
+            return
+        if self.choice and (epoch % self.choice.every == 0 or epoch == self.recipe.epochs):
+            with self._averaged():
+                measures = self.choice.measures()
+                if self.at.best is None or measures[self.choice.by] > self.at.best:
+                    self.at.best, self.at.best_epoch = float(measures[self.choice.by]), epoch
+                    self._keep()
+            row |= {f"validation_{name}": value for name, value in measures.items()}
+        self.at.history.append(row)
+        if self.run:
+            with atomic(self.run / "history.csv") as file:
+                pd.DataFrame(self.at.history).to_csv(file, index=False)
+        if self.log:
+            self.log(self.at.step, {name: float(value) for name, value in row.items() if name != "epoch"})
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The moving average in the model's place, where there is one."""
+        if self.average is None:
+            yield
+            return
+        own = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def _keep(self) -> None:
+        """Keep the weights of the best epoch, in the run's folder or in memory."""
+        if self.run:
+            with atomic(self.run / BEST) as file:
+                save_file(tensors(self.model), file)
+        else:
+            self.kept = {key: value.clone() for key, value in self.model.state_dict().items()}
+
+    def _finish(self) -> None:
+        if self.average:
+            self.model.load_state_dict(self.average.module.state_dict())
+        if self.at.best_epoch is not None:
+            self.model.load_state_dict(load_file(self.run / BEST) if self.run else self.kept)
+        self.model.eval()
+
+
+def train_mode(model: nn.Module, freeze_batchnorm: bool) -> None:
+    """Training mode, but for the batch-norm layers where their statistics stay."""
+    model.train()
+    for module in model.modules():
+        if freeze_batchnorm and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -1,0 +1,130 @@
+"""How a model is trained: everything that is a number or a word."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.models.similarity_model import SimilarityModel
+
+Number = float | int
+BODY, HEAD, PROXIES = "body", "head", "proxies"  # groups of weights that learn at rates of their own
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters of one training.
+
+    per_class: images of a class that come together in a batch; 0 draws them without regard to class.
+    part: all, or embedder: what lies behind the cut, on activations of the frozen trunk that are computed once.
+    views: augmented versions of each image whose activations are kept, where part is embedder.
+    lr, head_lr, loss_lr: peak rate of the network, of its neck and head (null: lr), of the loss's own proxies.
+    loss_weight_decay: that of the proxies; null: weight_decay.
+    momentum: of sgd and rmsprop.
+    schedule: one_cycle (Smith, Topin, 2018), cosine to zero, step (by step_factor each step_epochs), or constant.
+    warmup_epochs: of a linear rise of the rate, before any schedule but one_cycle, which has its own.
+    head_first_epochs: at the start, in which head and proxies learn alone (warm-up of Proxy-Anchor; CVPR 2020).
+    clip_norm, clip_value: largest norm of the whole gradient, or of each of its entries; null: as it is.
+    freeze_batchnorm: running statistics stay, and are used.
+    ema: decay of a moving average of the weights, which is what is validated and kept; null: none.
+    amp: number type of the forward pass; float16 scales the loss.
+    compile: torch.compile, which pays off on GPUs.
+    checkpoint_steps: updates between two checkpoints, which is what a killed job loses at most.
+    workers: processes that load images; 0 loads in this one. The images are the same.
+    shuffle_labels: each image has the label of another, so that there is nothing true to learn (Adebayo et al.,
+        NeurIPS 2018): maps of such a model ought to differ.
+    """
+
+    epochs: int = 12
+    batch_size: int = 32
+    per_class: int = 4
+    part: Literal["all", "embedder"] = "all"
+    views: int = 1
+    optimiser: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
+    momentum: Number = 0.9
+    lr: Number = 3e-4
+    head_lr: Number | None = None
+    loss_lr: Number = 1e-2
+    weight_decay: Number = 1e-4
+    loss_weight_decay: Number | None = None
+    schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
+    warmup_epochs: Number = 0
+    step_epochs: int = 10
+    step_factor: Number = 0.5
+    head_first_epochs: int = 0
+    clip_norm: Number | None = None
+    clip_value: Number | None = None
+    freeze_batchnorm: bool = False
+    ema: Number | None = None
+    amp: Literal["no", "bfloat16", "float16"] = "no"
+    compile: bool = False
+    checkpoint_steps: int = 200
+    workers: int = 0
+    seed: int = 0
+    shuffle_labels: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("epochs", "batch_size", "views", "step_epochs", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)}: it must be at least 1")
+        if self.per_class < 0 or (self.per_class and self.batch_size % self.per_class):
+            raise UserError(
+                f"train.per_class={self.per_class}, train.batch_size={self.batch_size}: batch_size must be a multiple "
+                "of per_class, or per_class 0"
+            )
+        if self.schedule == "one_cycle" and self.warmup_epochs:
+            raise UserError("train.schedule=one_cycle has its own warm-up: set train.warmup_epochs=0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UserError(f"train.ema={self.ema}: a decay lies between 0 and 1, such as 0.999; null is none")
+
+    def groups(self, model: SimilarityModel, criterion: nn.Module) -> list[dict[str, Any]]:
+        """The optimiser's groups of weights, named, those without a gradient left out."""
+        head = set(model.embedder.projection.parameters())
+        trained = model.embedder if self.part == "embedder" else model
+        decay = self.weight_decay if self.loss_weight_decay is None else self.loss_weight_decay
+        groups = [
+            {"name": BODY, "params": _learning(w for w in trained.parameters() if w not in head), "lr": self.lr},
+            {"name": HEAD, "params": _learning(head & set(trained.parameters())), "lr": self.head_lr or self.lr},
+            {"name": PROXIES, "params": _learning(criterion.parameters()), "lr": self.loss_lr, "weight_decay": decay},
+        ]
+        groups = [{"weight_decay": self.weight_decay, **group} for group in groups if group["params"]]
+        if not groups:
+            raise UserError("nothing here can learn: train.part=embedder needs a head (head=linear) or an earlier cut")
+        return groups
+
+    def optimise(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser of these groups."""
+        kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+            "adamw": torch.optim.AdamW,
+            "adam": torch.optim.Adam,
+            "rmsprop": torch.optim.RMSprop,
+            "sgd": torch.optim.SGD,
+        }
+        return kinds[self.optimiser](
+            groups, **({"momentum": self.momentum} if self.optimiser in ("rmsprop", "sgd") else {})
+        )
+
+    def scheduled(self, optimiser: torch.optim.Optimizer, epoch_steps: int) -> LRScheduler:
+        """The schedule of the optimiser's rates, stepped after each update."""
+        if self.schedule == "one_cycle":
+            return OneCycleLR(optimiser, [group["lr"] for group in optimiser.param_groups], self.epochs * epoch_steps)
+        return LambdaLR(optimiser, lambda step: self.factor(step / epoch_steps, 1 / epoch_steps))
+
+    def factor(self, epoch: float, part: float) -> float:
+        """Share of the peak rate at a time in epochs, of which an update takes `part`; one_cycle has its own."""
+        if epoch < self.warmup_epochs:
+            return min(1.0, (epoch + part) / self.warmup_epochs)
+        if self.schedule == "cosine":
+            done = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, part)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.step_factor ** int(epoch // self.step_epochs) if self.schedule == "step" else 1.0
+
+
+def _learning(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [weight for weight in weights if weight.requires_grad]

@@ -1,0 +1,41 @@
+"""Asked to stop by the system: the training ends its update and writes a checkpoint."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ASKED = (signal.SIGTERM, signal.SIGUSR2)  # SLURM's end of time, or one chosen with sbatch --signal
+
+
+class Interrupted(Exception):
+    """A training that was asked to stop, and has written where it stands."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after update {step}")
+        self.number = number
+
+
+class Asked:
+    """Whether a signal has come, and which."""
+
+    number: int | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Be the handler of a signal."""
+        self.number = number
+
+
+@contextmanager
+def listening() -> Iterator[Asked]:
+    """Note signals instead of dying of them, while the block runs; only the main thread can."""
+    asked = Asked()
+    try:
+        before = {number: signal.signal(number, asked.note) for number in ASKED}
+    except ValueError:
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""Choosing a model without reading the test classes: by training classes that are held out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sfam_bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Hold out one of `folds` blocks of the sorted training classes (Musgrave et al., ECCV 2020), read it each `every`
+    epochs, and keep the weights that are best by `measure`."""
+
+    folds: int = 4
+    fold: int = 0
+    every: int = 1
+    measure: Literal["map_at_r", "recall_at_1", "r_precision"] = "map_at_r"
+
+    def __post_init__(self) -> None:
+        if not (self.folds >= 2 and 0 <= self.fold < self.folds and self.every >= 1):
+            raise UserError(
+                f"validation.folds={self.folds}, validation.fold={self.fold}, validation.every={self.every}: there are "
+                "at least 2 folds, counted from 0, and validation.every is at least 1"
+            )
+
+    def held_out(self, labels: Sequence[int]) -> list[bool]:
+        """Which images of these labels are held out."""
+        classes = sorted(set(labels))
+        if len(classes) < 2 * self.folds:
+            raise UserError(
+                f"validation.folds={self.folds} of {len(classes)} training classes leave fewer than two to a fold: "
+                "lower validation.folds, or validation=null"
+            )
+        block = set(np.array_split(np.array(classes), self.folds)[self.fold].tolist())
+        return [label in block for label in labels]
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Which epoch is kept: the one whose `measures()` of held-out classes are best by `by`, read each `every`."""
+
+    measures: Callable[[], Mapping[str, float | int]]
+    by: str
+    every: int = 1
