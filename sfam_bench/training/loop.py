@@ -96,6 +96,8 @@ class _Training:
         )
         self.forward = self._forward()
         self.at = Progress()
+        if run:
+            run.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(run / FOLDER, identity) if run else None
         self.learning: dict[str, Stateful] = {
             **{"criterion": criterion, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler},

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pytorch_metric_learning.losses import NormalizedSoftmaxLoss, TripletMarginLoss
+from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor, nn
 
@@ -17,38 +17,12 @@ from sfam_bench.similarity import Cosine
 from sfam_bench.training.data import Examples
 from sfam_bench.training.loop import train, train_mode
 from sfam_bench.training.recipe import Recipe
-
-CLASSES, EACH = 4, 5
-LABELS = [10 * (k % CLASSES) for k in range(CLASSES * EACH)]  # labels of a data set need not count from 0
-IDS = [str(k) for k in range(len(LABELS))]
-RECIPE = Recipe(epochs=4, batch_size=8, per_class=2, lr=1e-2)
-
-
-def picture(image_id: str) -> Tensor:
-    """A patch of the class's colour on noise that is stronger than it."""
-    noise = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(int(image_id)))
-    colours = torch.eye(3).tolist()
-    colour = torch.tensor([*colours, [0.6, 0.6, 0.0]][LABELS[int(image_id)] // 10])
-    return 0.8 * noise + 0.2 * colour[:, None, None]
-
-
-EXAMPLES = Examples(IDS, LABELS, picture)
+from tests.training.toy import EXAMPLES, IDS, LABELS, RECIPE, model, picture, softmax
 
 
 def level(image_id: str) -> Tensor:
     """The number of an image as its grey level."""
     return torch.full((3, 2, 2), float(image_id))
-
-
-def model() -> SimilarityModel:
-    torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-    return SimilarityModel(trunk, Embedder(GAP(), nn.Linear(8, 4)), Cosine(), image_size=8).eval()
-
-
-def softmax() -> NormalizedSoftmaxLoss:
-    torch.manual_seed(1)
-    return NormalizedSoftmaxLoss(CLASSES, 4)
 
 
 def recall(of: SimilarityModel) -> float:

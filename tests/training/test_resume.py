@@ -1,0 +1,275 @@
+"""A training that is stopped, killed or crashes goes on as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.miners import DistanceWeightedMiner
+from safetensors.torch import load_file
+from torch import nn
+
+from sfam_bench.errors import UserError
+from sfam_bench.training.checkpoint import Checkpoints, tidy
+from sfam_bench.training.loop import train
+from sfam_bench.training.recipe import Recipe
+from sfam_bench.training.signals import Interrupted
+from sfam_bench.training.validation import Choice
+from tests.training.toy import EXAMPLES, LONG, augmented, model, softmax
+
+ROOT = Path(__file__).parents[2]
+NOISY = replace(EXAMPLES, load=augmented)
+
+
+class Crash(Exception):
+    """Out of the middle of a training."""
+
+
+def crashing(at: int):
+    def log(step: int, numbers: Mapping[str, float]) -> None:
+        if step == at:
+            raise Crash
+
+    return log
+
+
+def weights(of: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in of.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+RECIPES = [
+    Recipe(epochs=3, batch_size=8, per_class=2, lr=1e-2, checkpoint_steps=1),
+    Recipe(epochs=3, batch_size=8, per_class=0, checkpoint_steps=2, schedule="cosine", warmup_epochs=1, ema=0.9),
+    Recipe(epochs=3, batch_size=8, per_class=2, checkpoint_steps=1, optimiser="sgd", schedule="step", step_epochs=1),
+    Recipe(epochs=3, batch_size=4, per_class=2, checkpoint_steps=3, part="embedder", views=2, schedule="constant"),
+    Recipe(epochs=3, batch_size=4, per_class=2, checkpoint_steps=1, optimiser="rmsprop", head_first_epochs=1),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.optimiser}-{recipe.schedule}-{recipe.part}")
+@pytest.mark.parametrize("at", [1, 4, 5])
+def test_a_crashed_training_ends_with_the_same_weights_bit_for_bit(recipe: Recipe, at: int, tmp_path: Path) -> None:
+    def go(run: Path, log: object = None) -> tuple[dict[str, torch.Tensor], list[float]]:
+        of, criterion = model(), softmax()
+        history = train(of, criterion, None, NOISY, recipe, run=run, log=log)
+        return weights(of) | weights(criterion), history["loss"].tolist()
+
+    expected, losses = go(tmp_path / "whole")
+    with pytest.raises(Crash):
+        go(tmp_path / "run", crashing(at))
+    found, again = go(tmp_path / "run")
+    assert same(found, expected)
+    assert again == losses
+
+
+def test_random_miners_are_continued_too(tmp_path: Path) -> None:
+    def go(run: Path, log: object = None) -> dict[str, torch.Tensor]:
+        of = model()
+        train(of, TripletMarginLoss(), DistanceWeightedMiner(), NOISY, RECIPES[0], run=run, log=log)
+        return weights(of)
+
+    expected = go(tmp_path / "whole")
+    with pytest.raises(Crash):
+        go(tmp_path / "run", crashing(3))
+    assert same(go(tmp_path / "run"), expected)
+
+
+def test_the_best_epoch_survives_a_crash(tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def go(run: Path, log: object = None) -> dict[str, torch.Tensor]:
+        of = model()
+
+        def measures() -> dict[str, float]:  # a function of the weights alone, as retrieval is
+            seen.append(weights(of))
+            return {"value": -abs(float(of.trunk[0].weight.detach().sum()) - target)}
+
+        train(of, softmax(), None, NOISY, RECIPES[0], run=run, log=log, choice=Choice(measures, "value"))
+        return weights(of)
+
+    target = 0.0
+    go(tmp_path / "first")
+    assert len(seen) == 3
+    target = float(seen[1]["trunk.0.weight"].sum())  # so that the second epoch is the best
+    expected = go(tmp_path / "whole")
+    assert same(expected, seen[1])
+    with pytest.raises(Crash):
+        go(tmp_path / "run", crashing(5))
+    assert same(go(tmp_path / "run"), expected)
+
+
+def test_another_training_is_not_continued(tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3), identity={"lr": 1})
+    with pytest.raises(UserError, match="begun with other settings"):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, identity={"lr": 2})
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "learning.pt", "state.json"])
+@pytest.mark.parametrize("damage", ["short", "gone", "code"])
+def test_a_damaged_checkpoint_is_named_and_never_run(file: str, damage: str, tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3))
+    path = next(tmp_path.glob("checkpoints/step-*")) / file
+    if damage == "short":
+        path.write_bytes(path.read_bytes()[:50])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        torch.save(Bomb(tmp_path / "exploded"), path)
+    with pytest.raises(UserError, match=r"cannot continue from .*step-00000002.*: delete this folder"):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path)
+    assert not (tmp_path / "exploded").exists()
+
+
+class Bomb:
+    """A pickle that touches a file when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_what_a_dying_process_left_half_written_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(4))
+    half = tmp_path / "checkpoints" / "999.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    of, expected = model(), model()
+    train(of, softmax(), None, NOISY, RECIPES[0], run=tmp_path)
+    train(expected, softmax(), None, NOISY, RECIPES[0])
+    assert same(weights(of), weights(expected))
+    assert not half.exists()
+    tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv"]
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.write(1, model(), {}, {})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sfam_bench.training.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.write(2, model(), {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+# As a process
+
+
+def started(run: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.toy", str(run)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def updates(lines: list[str]) -> dict[int, str]:
+    return {int(line.split()[0]): line.split()[1] for line in lines if len(line.split()) == 2}
+
+
+def until(process: "subprocess.Popen[str]", step: int) -> dict[int, str]:
+    """What it says until it has made an update."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if int(line.split()[0]) >= step:
+            break
+    return updates(lines)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, str], dict[str, torch.Tensor]]:
+    run = tmp_path_factory.mktemp("whole")
+    with started(run) as process:
+        assert process.stdout is not None
+        said = updates(process.stdout.readlines())
+    assert process.returncode == 0
+    return said, load_file(run / "model.safetensors")
+
+
+def test_killed_at_three_random_moments(
+    uninterrupted: tuple[dict[int, str], dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    said, expected = uninterrupted
+    moments = np.random.default_rng().integers(1, len(said) - 1, 3)
+    done, folder = 0, Checkpoints(tmp_path / "checkpoints", {})
+    for moment in sorted(int(moment) for moment in moments):
+        with started(tmp_path) as process:
+            found = until(process, max(moment, done + 1))
+            process.kill()
+            assert process.stdout is not None
+            found |= updates([line for line in process.stdout.readlines() if line.endswith("\n")])
+        assert min(found) <= done + 1  # nothing is left out
+        assert all(said[step] == loss for step, loss in found.items())
+        done = max(found)
+        newest = folder.newest()
+        if newest is None:
+            assert done <= LONG.checkpoint_steps
+            done = 0
+        else:
+            of = model()
+            of.load_state_dict(load_file(newest / "model.safetensors"))
+            kept = int(newest.name.split("-")[1])
+            assert done - LONG.checkpoint_steps <= kept <= done + 1
+            done = kept
+    with started(tmp_path) as process:
+        process.wait()
+    assert process.returncode == 0
+    assert same(load_file(tmp_path / "model.safetensors"), expected)
+
+
+def test_a_signal_writes_a_checkpoint_and_ends(
+    uninterrupted: tuple[dict[int, str], dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    said, expected = uninterrupted
+    with started(tmp_path) as process:
+        found = until(process, 7)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        found |= updates(process.stdout.readlines())
+    assert process.returncode == 128 + signal.SIGTERM
+    newest = Checkpoints(tmp_path / "checkpoints", {}).newest()
+    assert newest is not None
+    assert newest.name == f"step-{max(found):08d}"  # nothing is lost
+    with started(tmp_path) as process:
+        assert process.stdout is not None
+        rest = updates(process.stdout.readlines())
+    assert {**found, **rest} == said
+    assert same(load_file(tmp_path / "model.safetensors"), expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_is_an_exception_that_says_where(number: signal.Signals, tmp_path: Path) -> None:
+    def ask(step: int, numbers: Mapping[str, float]) -> None:
+        if step == 2:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"stopped by {number.name} after update 2") as stop:
+        train(model(), softmax(), None, NOISY, LONG, run=tmp_path, log=ask)
+    assert stop.value.number == number
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
