@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub part-agreement differential bench coverage bench-gpu test lint
+.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models part-agreement differential bench coverage bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ table-metrics-cub: setup  ## the same on real birds, fine-tuned (results/metrics
 	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/metrics-cub/train
 	$(PY) experiments/evaluate.py experiment=cub_metrics dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/metrics-cub/train/model.safetensors 'explainer=$(QUICK)' run_dir=results/metrics-cub/evaluate
 	$(PY) experiments/report.py 'runs=[results/metrics-cub/evaluate]' out=results/metrics-cub/report
+
+table-models: setup  ## trained models beside what they were frozen and what was published: make table-models RUNS=run,run
+	$(PY) experiments/models.py 'runs=[$(RUNS)]' out=results/models
 
 # SFAM's Euclidean forms beside the one that is configured
 FORMS := 'explainer=[sfam,lafam]' $(foreach f,negative complement reciprocal,'+explainer.sfam_$f={_target_: sfam_bench.explainers.sfam.SFAM, euclidean_cis: $f}')

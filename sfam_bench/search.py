@@ -15,6 +15,9 @@ Engine: TypeAlias = Literal["torch", "faiss"]
 Nearest: TypeAlias = tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]  # scores and positions, best first
 
 AT_ONCE = 2**24  # scores that are held at a time: 64 MiB in float32
+FAISS_ROWS = (
+    2048  # queries at a time of faiss, which holds few scores, and takes three times as long with a few hundred
+)
 
 
 def neighbours(
@@ -28,7 +31,7 @@ def neighbours(
 def search(
     similarity: SimilarityFunction, gallery: Gallery, k: int, chunk: int | None = None, engine: Engine = "torch"
 ) -> Iterator[Nearest]:
-    """`neighbours` of one `chunk` of items after the other, of as many as AT_ONCE allows unless given.
+    """`neighbours` of one `chunk` of items after the other, of as many as memory allows unless given.
 
     At the cut after k, torch keeps those of equal items that stand first, faiss (Douze et al., 2024) any of them.
     """
@@ -42,12 +45,12 @@ def search(
             "train again with a lower rate, or embed again"
         )
     keys = similarity.keys(gallery)
-    size = max(1, AT_ONCE // len(gallery)) if chunk is None else chunk
     with_faiss = _faiss(similarity) if engine == "faiss" else None
+    size = chunk or (FAISS_ROWS if with_faiss else max(1, AT_ONCE // len(gallery)))
     for start in range(0, len(keys), size):
         queries = keys[start : start + size]
         own = torch.arange(start, start + len(queries), device=keys.device)
-        if with_faiss is not None:
+        if with_faiss:
             yield _others(own, *with_faiss(queries, keys, k + 1))
         else:
             yield greatest(similarity.compare(queries, keys).scatter_(1, own[:, None], -torch.inf), k)

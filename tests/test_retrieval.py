@@ -1,5 +1,6 @@
 """Retrieval by hand, and against other people's measures."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from sfam_bench.errors import UserError
 from sfam_bench.retrieval import Catalogue, averages, cluster_agreement, per_item, retrieval
 from sfam_bench.search import neighbours
 from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from tests.contract import composed
 from tests.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
 
 LABELS = torch.tensor([7, 9, 7, 9, 9])
@@ -310,3 +312,26 @@ def test_versions_do_not_hang_on_each_other(function: SimilarityFunction, monkey
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr("sfam_bench.retrieval.AT_ONCE", 130)  # two versions at a time
     torch.testing.assert_close(catalogue(items, labels).find(function, versions, "3", "4"), together)
+
+
+# Settings
+
+TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
+
+
+def test_the_script_asks_what_its_settings_say(run_script: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = run_script("embed", *TINY, "recall_at=[1,3]", "nmi=true")
+    assert code == 0
+    found = json.loads(out)
+    assert {"recall_at_1", "recall_at_3", "nmi"} <= found.keys()
+    assert "recall_at_8" not in found
+    assert 0 < found["nmi"] < 1
+    code, _, err = run_script("embed", *TINY, "recall_at=[0]")
+    assert code == 2
+    assert "error: recall_at is [0]" in err
+
+
+def test_a_data_set_may_ask_for_other_depths_which_the_user_may_change() -> None:
+    assert composed("embed", "dataset=sop").recall_at == [1, 10, 100, 1000]
+    assert composed("embed", "dataset=sop", "recall_at=[5]").recall_at == [5]
+    assert composed("embed", "dataset=cub").recall_at == [1, 2, 4, 8]
