@@ -1,0 +1,133 @@
+"""The training script: chosen on held-out classes, interrupted, continued, and what it leaves."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sfam_bench.training import loop
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
+TRAIN = [*TINY, "train.epochs=2", "train.per_class=2", "train.checkpoint_steps=1"]
+
+
+def ok(outcome: tuple[int, str, str]) -> str:
+    code, out, err = outcome
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    said = ok(run_script("train", *TRAIN, f"run_dir={run}"))
+    assert "optimiser: adamw" in said  # the resolved settings come first
+    assert said.index("optimiser: adamw") < said.index("trained:")
+    return run
+
+
+def test_what_a_run_leaves(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir() if path.suffix != ".log"} == {
+        *("model.safetensors", "model.json", "history.csv", "retrieval.parquet")
+    }
+    facts = json.loads((whole / "model.json").read_text())
+    assert facts["chosen"] == "last epoch"
+    assert (facts["loss"], facts["recipe"], facts["published"]) == ("normalised_softmax", "default", None)
+    assert len(facts["split"]["train_classes"]) == 96
+    images = pd.read_parquet(whole / "retrieval.parquet")
+    assert images.groupby("stage").size().to_dict() == {"frozen": 96, "trained": 96}
+    for stage, name in (("frozen", "retrieval_before"), ("trained", "retrieval")):
+        of_stage = images[images["stage"] == stage]
+        assert facts[name]["map_at_r"] == pytest.approx(of_stage["map_at_r"].mean())
+        assert of_stage["image_id"].is_unique
+    assert not set(images["label"]) & set(facts["split"]["train_classes"])
+
+
+def interrupted(after: int, number: int = signal.SIGTERM) -> Any:
+    """The training loop, which is sent a signal after so many updates."""
+    update = loop._Training._update
+
+    def signalled(self: Any, images: torch.Tensor, targets: torch.Tensor) -> float:
+        if self.at.step == after:
+            os.kill(os.getpid(), number)
+        return update(self, images, targets)
+
+    return signalled
+
+
+def test_a_stopped_run_is_continued_bit_for_bit(
+    run_script: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(loop._Training, "_update", interrupted(after=3))
+        code, _, err = run_script("train", *TRAIN, f"run_dir={run}")
+    assert code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after update 4; where it stands is kept: continue with resume=true" in err
+    assert not (run / "model.safetensors").exists()
+
+    code, _, err = run_script("train", *TRAIN, f"run_dir={run}")
+    assert code == 2
+    assert "pass resume=true" in err
+    code, _, err = run_script("train", *TRAIN, "train.lr=1.0", f"run_dir={run}", "resume=true")
+    assert code == 2
+    assert "begun with other settings" in err
+
+    ok(run_script("train", *TRAIN, "train.checkpoint_steps=7", f"run_dir={run}", "resume=true"))
+    ours, expected = (load_file(folder / "model.safetensors") for folder in (run, whole))
+    assert all(torch.equal(ours[key], value) for key, value in expected.items())
+    images = [pd.read_parquet(folder / "retrieval.parquet") for folder in (run, whole)]
+    pd.testing.assert_frame_equal(*images)
+    assert "trained already" in ok(run_script("train", *TRAIN, f"run_dir={run}", "resume=true"))
+
+
+def test_an_epoch_is_chosen_on_held_out_training_classes(run_script: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    validation = "validation={_target_: sfam_bench.training.validation.Validation, folds: 3, fold: 1}"
+    ok(run_script("train", *TRAIN, validation, "loss=arcface", f"run_dir={run}"))
+    facts, history = json.loads((run / "model.json").read_text()), pd.read_csv(run / "history.csv")
+    assert facts["chosen"] == "validation"
+    assert facts["loss"] == "arcface"
+    best = history["validation_map_at_r"].idxmax()
+    assert facts["validation"]["epoch"] == history["epoch"][best]
+    assert facts["validation"]["validation_map_at_r"] == pytest.approx(history["validation_map_at_r"].max())
+    assert history["validation_count"].tolist() == [64, 64]  # a third of 96 classes of two
+    assert len(facts["split"]["train_classes"]) == 96  # those held out were seen, too
+
+
+def test_only_what_lies_behind_the_cut_is_trained(run_script: Run, tmp_path: Path) -> None:
+    head = ["train.part=embedder", "head=linear", "head.dims=8"]
+    runs = {loss: tmp_path / loss for loss in ("normalised_softmax", "triplet")}
+    for loss, run in runs.items():
+        ok(run_script("train", *TRAIN, *head, f"loss={loss}", f"run_dir={run}"))
+    one, two = (load_file(run / "model.safetensors") for run in runs.values())
+    same = {key for key, value in one.items() if torch.equal(value, two[key])}
+    assert same == {key for key in one if key.startswith("trunk.")}
+    assert set(one) - same == {"embedder.projection.0.weight", "embedder.projection.0.bias"}
+
+
+def test_numbers_for_tensorboard(run_script: Run, tmp_path: Path) -> None:
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tmp_path / "run"
+    ok(run_script("train", *TRAIN, "tensorboard=true", f"run_dir={run}"))
+    events = board.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert {"loss", "lr", "images_per_second"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("lr")) == 2 * (192 // 32)
+
+
+def test_without_tensorboard_the_package_is_named(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    code, _, err = run_script("train", *TRAIN, "tensorboard=true", f"run_dir={tmp_path / 'run'}")
+    assert code == 2
+    assert "pip install 'sfam-bench[tensorboard]'" in err
