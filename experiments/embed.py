@@ -5,7 +5,7 @@ import json
 from omegaconf import DictConfig
 
 from experiments.cli import script
-from experiments.parts import dataset_and_model, image_ids, labels
+from experiments.parts import dataset_and_model, image_ids, judged, labels
 from sfam_bench.retrieval import embed, retrieval
 
 
@@ -13,10 +13,12 @@ from sfam_bench.retrieval import embed, retrieval
 def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
     chosen = image_ids(dataset, cfg.split)
+    protocol = judged(cfg, dataset, model, chosen)
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     how = {"recall_at": list(cfg.recall_at), "nmi": cfg.nmi, "engine": cfg.engine}
     found = retrieval(model.similarity, gallery, labels(dataset, chosen), **how)
-    print(json.dumps({"dataset": dataset.name, "split": cfg.split, "model": model.name, **found}, indent=2))
+    of = {"dataset": dataset.name, "split": cfg.split, "model": model.name, "protocol": protocol}
+    print(json.dumps({**of, **found}, indent=2))
 
 
 if __name__ == "__main__":

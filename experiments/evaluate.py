@@ -2,58 +2,31 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.cli import script
-from experiments.parts import (
-    begun,
-    dataset_and_model,
-    image_ids,
-    keep_pictures,
-    labels,
-    passes_for,
-    ready,
-    supported,
-    train_ids,
-    wanting,
-)
+from experiments.inputs import Inputs
+from experiments.parts import begun, keep_pictures, labels, passes_for, ready, supported, wanting
 from experiments.settings import build
 from sfam_bench import pairs as pairing
 from sfam_bench.cost import Cost
-from sfam_bench.datasets.base import split_hash
 from sfam_bench.evaluate import evaluate
-from sfam_bench.explainers.card import card_of
-from sfam_bench.explainers.prepare import VERSION, Prepared
-from sfam_bench.models.build import weights_hash
+from sfam_bench.explainers.prepare import Prepared
 from sfam_bench.retrieval import Catalogue, embed, retrieval
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
-MATTERS = ("dataset", "model", "target", "explainer", "metric", "pairs", "maps", "split", "batch_size", "seed")
-
 
 @script("evaluate")
 def main(cfg: DictConfig) -> None:
-    dataset, model = dataset_and_model(cfg)
-    target, choice, calibrate = build(cfg.target), build(cfg.pairs), build(cfg.passes)
-    explainers, metrics = build(cfg.explainer), build(cfg.metric)
-    chosen = image_ids(dataset, cfg.split)
-    training = train_ids(cfg, dataset, explainers, chosen)
-    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
-    split = {"name": dataset.split_name, "hash": split_hash(dataset.index)}
-    identity = {**{key: resolved[key] for key in MATTERS}, "split_hash": split["hash"], "weights": weights_hash(model)}
-    if training:
-        identity["prepare"] = {"split": cfg.prepare.split, "version": VERSION}
-    facts = {
-        "kind": "evaluate",
-        **{"dataset": dataset.name, "model": model.name, "target": target.name, "similarity": model.similarity.name},
-        **{"split": split, "seed": cfg.seed, "explainers": list(explainers), "image_counts": {cfg.split: len(chosen)}},
-        **{"checkpoint": resolved["model"].get("checkpoint"), "steps": resolved["steps"]},
-        **{"blind": [name for name, made in explainers.items() if card_of(made).blind]},
-        "metrics": {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()},
-    }
+    inputs = Inputs.of(cfg)
+    dataset, model, target, chosen = inputs.dataset, inputs.model, inputs.target, inputs.explained
+    explainers, training = inputs.explainers, inputs.training
+    choice, calibrate, metrics = build(cfg.pairs), build(cfg.passes), build(cfg.metric)
+    identity = inputs.identity("metric", "pairs", "maps")
+    directions = {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()}
+    facts = inputs.facts("evaluate", steps=inputs.resolved["steps"], metrics=directions)
     store = begun(Path(cfg.run_dir), identity, cfg.resume)  # early; a new folder is made when all else is there
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     pairs = choice(dataset, model.similarity, gallery, chosen)

@@ -1,44 +1,28 @@
 """Part agreement: do maps of one query follow which parts its many references share with it? Leaves a run folder."""
 
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.cli import script
-from experiments.parts import begun, dataset_and_model, image_ids, labels, ready, supported, train_ids
+from experiments.inputs import Inputs
+from experiments.parts import begun, labels, ready, supported
 from experiments.settings import build
-from sfam_bench.datasets.base import split_hash
-from sfam_bench.explainers.card import card_of
-from sfam_bench.explainers.prepare import VERSION
-from sfam_bench.models.build import weights_hash
 from sfam_bench.part_agreement import METRICS, encodings
 from sfam_bench.retrieval import retrieval
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
-MATTERS = ("dataset", "model", "target", "explainer", "agreement", "split", "batch_size", "seed")
-
 
 @script("part_agreement")
 def main(cfg: DictConfig) -> None:
-    dataset, model = dataset_and_model(cfg)
-    target, agreement, explainers = build(cfg.target), build(cfg.agreement), build(cfg.explainer)
+    inputs, agreement = Inputs.of(cfg), build(cfg.agreement)
+    dataset, model, target, chosen = inputs.dataset, inputs.model, inputs.target, inputs.explained
+    explainers, training = inputs.explainers, inputs.training
     target.check(has_negatives=False)
-    chosen = image_ids(dataset, cfg.split)
-    colours, training = agreement.colours(dataset), train_ids(cfg, dataset, explainers, chosen)
-    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[assignment]
-    split = {"name": dataset.split_name, "hash": split_hash(dataset.index)}
-    identity = {**{key: resolved[key] for key in MATTERS}, "split_hash": split["hash"], "weights": weights_hash(model)}
-    if training:
-        identity["prepare"] = {"split": cfg.prepare.split, "version": VERSION}
-    facts = {
-        **{"kind": "part_agreement", "attributes": colours.level, "metrics": METRICS},
-        **{"dataset": dataset.name, "model": model.name, "target": target.name, "similarity": model.similarity.name},
-        **{"split": split, "seed": cfg.seed, "explainers": list(explainers), "image_counts": {cfg.split: len(chosen)}},
-        **{"checkpoint": resolved["model"].get("checkpoint")},
-        **{"blind": [name for name, made in explainers.items() if card_of(made).blind]},
-    }
+    colours = agreement.colours(dataset)
+    identity = inputs.identity("agreement")
+    facts = inputs.facts("part_agreement", attributes=colours.level, metrics=METRICS)
     store = begun(Path(cfg.run_dir), identity, cfg.resume)
     explainers = ready(cfg, dataset, model, explainers, training)
     encoded = encodings(model, dataset, chosen, cfg.batch_size)

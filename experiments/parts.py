@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ from sfam_bench.metrics.base import Metric
 from sfam_bench.metrics.card import needed
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.protocol import Evaluated, Protocol
 from sfam_bench.provenance import Config
 from sfam_bench.records import PairBatch
 from sfam_bench.store import RunStore, refuse
@@ -51,6 +53,15 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
             f"{dataset.name} has no split '{split}': choose {', '.join(sorted(set(index['split'])))} or all"
         )
     return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
+
+
+def judged(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str]) -> dict[str, Any]:
+    """How the model stands to the protocol on these images; UserError where it may not be evaluated on them."""
+    classes = Evaluated.of(dataset.name, split_hash(dataset.index), dataset.index, evaluated)
+    name = cfg.model.get("checkpoint") or model.name
+    protocol = build(cfg.protocol) or Protocol()  # protocol=null allows nothing either
+    facts: dict[str, Any] = protocol.admit(str(name), getattr(model, "origin", {}), classes)
+    return facts
 
 
 def begun(root: Path, identity: Config, resume: bool) -> RunStore:

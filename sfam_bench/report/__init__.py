@@ -16,7 +16,7 @@ from sfam_bench.report.figures import gallery, overview
 from sfam_bench.report.formats import terminal_table
 from sfam_bench.report.meta import FILES, measured, write_meta
 from sfam_bench.report.names import slug, sort_metrics
-from sfam_bench.report.protocols import protocol
+from sfam_bench.report.protocols import OUTSIDE, outside, protocol
 from sfam_bench.report.sweep import sweeps
 from sfam_bench.report.tables import Report
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
@@ -67,9 +67,9 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     table.to_csv(out / "summary.csv", index=False)
     pd.concat(differences, ignore_index=True).to_csv(out / "differences.csv", index=False)
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
-    compared = [block for part in alike for block in tables.side_by_side(part)]
+    compared = [block for part in alike for block in tables.remarked(tables.side_by_side(part), _remark(runs, part))]
     named = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
-    whole_page = page.render(sections, compared, named, write_meta(judged, table, out))
+    whole_page = page.render(sections, compared, named, write_meta(judged, table, out, _remark(runs, table)))
     (out / "index.html").write_text(whole_page, encoding="utf-8")
     return Report(table, {section.title: section.protocol for section in sections})
 
@@ -78,13 +78,15 @@ def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd
     """One (dataset, model, target): its part of the page, and its own files."""
     names, metrics = [str(part[name].iloc[0]) for name in RUN], run.manifest.get("metrics") or {}
     drawn = [path for path in [*overview(part, metrics, out), *sweeps(part, out)] if path.suffix == ".png"]
+    remark = _remark([run], part)
+    flagged = tables.flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
     section = page.Section(
         title=" · ".join(names),
         anchor=slug(*names),
         protocol=protocol(run, part, area_errors(_of(errors, names))),
-        tables=tables.metric_tables(part, metrics),
-        differences=tables.difference_tables(_of(differences, names), part),
-        flagged=tables.flagged_table(_of(run.records, names), run.manifest.get("blind") or ()),
+        tables=tables.remarked(tables.metric_tables(part, metrics), remark),
+        differences=tables.remarked(tables.difference_tables(_of(differences, names), part), remark),
+        flagged=tables.remarked([flagged], remark)[0] if flagged else None,
         pictures=[(path, "Means and 95 % intervals.") for path in drawn],
     )
     everything = [*section.tables, *section.differences, *([section.flagged] if section.flagged else [])]
@@ -93,6 +95,14 @@ def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd
     (out / f"{file}.tex").write_text(formats.latex(section.title, section.protocol, everything), encoding="utf-8")
     formats.wide(part).to_csv(out / f"{file}.csv", index=False)
     return section
+
+
+def _remark(runs: Sequence[Run], part: pd.DataFrame) -> str:
+    """Which models of this part of the summary stand outside the protocol, and why; nothing where none does."""
+    shown = set(part[RUN].itertuples(index=False, name=None))
+    found = {tuple(map(run.manifest.get, RUN)): outside(run.manifest) for run in runs}
+    texts = [f"{' · '.join(keys[:2])}: {why}" for keys, why in found.items() if why and keys in shown]
+    return f"{OUTSIDE}: {'; '.join(texts)}." if texts else ""
 
 
 def _of(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.report.names import COMPARED, arrow, decimals, group, headlines, sort_explainers, sort_metrics, words
+from sfam_bench.report.protocols import OUTSIDE
 from sfam_bench.report.tables import Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
 
-QUALIFY = ("Curves", "Passes")  # lines of the protocol that say what the numbers are worth
+QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # lines of the protocol that say what the numbers are worth
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},

@@ -13,7 +13,7 @@ from sfam_bench.agreement import tau_matrix
 from sfam_bench.report import formats, page
 from sfam_bench.report.meta_figures import agreement_matrix, critical_differences
 from sfam_bench.report.names import COMPARED, arrow, group, headlines, sort_explainers, sort_metrics, words
-from sfam_bench.report.tables import NOTHING, WIDTH, Cell, Column, Table
+from sfam_bench.report.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
 from sfam_bench.statistics import RUN
 from sfam_bench.store import Run
 
@@ -55,8 +55,11 @@ def measured(run: Run) -> Measured:
     return Measured(tells, ranks, meta.baselines(run.records), tuple(run.manifest.get("blind") or ()))
 
 
-def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path) -> page.Section | None:
-    """Write tables and figures over all runs into `out`, and return their part of the page; None without metrics."""
+def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "") -> page.Section | None:
+    """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
+
+    None without metrics.
+    """
     tells, ranks = (
         pd.concat(frames, ignore_index=True) for frames in zip(*((r.tells, r.ranks) for r in runs), strict=True)
     )
@@ -73,6 +76,7 @@ def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path) -> pa
         *([_agreement_table(agreement)] if len(agreement) else []),
         *(table for keys, part in _runs(ranks) for table in _rank_tables(" · ".join(keys), part, blind, directions)),
     ]
+    tables = remarked(tables, remark)
     pictures, taus = _figures(scores, ranks, directions, blind, out)
     for name, frame in {"tells": tells, "ranks": ranks, "agreement": agreement, "tau": taus}.items():
         frame.to_csv(out / f"meta-{name}.csv", index=False)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.protocol import CHOICES
 from sfam_bench.report.names import words
 from sfam_bench.statistics import AREA_ERROR, FACTS
 from sfam_bench.store import Run
 
+OUTSIDE = "Outside the protocol"
 FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
 
@@ -27,7 +29,8 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
-        "Weights": "as built, without a checkpoint" if "checkpoint" in facts and not facts["checkpoint"] else "",
+        "Training": _training(facts.get("protocol")),
+        OUTSIDE: outside(facts),
         "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
@@ -44,6 +47,22 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Made": facts.get("created"),
     }
     return [(name, str(text)) for name, text in lines.items() if text]
+
+
+def outside(facts: Mapping[str, Any]) -> str:
+    """What the protocol would have refused in a run with this manifest; nothing where nothing was."""
+    return "; ".join((facts.get("protocol") or {}).get("allowed", {}).values())
+
+
+def _training(facts: Mapping[str, Any] | None) -> str:
+    """How the weights were chosen and on what they were trained; nothing for runs that did not say."""
+    if facts is None:
+        return ""
+    if not facts["chosen"]:
+        return "none, weights as built"
+    chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
+    on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
+    return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
 
 
 def _steps(rule: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """From tidy summaries to tables that fit a page: metrics that see the pair first, the others after them."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -70,6 +70,11 @@ class Report:
 def mark(frame: pd.DataFrame, blind: Container[str]) -> pd.DataFrame:
     """Say of each row whether its explainer is blind to the pair."""
     return frame.assign(blind=[name in blind for name in frame["explainer"]])
+
+
+def remarked(tables: Sequence[Table], remark: str) -> list[Table]:
+    """The tables, with something that each must say wherever it is printed."""
+    return [replace(table, note=" ".join(filter(None, [table.note, remark]))) for table in tables]
 
 
 def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:

@@ -1,0 +1,71 @@
+"""What evaluate and part_agreement are given, and what their run folders say of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.parts import dataset_and_model, image_ids, judged, train_ids
+from experiments.settings import build
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.explainers.card import card_of
+from sfam_bench.explainers.forms import Explainer
+from sfam_bench.explainers.prepare import VERSION
+from sfam_bench.models.build import weights_hash
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.targets import Target
+
+MATTERS = ("dataset", "model", "target", "explainer", "split", "batch_size", "seed")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Objects of the config; `explained` and `training` are ids of images, `protocol` is what Protocol.admit says."""
+
+    cfg: DictConfig
+    dataset: Dataset
+    model: SimilarityModel
+    target: Target
+    explainers: Mapping[str, Explainer]
+    explained: list[str]
+    training: list[str]
+    protocol: dict[str, Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Inputs":
+        """Build them; UserError where this model or these explainers may not be evaluated on these images."""
+        dataset, model = dataset_and_model(cfg)
+        target, explainers = build(cfg.target), build(cfg.explainer)
+        explained = image_ids(dataset, cfg.split)
+        protocol = judged(cfg, dataset, model, explained)
+        training = train_ids(cfg, dataset, explainers, explained)
+        return cls(cfg, dataset, model, target, explainers, explained, training, protocol)
+
+    def identity(self, *matters: str) -> dict[str, Any]:
+        """What a run must share with another to continue it; `matters` are further parts of its config."""
+        resolved = self.resolved
+        identity = {
+            **{name: resolved[name] for name in (*MATTERS, *matters)},
+            **{"split_hash": split_hash(self.dataset.index), "weights": weights_hash(self.model)},
+            "protocol": self.protocol,
+        }
+        prepare = {"prepare": {"split": self.cfg.prepare.split, "version": VERSION}}
+        return {**identity, **prepare} if self.training else identity
+
+    def facts(self, kind: str, **more: Any) -> dict[str, Any]:
+        """What a report reads in the manifest of such a run."""
+        dataset, model, explainers = self.dataset, self.model, self.explainers
+        return {
+            **{"kind": kind, "dataset": dataset.name, "model": model.name, "target": self.target.name},
+            **{"similarity": model.similarity.name, "seed": self.cfg.seed, "explainers": list(explainers)},
+            **{"split": {"name": dataset.split_name, "hash": split_hash(dataset.index)}, "protocol": self.protocol},
+            "image_counts": {self.cfg.split: len(self.explained)},
+            "blind": [name for name, made in explainers.items() if card_of(made).blind],
+            **more,
+        }
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The config in plain types, every reference resolved."""
+        return OmegaConf.to_container(self.cfg, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
