@@ -26,7 +26,7 @@ def test_every_file_composes_and_resolves(group: str, name: str) -> None:
     chosen = choosing(group, name)
     assert OmegaConf.to_container(chosen, resolve=True)
     if group not in WHOLE:
-        assert chosen[group]
+        assert chosen["train" if group == "recipe" else group] or name == "none"
 
 
 @pytest.mark.parametrize("script", ["train", "embed", "evaluate"])
@@ -129,22 +129,7 @@ def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scen
             assert metric.undefined(explained)["empty_mask"].tolist() == [False, True, False], key
 
 
-# Parts of a model, losses, baselines
-
-
-@pytest.mark.parametrize("name", [name for group, name in FILES if group == "loss"])
-def test_a_loss_is_finite_and_has_a_gradient(name: str) -> None:
-    cfg = composed("train", f"loss={name}").loss
-    sizes = {"num_classes": 4, "embedding_size": 6}
-    criterion = build(cfg.criterion, **{key: size for key, size in sizes.items() if key in set(cfg.criterion)})
-    embeddings = torch.randn(12, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    labels = torch.arange(12) % 4
-    miner = build(cfg.miner)
-    loss = criterion(embeddings, labels, *([miner(embeddings, labels)] if miner else []))
-    loss.backward()
-    assert loss.isfinite()
-    assert embeddings.grad is not None
-    assert embeddings.grad.abs().max() > 0
+# Parts of a model, baselines
 
 
 @pytest.mark.parametrize(("group", "name"), [file for file in FILES if file[0] in ("pooling", "head", "similarity")])

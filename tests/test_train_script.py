@@ -91,8 +91,8 @@ def test_a_stopped_run_is_continued_bit_for_bit(
 
 def test_an_epoch_is_chosen_on_held_out_training_classes(run_script: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    validation = "validation={_target_: sfam_bench.training.validation.Validation, folds: 3, fold: 1}"
-    ok(run_script("train", *TRAIN, validation, "loss=arcface", f"run_dir={run}"))
+    validation = ["validation=folds", "validation.folds=3", "validation.fold=1"]
+    ok(run_script("train", *TRAIN, *validation, "loss=arcface", f"run_dir={run}"))
     facts, history = json.loads((run / "model.json").read_text()), pd.read_csv(run / "history.csv")
     assert facts["chosen"] == "validation"
     assert facts["loss"] == "arcface"

@@ -32,7 +32,7 @@ class Validation:
         if len(classes) < 2 * self.folds:
             raise UserError(
                 f"validation.folds={self.folds} of {len(classes)} training classes leave fewer than two to a fold: "
-                "lower validation.folds, or validation=null"
+                "lower validation.folds, or validation=none"
             )
         block = set(np.array_split(np.array(classes), self.folds)[self.fold].tolist())
         return [label in block for label in labels]
