@@ -1,9 +1,7 @@
-"""Any timm or torchvision model by name, cut at a named layer into a trunk and the tail behind the cut."""
+"""Any model of networks by name, cut at a named layer into a trunk and the tail behind the cut."""
 
-from difflib import get_close_matches
 from typing import Any, TypeAlias, cast
 
-import timm
 import torch
 import torchvision
 from timm.models._features_fx import get_notrace_modules
@@ -12,57 +10,12 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from sfam_bench.errors import UserError
+from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translated
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBE = (1, 3, 224, 224)
-VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
 
 Cut: TypeAlias = tuple[nn.Module, nn.Module | None]  # trunk, and the layers between the cut and pooling
-
-
-class Standardise(nn.Module):
-    """Map [0, 1] pixels to what the network was trained on, so that the rest of the benchmark sees plain images."""
-
-    def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-
-def _known(name: str, source: str, names: list[str]) -> None:
-    if name not in names:
-        near = ", ".join(get_close_matches(name, names, 5)) or f"none; see {source}'s list_models()"
-        raise UserError(f"{source} has no model '{name}'; near it: {near}")
-
-
-def _timm(name: str) -> tuple[nn.Module, Standardise]:
-    _known(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
-    options: dict[str, Any] = {"dynamic_img_size": True} if _builds_vision_transformer(name) else {}
-    if "distilled" not in name:  # there timm insists on its own pooling, which is not used
-        options["global_pool"] = ""
-    model = timm.create_model(name, num_classes=0, **options)
-    trained_on = cast(Any, model).pretrained_cfg
-    return model, Standardise(tuple(trained_on["mean"]), tuple(trained_on["std"]))
-
-
-def _builds_vision_transformer(name: str) -> bool:
-    """Whether timm makes a VisionTransformer of this name, whose position embeddings fit any size if asked to."""
-    return timm.models.model_entrypoint(name.split(".")[0]).__module__ in VISION_TRANSFORMERS
-
-
-def _torchvision(name: str) -> tuple[nn.Module, Standardise]:
-    _known(name, "torchvision", torchvision.models.list_models(module=torchvision.models))
-    return torchvision.models.get_model(name, weights=None), Standardise()
-
-
-SOURCES = {"timm": _timm, "torchvision": _torchvision}
 
 
 def trunk_and_tail(
@@ -73,22 +26,22 @@ def trunk_and_tail(
     state: dict[str, Tensor] | None = None,
     standardise: Standardise | None = None,
     token: Token = "patch",
+    pretrained: bool = False,
 ) -> Cut:
-    """Build `name` from `source` (timm or torchvision), load `state`, and cut it.
+    """Build `name` from `source` (timm, torchvision or sfam_bench), load `state`, and cut it.
 
     `layer` is the cut, `features` the last layer before pooling; without them the cut is at the last feature map.
     A torchvision model with a convolutional classifier (squeezenet) must name `features`. Weights are random unless
-    `state` is given: the classifier's entries in it are ignored, anything else that does not fit raises UserError.
+    `pretrained` or `state` are given, of which the latter wins: entries of a classifier in it are ignored, anything
+    that is missing or does not fit raises UserError.
     `standardise` replaces the source's own mean and standard deviation.
 
     A vision transformer of timm is cut among its tokens: `layer` is a block ("blocks.8"), and `token` says whether its
     patches are pooled, or its class token is the embedding, whose cut is at the last attention unless `layer` says.
     """
-    if source not in SOURCES:
-        raise UserError(f"unknown source of models '{source}': use timm or torchvision")
-    model, own = SOURCES[source](name)
+    model, own = network(source, name, pretrained and state is None)
     if state is not None:
-        load_backbone(model, state, name)
+        load_backbone(model, translated(model, state), name, CLASSIFIER if source == "torchvision" else ())
     model.eval()
     trunk: nn.Module
     tail: nn.Module | None
@@ -103,11 +56,17 @@ def trunk_and_tail(
     return nn.Sequential(standardise or own, trunk), tail
 
 
-def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Load weights into a backbone; only a classifier that the backbone does not have may be left over."""
-    own = model.state_dict()
+def misfits(model: nn.Module, state: dict[str, Tensor], unused: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
+    """Entries of a backbone that a state dict lacks, and those of another shape; `unused` ones may be either."""
+    own = {key: value for key, value in model.state_dict().items() if not key.startswith(unused)}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    differing = [key for key in own if key in state and own[key].shape != state[key].shape]
+    return missing, [key for key in own if key in state and own[key].shape != state[key].shape]
+
+
+def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused: tuple[str, ...] = ()) -> None:
+    """Load weights into a backbone; a classifier, whose keys begin with `unused`, is left as it is."""
+    own = [key for key in model.state_dict() if not key.startswith(unused)]
+    missing, differing = misfits(model, state, unused)
     if missing or differing:
         raise UserError(
             f"the weights do not fit {name}: {len(missing)} of {len(own)} entries missing, {len(differing)} of another "

@@ -2,19 +2,25 @@
 
 import hashlib
 import json
+import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from sfam_bench.errors import UserError
 from sfam_bench.models.backbones import Cut, trunk_and_tail
+from sfam_bench.models.checkpoint import check_finite, read_state
+from sfam_bench.models.networks import OURS
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 from sfam_bench.similarity import SimilarityFunction
+
+log = logging.getLogger(__name__)
 
 
 def build(
@@ -34,6 +40,7 @@ def build(
         model(torch.zeros(1, 3, image_size, image_size))
     if checkpoint is not None:
         load(model, Path(checkpoint))
+        model.origin = origin_of(Path(checkpoint))
     return model
 
 
@@ -44,10 +51,16 @@ def backbone(
     features: str | None = None,
     weights: str | None = None,
     token: Token = "patch",
+    pretrained: bool = False,
 ) -> Cut:
-    """A backbone by name with weights from a file (.safetensors, or .pth read with weights_only)."""
+    """A backbone by name with weights from a file (.safetensors, or .pth read with weights_only), or downloaded ones.
+
+    `pretrained` is what timm or torchvision offer for ImageNet; a file wins over it.
+    """
+    if weights is None and source == OURS:
+        log.warning("%s begins with random weights: give a file as model.trunk.weights, or a checkpoint", name)
     state = read_state(Path(weights)) if weights else None
-    return trunk_and_tail(source, name, layer, features, state, token=token)
+    return trunk_and_tail(source, name, layer, features, state, token=token, pretrained=pretrained)
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
@@ -67,46 +80,53 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def load(model: nn.Module, path: Path) -> None:
-    """Load weights that fit exactly; otherwise UserError says what is missing, left over or of another shape."""
-    state, own = read_state(path), model.state_dict()
-    missing, left_over = own.keys() - state.keys(), state.keys() - own.keys()
-    differing = {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
+    """Load weights that fit exactly; otherwise UserError says what is missing, left over or of another shape.
+
+    A backbone may be cut elsewhere than it was in training: its layers are told by their names in the whole.
+    """
+    read, own = read_state(path), model.state_dict()
+    theirs, ours = layers(read), layers(own)
+    state = {theirs[key]: value for key, value in read.items()}
+    keys = {ours[key]: key for key in own}
+    missing, left_over = keys.keys() - state.keys(), state.keys() - keys.keys()
+    differing = {name for name in keys.keys() & state.keys() if own[keys[name]].shape != state[name].shape}
     if missing or left_over or differing:
         example = sorted(missing | left_over | differing)[0]
         raise UserError(
             f"checkpoint {path} does not fit the model: {len(missing)} entries missing, {len(left_over)} left over, "
             f"{len(differing)} of another shape (first: {example}); give the head and pooling of its training"
         )
-    broken = next(
-        (key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()), None
-    )
-    if broken is not None:
-        raise UserError(f"checkpoint {path} holds NaN or infinity in '{broken}'; train again or take an earlier one")
-    model.load_state_dict(state)
+    check_finite(read, path)
+    model.load_state_dict({keys[name]: value for name, value in state.items()})
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a file without ever running a pickle."""
-    if not path.is_file():
-        raise UserError(f"no weights at {path}: give the path of a .safetensors or .pth file")
+def layers(keys: Iterable[str]) -> dict[str, str]:
+    """Each key of a model by its name in the uncut backbone, or by itself where two would share a name.
+
+    A class token's tail holds its last block without the first norm, which is the last of its trunk.
+    """
+    keys = list(keys)
+    numbers = [int(found[1]) for key in keys if (found := re.match(r"trunk\.1\.transformer\.blocks\.(\d+)\.", key))]
+    block = f"blocks.{max(numbers) + 1}." if numbers and "embedder.tail.attn.qkv.weight" in keys else ""
+    names = {}
+    for key in keys:
+        side, name = re.fullmatch(r"(trunk\.1\.(?:transformer\.)?|embedder\.tail\.|)(.+)", key).groups()  # type: ignore[union-attr]
+        if block and side.startswith("trunk") and name.startswith("norm."):
+            name = f"{block}norm1.{name.removeprefix('norm.')}"
+        elif block and side.startswith("embedder") and not name.startswith("norm."):
+            name = block + name
+        names[key] = name
+    return names if len(set(names.values())) == len(keys) else {key: key for key in keys}
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """What the JSON beside a checkpoint of ours says of its training."""
+    file = path.with_suffix(".json")
+    if not file.is_file():
+        return {"source": "sfam_bench", "chosen": "unknown"}
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"cannot read weights from {path}: {_first_line(error)}; the file is damaged or of another kind"
-        ) from error
-    except Exception as error:  # pickle.UnpicklingError: torch's refusal of code in the file
-        raise UserError(
-            f"refused to read {path}: it holds more than tensors, which may be code; only plain tensors are loaded"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no plain state dict; save model.state_dict() or a .safetensors file")
-    return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+        facts = json.loads(file.read_text())
+        known = {name: facts[name] for name in ("chosen", "split") if name in facts}
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error}): restore it, or train again") from error
+    return {"source": "sfam_bench", "chosen": "unknown", **known}

@@ -1,5 +1,7 @@
 """A metric-learning model, cut once: activations = trunk(images), embeddings = embedder(activations)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -69,6 +71,7 @@ class SimilarityModel(nn.Module):
         self.similarity = similarity
         self.name = name
         self.image_size = image_size
+        self.origin: dict[str, Any] = {}  # of its weights: "source" (a code base), "chosen" (how), "split" if known
 
     @property
     def device(self) -> torch.device:

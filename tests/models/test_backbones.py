@@ -60,7 +60,7 @@ def test_transformers_give_a_grid(name):
     [
         (("timm", "resnet1888"), "timm has no model 'resnet1888'; near it: resnet"),
         (("torchvision", "resnet19"), "torchvision has no model 'resnet19'; near it: resnet1"),
-        (("hub", "resnet18"), "unknown source of models 'hub': use timm or torchvision"),
+        (("hub", "resnet18"), "unknown source of models 'hub': use timm, torchvision"),
         (("timm", "resnet10t", "layer9"), "has no layer 'layer9'; its top layers: .*layer4"),
         (("timm", "resnet10t", "layer3.0.conv1"), "is no clean cut"),
     ],

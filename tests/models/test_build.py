@@ -11,7 +11,8 @@ from torch import nn
 
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.errors import UserError
-from sfam_bench.models.build import build, load, read_state, save, weights_hash
+from sfam_bench.models.build import build, load, save, weights_hash
+from sfam_bench.models.checkpoint import read_state
 from sfam_bench.models.heads import linear, mlp, neck
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM

@@ -1,0 +1,126 @@
+"""Networks by name, of timm, of torchvision or ours, each with the pixels that it was trained on."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeAlias, cast
+
+import timm
+import torch
+import torchvision
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from sfam_bench.errors import UserError
+from sfam_bench.models.bn_inception import BNInception
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
+OURS = "sfam_bench"
+# A classifier, and what only served to train one: nothing in front of pooling
+CLASSIFIER = ("fc.", "classifier.", "heads.", "head.", "last_linear.", "aux1.", "aux2.", "AuxLogits.")
+
+
+class Standardise(nn.Module):
+    """Map [0, 1] pixels to what the network was trained on, so that the rest of the benchmark sees plain images.
+
+    Mean and standard deviation are those of red, green and blue; `bgr` then turns the channels round.
+    """
+
+    def __init__(
+        self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD, bgr: bool = False
+    ) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.bgr = bgr
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        standard = (images - self.mean) / self.std
+        return standard.flip(1) if self.bgr else standard
+
+
+Network: TypeAlias = tuple[nn.Module, Standardise]
+CAFFE = ((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3, True)  # blue, green, red in 0..255 less a mean colour
+
+
+def network(source: str, name: str, pretrained: bool = False) -> Network:
+    """A network of a source, with random weights or those that the source offers for ImageNet."""
+    if source not in SOURCES:
+        raise UserError(f"unknown source of models '{source}': use {', '.join(SOURCES)}")
+    return SOURCES[source](name, pretrained)
+
+
+def _known(name: str, source: str, names: list[str]) -> None:
+    if name not in names:
+        near = ", ".join(get_close_matches(name, names, 5)) or f"none; see {source}'s list_models()"
+        raise UserError(f"{source} has no model '{name}'; near it: {near}")
+
+
+def _timm(name: str, pretrained: bool) -> Network:
+    _known(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
+    if pretrained and not timm.is_model_pretrained(name):
+        raise UserError(f"timm has no weights of '{name}': give a file as model.trunk.weights=FILE")
+    options: dict[str, Any] = {"dynamic_img_size": True} if _builds_vision_transformer(name) else {}
+    if "distilled" not in name:  # there timm insists on its own pooling, which is not used
+        options["global_pool"] = ""
+    model = _made(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
+    trained_on = cast(Any, model).pretrained_cfg
+    return model, Standardise(tuple(trained_on["mean"]), tuple(trained_on["std"]))
+
+
+def _builds_vision_transformer(name: str) -> bool:
+    """Whether timm makes a VisionTransformer of this name, whose position embeddings fit any size if asked to."""
+    return timm.models.model_entrypoint(name.split(".")[0]).__module__ in VISION_TRANSFORMERS
+
+
+def _torchvision(name: str, pretrained: bool) -> Network:
+    _known(name, "torchvision", torchvision.models.list_models(module=torchvision.models))
+    weights = "DEFAULT" if pretrained else None
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
+    model = _made(name, pretrained, lambda: torchvision.models.get_model(name, weights=weights, **options))
+    return model, Standardise()
+
+
+def _ours(name: str, pretrained: bool) -> Network:
+    _known(name, OURS, ["bn_inception"])
+    if pretrained:
+        raise UserError(f"no weights of {name} can be downloaded: give a file as model.trunk.weights=FILE")
+    return BNInception(), Standardise(*CAFFE)
+
+
+SOURCES: Mapping[str, Callable[[str, bool], Network]] = {"timm": _timm, "torchvision": _torchvision, OURS: _ours}
+
+
+def _made(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return make()
+    except Exception as error:  # every hub and every version of it has its own
+        if not pretrained:
+            raise
+        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(
+            f"cannot download the weights of {name} ({why}): give a file as model.trunk.weights=FILE, or take "
+            "model=lite0, whose weights pip brings"
+        ) from error
+
+
+def translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the names of the network: DINOv2's and CLIP's as timm reads them, Caffe's flat statistics.
+
+    Nothing is resampled: patches or positions of another size stay what they are, and do not fit.
+    """
+    if isinstance(model, BNInception):
+        return {key: value.squeeze(0) if value.ndim == 2 and len(value) == 1 else value for key, value in state.items()}
+    if not isinstance(model, VisionTransformer):
+        return state
+    patches = state.get("patch_embed.proj.weight", state.get("visual.conv1.weight"))
+    positions = state.get("pos_embed", state.get("visual.positional_embedding"))
+    if patches is None or positions is None or patches.shape != cast(Any, model.patch_embed.proj).weight.shape:
+        return state
+    if not 0 <= positions.shape[-2] - model.patch_embed.num_patches <= 2:  # class and distillation tokens
+        return state
+    found: dict[str, Tensor] = checkpoint_filter_fn(dict(state), model)
+    return found
