@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}
         store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None, shard.curves)
     keep_pictures(store, dataset, pairing.first(pairs, cfg.maps.pictures)[["query_id", "reference_id"]].to_numpy().flat)
-    found = retrieval(model.similarity, gallery, labels(dataset, chosen))
+    found = retrieval(model.similarity, gallery, labels(dataset, chosen), list(cfg.recall_at))
     if costs:
         how["cost"] = {k: {**vars(cost), "milliseconds": 1000 * spent[k] / count} for k, cost in costs.items()}
     silent = store.silent(name for name, metric in metrics.items() if getattr(metric, "share", 1) == 1)

@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
     found = agreement(model, dataset, encoded, pairs.iloc[todo], explainers, colours, cfg.batch_size)
     for number, records in zip(todo, progress(found, "part agreement", len(todo), "query"), strict=True):
         store.write_shard(number, records)
-    recall = retrieval(model.similarity, encoded.side.embeddings.cpu(), labels(dataset, chosen))
+    recall = retrieval(model.similarity, encoded.side.embeddings.cpu(), labels(dataset, chosen), list(cfg.recall_at))
     store.finish(shards=len(pairs), retrieval=recall, unsupported=left_out)
     print(f"records of {len(pairs)} queries: {cfg.run_dir}")
 

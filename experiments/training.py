@@ -56,7 +56,7 @@ def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | 
 def measured(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
     """How each of these images retrieves the others, by id and label."""
     label = labels(dataset, image_ids)
-    values = per_item(model.similarity, embed(model, dataset, image_ids, cfg.batch_size), label)
+    values = per_item(model.similarity, embed(model, dataset, image_ids, cfg.batch_size), label, list(cfg.recall_at))
     ids = pd.DataFrame({"image_id": image_ids, "label": label.numpy()}).loc[values.index]
     return pd.concat([ids, values], axis=1)
 

@@ -129,16 +129,13 @@ class _Training:
                     self.at.total += loss
                     self.at.step += 1
                     images_seen += size
-                    bar.set_postfix(
-                        epoch=f"{epoch + 1}/{self.recipe.epochs}",
-                        loss=f"{self.at.total / (done + 1):.3f}",
-                        refresh=False,
-                    )
+                    mean = self.at.total / (done + 1)
+                    bar.set_postfix_str(f"epoch {epoch + 1}/{self.recipe.epochs}, loss {mean:.3f}", refresh=False)
                     bar.update(size)
                     if self.log:
                         self.log(self.at.step, {"loss": loss, "lr": self.optimiser.param_groups[0]["lr"]})
                     if done + 1 == len(self.order):
-                        self._end_epoch(epoch + 1, images_seen / (perf_counter() - started))
+                        self._end_epoch(epoch + 1, images_seen, perf_counter() - started)
                     self._pause(asked)
         self._finish()
         return pd.DataFrame(self.at.history)
@@ -195,8 +192,9 @@ class _Training:
             facts = {"seed": self.recipe.seed, "progress": vars(self.at)}
             self.checkpoints.write(self.at.step, self.model, self.learning, facts)
 
-    def _end_epoch(self, epoch: int, rate: float) -> None:
-        row = {"epoch": epoch, "loss": self.at.total / len(self.order), "images_per_second": rate}
+    def _end_epoch(self, epoch: int, images: int, seconds: float) -> None:
+        row = {"epoch": epoch, "loss": self.at.total / len(self.order)}
+        row |= {"seconds": seconds, "images_per_second": images / seconds}
         self.at.total = 0.0
         if rank():
             return
