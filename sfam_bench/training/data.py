@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import pair_seed
-from sfam_bench.stream import progress
+from sfam_bench.stream import chunked, progress
 from sfam_bench.training.recipe import Recipe
 from sfam_bench.types import Image
 
 Load = Callable[[str], Image]
 Draw = tuple[int, int]  # place of an image, and how many images were drawn before it
+AT_ONCE = 32  # images through the trunk
 LARGEST_CACHE = 2**33  # bytes of activations
 
 
@@ -70,15 +71,19 @@ class Cached(Dataset[tuple[Tensor, int]]):
         self.numbers, self.views = numbers, recipe.views
         kept: list[Tensor] = []
         count = len(examples.ids) * recipe.views
-        for place in progress(range(count), "activations of the frozen trunk", count, "image"):
-            view, image_id = place % recipe.views, examples.ids[place // recipe.views]
-            kept.append(model.encode(drawn(image_id, examples.load, recipe.seed, view)[None]).activations[0].cpu())
-            if not place and (size := kept[0].numel() * kept[0].element_size() * count) > LARGEST_CACHE:
+        bar = progress(None, "activations of the frozen trunk", count, "image")
+        for places in chunked(range(count), AT_ONCE):
+            each = ((examples.ids[place // recipe.views], place % recipe.views) for place in places)
+            images = torch.stack([drawn(image_id, examples.load, recipe.seed, view) for image_id, view in each])
+            kept.append(model.encode(images).activations.cpu())
+            size = kept[0][0].numel() * kept[0].element_size() * count
+            if size > LARGEST_CACHE:
                 raise UserError(
-                    f"{count} activations of {tuple(kept[0].shape)} take {size / 2**30:.0f} GiB of memory: lower "
+                    f"{count} activations of {tuple(kept[0].shape[1:])} take {size / 2**30:.0f} GiB of memory: lower "
                     "train.views, cut later (model.trunk.layer), or take train.part=all"
                 )
-        self.activations = torch.stack(kept)
+            bar.update(len(places))
+        self.activations = torch.cat(kept)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         place, number = draw
