@@ -58,9 +58,9 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
 def judged(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str]) -> dict[str, Any]:
     """How the model stands to the protocol on these images; UserError where it may not be evaluated on them."""
     classes = Evaluated.of(dataset.name, split_hash(dataset.index), dataset.index, evaluated)
-    name = cfg.model.get("checkpoint") or model.name
+    name = cfg.model.get("checkpoint") or cfg.model.get("path") or model.name
     protocol = build(cfg.protocol) or Protocol()  # protocol=null allows nothing either
-    facts: dict[str, Any] = protocol.admit(str(name), getattr(model, "origin", {}), classes)
+    facts: dict[str, Any] = protocol.admit(str(name), model.origin, classes)
     return facts
 
 

@@ -1,0 +1,338 @@
+"""Which models may be evaluated: judged by hand, by properties, and end to end through the scripts and the report."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfam_bench.errors import UserError
+from sfam_bench.protocol import CHOICES, FAULTS, Evaluated, Protocol
+from sfam_bench.report import protocols
+from sfam_bench.report.protocols import OUTSIDE
+from sfam_bench.store import read_manifest, read_run
+
+Run = Callable[..., tuple[int, str, str]]
+Origin = dict[str, Any]
+BIRDS = Evaluated("cub", "aaaa", frozenset({3, 4}), closed=False)
+CLASSES = st.sets(st.integers(0, 9), min_size=1)
+
+
+def origin(chosen: str = "last epoch", source: str = "sfam_bench", **split: Any) -> Origin:
+    known = {"dataset": "cub", "name": "zero-shot", "hash": "aaaa", "train_classes": [1, 2]}
+    return {"source": source, "chosen": chosen, "split": {**known, **split}}
+
+
+def refusal(found: Origin, evaluated: Evaluated = BIRDS, allow: list[str] | None = None) -> str:
+    with pytest.raises(UserError) as refused:
+        Protocol(allow or []).admit("m.safetensors", found, evaluated)
+    text = str(refused.value)
+    assert text.startswith("m.safetensors")
+    assert "\n" not in text
+    return text
+
+
+ADMITTED: dict[str, Origin] = {
+    "as built": {},
+    "last epoch": origin(),
+    "validation": origin("validation"),
+    "foreign": {"source": "Proxy-Anchor", "chosen": "unknown"},
+    "ours without facts": {"source": "sfam_bench", "chosen": "unknown"},
+    "the same classes of other birds": origin(dataset="nabirds", hash="bbbb", train_classes=[3, 4]),
+    "fewer images": origin(hash="bbbb"),
+}
+
+
+@pytest.mark.parametrize("found", ADMITTED.values(), ids=ADMITTED)
+def test_what_keeps_to_the_protocol_is_admitted_and_said(found: Origin) -> None:
+    facts = Protocol().admit("m", found, BIRDS)
+    assert facts["allowed"] == {}
+    assert (facts["chosen"], facts["source"]) == (found.get("chosen"), found.get("source"))
+    assert ("trained_on" in facts) == ("split" in found)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_what_it_was_trained_on_is_said_without_a_list_of_classes() -> None:
+    split = {"dataset": "cub", "name": "zero-shot", "hash": "aaaa", "classes": 2}
+    assert Protocol().admit("m", origin(), BIRDS)["trained_on"] == split
+
+
+WRONG: dict[str, tuple[Origin, Evaluated, tuple[str, ...], tuple[str, ...]]] = {
+    "chosen on test": (origin("test"), BIRDS, ("test_selected",), ("chosen on the test classes",)),
+    "foreign, chosen on test": (
+        *({"source": "Proxy-Anchor", "chosen": "test"}, BIRDS),
+        *(("test_selected",), ("chosen on the test classes",)),
+    ),
+    "trained on one of them": (
+        *(origin(train_classes=[1, 2, 3]), BIRDS),
+        *(("closed_set",), ("trained on 1 of the 2 classes evaluated;",)),
+    ),
+    "under another split": (
+        *(origin(train_classes=[3, 4], hash="bbbb"), BIRDS),
+        *(("closed_set",), ("2 of the 2 classes", "another split (hash bbbb)")),
+    ),
+    "renamed": (
+        *(origin(train_classes=[4], dataset="birds"), BIRDS),
+        *(("closed_set",), ("trained on 1 of the 2",)),
+    ),
+    "a closed-set split": (
+        *({}, Evaluated("cub", "cccc", frozenset({3}), closed=True)),
+        *(("closed_set",), ("the same classes on both sides",)),
+    ),
+    "both": (
+        *(origin("test", train_classes=[3]), BIRDS),
+        *(FAULTS, ("chosen on the test classes", "trained on 1 of the 2 classes")),
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "evaluated", "names", "words"), WRONG.values(), ids=WRONG)
+def test_what_breaks_the_protocol_is_refused_and_admitted_where_it_is_named(
+    found: Origin, evaluated: Evaluated, names: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    text = refusal(found, evaluated)
+    assert [word for word in (*words, f"protocol.allow=[{','.join(names)}]") if word not in text] == []
+    others = [name for name in FAULTS if name not in names]
+    assert refusal(found, evaluated, others) == text
+    facts = Protocol([*FAULTS]).admit("m", found, evaluated)
+    assert tuple(facts["allowed"]) == names
+    said = " ".join(facts["allowed"].values())
+    assert [word.strip(";") for word in words if word.strip(";") not in said] == []
+
+
+def test_one_fault_of_two_is_not_enough() -> None:
+    both = WRONG["both"][0]
+    text = refusal(both, allow=["test_selected"])
+    assert "trained on" in text
+    assert "chosen" not in text
+    assert "protocol.allow=[test_selected,closed_set]" in text
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r"names 'test-selected': it takes test_selected and closed_set"):
+        Protocol(["closed_set", "test-selected"])
+
+
+@given(CLASSES, CLASSES, st.booleans(), st.booleans())
+def test_closed_set_is_a_class_in_common_of_the_same_data_set(
+    trained: set[int], evaluated: set[int], same_name: bool, same_hash: bool
+) -> None:
+    found = origin(
+        dataset="cub" if same_name else "cars", hash="aaaa" if same_hash else "bbbb", train_classes=sorted(trained)
+    )
+    measured = Evaluated("cub", "aaaa", frozenset(evaluated), closed=False)
+    facts = Protocol([*FAULTS]).admit("m", found, measured)
+    assert bool(facts["allowed"]) == bool((same_name or same_hash) and trained & evaluated)
+
+
+DAMAGED: dict[str, tuple[Origin, str]] = {
+    "no choice": ({"source": "sfam_bench"}, "'chosen' is None"),
+    "an unknown choice": (origin("best"), "'chosen' is 'best', not one of last epoch, validation, test, unknown"),
+    "a choice of another type": ({**origin(), "chosen": ["test"]}, "'chosen' is ['test']"),
+    "no source": ({"chosen": "unknown"}, "'source' is None"),
+    "ours without a split": ({"source": "sfam_bench", "chosen": "last epoch"}, "no 'split'"),
+    "a split that is a text": ({**origin(), "split": "zero-shot"}, "'split' is 'zero-shot'"),
+    "a split without its hash": (origin(hash=None), "'split.hash' is None"),
+    "an empty name": (origin(dataset=""), "'split.dataset' is ''"),
+    "no classes": (origin(train_classes=[]), "'split.train_classes'"),
+    "classes by name": (origin(train_classes=["1", "2"]), "'split.train_classes'"),
+    "classes that are truths": (origin(train_classes=[True]), "'split.train_classes'"),
+    "classes that are no list": (origin(train_classes=2), "'split.train_classes'"),
+    "no number": (origin(train_classes=[1.0, float("nan")]), "'split.train_classes'"),
+}
+
+
+@pytest.mark.parametrize(("found", "word"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_origin_is_refused_whatever_is_allowed(found: Origin, word: str) -> None:
+    text = refusal(found, allow=[*FAULTS])
+    assert word in text
+    assert "restore the JSON" in text
+
+
+def test_the_classes_evaluated_are_those_of_the_images() -> None:
+    index = pd.DataFrame({"label": np.array([1, 1, 2, 3]), "split": ["train", "train", "test", "test"]}, list("abcd"))
+    found = Evaluated.of("cub", "aaaa", index, ["a", "c"])
+    assert found == Evaluated("cub", "aaaa", frozenset({1, 2}), closed=False)
+    assert all(type(label) is int for label in found.classes)
+    shared = index.assign(label=[1, 1, 1, 3])
+    assert Evaluated.of("cub", "aaaa", shared, ["d"]) == Evaluated("cub", "aaaa", frozenset({3}), closed=True)
+
+
+# End to end
+
+DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
+SMALL = [*DATA, "pairs.kinds=[random_positive]", "pairs.count=4", "batch_size=3", "steps.intervals=4"]
+FEWER = [*SMALL, "explainer=[sfam,similarity_decomposition,lafam]", "metric=[deletion]", "min_range=-9.0"]
+ALLOWED = "protocol.allow=[test_selected,closed_set]"
+
+
+@pytest.fixture(scope="module")
+def trained(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the training script."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    code, _, err = run_script("train", *DATA, "train.epochs=1", "train.per_class=2", f"run_dir={run}")
+    assert code == 0, err
+    return run / "model.safetensors"
+
+
+def copied(trained: Path, folder: Path, **changed: Any) -> Path:
+    """The same weights with other facts beside them."""
+    facts = json.loads(trained.with_suffix(".json").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(trained.read_bytes())
+    (folder / "model.json").write_text(json.dumps({**facts, **changed}))
+    return folder / "model.safetensors"
+
+
+def facts(trained: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(trained.with_suffix(".json").read_text())
+    return found
+
+
+def refused(outcome: tuple[int, str, str], *words: str) -> None:
+    code, _, err = outcome
+    assert code == 2, err
+    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert [word for word in words if word not in line] == [], line
+
+
+def test_a_checkpoint_of_ours_is_admitted_on_the_other_classes_only(
+    run_script: Run, trained: Path, tmp_path: Path
+) -> None:
+    code, out, err = run_script("embed", *DATA, f"model.checkpoint={trained}")
+    assert code == 0, err
+    found = json.loads(out)["protocol"]
+    assert (found["source"], found["chosen"], found["allowed"]) == ("sfam_bench", "last epoch", {})
+    assert found["trained_on"]["classes"] == 96
+    for split, classes in {"train": 96, "all": 144}.items():
+        words = (str(trained), f"trained on 96 of the {classes} classes", "protocol.allow=[closed_set]")
+        refused(run_script("embed", *DATA, f"model.checkpoint={trained}", f"split={split}"), *words)
+        call = ("evaluate", *FEWER, f"model.checkpoint={trained}", f"split={split}", f"run_dir={tmp_path / 'run'}")
+        refused(run_script(*call), *words)
+    assert not (tmp_path / "run").exists()
+    assert run_script("embed", *DATA, "split=all")[0] == 0  # without training there is nothing to leak
+
+
+@pytest.mark.parametrize("script", ["evaluate", "part_agreement", "embed"])
+def test_a_test_selected_checkpoint_is_refused_by_every_script(
+    run_script: Run, trained: Path, tmp_path: Path, script: str
+) -> None:
+    checkpoint = copied(trained, tmp_path / "model", chosen="test")
+    call = [script, *DATA, f"model.checkpoint={checkpoint}", f"run_dir={tmp_path / 'run'}"]
+    refused(run_script(*call), str(checkpoint), "chosen on the test classes", "protocol.allow=[test_selected]")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_right_word_lets_it_pass(run_script: Run, trained: Path, tmp_path: Path) -> None:
+    call = ["embed", *DATA, f"model.checkpoint={copied(trained, tmp_path, chosen='test')}"]
+    refused(run_script(*call, "protocol.allow=[closed_set]"), "chosen on the test classes")
+    refused(run_script(*call, "protocol.allow=[tests]"), "protocol.allow names 'tests'", "test_selected and closed_set")
+    refused(run_script(*call, "protocol.allow=test_selected"), "protocol.allow is", "a list")
+    refused(run_script(*call, "protocol=null"), "chosen on the test classes")
+    code, out, err = run_script(*call, "protocol.allow=[test_selected]")
+    assert code == 0, err
+    assert json.loads(out)["protocol"]["allowed"] == {"test_selected": "it was chosen on the test classes"}
+
+
+def test_a_checkpoint_without_json_is_admitted_as_unknown_and_a_broken_one_refused(
+    run_script: Run, trained: Path, tmp_path: Path
+) -> None:
+    checkpoint = copied(trained, tmp_path)
+    call = ["embed", *DATA, f"model.checkpoint={checkpoint}"]
+    checkpoint.with_suffix(".json").unlink()
+    code, out, err = run_script(*call)
+    assert code == 0, err
+    assert json.loads(out)["protocol"]["chosen"] == "unknown"
+    lost = {**facts(trained), "split": {"name": "disjoint combinations"}}
+    for broken in ("{", json.dumps({**facts(trained), "chosen": "best"}), json.dumps(lost)):
+        checkpoint.with_suffix(".json").write_text(broken)
+        refused(run_script(*call, ALLOWED), str(tmp_path), "is damaged", "train again")
+
+
+@pytest.fixture(scope="module")
+def allowed(run_script: Run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a model that was chosen on the test classes and trained on a class of them."""
+    home = tmp_path_factory.mktemp("allowed")
+    split = facts(trained)["split"]
+    split = {**split, "train_classes": [*split["train_classes"], 100]}
+    checkpoint = copied(trained, home / "model", chosen="test", split=split)
+    call = ["evaluate", *FEWER, f"model.checkpoint={checkpoint}", f"run_dir={home / 'run'}"]
+    refused(run_script(*call), "chosen on the test classes", "trained on 1 of the 48 classes")
+    code, _, err = run_script(*call, ALLOWED)
+    assert code == 0, err
+    return home / "run"
+
+
+def test_what_was_allowed_is_part_of_the_run(run_script: Run, allowed: Path) -> None:
+    kept = read_manifest(allowed)["protocol"]
+    assert list(kept["allowed"]) == [*FAULTS]
+    checkpoint = allowed.parent / "model" / "model.safetensors"
+    call = ["evaluate", *FEWER, f"model.checkpoint={checkpoint}", f"run_dir={allowed}", "resume=true"]
+    assert run_script(*call, ALLOWED)[0] == 0
+    facts_file = checkpoint.with_suffix(".json")
+    before = facts_file.read_text()
+    try:  # a run cannot become a better one by what is written beside its weights
+        facts_file.write_text(json.dumps({**json.loads(before), "chosen": "validation"}))
+        refused(run_script(*call, ALLOWED), "another config")
+    finally:
+        facts_file.write_text(before)
+
+
+def test_every_table_says_what_was_allowed(run_script: Run, trained: Path, allowed: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    call = ["evaluate", *FEWER, f"model.checkpoint={trained}", "model.name=other", f"run_dir={good}"]
+    assert run_script(*call)[0] == 0
+    code, out, err = run_script("report", f"runs=[{allowed},{good}]", f"out={tmp_path / 'report'}")
+    assert code == 0, err
+    why = "it was chosen on the test classes; it was trained on 1 of the 48 classes evaluated"
+    remark = f"{OUTSIDE}: planted · planted_net: {why}."
+    flat = " ".join(out.split())
+    assert flat.count(f"{OUTSIDE}: {why}") == 1
+    assert flat.count("Training: last epoch, on planted, disjoint combinations: 96 classes") == 1
+    folder = tmp_path / "report"
+    page = (folder / "index.html").read_text()
+    clean = [folder / f"table-planted-other-similarity.{kind}" for kind in ("md", "tex")]
+    assert [path for path in clean if OUTSIDE in path.read_text()] == []
+    assert "by sfam_bench" in clean[0].read_text()
+    for name in ("table-planted-planted-net-similarity", "meta"):
+        markdown, latex = ((folder / f"{name}.{kind}").read_text() for kind in ("md", "tex"))
+        assert markdown.count(remark) == markdown.count("\n## ") > 0
+        captions = [line for line in latex.splitlines() if line.startswith(r"\caption")]
+        assert captions
+        assert [line for line in captions if "chosen on the test classes" not in line] == []
+    figures = page.split('<figure class="table">')[1:]
+    clean_section = page.split('id="planted-other-similarity"')[1].split("</section>")[0]
+    assert page.count(remark) == len(figures) - clean_section.count('<figure class="table">')
+
+
+def test_runs_of_before_are_still_reported(run_script: Run, allowed: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for path in allowed.rglob("*"):
+        target = old / path.relative_to(allowed)
+        target.mkdir(parents=True, exist_ok=True) if path.is_dir() else target.write_bytes(path.read_bytes())
+    manifest = read_manifest(old)
+    del manifest["protocol"]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    assert len(read_run(old).records) == len(read_run(allowed).records)
+    code, out, err = run_script("report", f"runs=[{old}]", f"out={tmp_path / 'report'}")
+    assert code == 0, err
+    assert "Training" not in out
+
+
+@pytest.mark.parametrize("chosen", CHOICES)
+def test_every_choice_has_its_words_in_the_table(chosen: str) -> None:
+    words = protocols.training(Protocol([*FAULTS]).admit("m", origin(chosen), BIRDS))
+    assert words == f"{CHOICES[chosen]}, on cub, zero-shot: 2 classes (hash aaaa), by sfam_bench"
+
+
+def test_the_words_of_models_of_which_less_is_known() -> None:
+    assert protocols.training(Protocol().admit("m", {}, BIRDS)) == "none, weights as built"
+    foreign = {"source": "Proxy-Anchor", "chosen": "unknown"}
+    assert protocols.training(Protocol().admit("m", foreign, BIRDS)) == "not known how it was chosen, by Proxy-Anchor"
+    assert protocols.training(None) == ""
