@@ -89,6 +89,14 @@ table-metrics-cub: setup  ## the same on real birds, fine-tuned (results/metrics
 	$(PY) experiments/evaluate.py experiment=cub_metrics dataset.root=$(CUB) model.name='lite0 fine-tuned' model.checkpoint=results/metrics-cub/train/model.safetensors 'explainer=$(QUICK)' run_dir=results/metrics-cub/evaluate
 	$(PY) experiments/report.py 'runs=[results/metrics-cub/evaluate]' out=results/metrics-cub/report
 
+# A preset by its parts (sfam-bench models ls); the weights of lite0 come by pip, those of others are downloaded
+LOSS ?= arcface
+MODEL ?= lite0
+PRESET = $*_$(LOSS)_$(MODEL)
+
+train-%: setup  ## train a preset on cub, cars196 or sop: make train-cub LOSS=arcface [MODEL=resnet50] [MORE='train.epochs=2']
+	$(PY) experiments/train.py experiment=train/$(PRESET) $(if $(filter cub,$*),dataset.root=$(CUB)) run_dir=results/train/$(PRESET) $(MORE)
+
 table-models: setup  ## trained models beside what they were frozen and what was published: make table-models RUNS=run,run
 	$(PY) experiments/models.py 'runs=[$(RUNS)]' out=results/models
 

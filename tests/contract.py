@@ -17,11 +17,8 @@ from sfam_bench.retrieval import Catalogue
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-FILES = [
-    (group, file.relative_to(CONF / group).with_suffix("").as_posix())
-    for group in GROUPS
-    for file in sorted((CONF / group).rglob("*.yaml"))
-]
+# but for experiment/train/, which tests/test_presets.py composes
+FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
 REGIONS = ("foreground", "box", "shared", "unshared")
 OTHERS = ("same_class", "other_class")
