@@ -2,24 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.bn_inception import BNInception
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights whose activations neither vanish nor explode, and random statistics, in eval mode."""
-    torch.manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.7, 1.3)
-            nn.init.uniform_(module.bias, -0.1, 0.1)
-    return model.eval()
+from tests.models.weights import randomised
 
 
 def test_it_is_the_port_that_metric_learning_uses():

@@ -1,0 +1,137 @@
+"""Which backbone a state dict belongs to, told by its keys and shapes, under whatever prefix they stand."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfam_bench.errors import UserError
+from sfam_bench.models.backbones import misfits
+from sfam_bench.models.networks import CLASSIFIER, network, translated
+
+TOKENS, CLIP = "blocks.0.attn.qkv.weight", "class_embedding"
+FAMILIES = {  # a key that only the family has, and its members as SOURCE/NAME
+    "layer4.0.conv1.weight": (
+        *(f"torchvision/resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+        *(f"torchvision/{name}" for name in ("wide_resnet50_2", "resnext50_32x4d", "resnext101_32x8d")),
+    ),
+    "conv1_7x7_s2.weight": ("sfam_bench/bn_inception",),
+    "inception3a.branch1.conv.weight": ("torchvision/googlenet",),
+    "features.denseblock4.denselayer1.norm1.weight": tuple(f"torchvision/densenet{n}" for n in (121, 161, 169, 201)),
+    "features.18.0.weight": ("torchvision/mobilenet_v2",),
+    "blocks.0.0.conv_dw.weight": ("timm/tf_efficientnet_lite0",),
+    TOKENS: (
+        *(f"timm/vit_{size}_patch{side}_224.dino" for size in ("small", "base") for side in (8, 16)),
+        *(f"timm/vit_{size}_patch16_224.augreg_in21k" for size in ("tiny", "small", "base", "large")),
+        *(
+            f"timm/vit_{size}_patch14_{kind}.lvd142m"
+            for size in ("small", "base", "large")
+            for kind in ("dinov2", "reg4_dinov2")
+        ),
+    ),
+    CLIP: tuple(
+        f"timm/vit_{size}_clip_{training}"
+        for size in ("base_patch16", "base_patch32", "large_patch14")
+        for training in ("quickgelu_224.openai", "224.laion2b")
+    ),
+}
+# Entries of a backbone that timm's names do not have: those of CLIP's vision tower, and DINOv2's
+FOREIGN = re.compile(
+    r"(conv1|ln_pre|ln_post|transformer)\..*|class_embedding|positional_embedding|mask_token|register_tokens"
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone by source and name; `keys` are its entries in the file, which begin with `prefix`."""
+
+    source: str
+    name: str
+    prefix: str
+    keys: frozenset[str]
+    state: dict[str, Tensor]  # under the backbone's own names
+
+
+def find(
+    state: dict[str, Tensor], path: Path, given: str | None, prefix: str | None, preferred: tuple[str, ...] = ()
+) -> Backbone:
+    """The backbone `given` as SOURCE/NAME (timm where there is no source), or the one that keys and shapes tell.
+
+    Among several that fit equally the one is taken whose name ends as `preferred` does, or the user must say.
+    """
+    if given is not None:
+        given = given if "/" in given else f"timm/{given}"
+        own = built(given).state_dict()
+        anchors = [TOKENS, CLIP, max(own, key=lambda key: (key.count("."), len(key)))]
+        return _fitting(_under(state, path, anchors, prefix), state, path, [given], ())
+    anchors = [anchor for anchor in FAMILIES if _prefixes(state, anchor)][:1]
+    if not anchors:
+        raise UserError(
+            f"{path} holds no backbone that its keys tell (first: {next(iter(state))}): name it as "
+            "model.backbone=SOURCE/NAME, of timm, torchvision or sfam_bench"
+        )
+    return _fitting(_under(state, path, anchors, prefix), state, path, FAMILIES[anchors[0]], preferred)
+
+
+def _under(state: dict[str, Tensor], path: Path, anchors: Sequence[str], prefix: str | None) -> str:
+    """The prefix of the backbone's keys, which ends where an anchor begins."""
+    if prefix is not None:
+        return prefix
+    found = sorted(set().union(*(_prefixes(state, anchor) for anchor in anchors)))
+    if len(found) > 1:
+        raise UserError(f"{path} holds several backbones, under {', '.join(found)}: choose one as model.prefix")
+    return found[0] if found else ""
+
+
+def _fitting(
+    prefix: str, state: dict[str, Tensor], path: Path, members: Sequence[str], preferred: tuple[str, ...]
+) -> Backbone:
+    """The one of `members` that the entries under a prefix fit."""
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if CLIP in inside:  # timm reads a vision tower under the name that CLIP gives it
+        inside = {f"visual.{key}": value for key, value in inside.items()}
+    fitting, why = {}, ""
+    for member in members:
+        model, unused = built(member), _unused(member)
+        own = translated(model, inside)
+        missing, differing = misfits(model, own, unused)
+        if missing or differing:
+            first = (missing + differing)[0]
+            why = f"{len(missing)} entries missing, {len(differing)} of another shape (first: {first})"
+            continue
+        needed = model.state_dict().keys()
+        fitting[member] = {k: v for k, v in own.items() if k in needed and not k.startswith(unused)}
+    if not fitting:
+        whose = members[0] if len(members) == 1 else f"any of {', '.join(members)}"
+        raise UserError(f"the weights in {path} do not fit {whose}: {why}; name their backbone as model.backbone")
+    liked = [member for member in fitting if len(fitting) == 1 or member.endswith(preferred)]
+    if len(liked) != 1:
+        raise UserError(
+            f"the weights in {path} fit {' and '.join(fitting)}, which differ in what keys do not tell (pixels, "
+            "activation functions): choose one as model.backbone"
+        )
+    source, _, name = liked[0].partition("/")
+    kept = fitting[liked[0]]
+    names = {key: key.removeprefix(prefix) for key in state if key.startswith(prefix)}
+    foreign = FOREIGN.fullmatch if source == "timm" and name.startswith("vit_") else kept.get
+    keys = frozenset(key for key, own in names.items() if own in kept or foreign(own) is not None)
+    return Backbone(source, name, prefix, keys, kept)
+
+
+def _prefixes(state: dict[str, Tensor], anchor: str) -> set[str]:
+    end = re.compile(rf"(.*\.)?{re.escape(anchor)}")
+    return {found[1] or "" for key in state if (found := end.fullmatch(key))}
+
+
+def _unused(member: str) -> tuple[str, ...]:
+    return CLASSIFIER if member.startswith("torchvision/") else ()
+
+
+def built(member: str) -> nn.Module:
+    """A network without memory for its weights."""
+    source, _, name = member.partition("/")
+    with torch.device("meta"):
+        return network(source, name)[0]

@@ -1,0 +1,155 @@
+"""How each code base saves its models, and what its files leave unsaid: pooling, L2, pixels, choice of the epoch."""
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from sfam_bench.errors import UserError
+from sfam_bench.models.checkpoint import read, read_state, state_in
+from sfam_bench.models.networks import Standardise
+from sfam_bench.models.poolings import GAP, GAPGMP
+
+CodeBase: TypeAlias = Literal[
+    "pytorch-metric-learning", "proxy-anchor", "revisiting-dml", "open-metric-learning", "plain"
+]
+METRIC_HEADS = ("embedder", "embedding", "projection")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file as its code base means it."""
+
+    source: CodeBase
+    state: dict[str, Tensor]
+    heads: tuple[str, ...] = METRIC_HEADS  # names of modules of which one, if it is there, is the head
+    pooling: nn.Module = field(default_factory=GAP)
+    normalise: bool = True
+    standardise: Standardise | None = None  # None: that of the backbone
+    preferred: tuple[str, ...] = ()  # of backbones that fit equally, how the name ends of the one that is meant
+    chosen: Literal["test", "validation", "unknown"] = "unknown"
+    split: dict[str, Any] | None = None
+    ignored: tuple[str, ...] = ()  # names of modules that are no part of the model
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What is known of its training, as SimilarityModel keeps it."""
+        known = {"source": self.source, "chosen": self.chosen}
+        return known if self.split is None else {**known, "split": self.split}
+
+
+def reading(path: Path, source: CodeBase | None = None) -> Reading:
+    """Read a file as its code base means it, which is found out where it is not given."""
+    content = read(path)
+    state = state_in(content, path)
+    if any(key.startswith("trunk.1.") for key in state) or "trunk.layers.0.weight" in state:
+        raise UserError(
+            f"{path} was trained here: load it into the model of its training (model=NAME model.checkpoint={path}), "
+            "which the JSON beside it names"
+        )
+    source = source or recognised(path, content, state)
+    return READERS[source](path, content, state)
+
+
+def recognised(path: Path, content: Any, state: Mapping[str, Tensor]) -> CodeBase:
+    """The code base that wrote a file, told by what only its files have."""
+    if re.fullmatch(r"(trunk|embedder)(_.*)?", path.stem):
+        return "pytorch-metric-learning"
+    if isinstance(content.get("opt"), Namespace) and "progress" in content:
+        return "revisiting-dml"
+    if any(re.fullmatch(r"(module\.)?model\.embedding\.weight", key) for key in state):
+        return "proxy-anchor"
+    lightning = "pytorch-lightning_version" in content and any(key.startswith("model.") for key in state)
+    wrapped = any(key.startswith(("extractor.", "model.extractor.")) for key in state)
+    return "open-metric-learning" if lightning or wrapped or _zoo(path) else "plain"
+
+
+def pytorch_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Reading:
+    """Musgrave's trainers and hooks: trunk_SUFFIX.pth beside embedder_SUFFIX.pth, plain state dicts."""
+    role, suffix = re.fullmatch(r"(trunk|embedder)?(.*)", path.name).groups()  # type: ignore[union-attr]
+    if role is None:
+        return Reading("pytorch-metric-learning", state)
+    both = {name: path.with_name(f"{name}{suffix}") for name in ("trunk", "embedder")}
+    trunk = state if role == "trunk" else read_state(both["trunk"])
+    head = read_state(both["embedder"]) if role == "trunk" and both["embedder"].is_file() else {}
+    head = head if role == "trunk" else state
+    return Reading("pytorch-metric-learning", {**trunk, **{f"embedder.{key}": value for key, value in head.items()}})
+
+
+def proxy_anchor(_: Path, __: Any, state: dict[str, Tensor]) -> Reading:
+    """Kim et al., CVPR 2020 (tjddus9597/Proxy-Anchor-CVPR2020), which keeps the epoch best on the test classes."""
+    return Reading("proxy-anchor", state, ("embedding",), GAPGMP(), chosen="test")
+
+
+def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> Reading:
+    """Roth et al., ICML 2020 (Confusezius/Revisiting_Deep_Metric_Learning_PyTorch), settings beside the weights.
+
+    The name of the file says on what the epoch was chosen; without use_tv_split that can only be the test classes.
+    """
+    opt = content.get("opt")
+    arch = str(getattr(opt, "arch", ""))
+    inception = any(key.endswith("conv1_7x7_s2.weight") for key in state)
+    pixels = None
+    if inception:
+        pixels = Standardise((0.502, 0.4588, 0.4078), (0.0039,) * 3, bgr=True)
+    elif any(key.endswith("inception3a.branch1.conv.weight") for key in state):
+        pixels = Standardise((0.5,) * 3, (0.5,) * 3)  # torchvision's transform_input, after ImageNet's mean and std
+    on = re.search(r"checkpoint_(Test|Val|Train)_", path.name)
+    chosen: dict[str, Literal["test", "validation", "unknown"]] = {"Val": "validation", "Train": "unknown"}
+    return Reading(
+        "revisiting-dml",
+        state,
+        ("last_linear",),
+        GAPGMP() if inception and "double" in arch else GAP(),
+        normalise="normalize" in arch if opt is not None else True,
+        standardise=pixels,
+        chosen=chosen.get(on[1], "test") if on else "test",
+        ignored=("layer_blocks",),  # the same stages once more
+    )
+
+
+def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Reading:
+    """OML-Team/open-metric-learning: Lightning's checkpoints of an extractor, and its zoo's.
+
+    The zoo's CUB and Cars models were trained on images of all classes: its converters split by image (CUB's
+    train_test_split.txt), and its pipelines keep the epoch best on the other half, as they do for the rest of the zoo.
+    """
+    data = _zoo(path)
+    classes = {"cub": 200, "cars": 196}.get(data or "")
+    split = None
+    if classes:
+        names = {"dataset": "cub" if data == "cub" else "cars196", "name": "official images", "hash": "official images"}
+        split = {**names, "train_classes": list(range(classes + 1))}  # numbered from 0 or from 1
+    return Reading(
+        "open-metric-learning",
+        state,
+        ("projection", "fc"),
+        preferred=(".dino", ".openai"),
+        chosen="test" if data else "unknown",
+        split=split,
+        ignored=("criterion",),
+    )
+
+
+def plain(_: Path, __: Any, state: dict[str, Tensor]) -> Reading:
+    """A state dict of timm, torchvision or anybody's."""
+    return Reading("plain", state)
+
+
+def _zoo(path: Path) -> str | None:
+    """The data set of a model of OML's zoo, by the name of its file."""
+    found = re.match(r"vit[sbl]\d+_(?:224_mlp_384_)?(inshop|sop|cub|cars)(?![a-z])", path.stem)
+    return found[1] if found else None
+
+
+READERS = {
+    "pytorch-metric-learning": pytorch_metric_learning,
+    "proxy-anchor": proxy_anchor,
+    "revisiting-dml": revisiting_dml,
+    "open-metric-learning": open_metric_learning,
+    "plain": plain,
+}
