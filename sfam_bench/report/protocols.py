@@ -29,7 +29,7 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
-        "Training": _training(facts.get("protocol")),
+        "Training": training(facts.get("protocol")),
         OUTSIDE: outside(facts),
         "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
@@ -54,7 +54,7 @@ def outside(facts: Mapping[str, Any]) -> str:
     return "; ".join((facts.get("protocol") or {}).get("allowed", {}).values())
 
 
-def _training(facts: Mapping[str, Any] | None) -> str:
+def training(facts: Mapping[str, Any] | None) -> str:
     """How the weights were chosen and on what they were trained; nothing for runs that did not say."""
     if facts is None:
         return ""
