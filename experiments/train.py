@@ -39,24 +39,25 @@ def main(cfg: DictConfig) -> None:
     first = rank() == 0
     if first:
         print(yaml.safe_dump({name: resolved[name] for name in SHOWN}, sort_keys=False), flush=True)
+        refuse(run, cfg.resume)
+    if (run / "model.safetensors").exists():
+        print(f"trained already: {run / 'model.safetensors'}")
+        return
     dataset, model = dataset_and_model(cfg)
     recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
     roles = Roles.of(dataset, validation)
     classes = labels(dataset, roles.train)
-    width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
-    criterion, miner = loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
-    if first:
-        refuse(run, cfg.resume)
-        run.mkdir(parents=True, exist_ok=True)
-        if (run / "model.safetensors").exists():
-            print(f"trained already: {run / 'model.safetensors'}")
-            return
-        before = measured(cfg, dataset, model, roles.test)
     examples = Examples(
         roles.train,
         classes.tolist(),
         lambda image_id: augment(dataset.image(image_id)) if augment else dataset.sample(image_id).image,
     )
+    examples.numbered(recipe)  # what cannot be trained is said before anything is embedded
+    width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
+    criterion, miner = loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
+    if first:
+        run.mkdir(parents=True, exist_ok=True)
+        before = measured(cfg, dataset, model, roles.test)
     same = identity(cfg, dataset)
     try:
         with tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
