@@ -143,6 +143,15 @@ def test_licences_and_channels_are_those_that_timm_says() -> None:
         assert timm.create_model(trunk["name"], num_classes=0).num_features == channels
 
 
+def test_bn_inception_does_not_begin_with_random_weights(
+    composed: dict[str, DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SFAM_BENCH_DATA", str(tmp_path))
+    for name in (name for name in NAMES if name.endswith("bn_inception")):
+        with pytest.raises(UserError, match=rf"no weights at {tmp_path}/bn_inception-52deb4733\.pth: give the path"):
+            build(composed[name].model)
+
+
 # The command
 
 
