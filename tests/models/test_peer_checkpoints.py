@@ -1,7 +1,7 @@
 """Files that other code bases write with their own code give the embeddings that this code computes.
 
-Their code is read from checkouts, sub-folders of $SFAM_BENCH_PEERS by the names of the repositories, and imports what it
-needs: pretrainedmodels, and what open-metric-learning requires. What is absent is skipped.
+Their code is read from checkouts, sub-folders of $SFAM_BENCH_PEERS by the names of the repositories, and imports what
+it needs: pretrainedmodels, and what open-metric-learning requires. What is absent is skipped.
 """
 
 import argparse

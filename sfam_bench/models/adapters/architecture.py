@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -93,20 +94,24 @@ def _fitting(
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if CLIP in inside:  # timm reads a vision tower under the name that CLIP gives it
         inside = {f"visual.{key}": value for key, value in inside.items()}
-    fitting, why = {}, ""
+    fitting, misfit = {}, {}
     for member in members:
         model, unused = built(member), _unused(member)
         own = translated(model, inside)
         missing, differing = misfits(model, own, unused)
         if missing or differing:
-            first = (missing + differing)[0]
-            why = f"{len(missing)} entries missing, {len(differing)} of another shape (first: {first})"
+            misfit[member] = (missing, differing)
             continue
         needed = model.state_dict().keys()
         fitting[member] = {k: v for k, v in own.items() if k in needed and not k.startswith(unused)}
     if not fitting:
-        whose = members[0] if len(members) == 1 else f"any of {', '.join(members)}"
-        raise UserError(f"the weights in {path} do not fit {whose}: {why}; name their backbone as model.backbone")
+        nearest = min(misfit, key=lambda member: sum(map(len, misfit[member])))
+        missing, differing = misfit[nearest]
+        raise UserError(
+            f"the weights in {path} do not fit {nearest}{' or its relatives' if len(members) > 1 else ''}: {len(missing)} "
+            f"entries missing, {len(differing)} of another shape (first: {(missing + differing)[0]}); name their backbone "
+            "as model.backbone"
+        )
     liked = [member for member in fitting if len(fitting) == 1 or member.endswith(preferred)]
     if len(liked) != 1:
         raise UserError(
@@ -130,6 +135,7 @@ def _unused(member: str) -> tuple[str, ...]:
     return CLASSIFIER if member.startswith("torchvision/") else ()
 
 
+@cache
 def built(member: str) -> nn.Module:
     """A network without memory for its weights."""
     source, _, name = member.partition("/")
