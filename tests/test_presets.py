@@ -11,6 +11,7 @@ import timm
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings import build, check_fields
@@ -148,7 +149,9 @@ def test_bn_inception_does_not_begin_with_random_weights(
 ) -> None:
     monkeypatch.setenv("SFAM_BENCH_DATA", str(tmp_path))
     for name in (name for name in NAMES if name.endswith("bn_inception")):
-        with pytest.raises(UserError, match=rf"no weights at {tmp_path}/bn_inception-52deb4733\.pth: give the path"):
+        with pytest.raises(
+            InstantiationException, match=rf"no weights at {tmp_path}/bn_inception-52deb4733\.pth: give the path"
+        ):
             build(composed[name].model)
 
 
