@@ -332,7 +332,7 @@ def test_every_choice_has_its_words_in_the_table(chosen: str) -> None:
 
 
 def test_the_words_of_models_of_which_less_is_known() -> None:
-    assert protocols.training(Protocol().admit("m", {}, BIRDS)) == "none, weights as built"
+    assert protocols.training(Protocol().admit("m", {}, BIRDS)) == "none here, weights as built"
     foreign = {"source": "Proxy-Anchor", "chosen": "unknown"}
     assert protocols.training(Protocol().admit("m", foreign, BIRDS)) == "not known how it was chosen, by Proxy-Anchor"
     assert protocols.training(None) == ""

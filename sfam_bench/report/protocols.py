@@ -59,7 +59,7 @@ def training(facts: Mapping[str, Any] | None) -> str:
     if facts is None:
         return ""
     if not facts["chosen"]:
-        return "none, weights as built"
+        return "none here, weights as built"
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
