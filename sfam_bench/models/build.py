@@ -126,7 +126,9 @@ def origin_of(path: Path) -> dict[str, Any]:
         return {"source": "sfam_bench", "chosen": "unknown"}
     try:
         facts = json.loads(file.read_text())
+        if not isinstance(facts, dict):
+            raise ValueError("it is no mapping")
         known = {name: facts[name] for name in ("chosen", "split") if name in facts}
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{file} is damaged ({error}): restore it, or train again") from error
     return {"source": "sfam_bench", "chosen": "unknown", **known}

@@ -107,10 +107,10 @@ def _fitting(
     if not fitting:
         nearest = min(misfit, key=lambda member: sum(map(len, misfit[member])))
         missing, differing = misfit[nearest]
+        whose = nearest if len(members) == 1 else f"{nearest} or its relatives"
         raise UserError(
-            f"the weights in {path} do not fit {nearest}{' or its relatives' if len(members) > 1 else ''}: {len(missing)} "
-            f"entries missing, {len(differing)} of another shape (first: {(missing + differing)[0]}); name their backbone "
-            "as model.backbone"
+            f"the weights in {path} do not fit {whose}: {len(missing)} entries missing, {len(differing)} of another "
+            f"shape (first: {(missing + differing)[0]}); name their backbone as model.backbone"
         )
     liked = [member for member in fitting if len(fitting) == 1 or member.endswith(preferred)]
     if len(liked) != 1:
