@@ -48,6 +48,10 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
                 entry()
             except MISTAKES as error:
                 fail(error)
+            except ValueError as error:
+                if "group override must be" not in str(error):  # Hydra's, of loss=null
+                    raise
+                fail(UserError("a group is chosen by the name of its file, as in validation=none, not by null"))
             except KeyboardInterrupt:
                 print("interrupted: what was finished is kept; continue with resume=true", file=sys.stderr)
                 sys.exit(130)
