@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from experiments.cli import script
 from experiments.inputs import Inputs
 from experiments.parts import begun, keep_pictures, labels, passes_for, ready, supported, wanting
-from experiments.settings import build
+from experiments.settings import build, resolved
 from sfam_bench import pairs as pairing
 from sfam_bench.cost import Cost
 from sfam_bench.evaluate import evaluate
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     choice, calibrate, metrics = build(cfg.pairs), build(cfg.passes), build(cfg.metric)
     identity = inputs.identity("metric", "pairs", "maps")
     directions = {name: {"higher_is_better": metric.higher_is_better} for name, metric in metrics.items()}
-    facts = inputs.facts("evaluate", steps=inputs.resolved["steps"], metrics=directions)
+    facts = inputs.facts("evaluate", steps=resolved(cfg)["steps"], metrics=directions)
     store = begun(Path(cfg.run_dir), identity, cfg.resume)  # early; a new folder is made when all else is there
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     pairs = choice(dataset, model.similarity, gallery, chosen)

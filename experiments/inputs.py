@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.parts import dataset_and_model, image_ids, judged, train_ids
-from experiments.settings import build
+from experiments.settings import build, resolved
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer
@@ -44,9 +44,9 @@ class Inputs:
 
     def identity(self, *matters: str) -> dict[str, Any]:
         """What a run must share with another to continue it; `matters` are further parts of its config."""
-        resolved = self.resolved
+        settings = resolved(self.cfg)
         identity = {
-            **{name: resolved[name] for name in (*MATTERS, *matters)},
+            **{name: settings[name] for name in (*MATTERS, *matters)},
             **{"split_hash": split_hash(self.dataset.index), "weights": weights_hash(self.model)},
             "protocol": self.protocol,
         }
@@ -64,8 +64,3 @@ class Inputs:
             "blind": [name for name, made in explainers.items() if card_of(made).blind],
             **more,
         }
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """The config in plain types, every reference resolved."""
-        return OmegaConf.to_container(self.cfg, resolve=True, throw_on_missing=False)  # type: ignore[return-value]

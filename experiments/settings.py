@@ -32,6 +32,11 @@ TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
 
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """A config in plain types, every reference resolved."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
+
+
 def build(config: Any, **fields: Any) -> Any:
     """Instantiate one node; plain dicts and lists inside, so that frozen dataclasses stay what they are."""
     if isinstance(config, DictConfig | ListConfig):

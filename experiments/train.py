@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from experiments.cli import script
 from experiments.parts import dataset_and_model, image_ids, labels
-from experiments.settings import build
-from experiments.training import KEYS, Roles, choice_for, chosen, identity, loss, measured, plain, tensorboard
+from experiments.settings import build, resolved
+from experiments.training import KEYS, Roles, choice_for, chosen, identity, loss, measured, tensorboard
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.files import atomic
 from sfam_bench.models.build import save
@@ -33,12 +33,12 @@ SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation", "pub
 
 @script("train")
 def main(cfg: DictConfig) -> None:
-    run, resolved = Path(cfg.run_dir), plain(cfg)
+    run, settings = Path(cfg.run_dir), resolved(cfg)
     if device := join():
         cfg.device = str(device)
     first = rank() == 0
     if first:
-        print(yaml.safe_dump({name: resolved[name] for name in SHOWN}, sort_keys=False), flush=True)
+        print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
         refuse(run, cfg.resume)
     if (run / "model.safetensors").exists():
         print(f"trained already: {run / 'model.safetensors'}")
@@ -82,10 +82,10 @@ def main(cfg: DictConfig) -> None:
             "train_classes": sorted(set(labels(dataset, image_ids(dataset, "train")).tolist())),
         },
         **{group: HydraConfig.get().runtime.choices[group] for group in ("loss", "miner", "recipe")},
-        "published": resolved["published"],
+        "published": settings["published"],
         "retrieval_before": averages(before.drop(columns=KEYS)),
         "retrieval": averages(after.drop(columns=KEYS)),
-        "config": resolved,
+        "config": settings,
     }
     save(model, run / "model.safetensors", facts)
     tidy(run)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from experiments.parts import image_ids, labels
-from experiments.settings import build
+from experiments.settings import build, resolved
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -23,11 +23,6 @@ from sfam_bench.training.validation import Choice, Validation
 Log = Callable[[int, Mapping[str, float]], None]
 KEYS = ["image_id", "label"]
 NO_MATTER = ("workers", "checkpoint_steps")  # of the recipe: they change no weight
-
-
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config with every reference resolved."""
-    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -84,10 +79,10 @@ def chosen(validation: Validation | None, history: pd.DataFrame) -> dict[str, An
 
 def identity(cfg: DictConfig, dataset: Dataset) -> Config:
     """What a training must share to be continued."""
-    resolved = plain(cfg)
-    parts = {name: resolved[name] for name in ("model", "loss", "augmentation", "validation", "seed")}
-    recipe = {name: value for name, value in resolved["train"].items() if name not in NO_MATTER}
-    images = {name: value for name, value in resolved["dataset"].items() if name != "root"}
+    settings = resolved(cfg)
+    parts = {name: settings[name] for name in ("model", "loss", "augmentation", "validation", "seed")}
+    recipe = {name: value for name, value in settings["train"].items() if name not in NO_MATTER}
+    images = {name: value for name, value in settings["dataset"].items() if name != "root"}
     return {**parts, "train": recipe, "dataset": images, "split": split_hash(dataset.index)}
 
 
