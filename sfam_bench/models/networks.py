@@ -120,6 +120,8 @@ def translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     positions = state.get("pos_embed", state.get("visual.positional_embedding"))
     if patches is None or positions is None or patches.shape != cast(Any, model.patch_embed.proj).weight.shape:
         return state
+    if "register_tokens" in state and model.reg_token is None:
+        return {}  # all else would fit
     classes = 1 if "register_tokens" in state else 0  # DINOv2 adds a position to its class token, timm has the sum
     if model.pos_embed is None or positions.shape[-2] - classes != model.pos_embed.shape[1]:
         return state

@@ -195,6 +195,20 @@ def test_keys_that_do_not_tell_the_pixels_are_not_guessed(tmp_path):
     assert loaded(path, backbone=given).trunk[0].mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
+def test_registers_are_not_left_out_in_silence(tmp_path):
+    net = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
+    registers = {"mask_token": torch.zeros(1, 384), "register_tokens": torch.rand(1, 4, 384)}
+    path = saved({**net.state_dict(), **registers}, tmp_path / "a.pth")
+    model = checkpoint(str(path), Cosine(), image_size=56)
+    assert torch.equal(model.trunk[1].transformer.reg_token, registers["register_tokens"])
+    for load in (
+        lambda: checkpoint(str(path), Cosine(), backbone="vit_small_patch14_dinov2"),
+        lambda: backbone("vit_small_patch14_dinov2", weights=str(path)),
+    ):
+        with pytest.raises(UserError, match=r"do not fit .*vit_small_patch14_dinov2: \d+"):
+            load()
+
+
 # Plain files
 
 

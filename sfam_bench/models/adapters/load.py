@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -28,25 +29,25 @@ log = logging.getLogger(__name__)
 def checkpoint(
     path: str,
     similarity: SimilarityFunction,
-    source: CodeBase | None = None,
+    source: Literal["auto", CodeBase] = "auto",
     backbone: str | None = None,
     prefix: str | None = None,
     head: str | None = None,
     pooling: nn.Module | None = None,
     normalise: bool | None = None,
-    token: Token | None = None,
+    token: Literal["auto", Token] = "auto",
     layer: str | None = None,
     features: str | None = None,
     name: str | None = None,
     image_size: int = 224,
 ) -> SimilarityModel:
-    """The model in a file of another code base; what is None is found in the file, or UserError says what to give.
+    """The model in a file of another code base; what is None or "auto" is found, or UserError says what to give.
 
     `backbone` is SOURCE/NAME, `prefix` that of its keys, `head` the module that is the head (none: there is none);
     `token`, `layer` and `features` are those of `trunk_and_tail`.
     """
     file = Path(path)
-    found = reading(file, source)
+    found = reading(file, None if source == "auto" else source)
     state = {key: value.float() if value.is_floating_point() else value for key, value in found.state.items()}
     check_finite(state, file)
     body = find(state, file, backbone, prefix, found.preferred)
@@ -60,8 +61,8 @@ def checkpoint(
         *(path, found.source, body.source, body.name, body.prefix, projection.said, ", ".join(ignored) or "nothing"),
     )
     transformer = body.source == "timm" and body.name.startswith(("vit_", "deit"))
-    token = token or ("class" if transformer else "patch")
-    cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, token)
+    read: Token = ("class" if transformer else "patch") if token == "auto" else token
+    cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, read)
     norm = found.normalise if normalise is None else normalise
     pooled = pooling or found.pooling
     try:
