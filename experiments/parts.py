@@ -39,6 +39,8 @@ def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     # channels_last is the faster layout for convolutions, a third and more on CPUs
     model = build(cfg.model).to(memory_format=torch.channels_last)
+    if not model.origin and (weights := OmegaConf.select(cfg, "model.trunk.weights")):
+        model.origin = {"source": str(weights), "chosen": "unknown"}
     try:
         return dataset, model.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, or not there

@@ -13,10 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.cli import script
-from experiments.parts import dataset_and_model, image_ids, labels
+from experiments.parts import dataset_and_model, judged, labels
 from experiments.settings import build, resolved
-from experiments.training import KEYS, Roles, choice_for, chosen, identity, loss, measured, tensorboard
-from sfam_bench.datasets.base import split_hash
+from experiments.training import KEYS, Roles, best_epoch, choice_for, identity, lineage, loss, measured, tensorboard
 from sfam_bench.files import atomic
 from sfam_bench.models.build import save
 from sfam_bench.provenance import run_facts
@@ -46,6 +45,7 @@ def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
     recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
     roles = Roles.of(dataset, validation)
+    judged(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
     classes = labels(dataset, roles.train)
     examples = Examples(
         roles.train,
@@ -76,11 +76,8 @@ def main(cfg: DictConfig) -> None:
         pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)
     facts = {
         **run_facts(),
-        **chosen(validation, history),
-        "split": {
-            **{"dataset": dataset.name, "name": dataset.split_name, "hash": split_hash(dataset.index)},
-            "train_classes": sorted(set(labels(dataset, image_ids(dataset, "train")).tolist())),
-        },
+        **lineage(dataset, model.origin, "validation" if validation else "last epoch"),
+        **({"validation": best_epoch(validation, history)} if validation else {}),
         **{group: HydraConfig.get().runtime.choices[group] for group in ("loss", "miner", "recipe")},
         "published": settings["published"],
         "retrieval_before": averages(before.drop(columns=KEYS)),

@@ -69,12 +69,10 @@ def choice_for(
     )
 
 
-def chosen(validation: Validation | None, history: pd.DataFrame) -> dict[str, Any]:
-    """How it was chosen, as a checkpoint carries it."""
-    if validation is None:
-        return {"chosen": "last epoch"}
+def best_epoch(validation: Validation, history: pd.DataFrame) -> dict[str, Any]:
+    """Which epoch was kept, and why."""
     best = history.iloc[int(history[f"validation_{validation.measure}"].argmax())]
-    return {"chosen": "validation", "validation": {**vars(validation), **best.to_dict()}}
+    return vars(validation) | {str(name): value for name, value in best.items()}
 
 
 def identity(cfg: DictConfig, dataset: Dataset) -> Config:
@@ -84,6 +82,22 @@ def identity(cfg: DictConfig, dataset: Dataset) -> Config:
     recipe = {name: value for name, value in settings["train"].items() if name not in NO_MATTER}
     images = {name: value for name, value in settings["dataset"].items() if name != "root"}
     return {**parts, "train": recipe, "dataset": images, "split": split_hash(dataset.index)}
+
+
+def lineage(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+    """How the weights were chosen and on which classes they were trained, those that they began from included."""
+    classes = set(labels(dataset, image_ids(dataset, "train")).tolist())
+    before = origin.get("split", {})
+    if before.get("dataset") == dataset.name:
+        classes |= set(before["train_classes"])
+    return {
+        "chosen": "test" if origin.get("chosen") == "test" else chosen,
+        "split": {
+            **{"dataset": dataset.name, "name": dataset.split_name, "hash": split_hash(dataset.index)},
+            "train_classes": sorted(classes),
+        },
+        **({"began_from": dict(origin)} if origin else {}),
+    }
 
 
 @contextmanager

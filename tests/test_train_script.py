@@ -114,6 +114,34 @@ def test_only_what_lies_behind_the_cut_is_trained(run_script: Run, tmp_path: Pat
     assert set(one) - same == {"embedder.projection.0.weight", "embedder.projection.0.bias"}
 
 
+def test_what_a_training_begins_from_is_not_forgotten(run_script: Run, whole: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun.safetensors"
+    begun.write_bytes((whole / "model.safetensors").read_bytes())
+    facts = json.loads((whole / "model.json").read_text())
+    seen = facts["split"]["train_classes"]
+
+    def beginning(**changed: Any) -> tuple[tuple[int, str, str], Path]:
+        begun.with_suffix(".json").write_text(json.dumps({**facts, **changed}))
+        run = tmp_path / "run" / "-".join(changed) / str(len(list(tmp_path.rglob("*"))))
+        allow = "protocol.allow=[test_selected]" if changed.get("chosen") == "test" else "protocol.allow=[]"
+        short = [*TRAIN, "train.epochs=1", f"model.checkpoint={begun}", allow, f"run_dir={run}"]
+        return run_script("train", *short), run
+
+    tests = sorted(set(pd.read_parquet(whole / "retrieval.parquet")["label"]))
+    (code, _, err), _ = beginning(split={**facts["split"], "train_classes": [*seen, tests[0]]})
+    assert code == 2
+    assert "was trained on 1 of the 48 classes evaluated" in err
+    outcome, run = beginning(split={**facts["split"], "train_classes": [12345]})
+    ok(outcome)
+    found = json.loads((run / "model.json").read_text())
+    assert found["split"]["train_classes"] == sorted([*seen, 12345])
+    assert found["chosen"] == "last epoch"
+    assert found["began_from"]["split"]["train_classes"] == [12345]
+    outcome, run = beginning(chosen="test")
+    ok(outcome)
+    assert json.loads((run / "model.json").read_text())["chosen"] == "test"
+
+
 def test_numbers_for_tensorboard(run_script: Run, tmp_path: Path) -> None:
     board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = tmp_path / "run"
