@@ -109,7 +109,8 @@ def readable(hint: Any) -> str:
     """A type as a reader of YAML would name it."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
-    named = [PLAIN[kind] for kind in PLAIN if kind in (hint, get_origin(hint), *map(base, get_args(hint)))]
+    named = [readable(part) for part in get_args(hint) if get_origin(part) is Literal]
+    named += [PLAIN[kind] for kind in PLAIN if kind in (hint, get_origin(hint), *map(base, get_args(hint)))]
     return " or ".join([*named, *(["null"] if type(None) in get_args(hint) else [])]) or "a mapping"
 
 
