@@ -18,7 +18,7 @@ from sfam_bench.statistics import clustered_intervals
 
 KEY = {  # what tells trainings apart, and where it stands in their facts
     **{"dataset": "split.dataset", "split": "split.name", "model": "config.model.name", "loss": "loss"},
-    **{"part": "config.train.part", "recipe": "recipe", "seed": "config.train.seed"},
+    **{"miner": "miner", "part": "config.train.part", "recipe": "recipe", "seed": "config.train.seed"},
 }
 FILES = ("model.json", "retrieval.parquet", "history.csv")
 NEEDED = (*KEY.values(), "split.train_classes", "chosen")
@@ -166,22 +166,30 @@ def _incomparable(training: Training) -> str:
 
 def model_sheets(frame: pd.DataFrame) -> list[Table]:
     """The rows of one split as a table that fits a page, and another one beside what was published."""
-    title = " · ".join(map(str, frame.iloc[0][["dataset", "split"]]))
+    title = f"{' · '.join(map(str, frame.iloc[0][['dataset', 'split']]))} ({sizes(frame)})"
     rows = frame.assign(name=row_names(frame)).to_dict("records")
     columns = [Column(words(name), side) for name in MEASURES for side in SIDES]
     columns += [Column("n", "images; classes"), Column("chosen by"), Column("seconds")]
     sheets = [Table(title, tuple(columns), tuple((row["name"], _cells(row)) for row in rows), NOTE, head="model")]
-    if judged := [row for row in rows if row["verdict"]]:
+    if judged := [row for row in rows if not np.isnan(row["published"])]:
         heads = ("ours", "published", "difference", "verdict", "source", "setting")
         table = tuple((row["name"], _beside(row)) for row in judged)
         sheets.append(Table(f"{title}: published", tuple(map(Column, heads)), table, BESIDE, head="model"))
     return sheets
 
 
+def sizes(frame: pd.DataFrame) -> str:
+    """How much was measured of one split."""
+    return f"{frame['images'].iloc[0]} test images of {frame['classes'].iloc[0]} classes"
+
+
 def row_names(frame: pd.DataFrame) -> list[str]:
-    """Model, loss and part, and what else tells the rows of one split apart."""
-    more = [name for name in ("recipe", "seed") if len(set(frame[name])) > 1]
-    return [" · ".join(map(str, row)) for row in frame[["model", "loss", "part", *more]].itertuples(index=False)]
+    """Model, loss and part, and what else is needed to tell the rows of one split apart."""
+    names = ["model", "loss", "part"]
+    for more in ("miner", "recipe", "seed"):
+        if frame.duplicated(names).any() and len(set(frame[more])) > 1:
+            names.append(more)
+    return [" · ".join(map(str, row)) for row in frame[names].itertuples(index=False)]
 
 
 def _cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
@@ -216,9 +224,8 @@ def terminal_models(frame: pd.DataFrame) -> str:
             cells = [_measured(row, name) for row in part.to_dict("records")]
             signed = name.endswith("difference")
             lines[words(name)] = [f"{cell.text} {cell.interval}" if signed else cell.text for cell in cells]
-        if (part["verdict"] != "").any():
+        if part["published"].notna().any():
             lines["published"] = [f"{figure:.3f}" if figure == figure else NOTHING for figure in part["published"]]
             lines["verdict"] = part["verdict"].tolist()
-        sizes = f"{part['images'].iloc[0]} images of {part['classes'].iloc[0]} classes"
-        blocks.append(f"{' · '.join(map(str, keys))} ({sizes})\n{pd.DataFrame(lines).to_string(index=False)}")
+        blocks.append(f"{' · '.join(map(str, keys))} ({sizes(part)})\n{pd.DataFrame(lines).to_string(index=False)}")
     return "\n\n".join(blocks)

@@ -26,7 +26,8 @@ def frame(stage: str, values: dict[str, list[float]], labels: tuple[int, ...] = 
 def facts(**changes: Any) -> dict[str, Any]:
     split = {"dataset": "cub", "name": "zero-shot", "hash": "0", "train_classes": [1, 2]}
     config = {"model": {"name": "lite0"}, "train": {"part": "embedder", "seed": 0}}
-    made = {"chosen": "last epoch", "loss": "arcface", "recipe": "default", "published": None, "git": "abc"}
+    made = {"chosen": "last epoch", "loss": "arcface", "miner": "none", "recipe": "default"}
+    made |= {"published": None, "git": "abc"}
     return {**made, "split": split, "config": config, **changes}
 
 
@@ -121,7 +122,12 @@ def test_what_cannot_be_compared_is_shown_and_not_judged(tmp_path: Path, changes
     row = judged(run)
     assert (row["verdict"], row["why"]) == ("not judged", why)
     write_models([run], tmp_path / "out", draws=20)
-    assert f"not judged: {why}" in (tmp_path / "out" / "models.md").read_text()
+    published = run_published(run) is not None  # a table of nothing but gaps is not printed
+    assert (f"not judged: {why}" in (tmp_path / "out" / "models.md").read_text()) == published
+
+
+def run_published(run: Path) -> float | None:
+    return json.loads((run / "model.json").read_text())["published"]["recall_at_1"]
 
 
 # Files
@@ -145,16 +151,23 @@ def test_the_table_is_written_as_csv_markdown_and_latex(tmp_path: Path) -> None:
     assert "Kim et al., CVPR 2020 (verified) | BN-Inception |" in page
     assert (out / "models.tex").read_text().count(r"\begin{table}") == 2
     shown = terminal_models(table)
-    assert "cub · zero-shot (4 images of 2 classes)" in shown
+    assert "cub · zero-shot (4 test images of 2 classes)" in shown
     assert "not judged" in shown
 
 
-def test_seeds_and_recipes_are_named_where_they_differ(tmp_path: Path) -> None:
-    config = {"model": {"name": "lite0"}, "train": {"part": "all", "seed": 7}}
-    runs = [trained(tmp_path / "a"), trained(tmp_path / "b", config=config)]
+def test_miners_recipes_and_seeds_are_named_where_rows_would_be_alike(tmp_path: Path) -> None:
+    config = {"model": {"name": "lite0"}, "train": {"part": "embedder", "seed": 7}}
+    runs = [trained(tmp_path / "a"), trained(tmp_path / "b", config=config), trained(tmp_path / "c", loss="triplet")]
     table = model_table([read_training(run) for run in runs], draws=20)
-    assert row_names(table) == ["lite0 · arcface · embedder · 0", "lite0 · arcface · all · 7"]
-    assert row_names(table[:1]) == ["lite0 · arcface · embedder"]
+    assert row_names(table) == [
+        "lite0 · arcface · embedder · 0",
+        "lite0 · arcface · embedder · 7",
+        "lite0 · triplet · embedder · 0",
+    ]
+    assert row_names(table[1:]) == ["lite0 · arcface · embedder", "lite0 · triplet · embedder"]
+    mined = [trained(tmp_path / miner, loss="triplet", miner=miner) for miner in ("semihard", "none")]
+    names = row_names(model_table([read_training(run) for run in mined], draws=20))
+    assert names == ["lite0 · triplet · embedder · semihard", "lite0 · triplet · embedder · none"]
 
 
 def test_a_history_without_seconds_leaves_them_open(tmp_path: Path) -> None:
@@ -208,7 +221,7 @@ def test_a_broken_run_is_named(tmp_path: Path, spoil: Callable[[Path], Any], mes
 
 def test_two_runs_of_one_training_and_none_at_all_are_refused(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
-    with pytest.raises(UserError, match=r"both hold cub · zero-shot · lite0 · arcface · embedder"):
+    with pytest.raises(UserError, match=r"both hold cub · zero-shot · lite0 · arcface · none · embedder"):
         write_models([run, trained(tmp_path / "again")], tmp_path / "out")
     with pytest.raises(UserError, match="there is no training to report"):
         write_models([], tmp_path / "out")
