@@ -29,6 +29,7 @@ def _run(name: str, *overrides: str) -> Outcome:
         with (
             patch("sys.argv", [f"experiments/{name}.py", *overrides]),
             patch.dict(os.environ),
+            patch("logging.shutdown"),  # Hydra's set-up would have absl close pytest's stream, which is not stderr now
             redirect_stdout(out),
             redirect_stderr(err),
         ):
