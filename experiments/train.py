@@ -37,7 +37,6 @@ def main(cfg: DictConfig) -> None:
         cfg.device = str(device)
     first = rank() == 0
     if first:
-        print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
         refuse(run, cfg.resume)
     if (run / "model.safetensors").exists():
         print(f"trained already: {run / 'model.safetensors'}")
@@ -57,6 +56,7 @@ def main(cfg: DictConfig) -> None:
     criterion, miner = loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
     if first:
         run.mkdir(parents=True, exist_ok=True)
+        print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
         before = measured(cfg, dataset, model, roles.test)
     same = identity(cfg, dataset)
     try:

@@ -143,7 +143,7 @@ TRAINING = {
     "train.batch_size=1000": ("batch_size", "per_class"),
     "train.per_class=-1": ("per_class",),
     "dataset.train_per_class=0": ("no split 'train'",),
-    "loss=nonsense": ("no loss 'nonsense'", "arcface, normalised_softmax, triplet"),
+    "loss=nonsense": ("no loss 'nonsense'", "arcface, circle", "supcon, triplet"),
     "+loss.criterion.tmeperature=1": ("loss.criterion", "tmeperature"),
 }
 
@@ -240,8 +240,8 @@ CHECKPOINTS = {
     "cut": ("cannot read weights from", "damaged"),
     "nan": ("holds NaN or infinity in 'trunk.layers.0.weight'", "train again"),
     "pickled": ("cannot read weights from", "damaged or of another kind"),
-    "malicious": ("refused to read", "only plain tensors"),
-    "bare": ("refused to read", "only plain tensors"),
+    "malicious": ("refused to read", "more than tensors", "save model.state_dict()"),
+    "bare": ("refused to read", "more than tensors", "save model.state_dict()"),
     "list": ("holds no plain state dict", "save model.state_dict()"),
     "other": ("does not fit the model", "missing", "left over"),
 }
