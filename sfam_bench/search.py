@@ -15,9 +15,7 @@ Engine: TypeAlias = Literal["torch", "faiss"]
 Nearest: TypeAlias = tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]  # scores and positions, best first
 
 AT_ONCE = 2**24  # scores that are held at a time: 64 MiB in float32
-FAISS_ROWS = (
-    2048  # queries at a time of faiss, which holds few scores, and takes three times as long with a few hundred
-)
+FAISS_ROWS = 2048  # queries at a time of faiss: it holds few scores, and with a few hundred takes thrice as long
 
 
 def neighbours(

@@ -87,10 +87,11 @@ class Recipe:
         """The optimiser's groups of weights, named, those without a gradient left out."""
         head = set(model.embedder.projection.parameters())
         trained = model.embedder if self.part == "embedder" else model
+        head_lr = self.lr if self.head_lr is None else self.head_lr
         decay = self.weight_decay if self.loss_weight_decay is None else self.loss_weight_decay
         groups = [
             {"name": BODY, "params": _learning(w for w in trained.parameters() if w not in head), "lr": self.lr},
-            {"name": HEAD, "params": _learning(head & set(trained.parameters())), "lr": self.head_lr or self.lr},
+            {"name": HEAD, "params": _learning(head & set(trained.parameters())), "lr": head_lr},
             {"name": PROXIES, "params": _learning(criterion.parameters()), "lr": self.loss_lr, "weight_decay": decay},
         ]
         groups = [{"weight_decay": self.weight_decay, **group} for group in groups if group["params"]]

@@ -54,6 +54,7 @@ def test_each_group_learns_at_its_own_rate_and_decay() -> None:
     only = replace(recipe, part="embedder").groups(of, criterion)
     assert [group["name"] for group in only] == ["head", "proxies"]
     assert replace(recipe, head_lr=None).groups(of, criterion)[1]["lr"] == 1.0
+    assert replace(recipe, head_lr=0).groups(of, criterion)[1]["lr"] == 0
 
 
 def test_nothing_to_learn_is_said() -> None:
