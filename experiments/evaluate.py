@@ -32,15 +32,15 @@ def main(cfg: DictConfig) -> None:
     pairs = choice(dataset, model.similarity, gallery, chosen)
     target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
     frames = pairing.batches(pairs, cfg.batch_size)
-    todo = [number for number in range(len(frames)) if not store.has_shard(number)]
-    stream = pairing.load(dataset, [frames[number] for number in todo])
+    due = [number for number in range(len(frames)) if not store.has_shard(number)]
+    stream = pairing.load(dataset, [frames[number] for number in due])
     costs: dict[str, Cost] = {}
     passes, how, spent = None, {}, Counter[str]()
-    if todo:
+    if due:
         explainers = ready(cfg, dataset, model, explainers, training)
-        one = pairing.load_batch(dataset, frames[todo[0]][:1])
+        one = pairing.load_batch(dataset, frames[due[0]][:1])
         explainers, costs, left_out = supported(cfg.unsupported, model, target, explainers, one)
-        images, count = pairing.load_batch(dataset, frames[todo[0]]).query, sum(len(frames[number]) for number in todo)
+        images, count = pairing.load_batch(dataset, frames[due[0]]).query, sum(len(frames[number]) for number in due)
         passes = passes_for(calibrate, model, metrics, explainers, images, count, cfg.maps.save)
         prepared = {name: made.facts for name, made in explainers.items() if isinstance(made, Prepared)}
         how = {"passes": passes.facts, "unsupported": left_out, **({"prepared": prepared} if prepared else {})}
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     store.write_pairs(pairs)
     searched = Catalogue(gallery, labels(dataset, chosen), tuple(chosen))
     given = (model, target, stream, explainers, metrics, dataset.name, cfg.maps.save, passes, searched, cfg.curves)
-    for number, shard in zip(todo, progress(evaluate(*given), "evaluate", len(todo), "batch"), strict=True):
+    for number, shard in zip(due, progress(evaluate(*given), "evaluate", len(due), "batch"), strict=True):
         spent.update(shard.seconds)
         ids = {side: frames[number][side].to_numpy(str) for side in ("query_id", "reference_id")}
         store.write_shard(number, shard.records, {**ids, **shard.maps} if cfg.maps.save else None, shard.curves)

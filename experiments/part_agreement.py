@@ -30,9 +30,9 @@ def main(cfg: DictConfig) -> None:
     explainers, _, left_out = supported(cfg.unsupported, model, target, explainers, encoded.pair(pairs))
     store = RunStore.create(store.root, identity, facts, resume=cfg.resume)
     store.write_pairs(pairs)
-    todo = [number for number in range(len(pairs)) if not store.has_shard(number)]
-    found = agreement(model, dataset, encoded, pairs.iloc[todo], explainers, colours, cfg.batch_size)
-    for number, records in zip(todo, progress(found, "part agreement", len(todo), "query"), strict=True):
+    due = [number for number in range(len(pairs)) if not store.has_shard(number)]
+    found = agreement(model, dataset, encoded, pairs.iloc[due], explainers, colours, cfg.batch_size)
+    for number, records in zip(due, progress(found, "part agreement", len(due), "query"), strict=True):
         store.write_shard(number, records)
     recall = retrieval(model.similarity, encoded.side.embeddings.cpu(), labels(dataset, chosen), list(cfg.recall_at))
     store.finish(shards=len(pairs), retrieval=recall, unsupported=left_out)
