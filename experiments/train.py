@@ -20,12 +20,12 @@ from sfam_bench.files import atomic
 from sfam_bench.models.build import save
 from sfam_bench.provenance import run_facts
 from sfam_bench.retrieval import averages
+from sfam_bench.signals import Interrupted
 from sfam_bench.store import refuse
 from sfam_bench.training.checkpoint import tidy
 from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join, leave, rank
 from sfam_bench.training.loop import train
-from sfam_bench.training.signals import Interrupted
 
 SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation", "published")
 

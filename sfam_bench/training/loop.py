@@ -20,12 +20,12 @@ from sfam_bench.files import atomic
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import Config
 from sfam_bench.records import pair_seed
+from sfam_bench.signals import Asked, Interrupted, listening
 from sfam_bench.stream import progress
 from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Stateful, tensors
 from sfam_bench.training.data import Cached, Drawn, Examples, Order, loader, seed
 from sfam_bench.training.distributed import anywhere, rank, whole, world
 from sfam_bench.training.recipe import BODY, Recipe
-from sfam_bench.training.signals import Asked, Interrupted, listening
 from sfam_bench.training.validation import Choice
 
 Miner = Callable[[Tensor, Tensor], object]
@@ -185,7 +185,7 @@ class _Training:
         if stop or self.at.step % self.recipe.checkpoint_steps == 0:
             self._write()
         if stop:
-            raise Interrupted(asked.number or 15, self.at.step)
+            raise Interrupted(asked.number or 15, f"update {self.at.step}")
 
     def _write(self) -> None:
         if self.checkpoints and rank() == 0:

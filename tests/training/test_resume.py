@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sfam_bench.errors import UserError
+from sfam_bench.signals import Interrupted
 from sfam_bench.training.checkpoint import Checkpoints, tidy
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
-from sfam_bench.training.signals import Interrupted
 from sfam_bench.training.validation import Choice
 from tests.training.toy import EXAMPLES, LONG, augmented, model, softmax
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
+from sfam_bench.signals import Interrupted
 from sfam_bench.similarity import Cosine
 from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join, leave, rank
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
-from sfam_bench.training.signals import Interrupted
 
 CLASSES, EACH = 4, 5
 LABELS = [10 * (k % CLASSES) for k in range(CLASSES * EACH)]  # labels of a data set need not count from 0

@@ -1,4 +1,4 @@
-"""Asked to stop by the system: the training ends its update and writes a checkpoint."""
+"""Asked to stop by the system: the work at hand is finished and written first."""
 
 import signal
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ ASKED = (signal.SIGTERM, signal.SIGUSR2)  # SLURM's end of time, or one chosen w
 
 
 class Interrupted(Exception):
-    """A training that was asked to stop, and has written where it stands."""
+    """A work that was asked to stop, and has written where it stands."""
 
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} after update {step}")
+    def __init__(self, number: int, after: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after {after}")
         self.number = number
 
 
