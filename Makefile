@@ -63,15 +63,15 @@ table-methods-cub: setup  ## every method on real birds, with the model that mak
 table-choices: setup  ## SFAM along gamma, and what its abstract leaves open, on the planted set (results/choices/)
 	rm -rf results/choices
 	$(PY) experiments/train.py experiment=planted head=linear run_dir=results/choices/train
-	$(PY) experiments/evaluate.py experiment=planted_methods sweep=gamma head=linear model.name=gamma model.checkpoint=results/choices/train/model.safetensors run_dir=results/choices/gamma
-	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=planted_methods sweep=choices head=linear similarity=$s model.name=choices-$s model.checkpoint=results/choices/train/model.safetensors run_dir=results/choices/$s &&) true
+	$(PY) experiments/evaluate.py experiment=planted_methods variants=gamma head=linear model.name=gamma model.checkpoint=results/choices/train/model.safetensors run_dir=results/choices/gamma
+	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=planted_methods variants=choices head=linear similarity=$s model.name=choices-$s model.checkpoint=results/choices/train/model.safetensors run_dir=results/choices/$s &&) true
 	$(PY) experiments/report.py 'runs=[results/choices/gamma,results/choices/cosine,results/choices/negative_euclidean]' out=results/choices/report
 
 table-choices-cub: setup  ## the same on real birds, fine-tuned (results/choices-cub/)
 	rm -rf results/choices-cub
 	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/choices-cub/train
-	$(PY) experiments/evaluate.py experiment=cub_methods sweep=gamma dataset.root=$(CUB) model.name=gamma model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/gamma
-	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=cub_methods sweep=choices dataset.root=$(CUB) similarity=$s model.name=choices-$s model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/$s &&) true
+	$(PY) experiments/evaluate.py experiment=cub_methods variants=gamma dataset.root=$(CUB) model.name=gamma model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/gamma
+	$(foreach s,$(SIMILARITIES),$(PY) experiments/evaluate.py experiment=cub_methods variants=choices dataset.root=$(CUB) similarity=$s model.name=choices-$s model.checkpoint=results/choices-cub/train/model.safetensors run_dir=results/choices-cub/$s &&) true
 	$(PY) experiments/report.py 'runs=[results/choices-cub/gamma,results/choices-cub/cosine,results/choices-cub/negative_euclidean]' out=results/choices-cub/report
 
 # Without methods that take passes of their own, which cost more than all metrics; QUICK='$(METHODS)' has them all

@@ -18,7 +18,7 @@ from sfam_bench.targets import Similarity
 from tests.contract import CONF, FILES, OTHERS, REGIONS, SIZE, choosing, composed, gallery, only, pairs, tiny, traces
 
 METRICS = [name for group, name in FILES if group == "metric"]
-WHOLE = ("experiment", "sweep")  # groups whose files set others
+WHOLE = ("experiment", "variants")  # groups whose files set others
 
 
 @pytest.mark.parametrize(("group", "name"), FILES)
@@ -55,9 +55,9 @@ def test_a_misspelt_field_is_refused(group: str) -> None:
             assert key
 
 
-@pytest.mark.parametrize("name", [name for group, name in FILES if group == "sweep"])
-def test_every_sweep_names_explainers_that_can_be_built(name: str) -> None:
-    built = build(composed("evaluate", f"sweep={name}").explainer)
+@pytest.mark.parametrize("name", [name for group, name in FILES if group == "variants"])
+def test_every_file_of_variants_names_explainers_that_can_be_built(name: str) -> None:
+    built = build(composed("evaluate", f"variants={name}").explainer)
     assert len(built) > 3
 
 
