@@ -1,7 +1,7 @@
 """Asked to stop by the system: the work at hand is finished and written first."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -27,11 +27,11 @@ class Asked:
 
 
 @contextmanager
-def listening() -> Iterator[Asked]:
+def listening(signals: Sequence[signal.Signals] = ASKED) -> Iterator[Asked]:
     """Note signals instead of dying of them, while the block runs; only the main thread can."""
     asked = Asked()
     try:
-        before = {number: signal.signal(number, asked.note) for number in ASKED}
+        before = {number: signal.signal(number, asked.note) for number in signals}
     except ValueError:
         before = {}
     try:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,11 @@ def cut(batches: Sequence[int], shards: int, key: str) -> list[Shard]:
         nearest = at + 1 if at == 0 or ends[at] - share <= share - ends[at - 1] else at
         borders.append(min(max(nearest, borders[-1] + 1), len(batches) - (count - number)))
     borders.append(len(batches))
-    pairs = zip(borders, borders[1:], strict=False)
+    pairs = pairwise(borders)
     return [Shard(config_hash({"key": key, "first": first, "last": last}), first, last) for first, last in pairs]
 
 
-def shards_for(pairs: int, rate: float, minutes: float, workers: int) -> int:
+def shards_for(pairs: int, rate: float, minutes: float | int, workers: int) -> int:
     """How many shards make tasks of about `minutes`: one a worker at least, as many as an array may hold at most."""
     return max(1, min(MOST, max(workers, round(pairs / rate / (60 * minutes)))))
 

@@ -1,0 +1,114 @@
+"""Shards on SLURM: arrays by submitit, asked after by squeue, which every cluster has."""
+
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfam_bench.cluster.plan import MOST
+from sfam_bench.errors import UserError
+
+REQUEUED = 20  # times that a task may run out of time: each goes on where the last one stopped
+AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a task asks of SLURM; null leaves it to the cluster.
+
+    account, partition: names that your cluster gave you. gpus, cpus: of each task. memory: GB of each task.
+    minutes: after which SLURM ends a task, `warning` seconds before which it is told to stop, and queued again.
+    at_once: tasks that may run at the same time. setup: shell lines before each task, such as module load.
+    """
+
+    account: str | None = None
+    partition: str | None = None
+    gpus: int = 0
+    cpus: int = 2
+    memory: float | int | None = None
+    minutes: int = 60
+    warning: int = 90
+    at_once: int = 256
+    setup: list[str] = field(default_factory=list)
+
+    def parameters(self) -> dict[str, Any]:
+        """The same in submitit's words."""
+        asked = {
+            "account": self.account,
+            "partition": self.partition,
+            "gpus_per_node": self.gpus or None,
+            "mem": f"{self.memory}GB" if self.memory else None,
+            "setup": list(self.setup) or None,
+        }
+        return {
+            **{name: value for name, value in asked.items() if value is not None},
+            **{"job_name": "sfam_bench", "cpus_per_task": self.cpus, "time": self.minutes},
+            **{"signal_delay_s": self.warning, "array_parallelism": self.at_once, "stderr_to_stdout": True},
+        }
+
+
+def executor(request: Request, folder: Path) -> Any:
+    """submitit's executor; scripts, logs and what tasks are given lie in `folder`."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("SLURM needs submitit: pip install 'sfam-bench[cluster]'") from error
+    try:
+        made = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUED)
+    except RuntimeError as error:
+        raise UserError("there is no SLURM here (no srun): log in to the cluster, or use launcher=local") from error
+    made.update_parameters(**request.parameters())
+    return made
+
+
+def script(request: Request, folder: Path, tasks: int) -> str:
+    """What sbatch would be given for an array of so many tasks."""
+    made = executor(request, folder)
+    made.parameters["map_count"] = tasks
+    return str(made._make_submission_file_text(made._submitit_command_str, "dry-run"))
+
+
+def submit(request: Request, folder: Path, tasks: Mapping[str, Callable[[], object]]) -> dict[str, str]:
+    """Submit arrays of at most 1,000 tasks; the job id of each shard."""
+    made, shards, jobs = executor(request, folder), list(tasks), dict[str, str]()
+    for start in range(0, len(shards), MOST):
+        part = shards[start : start + MOST]
+        try:
+            with made.batch():
+                found = [made.submit(tasks[shard]) for shard in part]
+        except Exception as error:  # submitit's FailedJobError holds what sbatch said
+            said = " ".join(str(error.__cause__ or error).split())
+            raise UserError(f"sbatch refused the array: {said[-400:]}; check cluster.* by dry_run=true") from error
+        jobs.update({shard: str(job.job_id) for shard, job in zip(part, found, strict=True)})
+    return jobs
+
+
+def queue(jobs: Mapping[str, str]) -> dict[str, str]:
+    """Which shards SLURM still knows, as "running" or "queued"; `jobs` are job ids by shard."""
+    if not jobs:
+        return {}
+    arrays = sorted({job.split("_")[0] for job in jobs.values()})
+    command = ["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "--format", "%i|%T"]
+    states = dict(line.split("|") for line in ask(command, "Invalid job id").split())
+    known = {shard: states[job] for shard, job in jobs.items() if job in states}
+    return {shard: "running" if state in AT_WORK else "queued" for shard, state in known.items()}
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Take jobs out of the queue, and end those that run."""
+    if arrays := sorted({job.split("_")[0] for job in jobs}):
+        ask(["scancel", *arrays], "Invalid job id")
+
+
+def ask(command: Sequence[str], harmless: str) -> str:
+    """What a command of SLURM answers; an error that contains `harmless` counts as no answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(
+            f"cannot ask SLURM ({command[0]}: {error}): is it up, and are you on its login node?"
+        ) from error
+    if done.returncode and harmless not in done.stderr:
+        raise UserError(f"{command[0]} failed ({' '.join(done.stderr.split())[-300:]}): is SLURM up?")
+    return done.stdout
