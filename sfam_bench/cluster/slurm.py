@@ -77,9 +77,10 @@ def submit(request: Request, folder: Path, tasks: Mapping[str, Callable[[], obje
         try:
             with made.batch():
                 found = [made.submit(tasks[shard]) for shard in part]
-        except Exception as error:  # submitit's FailedJobError holds what sbatch said
-            said = " ".join(str(error.__cause__ or error).split())
-            raise UserError(f"sbatch refused the array: {said[-400:]}; check cluster.* by dry_run=true") from error
+        except Exception as error:  # submitit's, of several kinds; sbatch's own words are on the terminal already
+            raise UserError(
+                "sbatch refused the array for the reason above: check cluster.*, by dry_run=true"
+            ) from error
         jobs.update({shard: str(job.job_id) for shard, job in zip(part, found, strict=True)})
     return jobs
 

@@ -1,0 +1,91 @@
+"""What SLURM is asked and what its answers mean, by stand-ins of its commands."""
+
+from pathlib import Path
+
+import pytest
+
+from sfam_bench.cluster import slurm
+from sfam_bench.errors import UserError
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder
+
+
+def command(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_the_queue_is_told_by_shard(commands: Path) -> None:
+    command(commands, "squeue", f'echo "$@" > {commands}/asked; printf "7_0|RUNNING\\n7_1|PENDING\\n9|COMPLETING\\n"')
+    found = slurm.queue({"a": "7_0", "b": "7_1", "c": "7_2", "d": "9"})
+    assert found == {"a": "running", "b": "queued", "d": "running"}
+    assert (commands / "asked").read_text().split() == "--noheader --array --jobs 7,9 --format %i|%T".split()
+
+
+def test_jobs_that_slurm_has_forgotten_are_gone(commands: Path) -> None:
+    command(commands, "squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    assert slurm.queue({"a": "7_0"}) == {}
+
+
+def test_a_controller_that_is_down_is_said(commands: Path) -> None:
+    command(commands, "squeue", 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1')
+    with pytest.raises(UserError, match=r"squeue failed .*Unable to contact slurm controller.*: is SLURM up\?"):
+        slurm.queue({"a": "7_0"})
+
+
+def test_nothing_is_asked_about_nothing(commands: Path) -> None:
+    command(commands, "squeue", "exit 1")
+    command(commands, "scancel", "exit 1")
+    assert slurm.queue({}) == {}
+    slurm.cancel([])
+
+
+def test_whole_arrays_are_cancelled(commands: Path) -> None:
+    command(commands, "scancel", f'echo "$@" > {commands}/asked')
+    slurm.cancel(["7_0", "7_1", "12_3"])
+    assert (commands / "asked").read_text().split() == ["12", "7"]
+
+
+def test_without_slurm_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no SLURM here"):
+        slurm.script(slurm.Request(), tmp_path, 3)
+    with pytest.raises(UserError, match="cannot ask SLURM"):
+        slurm.queue({"a": "1_0"})
+
+
+def test_the_script_asks_for_what_was_asked(commands: Path, tmp_path: Path) -> None:
+    command(commands, "srun", "exit 1")
+    request = slurm.Request("lab", "gpu", gpus=1, cpus=4, memory=16, minutes=30, setup=["module load cuda"], at_once=8)
+    lines = slurm.script(request, tmp_path / "logs", 40).splitlines()
+    wanted = {
+        *("--account=lab", "--partition=gpu", "--gpus-per-node=1", "--cpus-per-task=4", "--mem=16GB", "--time=30"),
+        *("--array=0-39%8", "--signal=USR2@90", "--open-mode=append"),
+    }
+    assert wanted <= {line.removeprefix("#SBATCH ") for line in lines}
+    assert lines.index("module load cuda") < next(i for i, line in enumerate(lines) if line.startswith("srun"))
+    plain = slurm.script(slurm.Request(), tmp_path / "logs", 1)
+    assert not any(word in plain for word in ("--account", "--partition", "--gpus", "--mem"))
+
+
+def test_what_sbatch_refuses_is_said(commands: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command(commands, "srun", "exit 1")
+    command(commands, "sbatch", 'echo "sbatch: error: invalid partition specified: gpu" >&2; exit 1')
+    with pytest.raises(UserError, match="sbatch refused the array for the reason above: check cluster"):
+        slurm.submit(slurm.Request(partition="gpu"), tmp_path / "logs", {"a": int, "b": int})
+    assert "invalid partition specified: gpu" in capfd.readouterr().err
+
+
+def test_more_than_an_array_holds_are_several(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command(commands, "srun", "exit 1")
+    command(commands, "sbatch", f'echo x >> {commands}/n; echo "Submitted batch job $(wc -l < {commands}/n)"')
+    monkeypatch.setattr(slurm, "MOST", 2)
+    found = slurm.submit(slurm.Request(), tmp_path / "logs", dict.fromkeys("abcde", int))
+    assert found == {"a": "1_0", "b": "1_1", "c": "2_0", "d": "2_1", "e": "3"}

@@ -1,0 +1,95 @@
+"""How shards stand, told from files and processes alone."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sfam_bench.cluster.plan import Plan, cut
+from sfam_bench.cluster.status import Status, alive, duration, leave, left, running
+
+
+@pytest.fixture
+def plan() -> Plan:
+    fixed = {"key": "k", "code": "c", "folder": "/", "config": {}, "passes": {}, "left_out": {}}
+    return Plan(**fixed, batches=[4] * 6, rate=1.0, size=0.0, shards=cut([4] * 6, 3, "k"))  # type: ignore[arg-type]
+
+
+def pieces(root: Path, *numbers: int, age: float = 0) -> None:
+    (root / "records").mkdir(exist_ok=True)
+    for number in numbers:
+        path = root / "records" / f"{number:05d}.parquet"
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+
+
+def states(root: Path, plan: Plan, **queue: str) -> list[str]:
+    return Status.of(root, plan, queue).shards["state"].tolist()
+
+
+def test_a_shard_is_done_when_its_word_and_all_its_pieces_are_there(tmp_path: Path, plan: Plan) -> None:
+    first, second, _ = (shard.id for shard in plan.shards)
+    assert states(tmp_path, plan) == ["missing"] * 3
+    pieces(tmp_path, 0, 1, 2, 3)
+    assert states(tmp_path, plan) == ["missing"] * 3
+    leave(tmp_path, "shards", first, state="done")
+    leave(tmp_path, "shards", second, state="incomplete", skipped=[])
+    leave(tmp_path, "failures", second, error="one pair")
+    assert states(tmp_path, plan) == ["done", "incomplete", "missing"]
+    assert Status.of(tmp_path, plan, {}).troubles == f"incomplete {second}: one pair"
+    (tmp_path / "records" / "00001.parquet").rename(tmp_path / "records" / "00001.parquet.bad")
+    assert states(tmp_path, plan) == ["missing", "incomplete", "missing"]
+
+
+def test_what_a_scheduler_knows_is_no_failure_yet(tmp_path: Path, plan: Plan) -> None:
+    first, second, third = (shard.id for shard in plan.shards)
+    leave(tmp_path, "failures", second, error="the node was lost")
+    assert states(tmp_path, plan, **{first: "queued", second: "running"}) == ["queued", "running", "missing"]
+    assert states(tmp_path, plan, **{third: "running"}) == ["missing", "failed", "running"]
+    assert Status.of(tmp_path, plan, {first: "queued"}).live
+    assert not Status.of(tmp_path, plan, {}).live
+
+
+def test_a_killed_process_does_not_run(tmp_path: Path, plan: Plan) -> None:
+    first = plan.shards[0].id
+    with running(tmp_path, first):
+        assert states(tmp_path, plan) == ["running", "missing", "missing"]
+        note = left(tmp_path, "running")[first]
+    assert states(tmp_path, plan) == ["missing"] * 3
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    leave(tmp_path, "running", first, pid=process.pid)
+    deadline = time.monotonic() + 20
+    while states(tmp_path, plan)[0] != "running" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert states(tmp_path, plan)[0] == "running"
+    process.kill()
+    process.wait()
+    assert states(tmp_path, plan)[0] == "missing"
+    assert not alive({**note, "host": "another"})
+    assert not alive({**note, "pid": 1})  # another program
+
+
+def test_a_note_that_is_half_written_is_none(tmp_path: Path) -> None:
+    leave(tmp_path, "shards", "a", state="done")
+    (tmp_path / "shards" / "b.json").write_text('{"state": ')
+    assert list(left(tmp_path, "shards")) == ["a"]
+    assert json.loads((tmp_path / "shards" / "a.json").read_text())["shard"] == "a"
+
+
+def test_rate_and_remaining_time_by_hand(tmp_path: Path, plan: Plan) -> None:
+    pieces(tmp_path, 0, age=2000)  # of an earlier run
+    pieces(tmp_path, 1, age=100)
+    pieces(tmp_path, 2, age=50)
+    pieces(tmp_path, 3, age=10)
+    now = Status.of(tmp_path, plan, {plan.shards[2].id: "running"})
+    assert now.rate == pytest.approx(8 / 100, rel=0.05)  # two batches of four within 100 s
+    assert now.line.endswith("4 of 6 batches; 0.1 pairs a second, 2 min to go")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0, "0 s"), (89.0, "89 s"), (600.0, "10 min"), (7200.0, "2.0 h")])
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
