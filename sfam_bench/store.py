@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,51 +12,43 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic
+from sfam_bench.pieces import CURVES, PLAIN, Piece, line, place, read_table, says, write_piece
 from sfam_bench.provenance import Config, config_hash, plain, run_facts
-
-KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
-TEXT = pa.dictionary(pa.int32(), pa.string())
-SCHEMA = pa.schema([*((key, TEXT) for key in KEYS), ("value", pa.float64()), ("flag", TEXT)])
-POINTS = pa.list_(pa.float32())
-CURVES = pa.schema(
-    [
-        *((key, TEXT) for key in ("explainer", "curve", "query_id", "reference_id")),
-        ("fraction", POINTS),
-        ("score", POINTS),
-    ]
-)
-PLAIN = pa.schema([(field.name, pa.string() if field.type == TEXT else field.type) for field in SCHEMA])
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read."""
+    """A run folder, read; `unfinished` says how much of it is there, where not all is."""
 
     root: Path
     manifest: dict[str, Any]
     pairs: pd.DataFrame
     records: pd.DataFrame
+    unfinished: str = ""
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """Writes one run folder; make it with `RunStore.create`."""
+    """Writes one run folder; make it with `RunStore.create`. Every shard carries the `key` of what made it."""
 
     root: Path
+    key: str = ""
 
     @classmethod
-    def create(cls, root: Path, config: Config, facts: Mapping[str, Any], resume: bool = False) -> "RunStore":
+    def create(
+        cls, root: Path, config: Config, facts: Mapping[str, Any], resume: bool = False, key: str = ""
+    ) -> "RunStore":
         """Begin the run folder `root`, or continue it when `resume` is set and the configs agree.
 
-        `config` must hold only what changes the numbers: its hash decides whether a run may be continued.
+        `config` must hold only what changes the numbers: its hash decides whether a run may be continued, and is the
+        key unless another is given.
         """
-        store = cls(Path(root))
+        store = cls(Path(root), key or config_hash(config))
         refuse(store.root, resume)
         if _holds_results(store.root):
             if read_manifest(store.root).get("config_hash") != config_hash(config):
@@ -85,31 +78,46 @@ class RunStore:
         records: Sequence[Any] | pd.DataFrame,
         maps: Mapping[str, np.ndarray] | None = None,
         curves: Sequence[Any] = (),
+        skipped: Sequence[tuple[str, str, str]] = (),
     ) -> None:
         """Write one shard, records last: a shard is complete when its records can be read.
 
         Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`; curves have the fields
-        of `Curve`.
+        of `Curve`; skipped are pairs that could not be explained: query, reference, and why.
         """
-        if len(curves):
-            points = pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES)
-            with atomic(self.root / "curves" / f"{number:05d}.parquet") as temporary:
-                pq.write_table(points, temporary, compression="zstd")
-        if maps is not None:
-            with atomic(self.root / "maps" / f"{number:05d}.npz") as temporary, temporary.open("wb") as file:
-                np.savez(file, **maps)  # type: ignore[arg-type]  # numpy's stub takes the names for allow_pickle
-        frame = pd.DataFrame(records) if len(records) else pd.DataFrame(columns=SCHEMA.names)
-        table = pa.Table.from_pandas(frame[SCHEMA.names], schema=PLAIN, preserve_index=False, safe=True)
-        with atomic(_shard(self.root, number)) as temporary:
-            pq.write_table(table.cast(SCHEMA), temporary)
+        write_piece(self.root, number, self.key, records, maps, curves, skipped)
+
+    def path(self, number: int) -> Path:
+        """Where the records of a shard lie."""
+        return place(self.root, "records", number)
 
     def has_shard(self, number: int) -> bool:
-        """Whether the shard is complete; a truncated one is not, and is written anew."""
-        try:
-            pq.read_metadata(_shard(self.root, number))
-        except (OSError, pa.ArrowException):
+        """Whether the shard is there, of this key and without skipped pairs, by its footer; else it is written anew."""
+        said = says(self.path(number))
+        if (said.get("key"), said.get("batch"), said.get("skipped")) != (self.key, number, []):
             return False
-        return True
+        return all(place(self.root, kind, number).exists() for kind in ("maps", "curves") if said[kind])
+
+    def check_shard(self, number: int) -> str:
+        """What is wrong with a shard, in one line, with all of it read; nothing where it is sound."""
+        try:
+            Piece.read(self.root, number, self.key)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def set_aside(self, number: int) -> None:
+        """Rename a shard that is not sound, so that it is computed anew and can be looked at."""
+        path, count = self.path(number), 0
+        while (aside := path.with_name(f"{path.name}.bad{count or ''}")).exists():
+            count += 1
+        with suppress(FileNotFoundError):  # another has done so
+            path.rename(aside)
+
+    def size(self, number: int) -> int:
+        """Bytes of a shard on disk."""
+        paths = [place(self.root, kind, number) for kind in ("records", "maps", "curves")]
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def write_image(self, image_id: str, pixels: np.ndarray) -> None:
         """Write the picture that the model saw, uint8 (rows, cols, 3), for the gallery."""
@@ -119,16 +127,12 @@ class RunStore:
     def silent(self, metrics: Iterable[str]) -> list[str]:
         """The metrics that have no record in any shard, for want of something that they need."""
         shards = (self.root / "records").glob("[0-9]*.parquet")
-        heard = {name for path in shards for name in _read_parquet(path)["metric"].unique().to_pylist()}
+        heard = {name for path in shards for name in read_table(path)["metric"].unique().to_pylist()}
         return [name for name in metrics if name not in heard]
 
     def finish(self, **facts: Any) -> None:
         """Mark the run complete, and add late facts to its manifest."""
         self.write_manifest({**read_manifest(self.root), **facts, "done": True})
-
-
-def _shard(root: Path, number: int) -> Path:
-    return root / "records" / f"{number:05d}.parquet"
 
 
 def image_path(root: Path, image_id: str) -> Path:
@@ -140,16 +144,25 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     """Read a run folder, or say in one line what is wrong with it."""
     root = Path(root)
     manifest = read_manifest(root)
-    shards = sorted((root / "records").glob("[0-9]*.parquet"))
-    planned = manifest.get("shards", len(shards))
-    if not allow_unfinished and (not manifest.get("done") or len(shards) < planned):
+    there, paths = _tables(root, "records", manifest)
+    planned = manifest.get("shards", there)
+    unfinished = "" if manifest.get("done") and there >= planned else f"{there} of {planned}"
+    if unfinished and not allow_unfinished:
         raise UserError(
-            f"run folder {root} is unfinished: {len(shards)} of {planned} shards are there; "
+            f"run folder {root} is unfinished: {unfinished} shards are there; "
             "continue it with resume=true, or read what is there with allow_unfinished=true"
         )
-    tables = [_read_parquet(path).cast(PLAIN) for path in shards]
+    tables = [read_table(path).cast(PLAIN) for path in paths]
     records = pa.concat_tables(tables or [PLAIN.empty_table()]).to_pandas()
-    return Run(root, manifest, _read_parquet(root / "pairs.parquet").to_pandas(), records)
+    return Run(root, manifest, read_table(root / "pairs.parquet").to_pandas(), records, unfinished)
+
+
+def _tables(root: Path, kind: str, manifest: Mapping[str, Any]) -> tuple[int, list[Path]]:
+    """How many shards a run has, and the files that hold them: one where they were merged."""
+    if merged := manifest.get("merged"):
+        return merged["batches"], [root / f"{kind}.parquet"]
+    paths = sorted((root / kind).glob("[0-9]*.parquet"))
+    return len(paths), paths
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -179,8 +192,8 @@ def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> d
 
 def read_curves(root: Path) -> pd.DataFrame:
     """Read the raw curves of a run: explainer, curve, query_id, reference_id, and arrays of fraction and score."""
-    shards = sorted((Path(root) / "curves").glob("[0-9]*.parquet"))
-    tables = [_read_parquet(path) for path in shards]
+    manifest = read_manifest(root) if (Path(root) / "manifest.json").is_file() else {}
+    tables = [read_table(path) for path in _tables(Path(root), "curves", manifest)[1]]
     return pa.concat_tables(tables or [CURVES.empty_table()], promote_options="permissive").to_pandas()
 
 
@@ -211,13 +224,6 @@ def _claim(folder: Path) -> None:
         raise UserError(f"another job has just begun the run folder {folder.parent}: choose another run_dir") from None
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot read {path} ({_line(error)}): delete it and evaluate with resume=true") from error
-
-
 def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -227,9 +233,5 @@ def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None) -> dict[str
     except Exception as error:  # a broken zip raises half a dozen kinds
         lost = f"{path.parent.parent / 'records' / path.stem}.parquet"
         raise UserError(
-            f"cannot read {path} ({_line(error)}): delete it and {lost}, evaluate with resume=true"
+            f"cannot read {path} ({line(error)}): delete it and {lost}, evaluate with resume=true"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

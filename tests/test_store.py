@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench import store
+from sfam_bench import pieces, store
 from sfam_bench.errors import UserError
 from sfam_bench.provenance import config_hash
 from sfam_bench.store import RunStore, image_path, read_maps, read_run
@@ -113,7 +113,7 @@ def test_a_kill_before_the_swap_leaves_nothing_readable(run: RunStore, monkeypat
 
 
 def test_maps_without_records_are_no_shard(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store.pq, "write_table", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(pieces.pq, "write_table", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         run.write_shard(1, [row("b")], {"query_id": np.array(["b"]), "reference_id": np.array(["r"])})
     assert (run.root / "maps" / "00001.npz").exists()
