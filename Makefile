@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models part-agreement differential bench coverage bench-gpu test lint
+.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models part-agreement sweep differential bench coverage bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,12 @@ part-agreement: setup  ## do maps follow which parts two birds share? frozen and
 	$(PY) experiments/train.py experiment=cub dataset.root=$(CUB) run_dir=results/part-agreement/train
 	$(foreach m,frozen fine-tuned,$(foreach s,$(SIMILARITIES),$(agreement) similarity=$s model.name='lite0 $m $s' $(if $(filter fine-tuned,$m),model.checkpoint=results/part-agreement/train/model.safetensors) $(if $(filter negative_euclidean,$s),$(FORMS)) run_dir=results/part-agreement/$m-$s &&)) true
 	$(PY) experiments/report.py 'runs=[$(subst $(empty) $(empty),$(comma),$(foreach m,frozen fine-tuned,$(foreach s,$(SIMILARITIES),results/part-agreement/$m-$s)))]' out=results/part-agreement/report
+
+# A grid of conf/sweep/; LAUNCHER=joblib, slurm_cpu or slurm_gpu. Started again, it makes what is missing.
+LAUNCHER ?= basic
+
+sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=joblib] [MORE='pairs.count=8'] (results/sweeps/)
+	$(PY) experiments/sweep.py sweep=$(SWEEP) launcher=$(LAUNCHER) "more=[$(subst $(empty) $(empty),$(comma),$(foreach m,$(MORE),'$m'))]"
 
 differential: setup  ## compare the methods with other people's code, and write docs/differential.md
 	$(PY) -m benchmarks.differential
