@@ -68,6 +68,11 @@ class Plan:
         """Pairs of one shard."""
         return sum(self.batches[shard.first : shard.last])
 
+    def check(self, root: Path) -> None:
+        """Raise UserError where the code is not what planned."""
+        if (code := code_hash()) != self.code:
+            raise UserError(f"the code ({code}) is not that of the plan {root} ({self.code}): use that, or plan again")
+
     def write(self, root: Path) -> None:
         """Freeze the plan in its run folder."""
         with atomic(root / FILE) as temporary:

@@ -78,28 +78,33 @@ def submit(request: Request, folder: Path, tasks: Mapping[str, Callable[[], obje
             with made.batch():
                 found = [made.submit(tasks[shard]) for shard in part]
         except Exception as error:  # submitit's, of several kinds; sbatch's own words are on the terminal already
-            raise UserError(
-                "sbatch refused the array for the reason above: check cluster.*, by dry_run=true"
-            ) from error
+            raise UserError("sbatch refused the array for the reason above: check cluster.* by dry_run=true") from error
         jobs.update({shard: str(job.job_id) for shard, job in zip(part, found, strict=True)})
     return jobs
 
 
 def queue(jobs: Mapping[str, str]) -> dict[str, str]:
-    """Which shards SLURM still knows, as "running" or "queued"; `jobs` are job ids by shard."""
+    """Which shards SLURM still knows: "running", "queued", or "held" for ever; `jobs` are job ids by shard."""
     if not jobs:
         return {}
     arrays = sorted({job.split("_")[0] for job in jobs.values()})
-    command = ["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "--format", "%i|%T"]
-    states = dict(line.split("|") for line in ask(command, "Invalid job id").split())
-    known = {shard: states[job] for shard, job in jobs.items() if job in states}
-    return {shard: "running" if state in AT_WORK else "queued" for shard, state in known.items()}
+    command = ["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "--format", "%i|%T|%r"]
+    lines = (line.split("|") for line in ask(command, "Invalid job id").splitlines())
+    states = {job: standing(state, reason) for job, state, reason in lines}
+    return {shard: states[job] for shard, job in jobs.items() if job in states}
+
+
+def standing(state: str, reason: str) -> str:
+    """What a state of SLURM means; a task whose start failed on a broken node is held until somebody cares."""
+    if "held" in reason.lower() or reason == "DependencyNeverSatisfied":
+        return "held"
+    return "running" if state in AT_WORK else "queued"
 
 
 def cancel(jobs: Iterable[str]) -> None:
     """Take jobs out of the queue, and end those that run."""
-    if arrays := sorted({job.split("_")[0] for job in jobs}):
-        ask(["scancel", *arrays], "Invalid job id")
+    if wanted := sorted(set(jobs)):
+        ask(["scancel", *wanted], "Invalid job id")
 
 
 def ask(command: Sequence[str], harmless: str) -> str:

@@ -16,7 +16,8 @@ import pandas as pd
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.files import atomic
 
-STATES = ("done", "incomplete", "running", "queued", "failed", "missing")
+STATES = ("done", "incomplete", "running", "queued", "held", "failed", "missing")
+DUE = ("incomplete", "held", "failed", "missing")
 RECENT = 600  # seconds over which the rate is taken
 
 
@@ -81,8 +82,10 @@ class Status:
             end = ended.get(shard.id, {}).get("state")
             if end == "done" and there == len(shard.batches):
                 state, why = "done", ""
-            elif shard.id in queue or alive(at_work.get(shard.id, {})):
-                state, why = queue.get(shard.id, "running"), ""
+            elif alive(at_work.get(shard.id, {})):
+                state, why = "running", ""
+            elif shard.id in queue:
+                state, why = queue[shard.id], ""
             elif end == "incomplete":
                 state, why = "incomplete", failed.get(shard.id, {}).get("error", "")
             elif shard.id in failed:

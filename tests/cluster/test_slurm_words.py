@@ -23,10 +23,19 @@ def command(folder: Path, name: str, text: str) -> None:
 
 
 def test_the_queue_is_told_by_shard(commands: Path) -> None:
-    command(commands, "squeue", f'echo "$@" > {commands}/asked; printf "7_0|RUNNING\\n7_1|PENDING\\n9|COMPLETING\\n"')
-    found = slurm.queue({"a": "7_0", "b": "7_1", "c": "7_2", "d": "9"})
-    assert found == {"a": "running", "b": "queued", "d": "running"}
-    assert (commands / "asked").read_text().split() == "--noheader --array --jobs 7,9 --format %i|%T".split()
+    answer = [
+        "7_0|RUNNING|None",
+        "7_1|PENDING|Priority",
+        "9|COMPLETING|None",
+        "8_0|PENDING|launch failed requeued held",
+        "8_1|PENDING|DependencyNeverSatisfied",
+    ]
+    (commands / "answer").write_text("\n".join(answer) + "\n")
+    command(commands, "squeue", f'echo "$@" > {commands}/asked; cat {commands}/answer')
+    found = slurm.queue({"a": "7_0", "b": "7_1", "c": "7_2", "d": "9", "e": "8_0", "f": "8_1"})
+    assert found == {"a": "running", "b": "queued", "d": "running", "e": "held", "f": "held"}
+    asked = ["--noheader", "--array", "--jobs", "7,8,9", "--format", "%i|%T|%r"]
+    assert (commands / "asked").read_text().split() == asked
 
 
 def test_jobs_that_slurm_has_forgotten_are_gone(commands: Path) -> None:
@@ -47,10 +56,10 @@ def test_nothing_is_asked_about_nothing(commands: Path) -> None:
     slurm.cancel([])
 
 
-def test_whole_arrays_are_cancelled(commands: Path) -> None:
-    command(commands, "scancel", f'echo "$@" > {commands}/asked')
-    slurm.cancel(["7_0", "7_1", "12_3"])
-    assert (commands / "asked").read_text().split() == ["12", "7"]
+def test_jobs_are_cancelled_once_and_unknown_ones_do_no_harm(commands: Path) -> None:
+    command(commands, "scancel", f'echo "$@" > {commands}/asked; echo "scancel: error: Invalid job id 12" >&2; exit 1')
+    slurm.cancel(["7_0", "7_0", "12"])
+    assert (commands / "asked").read_text().split() == ["12", "7_0"]
 
 
 def test_without_slurm_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

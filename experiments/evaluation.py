@@ -1,0 +1,148 @@
+"""An evaluation in the steps that one process and the tasks of a cluster share."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from experiments.inputs import Inputs
+from experiments.parts import keep_pictures, labels, passes_for, ready, supported
+from experiments.settings import build, resolved
+from sfam_bench import pairs as pairing
+from sfam_bench.cost import Cost
+from sfam_bench.engine.passes import Passes
+from sfam_bench.evaluate import Shard, evaluate
+from sfam_bench.explainers.forms import Explainer
+from sfam_bench.explainers.prepare import Prepared
+from sfam_bench.metrics.base import Metric
+from sfam_bench.records import PairBatch
+from sfam_bench.retrieval import Catalogue, embed, retrieval
+from sfam_bench.similarity import Gallery
+from sfam_bench.store import RunStore
+
+SIDES = ("query_id", "reference_id")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Objects of the config, and what a run must share with another to continue it."""
+
+    cfg: DictConfig
+    inputs: Inputs
+    metrics: dict[str, Metric]
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Evaluation":
+        """Build them."""
+        inputs, metrics = Inputs.of(cfg), build(cfg.metric)
+        return cls(cfg, inputs, metrics, inputs.identity("metric", "pairs", "maps"))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report reads in the manifest."""
+        directions = {name: {"higher_is_better": metric.higher_is_better} for name, metric in self.metrics.items()}
+        return self.inputs.facts("evaluate", steps=resolved(self.cfg)["steps"], metrics=directions)
+
+    def embedded(self) -> Gallery:
+        """Every image that may be explained, embedded."""
+        return embed(self.inputs.model, self.inputs.dataset, self.inputs.explained, self.cfg.batch_size)
+
+    def paired(self, gallery: Gallery) -> pd.DataFrame:
+        """Which pairs to explain."""
+        inputs = self.inputs
+        pairs = build(self.cfg.pairs)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        inputs.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
+        return pairs
+
+    def frames(self, pairs: pd.DataFrame) -> list[pd.DataFrame]:
+        """The pairs in batches."""
+        return pairing.batches(pairs, self.cfg.batch_size)
+
+    def catalogue(self, gallery: Gallery) -> Catalogue:
+        """The gallery with ids and labels."""
+        explained = self.inputs.explained
+        return Catalogue(gallery, labels(self.inputs.dataset, explained), tuple(explained))
+
+    def prepared(self) -> dict[str, Explainer]:
+        """The explainers, those that need training images prepared."""
+        inputs = self.inputs
+        return dict(ready(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
+
+    def retrieval(self, gallery: Gallery) -> dict[str, Any]:
+        """How well the embeddings find one another."""
+        found = self.catalogue(gallery)
+        return retrieval(self.inputs.model.similarity, gallery, found.labels, list(self.cfg.recall_at))
+
+    def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
+        """Keep the images of a few pairs of each kind."""
+        few = pairing.first(pairs, self.cfg.maps.pictures)
+        keep_pictures(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
+
+    def tried(self, frame: pd.DataFrame, count: int) -> "Bench":
+        """The explainers that fit, tried on a pair of `frame`, and passes measured on it for a run of `count` pairs."""
+        inputs, cfg = self.inputs, self.cfg
+        explainers = self.prepared()
+        one = pairing.load_batch(inputs.dataset, frame[:1])
+        fitting, costs, left_out = supported(cfg.unsupported, inputs.model, inputs.target, explainers, one)
+        return replace(self.bench(fitting, frame, count), costs=costs, left_out=left_out)
+
+    def bench(self, explainers: Mapping[str, Explainer], frame: pd.DataFrame, count: int) -> "Bench":
+        """Those explainers, with passes measured on the queries of `frame`."""
+        images, model = pairing.load_batch(self.inputs.dataset, frame).query, self.inputs.model
+        measure = build(self.cfg.passes)
+        passes = passes_for(measure, model, self.metrics, explainers, images, count, self.cfg.maps.save)
+        return Bench(self, explainers, passes)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An evaluation, ready to explain."""
+
+    evaluation: Evaluation
+    explainers: Mapping[str, Explainer]
+    passes: Passes
+    costs: dict[str, Cost] | None = None
+    left_out: dict[str, str] | None = None
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """How the maps are made and measured, for the manifest."""
+        made = {name: made.facts for name, made in self.explainers.items() if isinstance(made, Prepared)}
+        return {"passes": self.passes.facts, "unsupported": self.left_out, **({"prepared": made} if made else {})}
+
+    def cost(self, spent: Counter[str], count: int) -> dict[str, Any]:
+        """What each explainer costs: counted, and the time it took for `count` pairs."""
+        return {k: {**vars(cost), "milliseconds": 1000 * spent[k] / count} for k, cost in (self.costs or {}).items()}
+
+    def explain(self, batches: Iterator[PairBatch] | Sequence[PairBatch], catalogue: Catalogue) -> Iterator[Shard]:
+        """Records, maps and curves of each batch."""
+        cfg, inputs = self.evaluation.cfg, self.evaluation.inputs
+        return evaluate(
+            inputs.model,
+            inputs.target,
+            batches,
+            self.explainers,
+            self.evaluation.metrics,
+            inputs.dataset.name,
+            keep_maps=cfg.maps.save,
+            passes=self.passes,
+            gallery=catalogue,
+            keep_curves=cfg.curves,
+        )
+
+
+def write(
+    store: RunStore, number: int, frame: pd.DataFrame, shard: Shard, skipped: Sequence[tuple[str, str, str]] = ()
+) -> None:
+    """Write one batch; without those pairs that could not be explained, and why."""
+    left = {pair[:2] for pair in skipped}
+    pairs = [pair for pair in zip(frame["query_id"], frame["reference_id"], strict=True) if pair not in left]
+    ids = {side: np.array([pair[i] for pair in pairs], dtype=str) for i, side in enumerate(SIDES)}
+    maps = {**ids, **{name: made.numpy() for name, made in shard.maps.items()}} if shard.maps else None
+    store.write_shard(number, shard.records, maps, shard.curves, skipped)

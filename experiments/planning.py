@@ -1,0 +1,104 @@
+"""Freeze an evaluation in a plan: choose its pairs, measure its first batch, cut it into shards."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+
+from experiments.evaluation import Evaluation, write
+from experiments.settings import resolved
+from experiments.work import GALLERY, threads
+from sfam_bench import pairs as pairing
+from sfam_bench.cluster.plan import FILE, Plan, code_hash, cut, shards_for
+from sfam_bench.cluster.status import duration
+from sfam_bench.errors import UserError
+from sfam_bench.files import atomic
+from sfam_bench.provenance import config_hash
+from sfam_bench.store import RunStore
+
+WORKERS = (1, 8, 64)
+
+
+def plan(cfg: DictConfig) -> None:
+    """Write plan.json and what tasks need beside it; a plan that is there already is kept where it is the same."""
+    root = Path(cfg.run_dir)
+    torch.set_num_threads(threads(cfg.cluster.cpus))
+    evaluation = Evaluation.of(cfg)
+    identity = config_hash(evaluation.identity)
+    if (root / FILE).is_file():
+        known = Plan.read(root)
+        if (known.facts["identity"], known.code) != (identity, code_hash()):
+            raise UserError(f"{root} holds the plan of another config, or of other code: choose another run_dir")
+        print(f"planned already: {described(known)}")
+        return
+    store = RunStore.create(root, evaluation.identity, evaluation.facts, resume=(root / "manifest.json").is_file())
+    gallery = evaluation.embedded()
+    pairs = evaluation.paired(gallery)
+    frames = evaluation.frames(pairs)
+    bench = evaluation.tried(frames[0], len(pairs))
+    mode = {name: bench.passes.facts[name] for name in ("mode", "batch")}
+    frozen = {"identity": identity, "code": code_hash(), "passes": mode, "pairs": pairs.to_csv(index=False)}
+    store = RunStore(root, config_hash(frozen))
+    with atomic(root / GALLERY) as temporary:
+        save_file({"gallery": gallery.contiguous()}, temporary)
+    store.write_pairs(pairs)
+    evaluation.pictures(store, pairs)
+    rate, size = float(cfg.rate or 0), 0.0
+    if not rate:  # the first batch is done with that, unless workers shall be faster than this machine
+        start = time.perf_counter()
+        batch = pairing.load_batch(evaluation.inputs.dataset, frames[0])
+        write(store, 0, frames[0], next(bench.explain([batch], evaluation.catalogue(gallery))))
+        rate = len(batch) / (time.perf_counter() - start)
+        size = store.size(0) / len(batch)
+    sizes = [len(frame) for frame in frames]
+    count = cfg.shards or shards_for(len(pairs), rate, cfg.task_minutes, cfg.workers or 1)
+    facts = {
+        "identity": identity,
+        "retrieval": evaluation.retrieval(gallery),
+        "cost": bench.cost(Counter(), 1),
+        **bench.facts,
+    }
+    config = {**resolved(cfg), "passes": {**resolved(cfg)["passes"], **mode, "seconds": 0.2}}
+    made = Plan(
+        key=store.key,
+        code=code_hash(),
+        folder=str(Path.cwd()),
+        config=config,
+        passes=mode,
+        left_out=bench.left_out or {},
+        batches=sizes,
+        rate=rate,
+        size=size,
+        shards=cut(sizes, count, store.key),
+        facts=facts,
+    )
+    made.write(root)
+    print(f"planned: {described(made)}")
+
+
+def described(plan: Plan) -> str:
+    """Shards, hours and gigabytes of a plan."""
+    longest = max(plan.pairs_of(shard) for shard in plan.shards)
+    batch = max(plan.batches) / plan.rate
+    lines = [
+        f"{plan.pairs} pairs in {len(plan.batches)} batches, {len(plan.shards)} shards of at most {longest} pairs",
+        f"{plan.rate:.2f} pairs a second: {duration(longest / plan.rate)} a shard, {duration(batch)} a batch, which is "
+        "what a killed task loses",
+        "with "
+        + ", ".join(f"{n} workers {duration(hours(plan, n))}" for n in WORKERS if n == 1 or n <= len(plan.shards)),
+    ]
+    if plan.size:
+        lines.append(f"{plan.size * plan.pairs / 1e9:.3g} GB on disk ({plan.size / 1e3:.3g} kB a pair)")
+    return "\n  ".join(lines)
+
+
+def hours(plan: Plan, workers: int) -> float:
+    """Seconds until the last of so many workers is done, each taking the next shard when it is free."""
+    free = [0.0] * workers
+    for shard in plan.shards:
+        at = free.index(min(free))
+        free[at] += plan.pairs_of(shard) / plan.rate
+    return max(free)

@@ -1,0 +1,243 @@
+"""A big evaluation in shards, here or on SLURM: submit.py plan|run|status|merge|cancel run_dir=...
+
+plan takes every setting of evaluate.py; the other verbs read them from the plan.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from experiments.cli import script
+from experiments.settings import build
+from sfam_bench.cluster import local, slurm
+from sfam_bench.cluster.merge import merge
+from sfam_bench.cluster.plan import Plan
+from sfam_bench.cluster.status import DUE, Status, alive, leave, left
+from sfam_bench.errors import UserError
+from sfam_bench.store import RunStore
+
+LATER = ("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial", "cluster", "verb", "hydra")
+WORK = Path(__file__).with_name("work.py")
+
+
+@script("submit")
+def main(cfg: DictConfig) -> None:
+    if cfg.verb not in VERBS:
+        raise UserError(f"'{cfg.verb}' is no verb: say submit.py {'|'.join(VERBS)} run_dir=...")
+    given = [text.lstrip("+~").split("=")[0] for text in HydraConfig.get().overrides.task]
+    if cfg.verb != "plan" and (frozen := [name for name in given if name.split(".")[0] not in LATER]):
+        raise UserError(f"{frozen[0]} is frozen in the plan: give it to submit.py plan, with another run_dir")
+    VERBS[cfg.verb](cfg)
+
+
+def plan(cfg: DictConfig) -> None:
+    """Freeze an evaluation, and cut it into shards."""
+    from experiments.planning import plan as planned  # torch, which the other verbs do without
+
+    planned(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Have computed what is missing."""
+    root, found = opened(cfg)
+    found.check(root)
+    if cfg.launcher not in LAUNCHERS:
+        raise UserError(f"launcher={cfg.launcher}: choose {', '.join(LAUNCHERS)}")
+    if cfg.launcher == "local" and not cfg.wait and not cfg.dry_run:
+        return detached(root)
+    try:
+        with FileLock(root / "run.lock", timeout=1):  # two runs at once would compute the same shards
+            set_aside(root, found)
+            due = state(root, found).of_state(*DUE)
+            if cfg.dry_run:
+                return print(rehearsed(cfg, root, due))
+            for shard in due:
+                (root / "failures" / f"{shard}.json").unlink(missing_ok=True)
+            print(f"{len(due)} of {len(found.shards)} shards to compute", flush=True)
+            if due:
+                LAUNCHERS[cfg.launcher](cfg, root, found, due)
+    except Timeout as error:
+        raise UserError(f"another run is at work on {root}: see submit.py status run_dir={root}") from error
+    if not cfg.wait:
+        return None
+    now = awaited(root, found)
+    if len(now.of_state("done")) < len(found.shards):
+        print(now.troubles, file=sys.stderr)
+        raise UserError(f"{now.line}; what is not done is computed by submit.py run run_dir={root}")
+    return print(now.line)
+
+
+def here(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
+    """Compute shards on this machine."""
+    leave(root, "jobs", "here", due=due)
+    stopped = local.compute(
+        commands(root, due), workers(cfg), root / "logs", build(cfg.cluster).gpus, Teller(root, found)
+    )
+    if stopped:
+        print("stopped: what was done is kept; submit.py run goes on", file=sys.stderr)
+        sys.exit(128 + stopped)
+
+
+def on_slurm(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
+    """Submit shards to SLURM."""
+    from experiments.work import Task
+
+    before = submitted(root)
+    slurm.cancel(before[shard] for shard in due if shard in before)  # what is held there would begin some day
+    jobs = slurm.submit(build(cfg.cluster), root / "logs", {shard: Task(str(root), shard) for shard in due})
+    leave(root, "jobs", f"{time.time_ns()}", jobs=jobs)
+    print(f"submitted: {', '.join(sorted({job.split('_')[0] for job in jobs.values()}))}; logs: {root / 'logs'}")
+
+
+LAUNCHERS = {"local": here, "slurm": on_slurm}
+
+
+def detached(root: Path) -> None:
+    """Begin the same again in the background."""
+    (root / "logs").mkdir(exist_ok=True)
+    with (root / "logs" / "run.log").open("ab") as log:
+        command = [sys.executable, *sys.argv, "wait=true"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    leave(root, "jobs", "background", pid=process.pid)
+    print(f"computing in the background, process {process.pid}: {root / 'logs' / 'run.log'}")
+
+
+def rehearsed(cfg: DictConfig, root: Path, due: list[str]) -> str:
+    """What would be started."""
+    if cfg.launcher == "slurm":
+        return slurm.script(build(cfg.cluster), root / "logs", max(1, len(due)))
+    return "\n".join(f"{workers(cfg)} at a time: {' '.join(command)}" for command in commands(root, due).values())
+
+
+def commands(root: Path, due: list[str]) -> dict[str, list[str]]:
+    """The command of each shard."""
+    return {shard: [sys.executable, str(WORK), f"run_dir={root}", f"shard={shard}"] for shard in due}
+
+
+def workers(cfg: DictConfig) -> int:
+    """Processes on this machine: as many as were asked for, or as fit."""
+    count = cfg.workers or max(1, len(os.sched_getaffinity(0)) // build(cfg.cluster).cpus)
+    if count < 1:
+        raise UserError(f"workers={count}: expected at least 1, or null")
+    return int(count)
+
+
+def opened(cfg: DictConfig) -> tuple[Path, Plan]:
+    """The run folder, and its plan."""
+    root = Path(cfg.run_dir).resolve()
+    return root, Plan.read(root)
+
+
+def set_aside(root: Path, found: Plan) -> None:
+    """Put away pieces that are broken, so that they are computed anew."""
+    store = RunStore(root, found.key)
+    for number in range(len(found.batches)):
+        if store.path(number).exists() and (wrong := store.check_shard(number)):
+            print(f"set aside, to be computed anew: {wrong}", file=sys.stderr)
+            store.set_aside(number)
+
+
+def submitted(root: Path) -> dict[str, str]:
+    """The job that each shard was given to last."""
+    return {shard: job for note in left(root, "jobs").values() for shard, job in note.get("jobs", {}).items()}
+
+
+def state(root: Path, found: Plan) -> Status:
+    """How each shard stands; asks SLURM where it was given any that are not done."""
+    done, failed = Status.of(root, found, {}).of_state("done"), left(root, "failures")
+    here = (note["due"] for note in left(root, "jobs").values() if "due" in note and alive(note))
+    queue = {shard: "queued" for due in here for shard in due if shard not in failed}
+    queue.update(slurm.queue({shard: job for shard, job in submitted(root).items() if shard not in done}))
+    return Status.of(root, found, queue)
+
+
+@dataclass
+class Teller:
+    """Says now and then how it stands."""
+
+    root: Path
+    plan: Plan
+    every: float = 30.0
+    told: float = 0.0
+
+    def __call__(self) -> None:
+        """Say it, if it is time."""
+        if time.monotonic() - self.told > self.every:
+            self.tell(state(self.root, self.plan))
+
+    def tell(self, now: Status) -> None:
+        """Say it."""
+        self.told = time.monotonic()
+        print(now.line, file=sys.stderr, flush=True)
+
+
+def awaited(root: Path, found: Plan) -> Status:
+    """How it stands once nothing is at work and nothing waits."""
+    tell, patience = Teller(root, found), 60
+    while True:
+        try:
+            now = state(root, found)
+        except UserError:  # a controller that restarts
+            if not (patience := patience - 1):
+                raise
+        else:
+            if not now.live:
+                return now
+            if time.monotonic() - tell.told > tell.every:
+                tell.tell(now)
+        time.sleep(2)
+
+
+def status(cfg: DictConfig) -> None:
+    """Say how it stands."""
+    root, found = opened(cfg)
+    now = awaited(root, found) if cfg.watch else state(root, found)
+    print("\n".join(filter(None, (now.line, now.troubles))))
+
+
+def merged(cfg: DictConfig) -> None:
+    """Check all pieces, and make one run of them."""
+    root, found = opened(cfg)
+    notes = left(root, "shards").values()
+    count = sum(note["pairs"] for note in notes) or 1
+    took = {name: 1000 * sum(note["spent"].get(name, 0.0) for note in notes) / count for name in found.facts["cost"]}
+    facts: dict[str, Any] = {name: made for name, made in found.facts.items() if name != "identity"}
+    facts["cost"] = {name: {**cost, "milliseconds": took[name]} for name, cost in facts["cost"].items()}
+    done = merge(root, found, cfg.partial, facts)
+    print(f"merged: {done.rows} records of {done.batches} batches: {root}")
+
+
+def cancel(cfg: DictConfig) -> None:
+    """Stop what is at work or waits; what is done is kept."""
+    root, found = opened(cfg)
+    slurm.cancel({job.split("_")[0] for job in submitted(root).values()})
+    for note in [
+        *left(root, "jobs").values(),
+        *left(root, "running").values(),
+    ]:  # the driver first, which would begin them again
+        if alive(note):
+            os.kill(note["pid"], 15)
+    print(state(root, found).line)
+
+
+VERBS: dict[str, Callable[[DictConfig], None]] = {
+    "plan": plan,
+    "run": run,
+    "status": status,
+    "merge": merged,
+    "cancel": cancel,
+}
+
+if __name__ == "__main__":
+    if sys.argv[1:] and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
+        sys.argv[1] = f"verb={sys.argv[1]}"
+    main()

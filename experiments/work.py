@@ -1,0 +1,192 @@
+"""Compute one shard of a planned evaluation, piece by piece; the command that any scheduler calls."""
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
+
+from experiments.cli import one_line, script
+from experiments.evaluation import Bench, Evaluation, write
+from sfam_bench.cluster.plan import Plan, Shard
+from sfam_bench.cluster.status import leave, running
+from sfam_bench.errors import UserError
+from sfam_bench.evaluate import Shard as Explained
+from sfam_bench.pairs import load_batch
+from sfam_bench.provenance import config_hash
+from sfam_bench.records import PairBatch
+from sfam_bench.retrieval import Catalogue
+from sfam_bench.signals import ASKED, listening
+from sfam_bench.store import RunStore
+from sfam_bench.stream import prefetched
+
+GALLERY = "gallery.safetensors"
+SKIPPED = ("query_id", "reference_id", "why", "traceback")
+Skipped = tuple[str, str, str, str]
+log = logging.getLogger(__name__)
+
+
+@script("work")
+def main(cfg: DictConfig) -> None:
+    stopped = work(Path(cfg.run_dir), cfg.shard)
+    if stopped:
+        print(f"stopped by {signal.Signals(stopped).name}: what was done is kept", file=sys.stderr)
+        sys.exit(128 + stopped)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard as submitit calls it, which queues it again when it ran out of time."""
+
+    root: str
+    shard: str
+
+    def __call__(self) -> None:
+        """Compute it, and hand the warning before the end of its time on to submitit.
+
+        SIGTERM does not stop it: of a task that ends by itself after it, SLURM thinks that it was done.
+        """
+        if stopped := work(Path(self.root), self.shard, [signal.SIGUSR2]):
+            signal.raise_signal(stopped)
+
+    def checkpoint(self) -> Any:
+        """What is begun when it is queued again: the same, since pieces hold what was done."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def work(root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED) -> int | None:
+    """Compute what is missing of a shard; the number of the signal that stopped it, or nothing.
+
+    Leaves shards/ID.json when it came to the end, and failures/ID.json with the traceback when it did not.
+    """
+    plan = Plan.read(root)
+    if shard_id not in plan.by_id:
+        raise UserError(f"{root} has no shard {shard_id}: see submit.py status run_dir={root}")
+    shard = plan.by_id[shard_id]
+    try:
+        with running(root, shard_id):
+            return Worker.of(root, plan, shard).run(stop_at)
+    except Exception as error:
+        leave(root, "failures", shard_id, error=one_line(error), traceback=traceback.format_exc())
+        raise
+
+
+@dataclass
+class Worker:
+    """One process at work on one shard."""
+
+    root: Path
+    plan: Plan
+    shard: Shard
+    store: RunStore
+    frames: list[pd.DataFrame]
+    bench: Bench
+    catalogue: Catalogue
+    spent: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, root: Path, plan: Plan, shard: Shard) -> "Worker":
+        """Build what the plan says, and make sure that it is still the same."""
+        plan.check(root)
+        root = root.resolve()
+        os.chdir(plan.folder)  # where the config's relative paths begin
+        cfg: DictConfig = OmegaConf.create(plan.config)
+        torch.set_num_threads(threads(cfg.cluster.cpus))
+        evaluation = Evaluation.of(cfg)
+        if config_hash(evaluation.identity) != plan.facts["identity"]:
+            raise UserError(f"model or data set are no longer those of the plan {root}: restore them, or plan again")
+        frames = evaluation.frames(pd.read_parquet(root / "pairs.parquet"))
+        made = evaluation.prepared()
+        explainers = {name: explainer for name, explainer in made.items() if name not in plan.left_out}
+        bench = evaluation.bench(explainers, frames[shard.first], plan.pairs_of(shard))
+        if (mode := bench.passes.facts["mode"]) != plan.passes["mode"]:
+            raise UserError(f"passes.mode={plan.passes['mode']} of the plan is not true here ({mode} is): plan with it")
+        catalogue = evaluation.catalogue(load_file(root / GALLERY)["gallery"])
+        if any("gallery" in metric.needs for metric in evaluation.metrics.values()):
+            catalogue = catalogue.to(evaluation.inputs.model.device)
+        return cls(root, plan, shard, RunStore(root, plan.key), frames, bench, catalogue)
+
+    def run(self, stop_at: Sequence[signal.Signals]) -> int | None:
+        """Compute and write each batch that is missing; stops between two batches when it is asked to."""
+        due = [number for number in self.shard.batches if not self.store.has_shard(number)]
+        skipped: list[dict[str, Any]] = []
+        with listening(stop_at) as asked:
+            for number, explained, left in self.explained(due):
+                if len(left) == len(self.frames[number]) > 1:
+                    raise RuntimeError(f"no pair of batch {number} could be explained: {left[0][-1]}")
+                write(self.store, number, self.frames[number], explained, [one[:3] for one in left])
+                self.spent.update(explained.seconds)
+                skipped += [dict(zip(("batch", *SKIPPED), (number, *one), strict=True)) for one in left]
+                if asked.number is not None and number != due[-1]:
+                    return asked.number
+        self.end(sum(len(self.frames[number]) for number in due), skipped)
+        return None
+
+    def end(self, pairs: int, skipped: list[dict[str, Any]]) -> None:
+        """Leave word of the shard; UserError where pairs of it could not be explained."""
+        how = {"pairs": pairs, "seconds": time.monotonic() - self.started, "spent": dict(self.spent)}
+        leave(self.root, "shards", self.shard.id, state="incomplete" if skipped else "done", **how, skipped=skipped)
+        if skipped:
+            pair, why = " with ".join(skipped[0][name] for name in SKIPPED[:2]), skipped[0]["why"]
+            raise UserError(f"{len(skipped)} of {pairs} pairs could not be explained, first {pair}: {why}")
+        (self.root / "failures" / f"{self.shard.id}.json").unlink(missing_ok=True)
+
+    def explained(self, due: Sequence[int]) -> Iterator[tuple[int, Explained, list[Skipped]]]:
+        """Each batch, explained; where it cannot be as a whole, pair by pair, without those that cannot."""
+        for number, batch in zip(due, prefetched(self.loaded, [self.frames[number] for number in due]), strict=True):
+            try:
+                if isinstance(batch, Exception):
+                    raise batch
+                whole: tuple[Explained, list[Skipped]] = self.one(batch), []
+            except Exception as error:  # of a method, a metric, a file: anything
+                log.warning("batch %d cannot be explained as a whole (%s): pair by pair", number, one_line(error))
+                whole = self.pair_by_pair(self.frames[number])
+            yield number, *whole
+
+    def loaded(self, frame: pd.DataFrame) -> PairBatch | Exception:
+        """A batch, or why it cannot be read."""
+        try:
+            return load_batch(self.bench.evaluation.inputs.dataset, frame)
+        except Exception as error:
+            return error
+
+    def one(self, batch: PairBatch) -> Explained:
+        """One batch, explained."""
+        return next(self.bench.explain([batch], self.catalogue))
+
+    def pair_by_pair(self, frame: pd.DataFrame) -> tuple[Explained, list[Skipped]]:
+        """The pairs of a batch that can be explained, and why the others cannot."""
+        good, left = Explained([]), list[Skipped]()
+        for at, (query, reference) in enumerate(zip(frame["query_id"], frame["reference_id"], strict=True)):
+            try:
+                found = self.one(load_batch(self.bench.evaluation.inputs.dataset, frame[at : at + 1]))
+            except Exception as error:
+                left.append((query, reference, one_line(error) or type(error).__name__, traceback.format_exc()))
+                continue
+            maps = {name: torch.cat([good.maps.get(name, made[:0]), made]) for name, made in found.maps.items()}
+            took = Counter(good.seconds) + Counter(found.seconds)
+            good = Explained(good.records + found.records, maps, dict(took), good.curves + found.curves)
+        return good, left
+
+
+def threads(cpus: int) -> int:
+    """How many threads a task takes: what it asked for, and no more than it may use."""
+    return max(1, min(cpus, len(os.sched_getaffinity(0))))
+
+
+if __name__ == "__main__":
+    main()
