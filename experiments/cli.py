@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import UTC, datetime
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 # here, since the processes of joblib and submitit import this file before they read a config
 OmegaConf.register_new_resolver("cell", cell, replace=True)
 OmegaConf.register_new_resolver("shares", shares, replace=True)
+# that it is checked by the launcher's own schema is welcome
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/joblib' is validated against ConfigStore schema")
 
 
 def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:

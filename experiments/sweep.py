@@ -1,6 +1,6 @@
 """Run a grid of trainings and evaluations (conf/sweep/) by Hydra's multirun, and tabulate it; again: what is missing.
 
-sweep=gamma [launcher=basic|joblib|slurm_cpu|slurm_gpu] [out=FOLDER] [more=[pairs.count=8]]
+sweep=gamma [launcher=basic|joblib|slurm_cpu|slurm_gpu] [out=FOLDER] [more=['pairs.count=8']]
 """
 
 import subprocess
