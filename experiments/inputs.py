@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from experiments.parts import dataset_and_model, image_ids, judged, train_ids
 from experiments.settings import build, resolved
+from experiments.tuned import read_all
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer
@@ -21,7 +22,10 @@ MATTERS = ("dataset", "model", "target", "explainer", "split", "batch_size", "se
 
 @dataclass(frozen=True)
 class Inputs:
-    """Objects of the config; `explained` and `training` are ids of images, `protocol` is what Protocol.admit says."""
+    """Objects of the config; `explained` and `training` are ids of images, `protocol` is what Protocol.admit says.
+
+    `tuned` says of each explainer that was tuned how.
+    """
 
     cfg: DictConfig
     dataset: Dataset
@@ -31,6 +35,7 @@ class Inputs:
     explained: list[str]
     training: list[str]
     protocol: dict[str, Any]
+    tuned: dict[str, Any]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Inputs":
@@ -39,8 +44,13 @@ class Inputs:
         target, explainers = build(cfg.target), build(cfg.explainer)
         explained = image_ids(dataset, cfg.split)
         protocol = judged(cfg, dataset, model, explained)
-        training = train_ids(cfg, dataset, explainers, explained)
-        return cls(cfg, dataset, model, target, explainers, explained, training, protocol)
+        studies, variants = read_all(cfg.tuned), dict(explainers)
+        for study in studies:
+            study.check(dataset, explained)
+            variants[study.name] = study.variant(explainers, resolved(cfg)["explainer"])
+        training = train_ids(cfg, dataset, variants, explained)
+        tuned = {study.name: study.facts for study in studies}
+        return cls(cfg, dataset, model, target, variants, explained, training, protocol, tuned)
 
     def identity(self, *matters: str) -> dict[str, Any]:
         """What a run must share with another to continue it; `matters` are further parts of its config."""
@@ -49,6 +59,7 @@ class Inputs:
             **{name: settings[name] for name in (*MATTERS, *matters)},
             **{"split_hash": split_hash(self.dataset.index), "weights": weights_hash(self.model)},
             "protocol": self.protocol,
+            **({"tuned": self.tuned} if self.tuned else {}),
         }
         prepare = {"prepare": {"split": self.cfg.prepare.split, "version": VERSION}}
         return {**identity, **prepare} if self.training else identity
@@ -61,6 +72,7 @@ class Inputs:
             **{"similarity": model.similarity.name, "seed": self.cfg.seed, "explainers": list(explainers)},
             **{"split": {"name": dataset.split_name, "hash": split_hash(dataset.index)}, "protocol": self.protocol},
             "image_counts": {self.cfg.split: len(self.explained)},
+            **({"tuned": self.tuned} if self.tuned else {}),
             "blind": [name for name, made in explainers.items() if card_of(made).blind],
             **more,
         }

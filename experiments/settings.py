@@ -24,10 +24,15 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "engine": Literal["torch", "faiss"],
         "runs": list,
         "out": str,
+        "allow_unfinished": bool,
         "unsupported": Literal["refuse", "skip"],
+        "tuned": list[str] | str | None,
+        "trials": int,
+        "objective": str,
+        "held_out": float,
     },
 }
-LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0}
+LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "trials": 1}
 TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
