@@ -10,7 +10,7 @@ from sfam_bench.report import terminal_table, write_report
 
 @script("report")
 def main(cfg: DictConfig) -> None:
-    report = write_report([Path(run) for run in cfg.runs], Path(cfg.out))
+    report = write_report([Path(run) for run in cfg.runs], Path(cfg.out), allow_unfinished=cfg.allow_unfinished)
     print(terminal_table(report))
     print(f"page: {Path(cfg.out) / 'index.html'}")
 

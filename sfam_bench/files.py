@@ -21,7 +21,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Of several writers each has a temporary of its own, and the last to finish is read.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         _sync(temporary)
@@ -47,18 +47,19 @@ def tidy(folder: Path) -> list[Path]:
     return found
 
 
+def host() -> str:
+    """The name of this machine, fit for a part of a file's name."""
+    return socket.gethostname().replace(".", "-")[:40]
+
+
 def _stale(path: Path) -> bool:
     parts = path.name.rsplit(".", 4)  # the name, host, process, chance, tmp
-    if len(parts) == 5 and parts[1] == _host() and parts[2].isdigit():
+    if len(parts) == 5 and parts[1] == host() and parts[2].isdigit():
         return not Path(f"/proc/{parts[2]}").exists()
     try:
         return time.time() - path.stat().st_mtime > STALE
     except OSError:  # renamed at this moment
         return False
-
-
-def _host() -> str:
-    return socket.gethostname().replace(".", "-")[:40]
 
 
 def _sync(path: Path) -> None:

@@ -146,11 +146,13 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     manifest = read_manifest(root)
     there, paths = _tables(root, "records", manifest)
     planned = manifest.get("shards", there)
-    unfinished = "" if manifest.get("done") and there >= planned else f"{there} of {planned}"
+    unfinished = ""
+    if not manifest.get("done") or there < planned:
+        unfinished = f"{there} of {planned}" if "shards" in manifest else f"{there}"
     if unfinished and not allow_unfinished:
         raise UserError(
-            f"run folder {root} is unfinished: {unfinished} shards are there; "
-            "continue it with resume=true, or read what is there with allow_unfinished=true"
+            f"run folder {root} is unfinished: {unfinished} shards are there; continue it with resume=true (a planned "
+            "one with submit.py run and merge), or read what is there with allow_unfinished=true"
         )
     tables = [read_table(path).cast(PLAIN) for path in paths]
     records = pa.concat_tables(tables or [PLAIN.empty_table()]).to_pandas()

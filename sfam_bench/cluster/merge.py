@@ -43,9 +43,9 @@ class Merged:
         """What is not there, the first few by name; nothing where all is."""
         pairs = [f"{query} with {reference} ({why})" for _, query, reference, why in self.skipped]
         found = [
-            _few("batches are missing", [str(number) for number in self.missing]),
-            _few("pairs could not be explained", pairs),
-            _few("batches are not sound", list(self.wrong.values())),
+            _few("missing batches", [str(number) for number in self.missing]),
+            _few("pairs that could not be explained", pairs),
+            _few("unsound batches", list(self.wrong.values())),
         ]
         return "; ".join(filter(None, found))
 
@@ -103,7 +103,7 @@ class _Found:
                 continue
             try:
                 piece = Piece.read(root, number, plan.key)
-                _whole(piece, pairs, place(root, "records", number))
+                _whole(piece, pairs, root, number)
             except ValueError as error:
                 self.merged.wrong[number] = str(error)
                 continue
@@ -143,7 +143,7 @@ class _Stream:
         """Write what is held."""
         if self.held:
             table = pa.concat_tables([one.replace_schema_metadata(None) for one in self.held])
-            self.writer.write_table(table.unify_dictionaries().combine_chunks(), row_group_size=ROWS)
+            self.writer.write_table(table.unify_dictionaries().combine_chunks(), row_group_size=len(table))
         self.held = []
 
 
@@ -159,33 +159,28 @@ def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
         yield list(zip(queries[first:last], references[first:last], strict=True))
 
 
-def _whole(piece: Piece, pairs: Pairs, path: Path) -> None:
+def _whole(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
     """ValueError unless the records are those of these pairs, less the skipped, and nothing else is of another."""
+    records, curves, maps = (place(root, kind, number) for kind in ("records", "curves", "maps"))
     left = {(query, reference) for query, reference, _ in piece.skipped}
-    expected = set(pairs) - left
+    expected, found = set(pairs) - left, distinct(piece.records)
     if strange := left - set(pairs):
-        raise ValueError(f"{path} skips {_pair(strange)}, which its batch does not have")
-    found = distinct(piece.records)
-    if found != expected:
-        raise ValueError(
-            f"{path} lacks {_pair(expected - found)}"
-            if expected - found
-            else f"{path} holds {_pair(found - expected)}, which its batch does not have"
-        )
-    if strange := distinct(piece.curves) - expected:
-        raise ValueError(f"the curves of {path} hold {_pair(strange)}, which its batch does not have")
+        raise ValueError(f"{records} skips {_pair(strange)}, which its batch does not have")
+    if lost := expected - found:
+        raise ValueError(f"{records} lacks {_pair(lost)}")
+    for path, strange in ((records, found - expected), (curves, distinct(piece.curves) - expected)):
+        if strange:
+            raise ValueError(f"{path} holds {_pair(strange)}, which its batch does not have")
     if piece.explained is not None and piece.explained != [pair for pair in pairs if pair in expected]:
-        raise ValueError(f"the maps of {path} are those of other pairs, or in another order")
+        raise ValueError(f"{maps} is of other pairs than its batch, or in another order")
 
 
 def _pair(pairs: set[tuple[str, str]]) -> str:
-    return f"{len(pairs)} pairs, first {' with '.join(min(pairs))}"
+    return f"{' with '.join(min(pairs))}" + (f" and {len(pairs) - 1} more" if len(pairs) > 1 else "")
 
 
 def _few(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    return f"{what}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def _silent(plan: Plan, metrics: Mapping[str, Any], heard: set[str]) -> list[str]:

@@ -31,6 +31,7 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Model": facts.get("model"),
         "Training": training(facts.get("protocol")),
         OUTSIDE: outside(facts),
+        "Unfinished": f"{run.unfinished} batches" if run.unfinished else "",
         "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
