@@ -103,6 +103,7 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
                 if name in cfg:
                     cfg[name] = value
             spread()
+            tidy(folder)
             check_settings(cfg)
             trained(cfg)
             main(cfg)
@@ -125,6 +126,15 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def tidy(folder: Path) -> None:
+    """Clear a run folder whose job was killed before the manifest: it holds nothing, and could not be continued."""
+    if not (folder / "manifest.json").exists():
+        (folder / "config.yaml").unlink(missing_ok=True)
+        for name in ("records", "maps", "images", "curves"):
+            with suppress(OSError):  # is not there, or holds something
+                (folder / name).rmdir()
 
 
 def spread() -> None:

@@ -326,6 +326,25 @@ def test_a_signal_that_ended_a_job_is_handed_to_who_listened_before(tmp_path: Pa
     assert Job("evaluate-a", tmp_path).state == "missing"
 
 
+def test_a_job_that_was_killed_before_its_manifest_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begins(cfg: DictConfig) -> None:
+        RunStore.create(Path(cfg.run_dir), {}, {}, cfg.resume)
+
+    class Killed(BaseException): ...
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "write_manifest", kill)
+        with pytest.raises(Killed):
+            cli.once(begins, job(tmp_path / "evaluate-a"))
+    assert (tmp_path / "evaluate-a" / "records").is_dir()
+    assert Job("evaluate-a", tmp_path).state == "missing"
+    cli.once(begins, job(tmp_path / "evaluate-a"))
+    assert Job("evaluate-a", tmp_path).done
+
+
 def test_an_evaluation_says_which_training_it_lacks(tmp_path: Path) -> None:
     training = Job("train-gap-1", tmp_path)
     model = {"checkpoint": str(training.folder / "model.safetensors")}
