@@ -47,7 +47,7 @@ SMALL = [
         "metric=[selectivity]",
     ),
 ]
-GRID = "sweep.train={pooling: [gap, gem]}", "sweep.evaluate={similarity: [cosine, dot]}"
+GRID = "~sweep.train.loss", "sweep.evaluate.similarity=[cosine,dot]"  # of losses.yaml, what CONFIG says
 CONFIG = {
     "experiment": "planted_methods",
     "train": {"pooling": ["gap", "gem"]},
@@ -407,7 +407,7 @@ def test_the_table_has_a_row_a_cell_and_names_first_what_is_missing(tmp_path: Pa
         "- train: 1 cells: 0 done, 0 failed, 1 missing",
         "- evaluate: 4 cells: 1 done, 2 failed, 1 missing",
         "- not done: train-a: missing",
-        r"- not done: evaluate-b: cannot read x\|y",
+        r"- not done: evaluate-b: failed: cannot read x\|y",
         "- not done: evaluate-c: missing",
     ]
     assert "| evaluate-a | **0.450** [" in page
@@ -422,7 +422,7 @@ def test_a_table_of_nothing_names_all(tmp_path: Path) -> None:
     done, undone = write_cells("mine", {"evaluate": cells}, tmp_path)
     assert (done, undone) == ([], cells)
     page = (tmp_path / "cells.md").read_text()
-    assert f"not done: evaluate-a: see {cells[0].failure}" in page
+    assert f"not done: evaluate-a: failed: see {cells[0].failure}" in page
     assert "not done: evaluate-b: missing" in page
 
 

@@ -32,7 +32,10 @@ def write_cells(name: str, stages: Mapping[str, Sequence[Job]], out: Path) -> tu
     _frame(cells, states, why, means).to_csv(out / "cells.csv", index=False)
     counts = [(stage, _counted([states[job.id] for job in jobs])) for stage, jobs in stages.items()]
     undone = [job for job in chain(*stages.values()) if states[job.id] != "done"]
-    lines = [*counts, *((f"not done: {job.id}", why[job.id][:MOST] or states[job.id]) for job in undone)]
+    lines = [
+        *counts,
+        *((f"not done: {job.id}", ": ".join(filter(None, [states[job.id], why[job.id][:MOST]]))) for job in undone),
+    ]
     with atomic(out / "cells.md") as temporary:
         page = formats.markdown(f"Sweep {name}", lines, _tables(cells, states, means))
         temporary.write_text(page, encoding="utf-8")
