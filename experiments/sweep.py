@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> None:
     name = HydraConfig.get().runtime.choices["sweep"]
     out = Path("results/sweeps", name) if OmegaConf.is_missing(cfg, "out") else Path(cfg.out)
     sweep = Sweep.of(name, OmegaConf.to_container(cfg.sweep), out, list(cfg.more))  # type: ignore[arg-type]
-    launchers = [*NEEDS, *(file.stem for file in Path(__file__).parents[1].glob("conf/hydra/launcher/slurm*.yaml"))]
+    slurm = Path(__file__).parents[1].glob("conf/hydra/launcher/slurm*.yaml")
+    launchers = [*NEEDS, *sorted(file.stem for file in slurm)]
     if cfg.launcher not in launchers:
         raise UserError(f"launcher is '{cfg.launcher}': choose {', '.join(launchers)}")
     if not find_spec(NEEDS.get(cfg.launcher, SLURM)):
