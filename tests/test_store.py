@@ -1,16 +1,27 @@
 """Run folders: whole or not there, refused or continued, and read with a word on what is wrong."""
 
+import errno
+import os
+import subprocess
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sfam_bench import pieces, store
 from sfam_bench.errors import UserError
+from sfam_bench.files import STALE, atomic, tidy
+from sfam_bench.pieces import SCHEMA, Piece, place
 from sfam_bench.provenance import config_hash
 from sfam_bench.store import RunStore, image_path, read_maps, read_run
+from tests.cluster.made import KEY, PROCESSES, computed, curves, maps, records, rewrite, write
 
 CONFIG = {"model": {"name": "lite0"}, "seed": 0}
 FACTS = {"dataset": "cub", "shards": 2}
@@ -170,3 +181,235 @@ def test_images_keep_ids_with_slashes(run: RunStore) -> None:
 def test_the_config_hash_ignores_the_order_of_keys_alone() -> None:
     assert config_hash({"a": 1, "b": (2, 3)}) == config_hash({"b": [2, 3], "a": 1})
     assert config_hash({"a": 1}) != config_hash({"a": 2})
+
+
+# Pieces: what a shard says of itself, and what is found out when it is not true
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> RunStore:
+    return computed(tmp_path / "run")[0]
+
+
+def test_a_shard_is_had_only_with_this_key_this_number_and_all_its_pairs(planned: RunStore) -> None:
+    assert planned.has_shard(0)
+    assert not RunStore(planned.root, "f" * 16).has_shard(0)
+    assert not planned.has_shard(9)
+    planned.path(9).write_bytes(planned.path(0).read_bytes())
+    assert not planned.has_shard(9)
+    write(planned, 3, skipped=("d",))
+    assert not planned.has_shard(3)
+    assert planned.check_shard(3) == ""  # sound, though not all
+    place(planned.root, "maps", 0).unlink()
+    assert not planned.has_shard(0)
+    assert "maps/00000.npz cannot be read" in planned.check_shard(0)
+
+
+def test_a_shard_says_what_it_holds(planned: RunStore) -> None:
+    file = pq.ParquetFile(planned.path(1))
+    said = pieces.says(planned.path(1))
+    digest = said.pop("digest")
+    told = {"key": KEY, "batch": 1, "rows": 10, "curves": 2, "maps": ["query_id", "reference_id", "sfam/query"]}
+    assert said == {**told, "skipped": []}
+    assert len(digest) == 16
+    assert file.schema_arrow.equals(SCHEMA)
+    assert file.metadata.row_group(0).column(7).compression == "ZSTD"
+    assert planned.size(1) == sum(path.stat().st_size for path in planned.root.glob("*/00001.*"))
+
+
+def test_a_shard_of_an_older_version_is_read_and_not_continued(planned: RunStore) -> None:
+    table = pq.read_table(planned.path(0)).replace_schema_metadata(None)
+    pq.write_table(table, planned.path(0))
+    assert not planned.has_shard(0)
+    assert "another plan (key None" in planned.check_shard(0)
+    assert len(read_run(planned.root, allow_unfinished=True).records) == 35
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda table: table[:-1], "holds 9 of 10 rows"),
+        (lambda table: table.drop_columns("flag"), "has other columns"),
+        (lambda table: table.set_column(7, "value", table["value"].take(list(range(9, -1, -1)))), "digest differs"),
+        (lambda table: table.replace_schema_metadata({b"sfam_bench": b"[]"}), "cannot be read"),
+    ],
+)
+def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore) -> None:
+    pq.write_table(change(pq.read_table(planned.path(1))), planned.path(1))
+    found = planned.check_shard(1)
+    assert why in found
+    assert found.startswith(str(planned.path(1)))
+    assert "\n" not in found
+
+
+def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:
+    for content in (b"first", b"second"):
+        planned.path(1).write_bytes(content)
+        planned.set_aside(1)
+        assert not planned.has_shard(1)
+    planned.set_aside(1)  # another process was faster
+    aside = sorted(planned.path(1).parent.glob("*.bad*"))
+    assert [path.read_bytes() for path in aside] == [b"first", b"second"]
+    assert len(read_run(planned.root, allow_unfinished=True).records) == 25
+    write(planned, 1)
+    assert planned.check_shard(1) == ""
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, Piece, dict[str, bytes]]:
+    store = computed(tmp_path_factory.mktemp("sound") / "run")[0]
+    content = {kind: place(store.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
+    return store, Piece.read(store.root, 1, KEY), content
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(["records", "curves", "maps"]), data=st.data())
+def test_damage_is_found_or_harmless(kind: str, data: st.DataObject, sound) -> None:
+    store, whole, content = sound
+    good, path = content[kind], place(store.root, kind, 1)
+    at = data.draw(st.integers(0, len(good) - 1))
+    flip, cut = data.draw(st.integers(0, 255)), data.draw(st.booleans())
+    path.write_bytes(good[:at] if cut else good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :])
+    try:
+        found = Piece.read(store.root, 1, KEY)
+    except ValueError:
+        assert flip or cut
+    else:
+        assert not cut
+        assert found.records.equals(whole.records)
+        assert found.curves.equals(whole.curves)
+        assert (found.skipped, found.explained) == (whole.skipped, whole.explained)
+        assert np.array_equal(read_maps(store.root, {("c", "r")})["sfam/query"], np.full((1, 2, 3), 1))
+    finally:
+        path.write_bytes(good)
+
+
+def test_a_crash_at_any_byte_leaves_nothing_to_read(planned: RunStore) -> None:
+    whole = {kind: place(planned.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
+    for kind in whole:
+        place(planned.root, kind, 1).unlink()
+    length = len(whole["records"])
+    for cut in range(0, length, 397):
+        for kind, content in whole.items():
+            path = place(planned.root, kind, 1)
+            path.with_name(f".{path.name}.host.1.ab.tmp").write_bytes(content[: min(cut, len(content))])
+        assert not planned.has_shard(1)
+        assert len(read_run(planned.root, allow_unfinished=True).records) == 25
+        assert len(read_maps(planned.root)["query_id"]) == 5
+    for cut in {*range(0, length, 23), *range(length - 20, length)}:  # renamed, and lost by the disk
+        planned.path(1).write_bytes(whole["records"][:cut])
+        assert not planned.has_shard(1)
+
+
+def test_writers_of_one_shard_at_once_never_show_a_half(planned: RunStore) -> None:
+    writers = [PROCESSES.Process(target=rewrite, args=(planned.root, 1, 10)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    looks = []
+    while any(writer.is_alive() for writer in writers):
+        looks.append((planned.has_shard(1), planned.check_shard(1)))
+    for writer in writers:
+        writer.join()
+    assert set(looks) == {(True, "")}
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert not list(planned.root.rglob(".*.tmp"))
+
+
+# Files
+
+
+def test_each_writer_has_a_temporary_of_its_own_and_the_last_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with atomic(path) as first:
+        first.write_text("first")
+        with atomic(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert first != second
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_as_long_as_can_be_are_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127)
+    with atomic(path) as temporary:
+        temporary.write_text("here")
+    assert path.read_text() == "here"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "x", list[tuple[str, bool]]()
+    sync = os.fsync
+
+    def noted(handle: int) -> None:
+        seen.append((Path(f"/proc/self/fd/{handle}").readlink().name, path.exists()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with atomic(path) as temporary:
+        temporary.write_text("here")
+    assert seen == [(temporary.name, False), (tmp_path.name, True)]
+
+
+def test_only_temporaries_without_a_writer_are_tidied(tmp_path: Path) -> None:
+    with atomic(tmp_path / "x") as living:
+        living.touch()
+        stale, young = (tmp_path / f".y.elsewhere.{number}.ab.tmp" for number in (1, 2))
+        for path in (stale, young):
+            path.touch()
+        before = time.time() - STALE - 60
+        os.utime(stale, (before, before))
+        assert tidy(tmp_path) == [stale]
+    assert tidy(tmp_path) == []
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of one megabyte."""
+    (tmp_path / "disk").mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path / "disk"], capture_output=True)
+    if done.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", tmp_path / "disk"], check=True)
+
+
+@pytest.mark.parametrize("kind", ["records", "curves", "maps"])
+def test_a_full_disk_is_one_clear_error_and_what_was_done_stays(kind: str, small: Path) -> None:
+    run, _ = computed(small / "run")
+    noise, many = np.random.default_rng(0), 4000
+    queries = [str(number) for number in range(many)]
+    given_records, given_curves, given_maps = records(["a"], 9), curves(["a"], 9), maps(["a"], 9)
+    if kind == "records":
+        rows = pd.concat([pd.DataFrame(records(queries, 9))] * 8)
+        given_records = rows.assign(value=noise.random(len(rows)))
+    elif kind == "curves":
+        given_curves = curves(queries, 9)
+        for curve in given_curves:
+            curve.score = noise.random(100).tolist()
+    else:
+        given_maps = {**maps(queries, 9), "sfam/query": noise.random((many, 9, 9), np.float32)}
+    with pytest.raises(UserError, match=rf"the disk is full, or your quota is: .*{kind}/00009.*make room") as raised:
+        run.write_shard(9, given_records, given_maps, given_curves)
+    assert "\n" not in str(raised.value)
+    assert not run.has_shard(9)
+    assert [run.check_shard(number) for number in range(4)] == [""] * 4
+    assert not list(small.rglob(".*.tmp"))
+    run.write_shard(9, records(["a"], 9))
+    assert run.has_shard(9)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_writer_that_finds_no_room_leaves_no_half(
+    number: int, planned: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(table: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"PAR1 half")
+        raise OSError(number, os.strerror(number))
+
+    before = planned.path(1).read_bytes()
+    monkeypatch.setattr(pieces.pq, "write_table", half)
+    with pytest.raises(UserError, match="the disk is full"):
+        write(planned, 1)
+    assert planned.path(1).read_bytes() == before
+    assert not list(planned.root.rglob(".*.tmp"))

@@ -1,5 +1,6 @@
 """A small planned run by hand: seven pairs of two kinds in four batches, and processes that die of it."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ KEY, BATCH = "0123456789abcdef", 2
 PAIRS = [("a", "near"), ("a", "hard"), ("b", "near"), ("c", "near"), ("d", "hard"), ("e", "near"), ("f", "near")]
 BATCHES = [["a", "b"], ["c", "e"], ["f"], ["a", "d"]]  # by hand: near first, as it comes first
 EXPLAINERS, METRICS = ("sfam", "chance"), ("deletion_mean", "insertion_mean")
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.cluster.made"])
 FACTS = {"metrics": {name: {"higher_is_better": True} for name in (*METRICS, "wanting", "drawn")}}
 
 

@@ -1,9 +1,10 @@
 """Merging pieces: everything once or nothing, whatever is missing, wrong, or killed."""
 
+import contextlib
 import json
-import multiprocessing
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from sfam_bench.pieces import SCHEMA
 from sfam_bench.report.protocols import protocol
 from sfam_bench.statistics import summary
 from sfam_bench.store import RunStore, read_curves, read_manifest, read_run
-from tests.cluster.made import BATCHES, PAIRS, computed, curves, die, maps, records, write
+from tests.cluster.made import BATCHES, PAIRS, PROCESSES, computed, curves, die, maps, records, write
 
 Made = tuple[RunStore, Plan]
 LENGTHS = [10, 10, 5, 10]  # records of each batch
@@ -192,12 +193,10 @@ def test_a_merge_killed_at_any_step_is_done_again(made: Made, tmp_path: Path) ->
     merge(store.root, plan, partial=True)  # so that each kill falls between two merges
     (tmp_path / "later").rename(store.path(1))
     whole = sorted(np.repeat(np.arange(4), LENGTHS))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.cluster.made"])
     died, step = 0, 0
     while True:
         root = Path(shutil.copytree(store.root, tmp_path / f"{step}"))
-        process = context.Process(target=die, args=(root, step))
+        process = PROCESSES.Process(target=die, args=(root, step))
         process.start()
         process.join()
         values = read_run(root, allow_unfinished=True).records["value"].astype(int).tolist()
@@ -213,3 +212,26 @@ def test_a_merge_killed_at_any_step_is_done_again(made: Made, tmp_path: Path) ->
         step += 1
     assert died > 15
     assert json.loads((root / "manifest.json").read_text())["done"]
+
+
+def test_a_merge_on_a_full_disk_is_one_error_and_done_again(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        store, plan = computed(disk / "run")
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        with pytest.raises(UserError, match="the disk is full"):
+            merge(store.root, plan)
+        assert not list(disk.rglob(".*.tmp"))
+        assert len(read_run(store.root, allow_unfinished=True).records) == sum(LENGTHS)
+        filler.unlink()
+        assert merge(store.root, plan).complete
+        assert len(read_run(store.root).records) == sum(LENGTHS)
+    finally:
+        subprocess.run(["umount", disk], check=True)
