@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models part-agreement sweep differential bench coverage bench-gpu test lint
+.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models tune part-agreement sweep differential bench coverage bench-gpu test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,18 @@ PRESET = $*_$(LOSS)_$(MODEL)
 
 train-%: setup  ## train a preset on cub, cars196 or sop: make train-cub LOSS=arcface [MODEL=resnet50] [MORE='train.epochs=2']
 	$(PY) experiments/train.py experiment=train/$(PRESET) $(if $(filter cub,$*),dataset.root=$(CUB)) run_dir=results/train/$(PRESET) $(MORE)
+
+# The data set's model, trained first where it is not there yet
+EXPERIMENT ?= planted
+SPACE ?= $(METHOD)
+TRIALS ?= 40
+tuned_on = experiment=$(EXPERIMENT) $(if $(HEAD),head=$(HEAD)) $(if $(filter cub,$(EXPERIMENT)),dataset.root=$(CUB))
+TRAINED ?= results/tune/train-$(EXPERIMENT)$(if $(HEAD),-$(HEAD))
+
+tune: setup  ## tune a method's fields on training classes: make tune METHOD=sfam [EXPERIMENT=planted] [HEAD=linear] [TRIALS=40] [MORE='objective=evidence_energy']
+	@test -n "$(METHOD)" || { echo "error: METHOD is not given: name a method, as in make tune METHOD=sfam" >&2; exit 2; }
+	$(PY) experiments/train.py $(tuned_on) resume=true run_dir=$(TRAINED)
+	$(PY) experiments/tune.py $(tuned_on) space=$(SPACE) trials=$(TRIALS) model.checkpoint=$(TRAINED)/model.safetensors run_dir=results/tune/$(SPACE)-$(EXPERIMENT) $(MORE)
 
 table-models: setup  ## trained models beside what they were frozen and what was published: make table-models RUNS=run,run
 	$(PY) experiments/models.py 'runs=[$(RUNS)]' out=results/models
