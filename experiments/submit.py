@@ -36,6 +36,7 @@ def main(cfg: DictConfig) -> None:
     given = [text.lstrip("+~").split("=")[0] for text in HydraConfig.get().overrides.task]
     if cfg.verb != "plan" and (frozen := [name for name in given if name.split(".")[0] not in LATER]):
         raise UserError(f"{frozen[0]} is frozen in the plan: give it to submit.py plan, with another run_dir")
+    build(cfg.cluster)  # checked before anything is computed
     VERBS[cfg.verb](cfg)
 
 

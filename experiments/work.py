@@ -126,8 +126,6 @@ class Worker:
         skipped: list[dict[str, Any]] = []
         with listening(stop_at) as asked:
             for number, explained, left in self.explained(due):
-                if len(left) == len(self.frames[number]) > 1:
-                    raise RuntimeError(f"no pair of batch {number} could be explained: {left[0][-1]}")
                 write(self.store, number, self.frames[number], explained, [one[:3] for one in left])
                 self.spent.update(explained.seconds)
                 skipped += [dict(zip(("batch", *SKIPPED), (number, *one), strict=True)) for one in left]
@@ -142,7 +140,8 @@ class Worker:
         leave(self.root, "shards", self.shard.id, state="incomplete" if skipped else "done", **how, skipped=skipped)
         if skipped:
             pair, why = " with ".join(skipped[0][name] for name in SKIPPED[:2]), skipped[0]["why"]
-            raise UserError(f"{len(skipped)} of {pairs} pairs could not be explained, first {pair}: {why}")
+            cause = RuntimeError(skipped[0]["traceback"])
+            raise UserError(f"{len(skipped)} of {pairs} pairs could not be explained, first {pair}: {why}") from cause
         (self.root / "failures" / f"{self.shard.id}.json").unlink(missing_ok=True)
 
     def explained(self, due: Sequence[int]) -> Iterator[tuple[int, Explained, list[Skipped]]]:

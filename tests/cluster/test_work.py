@@ -1,0 +1,254 @@
+"""An evaluation in shards: the records of one process, whatever the cut and whatever befalls a task."""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+
+from sfam_bench.cluster.plan import Plan
+from sfam_bench.cluster.status import left
+from sfam_bench.store import read_run
+
+Outcome = tuple[int, str, str]
+Run = Callable[..., Outcome]
+SETTINGS = [
+    *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
+    *("pairs.kinds=[random_positive,hard_negative]", "pairs.count=5", "batch_size=2", "steps.intervals=4"),
+    *(
+        "explainer=[lafam,chance]",
+        "metric=[deletion,retrieval]",
+        "maps.save=true",
+        "passes.mode=eager",
+        "cluster.cpus=1",
+    ),
+    "+explainer.poison={_target_: tests.cluster.poison.Poison}",
+]
+BATCHES = 6
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a worker goes to the folder of its plan
+
+
+@pytest.fixture(scope="module")
+def whole(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same evaluation in one process."""
+    root = tmp_path_factory.mktemp("whole") / "run"
+    ok(run_script("evaluate", *[text for text in SETTINGS if not text.startswith("cluster.")], f"run_dir={root}"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def planned(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of two batches, of which the first batch is computed."""
+    root = tmp_path_factory.mktemp("planned") / "run"
+    ok(run_script("submit", "plan", *SETTINGS, "shards=3", f"run_dir={root}"))
+    return root
+
+
+@pytest.fixture
+def run(planned: Path, tmp_path: Path) -> Path:
+    """A copy of the plan."""
+    return shutil.copytree(planned, tmp_path / "run")
+
+
+def ok(outcome: Outcome) -> str:
+    assert outcome[0] == 0, outcome[2]
+    return outcome[1]
+
+
+def refused(outcome: Outcome, *words: str, code: int = 2) -> None:
+    assert outcome[0] == code, outcome[2]
+    last = outcome[2].strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert [word for word in words if word not in last] == [], last
+
+
+def work(run_script: Run, run: Path) -> list[Outcome]:
+    return [run_script("work", f"run_dir={run}", f"shard={shard.id}") for shard in Plan.read(run).shards]
+
+
+def same(run: Path, whole: Path) -> None:
+    keys = ["dataset", "model", "target", "explainer", "metric", "query_id", "reference_id"]
+    found, wanted = (read_run(root).records.sort_values([*keys, "value"], ignore_index=True) for root in (run, whole))
+    pd.testing.assert_frame_equal(found, wanted, check_exact=True)
+
+
+@pytest.mark.parametrize("shards", [1, 3, 64])
+def test_any_number_of_shards_gives_the_records_of_one_process(
+    run_script: Run, whole: Path, tmp_path: Path, shards: int
+) -> None:
+    run = tmp_path / "run"
+    said = ok(run_script("submit", "plan", *SETTINGS, f"shards={shards}", f"run_dir={run}"))
+    assert f"10 pairs in {BATCHES} batches, {min(shards, BATCHES)} shards" in said
+    for outcome in work(run_script, run):
+        ok(outcome)
+    assert f"{min(shards, BATCHES)} done; {BATCHES} of {BATCHES} batches" in ok(
+        run_script("submit", "status", f"run_dir={run}")
+    )
+    ok(run_script("submit", "merge", f"run_dir={run}"))
+    same(run, whole)
+    facts, wanted = read_run(run).manifest, read_run(whole).manifest
+    assert facts["retrieval"] == wanted["retrieval"]
+    assert facts["cost"].keys() == wanted["cost"].keys()
+    assert wanted.keys() <= facts.keys()
+
+
+def test_processes_of_this_machine_compute_it(run_script: Run, run: Path, whole: Path) -> None:
+    said = ok(run_script("submit", "run", f"run_dir={run}", "workers=2", "wait=true"))
+    assert said.splitlines() == ["3 of 3 shards to compute", "3 shards: 3 done; 6 of 6 batches"]
+    ok(run_script("submit", "merge", f"run_dir={run}"))
+    same(run, whole)
+    stamps = {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()}
+    assert "0 of 3 shards to compute" in ok(run_script("submit", "run", f"run_dir={run}", "wait=true"))
+    assert {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()} == stamps
+
+
+def test_a_poisoned_pair_is_recorded_skipped_and_made_up_for(
+    run_script: Run, run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned, plan = pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[3], Plan.read(run)
+    monkeypatch.setenv("POISON", poisoned)
+    outcomes = work(run_script, run)
+    assert [code for code, *_ in outcomes] == [2, 0, 0]
+    refused(outcomes[0], "1 of 2 pairs could not be explained", poisoned, "the map is poisoned")
+    (skipped,) = left(run, "shards")[plan.shards[0].id]["skipped"]
+    assert (skipped["batch"], skipped["query_id"]) == (1, poisoned)
+    assert 'raise RuntimeError("the map' in skipped["traceback"]
+    said = ok(run_script("submit", "status", f"run_dir={run}"))
+    assert "2 done, 1 incomplete" in said
+    assert poisoned in said
+    refused(
+        run_script("submit", "merge", f"run_dir={run}"), "pairs that could not be explained: 1", poisoned, "poisoned"
+    )
+    ok(run_script("submit", "merge", f"run_dir={run}", "partial=true"))
+    partial = read_run(run, allow_unfinished=True)
+    assert not partial.manifest["done"]
+    wanted = read_run(whole).records["query_id"]
+    assert sorted(partial.records["query_id"]) == sorted(wanted[wanted != poisoned])
+    monkeypatch.delenv("POISON")
+    for outcome in work(run_script, run):
+        ok(outcome)
+    assert not list((run / "failures").iterdir())
+    ok(run_script("submit", "merge", f"run_dir={run}"))
+    same(run, whole)
+
+
+def test_where_no_pair_can_be_explained_that_is_said_with_its_traceback(
+    run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POISON", "every")
+    shard = Plan.read(run).shards[1].id
+    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), "3 of 3 pairs could not be explained")
+    note = left(run, "failures")[shard]
+    assert "the map is poisoned" in note["error"]
+    assert 'raise RuntimeError("the map' in note["traceback"]
+    assert "1 incomplete" in ok(run_script("submit", "status", f"run_dir={run}"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
+    run_script: Run, run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    pairs, plan = pd.read_parquet(run / "pairs.parquet"), Plan.read(run)
+    monkeypatch.setenv("SIGNAL", f"{pairs['query_id'].iloc[4]}:{int(number)}")  # of batch 2
+    code, _, err = run_script("work", f"run_dir={run}", f"shard={plan.shards[1].id}")
+    assert code == 128 + number
+    assert f"stopped by {number.name}: what was done is kept" in err
+    assert sorted(path.stem for path in (run / "records").iterdir()) == ["00000", "00002"]
+    stamp = (run / "records" / "00002.parquet").stat().st_mtime_ns
+    monkeypatch.delenv("SIGNAL")
+    for outcome in work(run_script, run):
+        ok(outcome)
+    assert (run / "records" / "00002.parquet").stat().st_mtime_ns == stamp
+    ok(run_script("submit", "merge", f"run_dir={run}"))
+    same(run, whole)
+
+
+def test_other_code_other_weights_and_other_shards_are_refused(
+    run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = Plan.read(run).shards[1].id
+    refused(run_script("work", f"run_dir={run}", "shard=nobody"), "has no shard nobody")
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps({**plan, "config": {**plan["config"], "seed": 7}}))
+    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")  # random weights
+    (run / "plan.json").write_text(json.dumps({**plan, "code": "another"}))
+    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), "the code", "another", "plan again")
+    refused(run_script("submit", "run", f"run_dir={run}"), "the code", "another", "plan again")
+    assert "the code" in left(run, "failures")[shard]["error"]
+
+
+def test_broken_pieces_are_set_aside_and_computed_anew(run_script: Run, run: Path, whole: Path) -> None:
+    piece = run / "records" / "00000.parquet"
+    piece.write_bytes(piece.read_bytes()[:-20])
+    code, _, err = run_script("submit", "run", f"run_dir={run}", "wait=true")
+    assert code == 0, err
+    assert "set aside, to be computed anew" in err
+    assert (run / "records" / "00000.parquet.bad").exists()
+    ok(run_script("submit", "merge", f"run_dir={run}"))
+    same(run, whole)
+
+
+def test_a_plan_is_made_once(run_script: Run, run: Path) -> None:
+    before = (run / "plan.json").read_text()
+    said = ok(run_script("submit", "plan", *SETTINGS, "shards=2", f"run_dir={run}"))
+    assert said.startswith("planned already: 10 pairs in 6 batches, 3 shards")
+    refused(run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}"), "plan of another config")
+    assert (run / "plan.json").read_text() == before
+
+
+def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> None:
+    where = f"run_dir={run}"
+    refused(run_script("submit", "begin", where), "'begin' is no verb", "plan|run|status|merge|cancel")
+    refused(run_script("submit"), "verb is not given")
+    refused(run_script("submit", "run", where, "explainer=[sfam]"), "explainer is frozen in the plan")
+    refused(run_script("submit", "run", where, "launcher=moon"), "launcher=moon: choose local, slurm")
+    refused(run_script("submit", "run", where, "workers=-1", "wait=true"), "workers=-1")
+    refused(run_script("submit", "status", f"run_dir={tmp_path}"), "holds no plan", "submit.py plan")
+    refused(run_script("submit", "merge", where), "missing batches: 5", "partial=true")
+    refused(run_script("submit", "plan", *SETTINGS, "cluster.gpus=many", f"run_dir={tmp_path / 'x'}"), "cluster.gpus")
+    with FileLock(run / "run.lock"):
+        refused(run_script("submit", "run", where, "wait=true"), "another run is at work")
+
+
+def test_a_rehearsal_starts_nothing(run_script: Run, run: Path) -> None:
+    lines = ok(run_script("submit", "run", f"run_dir={run}", "dry_run=true", "workers=2")).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("2 at a time: ") and "work.py" in line for line in lines)
+    assert not (run / "logs").exists()
+
+
+def test_a_task_of_slurm_hands_its_warning_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    from experiments.work import Task
+
+    handed: list[int] = []
+    pairs, plan = pd.read_parquet(run / "pairs.parquet"), Plan.read(run)
+    queries, task = pairs["query_id"], Task(str(run), plan.shards[1].id)
+    before = [
+        signal.signal(number, lambda number, _: handed.append(number)) for number in (signal.SIGUSR2, signal.SIGTERM)
+    ]
+    threads = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("SIGNAL", f"{queries.iloc[4]}:{int(signal.SIGUSR2)}")
+        task()
+        assert handed == [signal.SIGUSR2]
+        assert not (run / "records" / "00003.parquet").exists()
+        monkeypatch.setenv("SIGNAL", f"{queries.iloc[5]}:{int(signal.SIGTERM)}")  # does not stop it
+        Task(str(run), plan.shards[2].id)()
+        task.checkpoint().function()
+        assert (run / "records" / "00003.parquet").exists()
+        assert list(left(run, "shards")) == sorted(shard.id for shard in plan.shards[1:])
+    finally:
+        for number, handler in zip((signal.SIGUSR2, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+        torch.set_num_threads(threads)
