@@ -149,14 +149,13 @@ class _Stream:
 
 def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     """The pairs of each batch, as sfam_bench.pairs.batches cuts them."""
-    pairs = read_table(root / "pairs.parquet").select([*PAIR, "kind"]).to_pandas()
+    pairs = read_table(root / "pairs.parquet")
     if len(pairs) != plan.pairs:
         raise UserError(f"{root} holds {len(pairs)} of the plan's {plan.pairs} pairs: plan again into another run_dir")
-    kinds, _ = pd.factorize(pairs["kind"])
-    order = np.argsort(kinds, kind="stable")
-    queries, references = (pairs[side].to_numpy(object)[order] for side in PAIR)
+    kinds, _ = pd.factorize(pairs["kind"].to_pandas())
+    queries, references = pairs.select(PAIR).take(np.argsort(kinds, kind="stable")).columns
     for first, last in pairwise(accumulate(plan.batches, initial=0)):
-        yield list(zip(queries[first:last], references[first:last], strict=True))
+        yield list(zip(queries[first:last].to_pylist(), references[first:last].to_pylist(), strict=True))
 
 
 def _whole(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
