@@ -28,7 +28,6 @@ def main(cfg: DictConfig) -> None:
     run = Path(cfg.run_dir)
     refuse(run, cfg.resume)
     task = Task.of(cfg)
-    task.space.distributions()
     folds = task.folds()
     task.try_one(folds["tuning"])
     facts, store = task.facts(folds), RunStore(run)

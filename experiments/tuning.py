@@ -64,6 +64,7 @@ class Task:
         """Build it; UserError where this model or these classes may not be tuned on."""
         space: Space = build(cfg.space)
         node, explainer = method(cfg, space)
+        space.distributions({name: getattr(explainer, name) for name in space.fields})
         metric = chosen_metric(cfg)
         dataset, model = dataset_and_model(cfg)
         # the tuned method is for the test classes, so the model must be one that may be evaluated on these

@@ -1,5 +1,6 @@
 """Which fields of a method are tried, and among which values; Optuna's distributions in the words of YAML."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ class Space:
         if not self.fields:
             raise UserError(f"the space of {self.method} names no field: add one to space.fields")
 
-    def distributions(self) -> dict[str, "optuna.distributions.BaseDistribution"]:
-        """The same as Optuna's distributions."""
+    def distributions(self, default: Mapping[str, Any]) -> dict[str, "optuna.distributions.BaseDistribution"]:
+        """The same as Optuna's distributions; UserError where one lacks the default, which is tried first."""
         kinds = loaded().distributions
         found = {}
         for name, values in self.fields.items():
@@ -37,6 +38,11 @@ class Space:
                     f"space.fields.{name} is {values!r} ({error}): expected a list of choices, or low and high, which "
                     "log: true or step may follow"
                 ) from error
+            if not holds(found[name], default[name]):
+                raise UserError(
+                    f"space.fields.{name} is {values}, without the default {default[name]!r}, which is tried first: "
+                    "add it"
+                )
         return found
 
 

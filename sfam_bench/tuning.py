@@ -16,7 +16,7 @@ import pandas as pd
 
 from sfam_bench.errors import UserError
 from sfam_bench.provenance import plain
-from sfam_bench.spaces import Space, holds, loaded
+from sfam_bench.spaces import Space, loaded
 
 if TYPE_CHECKING:
     import optuna
@@ -58,13 +58,7 @@ class Study:
 
         `known`: it was begun before, so that an empty file is damage.
         """
-        distributions = space.distributions()
-        for name, distribution in distributions.items():
-            if not holds(distribution, default[name]):
-                raise UserError(
-                    f"space.fields.{name} is {space.fields[name]}, without the default {default[name]!r}, which is "
-                    "tried first: add it"
-                )
+        distributions = space.distributions(default)
         with alone(path), readable(path):
             base = begun(path, higher, known)
             if base.user_attrs.setdefault("identity", identity) != identity:
