@@ -4,17 +4,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from experiments.evaluation import Evaluation, write
+from experiments.evaluation import Bench, Evaluation, write
 from experiments.settings import resolved
 from experiments.work import GALLERY, threads
 from sfam_bench import pairs as pairing
 from sfam_bench.cluster.plan import FILE, Plan, code_hash, cut, shards_for
 from sfam_bench.cluster.status import duration
 from sfam_bench.errors import UserError
+from sfam_bench.evaluate import own_passes, planned
 from sfam_bench.files import atomic
 from sfam_bench.provenance import config_hash
 from sfam_bench.store import RunStore
@@ -46,8 +48,9 @@ def plan(cfg: DictConfig) -> None:
         save_file({"gallery": gallery.contiguous()}, temporary)
     store.write_pairs(pairs)
     evaluation.pictures(store, pairs)
-    rate, size = float(cfg.rate or 0), 0.0
-    if not rate:  # the first batch is done with that, unless workers shall be faster than this machine
+    taken = passes_per_pair(evaluation, bench, frames[0])
+    rate, size = (cfg.images_per_second or 0) / max(taken, 1), 0.0
+    if not rate:  # the first batch is done with that, unless workers are said to be faster than this machine
         start = time.perf_counter()
         batch = pairing.load_batch(evaluation.inputs.dataset, frames[0])
         write(store, 0, frames[0], next(bench.explain([batch], evaluation.catalogue(gallery))))
@@ -57,6 +60,7 @@ def plan(cfg: DictConfig) -> None:
     count = cfg.shards or shards_for(len(pairs), rate, cfg.task_minutes, cfg.workers or 1)
     facts = {
         "identity": identity,
+        "passes_per_pair": taken,
         "retrieval": evaluation.retrieval(gallery),
         "cost": bench.cost(Counter(), 1),
         **bench.facts,
@@ -79,13 +83,22 @@ def plan(cfg: DictConfig) -> None:
     print(f"planned: {described(made)}")
 
 
+def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -> float:
+    """How many forward passes a pair takes at most, all methods and metrics together."""
+    model, cfg = evaluation.inputs.model, evaluation.cfg
+    query = pairing.load_batch(evaluation.inputs.dataset, frame[:1]).query.to(model.device)
+    own = own_passes(bench.explainers.values(), model.encode(query), cfg.maps.save)
+    return float(planned(evaluation.metrics.values(), len(bench.explainers), 1, query[0, 0].numel(), own))
+
+
 def described(plan: Plan) -> str:
     """Shards, hours and gigabytes of a plan."""
     longest = max(plan.pairs_of(shard) for shard in plan.shards)
     batch = max(plan.batches) / plan.rate
     lines = [
         f"{plan.pairs} pairs in {len(plan.batches)} batches, {len(plan.shards)} shards of at most {longest} pairs",
-        f"{plan.rate:.2f} pairs a second: {duration(longest / plan.rate)} a shard, {duration(batch)} a batch, which is "
+        f"{plan.facts['passes_per_pair']:,.0f} forward passes a pair, most of them of perturbed images",
+        f"{plan.rate:.3g} pairs a second: {duration(longest / plan.rate)} a shard, {duration(batch)} a batch, which is "
         "what a killed task loses",
         "with "
         + ", ".join(f"{n} workers {duration(hours(plan, n))}" for n in WORKERS if n == 1 or n <= len(plan.shards)),

@@ -126,10 +126,7 @@ def commands(root: Path, due: list[str]) -> dict[str, list[str]]:
 
 def workers(cfg: DictConfig) -> int:
     """Processes on this machine: as many as were asked for, or as fit."""
-    count = cfg.workers or max(1, len(os.sched_getaffinity(0)) // build(cfg.cluster).cpus)
-    if count < 1:
-        raise UserError(f"workers={count}: expected at least 1, or null")
-    return int(count)
+    return cfg.workers or max(1, len(os.sched_getaffinity(0)) // build(cfg.cluster).cpus)
 
 
 def opened(cfg: DictConfig) -> tuple[Path, Plan]:

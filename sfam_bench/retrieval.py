@@ -7,8 +7,6 @@ from functools import cached_property
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
 from sfam_bench.datasets.base import Dataset
@@ -96,6 +94,9 @@ def cluster_agreement(similarity: SimilarityFunction, gallery: Gallery, labels: 
 
     Clusters are those of one start of k-means++ (Arthur and Vassilvitskii, 2007) over the keys of the similarity.
     """
+    from sklearn.cluster import KMeans  # two seconds that every script would wait for
+    from sklearn.metrics import normalized_mutual_info_score
+
     keys = similarity.keys(gallery).cpu().numpy()
     clusters = KMeans(len(labels.unique()), n_init=1, random_state=seed).fit_predict(keys)
     return float(normalized_mutual_info_score(labels.cpu().numpy(), clusters))

@@ -39,7 +39,7 @@ class Plan:
     key: hash of config, weights, split, pairs, passes and code, which every piece on disk carries.
     folder: where relative paths of the config begin.
     batches: pairs in each batch, the unit that is written at once.
-    rate: pairs a second and worker, and `size` bytes a pair, both measured by the plan.
+    rate: pairs a second and worker, and `size` bytes a pair, where the plan measured them.
     """
 
     key: str
