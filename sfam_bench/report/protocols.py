@@ -32,6 +32,7 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Training": training(facts.get("protocol")),
         OUTSIDE: outside(facts),
         "Unfinished": f"{run.unfinished} batches" if run.unfinished else "",
+        "Tuned": "; ".join(map(_tuned, (facts.get("tuned") or {}).items())),
         "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
@@ -64,6 +65,14 @@ def training(facts: Mapping[str, Any] | None) -> str:
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
+
+
+def _tuned(study: tuple[str, Mapping[str, Any]]) -> str:
+    """What a method's fields were set to, after how many trials, and for what."""
+    name, facts = study
+    fields = ", ".join(f"{field} {value}" for field, value in facts["chosen"].items())
+    trials = f"{facts['budget']['completed']} trials on training classes"
+    return f"{name}: {fields} ({trials} for {facts['objective']['metric']})"
 
 
 def _steps(rule: Mapping[str, Any]) -> str:

@@ -234,3 +234,12 @@ def test_the_terminal_table_fits(summed: pd.DataFrame) -> None:
     assert max(map(len, narrow.splitlines()[:-1])) <= 60
     assert "and 3 more metrics" in narrow
     assert "energy" in narrow.splitlines()[1] + narrow.splitlines()[2]
+
+
+def test_what_was_tuned_is_said(run: Run) -> None:
+    study = {"chosen": {"gamma": 0.5, "relu": False}, "budget": {"completed": 40}, "objective": {"metric": "deletion"}}
+    summed = summary(run.records, run.pairs, run.manifest["metrics"])
+    tuned = replace(run, manifest={**run.manifest, "tuned": {"sfam tuned": study}})
+    said = dict(protocols.protocol(tuned, summed, np.array([])))["Tuned"]
+    assert said == "sfam tuned: gamma 0.5, relu False (40 trials on training classes for deletion)"
+    assert "Tuned" not in dict(protocols.protocol(run, summed, np.array([])))
