@@ -1,0 +1,348 @@
+"""Accidents on a cluster, each brought about several times: python -m tests.cluster.faults [NAME ...].
+
+After each, `run` is said again where the first one did not complete, the pieces are merged, and the records are set
+beside those of one uninterrupted process. The table goes to results/tables/cluster/faults.csv and .md.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sfam_bench.cluster.plan import Plan
+from tests.cluster.lab import ROOT, Lab, Trial, lacking, slurm, until
+
+SLURM = ("launcher=slurm", "cluster.cpus=1")
+TWO = (*SLURM, "cluster.at_once=2")
+HERE = ("launcher=local", "workers=2")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens: `inflict` is given a run and one of the moments, each a number that it interprets."""
+
+    name: str
+    inflict: Callable[[Trial, int], None]
+    moments: tuple[int, ...]
+    shards: int = 3
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str, *moments: int, shards: int = 3) -> Callable[[Callable[[Trial, int], None]], None]:
+    """Enter a function in the list."""
+
+    def enter(inflict: Callable[[Trial, int], None]) -> None:
+        FAULTS[inflict.__name__] = Fault(name, inflict, moments, shards)
+
+    return enter
+
+
+def must(true: bool, what: str) -> None:
+    """Stop where a fault did not happen as it should: it would prove nothing."""
+    if not true:
+        raise RuntimeError(f"this was no fault: {what}")
+
+
+@fault("none: an array of 7 tasks", 0, shards=7)
+def array(run: Trial, _: int) -> None:
+    run.start(*SLURM)
+    code, err = run.ended()
+    must(code == 0, f"an array that nothing befell ended with {code}: {err}")
+
+
+@fault("none: one task", 0, shards=1)
+def single(run: Trial, _: int) -> None:
+    array(run, 0)
+
+
+@fault("none: two tasks at once, a GPU each", 0)
+def gpus(run: Trial, _: int) -> None:
+    run.start(*SLURM, "cluster.gpus=1", PAUSE="0.3")
+    seen = until(lambda: visible(run) if len(visible(run)) == 2 else None, "two tasks at once")
+    must(sorted(seen) == ["0", "1"], f"two tasks see GPUs {seen}")
+
+
+def visible(run: Trial) -> list[str]:
+    """The GPU of each task at work."""
+    found = []
+    for note in run.at_work():
+        try:
+            variables = Path(f"/proc/{note['pid']}/environ").read_text().split("\0")
+        except OSError:
+            continue
+        found += [text.split("=")[1] for text in variables if text.startswith("CUDA_VISIBLE_DEVICES=")]
+    return found
+
+
+@fault("preempted by a job of a better partition", 2, 20, 45)
+def preemption(run: Trial, moment: int) -> None:
+    run.start(*TWO, PAUSE="0.8")
+    run.pieces(moment)
+    run.lab.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    until(lambda: run.restarts() > 0, "tasks that are begun again")
+
+
+@fault("out of time", 0, 10, shards=1)
+def timeout(run: Trial, warning: int) -> None:
+    run.start(*TWO, "cluster.minutes=1", f"cluster.warning={45 + warning}", PAUSE="0.8")
+    must(run.ended()[0] == 0, "a task that ran out of time is not queued again")
+    must(run.restarts() > 0, "the task was done in time")
+
+
+@fault("one task cancelled by scancel", 2, 20, 45)
+def scancel_task(run: Trial, moment: int) -> None:
+    run.start(*TWO, PAUSE="0.3")
+    run.pieces(moment)
+    job = until(run.at_work, "a task at work")[0]["job"]
+    run.lab.ask("scancel", job)
+    must(run.ended()[0] != 0, "the task was not cancelled")
+
+
+@fault("the whole array cancelled by scancel", 2, 30)
+def scancel_array(run: Trial, moment: int) -> None:
+    run.start(*TWO, PAUSE="0.3")
+    run.pieces(moment)
+    run.lab.ask("scancel", *run.arrays())
+    must(run.ended()[0] != 0, "the array was not cancelled")
+
+
+@fault("cancelled by submit.py cancel", 0, 1)
+def cancel(run: Trial, local: int) -> None:
+    run.start(*(HERE if local else TWO), PAUSE="0.3")
+    run.pieces(8)
+    run.lab.script("submit", "cancel", f"run_dir={run.root}")
+    must(run.ended()[0] != 0, "the run was not cancelled")
+
+
+@fault("node drained, and resumed", 5)
+def drain(run: Trial, moment: int) -> None:
+    run.start(*TWO, PAUSE="0.3")
+    run.pieces(moment)
+    node(run, "state=drain", "reason=fault")
+    until(lambda: "draining" not in run.lab.ask("sinfo", "--noheader", "--format=%T"), "a node that is drained")
+    node(run, "state=resume")
+
+
+@fault("node down, and back", 5, 30)
+def down(run: Trial, moment: int) -> None:
+    run.start(*TWO, PAUSE="0.3")
+    run.pieces(moment)
+    node(run, "state=down", "reason=fault")
+    for note in run.at_work():  # with a node its processes end
+        os.kill(note["pid"], signal.SIGKILL)
+    time.sleep(3)
+    node(run, "state=resume")
+    until(lambda: run.restarts() > 0, "tasks that are begun again")
+
+
+def node(run: Trial, *words: str) -> None:
+    """Do as an administrator does with the node."""
+    run.lab.ask("scontrol", "update", f"nodename={socket.gethostname().split('.')[0]}", *words)
+
+
+@fault("SIGKILL of a task", 2, 20, 45)
+def kill_task(run: Trial, moment: int) -> None:
+    run.start(*TWO, PAUSE="0.3")
+    run.pieces(moment)
+    os.kill(until(run.at_work, "a task at work")[0]["pid"], signal.SIGKILL)
+    must(run.ended()[0] != 0, "the task lived on")
+
+
+@fault("SIGKILL of the process that waits for SLURM", 0, 20)
+def kill_waiting(run: Trial, moment: int) -> None:
+    process = run.start(*TWO, PAUSE="0.3")
+    until(run.arrays, "a submitted array")
+    run.pieces(moment)
+    run.kill(process)
+
+
+@fault("SIGKILL of a local worker", 2, 20, 45)
+def kill_worker(run: Trial, moment: int) -> None:
+    run.start(*HERE, PAUSE="0.3")
+    run.pieces(moment)
+    os.kill(until(run.at_work, "a worker")[0]["pid"], signal.SIGKILL)
+
+
+@fault("SIGKILL of the local driver; its workers go on", 2, 30)
+def kill_driver(run: Trial, moment: int) -> None:
+    process = run.start(*HERE, PAUSE="0.3")
+    run.pieces(moment)
+    run.kill(process)
+
+
+@fault("SIGKILL of the local driver and its workers", 0, 2, 30)
+def kill_all(run: Trial, moment: int) -> None:
+    process = run.start(*HERE, PAUSE="0.3")
+    run.pieces(moment)
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+@fault("SIGTERM to the local driver", 20)
+def terminate(run: Trial, moment: int) -> None:
+    process = run.start(*HERE, PAUSE="0.3")
+    run.pieces(moment)
+    process.terminate()
+    must(run.ended()[0] == 128 + signal.SIGTERM, "the driver did not stop")
+
+
+@fault("disk full, then room is made", 100, 200, 300)
+def disk_full(run: Trial, kilobytes: int) -> None:
+    used = sum(path.stat().st_blocks * 512 for path in run.root.rglob("*")) // 1024
+    with mounted(run, used + kilobytes):
+        run.start(*HERE)
+        code, err = run.ended()
+        must(code != 0 and "o space left" in err, f"the disk was not full: {err}")
+        subprocess.run(["mount", "-o", "remount,size=64m", run.root], check=True)
+        run.finish()  # before the disk goes
+        moved = Path(tempfile.mkdtemp(dir=run.lab.folder))
+        subprocess.run(["cp", "-a", f"{run.root}/.", moved], check=True)
+    subprocess.run(["cp", "-a", f"{moved}/.", run.root], check=True)
+    run.first = None
+
+
+class mounted:
+    """A small disk at the folder of a run, which holds the plan."""
+
+    def __init__(self, run: Trial, kilobytes: int) -> None:
+        self.root, self.size = run.root, kilobytes
+
+    def __enter__(self) -> None:
+        with tempfile.TemporaryDirectory() as aside:
+            subprocess.run(["cp", "-a", f"{self.root}/.", aside], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.size}k", "tmpfs", self.root], check=True)
+            subprocess.run(["cp", "-a", f"{aside}/.", self.root], check=True)
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "--lazy", self.root], check=True)
+
+
+@fault("a piece damaged on disk", *range(6))
+def corrupt(run: Trial, kind: int) -> None:
+    run.start(*HERE)
+    must(run.ended()[0] == 0, "the run did not complete")
+    path = run.root / ("records", "curves")[kind % 2] / "00009.parquet"
+    data = path.read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+    path.write_bytes((flipped, data[:middle], b"")[kind // 2])
+    run.lab.script("submit", "merge", f"run_dir={run.root}", code=2)
+    run.first = None
+
+
+@fault("two processes compute the same shards", 0, 1)
+def two_writers(run: Trial, second: int) -> None:
+    shards = [shard.id for shard in Plan.read(run.root).shards]
+    both = [run.lab.begin("work", f"run_dir={run.root}", f"shard={shard}") for shard in shards[:2] for _ in "ab"]
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        must(process.returncode == 0, f"a writer failed: {err}")
+    run.launcher = [f"run_dir={run.root}", "wait=true", *HERE]
+
+
+@fault("`run` said twice at once", 0, 10)
+def two_runs(run: Trial, moment: int) -> None:
+    run.start(*HERE, PAUSE="0.3")
+    until((run.root / "run.lock").exists, "a run that has begun")
+    run.pieces(moment)
+    refused = run.lab.script("submit", "run", *run.launcher, code=2)
+    must("another run is at work" in refused, f"a second run was not refused: {refused}")
+
+
+@fault("a pair that cannot be explained, then can", 0, 1)
+def poisoned(run: Trial, local: int) -> None:
+    pairs = pd.read_parquet(run.root / "pairs.parquet")
+    query = str(pairs["query_id"].iloc[len(pairs) // 3])
+    run.start(*(HERE if local else TWO), POISON=query)
+    code, err = run.ended()
+    must(code == 2 and "incomplete" in err and "poisoned" in err, f"nothing was said of the pair: {code} {err}")
+    refused = run.lab.script("submit", "merge", f"run_dir={run.root}", code=2)
+    must(query in refused, f"the merge does not name the pair: {refused}")
+    run.lab.script("submit", "merge", f"run_dir={run.root}", "partial=true")
+    found = run.compared()
+    must(found["lost"] > 0 and found["added"] == 0, f"a partial merge: {found}")
+    run.first = None
+
+
+@fault("none: an array of 64 tasks", 0, shards=64)
+def many(run: Trial, _: int) -> None:
+    array(run, 0)
+
+
+def tried(lab: Lab, name: str, moments: Sequence[int] = ()) -> list[dict[str, object]]:
+    """Bring a fault about at each of its moments, or at these; one row each."""
+    rows = []
+    for moment in moments or FAULTS[name].moments:
+        run = lab.planned(FAULTS[name].shards)
+        start = time.monotonic()
+        FAULTS[name].inflict(run, moment)
+        run.finish()
+        found = {"fault": FAULTS[name].name, "moment": moment, "run_again": run.again, **run.compared()}
+        rows.append({**found, "seconds": round(time.monotonic() - start)})
+    return rows
+
+
+def table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
+    """A row a fault: how often, and the sums over all times; no step but `run` and `merge` was ever taken."""
+    grouped = pd.DataFrame(rows).groupby("fault", sort=False)
+    sums = grouped[["lost", "added", "duplicated"]].sum()
+    shown = {"injected": grouped.size(), **{name: sums[name] for name in sums}}
+    return pd.DataFrame(
+        {**shown, "largest_difference": grouped["difference"].max(), "run_again": grouped["run_again"].max()}
+    )
+
+
+def main(names: Sequence[str]) -> int:
+    """Try faults, all or some, and say how they went; the exit code."""
+    if unknown := [name for name in names if name not in FAULTS]:
+        print(f"error: no fault {unknown[0]}: choose among {', '.join(FAULTS)}", file=sys.stderr)
+        return 2
+    if why := lacking():
+        print(f"error: {why}", file=sys.stderr)
+        return 2
+    rows, failed = list[dict[str, object]](), 0
+    with tempfile.TemporaryDirectory(prefix="faults") as folder, slurm() as env:
+        lab = Lab.of(Path(folder), env)
+        for name in names or FAULTS:
+            try:
+                rows += tried(lab, name)
+                print(f"{name}: {rows[-1]}", flush=True)
+            except Exception as error:  # the other faults tell more
+                failed += 1
+                print(f"{name} FAILED: {error}", file=sys.stderr, flush=True)
+    if rows:
+        made = table(rows)
+        print(made.to_string())
+        if not names:
+            out = ROOT / "results" / "tables" / "cluster"
+            out.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).to_csv(out / "faults.csv", index=False)
+            (out / "faults.md").write_text(markdown(made))
+        wrong = made["lost"] + made["added"] + made["duplicated"] + ~(made["largest_difference"] <= 1e-6)
+        failed += int((wrong > 0).sum())
+    return 1 if failed else 0
+
+
+def markdown(made: pd.DataFrame) -> str:
+    """The table as a page shows it."""
+    lines = ["| fault | injected | records lost | duplicated | manual steps | `run` said again | largest difference |"]
+    lines.append("|---|" + "---:|" * 6)
+    for name, row in made.iterrows():
+        counts = [row["injected"], row["lost"], row["added"] + row["duplicated"], 0, row["run_again"]]
+        lines.append(
+            f"| {name} | {' | '.join(str(int(count)) for count in counts)} | {row['largest_difference']:.0e} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

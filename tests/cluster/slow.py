@@ -1,0 +1,23 @@
+"""An explainer that takes its time, so that a fault can be timed."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.controls import Centre
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.types import RawMaps
+
+
+@dataclass(frozen=True)
+class Slow:
+    """The map of Centre, after as many seconds a batch as PAUSE says."""
+
+    card: ClassVar[Card] = Card(margin=True)
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+        return Centre()(model, encoded, pairs)

@@ -1,0 +1,84 @@
+"""A real SLURM: accidents lose no record and double none. All of them: make cluster-test."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sfam_bench.pieces import KEYS
+from tests.cluster.faults import FAULTS, must, table, tried
+from tests.cluster.lab import HERE, Lab, Trial, lacking
+
+QUICK = {"gpus": (0,), "preemption": (20,), "timeout": (0,), "kill_task": (20,)}
+
+
+def test_accidents_lose_no_record_and_double_none(lab: Lab) -> None:
+    """One after another, since they share two cores, and what they are compared with."""
+    rows = [row for name, moments in QUICK.items() for row in tried(lab, name, moments)]
+    assert [row["fault"] for row in rows] == [FAULTS[name].name for name in QUICK]
+    assert {row["records"] for row in rows} != {0}
+    assert [row for row in rows if row["lost"] or row["added"] or row["duplicated"]] == []
+    assert [row for row in rows if not row["difference"] <= 1e-6] == []
+    assert {row["fault"]: row["run_again"] for row in rows} == {
+        FAULTS["gpus"].name: 0,
+        FAULTS["preemption"].name: 0,  # SLURM queues it again
+        FAULTS["timeout"].name: 0,
+        FAULTS["kill_task"].name: 1,
+    }
+    assert list(table(rows)["injected"]) == [1, 1, 1, 1]
+
+
+def test_a_comparison_sees_what_is_lost_doubled_and_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pd.DataFrame([dict.fromkeys(KEYS, name) | {"value": 1.0, "flag": None} for name in "abc"])
+    found = pd.concat([whole[:2], whole[:1]], ignore_index=True)
+    found.loc[1, "value"] = 1.5
+    frames = {tmp_path / "run": found, tmp_path / "whole": whole}
+    monkeypatch.setattr("tests.cluster.lab.read_run", lambda root: type("Run", (), {"records": frames[root]}))
+    assert Trial(Lab(tmp_path, {}), tmp_path / "run").compared() == {
+        **{"records": 3, "lost": 1, "added": 0, "duplicated": 1, "difference": 0.5}
+    }
+    found.loc[1, "flag"] = "constant_map"
+    assert Trial(Lab(tmp_path, {}), tmp_path / "run").compared()["difference"] != 0.5
+
+
+def test_a_fault_that_did_not_happen_proves_nothing() -> None:
+    with pytest.raises(RuntimeError, match="no fault: it lived"):
+        must(False, "it lived")
+
+
+def test_daemons_end_with_the_process_that_wanted_them(tmp_path: Path) -> None:
+    if why := lacking():
+        pytest.skip(why)
+    folder = Path("/tmp") / f"slurm-{os.getpid()}"
+    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        subprocess.run([HERE / "slurm_up.sh", folder, str(owner.pid)], check=True, timeout=120)
+        pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+        assert len(pids) == 3
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        end = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    finally:
+        owner.kill()
+        subprocess.run([HERE / "slurm_down.sh", folder], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_without_slurm_its_tests_say_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "shutil.which", lambda name, path=None: None if name in ("slurmd", "munged") else f"/bin/{name}"
+    )
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert lacking() == "no SLURM here: slurmd, munged not found (make slurm installs it on Debian)"
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert lacking() == "no SLURM here: its daemons need root"
