@@ -27,7 +27,7 @@ def main() -> None:
     """Measure, compare the records, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=300, help="of each of two kinds; 300 take some minutes a side")
-    parser.add_argument("--minutes", type=float, default=2.0, help="that a shard should take; the plan's default is 10")
+    parser.add_argument("--minutes", type=int, default=2, help="that a shard should take; the plan's default is 10")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     asked = parser.parse_args()
     settings = ["experiment=planted", f"pairs.count={asked.pairs}", "batch_size=8", "passes.mode=eager"]

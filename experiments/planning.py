@@ -19,7 +19,7 @@ from sfam_bench.errors import UserError
 from sfam_bench.evaluate import own_passes, planned
 from sfam_bench.files import atomic
 from sfam_bench.provenance import config_hash
-from sfam_bench.store import RunStore
+from sfam_bench.store import RunStore, read_manifest
 
 WORKERS = (1, 8, 64)
 
@@ -79,6 +79,7 @@ def plan(cfg: DictConfig) -> None:
         shards=cut(sizes, count, store.key),
         facts=facts,
     )
+    store.write_manifest({**read_manifest(root), "shards": len(frames)})  # so that a report of a part says of how many
     made.write(root)
     print(f"planned: {described(made)}")
 

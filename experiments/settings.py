@@ -27,7 +27,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "allow_unfinished": bool,
         "unsupported": Literal["refuse", "skip"],
         "shards": int | None,
-        "task_minutes": float,
+        "task_minutes": int,
         "images_per_second": float | None,
         "launcher": str,
         "workers": int | None,
@@ -38,7 +38,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "held_out": float,
     },
 }
-LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "trials": 1}
+LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "trials": 1, "shards": 1, "workers": 1, "task_minutes": 1}
 TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
