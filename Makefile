@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models tune part-agreement sweep differential bench coverage bench-gpu test lint
+.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models tune part-agreement sweep differential bench coverage bench-gpu cluster-test test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -145,6 +145,12 @@ bench-gpu: setup  ## the engine against the GPU's own rate
 
 data-%: setup  ## download cub, cars196 or sop: make data-cub
 	$(PY) experiments/data.py download=$*
+
+cluster-test: setup  ## a real SLURM of one node: every accident on it, and the page for new users, 40 minutes (results/tables/cluster/)
+	tests/cluster/install.sh
+	$(PY) -m pytest tests/cluster
+	$(PY) -m tests.cluster.page
+	$(PY) -m tests.cluster.faults
 
 test: lint  ## lint, types, import contracts and all tests
 	$(PY) -m pytest -n 2

@@ -23,6 +23,8 @@ from tests.cluster.lab import ROOT, Lab, Trial, lacking, slurm, until
 SLURM = ("launcher=slurm", "cluster.cpus=1")
 TWO = (*SLURM, "cluster.at_once=2")
 HERE = ("launcher=local", "workers=2")
+OUT = ROOT / "results" / "tables" / "cluster"
+Inflict = Callable[[Trial, int], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Fault:
     """What happens: `inflict` is given a run and one of the moments, each a number that it interprets."""
 
     name: str
-    inflict: Callable[[Trial, int], None]
+    inflict: Inflict
     moments: tuple[int, ...]
     shards: int = 3
 
@@ -38,11 +40,12 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, *moments: int, shards: int = 3) -> Callable[[Callable[[Trial, int], None]], None]:
+def fault(name: str, *moments: int, shards: int = 3) -> Callable[[Inflict], Inflict]:
     """Enter a function in the list."""
 
-    def enter(inflict: Callable[[Trial, int], None]) -> None:
+    def enter(inflict: Inflict) -> Inflict:
         FAULTS[inflict.__name__] = Fault(name, inflict, moments, shards)
+        return inflict
 
     return enter
 
@@ -322,14 +325,23 @@ def main(names: Sequence[str]) -> int:
     if rows:
         made = table(rows)
         print(made.to_string())
-        if not names:
-            out = ROOT / "results" / "tables" / "cluster"
-            out.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows).to_csv(out / "faults.csv", index=False)
-            (out / "faults.md").write_text(markdown(made))
+        keep(rows)
         wrong = made["lost"] + made["added"] + made["duplicated"] + ~(made["largest_difference"] <= 1e-6)
         failed += int((wrong > 0).sum())
     return 1 if failed else 0
+
+
+def keep(rows: Sequence[dict[str, object]]) -> None:
+    """Put rows into the table in the place of those of the same faults."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    new, path = pd.DataFrame(rows), OUT / "faults.csv"
+    if path.exists():
+        old = pd.read_csv(path)
+        new = pd.concat([old[~old["fault"].isin(new["fault"])], new], ignore_index=True)
+    order = [known.name for known in FAULTS.values()]
+    new = new[new["fault"].isin(order)].sort_values("fault", key=lambda names: names.map(order.index), kind="stable")
+    new.to_csv(path, index=False)
+    (OUT / "faults.md").write_text(markdown(table(new.to_dict("records"))))
 
 
 def markdown(made: pd.DataFrame) -> str:

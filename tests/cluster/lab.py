@@ -38,7 +38,8 @@ def lacking() -> str:
         return "no SLURM here: its daemons need root"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     absent = [name for name in SLURM if shutil.which(name, path=path) is None]
-    return f"no SLURM here: {', '.join(absent)} not found (make slurm installs it on Debian)" if absent else ""
+    how = "not found (tests/cluster/install.sh installs it on Debian)"
+    return f"no SLURM here: {', '.join(absent)} {how}" if absent else ""
 
 
 @contextmanager
@@ -97,13 +98,16 @@ class Lab:
 
     def begin(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         """Begin a script in the background, in a process group of its own."""
-        path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        known = {**os.environ, **self.slurm, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
         command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *arguments]
-        pipe = subprocess.PIPE
+        known, pipe = {**self.environment(), **(env or {})}, subprocess.PIPE
         return subprocess.Popen(
             command, cwd=self.folder, env=known, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
+
+    def environment(self) -> dict[str, str]:
+        """That of a user of this SLURM."""
+        path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        return {**os.environ, **self.slurm, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def ask(self, *command: str) -> str:
         """What a command of SLURM answers."""

@@ -2,6 +2,7 @@
 # A real SLURM of one node, as root, on loopback: no systemd, no cgroups, no accounting; two GPUs that are none.
 # usage: slurm_up.sh DIR [PID]    then `. DIR/env.sh`; slurm_down.sh DIR stops it, or the end of process PID does
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"/{state,spool,log}
 cd "$1"

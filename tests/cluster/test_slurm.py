@@ -1,19 +1,24 @@
 """A real SLURM: accidents lose no record and double none. All of them: make cluster-test."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+from sfam_bench.cluster.slurm import Request
 from sfam_bench.pieces import KEYS
 from tests.cluster.faults import FAULTS, must, table, tried
-from tests.cluster.lab import HERE, Lab, Trial, lacking
+from tests.cluster.lab import HERE, ROOT, Lab, Trial, lacking
+from tests.cluster.page import PAGE, commands, settings
 
 QUICK = {"gpus": (0,), "preemption": (20,), "timeout": (0,), "kill_task": (20,)}
 
@@ -52,6 +57,27 @@ def test_a_fault_that_did_not_happen_proves_nothing() -> None:
         must(False, "it lived")
 
 
+def test_the_page_for_new_users_can_be_followed_by_a_machine(tmp_path: Path) -> None:
+    text = PAGE.read_text()
+    verbs = re.findall(r"submit\.py (\w+) run_dir|submit\.py (plan) ", commands(text))
+    assert {"".join(verb) for verb in verbs} == {"plan", "run", "status", "cancel", "merge"}
+    known = {setting.name for setting in fields(Request)}
+    assert known.issuperset(yaml.safe_load(settings(text))["cluster"])
+
+
+def test_snakemake_computes_the_shards_of_a_plan(tmp_path: Path) -> None:
+    if (snakemake := shutil.which("snakemake")) is None:
+        pytest.skip("no snakemake here: pip install snakemake into an environment of its own, and put it on PATH")
+    lab = Lab.of(tmp_path, {})
+    run = lab.planned(2)
+    more = ["--cores", "1", "--config", f"run_dir={run.root}", f"python={sys.executable}"]
+    command = [snakemake, "--snakefile", ROOT / "examples" / "Snakefile", *more]
+    subprocess.run(command, cwd=tmp_path, env=lab.environment(), check=True, timeout=900)
+    found = run.compared()
+    assert (found["lost"], found["added"], found["duplicated"]) == (0, 0, 0)
+    assert found["difference"] <= 1e-6
+
+
 def test_daemons_end_with_the_process_that_wanted_them(tmp_path: Path) -> None:
     if why := lacking():
         pytest.skip(why)
@@ -79,6 +105,6 @@ def test_without_slurm_its_tests_say_what_is_lacking(monkeypatch: pytest.MonkeyP
         "shutil.which", lambda name, path=None: None if name in ("slurmd", "munged") else f"/bin/{name}"
     )
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert lacking() == "no SLURM here: slurmd, munged not found (make slurm installs it on Debian)"
+    assert lacking() == "no SLURM here: slurmd, munged not found (tests/cluster/install.sh installs it on Debian)"
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert lacking() == "no SLURM here: its daemons need root"
