@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from experiments.cli import script
 from experiments.settings import build
+from experiments.task import Task
 from sfam_bench.cluster import local, slurm
 from sfam_bench.cluster.merge import merge
 from sfam_bench.cluster.plan import Plan
@@ -90,8 +91,6 @@ def here(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
 
 def on_slurm(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
     """Submit shards to SLURM."""
-    from experiments.work import Task
-
     before = submitted(root)
     slurm.cancel(before[shard] for shard in due if shard in before)  # what is held there would begin some day
     jobs = slurm.submit(build(cfg.cluster), root / "logs", {shard: Task(str(root), shard) for shard in due})

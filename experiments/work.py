@@ -45,28 +45,6 @@ def main(cfg: DictConfig) -> None:
         sys.exit(128 + stopped)
 
 
-@dataclass(frozen=True)
-class Task:
-    """A shard as submitit calls it, which queues it again when it ran out of time."""
-
-    root: str
-    shard: str
-
-    def __call__(self) -> None:
-        """Compute it, and hand the warning before the end of its time on to submitit.
-
-        SIGTERM does not stop it: of a task that ends by itself after it, SLURM thinks that it was done.
-        """
-        if stopped := work(Path(self.root), self.shard, [signal.SIGUSR2]):
-            signal.raise_signal(stopped)
-
-    def checkpoint(self) -> Any:
-        """What is begun when it is queued again: the same, since pieces hold what was done."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-
 def work(root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED) -> int | None:
     """Compute what is missing of a shard; the number of the signal that stopped it, or nothing.
 

@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from experiments.task import Task
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.cluster.status import left
 from sfam_bench.store import read_run
@@ -30,6 +33,7 @@ SETTINGS = [
     "+explainer.poison={_target_: tests.cluster.poison.Poison}",
 ]
 BATCHES = 6
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -229,8 +233,6 @@ def test_a_rehearsal_starts_nothing(run_script: Run, run: Path) -> None:
 def test_a_task_of_slurm_hands_its_warning_on(
     run: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    from experiments.work import Task
-
     handed: list[int] = []
     pairs, plan = pd.read_parquet(run / "pairs.parquet"), Plan.read(run)
     queries, task = pairs["query_id"], Task(str(run), plan.shards[1].id)
@@ -252,3 +254,9 @@ def test_a_task_of_slurm_hands_its_warning_on(
         for number, handler in zip((signal.SIGUSR2, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
         torch.set_num_threads(threads)
+
+
+def test_a_task_is_loaded_without_torch() -> None:
+    """Signals that come while submitit unpickles it would kill the process."""
+    code = "import sys, experiments.task; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
