@@ -20,7 +20,7 @@ from tests.cluster.faults import FAULTS, must, table, tried
 from tests.cluster.lab import HERE, ROOT, Lab, Trial, lacking
 from tests.cluster.page import PAGE, commands, settings
 
-QUICK = {"gpus": (0,), "preemption": (20,), "timeout": (0,), "kill_task": (20,)}
+QUICK = {"gpus": (0,), "preemption": (10,), "timeout": (20,), "kill_task": (20,)}
 
 
 def test_accidents_lose_no_record_and_double_none(lab: Lab) -> None:
