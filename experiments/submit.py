@@ -217,10 +217,8 @@ def cancel(cfg: DictConfig) -> None:
     """Stop what is at work or waits; what is done is kept."""
     root, found = opened(cfg)
     slurm.cancel({job.split("_")[0] for job in submitted(root).values()})
-    for note in [
-        *left(root, "jobs").values(),
-        *left(root, "running").values(),
-    ]:  # the driver first, which would begin them again
+    # the driver first, which would begin its processes again
+    for note in [*left(root, "jobs").values(), *left(root, "running").values()]:
         if alive(note):
             os.kill(note["pid"], 15)
     print(state(root, found).line)
