@@ -215,7 +215,7 @@ def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> No
     refused(run_script("submit"), "verb is not given")
     refused(run_script("submit", "run", where, "explainer=[sfam]"), "explainer is frozen in the plan")
     refused(run_script("submit", "run", where, "launcher=moon"), "launcher=moon: choose local, slurm")
-    refused(run_script("submit", "run", where, "workers=-1", "wait=true"), "workers=-1")
+    refused(run_script("submit", "run", where, "workers=-1", "wait=true"), "workers is -1", "at least 1")
     refused(run_script("submit", "status", f"run_dir={tmp_path}"), "holds no plan", "submit.py plan")
     refused(run_script("submit", "merge", where), "missing batches: 5", "partial=true")
     refused(run_script("submit", "plan", *SETTINGS, "cluster.gpus=many", f"run_dir={tmp_path / 'x'}"), "cluster.gpus")
