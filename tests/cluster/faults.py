@@ -144,7 +144,8 @@ def down(run: Trial, moment: int) -> None:
     for note in run.at_work():  # with a node its processes end
         os.kill(note["pid"], signal.SIGKILL)
     time.sleep(3)
-    node(run, "state=resume")
+    if "down" in run.lab.ask("sinfo", "--noheader", "--format=%T"):  # it may have come back by itself
+        node(run, "state=resume")
     until(lambda: run.restarts() > 0, "tasks that are begun again")
 
 
