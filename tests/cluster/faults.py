@@ -38,6 +38,7 @@ class Fault:
 
 
 FAULTS: dict[str, Fault] = {}
+NO_FAULT = "this was no fault"
 
 
 def fault(name: str, *moments: int, shards: int = 3) -> Callable[[Inflict], Inflict]:
@@ -53,7 +54,7 @@ def fault(name: str, *moments: int, shards: int = 3) -> Callable[[Inflict], Infl
 def must(true: bool, what: str) -> None:
     """Stop where a fault did not happen as it should: it would prove nothing."""
     if not true:
-        raise RuntimeError(f"this was no fault: {what}")
+        raise RuntimeError(f"{NO_FAULT}: {what}")
 
 
 @fault("none: an array of 7 tasks", 0, shards=7)
