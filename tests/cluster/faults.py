@@ -206,7 +206,8 @@ def disk_full(run: Trial, kilobytes: int) -> None:
     with mounted(run, used + kilobytes):
         run.start(*HERE)
         code, err = run.ended()
-        must(code != 0 and "o space left" in err, f"the disk was not full: {err}")
+        said = err + "".join(log.read_text() for log in (run.root / "logs").glob("*.log"))
+        must(code != 0 and "disk is full" in said, f"the disk was not full: {said}")
         subprocess.run(["mount", "-o", "remount,size=64m", run.root], check=True)
         run.finish()  # before the disk goes
         moved = Path(tempfile.mkdtemp(dir=run.lab.folder))
@@ -238,7 +239,7 @@ def corrupt(run: Trial, kind: int) -> None:
     path = run.root / ("records", "curves")[kind % 2] / "00009.parquet"
     data = path.read_bytes()
     middle = len(data) // 2
-    flipped = data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+    flipped = data[:middle] + bytes(byte ^ 0xFF for byte in data[middle : middle + 32]) + data[middle + 32 :]
     path.write_bytes((flipped, data[:middle], b"")[kind // 2])
     run.lab.script("submit", "merge", f"run_dir={run.root}", code=2)
     run.first = None
@@ -273,7 +274,7 @@ def poisoned(run: Trial, local: int) -> None:
     refused = run.lab.script("submit", "merge", f"run_dir={run.root}", code=2)
     must(query in refused, f"the merge does not name the pair: {refused}")
     run.lab.script("submit", "merge", f"run_dir={run.root}", "partial=true")
-    found = run.compared()
+    found = run.compared(unfinished=True)
     must(found["lost"] > 0 and found["added"] == 0, f"a partial merge: {found}")
     run.first = None
 

@@ -189,9 +189,9 @@ class Trial:
                 raise RuntimeError(f"not complete after three more runs: {err[-3000:]}")
         self.lab.script("submit", "merge", f"run_dir={self.root}")
 
-    def compared(self) -> dict[str, Any]:
+    def compared(self, unfinished: bool = False) -> dict[str, Any]:
         """The merged records beside those of one uninterrupted process."""
-        found, whole = (read_run(root).records for root in (self.root, self.lab.folder / "whole"))
+        found, whole = (read_run(root, unfinished).records for root in (self.root, self.lab.folder / "whole"))
         keys = list(KEYS)
         both = whole.merge(found.drop_duplicates(keys), on=keys, how="outer", suffixes=("", "_found"), indicator=True)
         shared = both[both["_merge"] == "both"]
