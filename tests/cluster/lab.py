@@ -133,6 +133,7 @@ class Trial:
     again: int = 0  # times that `run` had to be said again
     launcher: list[str] = field(default_factory=list)
     first: "subprocess.Popen[str] | None" = None
+    merged: bool = False
 
     def start(self, *launcher: str, **env: str) -> "subprocess.Popen[str]":
         """Begin to compute, and wait for it in the background."""
@@ -180,7 +181,7 @@ class Trial:
 
     def finish(self) -> None:
         """Say `run` again where the first did not complete it, and merge."""
-        code = self.ended()[0] if self.first else 1
+        code = self.ended()[0] if self.first else int(not self.merged)
         while code:
             self.again += 1
             process = self.lab.begin("submit", "run", *self.launcher)
@@ -188,6 +189,7 @@ class Trial:
             if (code := process.returncode) and self.again == 3:
                 raise RuntimeError(f"not complete after three more runs: {err[-3000:]}")
         self.lab.script("submit", "merge", f"run_dir={self.root}")
+        self.merged = True
 
     def compared(self, unfinished: bool = False) -> dict[str, Any]:
         """The merged records beside those of one uninterrupted process."""
