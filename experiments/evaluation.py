@@ -80,8 +80,9 @@ class Evaluation:
         return retrieval(self.inputs.model.similarity, gallery, found.labels, list(self.cfg.recall_at))
 
     def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
-        """Keep the images of a few pairs of each kind."""
-        few = pairing.first(pairs, self.cfg.maps.pictures)
+        """Keep the images of a few pairs of each kind, or of all."""
+        count = self.cfg.maps.pictures
+        few = pairs if count == "all" else pairing.first(pairs, count)
         keep_pictures(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
 
     def tried(self, frame: pd.DataFrame, count: int) -> "Bench":

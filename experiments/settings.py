@@ -18,7 +18,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "maps.save": bool,
         "keep_memory": bool,
         "curves": bool,
-        "maps.pictures": int,
+        "maps.pictures": int | Literal["all"],
         "recall_at": list[int],
         "nmi": bool,
         "engine": Literal["torch", "faiss"],

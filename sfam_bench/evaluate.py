@@ -16,10 +16,12 @@ from sfam_bench.engine.series import Series
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer, Sampling
+from sfam_bench.explainers.zhu import point_to_point
 from sfam_bench.maps import coincide, flagged, normalise, upsample
 from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Reading, Scene
 from sfam_bench.metrics.walks import curves
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.pieces import POINT_TO_POINT
 from sfam_bench.records import Curve, Encoded, PairBatch, Record, Side
 from sfam_bench.retrieval import Catalogue
 from sfam_bench.targets import Target, swapped
@@ -27,6 +29,7 @@ from sfam_bench.types import RawMaps
 
 Answers: TypeAlias = dict[Question, Tensor]
 COARSE = 64 * 64  # cells; finer maps are of methods that sample, never coincide, and would fill the memory
+POSITIONS = 256  # of an image's grid up to which its point-to-point map is kept: it has their square
 PAIR = "pair"  # stands for the explainer where a value belongs to the pair itself
 
 
@@ -34,6 +37,7 @@ PAIR = "pair"  # stands for the explainer where a value belongs to the pair itse
 class Shard:
     """What one batch of pairs gave: records, curves, and raw maps by "<explainer>/query" and "<explainer>/reference".
 
+    Beside these maps stands "point_to_point", what each position of the query and each of the reference add together.
     `seconds` that each explainer took for the queries' maps, not a part of the records, which repeat to the bit.
     """
 
@@ -61,7 +65,7 @@ def evaluate(
         encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)
         scene = Scene(model, encoded, pairs, gallery=searched)
         same = self_pairs(pairs)
-        shard = Shard([])
+        shard = Shard([], maps=joint(model, encoded) if keep_maps else {})
         names = (dataset, model.name, target.name)
         applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
         for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
@@ -184,6 +188,14 @@ def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pai
     if raw.ndim != 3 or len(raw) != len(pairs):
         raise UserError(f"{explainer} returned {tuple(raw.shape)} for {len(pairs)} pairs: expected (batch, rows, cols)")
     return raw.detach()
+
+
+def joint(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
+    """The point-to-point maps of a target with one comparison, in half precision, where their grids are small."""
+    sides = [encoded.query, *(term.side for term in encoded.terms)]
+    if len(sides) > 2 or any(side.activations[0, 0].numel() > POSITIONS for side in sides):
+        return {}
+    return {POINT_TO_POINT: point_to_point(model, *sides).cpu().half()}
 
 
 def self_pairs(pairs: PairBatch) -> list[str]:

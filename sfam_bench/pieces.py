@@ -23,6 +23,7 @@ POINTS = pa.list_(pa.float32())
 WALKS = ("explainer", "curve", "query_id", "reference_id")
 CURVES = pa.schema([*((key, TEXT) for key in WALKS), ("fraction", POINTS), ("score", POINTS)])
 PAIR = ("query_id", "reference_id")
+POINT_TO_POINT = "point_to_point"  # among the maps: (pairs, rows, cols, reference rows, reference cols) of no method
 MARK = b"sfam_bench"  # what a piece says of itself, in the metadata of its file
 FORMAT: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic
-from sfam_bench.pieces import CURVES, PLAIN, Piece, line, place, read_table, says, write_piece
+from sfam_bench.pieces import CURVES, PLAIN, POINT_TO_POINT, Piece, line, place, read_table, says, write_piece
 from sfam_bench.provenance import Config, config_hash, plain, run_facts
 
 
@@ -144,7 +144,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     """Read a run folder, or say in one line what is wrong with it."""
     root = Path(root)
     manifest = read_manifest(root)
-    there, paths = _tables(root, "records", manifest)
+    there, paths = tables_of(root, "records", manifest)
     planned = manifest.get("shards", there)
     unfinished = ""
     if not manifest.get("done") or there < planned:
@@ -159,7 +159,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     return Run(root, manifest, read_table(root / "pairs.parquet").to_pandas(), records, unfinished)
 
 
-def _tables(root: Path, kind: str, manifest: Mapping[str, Any]) -> tuple[int, list[Path]]:
+def tables_of(root: Path, kind: str, manifest: Mapping[str, Any]) -> tuple[int, list[Path]]:
     """How many shards a run has, and the files that hold them: one where they were merged."""
     if merged := manifest.get("merged"):
         return merged["batches"], [root / f"{kind}.parquet"]
@@ -180,11 +180,16 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> dict[str, np.ndarray]:
-    """Read the raw maps of all pairs, or of the `wanted` (query_id, reference_id) alone, as one array a name."""
+def read_maps(
+    root: Path, wanted: Container[tuple[str, str]] | None = None, points: bool = False
+) -> dict[str, np.ndarray]:
+    """Read the raw maps of all pairs, or of the `wanted` (query_id, reference_id) alone, as one array a name.
+
+    With `points` the large point-to-point maps stand among them, where the run kept any.
+    """
     parts: dict[str, list[np.ndarray]] = {}
     for path in sorted((Path(root) / "maps").glob("[0-9]*.npz")):
-        for name, array in _read_npz(path, wanted).items():
+        for name, array in _read_npz(path, wanted, () if points else (POINT_TO_POINT,)).items():
             parts.setdefault(name, []).append(array)
     maps = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     if len({len(array) for array in maps.values()}) > 1:
@@ -195,7 +200,7 @@ def read_maps(root: Path, wanted: Container[tuple[str, str]] | None = None) -> d
 def read_curves(root: Path) -> pd.DataFrame:
     """Read the raw curves of a run: explainer, curve, query_id, reference_id, and arrays of fraction and score."""
     manifest = read_manifest(root) if (Path(root) / "manifest.json").is_file() else {}
-    tables = [read_table(path) for path in _tables(Path(root), "curves", manifest)[1]]
+    tables = [read_table(path) for path in tables_of(Path(root), "curves", manifest)[1]]
     return pa.concat_tables(tables or [CURVES.empty_table()], promote_options="permissive").to_pandas()
 
 
@@ -226,12 +231,13 @@ def _claim(folder: Path) -> None:
         raise UserError(f"another job has just begun the run folder {folder.parent}: choose another run_dir") from None
 
 
-def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None, without: Container[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             pairs = zip(arrays["query_id"].tolist(), arrays["reference_id"].tolist(), strict=True)
             chosen = np.array([wanted is None or pair in wanted for pair in pairs], dtype=bool)
-            return {name: arrays[name][chosen] for name in arrays.files} if chosen.any() else {}
+            names = [name for name in arrays.files if name not in without]
+            return {name: arrays[name][chosen] for name in names} if chosen.any() else {}
     except Exception as error:  # a broken zip raises half a dozen kinds
         lost = f"{path.parent.parent / 'records' / path.stem}.parquet"
         raise UserError(

@@ -84,6 +84,7 @@ SETTINGS = {
     "seed=-1": ("seed is -1", "at least 0"),
     "resume=maybe": ("resume is 'maybe'", "true or false"),
     "maps.save=flase": ("maps.save is 'flase'", "true or false"),
+    "maps.pictures=some": ("maps.pictures is 'some'", "one of all or a whole number of at least 0"),
     "split=val": ("no split 'val'", "test, train or all"),
     "dataset.test_per_class=0": ("no split 'test'", "choose train or all"),
     "pairs.kinds=[nonsense]": ("nonsense", "kinds are nearest_positive, hard_negative"),

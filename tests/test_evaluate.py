@@ -27,6 +27,7 @@ from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
+from sfam_bench.pieces import POINT_TO_POINT
 from sfam_bench.records import PairBatch
 from sfam_bench.similarity import Cosine, NegativeEuclidean
 from sfam_bench.store import read_curves
@@ -457,3 +458,34 @@ def test_a_run_keeps_its_curves_compactly_and_its_report_draws_them(run_script, 
     code, _, err = run_script("report", f"runs=[{run}]", f"out={tmp_path / 'report'}")
     assert code == 0, err
     assert list((tmp_path / "report").glob("curves-*.png"))
+
+
+def test_what_positions_add_together_is_kept_beside_the_maps_and_sums_to_the_score():
+    network, pairs = model(), batch()
+    (shard,) = evaluate(network, Similarity(), [pairs], {"sfam": SFAM()}, {}, "made", keep_maps=True)
+    points = shard.maps[POINT_TO_POINT]
+    rows, cols = shard.maps["sfam/query"].shape[1:]
+    assert points.shape == (3, rows, cols, rows, cols)
+    assert points.dtype == torch.float16
+    scores = [r.value for r in shard.records if r.metric == "s_full"]
+    torch.testing.assert_close(points.double().sum(dim=(1, 2, 3, 4)), torch.tensor(scores).double(), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("why", ["a fine grid", "a margin", "maps are not kept"])
+def test_large_or_joint_point_to_point_maps_are_not_kept(why, monkeypatch):
+    network, pairs = model(), batch()
+    if why == "a fine grid":
+        monkeypatch.setattr("sfam_bench.evaluate.POSITIONS", network.encode(pairs.query).activations[0, 0].numel() - 1)
+    target = Margin() if why == "a margin" else Similarity()
+    negative = {"negative_ids": ("n0", "n1", "n2"), "negative": pairs.query.flip(0)}
+    (shard,) = evaluate(
+        network,
+        target,
+        [replace(pairs, **negative)],
+        {"sfam": SFAM()},
+        {},
+        "made",
+        keep_maps=why != "maps are not kept",
+    )
+    assert POINT_TO_POINT not in shard.maps
+    assert ("sfam/query" in shard.maps) is (why != "maps are not kept")

@@ -112,6 +112,9 @@ def test_raw_maps_are_indexed_by_pair_and_explainer(evaluated: Path) -> None:
     assert list(zip(maps["query_id"], maps["reference_id"], strict=True)) == pairs
     for name in EXPLAINERS:
         assert maps[f"{name}/query"].shape == (len(pairs), 4, 4)
+    points = read_maps(evaluated, points=True)["point_to_point"].astype(float)
+    assert points.shape == (len(pairs), 4, 4, 4, 4)
+    np.testing.assert_allclose(points.sum(axis=(1, 2, 3, 4)), run.pairs["score"], atol=5e-3)
     # both directions are there, so each query map must be the reference map of the swapped pair
     turned = [pairs.index((reference, query)) for query, reference in pairs]
     for name in ("sfam", "similarity_decomposition", "grad_cam", "lafam"):

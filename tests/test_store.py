@@ -171,6 +171,15 @@ def test_maps_are_read_across_shards_and_by_pair(run: RunStore) -> None:
         read_maps(run.root)
 
 
+def test_point_to_point_maps_are_read_where_they_are_asked_for(run: RunStore) -> None:
+    names = {"query_id": np.array(["a", "b"]), "reference_id": np.array(["r", "r"])}
+    points = np.arange(2 * 2 * 3 * 1 * 4).reshape(2, 2, 3, 1, 4).astype(np.float16)
+    run.write_shard(0, [row("a")], {**names, "sfam/query": np.zeros((2, 2, 3)), "point_to_point": points})
+    assert read_maps(run.root).keys() == {*names, "sfam/query"}
+    found = read_maps(run.root, {("b", "r")}, points=True)
+    assert np.array_equal(found["point_to_point"], points[1:])
+
+
 def test_images_keep_ids_with_slashes(run: RunStore) -> None:
     pixels = np.zeros((4, 5, 3), np.uint8)
     run.write_image("001.Albatross/a b.jpg", pixels)
