@@ -36,6 +36,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "trials": int,
         "objective": str,
         "held_out": float,
+        **{"records": str, "document": bool, "run": str, "pictures": bool},
     },
 }
 LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "trials": 1, "shards": 1, "workers": 1, "task_minutes": 1}

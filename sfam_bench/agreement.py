@@ -104,11 +104,29 @@ def _distance(values: np.ndarray, totals: np.ndarray, level: str) -> np.ndarray:
 
 
 def tau_matrix(ratings: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of each two raters (rows) over the things that both rate; NaN where one tells nothing apart."""
-    count = len(ratings)
-    found = np.full((count, count), np.nan)
-    for one, other in zip(*np.triu_indices(count), strict=True):
-        both = np.isfinite(ratings[one]) & np.isfinite(ratings[other])
-        if both.sum() > 1:
-            found[one, other] = found[other, one] = stats.kendalltau(ratings[one, both], ratings[other, both]).statistic
-    return found
+    """Kendall's tau-b of each two raters (rows) over the things that both rate; NaN where one tells nothing apart.
+
+    All at once, since one call of scipy for each two of a hundred metrics takes longer than the rest of a report.
+    """
+    signs, known = _orders(ratings)
+    untied = (signs != 0).astype(float) @ known.T
+    return _divided(signs @ signs.T, np.sqrt(untied * untied.T))
+
+
+def row_taus(ratings: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of each row of `ratings` with the same row of `others`, all finite; NaN as in `tau_matrix`."""
+    (one, _), (other, _) = _orders(ratings), _orders(others)
+    untied = ((signs != 0).sum(axis=1) for signs in (one, other))
+    return _divided((one * other).sum(axis=1), np.sqrt(np.prod([*untied], axis=0, dtype=float)))
+
+
+def _orders(ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each rater and each two things, which is rated higher (1, 0, -1), and whether both are rated."""
+    one, other = np.triu_indices(ratings.shape[1], 1)
+    differences = ratings[:, one] - ratings[:, other]
+    known = np.isfinite(differences)
+    return np.sign(np.where(known, differences, 0.0)), known.astype(float)
+
+
+def _divided(shares: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    return np.divide(shares, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sfam_bench.agreement import kendall_w, krippendorff_alpha, ranking, tau_matrix
+from sfam_bench.agreement import kendall_w, krippendorff_alpha, ranking, row_taus, tau_matrix
 from sfam_bench.statistics import FACTS, RUN, Interval, Matrix, clustered_intervals, matrices
 
 EXACT = "similarity_decomposition"
@@ -113,8 +113,9 @@ def _halves(scores: np.ndarray, seed: int = 0) -> float:
     if blocks < 4 or scores.shape[1] < 3:
         return float("nan")
     orders = (rng.permutation(blocks) for _ in range(HALVES))
-    sides = ((scores[order[: blocks // 2]].mean(axis=0), scores[order[blocks // 2 :]].mean(axis=0)) for order in orders)
-    found = np.array([stats.kendalltau(one, other).statistic for one, other in sides])
+    cuts = [np.split(order, [blocks // 2]) for order in orders]
+    one, other = (np.stack([scores[cut[side]].mean(axis=0) for cut in cuts]) for side in (0, 1))
+    found = row_taus(one, other)
     return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else float("nan")
 
 

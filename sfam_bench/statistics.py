@@ -241,10 +241,12 @@ def matrices(records: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Matrix]:
         values = np.full((len(of_row), len(of_column)), np.nan)
         values[row, column] = frame["value"].where(frame["reason"] == "")
         clusters = label.loc[[query for query, _ in of_row]].to_numpy()
-        flagged = [_counted(frame["reason"].to_numpy()[column == number]) for number in range(len(of_column))]
+        why = frame["reason"].to_numpy(dtype=object)
+        left_out = np.flatnonzero(why != "")  # few, so that what follows is quick
+        flagged = [_counted(why[left_out][column[left_out] == number]) for number in range(len(of_column))]
         yield Matrix(tuple(map(str, run)), list(of_column), values, clusters, flagged)
 
 
 def _counted(flags: np.ndarray) -> str:
-    names, counts = np.unique(flags[flags != ""].astype(str), return_counts=True)
+    names, counts = np.unique(flags.astype(str), return_counts=True)
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))

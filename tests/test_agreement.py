@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from sfam_bench.agreement import cliques, critical_difference, kendall_w, krippendorff_alpha, ranking, tau_matrix
+from sfam_bench.agreement import (
+    cliques,
+    critical_difference,
+    kendall_w,
+    krippendorff_alpha,
+    ranking,
+    row_taus,
+    tau_matrix,
+)
 from sfam_bench.errors import UserError
 
 NAN = np.nan
@@ -124,3 +132,18 @@ def test_tau_is_over_what_both_rate() -> None:
     assert found[0, 3] == pytest.approx(1 / 3)
     assert np.isnan(found[2]).all()
     assert np.array_equal(found, found.T, equal_nan=True)
+
+
+def test_tau_is_that_of_scipy_with_ties_and_gaps() -> None:
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(0, 5, (12, 9)).astype(float)
+    ratings[rng.random(ratings.shape) < 0.2] = NAN
+    ratings[3] = 2.0
+    found = tau_matrix(ratings)
+    for one, other in zip(*np.triu_indices(len(ratings)), strict=True):
+        both = np.isfinite(ratings[one]) & np.isfinite(ratings[other])
+        expected = stats.kendalltau(ratings[one, both], ratings[other, both]).statistic
+        assert found[one, other] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    whole = rng.integers(0, 5, (12, 9)).astype(float)
+    rows = row_taus(whole, whole[::-1])
+    assert rows == pytest.approx(np.diag(tau_matrix(whole)[::-1]), nan_ok=True)

@@ -14,6 +14,7 @@ from sfam_bench.report.tables import Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
 
 QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # lines of the protocol that say what the numbers are worth
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than the line
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -39,7 +40,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
+    text = f"**{cell.text}**" if cell.best or cell.tied else cell.text
     return " ".join(filter(None, [text, cell.interval, "≈" if cell.tied else ""]))
 
 
@@ -49,7 +50,7 @@ def _pipes(text: str) -> str:
 
 
 def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
-    r"""Tables to \input into a document with \usepackage{booktabs} and T1 fonts."""
+    r"""Tables to \input into a document with \usepackage{booktabs,graphicx} and T1 fonts."""
     facts = [f"% {name}: {text}".replace("\n", " ") for name, text in lines]
     return "\n\n".join(["\n".join([f"% {title}".replace("\n", " "), *facts]), *map(_latex_table, tables)]) + "\n"
 
@@ -67,9 +68,10 @@ def _latex_table(table: Table) -> str:
             r"\begin{table}[htbp]",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+            FITTED,
             rf"\begin{{tabular}}{{l{'l' * len(table.columns)}}}",
             *(r"\toprule", rf"{heads} \\", r"\midrule", *body, r"\bottomrule"),
-            *(r"\end{tabular}", r"\end{table}"),
+            *(r"\end{tabular}}", r"\end{table}"),
         ]
     )
 
@@ -82,7 +84,7 @@ def _latex_head(column: Column) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     """The mean over its interval, which keeps five columns within a page."""
-    text = rf"\textbf{{{_latex_number(cell.text)}}}" if cell.best else _latex_number(cell.text)
+    text = rf"\textbf{{{_latex_number(cell.text)}}}" if cell.best or cell.tied else _latex_number(cell.text)
     text += r" $\approx$" if cell.tied else ""
     if not cell.interval:
         return text

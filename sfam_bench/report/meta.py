@@ -55,11 +55,20 @@ def measured(run: Run) -> Measured:
     return Measured(tells, ranks, meta.baselines(run.records), tuple(run.manifest.get("blind") or ()))
 
 
-def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "") -> page.Section | None:
-    """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
+@dataclass(frozen=True)
+class Weighed:
+    """The metrics of several runs, weighed: tables, those of mean ranks apart, and the frames behind them."""
 
-    None without metrics.
-    """
+    tables: Sequence[Table]
+    rankings: Sequence[Table]
+    frames: Mapping[str, pd.DataFrame]  # tells, ranks, agreement
+    scores: pd.DataFrame  # of meta.ratings
+    directions: pd.Series
+    blind: Container[str]
+
+
+def weigh(runs: Sequence[Measured], summary: pd.DataFrame) -> Weighed | None:
+    """Tables over all runs, whose means are in `summary`; None without metrics."""
     tells, ranks = (
         pd.concat(frames, ignore_index=True) for frames in zip(*((r.tells, r.ranks) for r in runs), strict=True)
     )
@@ -74,11 +83,24 @@ def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remar
     tables = [
         *(_tells_table(" · ".join(keys), part, ranks, directions) for keys, part in _runs(tells)),
         *([_agreement_table(agreement)] if len(agreement) else []),
-        *(table for keys, part in _runs(ranks) for table in _rank_tables(" · ".join(keys), part, blind, directions)),
     ]
-    tables = remarked(tables, remark)
-    pictures, taus = _figures(scores, ranks, directions, blind, out)
-    for name, frame in {"tells": tells, "ranks": ranks, "agreement": agreement, "tau": taus}.items():
+    rankings = [t for keys, part in _runs(ranks) for t in _rank_tables(" · ".join(keys), part, blind, directions)]
+    return Weighed(
+        tables, rankings, {"tells": tells, "ranks": ranks, "agreement": agreement}, scores, directions, blind
+    )
+
+
+def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "") -> page.Section | None:
+    """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
+
+    None without metrics.
+    """
+    weighed = weigh(runs, summary)
+    if weighed is None:
+        return None
+    tables = remarked([*weighed.tables, *weighed.rankings], remark)
+    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], weighed.directions, weighed.blind, out)
+    for name, frame in {**weighed.frames, "tau": taus}.items():
         frame.to_csv(out / f"meta-{name}.csv", index=False)
     (out / "meta.md").write_text(formats.markdown(TITLE, [], tables), encoding="utf-8")
     (out / "meta.tex").write_text(formats.latex(TITLE, [], tables), encoding="utf-8")

@@ -14,6 +14,7 @@ from sfam_bench.statistics import AREA_ERROR, FACTS
 from sfam_bench.store import Run
 
 OUTSIDE = "Outside the protocol"
+IN_A_LINE = ("Data set", "Model", "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
 FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
 
@@ -49,6 +50,12 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Made": facts.get("created"),
     }
     return [(name, str(text)) for name, text in lines.items() if text]
+
+
+def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:
+    """The most important lines of `protocol` as one."""
+    lines = dict(protocol(run, summary, errors))
+    return "; ".join(lines[name] for name in IN_A_LINE if name in lines)
 
 
 def outside(facts: Mapping[str, Any]) -> str:

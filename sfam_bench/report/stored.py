@@ -1,9 +1,12 @@
 """Stored runs by name, each read and summed up once, however many tables and figures ask for it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sfam_bench.errors import UserError
@@ -11,7 +14,7 @@ from sfam_bench.report.box_accuracy import with_box_accuracy
 from sfam_bench.report.cost import cost_rows
 from sfam_bench.report.models import Training, read_training
 from sfam_bench.report.tables import mark
-from sfam_bench.statistics import summary
+from sfam_bench.statistics import AREA_ERROR, FACTS, area_errors, summary
 from sfam_bench.store import Run, read_run
 
 
@@ -25,7 +28,10 @@ class Stored:
     def run(self, name: str) -> "Summed":
         """An evaluation; UserError where there is none of this name."""
         if name not in self._read:
-            self._read[name] = Summed(name, with_box_accuracy(read_run(self._folder(name))))
+            whole = with_box_accuracy(read_run(self._folder(name)))
+            check = whole.records["metric"].str.endswith(AREA_ERROR)  # these judge the protocol, no explainer
+            run = replace(whole, records=whole.records[~check])
+            self._read[name] = Summed(name, run, area_errors(whole.records[check]))
         return self._read[name]
 
     def training(self, name: str) -> Training:
@@ -42,14 +48,38 @@ class Stored:
 
 @dataclass(frozen=True)
 class Summed:
-    """A run with its means."""
+    """A run with its means; `errors` are those of the areas of its curves."""
 
     name: str
     run: Run
+    errors: np.ndarray
+
+    @property
+    def directions(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of each metric, whether higher is better, and the name of its chance level."""
+        return self.run.manifest.get("metrics") or {}
 
     @cached_property
     def means(self) -> pd.DataFrame:
         """statistics.summary of its records, costs below, and `blind` of each row's explainer."""
-        means = summary(self.run.records, self.run.pairs, self.run.manifest.get("metrics") or {})
-        whole = pd.concat([means, cost_rows(self.run)], ignore_index=True)
+        return self._summed(self.run.records)
+
+    def among(self, explainers: Sequence[str]) -> pd.DataFrame:
+        """The means of some explainers alone, best and tied among these; of all where none is named."""
+        if not explainers:
+            return self.means
+        there = self.run.records["explainer"].unique()
+        if absent := [name for name in explainers if name not in there]:
+            raise UserError(f"the stored run {self.name} has no explainer {absent[0]}: evaluate it with that one too")
+        return self._summed(self.run.records[self.run.records["explainer"].isin([*explainers, FACTS])])
+
+    def _summed(self, records: pd.DataFrame) -> pd.DataFrame:
+        costs = cost_rows(self.run)
+        costs = costs[costs["explainer"].isin(records["explainer"])] if len(costs) else costs
+        whole = pd.concat([summary(records, self.run.pairs, self.directions), costs], ignore_index=True)
         return mark(whole, self.run.manifest.get("blind") or ())
+
+    def kept(self, means: pd.DataFrame) -> pd.DataFrame:
+        """The records behind some rows of the means."""
+        own = self.run.records
+        return own[own["metric"].isin(means["metric"]) & own["explainer"].isin(means["explainer"])]

@@ -21,8 +21,9 @@ from sfam_bench.report.names import (
     sort_metrics,
     words,
 )
-from sfam_bench.statistics import FACTS, NO_REASON, reasons
+from sfam_bench.statistics import FACTS, NO_REASON, PAIR, reasons
 
+MEANS = "Mean [95 % interval]; bold: best, and with ≈ what is not distinguishable from it over the same pairs."
 WIDTH = 5  # columns of a table that still fit a page
 NOTHING = "--"
 
@@ -77,14 +78,25 @@ def remarked(tables: Sequence[Table], remark: str) -> list[Table]:
     return [replace(table, note=" ".join(filter(None, [table.note, remark]))) for table in tables]
 
 
-def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """The tables of one (dataset, model, target)."""
+def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], head: str = "") -> list[Table]:
+    """The tables of one (dataset, model, target); `head` begins their titles."""
     names = summary["metric"].drop_duplicates().tolist()
     levels = {name: chance_of(name, metrics) for name in names}
     chances = {name: float(summary.loc[summary["metric"] == level, "mean"].mean()) for name, level in levels.items()}
     own = summary[(summary["explainer"] != FACTS) & ~summary["metric"].isin(levels.values())]
-    note = "Mean [95 % interval]; bold: best; ≈: not distinguishable from the best over the same pairs."
-    return [_table(title, part, note, chances) for _, title, part in _blocks(own)]
+    blocks = [(": ".join(filter(None, [head, title])), part) for _, title, part in _blocks(own)]
+    return [_table(title, part, MEANS, chances) for title, part in blocks]
+
+
+def run_table(title: str, summary: pd.DataFrame, chances: Mapping[str, float]) -> Table:
+    """One metric, a column for each model; `chances` are its chance levels by model."""
+    whole = _table(title, summary, MEANS, {})
+    models = summary["model"].drop_duplicates().astype(str).tolist()
+    counts = [column.note.rpartition("; ")[2] for column in whole.columns]
+    levels = [f"chance {chances[model]:.3f}" if model in chances else "" for model in models]
+    heads = zip(models, counts, levels, strict=True)
+    columns = tuple(Column(model, "; ".join(filter(None, notes))) for model, *notes in heads)
+    return replace(whole, columns=columns)
 
 
 def difference_tables(differences: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
@@ -137,6 +149,22 @@ def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | 
     total = len(records.drop_duplicates(["query_id", "reference_id"]))
     note = f"Pairs (of {total}) left out of at least one mean, and of how many metrics; means are over the rest."
     return Table("Flagged pairs", columns, tuple(rows), note)
+
+
+def left_out_table(records: Mapping[str, pd.DataFrame]) -> Table | None:
+    """How many pairs of each run were flagged on any method, by reason; None where none was."""
+    flagged = {name: own.assign(reason=reasons(own)) for name, own in records.items()}
+    names = sorted({reason for own in flagged.values() for reason in own["reason"].unique()} - {""})
+    if not names:
+        return None
+    rows = []
+    for run, own in flagged.items():
+        whole = len(own.drop_duplicates(PAIR))
+        counts = [len(own[own["reason"] == reason].drop_duplicates(PAIR)) for reason in names]
+        rows.append((run, (Cell(str(whole)), *(Cell(str(count)) for count in counts))))
+    columns = (Column("pairs"), *(Column(FLAGS.get(name, name)) for name in names))
+    note = "Pairs left out of at least one mean of at least one method, by reason; each mean is over the rest."
+    return Table("Flagged pairs", columns, tuple(rows), note, head="run")
 
 
 FLAGS = {

@@ -1,0 +1,21 @@
+"""Render the numbered tables and the figures of the benchmark out of stored records; needs neither torch nor a GPU."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from experiments.cli import script
+from experiments.settings import build
+from sfam_bench.report.paper import write_paper
+from sfam_bench.report.stored import Stored
+
+
+@script("paper")
+def main(cfg: DictConfig) -> None:
+    tables, drawings = build(cfg.get("table") or {}), build(cfg.get("figure") or {})
+    for path in write_paper(Stored(Path(cfg.records)), tables, drawings, Path(cfg.out), cfg.document):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

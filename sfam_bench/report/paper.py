@@ -1,0 +1,204 @@
+"""The numbered tables of the benchmark, out of stored runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.files import atomic
+from sfam_bench.report import formats, page, tables
+from sfam_bench.report.meta import measured, weigh
+from sfam_bench.report.models import model_sheets, model_table
+from sfam_bench.report.names import arrow, chance_of, sort_metrics, words
+from sfam_bench.report.protocols import protocol_line
+from sfam_bench.report.stored import Stored, Summed
+from sfam_bench.report.style import save
+from sfam_bench.report.tables import Table
+from sfam_bench.statistics import FACTS
+
+PREAMBLE = r"""\documentclass[10pt]{article}
+\usepackage[a4paper,margin=18mm]{geometry}
+\usepackage[T1]{fontenc}
+\usepackage{lmodern,textcomp,booktabs,graphicx}
+\begin{document}"""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A numbered table: its parts, the protocol of each run in a line, and the frames behind it by name."""
+
+    title: str
+    protocol: Sequence[tuple[str, str]]
+    tables: Sequence[Table]
+    frames: Mapping[str, pd.DataFrame]
+
+    def write(self, out: Path, name: str) -> list[Path]:
+        """Write NAME.md, .tex and .html, and a CSV for each frame, into the folder `out`."""
+        texts = {
+            f"{name}.md": formats.markdown(self.title, self.protocol, self.tables),
+            f"{name}.tex": formats.latex(self.title, self.protocol, self.tables),
+            f"{name}.html": page.template("sheet.html.j2").render(
+                title=self.title, lines=self.protocol, tables=self.tables
+            ),
+        }
+        for kind, frame in self.frames.items():
+            texts[f"{'-'.join(filter(None, [name, kind]))}.csv"] = frame.to_csv(index=False, float_format="%.6g")
+        out.mkdir(parents=True, exist_ok=True)
+        for file_name, text in texts.items():
+            with atomic(out / file_name) as file:
+                file.write_text(text, encoding="utf-8")
+        return [out / file_name for file_name in texts]
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A figure out of stored runs."""
+
+    @property
+    def caption(self) -> str:
+        """What stands below it."""
+
+    def __call__(self, stored: Stored) -> Figure:
+        """Draw it; UserError where a stored run lacks what it needs."""
+
+
+def write_paper(
+    stored: Stored,
+    tables: Mapping[str, Callable[[Stored], Sheet]],
+    drawings: Mapping[str, Drawing],
+    out: Path,
+    document: bool = False,
+) -> list[Path]:
+    """Render all, then write tables into out/tables, figures into out/figures, and out/paper.tex if asked for."""
+    sheets = {name: table(stored) for name, table in tables.items()}
+    drawn = {name: drawing(stored) for name, drawing in drawings.items()}
+    paths = [path for name, sheet in sheets.items() for path in sheet.write(out / "tables", name)]
+    paths += [path for name, figure in drawn.items() for path in save(figure, out / "figures", name)]
+    if document:
+        with atomic(out / "paper.tex") as file:
+            file.write_text(_document(sheets, drawings), encoding="utf-8")
+        paths.append(out / "paper.tex")
+    return paths
+
+
+def _document(sheets: Mapping[str, Sheet], drawings: Mapping[str, Drawing]) -> str:
+    """A LaTeX document of all tables and figures, each a section or a float; to be compiled in its own folder."""
+    tables = [
+        rf"\clearpage\section*{{{formats.escape_latex(sheet.title)}}}\input{{tables/{name}}}"
+        for name, sheet in sheets.items()
+    ]
+    figures = [
+        rf"\begin{{figure}}[htbp]\centering\includegraphics[width=\linewidth,height=0.8\textheight,keepaspectratio]"
+        rf"{{figures/{name}.png}}\caption{{{formats.escape_latex(drawing.caption)}}}\end{{figure}}"
+        for name, drawing in drawings.items()
+    ]
+    return "\n".join([PREAMBLE, *tables, r"\clearpage", *figures, r"\end{document}", ""])
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means of methods over pairs, best and tied among the methods shown.
+
+    runs: names of stored runs, by the title of the part of the table in which they stand.
+    metrics: names, or patterns as in reference_sensitivity*, in no particular order.
+    across: what stands side by side: the metrics of a run, or the runs of a part, a table for each metric.
+    explainers: which methods, all where none is named.
+    """
+
+    title: str
+    runs: Mapping[str, Sequence[str]]
+    metrics: Sequence[str]
+    across: Literal["metrics", "runs"] = "metrics"
+    explainers: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, stored: Stored) -> Sheet:
+        names = dict.fromkeys(name for part in self.runs.values() for name in part)
+        found = {name: self._chosen(stored.run(name)) for name in names}
+        for pattern in self.metrics:
+            if not any(fnmatchcase(name, pattern) for frame in found.values() for name in frame["metric"]):
+                raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
+        parts = [table for title, part in self.runs.items() for table in self._part(title, part, stored, found)]
+        left_out = tables.left_out_table({name: stored.run(name).kept(found[name]) for name in names})
+        lines = [(name, line(stored.run(name), found[name])) for name in names]
+        frame = pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)
+        return Sheet(self.title, lines, [*parts, *([left_out] if left_out else [])], {"": frame})
+
+    def _chosen(self, run: Summed) -> pd.DataFrame:
+        """The rows of the means that the table shows, and the chance levels of its metrics."""
+        means = run.among(self.explainers)
+        there = means.loc[means["explainer"] != FACTS, "metric"].drop_duplicates().tolist()
+        shown = [name for name in there if any(fnmatchcase(name, pattern) for pattern in self.metrics)]
+        if not shown:
+            wanted = ", ".join(self.metrics)
+            raise UserError(f"the stored run {run.name} has none of the metrics {wanted}: evaluate it with them")
+        levels = {chance_of(name, run.directions) for name in shown}
+        return means[means["metric"].isin([*shown, *levels])]
+
+    def _part(self, title: str, names: Sequence[str], stored: Stored, found: Mapping[str, pd.DataFrame]) -> list[Table]:
+        if self.across == "metrics":
+            return [
+                table
+                for name in names
+                for table in tables.metric_tables(found[name], stored.run(name).directions, of(title, name, names))
+            ]
+        whole = pd.concat([found[name].assign(model=name.removeprefix(f"{title}-")) for name in names])
+        directions = stored.run(names[0]).directions
+        levels = {str(name): chance_of(str(name), directions) for name in whole["metric"].unique()}
+        means = whole[(whole["explainer"] != FACTS) & ~whole["metric"].isin(levels.values())]
+        made = []
+        for metric in sort_metrics(means["metric"].drop_duplicates().tolist()):
+            part = means[means["metric"] == metric]
+            level = whole[whole["metric"] == levels[metric]].groupby("model")["mean"].mean()
+            chances = dict(zip(level.index.astype(str), level.tolist(), strict=True))
+            heading = f"{title}: {words(metric)}{arrow(part['higher_is_better'].iloc[0])}"
+            made.append(tables.run_table(heading, part, chances))
+        return made
+
+
+def line(run: Summed, means: pd.DataFrame) -> str:
+    """What was measured on what, in a line."""
+    return protocol_line(run.run, means, run.errors)
+
+
+def of(title: str, name: str, names: Sequence[str]) -> str:
+    """What a run is called within its part: by the part's title alone where it is the only one."""
+    return title if len(names) == 1 else f"{title}, {name}"
+
+
+@dataclass(frozen=True)
+class Models:
+    """Trained models beside what they were frozen and what was published: PASS or DRIFT where it can be judged."""
+
+    title: str
+    runs: Sequence[str]
+
+    def __call__(self, stored: Stored) -> Sheet:
+        trainings = [stored.training(name) for name in self.runs]
+        frame = model_table(trainings)
+        sheets = [sheet for _, part in frame.groupby(["dataset", "split"], sort=False) for sheet in model_sheets(part)]
+        code = ", ".join(dict.fromkeys(str(each.facts.get("git", "unknown"))[:10] for each in trainings))
+        return Sheet(self.title, [("Code", f"git {code}")], sheets, {"": frame})
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether the metrics of each run tell the exact decomposition from controls, and rank methods alike."""
+
+    title: str
+    runs: Sequence[str]
+
+    def __call__(self, stored: Stored) -> Sheet:
+        runs = [stored.run(name) for name in self.runs]
+        found = weigh([measured(each.run) for each in runs], pd.concat([each.means for each in runs]))
+        if found is None:
+            raise UserError(f"the stored runs {', '.join(self.runs)} have no metric that says how true a map is")
+        lines = [(each.name, line(each, each.means)) for each in runs]
+        return Sheet(self.title, lines, found.tables, found.frames)
