@@ -12,8 +12,9 @@ from sfam_bench.report import formats, page, tables
 from sfam_bench.report.box_accuracy import with_box_accuracy
 from sfam_bench.report.cost import cost_rows
 from sfam_bench.report.curves import draw_curves
-from sfam_bench.report.figures import gallery, overview
+from sfam_bench.report.figures import gallery
 from sfam_bench.report.formats import terminal_table
+from sfam_bench.report.means import overview
 from sfam_bench.report.meta import FILES, measured, write_meta
 from sfam_bench.report.names import slug, sort_metrics
 from sfam_bench.report.protocols import OUTSIDE, outside, protocol
@@ -60,16 +61,16 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         judged.append(measured(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
         of_run = [_section(run, part, differences[-1], errors, out) for part in parts]
-        maps = [(path, "Maps of a few pairs.") for path in gallery(run, out)]
+        gallery(run, out)
         lines = [(path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out) if path.suffix == ".png"]
-        sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines, *maps]), *of_run[1:]]
+        sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines]), *of_run[1:]]
     table = pd.concat(sums, ignore_index=True)
     table.to_csv(out / "summary.csv", index=False)
     pd.concat(differences, ignore_index=True).to_csv(out / "differences.csv", index=False)
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
     compared = [block for part in alike for block in tables.remarked(tables.side_by_side(part), _remark(runs, part))]
     named = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
-    whole_page = page.render(sections, compared, named, write_meta(judged, table, out, _remark(runs, table)))
+    whole_page = page.render(sections, compared, named, write_meta(judged, table, out, _remark(runs, table)), runs)
     (out / "index.html").write_text(whole_page, encoding="utf-8")
     return Report(table, {section.title: section.protocol for section in sections})
 

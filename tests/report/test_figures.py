@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sfam_bench.report import figures
+from sfam_bench.report.means import overview
 from sfam_bench.report.tables import mark
 from sfam_bench.statistics import summary
 from sfam_bench.store import read_run
@@ -18,7 +19,8 @@ def test_the_gallery_is_drawn(fake_run: Path, tmp_path: Path) -> None:
     (sheet,) = figures.gallery(read_run(fake_run), tmp_path)
     assert sheet.name == "gallery-cub-lite0-frozen-similarity-1.png"
     width, height = Image.open(sheet).size
-    assert width > height > 500
+    assert width == 910  # 7 inches at 130 dots
+    assert height > 1000
 
 
 def test_many_explainers_take_several_sheets(fake_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +29,7 @@ def test_many_explainers_take_several_sheets(fake_run: Path, tmp_path: Path, mon
 
 
 def test_pairs_of_each_kind_come_in_turn(fake_run: Path) -> None:
-    kinds = [row["kind"] for row in figures._with_images(read_run(fake_run), 6)]
+    kinds = [row["kind"] for row in figures.with_images(read_run(fake_run), 6)]
     assert kinds == ["nearest_positive"] * 2 + ["hard_negative"] * 2 + ["random_positive", "partial_match"]
 
 
@@ -62,14 +64,14 @@ def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: P
     run = read_run(fake_run)
     records = run.records.assign(explainer=run.records["explainer"].replace("exact", "$\\frac$"))
     table = mark(summary(records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
-    png, svg = figures.overview(table, run.manifest["metrics"], tmp_path)
+    png, svg = overview(table, run.manifest["metrics"], tmp_path)
     assert Image.open(png).size[0] > 500
     first = svg.read_bytes()
-    figures.overview(table, run.manifest["metrics"], tmp_path)
+    overview(table, run.manifest["metrics"], tmp_path)
     assert svg.read_bytes() == first
 
 
 def test_an_overview_of_nothing_is_no_file(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
     table: pd.DataFrame = mark(summary(run.records, run.pairs, {}, draws=50), ())
-    assert figures.overview(table, {}, tmp_path) == []
+    assert overview(table, {}, tmp_path) == []

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from sfam_bench.report import sweep as module
 from sfam_bench.report.sweep import sweeps
@@ -17,12 +18,12 @@ def frame(names: list[str]) -> pd.DataFrame:
 
 def test_three_values_of_a_field_make_a_sweep_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(
-        module, "_panel", lambda axes, part, others: drawn.append((list(part["at"]), list(part["mean"])))
-    )
+    monkeypatch.setattr(module, "draw_along", lambda panels, *sizes: drawn.extend(panels) or Figure())
     found = sweeps(frame(["sfam gamma 1", "lafam", "sfam gamma 0", "sfam gamma 0.5"]), tmp_path)
     assert [path.name for path in found] == [f"sweep-sfam-gamma-cub-m-similarity.{kind}" for kind in ("png", "svg")]
-    assert drawn == [([0.0, 0.5, 1.0], [0.2, 0.3, 0.0])]
+    (shown,) = drawn
+    assert (list(shown.part["at"]), list(shown.part["mean"])) == ([0.0, 0.5, 1.0], [0.2, 0.3, 0.0])
+    assert list(shown.levels["explainer"]) == ["lafam"]
 
 
 @pytest.mark.parametrize("names", [["sfam", "lafam"], ["sfam gamma 0", "sfam gamma 1"], ["a 1", "b 2", "c 3"]])
