@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models tune part-agreement sweep differential bench coverage bench-gpu cluster-test test lint
+.PHONY: help table-1 table-2 table-3 table-4 table-5 table-6 table-7 table-8 figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models tune part-agreement sweep differential bench coverage bench-gpu cluster-test docs docs-pictures test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -146,11 +146,35 @@ bench-gpu: setup  ## the engine against the GPU's own rate
 data-%: setup  ## download cub, cars196 or sop: make data-cub
 	$(PY) experiments/data.py download=$*
 
+# The numbered tables and the figures: conf/table/N_*.yaml and conf/figure/*.yaml, out of results/records
+listed = [$(subst $(empty) $(empty),$(comma),$(sort $(basename $(notdir $(wildcard $(1))))))]
+PAPER := $(PY) experiments/paper.py
+
+table-1 table-2 table-3 table-4 table-5 table-6 table-7 table-8: table-%: setup
+	$(PAPER) 'table=$(call listed,conf/table/$*_*.yaml)'
+
+figures: setup  ## draw the figures out of stored records (results/figures/)
+	$(PAPER) 'figure=$(call listed,conf/figure/*.yaml)'
+
+paper: setup  ## table-1 to table-8 and all figures, in a minute, without torch (results/tables/, figures/, paper.tex)
+	$(PAPER) 'table=$(call listed,conf/table/*.yaml)' 'figure=$(call listed,conf/figure/*.yaml)' document=true
+
+keep: setup  ## copy a run to where tables find it: make keep RUN=results/runs/... NAME=mine
+	$(PY) experiments/keep.py run=$(RUN) out=results/records/$(NAME) $(MORE)
+
 cluster-test: setup  ## a real SLURM of one node: every accident on it, and the page for new users, 40 minutes (results/tables/cluster/)
 	tests/cluster/install.sh
 	$(PY) -m pytest tests/cluster
 	$(PY) -m tests.cluster.page
 	$(PY) -m tests.cluster.faults
+
+docs: setup  ## build the documentation as pages to read in a browser, from file:// too (.site/)
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@echo "page: file://$(CURDIR)/.site/index.html"
+
+docs-pictures: setup  ## draw the pictures of docs/concepts.md, with a network trained first where it is not there
+	$(PY) experiments/train.py experiment=planted resume=true run_dir=results/concepts/train
+	$(PY) -m benchmarks.concepts results/concepts/train/model.safetensors
 
 test: lint  ## lint, types, import contracts and all tests
 	$(PY) -m pytest -n 2

@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sfam_bench.report.tables import Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
 
 QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # lines of the protocol that say what the numbers are worth
+ROWS = 36  # of two lines, which fill a page
 FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than the line
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -52,7 +54,15 @@ def _pipes(text: str) -> str:
 def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     r"""Tables to \input into a document with \usepackage{booktabs,graphicx} and T1 fonts."""
     facts = [f"% {name}: {text}".replace("\n", " ") for name, text in lines]
-    return "\n\n".join(["\n".join([f"% {title}".replace("\n", " "), *facts]), *map(_latex_table, tables)]) + "\n"
+    pages = [_latex_table(page) for table in tables for page in _pages(table)]
+    return "\n\n".join(["\n".join([f"% {title}".replace("\n", " "), *facts]), *pages]) + "\n"
+
+
+def _pages(table: Table) -> list[Table]:
+    """The table in parts that a page has room for."""
+    starts = range(0, len(table.rows), ROWS) or [0]
+    parts = [replace(table, rows=table.rows[start : start + ROWS]) for start in starts]
+    return [parts[0], *(replace(part, title=f"{part.title}, continued", note="") for part in parts[1:])]
 
 
 def _latex_table(table: Table) -> str:
@@ -67,13 +77,18 @@ def _latex_table(table: Table) -> str:
         [
             r"\begin{table}[htbp]",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+            rf"\caption{{{escape_latex(_caption(table))}}}",
             FITTED,
             rf"\begin{{tabular}}{{l{'l' * len(table.columns)}}}",
             *(r"\toprule", rf"{heads} \\", r"\midrule", *body, r"\bottomrule"),
             *(r"\end{tabular}}", r"\end{table}"),
         ]
     )
+
+
+def _caption(table: Table) -> str:
+    title = table.title if table.title.endswith("?") else f"{table.title}."
+    return f"{title} {table.note}".strip()
 
 
 def _latex_head(column: Column) -> str:

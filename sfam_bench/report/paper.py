@@ -25,6 +25,8 @@ PREAMBLE = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,margin=18mm]{geometry}
 \usepackage[T1]{fontenc}
 \usepackage{lmodern,textcomp,booktabs,graphicx}
+\newcommand{\numbered}[1]{\setcounter{table}{0}\renewcommand{\thetable}{#1.\arabic{table}}}
+\setlength{\belowcaptionskip}{4pt}
 \begin{document}"""
 
 
@@ -89,7 +91,8 @@ def write_paper(
 def _document(sheets: Mapping[str, Sheet], drawings: Mapping[str, Drawing]) -> str:
     """A LaTeX document of all tables and figures, each a section or a float; to be compiled in its own folder."""
     tables = [
-        rf"\clearpage\section*{{{formats.escape_latex(sheet.title)}}}\input{{tables/{name}}}"
+        rf"\clearpage\section*{{{formats.escape_latex(sheet.title)}}}\numbered{{{name.rpartition('_')[2]}}}"
+        rf"\input{{tables/{name}}}"
         for name, sheet in sheets.items()
     ]
     figures = [

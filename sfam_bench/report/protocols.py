@@ -15,6 +15,7 @@ from sfam_bench.store import Run
 
 OUTSIDE = "Outside the protocol"
 IN_A_LINE = ("Data set", "Model", "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
+PLAIN = ("Data set", "Model", "Code")  # whose texts need no name
 FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
 
@@ -55,7 +56,8 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
 def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:
     """The most important lines of `protocol` as one."""
     lines = dict(protocol(run, summary, errors))
-    return "; ".join(lines[name] for name in IN_A_LINE if name in lines)
+    texts = (lines[name] if name in PLAIN else f"{name.lower()} {lines[name]}" for name in IN_A_LINE if name in lines)
+    return "; ".join(texts)
 
 
 def outside(facts: Mapping[str, Any]) -> str:

@@ -208,9 +208,11 @@ def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, flo
             "" if np.isnan(chance) else f"chance {chance:.3f}",
         ]
         columns.append(Column(label, "; ".join(filter(None, notes)), place(metric)[3]))
-        digits = decimals([*part["mean"], *part["low"], *part["high"]])
         rows = {row["explainer"]: row for row in part.to_dict("records")}
-        cells.append([_cell(rows.get(explainer), digits, most) for explainer in explainers])
+        whole = decimals([*part["mean"], *part["low"], *part["high"]])
+        costs = metric.startswith("cost_")  # from thousandths to thousands in one column
+        digits = {name: decimals([row["mean"]]) if costs else whole for name, row in rows.items()}
+        cells.append([_cell(rows.get(name), digits.get(name, whole), most) for name in explainers])
     rows_ = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
     return Table(title, tuple(columns), rows_, note, blind)
 
