@@ -195,7 +195,7 @@ def joint(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
     sides = [encoded.query, *(term.side for term in encoded.terms)]
     if len(sides) > 2 or any(side.activations[0, 0].numel() > POSITIONS for side in sides):
         return {}
-    return {POINT_TO_POINT: point_to_point(model, *sides).cpu().half()}
+    return {POINT_TO_POINT: point_to_point(model, sides[0], sides[1]).cpu().half()}
 
 
 def self_pairs(pairs: PairBatch) -> list[str]:

@@ -1,0 +1,323 @@
+"""The page in a real browser: sorted, filtered, pointed at, by mouse and by keyboard, in light, dark and print."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sfam_bench.report.figures import overlay
+from tests.browser.conftest import FAILED, FLAT, GRID, HOSTILE, METHODS, OTHER, Opened, raw_map
+
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+PIXELS = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
+
+
+def pixels(page: Any, method: str, side: str) -> list[int]:
+    """What is drawn on a canvas."""
+    return page.locator(f'canvas[data-method="{method}"].{side}').evaluate(PIXELS)
+
+
+def settled(page: Any) -> str:
+    """The address, when changes have come to it."""
+    page.wait_for_timeout(250)
+    return str(page.evaluate("location.hash"))
+
+
+def names(table: Any) -> list[str]:
+    """The rows of a table that are seen."""
+    return list(table.locator("tbody tr:visible th").all_inner_texts())
+
+
+def table_with(page: Any, head: str) -> Any:
+    """The first table with this column."""
+    return page.locator("figure.table").filter(has=page.locator("thead th", has_text=head)).first
+
+
+def test_it_opens_from_disk_and_says_how_fast(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
+    start = time.perf_counter()
+    page = opened.open()
+    with capsys.disabled():
+        size = opened.index.stat().st_size / 1e6
+        print(f"\nopened in {time.perf_counter() - start:.2f} s, {size:.2f} MB")
+    assert page.locator("canvas").count() == 2 * (1 + len(METHODS))
+    assert "7 of 8 pairs" in page.inner_text("#count")
+
+
+def test_a_class_named_as_markup_is_text(opened: Opened) -> None:
+    page = opened.open()
+    assert HOSTILE in page.inner_text("#pair")
+    page.fill("#class", "<script")
+    assert HOSTILE in page.inner_text("#pair-title")
+    assert page.evaluate("[...document.scripts].filter(s => s.textContent.includes('alert(1)') && !s.type).length") == 0
+
+
+def test_columns_are_sorted_by_number_and_the_third_click_gives_the_first_order(opened: Opened) -> None:
+    table = table_with(opened.open(), "deletion mean")
+    first, head = names(table), table.locator("thead th", has_text="deletion mean").first
+    column = head.evaluate("head => head.cellIndex")
+    seen = []
+    for state in ("ascending", "descending", None):
+        head.click()
+        assert head.get_attribute("aria-sort") == state
+        values = [
+            float(text.split()[0]) for text in table.locator(f"tbody td:nth-child({column + 1})").all_inner_texts()
+        ]
+        seen.append((names(table), values))
+    assert seen[0][1] == sorted(seen[0][1]) != seen[1][1] == sorted(seen[1][1], reverse=True)
+    assert seen[2][0] == first
+
+
+def test_enter_sorts_too_and_the_order_is_in_the_address(opened: Opened) -> None:
+    page = opened.open()
+    head = table_with(page, "deletion mean").locator("thead th").first
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    address, order = settled(page), names(table_with(page, "deletion mean"))
+    assert order == sorted(order)
+    again = opened.open(address)
+    assert names(table_with(again, "deletion mean")) == order
+
+
+def test_rows_blind_methods_and_columns_are_filtered(opened: Opened) -> None:
+    page = opened.open()
+    table = table_with(page, "deletion mean")
+    assert names(table) == [*METHODS]
+    page.check("#blind")
+    assert names(table) == ["sfam", "grad_cam"]
+    page.fill("#rows", "GRAD, lafam")
+    assert names(table) == ["grad_cam"]
+    page.uncheck("#blind")
+    assert names(table) == ["grad_cam", "lafam"]
+    page.fill("#rows", "nothing like it")
+    assert names(table) == []
+    assert table.locator(".none").is_visible()
+    page.fill("#rows", "")
+    page.click("summary")
+    page.uncheck('#metrics input[value="deletion mean"]')
+    assert not page.locator("thead th:visible", has_text="deletion mean").filter(has_not_text="insertion").count()
+    assert page.locator("#values th", has_text="insertion minus deletion mean").count() == 1
+    assert page.locator("#values th").filter(has_text="deletion mean").count() == 1
+
+
+def test_failures_come_first_then_flags_and_both_are_in_words(opened: Opened) -> None:
+    page = opened.open()
+    groups = page.locator("#pair optgroup").evaluate_all("all => all.map(one => one.label)")
+    assert groups == ["Failures (1)", "Flagged (1)", "Others, worst first (5)"]
+    assert f"q/{FAILED}" in page.inner_text("#pair-title")
+    assert "selectivity energy of sfam is -0.200: no better than chance" in page.inner_text("#flags")
+    page.keyboard.press("j")
+    page.wait_for_function(f"document.querySelector('#pair-title').textContent.includes('q/{FLAT} ')")
+    page.wait_for_function("document.querySelector('#flags').textContent.includes('constant map (grad_cam)')")
+    assert page.locator("#values td.why").first.inner_text() == "constant map"
+    assert "no map, or a constant one" in page.locator('canvas[data-method="grad_cam"].query').get_attribute(
+        "aria-label"
+    )
+
+
+def test_pairs_are_chosen_by_kind_and_class(opened: Opened) -> None:
+    page = opened.open()
+    page.select_option("#kind", "nearest positive")
+    assert page.locator("#pair option").count() == 3
+    page.fill("#class", "bird 1")
+    assert page.locator("#pair option").count() == 1
+    page.fill("#class", "no such bird")
+    assert page.inner_text("#pair-title") == "No pair matches"
+    assert not page.locator("#stage").is_visible()
+
+
+@pytest.mark.parametrize(("side", "grid"), [("query", GRID), ("reference", OTHER)])
+def test_the_overlay_is_that_of_the_figures(opened: Opened, side: str, grid: tuple[int, int]) -> None:
+    page = opened.open()
+    picture = np.array(pixels(page, "", side), np.uint8).reshape(48, 60, 4)[..., :3]
+    drawn = np.array(pixels(page, "sfam", side)).reshape(48, 60, 4)[..., :3]
+    expected = overlay(np.ascontiguousarray(picture), raw_map(grid, 0))
+    assert np.abs(drawn - expected.astype(int)).max() <= 6  # maps come in 255 steps
+
+
+def test_sliders_change_the_overlay(opened: Opened) -> None:
+    page = opened.open()
+    before, plain = pixels(page, "sfam", "query"), pixels(page, "", "query")
+    page.locator("#threshold").fill("100")
+    page.wait_for_timeout(100)
+    most = pixels(page, "sfam", "query")
+    page.locator("#threshold").fill("0")
+    page.locator("#opacity").fill("0")
+    page.wait_for_timeout(100)
+    none = pixels(page, "sfam", "query")
+    grey = all(abs(none[at] - none[at + 1]) <= 1 and abs(none[at] - none[at + 2]) <= 1 for at in range(0, len(none), 4))
+    assert grey
+    assert before != none
+    changed = [sum(one != other for one, other in zip(drawn, none, strict=True)) for drawn in (before, most)]
+    assert changed[0] > changed[1]  # the threshold leaves the strongest alone
+    assert pixels(page, "", "query") == plain
+
+
+def test_methods_are_chosen_several_at_once(opened: Opened) -> None:
+    page = opened.open()
+    page.uncheck('#methods input[value="lafam"]')
+    assert page.locator("#panels figcaption").all_inner_texts() == ["The pair", "sfam", "grad_cam"]
+    assert page.locator("#curves polyline").count() == 2 * 2
+    page.uncheck('#methods input[value="sfam"]')
+    page.uncheck('#methods input[value="grad_cam"]')
+    assert page.locator("#panels canvas").count() == 2
+    again = opened.open(settled(page))
+    assert again.locator("#panels canvas").count() == 2
+
+
+def brightest(page: Any, side: str) -> tuple[float, float]:
+    """Where the overlay is strongest, as shares of height and width."""
+    return tuple(
+        page.locator(f'canvas[data-method=""].{side}').evaluate(
+            "canvas => { const {width, height} = canvas;"
+            "const d = canvas.getContext('2d').getImageData(0, 0, width, height).data;"
+            "let [rows, cols, sum] = [0, 0, 0]; for (let i = 0; i < width * height; i++) {"
+            "const w = Math.max(d[4*i], d[4*i+1], d[4*i+2]) - Math.min(d[4*i], d[4*i+1], d[4*i+2]) > 40 ? 1 : 0;"
+            "rows += w * Math.floor(i / width); cols += w * (i % width); sum += w; }"
+            "return [rows / sum / height, cols / sum / width]; }"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "cell", "other", "expected"),
+    [("query", (1, 1), "reference", (1, 1)), ("reference", (1, 1), "query", (1, 1))],
+)
+def test_a_click_shows_which_points_of_the_other_image_go_with_it(
+    opened: Opened, side: str, cell: tuple[int, int], other: str, expected: tuple[int, int]
+) -> None:
+    # query position 5, (1, 1) of 3 x 4, goes with reference position 6, (1, 1) of 4 x 5, and with no other
+    page = opened.open()
+    grids = {"query": (3, 4), "reference": (4, 5)}
+    canvas = page.locator(f'canvas[data-method=""].{side}')
+    box, (rows, cols) = canvas.bounding_box(), grids[side]
+    at = {"x": (cell[1] + 0.5) / cols * box["width"], "y": (cell[0] + 0.5) / rows * box["height"]}
+    canvas.click(position=at)
+    assert "adds 0.0625 of 0.75" in page.inner_text("#point")
+    row, col = brightest(page, other)
+    rows, cols = grids[other]
+    assert (int(row * rows), int(col * cols)) == expected
+    page.keyboard.press("Escape")
+    assert "Click a point" in page.inner_text("#point")
+
+
+def test_arrows_move_the_point_on_a_picture_and_the_pair_elsewhere(opened: Opened) -> None:
+    page = opened.open()
+    title = page.inner_text("#pair-title")
+    page.locator('canvas[data-method=""].query').focus()
+    page.keyboard.press("ArrowRight")
+    assert "Row 2, column 3 of the query" in page.inner_text("#point")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    assert "Row 1, column 3 of the query" in page.inner_text("#point")  # not past the border
+    assert page.inner_text("#pair-title") == title
+    page.locator("#next").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("title => document.querySelector('#pair-title').textContent !== title", arg=title)
+    page.keyboard.press("k")
+    page.wait_for_function("title => document.querySelector('#pair-title').textContent === title", arg=title)
+    page.keyboard.press("k")  # there is none before the first
+    assert page.inner_text("#pair-title") == title
+    page.locator("#class").press("j")
+    assert page.input_value("#class") == "j"
+
+
+def test_the_skip_link_is_first_and_leads_to_the_content(opened: Opened) -> None:
+    page = opened.open()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_curves_say_their_values_under_the_pointer(opened: Opened) -> None:
+    page = opened.open()
+    box = page.locator("#curves svg").first.bounding_box()
+    page.mouse.move(box["x"] + (44 + 288 / 4) / 340 * box["width"], box["y"] + box["height"] / 2)  # at 25 %
+    assert page.locator(".tip:visible").inner_text().split("\n") == [
+        "at 25 %",
+        "0.600  sfam",
+        "0.500  grad_cam",
+        "0.400  lafam",
+    ]
+
+
+def test_dark_follows_the_system_until_it_is_chosen(opened: Opened) -> None:
+    page = opened.open()
+    back = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(back)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{back} !== {light!r}")
+    page.select_option("#theme", "light")
+    assert page.evaluate(back) == light
+    page.select_option("#theme", "dark")
+    dark = page.evaluate(back)
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(back) == dark != light
+    assert opened.open(settled(page)).evaluate(back) == dark
+
+
+def test_the_address_holds_everything(opened: Opened) -> None:
+    page = opened.open()
+    page.select_option("#run", "made-second-similarity")
+    page.select_option("#kind", "partial match")
+    page.select_option("#pair", index=2)
+    page.check('#methods input[value="grad_cam"]')
+    page.uncheck('#methods input[value="sfam"]')
+    page.locator("#opacity").fill("35")
+    page.locator("#threshold").fill("20")
+    page.fill("#rows", "grad")
+    page.check("#blind")
+    page.locator('canvas[data-method=""].reference').click()
+    address = settled(page)
+    shown = (
+        "document.querySelector('#pair-title').textContent + document.querySelector('#point').textContent"
+        "+ ['run', 'kind', 'opacity', 'threshold', 'rows', 'blind'].map(id => [$(id).value, $(id).checked])"
+        "+ [...document.querySelectorAll('#methods input')].map(one => one.checked)"
+    )
+    shown = shown.replace("$(", "document.getElementById(")
+    told, drawn = page.evaluate(shown), pixels(page, "grad_cam", "query")
+    again = opened.open(address)
+    assert again.evaluate(shown) == told
+    assert "Row" in again.inner_text("#point")
+    assert pixels(again, "grad_cam", "query") == drawn
+
+
+@pytest.mark.parametrize(
+    "address", ["#run=none&query=x&point=9.9.9&opacity=abc&sort=99.1.up", "#made-first-similarity", "#="]
+)
+def test_an_address_that_makes_no_sense_is_no_accident(opened: Opened, address: str) -> None:
+    page = opened.open(address)
+    assert f"q/{FAILED}" in page.inner_text("#pair-title")
+    assert page.input_value("#opacity") == "80"
+
+
+def test_it_prints_with_tables_and_without_controls(opened: Opened, tmp_path: Path) -> None:
+    page = opened.open()
+    pdf = page.pdf(format="A4")
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") + pdf.count(b"/Type/Page/") > 1
+    page.emulate_media(media="print")
+    assert not page.locator(".controls:visible, nav:visible").count()
+    assert page.locator("figure.table:visible").count() == page.locator("figure.table").count() > 3
+    assert page.locator("#panels canvas:visible").count()
+
+
+def test_a_narrow_window_does_not_scroll_sideways(opened: Opened) -> None:
+    opened.page.set_viewport_size({"width": 400, "height": 800})
+    page = opened.open()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(opened: Opened, theme: str) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe-core is missing: npm ci --prefix tests/browser")
+    page = opened.open(f"#theme={theme}")
+    page.click("summary")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    bad = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in bad] == []
