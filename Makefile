@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help table-1 table-2 table-3 table-4 table-5 table-6 table-7 table-8 figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub table-models tune part-agreement sweep differential bench coverage bench-gpu cluster-test docs docs-pictures test lint
+.PHONY: help figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage bench-gpu cluster-test docs docs-pictures test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,9 +109,6 @@ tune: setup  ## tune a method's fields on training classes: make tune METHOD=sfa
 	$(PY) experiments/train.py $(tuned_on) resume=true run_dir=$(TRAINED)
 	$(PY) experiments/tune.py $(tuned_on) space=$(SPACE) trials=$(TRIALS) model.checkpoint=$(TRAINED)/model.safetensors run_dir=results/tune/$(SPACE)-$(EXPERIMENT) $(MORE)
 
-table-models: setup  ## trained models beside what they were frozen and what was published: make table-models RUNS=run,run
-	$(PY) experiments/models.py 'runs=[$(RUNS)]' out=results/models
-
 # SFAM's Euclidean forms beside the one that is configured
 FORMS := 'explainer=[sfam,lafam]' $(foreach f,negative complement reciprocal,'+explainer.sfam_$f={_target_: sfam_bench.explainers.sfam.SFAM, euclidean_cis: $f}')
 agreement = $(PY) experiments/part_agreement.py dataset=cub model=lite0 dataset.root=$(CUB)
@@ -150,14 +147,14 @@ data-%: setup  ## download cub, cars196 or sop: make data-cub
 listed = [$(subst $(empty) $(empty),$(comma),$(sort $(basename $(notdir $(wildcard $(1))))))]
 PAPER := $(PY) experiments/paper.py
 
-table-1 table-2 table-3 table-4 table-5 table-6 table-7 table-8: table-%: setup
-	$(PAPER) 'table=$(call listed,conf/table/$*_*.yaml)'
+table-%: setup  ## table 1 to 8 out of stored records (results/tables/): make table-1 [MORE='records=results/train out=results/mine table.table_1.runs=[sop]']
+	$(PAPER) 'table=$(call listed,conf/table/$*_*.yaml)' $(MORE)
 
 figures: setup  ## draw the figures out of stored records (results/figures/)
-	$(PAPER) 'figure=$(call listed,conf/figure/*.yaml)'
+	$(PAPER) 'figure=$(call listed,conf/figure/*.yaml)' $(MORE)
 
 paper: setup  ## table-1 to table-8 and all figures, in a minute, without torch (results/tables/, figures/, paper.tex)
-	$(PAPER) 'table=$(call listed,conf/table/*.yaml)' 'figure=$(call listed,conf/figure/*.yaml)' document=true
+	$(PAPER) 'table=$(call listed,conf/table/*.yaml)' 'figure=$(call listed,conf/figure/*.yaml)' document=true $(MORE)
 
 keep: setup  ## copy a run to where tables find it: make keep RUN=results/runs/... NAME=mine
 	$(PY) experiments/keep.py run=$(RUN) out=results/records/$(NAME) $(MORE)

@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.errors import UserError
-from sfam_bench.files import atomic
-from sfam_bench.report import formats
 from sfam_bench.report.names import words
 from sfam_bench.report.tables import NOTHING, Cell, Column, Table
 from sfam_bench.statistics import clustered_intervals
@@ -55,24 +53,6 @@ class Training:
     def key(self) -> tuple[str, ...]:
         """What tells it from other trainings, in the order of KEY."""
         return tuple(str(_fact(self.facts, where)) for where in KEY.values())
-
-
-def write_models(runs: Sequence[Path], out: Path, draws: int = 10_000) -> pd.DataFrame:
-    """Write the table of several trainings into `out` as CSV, Markdown and LaTeX, and return it."""
-    trainings = [read_training(Path(run)) for run in runs]
-    frame = model_table(trainings, draws)
-    sheets = [sheet for _, part in frame.groupby(["dataset", "split"], sort=False) for sheet in model_sheets(part)]
-    lines = [("Code", ", ".join(dict.fromkeys(str(each.facts.get("git", "unknown")) for each in trainings)))]
-    texts = {
-        "models.csv": frame.to_csv(index=False),
-        "models.md": formats.markdown("Trained models", lines, sheets),
-        "models.tex": formats.latex("Trained models", lines, sheets),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        with atomic(out / name) as file:
-            file.write_text(text, encoding="utf-8")
-    return frame
 
 
 def read_training(root: Path) -> Training:
@@ -213,19 +193,3 @@ def _beside(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
     source = " ".join(filter(None, [row["source"], f"({row['mark']})" if row["mark"] else ""]))
     ours = _measured(row, "recall_at_1_trained")
     return (ours, *map(Cell, (published, difference, verdict, source, row["setting"])))
-
-
-def terminal_models(frame: pd.DataFrame) -> str:
-    """The same for a terminal: means with intervals of the differences."""
-    blocks = []
-    for keys, part in frame.groupby(["dataset", "split"], sort=False):
-        lines: dict[str, list[str]] = {"": row_names(part)}
-        for name in COLUMNS:
-            cells = [_measured(row, name) for row in part.to_dict("records")]
-            signed = name.endswith("difference")
-            lines[words(name)] = [f"{cell.text} {cell.interval}" if signed else cell.text for cell in cells]
-        if part["published"].notna().any():
-            lines["published"] = [f"{figure:.3f}" if figure == figure else NOTHING for figure in part["published"]]
-            lines["verdict"] = part["verdict"].tolist()
-        blocks.append(f"{' · '.join(map(str, keys))} ({sizes(part)})\n{pd.DataFrame(lines).to_string(index=False)}")
-    return "\n\n".join(blocks)

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from sfam_bench.errors import UserError
-from sfam_bench.report.models import model_table, read_training, row_names, terminal_models, write_models
+from sfam_bench.report.models import model_table, read_training, row_names
+from sfam_bench.report.paper import Models
+from sfam_bench.report.stored import Stored
 from sfam_bench.statistics import clustered_bootstrap
 
 FROZEN = {"recall_at_1": [1.0, 0, 0, 0], "map_at_r": [0.5, 0, 0.25, 0.25]}
@@ -38,6 +40,13 @@ def trained(root: Path, items: pd.DataFrame | None = None, **changes: Any) -> Pa
     (both if items is None else items).to_parquet(root / "retrieval.parquet", index=False)
     pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "seconds": [40.0, 50.5]}).to_csv(root / "history.csv")
     return root
+
+
+def written(*runs: Path) -> tuple[pd.DataFrame, str]:
+    """The table of trainings that lie side by side: its frame, and its Markdown."""
+    sheet = Models("Trained models", [run.name for run in runs])(Stored(runs[0].parent))
+    sheet.write(runs[0].parent / "out", "models")
+    return sheet.frames[""], (runs[0].parent / "out" / "models.md").read_text()
 
 
 def test_a_row_by_hand(tmp_path: Path) -> None:
@@ -121,9 +130,9 @@ def test_what_cannot_be_compared_is_shown_and_not_judged(tmp_path: Path, changes
     run = official(tmp_path / "run", 0.2, **changes)
     row = judged(run)
     assert (row["verdict"], row["why"]) == ("not judged", why)
-    write_models([run], tmp_path / "out", draws=20)
+    _, page = written(run)
     published = run_published(run) is not None  # a table of nothing but gaps is not printed
-    assert (f"not judged: {why}" in (tmp_path / "out" / "models.md").read_text()) == published
+    assert (f"not judged: {why}" in page) == published
 
 
 def run_published(run: Path) -> float | None:
@@ -135,14 +144,13 @@ def run_published(run: Path) -> float | None:
 
 def test_the_table_is_written_as_csv_markdown_and_latex(tmp_path: Path) -> None:
     run, other = trained(tmp_path / "a", published=PUBLISHED), trained(tmp_path / "b", loss="triplet")
-    table = write_models([run, other], tmp_path / "out")
+    table, page = written(run, other)
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["models.csv", "models.md", "models.tex"]
+    assert sorted(path.name for path in out.iterdir()) == ["models.csv", "models.html", "models.md", "models.tex"]
     pd.testing.assert_frame_equal(
         pd.read_csv(out / "models.csv", keep_default_na=False)[["loss", "verdict", "images"]],
         table[["loss", "verdict", "images"]],
     )
-    page = (out / "models.md").read_text()
     assert "## cub · zero-shot" in page
     (line,) = (line for line in page.splitlines() if line.startswith("| lite0 · triplet · embedder"))
     assert "| 0.250 [0.000, 0.500] | 0.500 [0.000, 1.000] | +0.250 [+0.000, +0.500] |" in line  # of two classes
@@ -150,9 +158,7 @@ def test_the_table_is_written_as_csv_markdown_and_latex(tmp_path: Path) -> None:
     assert "| 0.760 | -0.260 | not judged: a part of the data" in page
     assert "Kim et al., CVPR 2020 (verified) | BN-Inception |" in page
     assert (out / "models.tex").read_text().count(r"\begin{table}") == 2
-    shown = terminal_models(table)
-    assert "cub · zero-shot (4 test images of 2 classes)" in shown
-    assert "not judged" in shown
+    assert "cub · zero-shot (4 test images of 2 classes)" in page
 
 
 def test_miners_recipes_and_seeds_are_named_where_rows_would_be_alike(tmp_path: Path) -> None:
@@ -173,8 +179,9 @@ def test_miners_recipes_and_seeds_are_named_where_rows_would_be_alike(tmp_path: 
 def test_a_history_without_seconds_leaves_them_open(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
     (run / "history.csv").write_text("epoch,loss\n1,2.0\n")
-    assert np.isnan(write_models([run], tmp_path / "out", draws=20)["seconds"].iloc[0])
-    assert "| last epoch | -- |" in (tmp_path / "out" / "models.md").read_text()
+    table, page = written(run)
+    assert np.isnan(table["seconds"].iloc[0])
+    assert "| last epoch | -- |" in page
 
 
 def cut(path: Path) -> None:
@@ -213,7 +220,7 @@ def test_a_broken_run_is_named(tmp_path: Path, spoil: Callable[[Path], Any], mes
     run = trained(tmp_path / "broken")
     spoil(run)
     with pytest.raises(UserError, match="broken") as caught:
-        write_models([run], tmp_path / "out")
+        written(run)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -222,17 +229,21 @@ def test_a_broken_run_is_named(tmp_path: Path, spoil: Callable[[Path], Any], mes
 def test_two_runs_of_one_training_and_none_at_all_are_refused(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
     with pytest.raises(UserError, match=r"both hold cub · zero-shot · lite0 · arcface · none · embedder"):
-        write_models([run, trained(tmp_path / "again")], tmp_path / "out")
+        written(run, trained(tmp_path / "again"))
     with pytest.raises(UserError, match="there is no training to report"):
-        write_models([], tmp_path / "out")
+        model_table([])
 
 
 def test_the_script_writes_the_table(run_script: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    run = trained(tmp_path / "run")
-    code, out, err = run_script("models", f"runs=[{run}]", f"out={tmp_path / 'out'}")
+    trained(tmp_path / "run")
+    stored = ("table=[1_models]", f"records={tmp_path}", f"out={tmp_path / 'out'}")
+    code, out, err = run_script("paper", *stored, "table.table_1.runs=[run]")
     assert (code, err) == (0, "")
-    assert "recall@1 trained" in out
-    assert (tmp_path / "out" / "models.csv").is_file()
-    code, _, err = run_script("models", f"runs=[{tmp_path / 'none'}]", f"out={tmp_path / 'out'}")
-    assert code == 2
-    assert "none is no finished training: it has no model.json" in err
+    assert (tmp_path / "out" / "tables" / "table_1.csv").is_file()
+    assert out.splitlines()[0] == str(tmp_path / "out" / "tables" / "table_1.md")
+    code, out, err = run_script("paper", *stored, "table.table_1.runs=[none]")
+    assert (code, out) == (2, "")
+    assert "there is no stored run 'none'" in err
+    code, out, err = run_script("paper", f"out={tmp_path / 'out'}")
+    assert (code, out) == (2, "")
+    assert "no table and no figure is chosen" in err
