@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfam_bench.api import default_model, explain
+    from sfam_bench.api import default_model, explain, score, show
 
-__all__ = ["default_model", "explain"]
+__all__ = ["default_model", "explain", "score", "show"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,3 +15,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'sfam_bench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """What completes in a notebook, before its first use too."""
+    return sorted([*globals(), *__all__])

@@ -1,32 +1,50 @@
-"""One pair, a few lines, no config: for notebooks."""
+"""One pair, a line each, no config: for notebooks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-import PIL.Image
+import numpy as np
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from sfam_bench.datasets.folder import open_image
-from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.errors import UserError
-from sfam_bench.evaluate import raw_maps, reasons, self_pairs
-from sfam_bench.explainers.forms import Explainer
-from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
+from sfam_bench.evaluate import PAIR, evaluate, raw_maps, reasons, self_pairs
 from sfam_bench.maps import normalise, upsample
+from sfam_bench.metrics.base import NOT_DRAWN, Metric
+from sfam_bench.metrics.completeness import Completeness
+from sfam_bench.metrics.complexity import Gini
+from sfam_bench.metrics.keeping import Keeping
+from sfam_bench.metrics.localisation import EnergyPointingGame, IoU, PointingGame
+from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
+from sfam_bench.named import Explainers, explainers_of
+from sfam_bench.pictures import Corners, Picture, Region, pair
+from sfam_bench.report.names import words
+from sfam_bench.report.pair import Panel, check_suffix, measured, pair_figure, save_figure
 from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity, score, swapped
+from sfam_bench.targets import Similarity, swapped
+from sfam_bench.targets import score as target_score
 from sfam_bench.types import Image
 
-Picture: TypeAlias = str | Path | PIL.Image.Image | Tensor
+METRICS: dict[str, Metric] = {  # as conf/metric has them
+    "insertion_minus_deletion_mean": Perturbation("insertion_minus_deletion"),
+    "deletion_mean": Perturbation("deletion"),
+    "insertion_mean": Perturbation("insertion"),
+    "average_drop": Keeping("drop"),
+    "energy_pointing_game": EnergyPointingGame(),
+    "energy_pointing_game_ratio": EnergyPointingGame(value="ratio"),
+    "pointing_game": PointingGame(),
+    "iou_50": IoU(threshold=0.5),
+    "gini": Gini(),
+    "completeness": Completeness(),
+}
+GIVE = {"foreground": "give foreground= or box=", "box": "give box="}
 
 
 @dataclass(frozen=True)
@@ -47,17 +65,20 @@ def default_model() -> SimilarityModel:
 
 
 def explain(
-    model: SimilarityModel, query: Picture, reference: Picture, explainers: Mapping[str, Explainer] | None = None
+    model: SimilarityModel | None, query: Picture, reference: Picture, explainers: Explainers = None
 ) -> Explanation:
     """Say why `model` finds two images alike; images are paths, PIL images or (3, rows, cols) tensors in [0, 1].
 
-    Default explainers: SFAM and the exact decomposition. An image with itself gives flagged maps of zeros.
+    model: None is `default_model()`.
+    explainers: names of conf/explainer, or objects by name; by default SFAM and the exact decomposition.
+
+    An image with itself gives flagged maps of zeros.
     """
-    chosen = explainers or {"sfam": SFAM(), "similarity_decomposition": SimilarityDecomposition()}
-    image, other = (tensor(picture, model.image_size) for picture in (query, reference))
-    pairs = PairBatch(("query",), ("reference",), image[None], other[None])
+    chosen = explainers_of(explainers)
+    model = model or default_model()
+    pairs = pair(query, reference, model.image_size)
     encoded = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
-    size = (image.shape[-2], image.shape[-1])
+    size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
     for name, explainer in chosen.items():
@@ -67,15 +88,83 @@ def explain(
             sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
             if reason:
                 flags[name] = reason
-    value = score(model.similarity, encoded.query.embeddings, encoded.terms)
-    return Explanation(float(value), image, other, sides["query"], sides["reference"], flags)
+    value = target_score(model.similarity, encoded.query.embeddings, encoded.terms)
+    return Explanation(float(value), pairs.query[0], pairs.reference[0], sides["query"], sides["reference"], flags)
 
 
-def tensor(picture: Picture, size: int) -> Image:
-    """An image as the model takes it; tensors are taken as they are."""
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or len(picture) != 3 or not picture.is_floating_point():
-            raise UserError(f"an image tensor must be floats of shape (3, rows, cols), not {tuple(picture.shape)}")
-        return picture
-    opened = picture.convert("RGB") if isinstance(picture, PIL.Image.Image) else open_image(Path(picture))
-    return Geometry(round(size * 256 / 224), size)(opened).image
+def score(
+    model: SimilarityModel | None,
+    query: Picture,
+    reference: Picture,
+    explainers: Explainers = None,
+    metrics: Mapping[str, Metric] | None = None,
+    foreground: Region | None = None,
+    box: Corners | None = None,
+) -> pd.DataFrame:
+    """Measure explanations of one pair: explainers down, metrics across, NaN where there is nothing to measure.
+
+    metrics: objects by name; by default deletion, insertion, their difference, average drop, concentration and
+        completeness, and where the object is known, localisation.
+    foreground: the query's object, a mask as large as the query: bool, or an image whose light pixels are inside.
+    box: the query's object as x1, y1, x2, y2 in pixels of the query.
+
+    attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "higher_is_better".
+    """
+    chosen = explainers_of(explainers)
+    model = model or default_model()
+    pairs = pair(query, reference, model.image_size, foreground, box)
+    wanted = {name: m for name, m in METRICS.items() if all(map(pairs.has, m.needs))} if metrics is None else metrics
+    for name, metric in wanted.items():
+        for need in metric.needs:
+            if not pairs.has(need):
+                how = GIVE.get(need, "leave it out, or use experiments/evaluate.py")
+                raise UserError(f"{name} needs {need}, which is not known of this pair: {how}")
+    (shard,) = evaluate(model, Similarity(), [pairs], chosen, wanted, "pair", keep_curves=False)
+    cells = {(record.explainer, record.metric): record for record in shard.records}
+    known = {key: record.value for key, record in cells.items()}
+    flags = {name: {m: cells[name, m].flag if (name, m) in cells else NOT_DRAWN for m in wanted} for name in chosen}
+    table = pd.DataFrame(
+        [[known.get((name, metric), float("nan")) for metric in wanted] for name in chosen],
+        index=pd.Index([*chosen], name="explainer"),
+        columns=pd.Index([*wanted], name="metric"),
+    )
+    table.attrs["score"] = known[PAIR, "s_full"]
+    table.attrs["flags"] = {name: {m: why for m, why in row.items() if why} for name, row in flags.items()}
+    table.attrs["higher_is_better"] = {name: metric.higher_is_better for name, metric in wanted.items()}
+    return table
+
+
+def show(explanation: Explanation, path: str | Path | None = None, scores: pd.DataFrame | None = None) -> Figure:
+    """Draw both images and both maps of each method; a notebook shows what is returned.
+
+    path: where to save it too, as PNG or SVG by its suffix.
+    scores: what `score` measured, to be written beside the maps.
+    """
+    if path is not None:
+        check_suffix(Path(path))
+    panels = [
+        Panel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _beside(name, explanation, scores))
+        for name, maps in explanation.query_maps.items()
+    ]
+    images = (pixels(explanation.query), pixels(explanation.reference))
+    figure = pair_figure(*images, [f"similarity {explanation.score:.3f}"], panels)
+    if path is not None:
+        save_figure(figure, Path(path).expanduser())
+    return figure
+
+
+def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) -> list[str]:
+    """Why a map is flagged, or what was measured of it."""
+    if flag := explanation.flags.get(name):
+        return [words(flag)]
+    if scores is None or name not in scores.index:
+        return []
+    (row,) = scores.loc[[name]].to_dict("records")
+    values = {str(metric): float(value) for metric, value in row.items()}
+    return measured(values, scores.attrs.get("higher_is_better", {}))
+
+
+def pixels(image: Image) -> np.ndarray:
+    """An image in [0, 1] as bytes, (rows, cols, 3)."""
+    found: np.ndarray = (image * 255).round().byte().permute(1, 2, 0).numpy()
+    return found

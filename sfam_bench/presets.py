@@ -39,9 +39,14 @@ class Preset:
     licence: str
 
 
+def conf_folder() -> Path:
+    """Where conf/ lies, in a checkout and in an installed package."""
+    return next((path for path in WHERE if path.is_dir()), WHERE[0])
+
+
 def presets(conf: Path | None = None) -> list[Preset]:
     """All of them, in the order of their names."""
-    root = conf or next((path for path in WHERE if path.is_dir()), WHERE[0])
+    root = conf or conf_folder()
     files = sorted((root / "experiment" / "train").glob("*.yaml"))
     if not files:
         raise UserError(f"no presets in {root / 'experiment' / 'train'}: install the package again, or use a checkout")
@@ -49,13 +54,13 @@ def presets(conf: Path | None = None) -> list[Preset]:
 
 
 def _preset(file: Path, conf: Path) -> Preset:
-    body = _read(file)
+    body = read_yaml(file)
     entries = [entry for entry in body.get("defaults", []) if isinstance(entry, dict)]
     chosen = {key.removeprefix("override /"): choice for entry in entries for key, choice in entry.items()}
     published = body.get("published", {})
     try:
         channels, licence = BACKBONES[chosen["model"]]
-        head = _read(conf / "head" / f"{chosen['head']}.yaml") if "head" in chosen else {}
+        head = read_yaml(conf / "head" / f"{chosen['head']}.yaml") if "head" in chosen else {}
         return Preset(
             **{"name": file.stem, "dataset": chosen["dataset"], "loss": chosen["loss"], "backbone": chosen["model"]},
             **{"dims": (head | body.get("head", {})).get("dims", channels), "licence": licence},
@@ -66,7 +71,8 @@ def _preset(file: Path, conf: Path) -> Preset:
         raise UserError(f"{file}: {error} is not known: a preset says data set, model, loss, published") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """One file of conf/ as it stands; raises UserError where it cannot be read."""
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:

@@ -1,19 +1,35 @@
-"""explain(): one pair, a few lines."""
+"""explain(), score(), show(): one pair, a line each."""
 
+import math
 import subprocess
 import sys
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
+import yaml
 
 import sfam_bench
+from experiments import settings
+from sfam_bench.api import METRICS
 from sfam_bench.errors import UserError
-from sfam_bench.explainers.controls import LaFAM
+from sfam_bench.evaluate import PAIR, evaluate
+from sfam_bench.explainers.controls import Chance, LaFAM
+from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.decisions import MarginArea
+from sfam_bench.metrics.perturbation import AreaError, Perturbation
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
+from sfam_bench.named import named
+from sfam_bench.pictures import sample
+from sfam_bench.records import PairBatch
 from sfam_bench.similarity import Cosine
+from sfam_bench.targets import Similarity
+from tests.contract import CONF, choosing
+
+NAMES = sorted(file.stem for file in (CONF / "explainer").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -50,17 +66,234 @@ def test_an_image_with_itself_gives_no_pretty_map(model):
     assert found.query_maps["lafam"].abs().max() == 0
 
 
-@pytest.mark.parametrize("image", [torch.rand(32, 32), torch.rand(1, 32, 32), torch.zeros(3, 8, 8, dtype=torch.uint8)])
-def test_what_is_no_image_is_refused(model, image):
-    with pytest.raises(UserError, match="an image tensor must be floats of shape"):
-        sfam_bench.explain(model, image, torch.rand(3, 32, 32))
+NOISE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
+BROKEN = NOISE.clone()
+BROKEN[0, 3, 3] = float("nan")
 
 
-def test_a_missing_file_is_named(model):
-    with pytest.raises(UserError, match=r"nowhere.jpg is missing"):
-        sfam_bench.explain(model, "nowhere.jpg", torch.rand(3, 32, 32))
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (
+            torch.rand(32, 32),
+            r"query is \(32, 32\) of float32: an image tensor must be floats of shape \(3, rows, cols\)",
+        ),
+        (torch.rand(1, 32, 32), r"query is \(1, 32, 32\) of float32"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"query is \(3, 8, 8\) of uint8"),
+        (torch.rand(3, 0, 8), r"query is \(3, 0, 8\)"),
+        (BROKEN, "query has pixels that are NaN or infinite"),
+        (NOISE * 255, r"query lies in \[.*, 255\]: give RGB in \[0, 1\]"),
+        (NOISE - 0.5, r"query lies in \[-0"),
+        (torch.rand(3, 32, 40), r"query is \(3, 32, 40\) and reference \(3, 32, 32\): give both one size"),
+        ("nowhere.jpg", "nowhere.jpg is missing"),
+        (".", "cannot read ."),
+    ],
+)
+@pytest.mark.parametrize("call", ["explain", "score"])
+def test_what_is_no_image_is_refused_in_one_line(model, call, image, said):
+    with pytest.raises(UserError, match=said) as error:
+        getattr(sfam_bench, call)(model, image, NOISE)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_of_another_type_is_refused_in_one_line():
+    """In a process of its own, without the checks of types that pytest adds."""
+    code = """
+import numpy as np, torch
+from sfam_bench.errors import UserError
+from sfam_bench.pictures import pair
+
+for query, box in ((np.zeros((32, 32, 3)), None), (None, None), (torch.zeros(3, 32, 32), 3)):
+    try:
+        pair(query, query, 32, box=box)
+    except UserError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "query is of type ndarray: give a path, a PIL image or a tensor",
+        "query is of type NoneType: give a path, a PIL image or a tensor",
+        "box is 3: give x1, y1, x2, y2 in pixels of the query",
+    ]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_truncated_photo_is_refused_in_one_line(model, tmp_path, opened):
+    whole, half = tmp_path / "whole.jpg", tmp_path / "half.jpg"
+    picture(0, (200, 200)).save(whole)
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UserError, match="truncated"):
+        sfam_bench.explain(model, PIL.Image.open(half) if opened else half, NOISE)
+
+
+def test_names_of_explainers_are_looked_up(model):
+    found = sfam_bench.explain(model, NOISE, NOISE.flip(0), ["lafam", "chance"])
+    given = sfam_bench.explain(model, NOISE, NOISE.flip(0), {"lafam": LaFAM(), "chance": Chance()})
+    assert [*found.query_maps] == ["lafam", "chance"]
+    assert all(torch.equal(found.query_maps[name], given.query_maps[name]) for name in found.query_maps)
+    assert [*sfam_bench.explain(model, NOISE, NOISE.flip(0), "lafam").query_maps] == ["lafam"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_means_what_it_means_to_evaluate(name):
+    assert named(name) == settings.build(choosing("explainer", name).explainer)[name]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_default_metrics_are_those_of_conf(name):
+    group = next(file.stem for file in (CONF / "metric").glob("*.yaml") if name in yaml.safe_load(file.read_text()))
+    assert settings.build(choosing("metric", group).metric)[name] == METRICS[name]
+
+
+@pytest.mark.parametrize(
+    ("explainers", "said"),
+    [
+        (["sfan"], "there is no explainer 'sfan': did you mean sfam"),
+        (["../dataset/cub"], "there is no explainer '../dataset/cub': did you mean"),
+        ([], "no explainer is chosen"),
+        ({}, "no explainer is chosen"),
+        (["grad_eclip"], "Grad-ECLIP needs a vision transformer"),
+        (["weight_transfer"], r"WeightTransfer needs training images.*in Python: method.prepare"),
+    ],
+)
+def test_explainers_that_cannot_be_are_refused(model, explainers, said):
+    with pytest.raises(UserError, match=said):
+        sfam_bench.explain(model, NOISE, NOISE.flip(0), explainers)
+
+
+def test_only_methods_of_the_package_are_imported(tmp_path, monkeypatch):
+    (tmp_path / "explainer").mkdir()
+    (tmp_path / "explainer" / "evil.yaml").write_text("evil: {_target_: os.system, command: 'true'}")
+    monkeypatch.setattr("sfam_bench.named.conf_folder", lambda: tmp_path)
+    with pytest.raises(UserError, match=r"takes os.system, which is not of sfam_bench.explainers"):
+        named("evil")
+
+
+def test_scores_are_those_of_evaluate(model):
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[4:20, 8:28] = True
+    chosen = {"sfam": SFAM(), "chance": Chance()}
+    table = sfam_bench.score(model, NOISE, NOISE.flip(2), chosen, foreground=mask)
+    pairs = PairBatch(("query",), ("reference",), NOISE[None], NOISE.flip(2)[None], masks={"foreground": mask[None]})
+    (shard,) = evaluate(model, Similarity(), [pairs], chosen, METRICS, "any")
+    there = {(r.explainer, r.metric): r.value for r in shard.records if r.explainer != PAIR}
+    assert {key: table.loc[key] for key in there} == pytest.approx(there, nan_ok=True)
+    assert table.shape == (2, len(METRICS))
+    assert table.size == len(there)
+    assert table.attrs["score"] == sfam_bench.explain(model, NOISE, NOISE.flip(2)).score
+    assert table.attrs["higher_is_better"]["deletion_mean"] is False
+
+
+def test_localisation_needs_the_object(model):
+    without = sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam")
+    boxed = sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", box=(0, 0, 32, 32))
+    assert not {"pointing_game", "energy_pointing_game"} & {*without.columns}
+    assert boxed.loc["sfam", "energy_pointing_game"] == pytest.approx(1)
+    assert boxed.loc["sfam", without.columns].tolist() == pytest.approx(without.loc["sfam"].tolist(), nan_ok=True)
+
+
+def test_nan_has_a_reason(model):
+    table = sfam_bench.score(model, NOISE, NOISE, ["sfam", "chance"])
+    assert table.isna().all(axis=None)
+    assert table.attrs["flags"] == {name: dict.fromkeys(table.columns, "self_pair") for name in ("sfam", "chance")}
+    narrow = {"deletion": Perturbation("deletion", min_range=3), "error": AreaError("deletion", share=0)}
+    table = sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", narrow)
+    assert table.isna().all(axis=None)
+    assert table.attrs["flags"] == {"sfam": {"deletion": "zero_range", "error": "not_drawn"}}
+
+
+def test_a_metric_that_a_pair_alone_cannot_have_is_refused(model):
+    with pytest.raises(UserError, match=r"^area needs negative, which is not known of this pair: leave it out"):
+        sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", {"area": MarginArea("deletion")})
+    with pytest.raises(UserError, match=r"needs foreground.*: give foreground= or box="):
+        sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", {"game": METRICS["pointing_game"]})
+
+
+def test_marks_go_through_the_geometry_of_their_image(model, tmp_path):
+    """A light square in a photo that is halved: its box and its mask end on the same pixels of the crop."""
+    square = np.zeros((74, 90), dtype=np.uint8)
+    square[20:40, 30:62] = 255
+    PIL.Image.fromarray(square).save(tmp_path / "mask.png")
+    photo = PIL.Image.fromarray(square).convert("RGB")
+    boxed = sample(photo, "query", 32, box=(30, 20, 62, 40))
+    masked = [sample(photo, "query", 32, foreground=mask) for mask in (tmp_path / "mask.png", square > 127)]
+    light = boxed.image[0] > 0.5
+    assert light.sum() == 10 * 16
+    assert all(torch.equal(found.masks["foreground"], light) for found in (boxed, *masked))
+    tensor = sample(torch.zeros(3, 8, 12), "query", 32, box=(1, 2, 3, 8))
+    assert tensor.masks["box"].nonzero().tolist() == [[row, col] for row in range(2, 8) for col in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        ({"box": (5, 5, 5, 9)}, "holds nothing of the 32 x 32 query"),
+        ({"box": (40, 0, 50, 9)}, "holds nothing"),
+        ({"box": (0, 0, float("nan"), 9)}, "holds nothing"),
+        ({"box": (1, 2, 3)}, "give x1, y1, x2, y2"),
+        ({"foreground": np.zeros((32, 31), dtype=bool)}, r"foreground is \(32, 31\) and its image \(32, 32\)"),
+        ({"foreground": torch.rand(32, 32)}, r"foreground is an array of float32: give one of bool"),
+        ({"foreground": "no.png"}, "no.png is missing"),
+    ],
+)
+def test_marks_that_do_not_fit_are_refused(model, marks, said):
+    with pytest.raises(UserError, match=said):
+        sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", **marks)
+
+
+def test_show_writes_what_it_returns(model, tmp_path):
+    queries = NOISE, NOISE.flip(2)
+    table = sfam_bench.score(model, *queries, ["sfam", "lafam"])
+    found = sfam_bench.explain(model, *queries, {"sfam": SFAM(), "$<b>&": LaFAM()})
+    png, svg, again = tmp_path / "new" / "pair.png", tmp_path / "pair.SVG", tmp_path / "again.svg"
+    figure = sfam_bench.show(found, png, table)
+    assert PIL.Image.open(png).format == "PNG"
+    assert figure._repr_png_() == png.read_bytes()  # what a notebook shows
+    sfam_bench.show(found, str(svg), table)
+    sfam_bench.show(found, again, table)
+    assert svg.read_bytes() == again.read_bytes()
+    texts = [text.get_text() for text in figure.texts]
+    assert {"sfam", "$<b>&", f"similarity {found.score:.3f}"} <= {*texts}
+    assert f"deletion mean ↓ {table.loc['sfam', 'deletion_mean']:.3f}" in "\n".join(texts)
+    assert [len(axes.images) for axes in figure.axes] == [1] * 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.svg", "new", "pair.SVG"]
+
+
+def test_show_says_where_a_map_is_flagged(model):
+    figure = sfam_bench.show(sfam_bench.explain(model, NOISE, NOISE, "sfam"))
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["flagged", "flagged"]
+    assert "self pair" in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize("name", ["pair", "pair.gif", "pair.pdf"])
+def test_show_draws_nothing_else(model, tmp_path, name):
+    found = sfam_bench.explain(model, NOISE, NOISE.flip(2), "sfam")
+    with pytest.raises(UserError, match=r"name a file that ends in .png or .svg"):
+        sfam_bench.show(found, tmp_path / name)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_show_says_where_it_may_not_write(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    found = sfam_bench.explain(model, NOISE, NOISE.flip(2), "sfam")
+    with pytest.raises(UserError, match=r"cannot write .*choose a place"):
+        sfam_bench.show(found, tmp_path / "file" / "pair.png")
+
+
+def test_a_model_need_not_be_given(model, monkeypatch):
+    monkeypatch.setattr("sfam_bench.api.default_model", lambda: model)
+    assert sfam_bench.explain(None, NOISE, NOISE.flip(2)).score == sfam_bench.explain(model, NOISE, NOISE.flip(2)).score
+    assert not math.isnan(sfam_bench.score(None, NOISE, NOISE.flip(2), "sfam").attrs["score"])
 
 
 def test_reports_do_not_pay_for_torch():
     code = "import sys, sfam_bench.report, sfam_bench.statistics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_is_lazy_and_says_what_it_has():
+    code = "import sys, sfam_bench; print(dir(sfam_bench)); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert all(f"'{name}'" in done.stdout for name in ("explain", "score", "show", "default_model"))
+    with pytest.raises(AttributeError, match="has no attribute 'explian'"):
+        _ = sfam_bench.explian
