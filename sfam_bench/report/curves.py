@@ -80,7 +80,7 @@ def draw_walks(
     """A panel for each walk; every explainer has one line and mark in all of them, controls are grey."""
     rows = -(-len(walks) // columns)
     figure = Figure(figsize=(width, 0.6 + rows * (0.62 * width / columns)), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(walks) :]:
         axes.set_axis_off()
     lines: dict[str, Line2D] = {}

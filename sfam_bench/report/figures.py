@@ -20,7 +20,7 @@ from sfam_bench.store import Run, image_path, read_maps
 SHEET = 6  # explainers on one sheet of the gallery
 ROUNDING = 1e-5  # as in maps.py: range over largest magnitude below which a map is flat
 SIDES = ("query", "reference")
-LEFT, HEAD, GAP, KEY = 0.95, 0.36, 0.09, 0.5  # inches: captions, names of methods, between pairs, the key of colours
+LEFT, HEAD, GAP, KEY = 1.0, 0.36, 0.09, 0.5  # inches: captions, names of methods, between pairs, the key of colours
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def shown(run: Run, chosen: Sequence[Mapping[str, Any]], notes: Sequence[str] = 
 
 def _captions(pair: Mapping[str, Any], note: str) -> tuple[str, str]:
     """Kind, score and class beside the query, the class beside the reference."""
-    query, reference = (f"{side}:\n{broken(str(pair[f'{side}_class']), 17, 3)}" for side in SIDES)
-    facts = [broken(note, 17, 3)] if note else []
-    return "\n".join([*facts, broken(words(str(pair["kind"])), 17), f"score {pair['score']:.3f}", query]), reference
+    query, reference = (f"{side}:\n{broken(str(pair[f'{side}_class']), 16, 3)}" for side in SIDES)
+    facts = [broken(note, 16, 3)] if note else []
+    return "\n".join([*facts, broken(words(str(pair["kind"])), 16), f"score {pair['score']:.3f}", query]), reference
 
 
 def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE) -> Figure:
@@ -108,7 +108,7 @@ def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE
                 axes = figure.add_axes((left / width, (top - size) / height, size / width, size / height))
                 axes.set_axis_off()
                 if column:
-                    _show(axes, image, columns[column - 1])
+                    show(axes, image, columns[column - 1])
                 else:
                     axes.imshow(image)
                     at: dict[str, Any] = {"transform": axes.transAxes, "va": "center", "ha": "right", "fontsize": SMALL}
@@ -134,7 +134,7 @@ def _key(figure: Figure, height: float) -> None:
     figure.text((LEFT + 1.95) / width, (KEY - 0.145) / height, note, fontsize=SMALL, va="center")
 
 
-def _show(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
+def show(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
     """The map over its image, or a grey field with a word when there is nothing to see."""
     word = "no map" if raw is None else "flagged" if _is_flat(raw) else ""
     if raw is None or word:

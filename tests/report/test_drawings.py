@@ -1,0 +1,238 @@
+"""Figures of the paper: out of stored runs, the same bytes each time, nothing cut off, nothing on top of another."""
+
+import json
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from experiments.settings import build
+from sfam_bench.errors import UserError
+from sfam_bench.records import Curve
+from sfam_bench.report.drawings import (
+    CostFaithfulness,
+    CriticalDifference,
+    Curves,
+    Failures,
+    Means,
+    MetricAgreement,
+    PairPanels,
+    PartHeat,
+    Sweep,
+    save,
+)
+from sfam_bench.report.drawings.cost import _free
+from sfam_bench.report.meta_figures import diagram
+from sfam_bench.report.stored import Stored
+from sfam_bench.report.style import COLUMN, PAGE, SMALL, broken
+from sfam_bench.store import RunStore
+from tests.contract import CONF, choosing
+from tests.report.conftest import METRICS, make_image, make_maps, make_pairs, make_records
+
+ODD = "a $\\frac$ <b> name_that_is_much_longer_than_any_column_of_it"
+RENAMED = {"exact": ODD, "grad_cam": "sfam gamma 0"}
+EXTRA = {"sfam gamma 0.5": "sfam", "sfam gamma 1": "lafam"}  # whose numbers they take
+PARTS = {f"part_heat_{part}": {"higher_is_better": None} for part in ("beak", "left_wing")}
+SAID: dict[str, Any] = {"caption": "c", "alt": "a"}
+RUNS = {"one": "one", ODD: "two"}
+CLOSE = "insertion_mean"
+
+
+def make_stored(root: Path, name: str, seed: int) -> None:
+    """A run folder with everything that a figure may ask for."""
+    rng, pairs = np.random.default_rng(seed), make_pairs(24, 6)
+    records = make_records(name, pairs, rng, 1.0)
+    more = [records[records["explainer"] == of].assign(explainer=new) for new, of in EXTRA.items()]
+    records = pd.concat([records.replace({"explainer": RENAMED}), *more])
+    heat = records[records["metric"] == "iou_50"]
+    records = pd.concat([records, *(heat.assign(metric=part, value=heat["value"] * 2) for part in PARTS)])
+    names = records.loc[records["explainer"] != "pair", "explainer"].unique().tolist()
+    costs = {each: {"milliseconds": 1 + at / 50, "forwards": float(at)} for at, each in enumerate(names)}
+    facts = {"dataset": "cub", "model": name, "target": "similarity", "blind": ["lafam", "chance"], "cost": costs}
+    store = RunStore.create(root / name, {"seed": seed}, {**facts, "metrics": {**METRICS, **PARTS}, "shards": 1})
+    store.write_pairs(pairs)
+    walks = [
+        Curve(each, walk, pair.query_id, pair.reference_id, [0.0, 0.5, 1.0], [1.0, float(rng.uniform()), 0.1])
+        for each in names
+        for walk in ("deletion_mean", "insertion_mean")
+        for pair in pairs.itertuples()
+    ]
+    maps = {key.replace("exact", ODD): array for key, array in make_maps(pairs, rng).items()}
+    store.write_shard(0, records, maps, walks)
+    for pair in pairs[:6].itertuples():
+        for image in (pair.query_id, pair.reference_id):
+            store.write_image(image, make_image(rng))
+    store.finish()
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    root = tmp_path_factory.mktemp("records")
+    make_stored(root, "one", 0)
+    make_stored(root, "two", 1)
+    return Stored(root)
+
+
+METHODS = ["sfam", ODD, "chance"]
+DRAWINGS: dict[str, Any] = {
+    "pairs": PairPanels(**SAID, runs=RUNS, methods=METHODS, pairs=2),
+    "all_methods": PairPanels(**SAID, runs={"one": "one"}, pairs=1),
+    "curves": Curves(**SAID, runs=RUNS, walks=["deletion_mean", "insertion_mean"], methods=METHODS),
+    "ranks": CriticalDifference(**SAID, runs=RUNS, metrics=[CLOSE, "deletion_mean"]),
+    "sweep": Sweep(**SAID, runs=RUNS, sweep="sfam gamma", metrics=[CLOSE, "iou_*"], levels=["lafam", ODD]),
+    "agreement": MetricAgreement(**SAID, run="one", metrics=[CLOSE, "deletion_mean", "selectivity_energy", "iou_50"]),
+    "cost": CostFaithfulness(**SAID, runs=RUNS, metric=CLOSE),
+    "forwards": CostFaithfulness(**SAID, runs={"one": "one"}, metric=CLOSE, cost="forwards"),
+    "heat": PartHeat(**SAID, run="one"),
+    "failures": Failures(**SAID, run="one", method="sfam", metric="deletion_mean"),
+    "by_name": Failures(**SAID, run="one", method=ODD, metric=CLOSE, pictures=False),
+    "means": Means(**SAID, runs=RUNS, metrics=[CLOSE, "energy_pointing_game"], columns=2),
+}
+
+
+def texts(figure: Figure) -> list[tuple[Text, Bbox]]:
+    """Every text that is seen, with its box in pixels."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    seen = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    hidden = {id(text) for axes in figure.findobj(lambda each: hasattr(each, "axison")) if not axes.axison
+              for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)}  # fmt: skip
+    outside = {id(text) for text in _ticks_outside(figure)}
+    return [
+        (text, Text.get_window_extent(text, renderer))
+        for text in seen
+        if id(text) not in hidden and id(text) not in outside
+    ]
+
+
+def _ticks_outside(figure: Figure) -> list[Text]:
+    """Labels of ticks beyond the limits, which are not drawn."""
+    found = []
+    for axes in figure.findobj(lambda each: hasattr(each, "axison")):
+        for axis in (axes.xaxis, axes.yaxis):
+            drawn = {id(tick) for tick in axis._update_ticks()}
+            for tick in [*axis.majorTicks, *axis.minorTicks]:
+                shown = {id(tick.label1)} if id(tick) in drawn and tick.label1.get_visible() else set()
+                found += [label for label in (tick.label1, tick.label2) if id(label) not in shown]
+    return found
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_texts_are_whole_legible_and_apart(stored: Stored, name: str) -> None:
+    figure = DRAWINGS[name](stored)
+    assert figure.get_figwidth() in (COLUMN, PAGE)
+    found = texts(figure)
+    assert len(found) > 3
+    page = figure.bbox
+    for text, box in found:
+        assert text.get_fontsize() >= SMALL, text.get_text()
+        inside = page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+        assert inside, f"{text.get_text()!r} is cut off: {box} of {page}"
+    for (one, its), (other, others) in combinations(found, 2):
+        upright = one.get_rotation() % 90 == 0 == other.get_rotation() % 90  # boxes of slanted texts may meet
+        assert not (upright and its.padded(-1).overlaps(others.padded(-1))), (
+            f"{one.get_text()!r} on {other.get_text()!r}"
+        )
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_the_same_numbers_give_the_same_files(stored: Stored, tmp_path: Path, name: str) -> None:
+    first, second = (save(DRAWINGS[name](stored), tmp_path / folder, name) for folder in "ab")
+    assert [path.name for path in first] == [f"{name}.png", f"{name}.svg"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_names_are_no_mathematics(stored: Stored) -> None:
+    shown = [text.get_text() for text, _ in texts(DRAWINGS["means"](stored))]
+    assert any("$\\frac$" in text for text in shown)
+
+
+def test_a_clique_joins_what_lies_within_the_critical_difference() -> None:
+    ranks = pd.DataFrame({"metric": "iou_50", "explainer": [*"dabc"], "rank": [4.0, 1.0, 1.5, 2.4]})
+    found = diagram(ranks.assign(critical_difference=1.0), pd.Series({"iou_50": True}))
+    assert found.ranks["explainer"].tolist() == [*"abcd"]
+    assert found.bars == [(0, 1), (1, 2)]  # a and c are 1.4 apart, and d is 1.6 from c
+    assert found.title == "IoU 50 ↑"
+
+
+def test_a_label_takes_the_nearest_place_that_is_free() -> None:
+    page, mark, size = Bbox.from_extents(0, 0, 200, 200), np.array([100.0, 100.0]), (40.0, 10.0)
+    alone = np.empty((0, 2))
+    free = _free(page, mark, size, [], alone, 1.0)
+    assert free.extents.tolist() == [105, 95, 145, 105]  # 5 points to the right
+    left = _free(page, mark, size, [free], alone, 1.0)
+    assert left.extents.tolist() == pytest.approx([55, 95, 95, 105])
+    above = _free(page, mark, size, [free], np.array([[98.0, 100.0]]), 1.0)  # its line would pass the other mark
+    assert above.x0 > 80
+
+
+def test_the_worst_pairs_come_first_whatever_is_better(stored: Stored) -> None:
+    run = stored.run("one")
+    low = DRAWINGS["by_name"]._ordered(run)["value"].tolist()
+    high = DRAWINGS["failures"]._ordered(run)["value"].tolist()
+    assert low == sorted(low)
+    assert high == sorted(high, reverse=True)
+    assert len(high) == 23  # one of 24 has no range
+
+
+@pytest.mark.parametrize(
+    ("drawing", "message"),
+    [
+        (PairPanels(**SAID, runs={"": "bare"}), "bare has no pair with its images: .*maps.save=true"),
+        (Curves(**SAID, runs={"": "bare"}, walks=["deletion_mean"], methods=[]), "no deletion_mean curves: .*curves"),
+        (Curves(**SAID, runs={"": "one"}, walks=["deletion_mean"], methods=["rise"]), "no deletion_mean curve of rise"),
+        (CriticalDifference(**SAID, runs={"": "one"}, metrics=["road"]), "the stored run one has no metric road"),
+        (CriticalDifference(**SAID, runs={"": "one"}, metrics=["foreground_area"]), "no ranks of foreground_area"),
+        (Sweep(**SAID, runs={"": "one"}, sweep="gam tau", metrics=[CLOSE]), "along gam tau: .*variants"),
+        (MetricAgreement(**SAID, run="one", metrics=[CLOSE]), "no two of these metrics"),
+        (CostFaithfulness(**SAID, runs={"": "bare"}, metric=CLOSE), "bare has no cost in milliseconds"),
+        (Means(**SAID, runs={"": "one"}, metrics=[CLOSE], methods=["rise"]), "no insertion_mean of rise"),
+        (PartHeat(**SAID, run="bare"), "bare has no metric part_heat_.*make table-metrics-cub"),
+        (Failures(**SAID, run="one", method="rise", metric=CLOSE), "no insertion_mean of rise"),
+        (Failures(**SAID, run="one", method="sfam", metric="foreground_area"), "foreground_area with a better side"),
+        (Failures(**SAID, run="gone", method="sfam", metric=CLOSE), "no stored run 'gone'"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(stored: Stored, drawing: Any, message: str) -> None:
+    if not (stored.root / "bare").exists():
+        pairs = make_pairs(8, 4)
+        store = RunStore.create(
+            stored.root / "bare", {}, {"dataset": "d", "model": "m", "target": "t", "metrics": METRICS}
+        )
+        store.write_pairs(pairs)
+        store.write_shard(0, make_records("m", pairs, np.random.default_rng(0), 1.0))
+        store.finish()
+    with pytest.raises(UserError, match=message) as error:
+        drawing(stored)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "figure").glob("*.yaml")), ids=lambda file: file.stem)
+def test_each_config_makes_a_figure_that_says_what_it_is(file: Path) -> None:
+    ((key, drawing),) = build(choosing("figure", file.stem).figure).items()
+    assert key == file.stem
+    assert callable(drawing)
+    assert len(drawing.caption) > 60
+    assert len(drawing.alt) > 60
+
+
+def test_figures_need_no_torch() -> None:
+    code = "import sys, json, sfam_bench.report.drawings; print(json.dumps('torch' in sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout) is False
+
+
+def test_long_names_are_broken_behind_underscores_and_cut() -> None:
+    assert broken("similarity_decomposition", 16) == "similarity_\ndecomposition"
+    assert broken("sfam", 16) == "sfam"
+    assert broken("x" * 30, 16) == "x" * 15 + "…"
+    assert broken("a_b c", 2, 2) == "a_\nb…"
