@@ -84,7 +84,7 @@ def test_the_page_is_whole_and_loads_nothing(written: tuple[Path, Report]) -> No
     assert "@import" not in reader.text
     assert "url(" not in reader.text
     assert reader.scripts == [None]  # its own, which the policy names by its hash
-    assert "default-src 'none'" in (out / "index.html").read_text()
+    assert "default-src &#39;none&#39;; img-src data:" in (out / "index.html").read_text()
     assert "link" not in reader.tags
     assert reader.tags.count("img") == 6  # of each run: means, agreement of its metrics, critical differences
     anchors = {link for link in reader.links if link.startswith("#")}

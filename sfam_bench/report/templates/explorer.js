@@ -158,7 +158,7 @@ function explore() {
     const other = spot && SIDES[1 - spot.side];
     $("point").textContent = !known.points ? "This run kept no point-to-point maps: maps.save=true keeps them where grid and target allow."
       : !spot ? "Click a point of either image, or focus it and press an arrow key, to see which points of the other it goes with."
-      : `Row ${spot.at[0] + 1}, column ${spot.at[1] + 1} of the ${SIDES[spot.side]} adds ${known.points.sums[spot.side][spot.at[0] * spot.grid[1] + spot.at[1]]} of ${known.points.total}; the ${other} above shows with which of its points. Escape clears it.`;
+      : `Row ${spot.at[0] + 1}, column ${spot.at[1] + 1} of the ${SIDES[spot.side]} adds ${known.points.sums[spot.side][spot.at[0] * spot.grid[1] + spot.at[1]]} of ${known.points.total}; the ${other} shows with which of its points. Escape clears it.`;
   }
 
   function setPoint(side, row, col) {
