@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,18 +12,22 @@ import pandas as pd
 
 from sfam_bench.report.names import COMPARED, arrow, decimals, group, headlines, sort_explainers, sort_metrics, words
 from sfam_bench.report.protocols import OUTSIDE
-from sfam_bench.report.tables import Cell, Column, Report, Table
+from sfam_bench.report.tables import NOTHING, Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
 
 QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # lines of the protocol that say what the numbers are worth
-ROWS = 36  # of two lines, which fill a page
+ROWS = 26  # of two lines, which fill a page of LaTeX's article
 FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than the line
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
+    "`": r"\textasciigrave{}",
     **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", "·": r"$\cdot$"},
+    **{"\N{MINUS SIGN}": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$"},
 }
+PRINTED = "\u2013—\u2018\u2019“”„†‡•…€"  # beside ASCII and the letters up to ž, what T1 fonts have
+NOT_PRINTED = "ĦħĸĿŀŉŦŧ"
 
 
 def markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
@@ -53,9 +58,13 @@ def _pipes(text: str) -> str:
 
 def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     r"""Tables to \input into a document with \usepackage{booktabs,graphicx} and T1 fonts."""
-    facts = [f"% {name}: {text}".replace("\n", " ") for name, text in lines]
+    facts = [_comment(f"{name}: {text}") for name, text in lines]
     pages = [_latex_table(page) for table in tables for page in _pages(table)]
-    return "\n\n".join(["\n".join([f"% {title}".replace("\n", " "), *facts]), *pages]) + "\n"
+    return "\n\n".join(["\n".join([_comment(title), *facts]), *pages]) + "\n"
+
+
+def _comment(text: str) -> str:
+    return f"% {' '.join(text.split())}"
 
 
 def _pages(table: Table) -> list[Table]:
@@ -66,11 +75,11 @@ def _pages(table: Table) -> list[Table]:
 
 
 def _latex_table(table: Table) -> str:
-    heads = " & ".join([table.head, *(_latex_head(column) for column in table.columns)])
+    heads = " & ".join([_beginning(table.head), *(_latex_head(column) for column in table.columns)])
     methods: list[str] = []
     blind: list[str] = []
     for name, cells in table.rows:
-        line = " & ".join([escape_latex(name), *(_latex_cell(cell) for cell in cells)]) + r" \\"
+        line = " & ".join([_beginning(name), *(_latex_cell(cell) for cell in cells)]) + r" \\"
         (blind if name in table.blind else methods).append(line)
     body = [*methods, *([r"\midrule"] if methods and blind else []), *blind]
     return "\n".join(
@@ -93,7 +102,7 @@ def _caption(table: Table) -> str:
 
 def _latex_head(column: Column) -> str:
     parts = [*wrap(column.label, 16), *wrap(column.note, 22)]
-    lines = r" \\ ".join(escape_latex(part) for part in parts)
+    lines = r" \\ ".join(_beginning(part) for part in parts)
     return rf"\shortstack[l]{{{lines}}}"
 
 
@@ -108,7 +117,13 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _latex_number(text: str) -> str:
-    return re.sub(r"-(?=\d)", "$-$", escape_latex(text))
+    return text if text == NOTHING else re.sub(r"-(?=\d)", "$-$", escape_latex(text))
+
+
+def _beginning(text: str) -> str:
+    r"""The beginning of a line, where a bracket or a star would be taken for an argument of the \\ before it."""
+    escaped = escape_latex(text)
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 
 
 def wrap(text: str, width: int) -> list[str]:
@@ -120,8 +135,16 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(LATEX.get(sign, sign) for sign in text)
+    """Text that LaTeX prints as it stands, in one line and without ligatures; a letter it lacks becomes its code."""
+    line = " ".join(unicodedata.normalize("NFC", text).split())
+    return re.sub(r"([-',])(?=\1)", r"\1{}", "".join(map(_latex_sign, line)))
+
+
+def _latex_sign(sign: str) -> str:
+    if sign in LATEX:
+        return LATEX[sign]
+    known = " " <= sign <= "~" or ("¡" <= sign <= "ž" and sign not in NOT_PRINTED) or sign in PRINTED
+    return sign if known else f"[U+{ord(sign):04X}]"
 
 
 def wide(summary: pd.DataFrame) -> pd.DataFrame:
