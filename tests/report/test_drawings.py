@@ -30,7 +30,7 @@ from sfam_bench.report.drawings import (
     Sweep,
     save,
 )
-from sfam_bench.report.drawings.cost import _free
+from sfam_bench.report.drawings.cost import _free, _label
 from sfam_bench.report.meta_figures import diagram
 from sfam_bench.report.stored import Stored
 from sfam_bench.report.style import COLUMN, PAGE, SMALL, broken
@@ -144,6 +144,19 @@ def test_texts_are_whole_legible_and_apart(stored: Stored, name: str) -> None:
         )
 
 
+def test_names_of_marks_on_one_spot_stand_apart(stored: Stored) -> None:
+    figure = DRAWINGS["cost"](stored)
+    means, axes = stored.run("one").means, figure.axes[0]
+    middle = axes.transData.inverted().transform(axes.transAxes.transform((0.5, 0.5)))
+    spot = dict(zip(("cost", "mean"), middle.tolist(), strict=True))
+    crowded = means[means["metric"] == CLOSE].assign(**spot, low=spot["mean"], high=spot["mean"])
+    before = len(axes.texts)
+    _label(axes, crowded, FigureCanvasAgg(figure))
+    boxes = [Text.get_window_extent(text, FigureCanvasAgg(figure).get_renderer()) for text in axes.texts[before:]]
+    assert len(boxes) == 7
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_the_same_numbers_give_the_same_files(stored: Stored, tmp_path: Path, name: str) -> None:
     first, second = (save(DRAWINGS[name](stored), tmp_path / folder, name) for folder in "ab")
@@ -171,8 +184,9 @@ def test_a_label_takes_the_nearest_place_that_is_free() -> None:
     assert free.extents.tolist() == [105, 95, 145, 105]  # 5 points to the right
     left = _free(page, mark, size, [free], alone, 1.0)
     assert left.extents.tolist() == pytest.approx([55, 95, 95, 105])
-    above = _free(page, mark, size, [free], np.array([[98.0, 100.0]]), 1.0)  # its line would pass the other mark
-    assert above.x0 > 80
+    above = _free(page, mark, size, [free], np.array([[90.0, 100.0]]), 1.0)  # its line would pass the other mark
+    assert above.y0 > 100
+    assert _free(page, mark, size, [], np.array([[99.0, 100.0]]), 1.0).extents.tolist() == free.extents.tolist()
 
 
 def test_the_worst_pairs_come_first_whatever_is_better(stored: Stored) -> None:

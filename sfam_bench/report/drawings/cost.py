@@ -129,19 +129,20 @@ def _free(
     others: np.ndarray,
     points: float,
 ) -> Bbox:
-    """The nearest place about a mark that lies inside, is free and not behind another mark; else the farthest."""
+    """The nearest place about a mark that lies inside, is free and best not behind another mark; else the last."""
     half = np.array(size) / 2
-    for reach, angle in product(REACH, AROUND.tolist()):
+    for strict, reach, angle in product((True, False), REACH, AROUND.tolist()):
         centre = mark + np.array([np.cos(angle), np.sin(angle)]) * (reach * points + half)
         box = Bbox.from_bounds(*map(float, centre - half), *size)  # type: ignore[call-arg]
         within = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
-        if within and not any(box.overlaps(other) for other in taken) and not _behind(centre, mark, others, 4 * points):
+        free = within and not any(box.overlaps(other) for other in taken)
+        if free and not (strict and _behind(centre, mark, others, 4 * points)):
             break
     return box
 
 
 def _behind(start: np.ndarray, end: np.ndarray, others: np.ndarray, near: float) -> bool:
-    """Whether the line from start to end passes another mark, which would be taken for its end."""
-    way = end - start
+    """Whether the line from start to end passes another mark, which would be taken for its end; one there may be."""
+    way, others = end - start, others[np.linalg.norm(others - end, axis=1) >= near]
     along = ((others - start) @ way / (way @ way)).clip(0, 1)
     return bool((np.linalg.norm(others - start - along[:, None] * way, axis=1) < near).any())
