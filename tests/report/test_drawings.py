@@ -152,6 +152,7 @@ def test_names_of_marks_on_one_spot_stand_apart(stored: Stored) -> None:
     crowded = means[means["metric"] == CLOSE].assign(**spot, low=spot["mean"], high=spot["mean"])
     before = len(axes.texts)
     _label(axes, crowded, FigureCanvasAgg(figure))
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
     boxes = [Text.get_window_extent(text, FigureCanvasAgg(figure).get_renderer()) for text in axes.texts[before:]]
     assert len(boxes) == 7
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

@@ -98,8 +98,9 @@ def _label(axes: Axes, means: pd.DataFrame, canvas: FigureCanvasAgg) -> None:
             short(row["explainer"], 30),
             FontProperties(size=SMALL, style="italic" if row["blind"] else "normal"),
         )
-        width, height, _ = canvas.get_renderer().get_text_width_height_descent(name, font, False)
-        size, others = (width + 2 * points, height + points), np.delete(marks, which, axis=0)
+        measure = canvas.get_renderer().get_text_width_height_descent
+        width, height = measure(name, font, False)[0], measure(f"lp{name}", font, False)[1]  # a line's full height
+        size, others = (width + 2 * points, height + 2 * points), np.delete(marks, which, axis=0)
         box = _free(axes.get_window_extent(), mark, size, taken, others, points)
         taken.append(box)
         away = np.linalg.norm(marks - np.clip(marks, box.min, box.max), axis=1)
