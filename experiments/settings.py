@@ -36,10 +36,11 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "trials": int,
         "objective": str,
         "held_out": float,
-        **{"records": str, "document": bool, "run": str, "pictures": bool},
+        **{"records": str, "document": bool, "run": str, "pictures": int},
     },
 }
-LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "trials": 1, "shards": 1, "workers": 1, "task_minutes": 1}
+LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "pictures": 0, "trials": 1}
+LOWEST |= dict.fromkeys(("shards", "workers", "task_minutes"), 1)
 TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 

@@ -7,21 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from sfam_bench.errors import UserError
-from sfam_bench.pieces import CURVES, FORMAT, SCHEMA, read_table
-from sfam_bench.store import read_manifest, read_run, tables_of
+from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, read_table
+from sfam_bench.report.pair_order import ordered
+from sfam_bench.store import Run, image_path, read_manifest, read_maps, read_run, tables_of
 
 TRAINING = ("model.json", "history.csv", "retrieval.parquet")
 
 
-def keep(run: Path, out: Path, pictures: bool = False) -> Path:
+def keep(run: Path, out: Path, pictures: int = 0) -> Path:
     """Write the run folder `run`, of an evaluation or of a training, into the new folder `out`, whole or not at all.
 
-    Records and curves become a file each; weights are left out, and so are maps and images unless `pictures`.
+    Records and curves become a file each; weights are left out. `pictures` is of how many pairs of each kind maps and
+    images are kept: of so many first ones, and of as many on which the first method does worst.
     UserError where the run is unfinished, or `out` exists.
     """
     run, out = Path(run), Path(out)
@@ -48,7 +52,7 @@ def _keep_training(run: Path, out: Path) -> None:
         shutil.copyfile(run / name, out / name)
 
 
-def _keep_evaluation(run: Path, out: Path, pictures: bool) -> None:
+def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
     found, manifest = read_run(run), read_manifest(run)
     merged = {"batches": manifest.get("merged", {}).get("batches") or tables_of(run, "records", manifest)[0]}
     for kind, schema in (("records", SCHEMA), ("curves", CURVES)):
@@ -61,9 +65,24 @@ def _keep_evaluation(run: Path, out: Path, pictures: bool) -> None:
     if (run / "config.yaml").is_file():
         config = _placeless(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
         (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    for name in ("images", "maps") if pictures else ():
-        if (run / name).is_dir():
-            shutil.copytree(run / name, out / name)
+    if pictures:
+        _keep_pictures(found, out, pictures)
+
+
+def _keep_pictures(run: Run, out: Path, count: int) -> None:
+    """Maps as one shard, and the images that the pairs show."""
+    there = run.pairs.drop_duplicates(PAIR)
+    seen = [image_path(run.root, pair).is_file() for pair in there["query_id"]]
+    there = there[np.array(seen) & [image_path(run.root, pair).is_file() for pair in there["reference_id"]]]
+    worst = pd.DataFrame([pair.row for pair in ordered(there, run.records, run.manifest)], columns=there.columns)
+    few = pd.concat([pairs.groupby("kind", sort=False).head(count) for pairs in (there, worst)])
+    wanted = set(few[[*PAIR]].itertuples(index=False, name=None))
+    (out / "images").mkdir()
+    for name in sorted({name for pair in wanted for name in pair}):
+        shutil.copyfile(image_path(run.root, name), image_path(out, name))
+    if maps := read_maps(run.root, wanted, points=True):
+        (out / "maps").mkdir()
+        np.savez_compressed(out / "maps" / "00000.npz", **maps)  # type: ignore[arg-type]
 
 
 def _write_json(path: Path, facts: Any) -> None:

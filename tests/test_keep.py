@@ -9,7 +9,8 @@ import yaml
 
 from sfam_bench.errors import UserError
 from sfam_bench.keep import keep
-from sfam_bench.store import read_curves, read_run
+from sfam_bench.report.pair_order import ordered
+from sfam_bench.store import read_curves, read_maps, read_run
 from tests.report.conftest import make_run
 from tests.report.test_models import trained
 
@@ -24,17 +25,26 @@ def test_an_evaluation_keeps_its_records(tmp_path: Path) -> None:
     assert {path.name for path in kept.iterdir()} == {
         *("manifest.json", "config.yaml", "pairs.parquet", "records.parquet", "curves.parquet"),
     }
-    again = keep(kept, tmp_path / "again", pictures=True)
+    again = keep(kept, tmp_path / "again", pictures=1)
     pd.testing.assert_frame_equal(before.records, read_run(again).records)
 
 
-def test_pictures_are_kept_only_when_asked_for(tmp_path: Path) -> None:
+def test_pictures_are_of_the_first_pairs_and_of_the_worst(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "lite0", 0)
-    kept = keep(run, tmp_path / "kept", pictures=True)
-    for folder in ("images", "maps"):
-        assert sorted(path.name for path in (kept / folder).iterdir()) == sorted(
-            path.name for path in (run / folder).iterdir()
-        )
+    whole = read_run(run)
+    kept = keep(run, tmp_path / "kept", pictures=1)
+    maps = read_maps(kept)
+    pairs = list(zip(maps["query_id"].tolist(), maps["reference_id"].tolist(), strict=True))
+    shown = whole.pairs[:8]  # those that have images
+    worst = [pair.row for pair in ordered(shown, whole.records, whole.manifest)]
+    for kind, own in shown.groupby("kind"):
+        first = tuple(own[["query_id", "reference_id"]].iloc[0])
+        last = next(pair for pair in worst if pair["kind"] == kind)
+        kept_of_kind = set(pairs) & set(own[["query_id", "reference_id"]].itertuples(index=False, name=None))
+        assert kept_of_kind == {first, (last["query_id"], last["reference_id"])}
+    assert len(list((kept / "images").iterdir())) == len({name for pair in pairs for name in pair})
+    before = read_maps(run, set(pairs))
+    assert all((before[name] == maps[name]).all() for name in before)
 
 
 def test_no_path_of_the_machine_is_kept(tmp_path: Path) -> None:
