@@ -97,7 +97,7 @@ def outline(axes: Axes, image_id: str, parts: Mapping[str, str]) -> None:
 
 def pair(model: SimilarityModel) -> Figure:
     """Query, a reference of its class, and a partial match."""
-    figure = Figure(figsize=(7.6, 3.1), layout="constrained")
+    figure = Figure(figsize=(7.6, 2.95), layout="constrained")
     images = {"query": QUERY, "reference of its class": POSITIVE, "partial match": PARTIAL}
     for axes, (title, image_id) in zip(figure.subplots(1, 3), images.items(), strict=True):
         score = "" if image_id == QUERY else f"\nsimilarity {float(scene(model, image_id).full()):.2f}"
