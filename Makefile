@@ -166,7 +166,7 @@ cluster-test: setup  ## a real SLURM of one node: every accident on it, and the 
 	$(PY) -m tests.cluster.faults
 
 docs: setup  ## build the documentation as pages to read in a browser, from file:// too (.site/)
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "page: file://$(CURDIR)/.site/index.html"
 
 docs-pictures: setup  ## draw the pictures of docs/concepts.md, with a network trained first where it is not there

@@ -23,7 +23,8 @@ def on_files(files: Files, /, *, config: MkDocsConfig) -> Files:
             place = root / target
             if not place.exists() or not place.resolve().is_relative_to(root):
                 raise PluginError(f"docs/{page.src_uri} links to {target}, which is not there")
-            for path in [*place.iterdir(), place] if place.is_dir() else [place]:
+            within = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+            for path in [*within, place]:
                 added = as_file(config, root, path)
                 if added.src_uri not in files.src_uris:
                     files.append(added)
@@ -66,14 +67,18 @@ def as_file(config: MkDocsConfig, root: Path, path: Path) -> File:
     target = path.relative_to(root).as_posix()
     make = partial(File.generated, config, named(config, target), inclusion=InclusionLevel.NOT_IN_NAV)
     if path.is_dir():
-        entries = sorted(entry for entry in path.iterdir() if entry.is_file())
-        links = [f"- [{escape(e.name)}]({posixpath.basename(named(config, f'{target}/{e.name}'))})" for e in entries]
-        return make(content=hidden(target, "\n".join(links)))
+        return make(content=hidden(target, "\n".join(listed(config, entry) for entry in sorted(path.iterdir()))))
     if path.suffix in SHOWN:
         return make(content=hidden(target, f"````{SHOWN[path.suffix]}\n{path.read_text()}\n````"))
     if path.suffix == ".md":
         return make(content=path.read_text())
     return make(abs_src_path=str(path))
+
+
+def listed(config: MkDocsConfig, entry: Path) -> str:
+    """A line of a folder's list; folders within it are named and left out, since they may be large."""
+    name = escape(entry.name)
+    return f"- {name}/" if entry.is_dir() else f"- [{name}]({posixpath.basename(named(config, str(entry)))})"
 
 
 def hidden(title: str, text: str) -> str:
