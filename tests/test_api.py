@@ -245,7 +245,7 @@ def test_show_writes_what_it_returns(model, tmp_path):
     queries = NOISE, NOISE.flip(2)
     table = sfam_bench.score(model, *queries, ["sfam", "lafam"])
     found = sfam_bench.explain(model, *queries, {"sfam": SFAM(), "$<b>&": LaFAM()})
-    png, svg, again = tmp_path / "new" / "pair.png", tmp_path / "pair.SVG", tmp_path / "again.svg"
+    png, svg, again = tmp_path / "new" / "pair.png", tmp_path / "pair.svg", tmp_path / "again.svg"
     figure = sfam_bench.show(found, png, table)
     assert PIL.Image.open(png).format == "PNG"
     assert figure._repr_png_() == png.read_bytes()  # what a notebook shows
@@ -256,7 +256,7 @@ def test_show_writes_what_it_returns(model, tmp_path):
     assert {"sfam", "$<b>&", f"similarity {found.score:.3f}"} <= {*texts}
     assert f"deletion mean ↓ {table.loc['sfam', 'deletion_mean']:.3f}" in "\n".join(texts)
     assert [len(axes.images) for axes in figure.axes] == [1] * 6
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.svg", "new", "pair.SVG"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.svg", "new", "pair.svg"]
 
 
 def test_show_says_where_a_map_is_flagged(model):
@@ -265,7 +265,7 @@ def test_show_says_where_a_map_is_flagged(model):
     assert "self pair" in [text.get_text() for text in figure.texts]
 
 
-@pytest.mark.parametrize("name", ["pair", "pair.gif", "pair.pdf"])
+@pytest.mark.parametrize("name", ["pair", "pair.gif", "pair.pdf", "pair.PNG"])
 def test_show_draws_nothing_else(model, tmp_path, name):
     found = sfam_bench.explain(model, NOISE, NOISE.flip(2), "sfam")
     with pytest.raises(UserError, match=r"name a file that ends in .png or .svg"):

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from sfam_bench.errors import UserError
-from sfam_bench.files import atomic
 from sfam_bench.report.figures import overlay
 from sfam_bench.report.names import arrow, sort_metrics, words
-from sfam_bench.report.style import PLAIN
+from sfam_bench.report.style import PLAIN, save
 
 KINDS = (".png", ".svg")
+DPI = 150
 NOTE = "Each map over its own image, divided by its largest magnitude:\nto yellow for the similarity, blue against it."
 
 
@@ -32,7 +31,9 @@ class PairFigure(Figure):
     """A figure that notebooks show without pyplot."""
 
     def _repr_png_(self) -> bytes:
-        return drawn(self, "png")
+        file = BytesIO()
+        self.savefig(file, format="png", dpi=DPI)
+        return file.getvalue()
 
 
 def pair_figure(query: np.ndarray, reference: np.ndarray, lines: Sequence[str], panels: Sequence[Panel]) -> PairFigure:
@@ -63,28 +64,17 @@ def pair_figure(query: np.ndarray, reference: np.ndarray, lines: Sequence[str], 
     return figure
 
 
-def drawn(figure: Figure, kind: str) -> bytes:
-    """The file of a figure; the same figure gives the same bytes."""
-    file = BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "sfam_bench"}):
-        figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    return file.getvalue()
-
-
 def check_suffix(path: Path) -> None:
     """Raise UserError, before anything is drawn, where the name does not say how."""
-    if path.suffix.lower() not in KINDS:
+    if path.suffix not in KINDS:
         raise UserError(f"cannot draw {path}: name a file that ends in {' or '.join(KINDS)}")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as its suffix says, whole or not at all; raises UserError where that cannot be."""
     check_suffix(path)
-    file = drawn(figure, path.suffix.lower()[1:])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary:
-            temporary.write_bytes(file)
+        save(figure, path.parent, path.stem, dpi=DPI, kinds=[path.suffix[1:]])
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror or error}): choose a place that you may write to"
