@@ -77,9 +77,7 @@ def _first_method(
 
 def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
     """By pair its flags in words, less those by design, which all pairs of its kind have for all methods."""
-    why = records.assign(reason=reasons(records)).merge(pairs[[*PAIR, "kind"]], on=PAIR)
-    every = why.groupby(["kind", "metric"], observed=True)["reason"].transform("nunique")
-    why = why[(why["reason"] != "") & (every > 1)]
+    why = flagged(pairs, records)
     found: dict[Any, tuple[str, ...]] = {}
     for ids, part in why.groupby(PAIR, observed=True):
         by_reason = part.groupby("reason", observed=True)["explainer"].agg(lambda names: [*dict.fromkeys(names)])
@@ -87,6 +85,14 @@ def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, .
             f"{FLAGS.get(str(reason), words(str(reason)))} ({_few(names)})" for reason, names in by_reason.items()
         )
     return found
+
+
+def flagged(pairs: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """The records with a `reason`, less those by design: of a metric that gives it of all pairs of a kind."""
+    kinds = pairs[[*PAIR, "kind"]].drop_duplicates(PAIR)
+    why = records.assign(reason=reasons(records)).merge(kinds, on=PAIR)
+    every = why.groupby(["kind", "metric"], observed=True)["reason"].transform("nunique")
+    return why[(why["reason"] != "") & (every > 1)]
 
 
 def _few(names: list[str]) -> str:

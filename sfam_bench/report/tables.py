@@ -170,6 +170,7 @@ def left_out_table(records: Mapping[str, pd.DataFrame]) -> Table | None:
 FLAGS = {
     "zero_range": "full and baseline image score alike",
     "constant_map": "constant map",
+    "other_class": "reference of another class",
     "self_pair": "image paired with itself",
     "empty_mask": "empty mask",
     "no_parts": "no visible part",

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from sfam_bench.report.drawings.chosen import lacking
 from sfam_bench.report.figures import Shown, show, shown, with_images
 from sfam_bench.report.names import arrow, words
+from sfam_bench.report.pair_order import flagged
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, REFERENCE, SMALL, bare, broken, short
 from sfam_bench.report.tables import FLAGS
@@ -92,10 +93,9 @@ class Failures:
 
 
 def _flags(axes: Axes, run: Summed) -> None:
-    """Pairs of which some metric of a method said nothing, by reason."""
+    """Pairs of which some metric of a method said nothing, by reason; not those of which it never would."""
     records = run.run.records[run.run.records["explainer"] != FACTS]
-    why = records.assign(reason=reasons(records))
-    why = why[why["reason"] != ""].drop_duplicates([*PAIR, "reason"])
+    why = flagged(run.run.pairs, records).drop_duplicates([*PAIR, "reason"])
     counts = Counter(why["reason"].tolist()).most_common(REASONS)
     axes.barh(range(len(counts)), [count for _, count in counts], color=METHOD, height=0.6)
     for place, (_, count) in enumerate(counts):
