@@ -57,7 +57,9 @@ def sample(
 
 def _opened(picture: str | Path | PIL.Image.Image, what: str) -> PIL.Image.Image:
     if isinstance(picture, str | Path):
-        return open_image(Path(picture).expanduser())
+        if not (path := Path(picture).expanduser()).exists():
+            raise UserError(f"{what} {path} is missing: check the path")
+        return open_image(path)
     if not isinstance(picture, PIL.Image.Image):
         raise UserError(f"{what} is of type {type(picture).__name__}: give a path, a PIL image or a tensor")
     try:
