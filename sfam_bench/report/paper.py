@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from os.path import commonprefix
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -152,7 +153,9 @@ class Metrics:
                 for name in names
                 for table in tables.metric_tables(found[name], stored.run(name).directions, of(title, name, names))
             ]
-        whole = pd.concat([found[name].assign(model=name.removeprefix(f"{title}-")) for name in names])
+        shared = commonprefix(names).rpartition("-")[0] if len(names) > 1 else ""
+        own = {name: name.removeprefix(f"{shared}-") for name in names}  # what tells it from the others
+        whole = pd.concat([found[name].assign(model=own[name]) for name in names])
         directions = stored.run(names[0]).directions
         levels = {str(name): chance_of(str(name), directions) for name in whole["metric"].unique()}
         means = whole[(whole["explainer"] != FACTS) & ~whole["metric"].isin(levels.values())]
