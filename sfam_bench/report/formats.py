@@ -130,7 +130,7 @@ def wrap(text: str, width: int) -> list[str]:
     """Lines of text whose arrow stays with its word."""
     return [
         line.replace("\N{NO-BREAK SPACE}", " ")
-        for line in textwrap.wrap(re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", text), width)
+        for line in textwrap.wrap(re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", text), width, break_long_words=False)
     ]
 
 
