@@ -153,7 +153,8 @@ class Metrics:
                 for name in names
                 for table in tables.metric_tables(found[name], stored.run(name).directions, of(title, name, names))
             ]
-        shared = commonprefix(names).rpartition("-")[0] if len(names) > 1 else ""
+        # letters are compared on purpose: a name is cut at its dashes, and is no path
+        shared = commonprefix(names).rpartition("-")[0] if len(names) > 1 else ""  # noqa: RUF071
         own = {name: name.removeprefix(f"{shared}-") for name in names}  # what tells it from the others
         whole = pd.concat([found[name].assign(model=own[name]) for name in names])
         directions = stored.run(names[0]).directions
