@@ -137,8 +137,7 @@ def summary(
 
 def _summary(matrix: "Matrix", directions: Mapping[str, bool | None], draws: int, seed: int) -> pd.DataFrame:
     table = pd.DataFrame(matrix.columns, columns=["metric", "explainer"])
-    intervals = clustered_intervals(matrix.entries, matrix.clusters, draws, seed)
-    table = table.join(pd.DataFrame(intervals))
+    table = table.join(pd.DataFrame(clustered_intervals(matrix.entries, matrix.clusters, draws, seed)))
     table["flagged"] = matrix.flagged
     table["higher_is_better"] = table["metric"].map(directions).astype("boolean")
     best = _best(table)
@@ -241,12 +240,11 @@ def matrices(records: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Matrix]:
         values = np.full((len(of_row), len(of_column)), np.nan)
         values[row, column] = frame["value"].where(frame["reason"] == "")
         clusters = label.loc[[query for query, _ in of_row]].to_numpy()
-        why = frame["reason"].to_numpy(dtype=object)
-        left_out = np.flatnonzero(why != "")  # few, so that what follows is quick
-        flagged = [_counted(why[left_out][column[left_out] == number]) for number in range(len(of_column))]
+        left_out = (frame["reason"] != "").to_numpy()  # few, so that what follows is quick
+        why, where = frame["reason"].to_numpy(dtype=object)[left_out], column[left_out]
+        flagged = [_counted(why[where == number]) for number in range(len(of_column))]
         yield Matrix(tuple(map(str, run)), list(of_column), values, clusters, flagged)
 
 
 def _counted(flags: np.ndarray) -> str:
-    names, counts = np.unique(flags.astype(str), return_counts=True)
-    return ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+    return ", ".join(f"{name} {count}" for name, count in zip(*np.unique(flags, return_counts=True), strict=True))
