@@ -18,7 +18,7 @@ from sfam_bench.report.names import arrow, group, slug, sort_explainers, sort_me
 from sfam_bench.report.pair_order import Ordered, ordered
 from sfam_bench.report.style import METHOD
 from sfam_bench.report.tables import FLAGS
-from sfam_bench.statistics import FACTS, RUN, reasons
+from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, reasons
 from sfam_bench.store import Run, image_path, read_curves, read_maps
 
 SIDES = ("query", "reference")
@@ -60,7 +60,7 @@ def as_json(value: Any) -> str:
 def _packed(run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str]) -> dict[str, Any] | None:
     """The index of one run, whose pairs go to `blocks` until its share is spent."""
     names = [str(run.manifest.get(name, "")) for name in RUN]
-    own = run.records[(run.records[RUN] == names).all(axis=1)]
+    own = run.records[(run.records[RUN] == names).all(axis=1) & ~run.records["metric"].str.endswith(AREA_ERROR)]
     pairs, blind = ordered(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
     there = {path.name for path in (run.root / "images").glob("*.png")}
     kept = [pair for pair in pairs if all(image_path(run.root, one).name in there for one in pair.ids)]

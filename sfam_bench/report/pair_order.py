@@ -40,6 +40,8 @@ class Ordered:
 def ordered(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Ordered]:
     """All pairs of one run, the worst of the first method first."""
     pairs = pairs.drop_duplicates(PAIR)
+    if "reference_label" not in pairs:  # part agreement: many references of many classes, none of which can be shown
+        pairs = pairs.assign(reference_label=pairs["query_label"], reference_class="")
     methods = sort_explainers(
         [name for name in records["explainer"].unique().tolist() if name != FACTS], manifest.get("blind") or ()
     )

@@ -35,6 +35,14 @@ def table_with(page: Any, head: str) -> Any:
     return page.locator("figure.table").filter(has=page.locator("thead th", has_text=head)).first
 
 
+def until(page: Any, expression: str, given: Any = None) -> None:
+    """Wait until it holds; Playwright's own waiting evaluates text in the page, which the page's policy forbids."""
+    end = time.monotonic() + 20
+    while not page.evaluate(expression, given):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(20)
+
+
 def test_it_opens_from_disk_and_says_how_fast(opened: Opened, capsys: pytest.CaptureFixture[str]) -> None:
     start = time.perf_counter()
     page = opened.open()
@@ -109,8 +117,8 @@ def test_failures_come_first_then_flags_and_both_are_in_words(opened: Opened) ->
     assert f"q/{FAILED}" in page.inner_text("#pair-title")
     assert "selectivity energy of sfam is -0.200: no better than chance" in page.inner_text("#flags")
     page.keyboard.press("j")
-    page.wait_for_function(f"document.querySelector('#pair-title').textContent.includes('q/{FLAT} ')")
-    page.wait_for_function("document.querySelector('#flags').textContent.includes('constant map (grad_cam)')")
+    until(page, f"document.querySelector('#pair-title').textContent.includes('q/{FLAT} ')")
+    until(page, "document.querySelector('#flags').textContent.includes('constant map (grad_cam)')")
     assert page.locator("#values td.why").first.inner_text() == "constant map"
     assert "no map, or a constant one" in page.locator('canvas[data-method="grad_cam"].query').get_attribute(
         "aria-label"
@@ -215,9 +223,9 @@ def test_arrows_move_the_point_on_a_picture_and_the_pair_elsewhere(opened: Opene
     assert page.inner_text("#pair-title") == title
     page.locator("#next").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("title => document.querySelector('#pair-title').textContent !== title", arg=title)
+    until(page, "title => document.querySelector('#pair-title').textContent !== title", title)
     page.keyboard.press("k")
-    page.wait_for_function("title => document.querySelector('#pair-title').textContent === title", arg=title)
+    until(page, "title => document.querySelector('#pair-title').textContent === title", title)
     page.keyboard.press("k")  # there is none before the first
     assert page.inner_text("#pair-title") == title
     page.locator("#class").press("j")
@@ -249,7 +257,7 @@ def test_dark_follows_the_system_until_it_is_chosen(opened: Opened) -> None:
     back = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(back)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"{back} !== {light!r}")
+    until(page, f"{back} !== {light!r}")
     page.select_option("#theme", "light")
     assert page.evaluate(back) == light
     page.select_option("#theme", "dark")
