@@ -13,12 +13,12 @@ from experiments.evaluation import Bench, Evaluation, write
 from experiments.settings import resolved
 from experiments.work import GALLERY, threads
 from sfam_bench import pairs as pairing
-from sfam_bench.cluster.plan import FILE, Plan, code_hash, cut, shards_for
+from sfam_bench.cluster.plan import FILE, Plan, cut, shards_for
 from sfam_bench.cluster.status import duration
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import own_passes, planned
 from sfam_bench.files import atomic
-from sfam_bench.provenance import config_hash
+from sfam_bench.provenance import code_hash, config_hash
 from sfam_bench.store import RunStore, read_manifest
 
 WORKERS = (1, 8, 64)

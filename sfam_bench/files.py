@@ -1,18 +1,25 @@
 """Files are written whole or not at all, however many hosts write them at once."""
 
 import errno
+import hashlib
+import json
+import logging
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sfam_bench.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STALE = 3600  # seconds after which a temporary of another host has no writer any more
+SEAL, SEALED = "sha256", "sealed"  # two keys of a sealed JSON file, so that one damaged byte cannot remove both
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -37,6 +44,45 @@ def atomic(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a JSON object together with the digest of its content, whole or not at all."""
+    body = {**{name: value for name, value in facts.items() if name != SEAL}, SEALED: True}
+    with atomic(path) as temporary:
+        text = json.dumps({**body, SEAL: _content_digest(body)}, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object and prove its digest.
+
+    A file that was written before files carried digests is read with a warning. UserError, ending with `remedy`, where
+    the file cannot be read, holds no JSON object, or differs from what was written.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path} ({error}): {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object: {remedy}")
+    if SEAL not in found and SEALED not in found:
+        log.warning("%s carries no digest (written by an older version): its content is not verified", path)
+        return found
+    if found.pop(SEAL, None) != _content_digest(found):
+        raise UserError(f"{path} is damaged or was edited (its digest differs): {remedy}")
+    del found[SEALED]
+    return found
+
+
+def _content_digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def tidy(folder: Path) -> list[Path]:

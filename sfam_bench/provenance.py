@@ -41,6 +41,15 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
+def code_hash() -> str:
+    """A hash of the source of this package: a run refuses to go on with other code than it was begun with."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
 def _git_hash() -> str:
     """HEAD of the checkout that tracks this package, with '-dirty' if its files have changed."""
     folder = Path(__file__).parent

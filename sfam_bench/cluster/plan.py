@@ -1,6 +1,5 @@
 """A big evaluation, frozen in a file and cut into shards that any machine can compute."""
 
-import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic
-from sfam_bench.provenance import config_hash, plain
+from sfam_bench.provenance import code_hash, config_hash, plain
 
 FILE = "plan.json"
 MOST = 1000  # tasks of an array: SLURM's MaxArraySize is 1001 where nobody raised it
@@ -109,12 +108,3 @@ def cut(batches: Sequence[int], shards: int, key: str) -> list[Shard]:
 def shards_for(pairs: int, rate: float, minutes: float | int, workers: int) -> int:
     """How many shards make tasks of about `minutes`: one a worker at least, as many as an array may hold at most."""
     return max(1, min(MOST, max(workers, round(pairs / rate / (60 * minutes)))))
-
-
-def code_hash() -> str:
-    """A hash of the source of this package: a task refuses to go on with other code than the plan's."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
