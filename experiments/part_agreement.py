@@ -9,7 +9,7 @@ from experiments.inputs import Inputs
 from experiments.parts import begun, labels, ready, supported
 from experiments.settings import build
 from sfam_bench.part_agreement import METRICS, encodings
-from sfam_bench.retrieval import retrieval
+from sfam_bench.retrieval import retrieval, roles_of
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
@@ -34,7 +34,8 @@ def main(cfg: DictConfig) -> None:
     found = agreement(model, dataset, encoded, pairs.iloc[due], explainers, colours, cfg.batch_size)
     for number, records in zip(due, progress(found, "part agreement", len(due), "query"), strict=True):
         store.write_shard(number, records)
-    recall = retrieval(model.similarity, encoded.side.embeddings.cpu(), labels(dataset, chosen), list(cfg.recall_at))
+    gallery, roles = encoded.side.embeddings.cpu(), roles_of(dataset, chosen)
+    recall = retrieval(model.similarity, gallery, labels(dataset, chosen), list(cfg.recall_at), roles=roles)
     store.finish(shards=len(pairs), retrieval=recall, unsupported=left_out)
     print(f"records of {len(pairs)} queries: {cfg.run_dir}")
 

@@ -16,7 +16,7 @@ from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import Config
-from sfam_bench.retrieval import averages, embed, per_item
+from sfam_bench.retrieval import averages, embed, per_item, roles_of
 from sfam_bench.training.loop import Miner
 from sfam_bench.training.validation import Choice, Validation
 
@@ -51,7 +51,8 @@ def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | 
 def measured(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
     """How each of these images retrieves the others, by id and label."""
     label = labels(dataset, image_ids)
-    values = per_item(model.similarity, embed(model, dataset, image_ids, cfg.batch_size), label, list(cfg.recall_at))
+    gallery, roles = embed(model, dataset, image_ids, cfg.batch_size), roles_of(dataset, image_ids)
+    values = per_item(model.similarity, gallery, label, list(cfg.recall_at), roles=roles)
     ids = pd.DataFrame({"image_id": image_ids, "label": label.numpy()}).loc[values.index]
     return pd.concat([ids, values], axis=1)
 

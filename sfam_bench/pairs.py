@@ -1,17 +1,17 @@
 """Which pairs to explain: chosen deterministically from embeddings, saved beside the results, loaded in batches."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.errors import UserError
+from sfam_bench.pair_kinds import KINDS, Candidates
 from sfam_bench.records import PairBatch, Sample, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched
@@ -21,73 +21,6 @@ log = logging.getLogger(__name__)
 
 SIDES = ("query", "reference")
 OTHERS = ("same_class", "other_class")  # roles of further references
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """One query and everything it can be paired with: its scores against all items, and who they are."""
-
-    query: int
-    scores: Tensor
-    index: pd.DataFrame
-    evidence: tuple[str, ...]
-    random: np.random.Generator
-
-    def same(self) -> np.ndarray:
-        """Other items of the query's class."""
-        return ~self.different() & (np.arange(len(self.index)) != self.query)
-
-    def different(self) -> np.ndarray:
-        """Items of other classes."""
-        different: np.ndarray = (self.index["label"] != self.index["label"].iloc[self.query]).to_numpy()
-        return different
-
-    def nearest(self, among: np.ndarray) -> int | None:
-        """The highest score among some items; the first of equals."""
-        return int(self.scores.masked_fill(~torch.tensor(among), -torch.inf).argmax()) if among.any() else None
-
-    def any(self, among: np.ndarray) -> int | None:
-        """One of some items at random."""
-        return int(self.random.choice(np.flatnonzero(among))) if among.any() else None
-
-
-Choice = tuple[int | None, int | None]  # reference, negative
-
-
-def nearest_positive(candidates: Candidates) -> Choice:
-    """The nearest neighbour, where it is of the query's class."""
-    others = np.arange(len(candidates.index)) != candidates.query
-    nearest = candidates.nearest(others)
-    return (nearest if nearest is not None and candidates.same()[nearest] else None), None
-
-
-def hard_negative(candidates: Candidates) -> Choice:
-    """The nearest item of another class."""
-    return candidates.nearest(candidates.different()), None
-
-
-def random_positive(candidates: Candidates) -> Choice:
-    """Any other item of the query's class."""
-    return candidates.any(candidates.same()), None
-
-
-def triplet(candidates: Candidates) -> Choice:
-    """The nearest item of the query's class, and the nearest of another as the negative."""
-    return candidates.nearest(candidates.same()), candidates.nearest(candidates.different())
-
-
-def partial_match(candidates: Candidates) -> Choice:
-    """Any item that shares some evidence part with the query and differs in another."""
-    if not candidates.evidence:
-        raise UserError("pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them")
-    states = candidates.index[list(candidates.evidence)].to_numpy()
-    shared = (states == states[candidates.query]).sum(axis=1)
-    return candidates.any((shared > 0) & (shared < states.shape[1])), None
-
-
-KINDS: dict[str, Callable[[Candidates], Choice]] = {
-    kind.__name__: kind for kind in (nearest_positive, hard_negative, random_positive, triplet, partial_match)
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +54,7 @@ class PairChoice:
         index = dataset.index.loc[list(image_ids)]
         frames = [self._choose(kind, index, dataset, similarity, gallery) for kind in self.kinds]
         pairs = pd.concat(frames, ignore_index=True)
-        return with_others(pairs, index["label"], self.seed) if self.others else pairs
+        return with_others(pairs, index, self.seed) if self.others else pairs
 
     def _choose(
         self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
@@ -129,10 +62,13 @@ class PairChoice:
         random = np.random.default_rng([self.seed, *kind.encode()])
         evidence = tuple(getattr(dataset, "evidence", ()))
         rows: list[tuple[str, str, str, float]] = []
-        for queries in chunked(balanced_order(index["label"], random, self.per_class), 256):
+        of_query, searched = roles(index)
+        places = np.flatnonzero(of_query)
+        order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
+        for queries in chunked(order, 256):
             scores = similarity.matrix(gallery[queries], gallery)
             for query, row in zip(queries, scores, strict=True):
-                reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random))
+                reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
                 if reference is None or (kind == "triplet" and negative is None):
                     continue
                 negative_id = "" if negative is None else index.index[negative]
@@ -147,6 +83,11 @@ class PairChoice:
             log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(rows), kind, self.count)
         frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
         if self.both_directions and kind != "triplet":
+            if not (of_query & searched).all():
+                raise UserError(
+                    f"{dataset.name} separates queries from its gallery, and pairs.both_directions=true would swap "
+                    "them: leave it false"
+                )
             swapped = frame.rename(columns={"query_id": "reference_id", "reference_id": "query_id"})
             # two queries that are each other's nearest would come out twice
             frame = pd.concat([frame, swapped]).drop_duplicates(["query_id", "reference_id"], ignore_index=True)
@@ -170,12 +111,13 @@ def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def with_others(pairs: pd.DataFrame, labels: pd.Series, seed: int) -> pd.DataFrame:
+def with_others(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Add a reference of the reference's class and one of neither image's class, at random; "" where there is none.
 
     Each draw hangs on the pair alone, so that it disturbs no other.
     """
-    ids, classes = labels.index.to_numpy(), labels.to_numpy()
+    among_all = index[roles(index)[1]]
+    ids, classes = among_all.index.to_numpy(), among_all["label"].to_numpy()
     found: dict[str, list[str]] = {role: [] for role in OTHERS}
     columns = (pairs[f"{side}_{what}"] for what in ("id", "label") for side in SIDES)
     for query, reference, query_label, reference_label in zip(*columns, strict=True):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 
 from sfam_bench.datasets.attributes import GROUPS, Level, PartColours, part_colours
-from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError, check_choices
@@ -109,10 +109,12 @@ class PartAgreement:
         labels = index["label"].to_numpy()
         random = np.random.default_rng([self.seed, *METRIC.encode()])
         rows = []
-        for query in balanced_order(index["label"], random, None)[: self.queries]:
+        of_query, searched = roles(index)
+        places = np.flatnonzero(of_query)
+        for query in places[balanced_order(index["label"].iloc[places], random, None)[: self.queries]]:
             scores = similarity.matrix(gallery[[query]], gallery)[0].cpu()
             near = scores.argsort(descending=True, stable=True).numpy()
-            near = near[labels[near] != labels[query]]
+            near = near[(labels[near] != labels[query]) & searched[near]]
             turn = pd.Series(labels[near]).groupby(labels[near]).cumcount().to_numpy()
             near = near[turn < self.per_class][: self.references]
             references = [str(image_id) for image_id in index.index[near]]

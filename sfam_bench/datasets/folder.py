@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
+from sfam_bench.datasets.checks import check_rows, clipped
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign
 from sfam_bench.errors import UserError
@@ -29,7 +30,8 @@ class ImageFolder:
 
     `index` is keyed by the official `image_id` and has: path (below root), label (the official class id), class_name,
     box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of x, y,
-    visible) or None, mask_path (below mask_root) or None, split ("train" or "test").
+    visible) or None, mask_path (below mask_root) or None, split ("train" or "test"); where a data set separates queries
+    from the gallery also is_query and is_gallery (booleans).
     """
 
     name: str
@@ -46,7 +48,8 @@ class ImageFolder:
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
         row, image = self._row(image_id), self.image(image_id)
-        return self.geometry(image, row.box, self._mask(row.mask_path, image.size), row.keypoints)
+        box = clipped(row.box, image.size, str(self.root / row.path))
+        return self.geometry(image, box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
         """Return "foreground" and "box" of the query where they are known; the reference does not matter here."""
@@ -70,13 +73,17 @@ class ImageFolder:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a public data set is called and holds when complete, and how to say that it is not there."""
+    """What a public data set is called and holds when complete, and how to say that it is not there.
+
+    `classes` numbers them from 1; `numbered`: class folders begin with the class id, as 001.Black_footed_Albatross.
+    """
 
     title: str
     expected: str
     target: str
     images: int | None = None
     classes: int | None = None
+    numbered: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +126,13 @@ def keep(collection: Collection, found: Found) -> pd.DataFrame:
     for column in ("box", "keypoints", "mask_path"):
         rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
     rows.index = rows.index.astype(str).rename("image_id")
-    if not rows.index.is_unique:
-        twice = rows.index[rows.index.duplicated()][0]
-        raise UserError(f"{collection.title} at {found.home} names image {twice!r} twice: remove one of them")
     rows["path"] = rows.path.map(lambda path: str(PurePosixPath(path)))
+    title = f"{collection.title} at {found.home}"
+    check_rows(rows, title, collection.classes, collection.numbered)
     there = rows.path.isin(existing(found.home, rows.path))
     if not there.any():
         what = f"none of its {len(rows)} images is there" + (f", such as {rows.path.iloc[0]}" if len(rows) else "")
-        raise UserError(f"{collection.title} at {found.home}: {what}; put the images there or set dataset.root")
+        raise UserError(f"{title}: {what}; put the images there or set dataset.root")
     kept = rows[there].copy()
     masks = existing(found.mask_root or found.home, kept.mask_path.dropna())
     kept["mask_path"] = kept.mask_path.where(kept.mask_path.isin(masks), None)
@@ -144,6 +150,9 @@ def _say_what_is_missing(collection: Collection, found: Found, rows: pd.DataFram
         parts.append(f"{len(absent)} that its files name are absent, such as {absent.iloc[0]}")
     if 0 < (masks := kept.mask_path.notna().sum()) < images:
         parts.append(f"{images - masks} images have no segmentation, and their boxes stand in")
+    for column, what in (("box", "box"), ("keypoints", "parts")):
+        if 0 < (known := kept[column].notna().sum()) < images:
+            parts.append(f"{images - known} images have no {what}")
     if found.note:
         parts.append(found.note)
     if parts:
@@ -186,24 +195,6 @@ def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
         if file.suffix.lower() in IMAGES and not file.name.startswith(".")
     ]
     return pd.DataFrame(rows, columns=["class_folder", "file"], dtype=object)
-
-
-def read_table(path: Path, types: dict[str, type], header: bool = False) -> pd.DataFrame:
-    """Read a file of space-separated columns, keyed by the first; raises UserError where it is absent or malformed."""
-    try:
-        return pd.read_csv(
-            path,
-            sep=" ",
-            names=list(types),
-            usecols=range(len(types)),
-            header=0 if header else None,
-            dtype=types,
-            keep_default_na=False,
-        ).set_index(next(iter(types)))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path} ({one_line(error)}): expected columns {', '.join(types)}; copy it again"
-        ) from None
 
 
 def one_line(error: Exception) -> str:

@@ -5,12 +5,13 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sfam_bench.errors import UserError
 from sfam_bench.models.backbones import Cut, trunk_and_tail
@@ -37,11 +38,33 @@ def build(
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
     with torch.no_grad():
-        model(torch.zeros(1, 3, image_size, image_size))
+        model.embedder(checked_grid(body, image_size))
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
     return model
+
+
+def checked_grid(trunk: nn.Module, image_size: int) -> Tensor:
+    """What a trunk gives of a black image; UserError unless (batch, channels, rows, cols), channels last included.
+
+    Of a square image it must give a square grid; where channels, rows and cols are equal, a wide image tells them apart.
+    """
+    grid: Tensor = trunk(torch.zeros(1, 3, image_size, image_size))
+    shape = grid.shape
+    fits = len(shape) == 4 and shape[2] == shape[3]
+    if fits and shape[1] == shape[2] > 1:
+        with suppress(Exception):  # not every network takes images that are not square
+            wide = trunk(torch.zeros(1, 3, image_size, 2 * image_size)).shape
+            fits = wide[1] == shape[1] and wide[3] > wide[2]
+    if not fits:
+        last = len(shape) == 4 and shape[1] == shape[2]
+        remedy = "move the channels, as with .permute(0, 3, 1, 2)" if last else "cut where the network has such a grid"
+        raise UserError(
+            f"the trunk gives {tuple(shape)} of a {image_size} x {image_size} image{', channels last' if last else ''}: "
+            f"expected (batch, channels, rows, cols) with rows = cols: {remedy}"
+        )
+    return grid
 
 
 def backbone(
