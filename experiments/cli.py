@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.schema import check_keys, suggestion
 from experiments.settings import check_settings
 from experiments.sweeping import cell, own_overrides, shares
 from sfam_bench.errors import UserError
@@ -33,8 +34,6 @@ from sfam_bench.provenance import run_facts
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
 PLAINER = {
-    r"Could not override '([^']+)'\. To append to your config use (\S+)": r"no setting '\1': check its name, or add it "
-    r"with \2 (all settings: --cfg job)",
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
     r"Missing mandatory value: (\S+)": r"\1 is not given: add \1=...",
     r"^In '\w+': | Available options in .*| Config search path: .*|, set env var HYDRA_FULL_ERROR=1.*": "",
@@ -58,6 +57,7 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
                 once(main, cfg)
                 return
             try:
+                check_keys(cfg)
                 check_settings(cfg)
                 main(cfg)
             except MISTAKES as error:  # here, before Hydra adds a line of its own
@@ -71,7 +71,7 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
             try:
                 entry()
             except MISTAKES as error:
-                fail(error)
+                fail(UserError(unknown[0]) if (unknown := no_setting(config, str(error))) else error)
             except ValueError as error:
                 if "group override must be" not in str(error):  # Hydra's, of loss=null
                     raise
@@ -104,6 +104,7 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
                     cfg[name] = value
             spread()
             tidy(folder)
+            check_keys(cfg)
             check_settings(cfg)
             trained(cfg)
             main(cfg)
@@ -181,6 +182,12 @@ def one_line(error: BaseException) -> str:
     message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", options, message)
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
+
+
+def no_setting(config: str, message: str) -> list[str]:
+    """What to say where Hydra found that a script has no such setting; it would advise to add it."""
+    found = re.findall(r"Could not override '([^']+)'\.\s+To append to your config", message)
+    return [f"no setting '{key}': {suggestion(config, key)} (all settings: --cfg job)" for key in found]
 
 
 def options(absent: re.Match[str]) -> str:

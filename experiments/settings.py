@@ -39,6 +39,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         **{"records": str, "document": bool, "run": str, "pictures": int},
     },
 }
+STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "pictures": 0, "trials": 1}
 LOWEST |= dict.fromkeys(("shards", "workers", "task_minutes"), 1)
 TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
@@ -99,7 +100,12 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
     """What a target takes; nothing where Python cannot tell, or where there is none, which Hydra says."""
     try:
         found: Any = pydoc.locate(target)
-        return inspect.signature(found, eval_str=True).parameters
+        own = dict(inspect.signature(found, eval_str=True).parameters)
+        if not isinstance(found, type) or all(field.kind is not field.VAR_KEYWORD for field in own.values()):
+            return own
+        for base_ in found.__mro__[1:-1]:  # what a class does not know itself goes to one of its bases
+            own = {**inspect.signature(base_).parameters, **own}
+        return {name: field for name, field in own.items() if name != "self" and field.kind not in STARRED}
     except Exception:  # the import of a target may raise anything
         return None
 
