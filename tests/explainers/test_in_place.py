@@ -139,7 +139,9 @@ def test_a_layer_and_its_batch_norm_on_either_side_of_the_cut_are_one(rule: str)
     for cut in (1, 3):
         trunk, tail = nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
         model = build("cut", (trunk, tail), GAP(), Cosine(), image_size=16)
-        found.append(relevance(Rules(rule), lambda x, m=model: m.embedder.pool(m.run_trunk(x)), images, torch.ones_like))
+        found.append(
+            relevance(Rules(rule), lambda x, m=model: m.embedder.pool(m.run_trunk(x)), images, torch.ones_like)
+        )
     torch.testing.assert_close(*found, **CLOSE)
 
 
