@@ -1,9 +1,9 @@
 """One picture in every form in which pictures are stored: the map of the plain one, or refused in one line."""
 
+import io
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -53,10 +53,14 @@ PALETTE = PLAIN.quantize(16)
 
 
 def stored(image: Pil, kind: str = "PNG", **how: object) -> bytes:
-    with TemporaryFile() as content:  # TIFF of several pages needs more than a buffer
-        image.save(content, kind, **how)
-        content.seek(0)
-        return content.read()
+    content = io.BytesIO()
+    image.copy().save(content, kind, **how)  # a copy, since PIL leaves settings of one format in what it saves
+    return content.getvalue()
+
+
+def two() -> dict[str, object]:
+    """How to save a second picture in one file."""
+    return {"save_all": True, "append_images": [REFERENCE.copy()]}
 
 
 def with_alpha(image: Pil, mode: str) -> Pil:
@@ -96,7 +100,6 @@ INDEXED = indexed()
 INDEXED_OVER_WHITE = PIL.Image.composite(INDEXED.convert("RGB"), PIL.Image.new("RGB", PLAIN.size, "white"), MASK)
 SIXTEEN = LEVELS.astype(np.uint16) * 257
 LOW_BITS = np.random.default_rng(2).integers(-128, 129, LEVELS.shape)
-FRAMES = {"save_all": True, "append_images": [REFERENCE]}
 
 SAME: dict[str, tuple[str, Callable[[], bytes], Pil]] = {  # by form: ending, file, the plain picture that it is
     "grey": ("png", lambda: stored(GREY), GREY),
@@ -122,7 +125,7 @@ SAME: dict[str, tuple[str, Callable[[], bytes], Pil]] = {  # by form: ending, fi
     **{f"EXIF {tag}": ("png", lambda tag=tag: turned(tag), PLAIN) for tag in range(1, 9)},
     "EXIF 6 in TIFF": ("tiff", lambda: turned(6, "TIFF"), PLAIN),
     "EXIF 0, which means nothing": ("png", lambda: turned_by_nothing(), PLAIN),
-    "a phone's MPO": ("jpg", lambda: stored(PLAIN, "MPO", quality=100, subsampling=0, **FRAMES), PLAIN),
+    "a phone's MPO": ("jpg", lambda: stored(PLAIN, "MPO", quality=100, subsampling=0, **two()), PLAIN),
     "JPEG": ("jpg", lambda: stored(PLAIN, "JPEG", quality=100, subsampling=0), PLAIN),
 }
 LOSSY = {"a phone's MPO", "JPEG"}
@@ -144,10 +147,10 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {  # by form: ending,
     ),
     "8 bits in 16": ("png", lambda: stored(PIL.Image.fromarray(LEVELS.astype(np.uint16))), "so it may hold 8"),
     "16-bit grey with tRNS": ("png", lambda: stored(PIL.Image.fromarray(SIXTEEN), transparency=7), "colour of 16 bits"),
-    "animated GIF": ("gif", lambda: stored(PLAIN, "GIF", **FRAMES), "holds 2 pictures"),
-    "animated PNG": ("png", lambda: stored(PLAIN, "PNG", **FRAMES), "holds 2 pictures"),
-    "animated WebP": ("webp", lambda: stored(PLAIN, "WEBP", **FRAMES), "holds 2 pictures"),
-    "TIFF of two pages": ("tiff", lambda: stored(PLAIN, "TIFF", **FRAMES), "holds 2 pictures"),
+    "animated GIF": ("gif", lambda: stored(PLAIN, "GIF", **two()), "holds 2 pictures"),
+    "animated PNG": ("png", lambda: stored(PLAIN, "PNG", **two()), "holds 2 pictures"),
+    "animated WebP": ("webp", lambda: stored(PLAIN, "WEBP", **two()), "holds 2 pictures"),
+    "TIFF of two pages": ("tiff", lambda: stored(PLAIN, "TIFF", **two()), "holds 2 pictures"),
     "half a PNG": ("png", lambda: stored(PLAIN)[:900], "cannot read"),
 }
 
