@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
+from sfam_bench.datasets.decode import Orientation
 from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, keep, one_line
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.errors import UserError
@@ -17,9 +18,16 @@ CORNERS = ["x_1", "y_1", "x_2", "y_2"]
 SIDES = {"train": "train", "validation": "test"}
 
 
-def read_oml(csv: str | Path, root: str | Path, geometry: Geometry = STANDARD) -> ImageFolder:
+def read_oml(
+    csv: str | Path,
+    root: str | Path,
+    geometry: Geometry = STANDARD,
+    orientation: Orientation = "exif",
+    background: str = "white",
+) -> ImageFolder:
     """Read such a CSV whose paths start at `root`; without image_id the paths are the ids.
 
+    `orientation` ("exif" or "stored") and `background` of the photos are those of `ImageFolder`.
     Raises UserError where the file is absent or malformed.
     """
     csv, root = Path(csv).expanduser(), Path(root).expanduser()
@@ -49,7 +57,7 @@ def read_oml(csv: str | Path, root: str | Path, geometry: Geometry = STANDARD) -
 
     shared = set(index.label[index.split == "train"]) & set(index.label[index.split == "test"])
     split_name = f"{'closed-set' if shared else 'zero-shot'}, of {csv.name}"
-    return ImageFolder(csv.stem, root, index, split_name, geometry)
+    return ImageFolder(csv.stem, root, index, split_name, geometry, orientation=orientation, background=background)
 
 
 def write_oml(dataset: ImageFolder, csv: str | Path) -> None:
