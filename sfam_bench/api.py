@@ -65,18 +65,26 @@ def default_model() -> SimilarityModel:
 
 
 def explain(
-    model: SimilarityModel | None, query: Picture, reference: Picture, explainers: Explainers = None
+    model: SimilarityModel | None,
+    query: Picture,
+    reference: Picture,
+    explainers: Explainers = None,
+    background: str = "white",
 ) -> Explanation:
-    """Say why `model` finds two images alike; images are paths, PIL images or (3, rows, cols) tensors in [0, 1].
+    """Say why `model` finds two images alike.
+
+    Images are paths, PIL images, arrays (rows, cols, 3) or tensors (3, rows, cols), of which only tensors are not
+    resized and cropped. Photos are turned as their EXIF tag says.
 
     model: None is `default_model()`.
     explainers: names of conf/explainer, or objects by name; by default SFAM and the exact decomposition.
+    background: the colour behind transparent pixels.
 
     An image with itself gives flagged maps of zeros.
     """
     chosen = explainers_of(explainers)
     model = model or default_model()
-    pairs = pair(query, reference, model.image_size)
+    pairs = pair(query, reference, model.image_size, background=background)
     encoded = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
@@ -100,19 +108,24 @@ def score(
     metrics: Mapping[str, Metric] | None = None,
     foreground: Region | None = None,
     box: Corners | None = None,
+    background: str = "white",
 ) -> pd.DataFrame:
     """Measure explanations of one pair: explainers down, metrics across, NaN where there is nothing to measure.
 
     metrics: objects by name; by default deletion, insertion, their difference, average drop, concentration and
         completeness, and where the object is known, localisation.
-    foreground: the query's object, a mask as large as the query: bool, or an image whose light pixels are inside.
+    foreground: the query's object, a mask as large as the query: of bools, of 0 and 1, or one whose light pixels are
+        inside; one whose levels may be labels is refused.
     box: the query's object as x1, y1, x2, y2 in pixels of the query.
+    background: the colour behind transparent pixels.
+
+    A photo that its EXIF tag turns is refused with a mask or a box, which may be meant before or after it is turned.
 
     attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "higher_is_better".
     """
     chosen = explainers_of(explainers)
     model = model or default_model()
-    pairs = pair(query, reference, model.image_size, foreground, box)
+    pairs = pair(query, reference, model.image_size, foreground, box, background)
     wanted = {name: m for name, m in METRICS.items() if all(map(pairs.has, m.needs))} if metrics is None else metrics
     for name, metric in wanted.items():
         for need in metric.needs:

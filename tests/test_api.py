@@ -76,10 +76,13 @@ BROKEN[0, 3, 3] = float("nan")
     [
         (
             torch.rand(32, 32),
-            r"query is \(32, 32\) of float32: an image tensor must be floats of shape \(3, rows, cols\)",
+            r"query is \(32, 32\) of float32: an image tensor must have the shape \(3, rows, cols\)",
         ),
         (torch.rand(1, 32, 32), r"query is \(1, 32, 32\) of float32"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"query is \(3, 8, 8\) of uint8"),
+        (
+            torch.zeros(3, 8, 8, dtype=torch.int64),
+            r"query is of int64: give uint8, uint16, bool, or floats in \[0, 1\]",
+        ),
         (torch.rand(3, 0, 8), r"query is \(3, 0, 8\)"),
         (BROKEN, "query has pixels that are NaN or infinite"),
         (NOISE * 255, r"query lies in \[.*, 255\]: give RGB in \[0, 1\]"),
@@ -99,11 +102,11 @@ def test_what_is_no_image_is_refused_in_one_line(model, call, image, said):
 def test_what_is_of_another_type_is_refused_in_one_line():
     """In a process of its own, without the checks of types that pytest adds."""
     code = """
-import numpy as np, torch
+import torch
 from sfam_bench.errors import UserError
 from sfam_bench.pictures import pair
 
-for query, box in ((np.zeros((32, 32, 3)), None), (None, None), (torch.zeros(3, 32, 32), 3)):
+for query, box in (([0.5], None), (None, None), (torch.zeros(3, 32, 32), 3)):
     try:
         pair(query, query, 32, box=box)
     except UserError as error:
@@ -111,8 +114,8 @@ for query, box in ((np.zeros((32, 32, 3)), None), (None, None), (torch.zeros(3, 
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "query is of type ndarray: give a path, a PIL image or a tensor",
-        "query is of type NoneType: give a path, a PIL image or a tensor",
+        "query is of type list: give a path, a PIL image, an array or a tensor",
+        "query is of type NoneType: give a path, a PIL image, an array or a tensor",
         "box is 3: give x1, y1, x2, y2 in pixels of the query",
     ]
 
@@ -232,7 +235,7 @@ def test_marks_go_through_the_geometry_of_their_image(model, tmp_path):
         ({"box": (0, 0, float("nan"), 9)}, "holds nothing"),
         ({"box": (1, 2, 3)}, "give x1, y1, x2, y2"),
         ({"foreground": np.zeros((32, 31), dtype=bool)}, r"foreground is \(32, 31\) and its image \(32, 32\)"),
-        ({"foreground": torch.rand(32, 32)}, r"foreground is an array of float32: give one of bool"),
+        ({"foreground": torch.rand(32, 32)}, r"foreground holds float32 other than levels"),
         ({"foreground": "no.png"}, "no.png is missing"),
     ],
 )

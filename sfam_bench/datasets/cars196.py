@@ -33,7 +33,8 @@ def cars196(
 ) -> ImageFolder:
     """Read Cars196 in any of its four layouts, at root or one folder below.
 
-    Ids are the official file names: "000001" in car_ims, "train/00001" or "test/00001" elsewhere.
+    Ids are the official file names: "000001" in car_ims, "train/00001" or "test/00001" elsewhere. Boxes are in pixels
+    as they are stored, which EXIF tags do not turn.
     Raises UserError where there is no such data set.
     """
     homes = ("cars196", "stanford_cars")

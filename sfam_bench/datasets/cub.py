@@ -27,7 +27,8 @@ PARTS = 15
 def cub(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "cub") -> ImageFolder:
     """Read CUB-200-2011 from its official files or from class folders, at root or one folder below.
 
-    Boxes, parts and segmentations are used where they are. Raises UserError where there is no such data set.
+    Boxes, parts and segmentations are used where they are; all are in pixels as they are stored, which EXIF tags do not
+    turn. Raises UserError where there is no such data set.
     """
     return load(CUB, (_official, _folders), ("CUB_200_2011", "cub200"), root, split, geometry, name)
 

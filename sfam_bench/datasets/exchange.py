@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import pandas as pd
 
 from sfam_bench.datasets.base import ROLES, roles
+from sfam_bench.datasets.decode import Orientation
 from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, keep
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import flag, number, read_csv, text, whole
@@ -19,9 +20,16 @@ SIDES = {"train": "train", "validation": "test"}
 OPTIONAL = {"image_id": text, "class_name": text, **dict.fromkeys(CORNERS, number), **dict.fromkeys(ROLES, flag)}
 
 
-def read_oml(csv: str | Path, root: str | Path, geometry: Geometry = STANDARD) -> ImageFolder:
+def read_oml(
+    csv: str | Path,
+    root: str | Path,
+    geometry: Geometry = STANDARD,
+    orientation: Orientation = "exif",
+    background: str = "white",
+) -> ImageFolder:
     """Read such a CSV whose paths start at `root`; without image_id the paths are the ids.
 
+    `orientation` ("exif" or "stored") and `background` of the photos are those of `ImageFolder`.
     Validation images are queried and searched as is_query and is_gallery say; training images, which have neither, are
     both. Raises UserError, with file and line, where the file is absent or malformed.
     """
@@ -46,7 +54,7 @@ def read_oml(csv: str | Path, root: str | Path, geometry: Geometry = STANDARD) -
 
     shared = set(index.label[index.split == "train"]) & set(index.label[index.split == "test"])
     split_name = f"{'closed-set' if shared else 'zero-shot'}, of {csv.name}"
-    return ImageFolder(csv.stem, root, index, split_name, geometry)
+    return ImageFolder(csv.stem, root, index, split_name, geometry, orientation=orientation, background=background)
 
 
 def _side(cell: str) -> str:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,9 +12,10 @@ import pandas as pd
 import PIL.Image
 
 from sfam_bench.datasets.checks import check_rows, clipped
+from sfam_bench.datasets.decode import Orientation, colour_of, open_image, open_mask
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.records import Sample
 from sfam_bench.types import Mask
 
@@ -32,6 +32,10 @@ class ImageFolder:
     box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of x, y,
     visible) or None, mask_path (below mask_root) or None, split ("train" or "test"); where a data set separates queries
     from the gallery also is_query and is_gallery (booleans).
+
+    `orientation`: "exif" turns photos as their EXIF tag says, and refuses those that it turns where a box, mask or
+    keypoints are given; "stored" takes the pixels of the file, as the boxes of public data sets do. `background` is the
+    colour behind transparent pixels.
     """
 
     name: str
@@ -40,10 +44,18 @@ class ImageFolder:
     split_name: str
     geometry: Geometry = STANDARD
     mask_root: Path | None = None
+    orientation: Orientation = "exif"
+    background: str = "white"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        colour_of(self.background)
 
     def image(self, image_id: str) -> PIL.Image.Image:
-        """Open one image as RGB, untransformed; raises UserError where the file is absent or broken."""
-        return open_image(inside(self.root, self._row(image_id).path), "RGB")
+        """Open one image as RGB, untransformed; raises UserError where the file is absent, broken or ambiguous."""
+        row = self._row(image_id)
+        marked = any(mark is not None for mark in (row.box, row.mask_path, row.keypoints))
+        return open_image(inside(self.root, row.path), self.orientation, self.background, marked)
 
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
@@ -65,10 +77,11 @@ class ImageFolder:
         if path is None:
             return None
         file = inside(self.mask_root or self.root, path)
-        mask = open_image(file, "L")
-        if mask.size != size:
-            raise UserError(f"{file} is {mask.size} and its image {size} (width, height): delete it or copy it again")
-        return np.asarray(mask) > 127  # CUB's grey levels are the share of annotators: the majority decides
+        mask = open_mask(file, self.orientation)
+        if mask.shape[::-1] != size:
+            found = mask.shape[::-1]
+            raise UserError(f"{file} is {found} and its image {size} (width, height): delete it or copy it again")
+        return mask
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class Collection:
     """What a public data set is called and holds when complete, and how to say that it is not there.
 
     `classes` numbers them from 1; `numbered`: class folders begin with the class id, as 001.Black_footed_Albatross.
+    Its boxes, and the figures published of it, are of the pixels as they are stored, so EXIF tags do not turn them.
     """
 
     title: str
@@ -84,6 +98,7 @@ class Collection:
     images: int | None = None
     classes: int | None = None
     numbered: bool = False
+    orientation: Orientation = "stored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +128,8 @@ def load(
                 rows = keep(collection, found)
                 sides, split_name = assign(rows, split, f"{collection.title} at {found.home}")
                 index = rows.assign(split=sides)[list(COLUMNS)]
-                return ImageFolder(name, found.home, index, split_name, geometry, found.mask_root)
+                turn = collection.orientation
+                return ImageFolder(name, found.home, index, split_name, geometry, found.mask_root, turn)
     raise UserError(
         f"no {collection.title} at {root}: expected {collection.expected}; "
         f"set dataset.root or SFAM_BENCH_DATA, or run make {collection.target}"
@@ -200,17 +216,3 @@ def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
 def one_line(error: Exception) -> str:
     """Put the message of an error on one line, for use in a UserError."""
     return " ".join(str(error).split())
-
-
-def open_image(path: Path, mode: str = "RGB") -> PIL.Image.Image:
-    """Read an image file whole, in one mode whatever it was stored in; raises UserError where that fails."""
-    # The pixels are taken as stored: official boxes and published figures ignore a camera's rotation tag, and so do we.
-    try:
-        with PIL.Image.open(path) as image:
-            return image.convert(mode)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: check the path, or load the data set anew to leave it out") from None
-    except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError) as error:
-        raise UserError(
-            f"cannot read {path} ({one_line(error)}): copy it again, or delete it to leave it out"
-        ) from None

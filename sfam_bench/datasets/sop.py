@@ -23,12 +23,19 @@ COLUMNS = {"image_id": text, "class_id": whole, "super_class_id": whole, "path":
 def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "sop") -> ImageFolder:
     """Read Stanford Online Products, or another set filed in its layout under its own `name`.
 
-    There are no boxes, hence no foreground. Raises UserError where there is no such data set.
+    There are no boxes, hence no foreground. Photos of SOP itself are taken as they are stored, as all published figures
+    do; those of another set are turned as their EXIF tags say. Raises UserError where there is no such data set.
     """
-    collection = (
-        SOP if name == "sop" else replace(SOP, title=f"{name}, in the layout of SOP,", images=None, classes=None)
+    own = replace(SOP, title=f"{name}, in the layout of SOP,", images=None, classes=None, orientation="exif")
+    return load(
+        SOP if name == "sop" else own,
+        (_read,),
+        ("Stanford_Online_Products", "online_products"),
+        root,
+        split,
+        geometry,
+        name,
     )
-    return load(collection, (_read,), ("Stanford_Online_Products", "online_products"), root, split, geometry, name)
 
 
 def _read(home: Path) -> Found | None:

@@ -80,7 +80,7 @@ class BiLRP:
         """What relevance goes through, and where it ends."""
         if self.layer == "cut":
             return lambda a: before_l2(model, a), "inputs"
-        return lambda x: before_l2(model, model.trunk(x)), "box" if self.pixels == "box" else "layer"
+        return lambda x: before_l2(model, model.run_trunk(x)), "box" if self.pixels == "box" else "layer"
 
     def inputs(self, side: Side) -> Tensor:
         """What is explained of an image."""

@@ -98,7 +98,7 @@ def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tup
     if not embedder.pools_the_cut:
         return _form_gradient(model, side, towards).sum(dim=(2, 3)), activations.mean(dim=(2, 3))
     with differentiating(model):
-        pooled = embedder.pool(activations.detach().clone()).detach()
+        pooled = embedder.pool(activations.detach()).detach()
         return derivative(lambda p: _linear_form(model, embedder.project(p), towards), pooled), pooled
 
 

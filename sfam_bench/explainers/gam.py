@@ -75,7 +75,7 @@ def inside(
     with differentiating(model):
         images = encoded.query.images[rows].clone().requires_grad_()
         with tap(*modules) as outputs:
-            embeddings = model.embedder(model.trunk(images))
+            embeddings = model(images)
         layers = [outputs[module] for module in modules]
         gradients = torch.autograd.grad(score(model.similarity, embeddings, encoded.terms, rows).sum(), layers)
         return [
@@ -92,7 +92,7 @@ def earlier_layers(model: SimilarityModel, image: Images) -> tuple[list[nn.Modul
     with differentiating(model):
         image = image.clone().requires_grad_()
         with tap(*model.trunk.modules()) as outputs:
-            activations = model.trunk(image)
+            activations = model.run_trunk(image)
     nearest: dict[int, tuple[int, nn.Module]] = {}
     for module, output in outputs.items():
         if is_grid(output, image) and output.shape != image.shape:

@@ -130,8 +130,8 @@ class IntegratedJacobians:
             start = torch.zeros_like(inputs)
             if self.baseline is not None:
                 with torch.no_grad():
-                    start = model.trunk(BASELINES[self.baseline](images)).detach()
-        trunk = model.trunk if self.space == "image" else torch.nn.Identity()
+                    start = model.run_trunk(BASELINES[self.baseline](images)).detach()
+        trunk = model.run_trunk if self.space == "image" else torch.nn.Identity()
         at, weights = nodes(self.quadrature, self.steps, inputs)
         return Path(lambda x: before_l2(model, trunk(x)), start, inputs - start, at, weights, images)
 

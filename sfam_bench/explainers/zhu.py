@@ -118,7 +118,7 @@ def pooled_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Point
     embedder = model.embedder
     shares = pooled_shares(model, embedder.pool, side.activations).flatten(2).mT
     with differentiating(model):
-        pooled = embedder.pool(side.activations.detach().clone()).detach()
+        pooled = embedder.pool(side.activations.detach()).detach()
         whole = embedder.project(pooled).detach()
         if type(embedder.projection) is nn.Identity:
             return whole, shares

@@ -79,7 +79,6 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
     """Split a traceable model after `layer` (default: the last feature map) by torch.fx; returns (trunk, tail).
 
     The tail ends at `features` (default: the last node with more than one position) and is None when nothing is left.
-    Its activation functions are not in place, since the caller keeps what enters it.
     """
     if isinstance(model, torchvision.models.VisionTransformer):
         raise UserError("torchvision's vision transformers cannot be cut: use timm's (source=timm, name=vit_*)")
@@ -111,11 +110,7 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
     trunk = fx.GraphModule(model, _subgraph(graph, None, start))
     if start is end:
         return trunk, None
-    tail = fx.GraphModule(model, _subgraph(graph, start, end))
-    for module in tail.modules():
-        if getattr(module, "inplace", False):
-            setattr(module, "inplace", False)  # noqa: B010 (nn.Module types its attributes as tensors)
-    return trunk, tail
+    return trunk, fx.GraphModule(model, _subgraph(graph, start, end))
 
 
 class _Shapes(fx.Interpreter):

@@ -14,7 +14,10 @@ from sfam_bench.types import Activations, Embeddings, Images, Pooled
 
 
 class Embedder(nn.Module):
-    """Everything after the cut: `tail` (later layers of an early cut), pooling, `projection` (neck, head), L2."""
+    """Everything after the cut: `tail` (later layers of an early cut), pooling, `projection` (neck, head), L2.
+
+    Each part reads a copy, since it may work in place and explainers keep what it reads.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Embedder(nn.Module):
 
     def pool(self, activations: Activations) -> Tensor:
         """Pooled features, (batch, channels after the tail)."""
-        pooled: Tensor = self.pooling(self.tail(activations))
+        pooled: Tensor = self.pooling(self.tail(activations.clone()).clone())
         return pooled
 
     def features(self, activations: Activations) -> Tensor:
@@ -46,7 +49,7 @@ class Embedder(nn.Module):
 
     def project(self, pooled: Pooled) -> Embeddings:
         """Embeddings before L2."""
-        embeddings: Tensor = self.projection(pooled)
+        embeddings: Tensor = self.projection(pooled.clone())
         return embeddings
 
     def forward(self, activations: Activations) -> Embeddings:
@@ -79,15 +82,20 @@ class SimilarityModel(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, images: Images) -> Embeddings:
-        embeddings: Tensor = self.embedder(self.trunk(images))
+        embeddings: Tensor = self.embedder(self.run_trunk(images))
         return embeddings
+
+    def run_trunk(self, images: Images) -> Activations:
+        """Activations at the cut; the trunk reads a copy, since it may work in place."""
+        activations: Tensor = self.trunk(images.clone())
+        return activations
 
     def encode(self, images: Images) -> Side:
         """Run the trunk once, in eval mode and without gradient; explainers start autograd at the activations."""
         # leaving inference mode lets a caller inside it still differentiate what comes back
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
             images = (images.clone() if images.is_inference() else images).to(self.device)
-            activations = self.trunk(images)
+            activations = self.run_trunk(images)
             return Side(images, activations, self.embedder(activations))
 
 

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure, SubFigure
 
 from sfam_bench.report.drawings.chosen import lacking
 from sfam_bench.report.figures import Shown, show, shown, with_images
+from sfam_bench.report.flagged import FLAGS
 from sfam_bench.report.names import arrow, words
 from sfam_bench.report.pair_order import flagged
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, REFERENCE, SMALL, bare, broken, short
-from sfam_bench.report.tables import FLAGS
 from sfam_bench.statistics import FACTS, PAIR, reasons
 
 REASONS = 8  # of flags, the most frequent first
