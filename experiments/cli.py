@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.paths import expand, expanded
 from experiments.schema import check_keys, suggestion
 from experiments.settings import check_settings
 from experiments.sweeping import cell, own_overrides, shares
@@ -57,6 +58,7 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
                 once(main, cfg)
                 return
             try:
+                expand(cfg)
                 check_keys(cfg)
                 check_settings(cfg)
                 main(cfg)
@@ -69,6 +71,7 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
             # Hydra prints its own errors and exits with 1; this hands them on
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
+                sys.argv[1:] = expanded(sys.argv[1:])
                 entry()
             except MISTAKES as error:
                 fail(UserError(unknown[0]) if (unknown := no_setting(config, str(error))) else error)
@@ -104,6 +107,7 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
                     cfg[name] = value
             spread()
             tidy(folder)
+            expand(cfg)
             check_keys(cfg)
             check_settings(cfg)
             trained(cfg)

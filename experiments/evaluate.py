@@ -8,15 +8,19 @@ from omegaconf import DictConfig
 from experiments.cli import script
 from experiments.evaluation import Evaluation, write
 from experiments.parts import begun, wanting
+from experiments.rehearsal import rehearse
 from sfam_bench import pairs as pairing
+from sfam_bench.files import probe
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
 
 @script("evaluate")
 def main(cfg: DictConfig) -> None:
+    probe(Path(cfg.run_dir))
     evaluation = Evaluation.of(cfg)
     store = begun(Path(cfg.run_dir), evaluation.identity, cfg.resume)  # early; a new folder when all else is there
+    rehearse(evaluation)
     gallery = evaluation.embedded()
     pairs = evaluation.paired(gallery)
     frames = evaluation.frames(pairs)

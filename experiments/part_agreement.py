@@ -8,6 +8,7 @@ from experiments.cli import script
 from experiments.inputs import Inputs
 from experiments.parts import begun, labels, ready, supported
 from experiments.settings import build
+from sfam_bench.files import probe
 from sfam_bench.part_agreement import METRICS, encodings
 from sfam_bench.retrieval import retrieval, roles_of
 from sfam_bench.store import RunStore
@@ -16,6 +17,7 @@ from sfam_bench.stream import progress
 
 @script("part_agreement")
 def main(cfg: DictConfig) -> None:
+    probe(Path(cfg.run_dir))
     inputs, agreement = Inputs.of(cfg), build(cfg.agreement)
     dataset, model, target, chosen = inputs.dataset, inputs.model, inputs.target, inputs.explained
     explainers, training = inputs.explainers, inputs.training

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from safetensors.torch import save_file
 
 from experiments.evaluation import Bench, Evaluation, write
+from experiments.rehearsal import rehearse
 from experiments.settings import resolved
 from experiments.work import GALLERY, threads
 from sfam_bench import pairs as pairing
@@ -17,7 +18,7 @@ from sfam_bench.cluster.plan import FILE, Plan, cut, shards_for
 from sfam_bench.cluster.status import duration
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import own_passes, planned
-from sfam_bench.files import atomic
+from sfam_bench.files import atomic, probe
 from sfam_bench.provenance import code_hash, config_hash
 from sfam_bench.store import RunStore, read_manifest
 
@@ -27,6 +28,7 @@ WORKERS = (1, 8, 64)
 def plan(cfg: DictConfig) -> None:
     """Write plan.json and what tasks need beside it; a plan that is there already is kept where it is the same."""
     root = Path(cfg.run_dir)
+    probe(root)
     torch.set_num_threads(threads(cfg.cluster.cpus))
     evaluation = Evaluation.of(cfg)
     identity = config_hash(evaluation.identity)
@@ -37,6 +39,7 @@ def plan(cfg: DictConfig) -> None:
         print(f"planned already: {described(known)}")
         return
     store = RunStore.create(root, evaluation.identity, evaluation.facts, resume=(root / "manifest.json").is_file())
+    rehearse(evaluation)
     gallery = evaluation.embedded()
     pairs = evaluation.paired(gallery)
     frames = evaluation.frames(pairs)

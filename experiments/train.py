@@ -16,7 +16,7 @@ from experiments.cli import script
 from experiments.parts import dataset_and_model, judged, labels
 from experiments.settings import build, resolved
 from experiments.training import KEYS, Roles, best_epoch, choice_for, identity, lineage, loss, measured, tensorboard
-from sfam_bench.files import atomic
+from sfam_bench.files import atomic, probe
 from sfam_bench.models.build import save
 from sfam_bench.provenance import run_facts
 from sfam_bench.retrieval import averages
@@ -38,6 +38,7 @@ def main(cfg: DictConfig) -> None:
     first = rank() == 0
     if first:
         refuse(run, cfg.resume)
+        probe(run)
     if (run / "model.safetensors").exists():
         print(f"trained already: {run / 'model.safetensors'}")
         return

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from experiments.cli import script
 from experiments.settings import resolved
 from experiments.tuning import Task
-from sfam_bench.files import atomic
+from sfam_bench.files import atomic, probe
 from sfam_bench.provenance import plain
 from sfam_bench.store import RunStore, refuse
 from sfam_bench.stream import progress
@@ -27,6 +27,7 @@ from sfam_bench.tuning import Study
 def main(cfg: DictConfig) -> None:
     run = Path(cfg.run_dir)
     refuse(run, cfg.resume)
+    probe(run)
     task = Task.of(cfg)
     folds = task.folds()
     task.try_one(folds["tuning"])

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sfam_bench.errors import UserError
 
+NO_EVIDENCE = "pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them"
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -70,7 +72,7 @@ def triplet(candidates: Candidates) -> Choice:
 def partial_match(candidates: Candidates) -> Choice:
     """Any item that shares some evidence part with the query and differs in another."""
     if not candidates.evidence:
-        raise UserError("pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them")
+        raise UserError(NO_EVIDENCE)
     states = candidates.index[list(candidates.evidence)].to_numpy()
     shared = (states == states[candidates.query]).sum(axis=1)
     return candidates.any((shared > 0) & (shared < states.shape[1])), None
@@ -78,4 +80,9 @@ def partial_match(candidates: Candidates) -> Choice:
 
 KINDS: dict[str, Callable[[Candidates], Choice]] = {
     kind.__name__: kind for kind in (nearest_positive, hard_negative, random_positive, triplet, partial_match)
+}
+# What a query of some kinds must have: an image of its own class, one of another class
+ROLES_OF = {
+    **dict.fromkeys(("nearest_positive", "random_positive"), ("positive",)),
+    **{"hard_negative": ("negative",), "triplet": ("positive", "negative")},
 }

@@ -11,7 +11,7 @@ import torch
 
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.errors import UserError
-from sfam_bench.pair_kinds import KINDS, Candidates
+from sfam_bench.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
 from sfam_bench.records import PairBatch, Sample, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched
@@ -46,6 +46,19 @@ class PairChoice:
                 f"pairs.kinds={list(self.kinds)}, pairs.count={self.count}, pairs.per_class={self.per_class}: "
                 f"kinds are {', '.join(KINDS)}, count > 0, per_class > 0 or null"
             )
+
+    def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
+        """Raise UserError where these images have no pair of one of the kinds, as far as classes and roles tell."""
+        index = dataset.index.loc[list(image_ids)]
+        of_query, searched = roles(index)
+        in_class = pd.Series(searched).groupby(index["label"].to_numpy()).transform("sum").to_numpy()
+        fits = {"positive": in_class - searched > 0, "negative": searched.sum() - in_class > 0}
+        for kind in self.kinds:
+            known = [of_query, *(fits[role] for role in ROLES_OF.get(kind, ()))]
+            if not np.logical_and.reduce(known).any():
+                raise UserError(f"{dataset.name} has no pair of kind {kind} in this split: choose other pairs.kinds")
+            if kind == "partial_match" and not getattr(dataset, "evidence", ()):
+                raise UserError(NO_EVIDENCE)
 
     def __call__(
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
