@@ -26,7 +26,7 @@ def expand(cfg: DictConfig | ListConfig) -> None:
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command with ~ expanded in the settings of Hydra, which makes its folders before a script begins."""
+    """The arguments of a command, ~ expanded in settings of Hydra, which makes its folders before a script begins."""
     found = [OF_HYDRA.fullmatch(text) for text in arguments]
     return [f"{own[1]}{written(home(own[3]))}" if own else text for text, own in zip(arguments, found, strict=True)]
 

@@ -13,6 +13,7 @@ from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Sampling
 from sfam_bench.explainers.prepare import Preparable
 from sfam_bench.metrics.card import NEEDS
+from sfam_bench.records import check_names
 
 
 def rehearse(evaluation: Evaluation) -> None:
@@ -21,6 +22,7 @@ def rehearse(evaluation: Evaluation) -> None:
     Explainers that take passes of their own, need training images or read files are left to the first pair.
     """
     inputs = evaluation.inputs
+    check_names(inputs.explainers, evaluation.metrics)
     choice = build(evaluation.cfg.pairs)
     choice.check(inputs.dataset, inputs.explained)
     inputs.target.check(has_negatives={*choice.kinds} == {"triplet"})

@@ -110,7 +110,7 @@ def tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("tensorboard=true needs TensorBoard: pip install 'sfam-bench[tensorboard]'") from error
+        raise UserError("tensorboard=true needs TensorBoard: pip install '.[tensorboard]' in the clone") from error
     with SummaryWriter(str(folder)) as writer:
 
         def log(step: int, numbers: Mapping[str, float]) -> None:

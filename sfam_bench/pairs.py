@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from sfam_bench.datasets.base import Dataset, roles
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
+from sfam_bench.ranges import Count, Natural
 from sfam_bench.records import PairBatch, Sample, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched
@@ -32,19 +33,19 @@ class PairChoice:
     """
 
     kinds: list[str] | tuple[str, ...] = ("nearest_positive",)
-    count: int = 60
-    per_class: int | None = None
+    count: Count = 60
+    per_class: Count | None = None
     both_directions: bool = False
-    seed: int = 0
+    seed: Natural = 0
     others: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         object.__setattr__(self, "kinds", tuple(self.kinds))  # YAML brings a list
         unknown = set(self.kinds) - KINDS.keys()
-        if unknown or not self.kinds or self.count < 1 or (self.per_class is not None and self.per_class < 1):
+        if unknown or not self.kinds or len({*self.kinds}) < len(self.kinds):
             raise UserError(
-                f"pairs.kinds={list(self.kinds)}, pairs.count={self.count}, pairs.per_class={self.per_class}: "
-                f"kinds are {', '.join(KINDS)}, count > 0, per_class > 0 or null"
+                f"pairs.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; name at least one, each once"
             )
 
     def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:

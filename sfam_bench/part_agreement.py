@@ -20,6 +20,7 @@ from sfam_bench.maps import flagged, normalise, upsample
 from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.pairs import balanced_order
+from sfam_bench.ranges import Count, Natural, Positive
 from sfam_bench.records import Encoded, PairBatch, Record, Sample, Side, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched, progress
@@ -76,12 +77,12 @@ class PartAgreement:
     level: whose attributes are compared; auto takes those of images where the data set has them, else of classes.
     """
 
-    queries: int = 120
-    references: int = 60
-    per_class: int = 4
-    sigma: float = 24 / 224
+    queries: Count = 120
+    references: Count = 60
+    per_class: Count = 4
+    sigma: Positive = 24 / 224
     level: Level = "auto"
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
         check_choices(self)

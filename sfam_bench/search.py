@@ -123,7 +123,9 @@ def _faiss(similarity: SimilarityFunction) -> Callable[[Embeddings, Gallery, int
     try:
         import faiss
     except ImportError as error:
-        raise UserError("engine=faiss needs faiss: pip install 'sfam-bench[faiss]', or take engine=torch") from error
+        raise UserError(
+            "engine=faiss needs faiss: pip install '.[faiss]' in the clone, or take engine=torch"
+        ) from error
     product, square = (faiss.METRIC_INNER_PRODUCT, 1), (faiss.METRIC_L2, -1)  # its L2 is squared too
     known = {Cosine: product, Dot: product, NegativeEuclidean: square}
     if type(similarity) not in known:

@@ -311,3 +311,25 @@ def test_queries_and_references_keep_their_roles(kind: str) -> None:
 def test_roles_cannot_be_swapped() -> None:
     with pytest.raises(UserError, match="both_directions=true would swap them"):
         PairChoice(kinds=("hard_negative",), both_directions=True)(APART, Cosine(), GALLERY, IDS)
+
+
+def test_a_kind_named_twice_would_double_its_keys() -> None:
+    with pytest.raises(UserError, match="each once"):
+        PairChoice(kinds=("triplet", "triplet"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "partial_match"])
+def test_kinds_are_checked_without_embeddings(kind: str) -> None:
+    choice = PairChoice(kinds=(kind,))
+    choice.check(SET, IDS)
+    one_class = [IDS[0], IDS[1]]  # of one class
+    each_alone = [IDS[0], IDS[EACH]]
+    for ids, lacks in (
+        (one_class, ("hard_negative", "triplet")),
+        (each_alone, ("random_positive", "nearest_positive", "triplet")),
+    ):
+        if kind in lacks:
+            with pytest.raises(UserError, match=f"no pair of kind {kind}"):
+                choice.check(SET, ids)
+        else:
+            choice.check(SET, ids)

@@ -14,6 +14,7 @@ from sfam_bench.metrics.card import SHARE, MetricCard
 from sfam_bench.metrics.perturbation import MEAN, TWENTY
 from sfam_bench.metrics.steps import Steps, placed
 from sfam_bench.metrics.walks import Curves, Direction, Walk
+from sfam_bench.ranges import Finite
 from sfam_bench.types import Flags, Scores
 
 Curve: TypeAlias = Literal["deletion", "insertion", "insertion_minus_deletion"]
@@ -99,7 +100,7 @@ class MarginArea:
     walk: Curve
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
-    min_range: float = 0.05
+    min_range: Finite = 0.05
     needs: ClassVar[tuple[str, ...]] = ("negative",)
     share: ClassVar[float] = 1.0
 

@@ -19,6 +19,7 @@ from sfam_bench.models.checkpoint import check_finite, read_state
 from sfam_bench.models.networks import OURS
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
+from sfam_bench.ranges import Count
 from sfam_bench.similarity import SimilarityFunction
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def build(
     head: nn.Module | None = None,
     normalise: bool = True,
     checkpoint: str | None = None,
-    image_size: int = 224,
+    image_size: Count = 224,
 ) -> SimilarityModel:
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)

@@ -17,6 +17,7 @@ from sfam_bench.models.checkpoint import check_finite
 from sfam_bench.models.networks import CLASSIFIER
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.models.tokens import Token
+from sfam_bench.ranges import Count
 from sfam_bench.similarity import SimilarityFunction
 
 # What else may be left over: losses, and the text tower of CLIP
@@ -39,7 +40,7 @@ def checkpoint(
     layer: str | None = None,
     features: str | None = None,
     name: str | None = None,
-    image_size: int = 224,
+    image_size: Count = 224,
 ) -> SimilarityModel:
     """The model in a file of another code base; what is None or "auto" is found, or UserError says what to give.
 
