@@ -182,6 +182,8 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if not line.startswith(("full_key: ", "object_type=", "reference_type=")))
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    if absent := re.match(r"Error locating target '([^']+)'", message):
+        return f"{f'{keys[0]}: ' if keys else ''}there is no {absent[1]} to import: correct its _target_"
     if failed := re.match(r"Error in call to target '([^']+)'", message):
         kind, where = type(cause).__name__, f"{keys[0]}: " if keys else ""
         return f"{where}{failed[1]} failed ({kind}: {' '.join(str(cause).split())[:300]}): check its settings and files"

@@ -3,7 +3,8 @@
 import inspect
 import pydoc
 from collections.abc import Container, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from beartype import BeartypeConf
 from beartype.door import is_bearable
@@ -126,8 +127,9 @@ def readable(hint: Any) -> str:
     """A type as a reader of YAML would name it, with the range of its numbers."""
     if get_origin(hint) is Annotated:
         return f"{'a whole number' if get_args(hint)[0] is int else 'a number'} {range_of(hint)}"
-    if any(get_origin(part) is Annotated for part in get_args(hint)):
-        return " or ".join("null" if part is type(None) else readable(part) for part in get_args(hint))
+    if get_origin(hint) in (Union, UnionType) and any(get_origin(part) is Annotated for part in get_args(hint)):
+        parts = sorted(get_args(hint), key=lambda part: get_origin(part) is not Literal)
+        return " or ".join("null" if part is type(None) else readable(part) for part in parts)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     named = [readable(part) for part in get_args(hint) if get_origin(part) is Literal]
