@@ -55,7 +55,9 @@ def probe(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"cannot write into {folder} ({error.strerror}): check the path, or choose another place") from error
+        raise UserError(
+            f"cannot write into {folder} ({error.strerror}): check the path, or choose another place"
+        ) from error
     finally:
         for place in missing:
             with suppress(OSError):

@@ -86,11 +86,8 @@ class PartAgreement:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.queries < 1 or self.references < 3 or self.per_class < 1 or not self.sigma > 0:
-            raise UserError(
-                f"agreement.queries={self.queries}, agreement.references={self.references}, agreement.per_class="
-                f"{self.per_class}, agreement.sigma={self.sigma}: expected at least 1, 3, 1, and more than 0"
-            )
+        if self.references < 3:
+            raise UserError(f"agreement.references={self.references}: a rank correlation needs at least 3")
 
     def colours(self, dataset: Dataset) -> PartColours:
         """The attributes of the data set's parts, or UserError where it has none."""

@@ -48,8 +48,6 @@ class Calibration:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.batch is not None and self.batch < 1:
-            raise UserError(f"passes.batch is {self.batch}: expected at least 1, or null")
 
     def __call__(self, model: nn.Module, score: Score, images: Images, planned: int) -> Passes:
         """Choose for a run of `planned` passes, on copies of its first images; the choice stands in `facts`."""

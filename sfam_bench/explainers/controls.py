@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.ranges import Natural, Positive
@@ -49,8 +49,6 @@ class Centre:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if not self.sigma > 0:
-            raise UserError(f"centre.sigma is {self.sigma}: expected more than 0, as a share of each side")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations

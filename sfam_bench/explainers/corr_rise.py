@@ -63,8 +63,6 @@ class CorrRISE:
         check_choices(self)
         if self.masks < 2:
             raise UserError(f"CorrRISE.masks is {self.masks}: a correlation takes at least 2")
-        if self.patches < 1:
-            raise UserError(f"CorrRISE.patches is {self.patches}: expected at least 1")
         if not 0 < self.patch < 1:
             raise UserError(f"CorrRISE.patch is {self.patch}: expected a share of the image's side between 0 and 1")
 

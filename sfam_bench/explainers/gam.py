@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import differentiating, target_gradient
 from sfam_bench.hooks import tap
@@ -50,8 +50,6 @@ class GAM:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.layers < 1:
-            raise UserError(f"GAM.layers is {self.layers}: expected at least 1, the cut alone")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         found = [self._of_layer(target_gradient(model, encoded), encoded.query.activations)]

@@ -7,7 +7,7 @@ from sfam_bench.baselines import BASELINES, BaselineName
 from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.pixels import mean_gradient
-from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
+from sfam_bench.explainers.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
@@ -41,7 +41,6 @@ class IntegratedGradients:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_steps("IntegratedGradients", self.steps)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images

@@ -16,7 +16,7 @@ from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import derivative, differentiating
 from sfam_bench.explainers.pixels import chunks
 from sfam_bench.explainers.products import before_l2, factor
-from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
+from sfam_bench.explainers.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch, Side
@@ -98,7 +98,6 @@ class IntegratedJacobians:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_steps("IntegratedJacobians", self.steps)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return self.split(model, encoded)[0]

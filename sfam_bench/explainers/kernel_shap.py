@@ -54,8 +54,6 @@ class KernelSHAP:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.grid < 1:
-            raise UserError(f"KernelSHAP.grid is {self.grid}: expected at least 1")
         players = self.grid**2
         needed = min(2**players, 2 * players + 2)
         if self.samples < needed:

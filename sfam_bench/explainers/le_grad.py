@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.attention import Layers
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import differentiating
@@ -48,8 +48,6 @@ class LeGrad:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.layers is not None and self.layers < 1:
-            raise UserError(f"LeGrad.layers is {self.layers}: expected at least 1, the last, or null for all")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         layers, query = Layers(model, "LeGrad"), encoded.query

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.pixels import mean_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -43,10 +43,6 @@ class SmoothGrad:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.samples < 1:
-            raise UserError(f"SmoothGrad's samples is {self.samples}: expected at least 1")
-        if self.noise < 0:
-            raise UserError(f"SmoothGrad's noise is {self.noise}: expected a share of the range, zero or more")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images

@@ -64,11 +64,6 @@ class WeightTransfer:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        least = {"triplets": 1, "margin": 0, "neighbours": 1, "channels": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise UserError(f"weight_transfer.{name} is {value}: expected at least {low}")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         raise unprepared(self)

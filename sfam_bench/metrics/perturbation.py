@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 
 from sfam_bench.baselines import Baseline, Mean
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.maps import flagged
 from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined, sound
 from sfam_bench.metrics.card import ANY, MetricCard
@@ -152,8 +152,6 @@ class AreaError:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if not 0 <= self.share <= 1:
-            raise UserError(f"full_share is {self.share}: expected a share between 0 and 1")
 
     @property
     def probes(self) -> tuple[Walk, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained
 from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.likeness import Asked, Comparing, Found
@@ -149,8 +149,6 @@ class ModelRandomisation(Comparing):
     def __post_init__(self) -> None:
         check_choices(self)
         super().__post_init__()
-        if self.stages < 1:
-            raise UserError(f"ModelRandomisation.stages is {self.stages}: expected at least 1")
 
     @property
     def card(self) -> MetricCard:

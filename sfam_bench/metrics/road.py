@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfam_bench.baselines import Baseline
 from sfam_bench.engine.series import Ranks, Series
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.perturbation import MEAN
@@ -130,8 +130,6 @@ class Road:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.levels < 1 or not self.noise >= 0:
-            raise UserError(f"levels={self.levels}, noise={self.noise} of ROAD: expected at least 1 and 0")
 
     @property
     def probes(self) -> tuple[Imputing, ...]:

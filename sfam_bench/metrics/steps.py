@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.ranges import Count
 
 
@@ -28,7 +28,6 @@ class Trapezoid:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_intervals(self.intervals)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = np.unique(np.rint(np.linspace(0, pixels, self.intervals + 1)).astype(int))
@@ -47,7 +46,6 @@ class Midpoint:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_intervals(self.intervals)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         between = np.rint((np.arange(self.intervals) + 0.5) / self.intervals * pixels).astype(int)
@@ -65,8 +63,6 @@ class Stride:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.pixels < 1:
-            raise UserError(f"steps.pixels is {self.pixels}: expected at least 1")
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = [*range(0, pixels, self.pixels), pixels]
@@ -81,7 +77,6 @@ class Chunks:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_intervals(self.intervals)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = [*range(0, pixels, -(-pixels // self.intervals)), pixels]
@@ -92,12 +87,6 @@ def trapezoids(places: np.ndarray) -> list[float]:
     """Weights of the trapezoid rule over rising places, sum 1."""
     widths = np.diff(places) / (places[-1] - places[0])
     return ((np.append(widths, 0) + np.append(0, widths)) / 2).tolist()
-
-
-def check_intervals(intervals: int) -> None:
-    """Raise UserError where a curve would have no point between its ends."""
-    if intervals < 2:
-        raise UserError(f"steps.intervals is {intervals}: a curve needs at least 2")
 
 
 @lru_cache

@@ -313,7 +313,7 @@ def test_a_remembered_mode_must_still_be_true(modes, cache, kind):
 
 @pytest.mark.parametrize("batch", [0, -1])
 def test_a_batch_holds_at_least_one_image(batch):
-    with pytest.raises(UserError, match=rf"passes\.batch is {batch}: expected at least 1, or null"):
+    with pytest.raises(UserError, match=rf"Calibration\.batch is {batch}: expected a number of at least 1"):
         Calibration(batch=batch)
 
 
