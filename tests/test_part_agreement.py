@@ -289,7 +289,7 @@ def test_references_are_the_nearest_of_other_classes_few_of_each(birds: Path) ->
 
 @pytest.mark.parametrize("wrong", [{"queries": 0}, {"references": 2}, {"per_class": 0}, {"sigma": 0.0}])
 def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=rf"agreement\.{next(iter(wrong))}={next(iter(wrong.values()))}"):
+    with pytest.raises(UserError, match=rf"{next(iter(wrong))}( is |=){next(iter(wrong.values()))}"):
         PartAgreement(**wrong)
 
 
