@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,6 +49,12 @@ def code_hash() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+@cache
+def running_code() -> str:
+    """The code_hash of this process, computed once: the source may change while it runs."""
+    return code_hash()
 
 
 def _git_hash() -> str:

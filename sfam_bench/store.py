@@ -3,7 +3,7 @@
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,19 @@ from PIL import Image
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic
-from sfam_bench.pieces import CURVES, PLAIN, POINT_TO_POINT, Piece, line, place, read_table, says, write_piece
-from sfam_bench.provenance import Config, config_hash, plain, run_facts
+from sfam_bench.pieces import (
+    CURVES,
+    PLAIN,
+    POINT_TO_POINT,
+    Piece,
+    check_made,
+    line,
+    place,
+    read_table,
+    says,
+    write_piece,
+)
+from sfam_bench.provenance import Config, running_code, config_hash, plain, run_facts
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,16 @@ class Run:
 
 @dataclass(frozen=True)
 class RunStore:
-    """Writes one run folder; make it with `RunStore.create`. Every shard carries the `key` of what made it."""
+    """Writes one run folder; make it with `RunStore.create`. Every shard carries the `key` of what made it.
+
+    It carries the mode of `passes` and the hash of the running code, too; `codes` are the hashes of code whose shards
+    are continued.
+    """
 
     root: Path
     key: str = ""
+    passes: Mapping[str, Any] = field(default_factory=dict)
+    codes: tuple[str, ...] = field(default_factory=lambda: (running_code(),))
 
     @classmethod
     def create(
@@ -85,23 +102,27 @@ class RunStore:
         Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`; curves have the fields
         of `Curve`; skipped are pairs that could not be explained: query, reference, and why.
         """
-        write_piece(self.root, number, self.key, records, maps, curves, skipped)
+        write_piece(self.root, number, self.key, records, maps, curves, skipped, self.passes)
 
     def path(self, number: int) -> Path:
         """Where the records of a shard lie."""
         return place(self.root, "records", number)
 
     def has_shard(self, number: int) -> bool:
-        """Whether the shard is there, of this key and without skipped pairs, by its footer; else it is written anew."""
+        """Whether the shard is there, made as this store makes them and without skipped pairs, by its footer alone."""
         said = says(self.path(number))
         if (said.get("key"), said.get("batch"), said.get("skipped")) != (self.key, number, []):
+            return False
+        try:
+            check_made(self.path(number), said, self.passes, self.codes)
+        except ValueError:
             return False
         return all(place(self.root, kind, number).exists() for kind in ("maps", "curves") if said[kind])
 
     def check_shard(self, number: int) -> str:
         """What is wrong with a shard, in one line, with all of it read; nothing where it is sound."""
         try:
-            Piece.read(self.root, number, self.key)
+            Piece.read(self.root, number, self.key, self.passes, self.codes)
         except ValueError as error:
             return str(error)
         return ""
