@@ -32,6 +32,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "launcher": str,
         "workers": int | None,
         **dict.fromkeys(("wait", "dry_run", "watch", "partial"), bool),
+        **dict.fromkeys(("allow", "gone"), list[str]),
         "tuned": list[str] | str | None,
         "trials": int,
         "objective": str,

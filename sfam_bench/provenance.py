@@ -3,7 +3,7 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Config: TypeAlias = Mapping[str, Any]
+ABSENT = "absent"
 PACKAGES = ("sfam-bench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "pyarrow", "pillow")
 
 
@@ -29,6 +30,22 @@ def config_hash(config: Config) -> str:
     """A short hash of a config, whatever the order of its keys."""
     text = json.dumps(plain(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(was: Config, now: Config) -> list[str]:
+    """Which settings of two configs differ: a line each, as "seed: 0 -> 1"."""
+    before, after = dict(_settings(plain(was))), dict(_settings(plain(now)))
+    names = [name for name in {**before, **after} if before.get(name, ABSENT) != after.get(name, ABSENT)]
+    return [f"{name}: {before.get(name, ABSENT)} -> {after.get(name, ABSENT)}" for name in names]
+
+
+def _settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by its full name; an empty group is one."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfam_bench.cluster.plan import Plan
+from sfam_bench.cluster.plan import PAIRS, Plan
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic, tidy
 from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place, read_table
@@ -56,7 +56,10 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
     UserError where one is missing or wrong, or lacks pairs. Pieces stay as they are, and until the manifest says that
     the run is merged, readers read them.
     """
+    plan.prove(root)
     store, manifest = RunStore(root, plan.key), read_manifest(root)
+    if manifest.get("config_hash") != plan.facts.get("identity"):
+        raise UserError(f"{root}/manifest.json is not that of the plan: restore it, or plan again into another run_dir")
     for folder in (root, *(root / kind for kind in ("records", "maps", "curves"))):
         tidy(folder)
     found, heard = _Found(), set[str]()
@@ -102,7 +105,7 @@ class _Found:
                 self.merged.missing.append(number)
                 continue
             try:
-                piece = Piece.read(root, number, plan.key)
+                piece = Piece.read(root, number, plan.key, plan.passes, [plan.code])
                 _whole(piece, pairs, root, number)
             except ValueError as error:
                 self.merged.wrong[number] = str(error)
@@ -149,10 +152,14 @@ class _Stream:
 
 def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     """The pairs of each batch, as sfam_bench.pairs.batches cuts them."""
-    pairs = read_table(root / "pairs.parquet")
-    if len(pairs) != plan.pairs:
-        raise UserError(f"{root} holds {len(pairs)} of the plan's {plan.pairs} pairs: plan again into another run_dir")
-    kinds, _ = pd.factorize(pairs["kind"].to_pandas())
+    pairs = read_table(root / PAIRS)
+    frame = pairs.select([*PAIR, "kind"]).to_pandas()
+    if len(twice := frame[frame.duplicated()]):
+        raise UserError(
+            f"{root / PAIRS} holds {len(twice)} pairs twice (first {' with '.join(twice.iloc[0])}): plan again into "
+            "another run_dir, with each of pairs.kinds once"
+        )
+    kinds, _ = pd.factorize(frame["kind"])
     queries, references = pairs.select(PAIR).take(np.argsort(kinds, kind="stable")).columns
     for first, last in pairwise(accumulate(plan.batches, initial=0)):
         yield list(zip(queries[first:last].to_pylist(), references[first:last].to_pylist(), strict=True))
