@@ -57,12 +57,12 @@ def work(
     if shard_id not in plan.by_id:
         raise UserError(f"{root} has no shard {shard_id}: see submit.py status run_dir={root}")
     shard = plan.by_id[shard_id]
-    try:
-        with running(root, shard_id):
+    with running(root, shard_id):
+        try:
             return Worker.of(root, plan, shard, allow).run(stop_at)
-    except Exception as error:
-        leave(root, "failures", shard_id, error=one_line(error), traceback=traceback.format_exc())
-        raise
+        except Exception as error:
+            leave(root, "failures", shard_id, error=one_line(error), traceback=traceback.format_exc())
+            raise
 
 
 @dataclass

@@ -156,7 +156,7 @@ def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     frame = pairs.select([*PAIR, "kind"]).to_pandas()
     if len(twice := frame[frame.duplicated()]):
         raise UserError(
-            f"{root / PAIRS} holds {len(twice)} pairs twice (first {' with '.join(twice.iloc[0])}): plan again into "
+            f"{root / PAIRS} holds {len(twice)} pairs twice (first {' with '.join(twice.iloc[0][[*PAIR]])}): plan again into "
             "another run_dir, with each of pairs.kinds once"
         )
     kinds, _ = pd.factorize(frame["kind"])
