@@ -37,7 +37,7 @@ def plan(cfg: DictConfig) -> None:
         with FileLock(root / ".plan.lock", timeout=1):
             frozen(cfg, root)
     except Timeout as error:
-        raise UserError(f"another submit.py plan is at work on {root}: wait for it, or choose another run_dir") from error
+        raise UserError(f"another plan is at work on {root}: wait for it, or choose another run_dir") from error
 
 
 def frozen(cfg: DictConfig, root: Path) -> None:

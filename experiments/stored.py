@@ -37,7 +37,7 @@ def stored(config: Mapping[str, Any], path: Path, allow: Sequence[str] = ()) -> 
                 f"run any code; if you trust it and {package}, pass allow=[{package}]"
             )
         if isinstance(value, str) and "${" in value:
-            raise UserError(f"{here} holds an interpolation ({value[:80]!r}): stored configs are resolved, it is not built")
+            raise UserError(f"{here} holds an interpolation ({value[:60]!r}), which stored configs never do: not built")
     made: DictConfig = OmegaConf.create(dict(config))
     return made
 

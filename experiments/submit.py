@@ -29,7 +29,10 @@ from sfam_bench.cluster.status import DUE
 from sfam_bench.errors import UserError
 from sfam_bench.store import RunStore
 
-LATER = ("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial", "allow", "gone", "cluster", "verb", "hydra")
+LATER = (
+    *("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial"),
+    *("allow", "gone", "cluster", "verb", "hydra"),
+)
 WORK = Path(__file__).with_name("work.py")
 
 
@@ -82,7 +85,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def here(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
-    """Compute shards on this machine; those that the workers of a killed driver compute are awaited, and gone on with."""
+    """Compute shards on this machine; what workers of a killed driver compute is awaited first."""
     adopted = [shard for shard, note in left(root, "running").items() if alive(note) and shard in found.by_id]
     if adopted:
         print(f"{len(adopted)} shards are being computed by processes of an earlier run: waiting for them", flush=True)
@@ -115,7 +118,9 @@ def on_slurm(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
         return
     before = submitted(root)
     slurm.cancel(before[shard] for shard in due if shard in before)  # what is held there would begin some day
-    jobs = slurm.submit(build(cfg.cluster), root / "logs", {shard: Task(str(root), shard, tuple(cfg.allow)) for shard in due})
+    jobs = slurm.submit(
+        build(cfg.cluster), root / "logs", {shard: Task(str(root), shard, tuple(cfg.allow)) for shard in due}
+    )
     leave(root, "jobs", f"{time.time_ns()}", jobs=jobs)
     print(f"submitted: {', '.join(sorted({job.split('_')[0] for job in jobs.values()}))}; logs: {root / 'logs'}")
 
@@ -137,7 +142,9 @@ def rehearsed(cfg: DictConfig, root: Path, due: list[str]) -> str:
     """What would be started."""
     if cfg.launcher == "slurm":
         return slurm.script(build(cfg.cluster), root / "logs", max(1, len(due)))
-    return "\n".join(f"{workers(cfg)} at a time: {' '.join(command)}" for command in commands(root, due, cfg.allow).values())
+    return "\n".join(
+        f"{workers(cfg)} at a time: {' '.join(command)}" for command in commands(root, due, cfg.allow).values()
+    )
 
 
 def commands(root: Path, due: list[str], allow: Sequence[str]) -> dict[str, list[str]]:

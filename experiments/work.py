@@ -46,12 +46,12 @@ def main(cfg: DictConfig) -> None:
         sys.exit(128 + stopped)
 
 
-def work(
-    root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED, allow: Sequence[str] = ()
-) -> int | None:
+def work(root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED, allow: Sequence[str] = ()) -> int | None:
     """Compute what is missing of a shard; the number of the signal that stopped it, or nothing.
 
-    `allow` are further packages whose objects the plan may name. Leaves shards/ID.json when it came to the end, and failures/ID.json with the traceback when it did not.
+    `allow` are further packages whose objects the plan may name.
+
+    Leaves shards/ID.json when it came to the end, and failures/ID.json with the traceback when it did not.
     """
     plan = Plan.read(root)
     if shard_id not in plan.by_id:
@@ -121,7 +121,7 @@ class Worker:
 
     def end(self, pairs: int, skipped: list[dict[str, Any]]) -> None:
         """Leave word of the shard; UserError where pairs of it could not be explained."""
-        how = {"pairs": pairs, "seconds": time.monotonic() - self.started, "spent": dict(self.spent)}
+        how: dict[str, Any] = {"pairs": pairs, "seconds": time.monotonic() - self.started, "spent": dict(self.spent)}
         leave(self.root, "shards", self.shard.id, state="incomplete" if skipped else "done", **how, skipped=skipped)
         if skipped:
             pair, why = " with ".join(skipped[0][name] for name in SKIPPED[:2]), skipped[0]["why"]

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from experiments.settings import build, resolved
 from experiments.stored import needed, stored
 from sfam_bench.errors import UserError
-
 from tests.contract import composed
 
 PATH, CONF = Path("run/plan.json"), Path(__file__).parents[1] / "conf"

@@ -44,7 +44,7 @@ def compute(
     logs: Path,
     gpus: int = 0,
     tick: Callable[[], None] = lambda: None,
-    claims: Claims = Claims(),  # noqa: B008  # frozen
+    claims: Claims = Claims(),
 ) -> int | None:
     """Run one command a shard, `workers` at a time; the number of the signal that stopped it, or nothing.
 
@@ -64,17 +64,17 @@ def compute(
                         continue
                     process = started(commands[shard], logs / f"{shard}.log", slot, gpus)
                     active[shard] = process, slot
-                    release(process, lambda pid, shard=shard: claims.claim(shard, pid))  # type: ignore[misc]
+                    claims.claim(shard, process.pid)
+                    release(process)
                     tries[shard] += 1
                 if asked.number is not None:
                     break
-                for shard, (process, slot) in list(active.items()):
-                    if claims.taken(shard) if process is None else process.poll() is None:
+                for shard, (own, slot) in list(active.items()):
+                    if own.poll() is None if own else claims.taken(shard):
                         continue
                     del active[shard]
                     free.append(slot)
-                    again = tries[shard] < ATTEMPTS and process.returncode < 0 if process else not claims.ended(shard)
-                    if again:
+                    if own.returncode < 0 and tries[shard] < ATTEMPTS if own else not claims.ended(shard):
                         waiting.append(shard)
                 tick()
                 time.sleep(0.05)
@@ -98,10 +98,9 @@ def started(command: Sequence[str], log: Path, slot: tuple[int, Sequence[int]], 
     return process
 
 
-def release(process: Process, claim: Callable[[int], None]) -> None:
-    """Note what a process computes, then let it begin: a driver that is killed between the two leaves no process."""
+def release(process: Process) -> None:
+    """Let a process begin, once it is noted: a driver that is killed between the two leaves none that is not."""
     assert process.stdin
-    claim(process.pid)
     with suppress(BrokenPipeError):  # it was killed already
         process.stdin.write(b"\n")
         process.stdin.close()

@@ -155,9 +155,10 @@ def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     pairs = read_table(root / PAIRS)
     frame = pairs.select([*PAIR, "kind"]).to_pandas()
     if len(twice := frame[frame.duplicated()]):
+        pair = " with ".join(twice.iloc[0][[*PAIR]])
         raise UserError(
-            f"{root / PAIRS} holds {len(twice)} pairs twice (first {' with '.join(twice.iloc[0][[*PAIR]])}): plan again into "
-            "another run_dir, with each of pairs.kinds once"
+            f"{root / PAIRS} holds {len(twice)} pairs twice (first {pair}): plan again into another run_dir, with "
+            "each of pairs.kinds once"
         )
     kinds, _ = pd.factorize(frame["kind"])
     queries, references = pairs.select(PAIR).take(np.argsort(kinds, kind="stable")).columns

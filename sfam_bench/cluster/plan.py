@@ -84,7 +84,9 @@ class Plan:
             try:
                 found = digest(root / name)
             except OSError as error:
-                raise UserError(f"cannot read {root / name}, which the plan needs ({error.strerror}): {remedy}") from error
+                raise UserError(
+                    f"cannot read {root / name}, which the plan needs ({error.strerror}): {remedy}"
+                ) from error
             if found != expected:
                 raise UserError(f"{root / name} is not the file of the plan (its digest differs): {remedy}")
 

@@ -87,8 +87,8 @@ class Status:
 def described(note: Mapping[str, Any]) -> str:
     """Where a process is that cannot be seen from this host, and what to do about it."""
     return (
-        f"process {note['pid']} of host {note['host']} has computed it since {note['at']}, which cannot be checked from "
-        f"this host: look there, and if it has ended, run with gone=[{note['host']}]"
+        f"process {note['pid']} of host {note['host']} computes it since {note['at']}, which cannot be verified from "
+        f"here: look there, and if it has ended, run with gone=[{note['host']}]"
     )
 
 

@@ -1,6 +1,5 @@
 """Processes on this machine: pinned, begun again when they are killed, stopped when asked."""
 
-import contextlib
 import json
 import os
 import signal
@@ -74,7 +73,7 @@ def test_a_signal_stops_all_and_begins_none(tmp_path: Path) -> None:
 
 def test_a_process_begins_once_it_is_noted_and_keeps_its_identity(tmp_path: Path) -> None:
     noted: dict[str, dict[str, object]] = {}
-    text = f"from sfam_bench.cluster.processes import identity; import json, os; print(json.dumps(identity(os.getpid())))"
+    text = "import json, os, sfam_bench.cluster.processes as made; print(json.dumps(made.identity(os.getpid())))"
     claims = Claims(claim=lambda shard, pid: noted.update({shard: identity(pid)}))
     compute({name: command(text) for name in "ab"}, 1, tmp_path / "logs", claims=claims)
     assert {name: json.loads((tmp_path / "logs" / f"{name}.log").read_text()) for name in "ab"} == noted
@@ -139,7 +138,7 @@ sys.exit(compute(due, 2, root / "logs", claims=claims))
 
 def test_no_shard_is_computed_twice_at_once_or_lost_however_often_the_driver_is_killed(tmp_path: Path) -> None:
     for kill in range(3):
-        process = subprocess.Popen(command(DRIVER) + [str(tmp_path)])
+        process = subprocess.Popen([*command(DRIVER), str(tmp_path)])
         begun = len(list(tmp_path.glob("*.begun")))
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("*.begun"))) < min(4, begun + 2 - (kill > 0)) and time.monotonic() < deadline:
@@ -147,7 +146,7 @@ def test_no_shard_is_computed_twice_at_once_or_lost_however_often_the_driver_is_
         assert process.poll() is None
         process.kill()
         process.wait()
-    subprocess.run(command(DRIVER) + [str(tmp_path)], check=True, timeout=60)
+    subprocess.run([*command(DRIVER), str(tmp_path)], check=True, timeout=60)
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == list("abcd")
     assert not (tmp_path / "twice").exists()
     assert [path.read_text() for path in (tmp_path / "done").iterdir()] == ["x"] * 4

@@ -142,9 +142,7 @@ WRONG: dict[str, Callable[[RunStore], object]] = {
     ),
     "in another order": lambda store: store.write_shard(1, records(["c", "e"], 1), maps(["e", "c"], 1)),
     "another plan": lambda store: write(RunStore(store.root, "f" * 16), 1),
-    "was computed with passes mode half": lambda store: write(
-        replace(store, passes={"mode": "half", "batch": 4}), 1
-    ),
+    "was computed with passes mode half": lambda store: write(replace(store, passes={"mode": "half", "batch": 4}), 1),
     "is of batch 0": lambda store: shutil.copy(store.path(0), store.path(1)),
     "curves/00001.parquet cannot be read": lambda store: (store.root / "curves" / "00001.parquet").unlink(),
     "maps/00001.npz cannot be read": lambda store: (store.root / "maps" / "00001.npz").unlink(),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sfam_bench.cluster.notes import leave, running
 from sfam_bench.cluster.plan import Plan, cut
-from sfam_bench.cluster.notes import leave, left, running
 from sfam_bench.cluster.status import DUE, Status, duration
 
 
@@ -62,7 +62,6 @@ def test_a_killed_process_does_not_run(tmp_path: Path, plan: Plan) -> None:
     first = plan.shards[0].id
     with running(tmp_path, first):
         assert states(tmp_path, plan) == ["running", "missing", "missing"]
-        note = left(tmp_path, "running")[first]
     assert states(tmp_path, plan) == ["missing"] * 3
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     leave(tmp_path, "running", first, pid=process.pid)

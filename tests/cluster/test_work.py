@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 
 from experiments.task import Task
-from sfam_bench.cluster.plan import Plan
 from sfam_bench.cluster.notes import left
+from sfam_bench.cluster.plan import Plan
 from sfam_bench.files import write_json
 from sfam_bench.store import read_run
 from tests.cluster.damage import damaged
@@ -186,7 +186,7 @@ def test_other_code_other_weights_and_other_shards_are_refused(
     refused(run_script("work", ALLOW, f"run_dir={run}", "shard=nobody"), "has no shard nobody")
     plan = json.loads((run / "plan.json").read_text())
     write_json(run / "plan.json", {**plan, "config": {**plan["config"], "seed": 7}})
-    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")  # random weights
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")
     write_json(run / "plan.json", {**plan, "code": "another"})
     refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "the code", "another", "plan again")
     refused(run_script("submit", "run", ALLOW, f"run_dir={run}"), "the code", "another", "plan again")
@@ -225,7 +225,7 @@ def test_two_plans_at_once_and_what_a_stopped_one_left(run_script: Run, tmp_path
     run = tmp_path / "run"
     run.mkdir()
     with FileLock(run / ".plan.lock"):
-        refused(run_script("submit", "plan", *SETTINGS, f"run_dir={run}"), "another submit.py plan is at work")
+        refused(run_script("submit", "plan", *SETTINGS, f"run_dir={run}"), "another plan is at work")
     for name in ("records", "maps"):
         (run / name).mkdir()
     ok(run_script("submit", "plan", *SETTINGS, f"run_dir={run}"))
@@ -251,7 +251,9 @@ def test_a_plan_is_made_once(run_script: Run, run: Path) -> None:
     before = (run / "plan.json").read_text()
     said = ok(run_script("submit", "plan", *SETTINGS, "shards=2", f"run_dir={run}"))
     assert said.startswith("planned already: 10 pairs in 6 batches, 3 shards")
-    refused(run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}"), "plan of another config", " seed: 0 -> 3;")
+    refused(
+        run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}"), "plan of another config", " seed: 0 -> 3;"
+    )
     assert (run / "plan.json").read_text() == before
 
 
