@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.parts import dataset_and_model
 from sfam_bench.explainers.saved_maps import write_maps
-from sfam_bench.store import read_run
+from sfam_bench.runs import read_run
 
 
 def captum_maps(run: Path) -> Iterator[tuple[str, str, np.ndarray]]:

@@ -1,7 +1,6 @@
 """Freeze an evaluation in a plan: choose its pairs, measure its first batch, cut it into shards."""
 
 import time
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +17,9 @@ from sfam_bench.cluster.status import duration
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import own_passes, planned
 from sfam_bench.files import atomic
+from sfam_bench.manifests import read_manifest
 from sfam_bench.provenance import code_hash, config_hash
-from sfam_bench.store import RunStore, read_manifest
+from sfam_bench.store import RunStore
 
 WORKERS = (1, 8, 64)
 
@@ -62,7 +62,6 @@ def plan(cfg: DictConfig) -> None:
         "identity": identity,
         "passes_per_pair": taken,
         "retrieval": evaluation.retrieval(gallery),
-        "cost": bench.cost(Counter(), 1),
         **bench.facts,
     }
     config = {**resolved(cfg), "passes": {**resolved(cfg)["passes"], **mode, "seconds": 0.2}}

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic, tidy
-from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place, read_table
-from sfam_bench.store import RunStore, read_manifest
+from sfam_bench.manifests import read_manifest
+from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place
+from sfam_bench.proof import read_pairs
+from sfam_bench.store import RunStore
 
 ROWS = 1 << 17  # of a row group, and about as many as are held at a time
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -149,13 +151,13 @@ class _Stream:
 
 def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     """The pairs of each batch, as sfam_bench.pairs.batches cuts them."""
-    pairs = read_table(root / "pairs.parquet")
+    pairs = read_pairs(root, read_manifest(root))
     if len(pairs) != plan.pairs:
         raise UserError(f"{root} holds {len(pairs)} of the plan's {plan.pairs} pairs: plan again into another run_dir")
-    kinds, _ = pd.factorize(pairs["kind"].to_pandas())
-    queries, references = pairs.select(PAIR).take(np.argsort(kinds, kind="stable")).columns
+    kinds, _ = pd.factorize(pairs["kind"])
+    ids = [*pairs[list(PAIR)].iloc[np.argsort(kinds, kind="stable")].itertuples(index=False, name=None)]
     for first, last in pairwise(accumulate(plan.batches, initial=0)):
-        yield list(zip(queries[first:last].to_pylist(), references[first:last].to_pylist(), strict=True))
+        yield ids[first:last]
 
 
 def _whole(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:

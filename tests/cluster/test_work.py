@@ -16,7 +16,7 @@ from filelock import FileLock
 from experiments.task import Task
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.cluster.status import left
-from sfam_bench.store import read_run
+from sfam_bench.runs import read_run
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
