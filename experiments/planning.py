@@ -1,7 +1,6 @@
 """Freeze an evaluation in a plan: choose its pairs, measure its first batch, cut it into shards."""
 
 import time
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,6 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from safetensors.torch import save
 
-from experiments.cli import tidy
 from experiments.evaluation import Bench, Evaluation, write
 from experiments.settings import resolved
 from experiments.stored import needed
@@ -19,11 +17,13 @@ from experiments.work import GALLERY, threads
 from sfam_bench import pairs as pairing
 from sfam_bench.cluster.plan import FILE, PAIRS, Plan, cut, shards_for
 from sfam_bench.cluster.status import duration
+from sfam_bench.continued import was_begun
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import own_passes, planned
 from sfam_bench.files import atomic, digest
+from sfam_bench.manifests import read_manifest
 from sfam_bench.provenance import config_hash, differences, running_code
-from sfam_bench.store import RunStore, read_manifest
+from sfam_bench.store import RunStore, frozen_passes
 
 CONFIG = "config.yaml"
 WORKERS = (1, 8, 64)
@@ -50,20 +50,19 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         known.check(root)
         if known.facts["identity"] != identity:
             was = yaml.safe_load((root / CONFIG).read_text())
-            other = "; ".join(differences(was, evaluation.identity))
-            raise UserError(f"{root} holds the plan of another config ({other}): choose another run_dir")
+            changed = differences(was, evaluation.identity)
+            raise UserError(f"{root} holds the plan of another config ({changed}): choose another run_dir")
         print(f"planned already: {described(known)}")
         return
-    if only_begun(root, identity):
-        tidy(root)
-    store = RunStore.create(root, evaluation.identity, evaluation.facts, resume=(root / "manifest.json").is_file())
+    store = RunStore.create(root, evaluation.identity, evaluation.facts, begun(root, identity))
     gallery = evaluation.embedded()
     pairs = evaluation.paired(gallery)
     frames = evaluation.frames(pairs)
     bench = evaluation.tried(frames[0], len(pairs))
     mode = {name: bench.passes.facts[name] for name in ("mode", "batch")}
-    decides = {"identity": identity, "code": running_code(), "passes": mode, "pairs": pairs.to_csv(index=False)}
-    store = RunStore(root, config_hash(decides), mode)
+    passes = frozen_passes(bench.facts)
+    decides = {"identity": identity, "code": running_code(), "passes": passes, "pairs": pairs.to_csv(index=False)}
+    store = RunStore(root, config_hash(decides), passes)
     with atomic(root / GALLERY) as temporary:
         temporary.write_bytes(save({"gallery": gallery.contiguous()}))  # whose errors are OSError, as of a full disk
     store.write_pairs(pairs)
@@ -82,7 +81,6 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         "identity": identity,
         "passes_per_pair": taken,
         "retrieval": evaluation.retrieval(gallery),
-        "cost": bench.cost(Counter(), 1),
         **bench.facts,
     }
     config = {**resolved(cfg), "passes": {**resolved(cfg)["passes"], **mode, "seconds": 0.2}}
@@ -91,7 +89,7 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         code=running_code(),
         folder=str(Path.cwd()),
         config=config,
-        passes=mode,
+        passes=passes,
         left_out=bench.left_out or {},
         batches=sizes,
         rate=rate,
@@ -107,11 +105,13 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         print(f"  it names objects of {', '.join(packages)}: run it with allow=[{','.join(packages)}]")
 
 
-def only_begun(root: Path, identity: str) -> bool:
-    """Whether a folder holds no more than what a plan of this config left that was stopped before its manifest."""
+def begun(root: Path, identity: str) -> bool:
+    """Whether a folder holds what a plan left that was stopped: a manifest, or less than that of this config."""
+    if (root / "manifest.json").is_file():
+        return True
     found = {path.name for path in root.iterdir() if not path.name.startswith(".")}
     same = CONFIG not in found or config_hash(yaml.safe_load((root / CONFIG).read_text())) == identity
-    return same and found <= {CONFIG, "records", "maps", "images", "curves"}
+    return same and was_begun(root)
 
 
 def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -> float:

@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> None:
         return detached(root)
     try:
         with FileLock(root / "run.lock", timeout=1):  # two runs at once would compute the same shards
-            set_aside(root, found)
+            RunStore(root, found.key, found.passes).due(len(found.batches))  # broken pieces are set aside
             due = state(root, found, cfg.gone).of_state(*DUE)
             if cfg.dry_run:
                 return print(rehearsed(cfg, root, due))
@@ -162,15 +162,6 @@ def opened(cfg: DictConfig) -> tuple[Path, Plan]:
     """The run folder, and its plan."""
     root = Path(cfg.run_dir).resolve()
     return root, Plan.read(root)
-
-
-def set_aside(root: Path, found: Plan) -> None:
-    """Put away pieces that are broken, so that they are computed anew."""
-    store = RunStore(root, found.key, found.passes)
-    for number in range(len(found.batches)):
-        if store.path(number).exists() and (wrong := store.check_shard(number)):
-            print(f"set aside, to be computed anew: {wrong}", file=sys.stderr)
-            store.set_aside(number)
 
 
 def status(cfg: DictConfig) -> None:

@@ -25,11 +25,11 @@ from sfam_bench.cluster.plan import FILE, PAIRS, Plan, Shard
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import Shard as Explained
 from sfam_bench.pairs import load_batch
-from sfam_bench.provenance import config_hash
+from sfam_bench.provenance import config_hash, differences
 from sfam_bench.records import PairBatch
 from sfam_bench.retrieval import Catalogue
 from sfam_bench.signals import ASKED, listening
-from sfam_bench.store import RunStore
+from sfam_bench.store import RunStore, frozen_passes
 from sfam_bench.stream import prefetched
 
 GALLERY = "gallery.safetensors"
@@ -90,7 +90,7 @@ class Worker:
         except OSError as error:
             why = f"{error.strerror}: {plan.folder}"
             raise UserError(f"cannot enter the folder in which {root} was planned ({why}): plan again here") from error
-        torch.set_num_threads(threads(cfg.cluster.cpus))
+        torch.set_num_threads(plan.passes["threads"])  # which may change the last bits
         evaluation = Evaluation.of(cfg)
         if config_hash(evaluation.identity) != plan.facts["identity"]:
             raise UserError(f"model or data set are no longer those of the plan {root}: restore them, or plan again")
@@ -98,8 +98,11 @@ class Worker:
         made = evaluation.prepared()
         explainers = {name: explainer for name, explainer in made.items() if name not in plan.left_out}
         bench = evaluation.bench(explainers, frames[shard.first], plan.pairs_of(shard))
-        if (mode := bench.passes.facts["mode"]) != plan.passes["mode"]:
-            raise UserError(f"passes.mode={plan.passes['mode']} of the plan is not true here ({mode} is): plan with it")
+        if changed := differences(plan.passes, frozen_passes(bench.facts)):
+            raise UserError(
+                f"passes cannot be computed here as in the plan {root} ({changed}): compute on such machines as "
+                "planned it, or plan again"
+            )
         catalogue = evaluation.catalogue(load_file(root / GALLERY)["gallery"])
         if any("gallery" in metric.needs for metric in evaluation.metrics.values()):
             catalogue = catalogue.to(evaluation.inputs.model.device)

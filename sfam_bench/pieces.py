@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfam_bench.errors import UserError
 from sfam_bench.files import atomic, digest
 from sfam_bench.provenance import running_code
 
@@ -60,14 +59,14 @@ class Piece:
         `passes` are those in which it must have been computed, `codes` the hashes of code that may have made it; None
         accepts any.
         """
-        records, said = _read(place(root, "records", number), SCHEMA, key, number)
+        records, said = read_piece(place(root, "records", number), SCHEMA, key, number)
         check_made(place(root, "records", number), said, passes, codes)
         repeats(records, KEYS, place(root, "records", number))
         curves = CURVES.empty_table()
         if said["curves"]:
             path = place(root, "curves", number)
             _prove(path, said["curves"]["sha256"])
-            curves, _ = _read(path, CURVES, key, number)
+            curves, _ = read_piece(path, CURVES, key, number)
             repeats(curves, WALKS, path)
         explained = None
         if said["maps"]:
@@ -144,8 +143,14 @@ def _write(path: Path, table: pa.Table, said: Mapping[str, Any]) -> None:
         temporary.write_bytes(before + name.replace(BLANK.encode(), _sha256(content).encode()) + after)
 
 
-def _read(path: Path, schema: pa.Schema, key: str, number: int) -> tuple[pa.Table, dict[str, Any]]:
-    """A table and what it says of itself, both proved by the digest."""
+def read_piece(
+    path: Path, schema: pa.Schema, key: str | None, number: int, sealed: bool = True
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The records or curves of a batch, and what they say of themselves, both proved by the digest.
+
+    With `key` None they may be of any plan. Without `sealed`, pieces that an older version wrote, which carry no
+    digest, are given as they are. ValueError with what is wrong, in a line that begins with the file.
+    """
     try:
         content = path.read_bytes()
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
@@ -155,7 +160,9 @@ def _read(path: Path, schema: pa.Schema, key: str, number: int) -> tuple[pa.Tabl
         before, _, after = content.rpartition(_seal(seal))
     except Exception as error:  # a broken file raises a dozen kinds
         raise ValueError(f"{path} cannot be read ({line(error)})") from error
-    if said.get("key") != key:
+    if not (sealed or seal):
+        return table, said
+    if key is not None and said.get("key") != key:
         raise ValueError(f"{path} is of another plan (key {said.get('key')}, expected {key})")
     if said.get("batch") != number:
         raise ValueError(f"{path} is of batch {said.get('batch')}")
@@ -219,14 +226,6 @@ def distinct(table: pa.Table) -> set[tuple[str, str]]:
     both = pd.unique(codes(table, PAIR))
     queries, references = (table[side].combine_chunks().dictionary.to_pylist() for side in PAIR)
     return {(queries[code // len(references)], references[code % len(references)]) for code in both.tolist()}
-
-
-def read_table(path: Path) -> pa.Table:
-    """Read a table against its checksums, or say in one line what is wrong."""
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot read {path} ({line(error)}): delete it and evaluate with resume=true") from error
 
 
 def line(error: Exception) -> str:

@@ -13,17 +13,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Config: TypeAlias = Mapping[str, Any]
-ABSENT = "absent"
+ABSENT = "not set"
 PACKAGES = ("sfam-bench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "pyarrow", "pillow")
 
 
 def run_facts() -> dict[str, Any]:
-    """The code that runs: its git hash ('unknown' outside its checkout) and the package versions."""
+    """The code that runs: its hash, its git commit ('unknown' outside its checkout) and the package versions."""
     versions = {}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    return {"git": _git_hash(), "versions": versions}
+    return {"git": _git_hash(), "code": running_code(), "versions": versions}
 
 
 def config_hash(config: Config) -> str:
@@ -32,20 +32,21 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(was: Config, now: Config) -> list[str]:
-    """Which settings of two configs differ: a line each, as "seed: 0 -> 1"."""
-    before, after = dict(_settings(plain(was))), dict(_settings(plain(now)))
+def differences(was: Config, now: Config, most: int = 5) -> str:
+    """The settings that differ between two configs, as "NAME was A, is B", the first few; nothing where none does."""
+    before, after = dict(_leaves(plain(was))), dict(_leaves(plain(now)))
     names = [name for name in {**before, **after} if before.get(name, ABSENT) != after.get(name, ABSENT)]
-    return [f"{name}: {before.get(name, ABSENT)} -> {after.get(name, ABSENT)}" for name in names]
+    shown = [f"{name} was {before.get(name, ABSENT)}, is {after.get(name, ABSENT)}" for name in names[:most]]
+    return "; ".join([*shown, *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
-def _settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting by its full name; an empty group is one."""
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _settings(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Each plain value of a nested mapping as JSON, by its dotted name."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}".lstrip("."))
+    else:
+        yield name, json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def plain(value: Any) -> Any:

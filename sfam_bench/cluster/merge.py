@@ -12,11 +12,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfam_bench.cluster.plan import PAIRS, Plan
+from sfam_bench.cluster.plan import Plan
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic, tidy
-from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place, read_table
-from sfam_bench.store import RunStore, read_manifest
+from sfam_bench.manifests import read_manifest
+from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place
+from sfam_bench.proof import read_pairs
+from sfam_bench.store import RunStore
 
 ROWS = 1 << 17  # of a row group, and about as many as are held at a time
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -152,18 +154,12 @@ class _Stream:
 
 def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     """The pairs of each batch, as sfam_bench.pairs.batches cuts them."""
-    pairs = read_table(root / PAIRS)
-    frame = pairs.select([*PAIR, "kind"]).to_pandas()
-    if len(twice := frame[frame.duplicated()]):
-        pair = " with ".join(twice.iloc[0][[*PAIR]])
-        raise UserError(
-            f"{root / PAIRS} holds {len(twice)} pairs twice (first {pair}): plan again into another run_dir, with "
-            "each of pairs.kinds once"
-        )
-    kinds, _ = pd.factorize(frame["kind"])
-    queries, references = pairs.select(PAIR).take(np.argsort(kinds, kind="stable")).columns
+    remedy = "plan again into another run_dir, with each of pairs.kinds once"
+    pairs = read_pairs(root, read_manifest(root), remedy)
+    kinds, _ = pd.factorize(pairs["kind"])
+    ids = [*pairs[list(PAIR)].iloc[np.argsort(kinds, kind="stable")].itertuples(index=False, name=None)]
     for first, last in pairwise(accumulate(plan.batches, initial=0)):
-        yield list(zip(queries[first:last].to_pylist(), references[first:last].to_pylist(), strict=True))
+        yield ids[first:last]
 
 
 def _whole(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:

@@ -19,11 +19,13 @@ from sfam_bench.cluster.merge import merge
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.errors import UserError
 from sfam_bench.files import digest, host
+from sfam_bench.manifests import read_manifest
 from sfam_bench.pairs import batches
 from sfam_bench.pieces import SCHEMA
 from sfam_bench.report.protocols import protocol
+from sfam_bench.runs import read_curves, read_run
 from sfam_bench.statistics import summary
-from sfam_bench.store import RunStore, read_curves, read_manifest, read_run
+from sfam_bench.store import RunStore
 from tests.cluster.made import BATCHES, PAIRS, PROCESSES, computed, curves, die, maps, records, write
 
 Made = tuple[RunStore, Plan]

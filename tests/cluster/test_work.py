@@ -17,7 +17,7 @@ from experiments.task import Task
 from sfam_bench.cluster.notes import left
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.files import write_json
-from sfam_bench.store import read_run
+from sfam_bench.runs import read_run
 from tests.cluster.damage import damaged
 
 Outcome = tuple[int, str, str]
@@ -187,6 +187,9 @@ def test_other_code_other_weights_and_other_shards_are_refused(
     plan = json.loads((run / "plan.json").read_text())
     write_json(run / "plan.json", {**plan, "config": {**plan["config"], "seed": 7}})
     refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")
+    write_json(run / "plan.json", {**plan, "passes": {**plan["passes"], "device": "cuda"}})
+    other = run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}")
+    refused(other, "passes cannot be computed here as in the plan", "device was cuda, is cpu", "plan again")
     write_json(run / "plan.json", {**plan, "code": "another"})
     refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "the code", "another", "plan again")
     refused(run_script("submit", "run", ALLOW, f"run_dir={run}"), "the code", "another", "plan again")
@@ -251,9 +254,8 @@ def test_a_plan_is_made_once(run_script: Run, run: Path) -> None:
     before = (run / "plan.json").read_text()
     said = ok(run_script("submit", "plan", *SETTINGS, "shards=2", f"run_dir={run}"))
     assert said.startswith("planned already: 10 pairs in 6 batches, 3 shards")
-    refused(
-        run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}"), "plan of another config", " seed: 0 -> 3;"
-    )
+    other = run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}")
+    refused(other, "plan of another config", "seed was 0, is 3")
     assert (run / "plan.json").read_text() == before
 
 
