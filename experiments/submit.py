@@ -99,14 +99,17 @@ def here(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
     def ended(shard: str) -> bool:
         return shard in state(root, found, cfg.gone).of_state("done")
 
-    stopped = local.compute(
-        commands(root, shards, cfg.allow),
-        workers(cfg),
-        root / "logs",
-        build(cfg.cluster).gpus,
-        Teller(root, found, cfg.gone),
-        local.Claims(taken, ended, lambda shard, pid: leave(root, "running", shard, pid)),
-    )
+    try:
+        stopped = local.compute(
+            commands(root, shards, cfg.allow),
+            workers(cfg),
+            root / "logs",
+            build(cfg.cluster).gpus,
+            Teller(root, found, cfg.gone),
+            local.Claims(taken, ended, lambda shard, pid: leave(root, "running", shard, pid)),
+        )
+    finally:
+        (root / "jobs" / "here.json").unlink(missing_ok=True)  # else what is not done would be queued for ever
     if stopped:
         print("stopped: what was done is kept; submit.py run goes on", file=sys.stderr)
         sys.exit(128 + stopped)

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 
 from experiments.task import Task
+from sfam_bench.cluster import local
 from sfam_bench.cluster.notes import left
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.files import write_json
@@ -179,6 +180,15 @@ def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
     same(run, whole)
 
 
+def test_a_shard_whose_process_is_killed_again_and_again_is_not_awaited(
+    run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[4]
+    monkeypatch.setenv("SIGNAL", f"{query}:{int(signal.SIGKILL)}")
+    monkeypatch.setattr(local, "ATTEMPTS", 1)
+    refused(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"), "2 done, 1 missing", "submit.py run")
+
+
 def test_other_code_other_weights_and_other_shards_are_refused(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +199,7 @@ def test_other_code_other_weights_and_other_shards_are_refused(
     refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")
     write_json(run / "plan.json", {**plan, "passes": {**plan["passes"], "device": "cuda"}})
     other = run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}")
-    refused(other, "passes cannot be computed here as in the plan", "device was cuda, is cpu", "plan again")
+    refused(other, "passes cannot be computed here as in the plan", 'device was "cuda", is "cpu"', "plan again")
     write_json(run / "plan.json", {**plan, "code": "another"})
     refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "the code", "another", "plan again")
     refused(run_script("submit", "run", ALLOW, f"run_dir={run}"), "the code", "another", "plan again")
