@@ -99,11 +99,10 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
             log.info("%s: done already", job.id)
             return
         try:
-            for name, value in {"run_dir": str(folder), "resume": True}.items():
+            for name, value in {"run_dir": str(folder), "resume": cfg.get("resume") or True}.items():
                 if name in cfg:
                     cfg[name] = value
             spread()
-            tidy(folder)
             check_settings(cfg)
             trained(cfg)
             main(cfg)
@@ -126,15 +125,6 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def tidy(folder: Path) -> None:
-    """Clear a run folder whose job was killed before the manifest: it holds nothing, and could not be continued."""
-    if not (folder / "manifest.json").exists():
-        (folder / "config.yaml").unlink(missing_ok=True)
-        for name in ("records", "maps", "images", "curves"):
-            with suppress(OSError):  # is not there, or holds something
-                (folder / name).rmdir()
 
 
 def spread() -> None:

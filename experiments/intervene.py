@@ -6,10 +6,10 @@ from omegaconf import DictConfig
 
 from experiments.cli import script
 from experiments.parts import dataset_and_model
+from sfam_bench.continued import begin
 from sfam_bench.datasets.planted import Planted
 from sfam_bench.errors import UserError
 from sfam_bench.intervention import intervention_check
-from sfam_bench.store import begin
 
 
 @script("intervene")

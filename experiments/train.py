@@ -16,12 +16,12 @@ from experiments.cli import script
 from experiments.parts import dataset_and_model, judged, labels
 from experiments.settings import build, resolved
 from experiments.training import KEYS, Roles, best_epoch, choice_for, identity, lineage, loss, measured, tensorboard
+from sfam_bench.continued import refuse
 from sfam_bench.files import atomic
 from sfam_bench.models.build import save
 from sfam_bench.provenance import run_facts
 from sfam_bench.retrieval import averages
 from sfam_bench.signals import Interrupted
-from sfam_bench.store import refuse
 from sfam_bench.training.checkpoint import tidy
 from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join, leave, rank

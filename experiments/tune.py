@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 from experiments.cli import script
 from experiments.settings import resolved
 from experiments.tuning import Task
+from sfam_bench.continued import refuse
 from sfam_bench.files import atomic
 from sfam_bench.provenance import plain
-from sfam_bench.store import RunStore, refuse
+from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 from sfam_bench.tuning import Study
 

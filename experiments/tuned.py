@@ -12,8 +12,8 @@ from experiments.settings import check_fields
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.forms import Explainer
+from sfam_bench.manifests import read_manifest
 from sfam_bench.provenance import config_hash
-from sfam_bench.store import read_manifest
 
 KIND = "tune"
 KEPT = ("method", "objective", "budget", "chosen", "default", "classes_hash", "model", "weights", "similarity")

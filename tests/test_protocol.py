@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfam_bench.errors import UserError
+from sfam_bench.manifests import read_manifest
 from sfam_bench.protocol import CHOICES, FAULTS, Evaluated, Protocol
 from sfam_bench.report import protocols
 from sfam_bench.report.protocols import OUTSIDE
-from sfam_bench.store import read_manifest, read_run
+from sfam_bench.runs import read_run
 
 Run = Callable[..., tuple[int, str, str]]
 Origin = dict[str, Any]

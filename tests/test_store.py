@@ -1,11 +1,12 @@
 """Run folders: whole or not there, refused or continued, and read with a word on what is wrong."""
 
 import errno
+import hashlib
 import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench import pieces, store
+from sfam_bench import pieces
 from sfam_bench.errors import UserError
-from sfam_bench.files import STALE, atomic, tidy
+from sfam_bench.files import STALE, atomic, digest, tidy
 from sfam_bench.pieces import SCHEMA, Piece, place
-from sfam_bench.provenance import config_hash
-from sfam_bench.store import RunStore, image_path, read_maps, read_run
-from tests.cluster.made import KEY, PROCESSES, computed, curves, maps, records, rewrite, write
+from sfam_bench.provenance import code_hash, config_hash
+from sfam_bench.runs import image_path, read_maps, read_run
+from sfam_bench.store import RunStore
+from tests.cluster.made import KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write
 
 CONFIG = {"model": {"name": "lite0"}, "seed": 0}
 FACTS = {"dataset": "cub", "shards": 2}
@@ -104,7 +106,8 @@ def test_the_folder_that_hydra_made_is_taken(tmp_path: Path) -> None:
 
 def test_of_two_jobs_that_begin_at_once_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunStore.create(tmp_path, CONFIG, FACTS)
-    monkeypatch.setattr(store, "_holds_results", lambda root: False)  # both looked before either wrote
+    (tmp_path / "manifest.json").unlink()
+    monkeypatch.setattr("sfam_bench.continued.holds_results", lambda root: False)  # both looked before either wrote
     with pytest.raises(UserError, match="another job"):
         RunStore.create(tmp_path, CONFIG, FACTS)
 
@@ -217,10 +220,13 @@ def test_a_shard_is_had_only_with_this_key_this_number_and_all_its_pairs(planned
 def test_a_shard_says_what_it_holds(planned: RunStore) -> None:
     file = pq.ParquetFile(planned.path(1))
     said = pieces.says(planned.path(1))
-    digest = said.pop("digest")
-    told = {"key": KEY, "batch": 1, "rows": 10, "curves": 2, "maps": ["query_id", "reference_id", "sfam/query"]}
-    assert said == {**told, "skipped": []}
-    assert len(digest) == 16
+    told = {"key": KEY, "batch": 1, "rows": 10, "skipped": [], "code": code_hash(), "passes": PASSES}
+    curves = {"rows": 2, "sha256": digest(place(planned.root, "curves", 1))}
+    kept = {"names": ["query_id", "reference_id", "sfam/query"], "sha256": digest(place(planned.root, "maps", 1))}
+    seal = said.pop("sha256")
+    assert said == {**told, "curves": curves, "maps": kept}
+    content = planned.path(1).read_bytes()
+    assert seal == hashlib.sha256(content.replace(seal.encode(), b"0" * 64)).hexdigest()
     assert file.schema_arrow.equals(SCHEMA)
     assert file.metadata.row_group(0).column(7).compression == "ZSTD"
     assert planned.size(1) == sum(path.stat().st_size for path in planned.root.glob("*/00001.*"))
@@ -241,6 +247,7 @@ def test_a_shard_of_an_older_version_is_read_and_not_continued(planned: RunStore
         (lambda table: table.drop_columns("flag"), "has other columns"),
         (lambda table: table.set_column(7, "value", table["value"].take(list(range(9, -1, -1)))), "digest differs"),
         (lambda table: table.replace_schema_metadata({b"sfam_bench": b"[]"}), "cannot be read"),
+        (lambda table: table, "digest differs"),  # the same values in a file with another compression
     ],
 )
 def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore) -> None:
@@ -249,6 +256,18 @@ def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore)
     assert why in found
     assert found.startswith(str(planned.path(1)))
     assert "\n" not in found
+
+
+def test_a_shard_of_another_mode_or_of_other_code_is_not_continued(planned: RunStore) -> None:
+    other = {"mode": "half", "batch": 16}
+    assert not replace(planned, passes=other).has_shard(0)
+    assert "computed with passes mode eager, batch 4, expected mode half" in replace(planned, passes=other).check_shard(
+        0
+    )
+    assert not replace(planned, codes=("f" * 16,)).has_shard(0)
+    assert "made by other code" in replace(planned, codes=("f" * 16,)).check_shard(0)
+    found = Piece.read(planned.root, 0, KEY)
+    assert (found.code, found.passes) == (code_hash(), PASSES)
 
 
 def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:

@@ -30,7 +30,8 @@ from experiments.sweeping import LONGEST, Sweep, named, parsed, shares, written
 from sfam_bench.errors import UserError
 from sfam_bench.job import DONE, Job
 from sfam_bench.report.cells import write_cells
-from sfam_bench.store import RunStore, read_run
+from sfam_bench.runs import read_run
+from sfam_bench.store import RunStore
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

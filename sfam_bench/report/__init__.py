@@ -21,8 +21,8 @@ from sfam_bench.report.names import slug, sort_metrics
 from sfam_bench.report.protocols import OUTSIDE, outside, protocol
 from sfam_bench.report.sweep import sweeps
 from sfam_bench.report.tables import Report
+from sfam_bench.runs import Run, read_run
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
-from sfam_bench.store import Run, read_run
 
 __all__ = ["Report", "terminal_table", "write_report"]
 

@@ -14,8 +14,8 @@ from sfam_bench.job import STATES, Job
 from sfam_bench.report import formats
 from sfam_bench.report.names import arrow, decimals, sort_metrics, words
 from sfam_bench.report.tables import MARKS, NOTHING, Cell, Column, Table
+from sfam_bench.runs import read_run
 from sfam_bench.statistics import AREA_ERROR, FACTS, FEW_CLASSES, summary
-from sfam_bench.store import read_run
 
 MOST = 200  # characters of an error in a table
 

@@ -27,8 +27,8 @@ from sfam_bench.report.style import (
     save,
     short,
 )
+from sfam_bench.runs import Run, read_curves
 from sfam_bench.statistics import RUN, clustered_intervals
-from sfam_bench.store import Run, read_curves
 
 DRAWS = 2_000  # of a band's bootstrap
 PANEL = 6  # explainers in one panel; more would lie on top of one another

@@ -18,8 +18,8 @@ from sfam_bench.report.flagged import FLAGS
 from sfam_bench.report.names import arrow, group, slug, sort_explainers, sort_metrics, words
 from sfam_bench.report.pair_order import Ordered, ordered
 from sfam_bench.report.style import METHOD
+from sfam_bench.runs import Run, image_path, read_curves, read_maps
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, reasons
-from sfam_bench.store import Run, image_path, read_curves, read_maps
 
 SIDES = ("query", "reference")
 FINEST = 56  # rows and columns of a map; finer ones are averaged

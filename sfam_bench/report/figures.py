@@ -14,8 +14,8 @@ from PIL import Image
 
 from sfam_bench.report.names import slug, sort_explainers, words
 from sfam_bench.report.style import LABEL, METHOD, MINUS, PAGE, PLAIN, SCREEN, SMALL, broken, save
+from sfam_bench.runs import Run, image_path, read_maps
 from sfam_bench.statistics import RUN
-from sfam_bench.store import Run, image_path, read_maps
 
 SHEET = 6  # explainers on one sheet of the gallery
 ROUNDING = 1e-5  # as in maps.py: range over largest magnitude below which a map is flat

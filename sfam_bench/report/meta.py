@@ -14,8 +14,8 @@ from sfam_bench.report import formats, page
 from sfam_bench.report.meta_figures import agreement_matrix, critical_differences
 from sfam_bench.report.names import COMPARED, arrow, group, headlines, sort_explainers, sort_metrics, words
 from sfam_bench.report.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
+from sfam_bench.runs import Run
 from sfam_bench.statistics import FEW_CLASSES, RUN
-from sfam_bench.store import Run
 
 TITLE = "What are the metrics worth?"
 FILES = ("meta.md", "meta.tex", "meta-*")

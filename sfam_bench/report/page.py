@@ -14,7 +14,7 @@ from PIL import Image
 from sfam_bench.report.explorer import as_json, explore, metric_groups
 from sfam_bench.report.names import place, words
 from sfam_bench.report.tables import Table
-from sfam_bench.store import Run
+from sfam_bench.runs import Run
 
 LIMIT = 15_000_000  # bytes of a page that still opens at once
 MARGIN = 1_000_000  # of these for everything but pictures and pairs

@@ -10,8 +10,8 @@ import pandas as pd
 
 from sfam_bench.protocol import CHOICES
 from sfam_bench.report.names import words
+from sfam_bench.runs import Run
 from sfam_bench.statistics import AREA_ERROR, FACTS
-from sfam_bench.store import Run
 
 OUTSIDE = "Outside the protocol"
 IN_A_LINE = ("Data set", "Model", "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")

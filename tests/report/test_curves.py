@@ -5,9 +5,11 @@ import json
 import pandas as pd
 from PIL import Image
 
+from sfam_bench.pieces import CURVES
 from sfam_bench.records import Curve
 from sfam_bench.report import write_report
-from sfam_bench.store import CURVES, RunStore, read_curves
+from sfam_bench.runs import read_curves
+from sfam_bench.store import RunStore
 from tests.report.conftest import make_run
 
 
