@@ -99,7 +99,7 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
             log.info("%s: done already", job.id)
             return
         try:
-            for name, value in {"run_dir": str(folder), "resume": True}.items():
+            for name, value in {"run_dir": str(folder), "resume": cfg.get("resume") or True}.items():
                 if name in cfg:
                     cfg[name] = value
             spread()

@@ -11,12 +11,14 @@ from omegaconf import DictConfig
 from torch import nn
 
 from experiments.parts import image_ids, labels
-from experiments.settings import build, resolved
+from experiments.settings import build
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.errors import UserError
+from sfam_bench.files import read_json
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.provenance import Config
+from sfam_bench.provenance import Config, differences, plain
 from sfam_bench.retrieval import averages, embed, per_item
+from sfam_bench.training.checkpoint import said
 from sfam_bench.training.loop import Miner
 from sfam_bench.training.validation import Choice, Validation
 
@@ -75,13 +77,24 @@ def best_epoch(validation: Validation, history: pd.DataFrame) -> dict[str, Any]:
     return vars(validation) | {str(name): value for name, value in best.items()}
 
 
-def identity(cfg: DictConfig, dataset: Dataset) -> Config:
-    """What a training must share to be continued."""
-    settings = resolved(cfg)
+def identity(settings: Config, split: str) -> dict[str, Any]:
+    """What a training must share to be continued, out of all its settings and the hash of its split."""
     parts = {name: settings[name] for name in ("model", "loss", "augmentation", "validation", "seed")}
     recipe = {name: value for name, value in settings["train"].items() if name not in NO_MATTER}
     images = {name: value for name, value in settings["dataset"].items() if name != "root"}
-    return {**parts, "train": recipe, "dataset": images, "split": split_hash(dataset.index)}
+    return {**parts, "train": recipe, "dataset": images, "split": split}
+
+
+def check_trained(run: Path, same: Config) -> None:
+    """Raise UserError where the finished training in a folder had other settings, or its facts do not say which."""
+    again = "train again into another run_dir"
+    facts = read_json(run / "model.json", again)
+    try:
+        before = identity(facts["config"], facts["split"]["hash"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{run / 'model.json'} does not say with which settings it was trained: {again}") from error
+    if changes := differences(before, plain(same)):
+        raise UserError(f"{run} was trained with other settings{said(changes)}: give the same, or another run_dir")
 
 
 def lineage(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:

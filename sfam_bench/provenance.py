@@ -41,6 +41,24 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
+def differences(was: Any, now: Any, name: str = "") -> list[str]:
+    """Each setting in which two configs differ, as "train.lr was 0.1, is 0.2"; nothing where one is no config."""
+    if not isinstance(was, Mapping) or not isinstance(now, Mapping):
+        return [f"{name} was {_shown(was)}, is {_shown(now)}"] if name and was != now else []
+    found = []
+    for key in sorted({*was, *now}):
+        inner = f"{name}.{key}" if name else str(key)
+        if key in was and key in now:
+            found += differences(was[key], now[key], inner)
+        else:
+            found.append(f"{inner} {'was not given' if key in now else 'is not given any more'}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)[:60]
+
+
 def code_hash() -> str:
     """A hash of the source of this package: a run refuses to go on with other code than it was begun with."""
     root = Path(__file__).parent

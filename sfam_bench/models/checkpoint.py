@@ -85,19 +85,15 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def write_weights(model: nn.Module, path: Path) -> str:
-    """Write the weights as safetensors with the digest of their content, whole or not at all; return the digest."""
-    found = weights(model)
+def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write what `weights` gives as safetensors with the digest of its content, whole or not at all."""
     try:
-        digest = content_digest(found)
         with atomic(path) as temporary:
-            save_file(found, temporary, {SEAL: digest, SEALED: "true"})
+            save_file(dict(state), temporary, {SEAL: content_digest(state), SEALED: "true"})
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise UserError(
-            f"{type(model).__name__} cannot be saved as safetensors: {_first_line(error)}; change the layer that "
-            "holds it"
+            f"{path} cannot be written as safetensors ({_first_line(error)}): change the layer that has such weights"
         ) from error
-    return digest
 
 
 def content_digest(state: Mapping[str, Tensor]) -> str:
