@@ -13,7 +13,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from sfam_bench.errors import UserError
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
-    **{"seed": int, "batch_size": int, "resume": bool | Literal["anyway"], "split": str, "run_dir": str, "device": str | None},
+    **{
+        "seed": int,
+        "batch_size": int,
+        "resume": bool | Literal["anyway"],
+        "split": str,
+        "run_dir": str,
+        "device": str | None,
+    },
     **{
         "maps.save": bool,
         "keep_memory": bool,

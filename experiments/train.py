@@ -110,7 +110,7 @@ def trained(
         pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)
     facts = {
         **run_facts(),
-        "code": history.attrs["code"],
+        "computed_by": history.attrs["code"],
         **lineage(dataset, model.origin, "validation" if validation else "last epoch"),
         **({"validation": best_epoch(validation, history)} if validation else {}),
         **{group: HydraConfig.get().runtime.choices[group] for group in ("loss", "miner", "recipe")},

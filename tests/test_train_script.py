@@ -41,7 +41,7 @@ def test_what_a_run_leaves(whole: Path) -> None:
     }
     facts = json.loads((whole / "model.json").read_text())
     assert facts["digests"] == {name: digest(whole / name) for name in ("history.csv", "retrieval.parquet")}
-    assert [step["from_step"] for step in facts["code"]] == [0]
+    assert [step["from_step"] for step in facts["computed_by"]] == [0]
     assert facts["chosen"] == "last epoch"
     assert (facts["loss"], facts["recipe"], facts["published"]) == ("normalised_softmax", "default", None)
     assert len(facts["split"]["train_classes"]) == 96
@@ -84,7 +84,7 @@ def test_a_stopped_run_is_continued_bit_for_bit(
     assert code == 2
     assert "was begun with other settings or images (train.lr was 0.0003, is 1.0): give the same, or another" in err
     with monkeypatch.context() as patched:
-        patched.setattr("sfam_bench.training.checkpoint.code_hash", lambda: "other")
+        patched.setattr("sfam_bench.training.checkpoint.running_code", lambda: "other")
         code, _, err = run_script("train", *TRAIN, f"run_dir={run}", "resume=true")
         assert code == 2
         assert "was begun with other code" in err

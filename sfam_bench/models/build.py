@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_number
 from sfam_bench.files import read_json, write_json
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.checkpoint import (
@@ -43,6 +43,7 @@ def build(
     image_size: int = 224,
 ) -> SimilarityModel:
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
+    check_number("model.image_size", image_size, 1)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
     with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import nn
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic, digest, host, read_json, space, write_json
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
-from sfam_bench.provenance import Config, code_hash, config_hash, differences, plain
+from sfam_bench.provenance import Config, config_hash, differences, plain, running_code
 
 FOLDER, BEST = "checkpoints", "best.safetensors"  # in the folder of a run
 MODEL, LEARNING, FACTS, LOCK = "model.safetensors", "learning.pt", "state.json", ".lock"
@@ -56,7 +56,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, identity: Config, any_code: bool = False) -> None:
         self.folder, self.identity, self.any_code = folder, plain(identity), any_code
-        self.code: list[dict[str, Any]] = [{"code": code_hash(), "from_step": 0}]
+        self.code: list[dict[str, Any]] = [{"code": running_code(), "from_step": 0}]
 
     def newest(self) -> Path | None:
         """The last whole checkpoint."""
@@ -89,10 +89,10 @@ class Checkpoints:
         """Put a checkpoint back into the model and what learns; returns its facts."""
         run, anew = path.parent.parent, "delete this folder to begin anew"
         facts = read_json(path / FACTS, f"cannot continue from {path}: {anew}")
-        if self._differs(facts.get("identity")):
+        if self._differs(was := facts.get("identity")):
+            named = f" ({differences(was, self.identity, 8)})" if isinstance(was, Mapping) else ""
             raise UserError(
-                f"the training at {run} was begun with other settings or images"
-                f"{said(differences(facts['identity'], self.identity))}: give the same, or another run_dir"
+                f"the training at {run} was begun with other settings or images{named}: give the same, or another run_dir"
             )
         self._admit_code(facts, run)
         try:
@@ -132,12 +132,6 @@ class Checkpoints:
         for path in self.folder.glob(pattern):
             if path != but:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def said(changes: list[str]) -> str:
-    """What differs, for a message: at most eight settings."""
-    more = [f"and {len(changes) - 8} more"] if len(changes) > 8 else []
-    return f" ({'; '.join([*changes[:8], *more])})" if changes else ""
 
 
 @contextmanager

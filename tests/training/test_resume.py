@@ -222,7 +222,7 @@ def test_what_cannot_be_saved_is_not_trained(tmp_path: Path) -> None:
 def test_other_code_is_refused_or_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Crash):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3))
-    monkeypatch.setattr("sfam_bench.training.checkpoint.code_hash", lambda: "other")
+    monkeypatch.setattr("sfam_bench.training.checkpoint.running_code", lambda: "other")
     with pytest.raises(UserError, match=r"begun with other code of sfam_bench \(\w+, now other\).* resume=anyway"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path)
     history = train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, any_code=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_number
 from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
 from sfam_bench.models.adapters.codebases import CodeBase, reading
 from sfam_bench.models.adapters.head import Plain, head_of
@@ -49,6 +49,7 @@ def checkpoint(
     and `head_layers` its layers without entries, in order; `ignore` are names or patterns of modules that are no part
     of the model; `token`, `layer` and `features` are those of `trunk_and_tail`.
     """
+    check_number("model.image_size", image_size, 1)
     file = Path(path)
     found = reading(file, None if source == "auto" else source)
     state = without(found.state, ignore, file)
