@@ -101,7 +101,7 @@ def content_digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key, value in sorted(state.items()):
         digest.update(f"{key}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -92,7 +92,8 @@ class Checkpoints:
         if self._differs(was := facts.get("identity")):
             named = f" ({differences(was, self.identity, 8)})" if isinstance(was, Mapping) else ""
             raise UserError(
-                f"the training at {run} was begun with other settings or images{named}: give the same, or another run_dir"
+                f"the training at {run} was begun with other settings or images{named}: "
+                "give the same, or another run_dir"
             )
         self._admit_code(facts, run)
         try:
@@ -122,8 +123,8 @@ class Checkpoints:
             self.code = before
         elif not self.any_code:
             raise UserError(
-                f"the training at {run} was begun with other code of sfam_bench ({before[-1]['code']}, now {now}): take "
-                "that code, give another run_dir, or pass resume=anyway, which model.json then says"
+                f"the training at {run} was begun with other code of sfam_bench ({before[-1]['code']}, now {now}): "
+                "take that code, give another run_dir, or pass resume=anyway, which model.json then says"
             )
         else:
             self.code = [*before, {"code": now, "from_step": facts["step"]}]

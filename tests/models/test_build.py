@@ -145,7 +145,7 @@ def test_frozen_batchnorm_keeps_its_statistics():
 
 
 class Tied(nn.Module):
-    """A network whose stages stand under two names, as layer_blocks in Revisiting DML, and a slice of a larger tensor."""
+    """A network whose stages stand under two names, as in Revisiting DML, and a part of a larger tensor."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -60,11 +60,12 @@ def followed(path: Path, *overrides: str, left: int = 3) -> dict[tuple[str, ...]
     try:
         return {overrides: embedded(path, *overrides)}
     except InstantiationException as error:
-        assert isinstance(error.__cause__, UserError), error
-        assert left, error
-        ways = advised(one_line(error))
-        assert ways, error
-        return {key: found for way in ways for key, found in followed(path, *overrides, *way, left=left - 1).items()}
+        said, mistake = one_line(error), isinstance(error.__cause__, UserError)
+    ways = advised(said)
+    assert mistake, said
+    assert ways, said
+    assert left, said
+    return {key: found for way in ways for key, found in followed(path, *overrides, *way, left=left - 1).items()}
 
 
 BARE, HEADED, RELU = unit(POOLED), unit(LINEAR(POOLED).detach()), unit(MLP(POOLED).detach())
@@ -148,7 +149,7 @@ def test_no_layer_is_invented(numbers):
     absent = [number for number in range(last) if number != first]
     with pytest.raises(UserError, match=rf"no entries for numbers? {', '.join(map(str, absent))} of 0 to {last}"):
         head_of(entries, "a.pth")
-    with pytest.raises(UserError, match="model.head_layers names 0 layers"):
+    with pytest.raises(UserError, match=r"model.head_layers names 0 layers"):
         head_of(entries, "a.pth", [])
     assert len(head_of(entries, "a.pth", ["relu"] * len(absent))) == last + 1
 
