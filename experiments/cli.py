@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -19,7 +20,8 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +31,7 @@ from experiments.sweeping import cell, own_overrides, shares
 from sfam_bench.errors import UserError
 from sfam_bench.job import Job
 from sfam_bench.provenance import run_facts
+from sfam_bench.signals import readers_may_leave
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
@@ -69,7 +72,8 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
             # Hydra prints its own errors and exits with 1; this hands them on
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                entry()
+                with readers_may_leave():
+                    entry()
             except MISTAKES as error:
                 fail(error)
             except ValueError as error:
@@ -150,6 +154,8 @@ def hand_on(stop: SystemExit) -> None:
 
 def fail(error: BaseException) -> NoReturn:
     """Say what is wrong on one line and exit with 2."""
+    if isinstance(error, BrokenPipeError):  # which `readers_may_leave` looks at
+        raise error
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)
 
@@ -164,6 +170,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+    if given := unreadable(error):
+        return given
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if not line.startswith(("full_key: ", "object_type=", "reference_type=")))
     for pattern, plain in PLAINER.items():
@@ -171,6 +179,18 @@ def one_line(error: BaseException) -> str:
     message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", options, message)
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
+
+
+def unreadable(error: BaseException) -> str:
+    """Which argument Hydra's grammar cannot read, and how it is quoted; nothing for other errors."""
+    found = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+    argument = error.override if isinstance(error, OverrideParseException) else found[1] if found else ""
+    name, equals, value = argument.partition("=")
+    if argument and not equals:
+        return f"'{argument}' is no setting: write it as NAME=VALUE"
+    quoted = QuotedString(value, Quote.double).with_quotes()
+    why = f"the value of {name}, {value}, has characters with a meaning of their own: quote it"
+    return f"{why}: {shlex.quote(f'{name}={quoted}')}" if argument else ""
 
 
 def options(absent: re.Match[str]) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfam_bench.engine.modes import evaluating
+from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.similarity import norm
@@ -43,10 +44,15 @@ def differentiating(model: SimilarityModel) -> Iterator[None]:
 
 
 def derivative(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """d sum(function) / d at, leaving the weights' own gradients alone; zero where the function ignores `at`."""
+    """d sum(function) / d at, leaving the weights' own gradients alone; UserError where no gradient comes through."""
     leaf = at.detach().clone().requires_grad_()
     (result,) = torch.autograd.grad(function(leaf).sum(), leaf, allow_unused=True)
-    return torch.zeros_like(leaf) if result is None else result
+    if result is None:
+        raise UserError(
+            "no gradient comes through the model's layers behind the cut (one is quantised, detached or not "
+            "differentiable): give a model of plain floating-point layers"
+        )
+    return result
 
 
 def target_gradient(model: SimilarityModel, encoded: Encoded) -> Activations:

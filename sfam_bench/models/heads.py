@@ -2,9 +2,12 @@
 
 from torch import nn
 
+from sfam_bench.errors import check_number
+
 
 def linear(dims: int = 512, bias: bool = True, neck: bool = False) -> nn.Sequential:
     """A linear head of `dims` embedding dimensions, after a batch-norm neck if asked (BNNeck; Luo et al., 2019)."""
+    check_number("head.dims", dims, 1)
     return nn.Sequential(*([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(dims, bias=bias))
 
 
@@ -15,6 +18,8 @@ def neck() -> nn.Sequential:
 
 def mlp(dims: int = 512, hidden: int = 512, neck: bool = False) -> nn.Sequential:
     """Linear, ReLU, linear; not linear, so pull-backs through it are local and leave a residual."""
+    check_number("head.dims", dims, 1)
+    check_number("head.hidden", hidden, 1)
     return nn.Sequential(
         *([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dims)
     )

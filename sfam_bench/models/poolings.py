@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from sfam_bench.errors import check_number
 from sfam_bench.types import Activations, Pooled
 
 
@@ -32,6 +33,8 @@ class GeM(nn.Module):
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6, learnable: bool = False) -> None:
         super().__init__()
+        check_number("pooling.p", p, 0, above=True)
+        check_number("pooling.eps", eps, 0, above=True)
         self.p = nn.Parameter(torch.tensor(float(p)), requires_grad=learnable)
         self.eps = eps
 

@@ -1,6 +1,5 @@
 """Trained models beside what they were before training, and beside what was published."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import digest, read_json
 from sfam_bench.report.names import words
 from sfam_bench.report.tables import NOTHING, Cell, Column, Table
 from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
@@ -64,7 +64,9 @@ def read_training(root: Path) -> Training:
     if absent := [name for name in FILES if not (root / name).is_file()]:
         raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
     try:
-        facts = json.loads((root / "model.json").read_text(encoding="utf-8"))
+        facts = read_json(root / FILES[0], again)
+        if damaged := [name for name, written in facts.get("digests", {}).items() if digest(root / name) != written]:
+            raise UserError(f"{root / damaged[0]} is damaged or was edited (its digest differs): {again}")
         items = pd.read_parquet(root / "retrieval.parquet")
         history = pd.read_csv(root / "history.csv")
     except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are ValueErrors

@@ -9,10 +9,14 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import UserError, check_choices, check_number
 from sfam_bench.models.similarity_model import SimilarityModel
 
 Number = float | int
+NOT_NEGATIVE = (
+    *("lr", "head_lr", "loss_lr", "weight_decay", "loss_weight_decay", "per_class"),
+    *("warmup_epochs", "head_first_epochs", "workers", "seed"),
+)
 BODY, HEAD, PROXIES = "body", "head", "proxies"  # groups of weights that learn at rates of their own
 
 
@@ -71,9 +75,15 @@ class Recipe:
     def __post_init__(self) -> None:
         check_choices(self)
         for name in ("epochs", "batch_size", "views", "step_epochs", "checkpoint_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name}={getattr(self, name)}: it must be at least 1")
-        if self.per_class < 0 or (self.per_class and self.batch_size % self.per_class):
+            check_number(f"train.{name}", getattr(self, name), 1)
+        for name in NOT_NEGATIVE:
+            check_number(f"train.{name}", getattr(self, name), 0)
+        for name in ("step_factor", "clip_norm", "clip_value"):
+            check_number(f"train.{name}", getattr(self, name), 0, above=True)
+        check_number("train.momentum", self.momentum, 0, high=0.9999)
+        if not (self.lr or self.head_lr or self.loss_lr):
+            raise UserError("train.lr, train.head_lr and train.loss_lr are all 0: nothing would be learnt")
+        if self.per_class and self.batch_size % self.per_class:
             raise UserError(
                 f"train.per_class={self.per_class}, train.batch_size={self.batch_size}: batch_size must be a multiple "
                 "of per_class, or per_class 0"

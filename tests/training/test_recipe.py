@@ -1,5 +1,6 @@
 """Rates, groups, clipping and draws, by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -119,6 +120,23 @@ def test_half_precision_trains_too() -> None:
     ("fields", "said"),
     [
         ({"epochs": 0}, "train.epochs=0: it must be at least 1"),
+        ({"lr": -1}, "train.lr=-1: it must be at least 0"),
+        ({"lr": math.nan}, "train.lr=nan: it must be at least 0"),
+        ({"loss_lr": math.inf}, "train.loss_lr=inf: it must be at least 0"),
+        ({"head_lr": -1e-4}, r"train.head_lr=-0.0001: it must be at least 0"),
+        ({"weight_decay": -1}, "train.weight_decay=-1"),
+        ({"loss_weight_decay": math.nan}, "train.loss_weight_decay=nan"),
+        ({"momentum": 1.0}, "train.momentum=1.0: it must be at least 0 and at most 0.9999"),
+        ({"clip_norm": 0}, "train.clip_norm=0: it must be greater than 0"),
+        ({"clip_value": -2}, "train.clip_value=-2: it must be greater than 0"),
+        ({"step_factor": 0.0}, "train.step_factor=0.0: it must be greater than 0"),
+        ({"warmup_epochs": -1}, "train.warmup_epochs=-1"),
+        ({"head_first_epochs": -1}, "train.head_first_epochs=-1"),
+        ({"workers": -1}, "train.workers=-1"),
+        ({"per_class": -4}, "train.per_class=-4: it must be at least 0"),
+        ({"batch_size": -32}, "train.batch_size=-32: it must be at least 1"),
+        ({"ema": math.nan}, "a decay lies between 0 and 1"),
+        ({"lr": 0, "loss_lr": 0}, "nothing would be learnt"),
         ({"per_class": 3}, "multiple of per_class"),
         ({"schedule": "one_cycle", "warmup_epochs": 1}, "one_cycle has its own warm-up"),
         ({"ema": 1.0}, "a decay lies between 0 and 1"),
