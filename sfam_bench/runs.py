@@ -1,5 +1,6 @@
 """Run folders, read: records, pairs, maps, curves and images, each proved before it is used."""
 
+import logging
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,7 @@ from sfam_bench.manifests import read_manifest
 from sfam_bench.pieces import CURVES, PLAIN, POINT_TO_POINT, SCHEMA, line, place, read_piece, says, shown
 from sfam_bench.proof import AGAIN, DIGESTS, cast, check_once, digest_of, prove, read_pairs, read_table
 
+log = logging.getLogger(__name__)
 KINDS = {"records": SCHEMA, "curves": CURVES}
 
 
@@ -166,6 +168,9 @@ def _maps(root: Path) -> Iterator[Path]:
     """The files of maps, each proved by the records of its batch, or by the manifest of a run that was kept."""
     manifest = _manifest(root)
     said = dict(_batches(root))
+    if not any((root / "maps").glob("*.npz")) and any(one.get("maps") for one in said.values()):
+        log.warning("%s: its maps were removed, and are not shown", root)
+        return
     for number, one in said.items():
         path = place(root, "maps", number)
         if not (kept := one.get("maps")):

@@ -370,7 +370,8 @@ def finished(root: Path, name: str, values: dict[str, list[float]], axes: dict[s
     store = RunStore.create(made.folder, {"name": name}, {"metrics": {"iou_50": {"higher_is_better": True}}})
     ids = [f"q{number}" for number in range(4)]
     where = {"query_id": ids, "reference_id": ids}
-    store.write_pairs(pd.DataFrame({**where, "query_label": [0, 0, 1, 1]}))
+    facts = {"kind": "random_positive", "score": 0.5, "query_class": "x"}
+    store.write_pairs(pd.DataFrame({**where, "query_label": [0, 0, 1, 1], **facts}))
     of_all = {"dataset": "toy", "model": name, "target": "similarity", "metric": "iou_50", "flag": ""}
     store.write_shard(
         0, pd.concat([pd.DataFrame({**where, **of_all, "explainer": k, "value": v}) for k, v in values.items()])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import write_json
 from sfam_bench.report.models import model_table, read_training, row_names
 from sfam_bench.report.paper import Models
 from sfam_bench.report.stored import Stored
@@ -35,7 +36,7 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 def trained(root: Path, items: pd.DataFrame | None = None, **changes: Any) -> Path:
     root.mkdir(parents=True)
-    (root / "model.json").write_text(json.dumps(facts(**changes)))
+    write_json(root / "model.json", facts(**changes))
     both = pd.concat([frame("frozen", FROZEN), frame("trained", TRAINED)[::-1]])
     (both if items is None else items).to_parquet(root / "retrieval.parquet", index=False)
     pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "seconds": [40.0, 50.5]}).to_csv(root / "history.csv")
@@ -202,10 +203,11 @@ def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], 
         (lambda run: (run / "model.json").unlink(), "is no finished training: it has no model.json"),
         (lambda run: (run / "retrieval.parquet").unlink(), "it has no retrieval.parquet"),
         (lambda run: (run / "history.csv").unlink(), "it has no history.csv"),
-        (lambda run: cut(run / "model.json"), "cannot read the training in"),
+        (lambda run: cut(run / "model.json"), "cannot read"),
         (lambda run: cut(run / "retrieval.parquet"), "cannot read the training in"),
         (lambda run: (run / "history.csv").write_text(""), "cannot read the training in"),
-        (lambda run: (run / "model.json").write_text("[]"), "does not say split.dataset"),
+        (lambda run: (run / "model.json").write_text("[]"), "holds no JSON object"),
+        (lambda run: (run / "model.json").write_text("{}"), "does not say split.dataset"),
         (lambda run: (run / "model.json").write_text(json.dumps(facts(config={}))), "does not say config.model.name"),
         (changed(lambda items: items.drop(columns="map_at_r")), "has no column map_at_r"),
         (changed(lambda items: items[1:]), "does not hold the same images frozen and trained"),
