@@ -401,7 +401,7 @@ def test_the_table_has_a_row_a_cell_and_names_first_what_is_missing(tmp_path: Pa
     assert float(rows[0]["iou_50 sfam low"]) <= 0.2  # two classes, of means 0.2 and 0.7
     assert float(rows[0]["iou_50 sfam high"]) >= 0.7
     assert rows[1]["error"] == "cannot read x|y"
-    assert "cannot read" in rows[3]["error"]
+    assert "cannot be read" in rows[3]["error"]
     page = (tmp_path / "cells.md").read_text()
     assert page.splitlines()[:7] == [
         "# Sweep mine",
