@@ -10,6 +10,7 @@ from sfam_bench.continued import begin
 from sfam_bench.datasets.planted import Planted
 from sfam_bench.errors import UserError
 from sfam_bench.intervention import intervention_check
+from sfam_bench.report.formats import csv
 
 
 @script("intervene")
@@ -19,7 +20,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"{dataset.name} cannot be repainted: the intervention check needs dataset=planted")
     run = begin(Path(cfg.run_dir))
     flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
-    flips.to_csv(run / "intervention.csv", index=False)
+    (run / "intervention.csv").write_text(csv(flips), encoding="utf-8")
     print(flips.to_string(index=False, float_format="{:.3f}".format))
 
 

@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Of several writers each has a temporary of its own, and the last to finish is read.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         with space(path):
             yield temporary
@@ -97,8 +99,33 @@ def tidy(folder: Path) -> list[Path]:
     """Remove the temporaries whose writers were killed; those that still may be written are left."""
     found = [path for path in folder.glob(".*.tmp") if _stale(path)]
     for path in found:
-        path.unlink(missing_ok=True)
+        _remove(path)
     return found
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`, to make what takes its place; those of killed writers are removed."""
+    for left in path.parent.glob(f".{escape(path.name[:40])}.*.tmp"):
+        if left.is_dir() and _stale(left):
+            _remove(left)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:40]}.{host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def host() -> str:

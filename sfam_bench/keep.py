@@ -1,7 +1,6 @@
 """A run folder made light enough to be committed: all that tables and figures need, and no path of a machine."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from sfam_bench.errors import UserError
-from sfam_bench.files import digest, read_json, write_json
+from sfam_bench.files import beside, digest, read_json, write_json
 from sfam_bench.pieces import FORMAT, PAIR
 from sfam_bench.proof import DIGESTS, file_digests, prove
 from sfam_bench.report.pair_order import ordered
@@ -32,8 +31,8 @@ def keep(run: Path, out: Path, pictures: int = 0) -> Path:
     if out.exists():
         raise UserError(f"{out} exists: remove it first, or keep the run under another name")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        fresh = Path(temporary) / "run"
+    with beside(out) as temporary:
+        fresh = temporary / "run"
         fresh.mkdir()
         if (run / TRAINING[0]).is_file():
             _keep_training(run, fresh)

@@ -14,7 +14,13 @@ EACH = "*"  # in a mapping of what a manifest may hold: every key
 NUMBER, TEXT, NONE = (int, float), (str,), type(None)
 MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a mapping, its values by key
     **dict.fromkeys(("kind", "dataset", "model", "target", "similarity", "git", "code", "config_hash"), TEXT),
-    **{"done": (bool,), "shards": (int,), "merged": {"batches": (int,)}, "digests": {EACH: TEXT}},
+    **{
+        "done": (bool,),
+        "shards": (int,),
+        "merged": {"batches": (int,)},
+        "digests": {EACH: TEXT},
+        "files": {EACH: TEXT},
+    },
     **{"metrics": {EACH: {"higher_is_better": (bool, NONE), "chance": TEXT}}, "cost": {EACH: {EACH: NUMBER}}},
     **{"blind": [TEXT], "explainers": [TEXT], "skipped": [TEXT], "unsupported": {EACH: TEXT}},
     **{"split": {"name": TEXT, "hash": TEXT}, "image_counts": {EACH: (int,)}, "retrieval": {EACH: NUMBER}},

@@ -42,9 +42,9 @@ def prove(root: Path, manifest: Mapping[str, Any], path: Path, remedy: str = AGA
         return
     expected = manifest[DIGESTS].get(path.relative_to(root).as_posix())
     if expected is None and manifest.get("done"):
-        raise UserError(f"{path} does not belong to the run: {root / 'manifest.json'} does not name it; {remedy}")
+        raise UserError(f"{path} does not belong to what was written into {root}, by the digests there; {remedy}")
     if expected is not None and digest_of(path) != expected:
-        raise UserError(f"{path} is damaged or was changed (its digest is not that in manifest.json): {remedy}")
+        raise UserError(f"{path} is damaged or was changed (its digest is not the one that was kept): {remedy}")
 
 
 def digest_of(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Run folders, read: records, pairs, maps, curves and images, each proved before it is used."""
 
+import logging
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,7 @@ from sfam_bench.manifests import read_manifest
 from sfam_bench.pieces import CURVES, PLAIN, POINT_TO_POINT, SCHEMA, line, place, read_piece, says, shown
 from sfam_bench.proof import AGAIN, DIGESTS, cast, check_once, digest_of, prove, read_pairs, read_table
 
+log = logging.getLogger(__name__)
 KINDS = {"records": SCHEMA, "curves": CURVES}
 
 
@@ -146,7 +148,7 @@ def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _agreeing(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     """What each batch says of itself; UserError where they are of several plans or modes of passes."""
-    said = dict(_batches(root))
+    said = {number: one for number, one in _batches(root) if one}  # very old ones say nothing of themselves
     expected = manifest.get("passes") or {}
     for number, one in said.items():
         first = next(iter(said.values()))
@@ -166,6 +168,9 @@ def _maps(root: Path) -> Iterator[Path]:
     """The files of maps, each proved by the records of its batch, or by the manifest of a run that was kept."""
     manifest = _manifest(root)
     said = dict(_batches(root))
+    if not any((root / "maps").glob("*.npz")) and any(one.get("maps") for one in said.values()):
+        log.warning("%s: its maps were removed, and are not shown", root)
+        return
     for number, one in said.items():
         path = place(root, "maps", number)
         if not (kept := one.get("maps")):

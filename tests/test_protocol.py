@@ -17,6 +17,7 @@ from sfam_bench.protocol import CHOICES, FAULTS, Evaluated, Protocol
 from sfam_bench.report import protocols
 from sfam_bench.report.protocols import OUTSIDE
 from sfam_bench.runs import read_run
+from sfam_bench.store import RunStore
 
 Run = Callable[..., tuple[int, str, str]]
 Origin = dict[str, Any]
@@ -319,7 +320,7 @@ def test_runs_of_before_are_still_reported(run_script: Run, allowed: Path, tmp_p
         target.mkdir(parents=True, exist_ok=True) if path.is_dir() else target.write_bytes(path.read_bytes())
     manifest = read_manifest(old)
     del manifest["protocol"]
-    (old / "manifest.json").write_text(json.dumps(manifest))
+    RunStore(old).write_manifest(manifest)
     assert len(read_run(old).records) == len(read_run(allowed).records)
     code, out, err = run_script("report", f"runs=[{old}]", f"out={tmp_path / 'report'}")
     assert code == 0, err
