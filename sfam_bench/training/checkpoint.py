@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -154,14 +154,16 @@ def only_one(run: Path) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {host()}")
-        file.flush()
+        with suppress(OSError):  # a full disk, which says so elsewhere
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} on {host()}".encode())
         _held.add(folder)
         try:
             yield
         finally:
             _held.discard(folder)
+            if [path.name for path in folder.glob("*")] == [LOCK]:  # nothing was begun, so that nothing is to resume
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def rehearse(model: nn.Module, run: Path) -> None:

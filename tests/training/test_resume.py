@@ -212,6 +212,7 @@ def test_what_cannot_be_saved_is_not_trained(tmp_path: Path) -> None:
     of.embedder.tail = Odd()
     with pytest.raises(UserError, match=r"cannot be saved: its entry 'embedder.tail._extra_state' is no tensor"):
         train(of, softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=lambda step, _: steps.append(step))
+    assert not list(tmp_path.iterdir())  # nothing was begun that is to be continued
     with pytest.raises(UserError, match="cannot be saved"):
         rehearse(of, tmp_path / "other")
     assert not steps
