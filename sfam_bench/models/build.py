@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,6 +15,7 @@ from sfam_bench.errors import UserError
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.checkpoint import check_finite, read_state
 from sfam_bench.models.networks import OURS
+from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 from sfam_bench.similarity import SimilarityFunction
@@ -36,8 +36,7 @@ def build(
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
-    with torch.no_grad():
-        model(torch.zeros(1, 3, image_size, image_size))
+    check_shapes(model)
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
