@@ -1,6 +1,6 @@
 """What explainers share: derivatives of the target at the activations, by one backward pass through the embedder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,10 @@ from sfam_bench.targets import score
 from sfam_bench.types import Activations, Embeddings, Pooled, RawMaps, Weights
 
 CHUNK = 2**26  # bytes
+NO_GRADIENT = (
+    "no gradient comes back through the model: a layer is quantised, or detaches what it returns; take one in floating "
+    "point that can be differentiated, or methods that only take forward passes (rise, relax, ablation_cam)"
+)
 
 
 @runtime_checkable
@@ -44,15 +48,21 @@ def differentiating(model: SimilarityModel) -> Iterator[None]:
 
 
 def derivative(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """d sum(function) / d at, leaving the weights' own gradients alone; UserError where no gradient comes through."""
+    """d sum(function) / d at, leaving the weights' own gradients alone."""
     leaf = at.detach().clone().requires_grad_()
-    (result,) = torch.autograd.grad(function(leaf).sum(), leaf, allow_unused=True)
-    if result is None:
-        raise UserError(
-            "no gradient comes through the model's layers behind the cut (one is quantised, detached or not "
-            "differentiable): give a model of plain floating-point layers"
-        )
+    (result,) = gradients(function(leaf).sum(), [leaf])
     return result
+
+
+def gradients(total: Tensor, inputs: Sequence[Tensor], again: bool = False) -> tuple[Tensor, ...]:
+    """d total / d inputs; `again` keeps the graph. Raises UserError where a layer lets no gradient back."""
+    found: Sequence[Tensor | None] = (None,)
+    if total.requires_grad:
+        found = torch.autograd.grad(total, list(inputs), retain_graph=again, allow_unused=True)
+    known = tuple(one for one in found if one is not None)
+    if len(known) < len(inputs):
+        raise UserError(NO_GRADIENT)
+    return known
 
 
 def target_gradient(model: SimilarityModel, encoded: Encoded) -> Activations:

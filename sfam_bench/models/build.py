@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from sfam_bench.errors import UserError, check_number
@@ -23,6 +22,7 @@ from sfam_bench.models.checkpoint import (
     written_digest,
 )
 from sfam_bench.models.networks import OURS
+from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 from sfam_bench.similarity import SimilarityFunction
@@ -46,8 +46,7 @@ def build(
     check_number("model.image_size", image_size, 1)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
-    with torch.no_grad():
-        model(torch.zeros(1, 3, image_size, image_size))
+    check_shapes(model)
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
