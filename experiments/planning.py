@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 
 from experiments.evaluation import Bench, Evaluation, write
+from experiments.rehearsal import rehearse
 from experiments.settings import resolved
 from experiments.stored import needed
 from experiments.work import GALLERY, threads
@@ -20,7 +21,7 @@ from sfam_bench.cluster.status import duration
 from sfam_bench.continued import was_begun
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import own_passes, planned
-from sfam_bench.files import atomic, digest
+from sfam_bench.files import atomic, digest, probe
 from sfam_bench.manifests import read_manifest
 from sfam_bench.provenance import config_hash, differences, running_code
 from sfam_bench.store import RunStore, frozen_passes
@@ -32,6 +33,7 @@ WORKERS = (1, 8, 64)
 def plan(cfg: DictConfig) -> None:
     """Write plan.json and what tasks need beside it; a plan that is there already is kept where it is the same."""
     root = Path(cfg.run_dir)
+    probe(root)
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ".plan.lock", timeout=1):
@@ -55,6 +57,7 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         print(f"planned already: {described(known)}")
         return
     store = RunStore.create(root, evaluation.identity, evaluation.facts, begun(root, identity))
+    rehearse(evaluation)
     gallery = evaluation.embedded()
     pairs = evaluation.paired(gallery)
     frames = evaluation.frames(pairs)

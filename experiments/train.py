@@ -31,7 +31,7 @@ from experiments.training import (
 )
 from sfam_bench.continued import refuse
 from sfam_bench.datasets.base import Dataset, split_hash
-from sfam_bench.files import atomic, digest
+from sfam_bench.files import atomic, digest, probe
 from sfam_bench.models.build import save
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import Config, run_facts
@@ -53,6 +53,7 @@ def main(cfg: DictConfig) -> None:
     first = rank() == 0
     if first:
         refuse(run, bool(cfg.resume))
+        probe(run)
     dataset, model = dataset_and_model(cfg)
     same = identity(settings, split_hash(dataset.index))
     if (run / "model.safetensors").exists():

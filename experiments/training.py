@@ -1,6 +1,5 @@
 """What the training script builds from the config."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from torch import nn
 from experiments.parts import image_ids, labels
 from experiments.settings import build, resolved
 from sfam_bench.datasets.base import Dataset, split_hash
-from sfam_bench.errors import UserError, check_number
+from sfam_bench.errors import UserError, check_range
 from sfam_bench.files import read_json
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import Config, differences
-from sfam_bench.retrieval import averages, embed, per_item
+from sfam_bench.ranges import Count, Finite, NotNegative, Positive
+from sfam_bench.retrieval import averages, embed, per_item, roles_of
 from sfam_bench.training.loop import Miner
 from sfam_bench.training.validation import Choice, Validation
 
@@ -65,8 +65,8 @@ def check_loss(settings: Any, name: str) -> None:
         return
     if field in COUNTS and not isinstance(settings, int):
         raise UserError(f"{name} is {settings!r}: expected a whole number")
-    low = 1 if field in COUNTS else 0 if ranged else -math.inf
-    check_number(name, settings, low, above=field in POSITIVE)
+    hint = Count if field in COUNTS else Positive if field in POSITIVE else NotNegative if ranged else Finite
+    check_range(name, settings, hint)
 
 
 def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
@@ -80,7 +80,8 @@ def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | 
 def measured(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
     """How each of these images retrieves the others, by id and label."""
     label = labels(dataset, image_ids)
-    values = per_item(model.similarity, embed(model, dataset, image_ids, cfg.batch_size), label, list(cfg.recall_at))
+    gallery, roles = embed(model, dataset, image_ids, cfg.batch_size), roles_of(dataset, image_ids)
+    values = per_item(model.similarity, gallery, label, list(cfg.recall_at), roles=roles)
     ids = pd.DataFrame({"image_id": image_ids, "label": label.numpy()}).loc[values.index]
     return pd.concat([ids, values], axis=1)
 
@@ -149,7 +150,7 @@ def tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("tensorboard=true needs TensorBoard: pip install 'sfam-bench[tensorboard]'") from error
+        raise UserError("tensorboard=true needs TensorBoard: pip install '.[tensorboard]' in the clone") from error
     with SummaryWriter(str(folder)) as writer:
 
         def log(step: int, numbers: Mapping[str, float]) -> None:

@@ -1,8 +1,9 @@
 """The one error that users see as a line instead of a traceback."""
 
-import math
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
+
+from sfam_bench.ranges import range_of, within
 
 
 class UserError(Exception):
@@ -10,22 +11,17 @@ class UserError(Exception):
 
 
 def check_choices(instance: Any) -> None:
-    """Raise UserError where a dataclass field typed Literal holds something else (YAML knows no types)."""
+    """Raise UserError where a dataclass field is none of the choices of its Literal, or a number out of its range."""
     for field in fields(instance):
+        name = f"{type(instance).__name__}.{field.name}"
         choices = get_args(field.type) if get_origin(field.type) is Literal else ()
         value = getattr(instance, field.name)
         if choices and value not in choices:
-            raise UserError(
-                f"{type(instance).__name__}.{field.name} is {value!r}: choose one of {', '.join(map(str, choices))}"
-            )
+            raise UserError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
+        check_range(name, value, field.type)
 
 
-def check_number(
-    name: str, value: float | int | None, low: float | int, above: bool = False, high: float | int = math.inf
-) -> None:
-    """Raise UserError where a setting is not finite, below `low` (or equal to it, with `above`) or over `high`."""
-    if value is None or (math.isfinite(value) and value <= high and (value > low if above else value >= low)):
-        return
-    least = f"greater than {low:g}" if above else f"at least {low:g}"
-    most = f" and at most {high:g}" if math.isfinite(high) else ""
-    raise UserError(f"{name}={value}: it must be {least}{most}")
+def check_range(name: str, value: Any, hint: Any) -> None:
+    """Raise UserError where a number is out of the range of its type (sfam_bench.ranges)."""
+    if not within(value, hint):
+        raise UserError(f"{name} is {value}: expected a number {range_of(hint)}")

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -54,6 +55,21 @@ def space(path: Path) -> Iterator[None]:
             f"the disk is full, or your quota is: {path} was not written, and what was there before is kept; "
             "make room, then start again"
         ) from error
+
+
+def probe(folder: Path) -> None:
+    """Make a folder, write into it, and leave everything as it was; UserError where results could not be written."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}): choose another place, or make room") from error
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
 
 
 def digest(path: Path) -> str:

@@ -172,4 +172,4 @@ def test_without_tensorboard_the_package_is_named(
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     code, _, err = run_script("train", *TRAIN, "tensorboard=true", f"run_dir={tmp_path / 'run'}")
     assert code == 2
-    assert "pip install 'sfam-bench[tensorboard]'" in err
+    assert "pip install '.[tensorboard]'" in err

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sfam_bench.cluster.plan import MOST
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.ranges import Count, Natural, Positive
 
 REQUEUED = 20  # times that a task may run out of time: each goes on where the last one stopped
 AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
@@ -26,13 +27,16 @@ class Request:
 
     account: str | None = None
     partition: str | None = None
-    gpus: int = 0
-    cpus: int = 2
-    memory: float | int | None = None
-    minutes: int = 60
-    warning: int = 90
-    at_once: int = 256
+    gpus: Natural = 0
+    cpus: Count = 2
+    memory: Positive | None = None
+    minutes: Count = 60
+    warning: Natural = 90
+    at_once: Count = 256
     setup: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def parameters(self) -> dict[str, Any]:
         """The same in submitit's words."""
@@ -79,7 +83,7 @@ def executor(request: Request, folder: Path) -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise UserError("SLURM needs submitit: pip install 'sfam-bench[cluster]'") from error
+        raise UserError("SLURM needs submitit: pip install '.[cluster]' in the clone") from error
     try:
         made = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUED)
     except RuntimeError as error:

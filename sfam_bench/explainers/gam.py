@@ -13,6 +13,7 @@ from sfam_bench.explainers.forms import differentiating, gradients, target_gradi
 from sfam_bench.hooks import tap
 from sfam_bench.maps import normalise, upsample
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
 from sfam_bench.types import Activations, Images, RawMaps
@@ -43,7 +44,7 @@ class GAM:
         ),
     )
 
-    layers: int = 2
+    layers: Count = 2
     scale: Literal["max", "none"] = "max"
     relu: bool = True
 

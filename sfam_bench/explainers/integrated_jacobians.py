@@ -18,6 +18,7 @@ from sfam_bench.explainers.pixels import chunks
 from sfam_bench.explainers.products import before_l2, factor
 from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import Embeddings, RawMaps, Scores
 
@@ -93,7 +94,7 @@ class IntegratedJacobians:
     )
 
     space: Literal["cut", "image"] = "cut"
-    steps: int = 10
+    steps: Count = 10
     baseline: BaselineName | None = None
     quadrature: Quadrature = "right"
 

@@ -12,6 +12,7 @@ from sfam_bench.explainers.attention import Layers
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
 from sfam_bench.types import RawMaps
@@ -42,7 +43,7 @@ class LeGrad:
         ),
     )
 
-    layers: int | None = None
+    layers: Count | None = None
     reading: Literal["model", "mean"] = "model"
 
     def __post_init__(self) -> None:

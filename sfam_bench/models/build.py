@@ -4,12 +4,13 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from sfam_bench.errors import UserError, check_number
+from sfam_bench.errors import UserError, check_range
 from sfam_bench.files import read_json, write_json
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.checkpoint import (
@@ -25,6 +26,7 @@ from sfam_bench.models.networks import OURS
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
+from sfam_bench.ranges import Count
 from sfam_bench.similarity import SimilarityFunction
 
 WEIGHTS = "weights_sha256"  # in the JSON beside them
@@ -40,10 +42,10 @@ def build(
     head: nn.Module | None = None,
     normalise: bool = True,
     checkpoint: str | None = None,
-    image_size: int = 224,
+    image_size: Count = 224,
 ) -> SimilarityModel:
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
-    check_number("model.image_size", image_size, 1)
+    check_range("model.image_size", image_size, Count)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
     check_shapes(model)
@@ -51,6 +53,29 @@ def build(
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
     return model
+
+
+def checked_grid(trunk: nn.Module, image_size: int) -> Tensor:
+    """What a trunk gives of a black image; UserError unless (batch, channels, rows, cols), channels last included.
+
+    Of a square image it must give a square grid; where channels, rows and cols are equal, a wide image tells.
+    """
+    grid: Tensor = trunk(torch.zeros(1, 3, image_size, image_size))
+    shape = grid.shape
+    fits = len(shape) == 4 and shape[2] == shape[3]
+    if fits and shape[1] == shape[2] > 1:
+        with suppress(Exception):  # not every network takes images that are not square
+            wide = trunk(torch.zeros(1, 3, image_size, 2 * image_size)).shape
+            fits = wide[1] == shape[1] and wide[3] > wide[2]
+    if not fits:
+        last = len(shape) == 4 and shape[1] == shape[2]
+        what = ", channels last" if last else ""
+        remedy = "move the channels, as with .permute(0, 3, 1, 2)" if last else "cut where the network has such a grid"
+        raise UserError(
+            f"the trunk gives {tuple(shape)} of a {image_size} x {image_size} image{what}: "
+            f"expected (batch, channels, rows, cols) with rows = cols: {remedy}"
+        )
+    return grid
 
 
 def backbone(

@@ -134,7 +134,7 @@ def test_kaggle_by_side(tmp_path: Path, below: str, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         data = cars196(tmp_path)
     # without a list of names the ids are ranks, but the names still tell the official sides
-    assert dict(data.index.label) == {"train/00001": 1, "test/00001": 1}
+    assert dict(data.index.label) == {"train/00001": 2, "test/00001": 1}
     assert dict(data.index.split) == {"train/00001": "test", "test/00001": "train"}
     assert data.sample("test/00001").masks == {}
     assert "class folders only, no boxes" in caplog.text

@@ -194,3 +194,32 @@ def test_facts_of_other_weights_and_edited_facts_are_refused(tmp_path, caplog):
     assert "old.safetensors carries no digest" in caplog.text
     write_json(tmp_path / "old.json", {"chosen": "validation"})
     assert origin_of(tmp_path / "old.safetensors")["chosen"] == "validation"
+
+
+class ChannelsLast(nn.Module):
+    """A trunk whose grid is channels last."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layer = nn.Conv2d(3, channels, 8, stride=8)
+
+    def forward(self, images):
+        return self.layer(images).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "says"),
+    [
+        (ChannelsLast(6), r"gives \(1, 4, 4, 6\) of a 32 x 32 image, channels last: expected \(batch, channels"),
+        (ChannelsLast(4), "channels last"),  # as many channels as rows and columns
+        (nn.Sequential(nn.Conv2d(3, 6, 8, stride=8), nn.Flatten(2)), r"gives \(1, 6, 16\)"),
+        (nn.Conv2d(3, 6, (8, 4), stride=(8, 4)), r"gives \(1, 6, 4, 8\)"),
+    ],
+)
+def test_a_trunk_without_a_grid_of_channels_is_refused(trunk, says):
+    with pytest.raises(UserError, match=says):
+        build("odd", trunk, GAP(), Cosine(), image_size=32)
+
+
+def test_as_many_channels_as_rows_and_columns_are_fine():
+    build("small", nn.Conv2d(3, 4, 8, stride=8), GAP(), Cosine(), image_size=32)

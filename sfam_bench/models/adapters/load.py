@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError, check_number
+from sfam_bench.errors import UserError, check_range
 from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
 from sfam_bench.models.adapters.codebases import CodeBase, reading
 from sfam_bench.models.adapters.head import Plain, head_of
@@ -19,6 +19,7 @@ from sfam_bench.models.build import build
 from sfam_bench.models.checkpoint import check_finite
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
+from sfam_bench.ranges import Count
 from sfam_bench.similarity import SimilarityFunction
 
 CLIP_HEAD = "proj"  # a matrix that CLIP multiplies its class token by
@@ -41,7 +42,7 @@ def checkpoint(
     layer: str | None = None,
     features: str | None = None,
     name: str | None = None,
-    image_size: int = 224,
+    image_size: Count = 224,
 ) -> SimilarityModel:
     """The model in a file of another code base; what is None or "auto" is found, or UserError says what to give.
 
@@ -49,7 +50,7 @@ def checkpoint(
     and `head_layers` its layers without entries, in order; `ignore` are names or patterns of modules that are no part
     of the model; `token`, `layer` and `features` are those of `trunk_and_tail`.
     """
-    check_number("model.image_size", image_size, 1)
+    check_range("model.image_size", image_size, Count)
     file = Path(path)
     found = reading(file, None if source == "auto" else source)
     state = without(found.state, ignore, file)
