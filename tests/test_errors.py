@@ -3,7 +3,7 @@
 import math
 import shlex
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from experiments.cli import one_line
 from sfam_bench.errors import UserError, check_choices, check_range
+from sfam_bench.ranges import NotNegative, Range
 
 
 @dataclass(frozen=True)

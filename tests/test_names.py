@@ -8,13 +8,13 @@ from sfam_bench.records import check_names
 
 @pytest.mark.parametrize("name", ["pair", "", " ", "a/b", "a\\b", " sfam", "sfam\n", "a\tb"])
 def test_explainers(name: str) -> None:
-    with pytest.raises(UserError, match="the explainer .*: choose another"):
+    with pytest.raises(UserError, match=r"the explainer .*: choose another"):
         check_names(["sfam", name], [])
 
 
 @pytest.mark.parametrize("name", ["s_full", "s_headless", "s_base_mean", "", "a/b"])
 def test_metrics(name: str) -> None:
-    with pytest.raises(UserError, match="the metric .*: choose another"):
+    with pytest.raises(UserError, match=r"the metric .*: choose another"):
         check_names([], ["deletion_mean", name])
 
 

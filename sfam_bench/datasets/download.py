@@ -187,8 +187,8 @@ def _check_size(archive: Path, size: int, target: Path) -> None:
     limit = max(SMALL, EXPANSION * archive.stat().st_size)
     if size > limit:
         raise UserError(
-            f"{archive} holds {archive.stat().st_size / 1e6:.0f} MB and would unpack to over {limit / 1e6:.0f} MB: it is "
-            "no archive of photos; delete it and download it again"
+            f"{archive} holds {archive.stat().st_size / 1e6:.0f} MB and would unpack to over {limit / 1e6:.0f} MB: it "
+            "is no archive of photos; delete it and download it again"
         )
     if size > (free := shutil.disk_usage(target).free):
         raise UserError(f"{archive} unpacks to {size / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB: make room")

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +52,6 @@ def build(
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
     return model
-
-
-def checked_grid(trunk: nn.Module, image_size: int) -> Tensor:
-    """What a trunk gives of a black image; UserError unless (batch, channels, rows, cols), channels last included.
-
-    Of a square image it must give a square grid; where channels, rows and cols are equal, a wide image tells.
-    """
-    grid: Tensor = trunk(torch.zeros(1, 3, image_size, image_size))
-    shape = grid.shape
-    fits = len(shape) == 4 and shape[2] == shape[3]
-    if fits and shape[1] == shape[2] > 1:
-        with suppress(Exception):  # not every network takes images that are not square
-            wide = trunk(torch.zeros(1, 3, image_size, 2 * image_size)).shape
-            fits = wide[1] == shape[1] and wide[3] > wide[2]
-    if not fits:
-        last = len(shape) == 4 and shape[1] == shape[2]
-        what = ", channels last" if last else ""
-        remedy = "move the channels, as with .permute(0, 3, 1, 2)" if last else "cut where the network has such a grid"
-        raise UserError(
-            f"the trunk gives {tuple(shape)} of a {image_size} x {image_size} image{what}: "
-            f"expected (batch, channels, rows, cols) with rows = cols: {remedy}"
-        )
-    return grid
 
 
 def backbone(

@@ -61,7 +61,7 @@ class Recipe:
     clip_norm: Positive | None = None
     clip_value: Positive | None = None
     freeze_batchnorm: bool = False
-    ema: Number | None = None
+    ema: float | int | None = None
     amp: Literal["no", "bfloat16", "float16"] = "no"
     compile: bool = False
     checkpoint_steps: Count = 200
