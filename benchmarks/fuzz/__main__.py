@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--count", type=int, default=150, help="inputs of each kind; copies of each file for damage: 100")
+    parser.add_argument(
+        "--count", type=int, default=150, help="inputs of each kind; copies of each file for damage: 100"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the one input of this number")
     parser.add_argument("--seconds", type=float, default=60, help="after which an attempt hangs")
@@ -31,11 +34,12 @@ def main() -> None:
     numbers = range(given.count) if given.only is None else [given.only]
     known = json.loads(given.out.read_text()) if given.out.is_file() else {}
     found = known.setdefault(given.key, {})
-    for kind in kinds:
-        found[kind] = campaign(kind, numbers, given.seed, given.seconds)
-        if given.only is None:
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="fuzz-shared-") as shared:
+        for kind in kinds:
+            found[kind] = campaign(kind, numbers, given.seed, given.seconds, Path(shared))
+            if given.only is None:
+                given.out.parent.mkdir(parents=True, exist_ok=True)
+                given.out.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(table({kind: found[kind] for kind in kinds}))
     if given.only is not None:
         print(json.dumps(found, indent=1, ensure_ascii=False))

@@ -14,7 +14,9 @@ RIGHT, REFUSED = "right", "refused"
 GOOD = (RIGHT, REFUSED)
 OUTCOMES = (*GOOD, "unhelpful", "traceback", "crash", "hang", "silent")
 # What Python and Hydra say where nobody has put it in words
-RAW = re.compile(r"Error in call to target|Error locating target|\b[A-Z]\w*(Error|Exception)\(|INTERNAL ASSERT|<class '")
+RAW = re.compile(
+    r"Error in call to target|Error locating target|\b[A-Z]\w*(Error|Exception)\(|INTERNAL ASSERT|<class '"
+)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ def damaged_header(networks: Networks, random: Random, folder: Path) -> Case:
     size = int.from_bytes(data[:8], "little")
     header, rest = json.loads(data[8 : 8 + size]), data[8 + size :]
     key = random.choice(sorted(name for name in header if name.endswith(".weight")))
-    how = random.choice(("flipped", "huge length", "other shape", "other type", "swapped", "beyond", "cut", "no header", "renamed"))
+    how = random.choice(
+        ("flipped", "huge length", "other shape", "other type", "swapped", "beyond", "cut", "no header", "renamed")
+    )
     if how == "flipped":
         at = random.randrange(8 + size)
         data = data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :]
@@ -68,9 +70,14 @@ def damaged_header(networks: Networks, random: Random, folder: Path) -> Case:
 def zipped(networks: Networks, random: Random, folder: Path) -> Case:
     """The archive of torch.save, rebuilt with something wrong."""
     path = saved(features(networks), folder, "whole.pth")
-    how = random.choice(("a member less", "a member cut", "compressed", "another pickle", "huge member", "no members", "doubled"))
+    how = random.choice(
+        ("a member less", "a member cut", "compressed", "another pickle", "huge member", "no members", "doubled")
+    )
     out = folder / "weights.pth"
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if how == "compressed" else 0) as new:
+    with (
+        zipfile.ZipFile(path) as old,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if how == "compressed" else 0) as new,
+    ):
         names = [] if how == "no members" else old.namelist()
         chosen = random.choice([name for name in old.namelist() if "/data/" in name])
         for name in names:
@@ -91,7 +98,9 @@ def zipped(networks: Networks, random: Random, folder: Path) -> Case:
 
 def code(networks: Networks, random: Random, folder: Path) -> Case:
     """Files that hold code: nothing of it may run."""
-    how = random.choice(("an entry", "beside", "old format", "plain pickle", "a module", "TorchScript", "numpy", "our name"))
+    how = random.choice(
+        ("an entry", "beside", "old format", "plain pickle", "a module", "TorchScript", "numpy", "our name")
+    )
     state: dict[str, Any] = dict(features(networks))
     path = folder / ("weights.safetensors" if how == "our name" else "weights.pth")
     if how == "an entry":
@@ -129,7 +138,21 @@ def shared_storage(networks: Networks, random: Random, folder: Path) -> Case:
 def other_kind(networks: Networks, random: Random, folder: Path) -> Case:
     """No file of weights, or one by a name of another kind."""
     state = {key: value.contiguous() for key, value in features(networks).items()}
-    how = random.choice(("torch as safetensors", "safetensors as pth", "no suffix", "bin", "gz", "empty", "folder", "missing", "JSON", "npz", "link"))
+    how = random.choice(
+        (
+            "torch as safetensors",
+            "safetensors as pth",
+            "no suffix",
+            "bin",
+            "gz",
+            "empty",
+            "folder",
+            "missing",
+            "JSON",
+            "npz",
+            "link",
+        )
+    )
     suffix = {"torch as safetensors": ".safetensors", "no suffix": "", "bin": ".bin", "gz": ".pth.gz"}.get(how, ".pth")
     path = folder / f"weights{suffix}"
     known = networks.pooled

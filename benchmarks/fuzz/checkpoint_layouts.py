@@ -1,4 +1,4 @@
-"""Files of weights that are whole, and laid out as other people do: prefixes, heads, wrappers, entries too many or few."""
+"""Files of weights that are whole, and laid out as other people do: prefixes, wrappers, entries."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -62,79 +62,11 @@ def saved(content: Any, folder: Path, name: str = "weights.pth") -> Path:
     return folder / name
 
 
-def head(networks: Networks, module: nn.Module, pooled: Tensor | None = None) -> Tensor:
-    """What a head makes of the pooled features."""
-    with torch.no_grad():
-        found: Tensor = module.eval()(networks.pooled if pooled is None else pooled)
-        return found
-
-
 def prefixes(networks: Networks, random: Random, folder: Path) -> Case:
     """The body behind a prefix."""
     prefix = random.choice(PREFIXES)
     path = saved(features(networks, prefix), folder)
     return Case(f"body under '{prefix}'", path, networks.pooled, sound=True)
-
-
-def linear_heads(networks: Networks, random: Random, folder: Path) -> Case:
-    """A linear head by any name: used, or asked for."""
-    name = random.choice(("embedder", "embedding", "projection", "fc", "head", "classifier.1", "net.fc", "proj", "last_linear"))
-    layer, prefix = nn.Linear(1280, random.choice((64, 128, 512))), random.choice(("", "model.", "backbone."))
-    before = random.choice((prefix, ""))
-    path = saved({**features(networks, prefix), **under(f"{before}{name}.", layer.state_dict())}, folder)
-    given = random.random() < 0.3
-    what = f"body under '{prefix}', {before}{name}: {layer}{', model.head given' if given else ''}"
-    return Case(what, path, head(networks, layer), {"head": name} if given else {}, names=(name,))
-
-
-def classifier(networks: Networks, random: Random, folder: Path) -> Case:
-    """The classifier of ImageNet is no embedding."""
-    return Case("body and its classifier of 1000", saved(networks.body.state_dict(), folder), networks.pooled)
-
-
-def deep_heads(networks: Networks, random: Random, folder: Path) -> Case:
-    """Heads of several layers, some of which leave no entries: right, or asked for."""
-    heads: dict[str, nn.Module] = {
-        "Dropout, Linear": nn.Sequential(nn.Dropout(), nn.Linear(1280, 64)),
-        "Linear, ReLU, Linear": nn.Sequential(nn.Linear(1280, 96), nn.ReLU(), nn.Linear(96, 64)),
-        "Linear, Dropout, Linear": nn.Sequential(nn.Linear(1280, 96), nn.Dropout(), nn.Linear(96, 64)),
-        "Linear, GELU, Linear": nn.Sequential(nn.Linear(1280, 96), nn.GELU(), nn.Linear(96, 64)),
-        "Linear, ReLU, Dropout, Linear": nn.Sequential(nn.Linear(1280, 96), nn.ReLU(), nn.Dropout(), nn.Linear(96, 64)),
-        "LayerNorm, Linear": nn.Sequential(nn.LayerNorm(1280), nn.Linear(1280, 64)),
-        "Linear, BatchNorm, ReLU, Linear": nn.Sequential(
-            nn.Linear(1280, 96), nn.BatchNorm1d(96), nn.ReLU(), nn.Linear(96, 64)
-        ),
-        "Linear, Tanh": nn.Sequential(nn.Linear(1280, 64), nn.Tanh()),
-        "ReLU, Linear": nn.Sequential(nn.ReLU(), nn.Linear(1280, 64)),
-        "Flatten, Linear": nn.Sequential(nn.Flatten(), nn.Linear(1280, 64)),
-        "Linear, Linear": nn.Sequential(nn.Linear(1280, 96), nn.Linear(96, 64)),
-    }
-    name, module = random.choice(sorted(heads.items()))
-    place = random.choice(("embedder", "projection", "head"))
-    path = saved({**features(networks, "backbone."), **under(f"{place}.", module.state_dict())}, folder)
-    options = {"head": place} if place == "head" else {}
-    # Tanh leaves no entry at all: nobody can know of it
-    expected = head(networks, module[0] if "Tanh" in name else module)  # type: ignore[index]
-    return Case(f"{place}: {name}", path, expected, options, names=(place,))
-
-
-def token_heads(networks: Networks, random: Random, folder: Path) -> Case:
-    """A vision transformer with a head."""
-    module = random.choice((nn.Linear(192, 32), nn.Sequential(nn.Dropout(0.1), nn.Linear(192, 32)), None))
-    state = under("backbone.", networks.vit.state_dict())
-    state |= {} if module is None else under("embedder.", module.state_dict())
-    how = random.choice(("as it is", "without norm", "positions of 384 px", "float16"))
-    if how == "without norm":
-        state = {key: value for key, value in state.items() if not key.startswith("backbone.norm.")}
-    elif how == "positions of 384 px":
-        state["backbone.pos_embed"] = torch.rand(1, 577, 192)
-    elif how == "float16":
-        state = {key: value.half() for key, value in state.items()}
-    expected = networks.token if module is None else head(networks, module, networks.token)
-    known = None if how in ("without norm", "positions of 384 px") else expected
-    options = {"backbone": "timm/vit_tiny_patch16_224"}
-    tolerance = 2e-2 if how == "float16" else 1e-3
-    return Case(f"ViT, embedder {module}, {how}", saved(state, folder), known, options, large=True, tolerance=tolerance)
 
 
 def several(networks: Networks, random: Random, folder: Path) -> Case:
@@ -147,19 +79,27 @@ def several(networks: Networks, random: Random, folder: Path) -> Case:
         state["queue"] = torch.rand(4, 4)
     if random.random() < 0.6:
         path = saved(state, folder)
-        return Case(f"networks under '{one}' and '{two}', the first is asked for", path, networks.pooled, {"prefix": one})
+        return Case(
+            f"networks under '{one}' and '{two}', the first is asked for", path, networks.pooled, {"prefix": one}
+        )
     return Case(f"networks under '{one}' and '{two}'", saved(state, folder), None, names=(two,))
 
 
 def entries(networks: Networks, random: Random, folder: Path) -> Case:
     """One entry is missing, foreign, renamed, of another shape or type, or not finite."""
     own = random.random() < 0.4
-    state = {key: value.clone() for key, value in networks.own.state_dict().items()} if own else features(networks, "model.")
+    state = (
+        {key: value.clone() for key, value in networks.own.state_dict().items()}
+        if own
+        else features(networks, "model.")
+    )
     expected = networks.embedded if own else networks.pooled
     floats = [key for key, value in state.items() if value.is_floating_point()]
     key, known = random.choice(floats), None
     ways = ("missing", "renamed", "longer", "transposed", "scalar", "NaN", "infinite", "integers", "complex", "foreign")
-    how = random.choice((*ways, "float16", "bfloat16", "float64", "variance below 0", "no counters", "empty", "None", "a list"))
+    how = random.choice(
+        (*ways, "float16", "bfloat16", "float64", "variance below 0", "no counters", "empty", "None", "a list")
+    )
     content: dict[str, Any] = dict(state)
     if how == "missing":
         del content[key]
@@ -167,7 +107,12 @@ def entries(networks: Networks, random: Random, folder: Path) -> Case:
         content[f"{key}_"] = content.pop(key)
     elif how in ("longer", "transposed", "scalar", "empty"):
         value = state[key]
-        shapes = {"longer": torch.cat([value, value]), "transposed": value.flatten()[None], "scalar": value.mean(), "empty": value[:0]}
+        shapes = {
+            "longer": torch.cat([value, value]),
+            "transposed": value.flatten()[None],
+            "scalar": value.mean(),
+            "empty": value[:0],
+        }
         content[key] = shapes[how]
     elif how in ("NaN", "infinite"):
         content[key].view(-1)[0] = torch.nan if how == "NaN" else torch.inf
@@ -199,8 +144,15 @@ def wrappers(networks: Networks, random: Random, folder: Path) -> Case:
     optimiser = torch.optim.AdamW([weight])
     weight.grad = torch.ones(3)
     optimiser.step()
-    beside: dict[str, Any] = {"epoch": 3, "optimizer": optimiser.state_dict(), "args": {"lr": 0.1}, "best": torch.tensor(0.5)}
-    name = random.choice(("state_dict", "model", "model_state_dict", "net", "weights", "params", "state", "teacher", "ema"))
+    beside: dict[str, Any] = {
+        "epoch": 3,
+        "optimizer": optimiser.state_dict(),
+        "args": {"lr": 0.1},
+        "best": torch.tensor(0.5),
+    }
+    name = random.choice(
+        ("state_dict", "model", "model_state_dict", "net", "weights", "params", "state", "teacher", "ema")
+    )
     content: Any = {name: state, **beside}
     how = random.choice(("beside an optimiser", "nested twice", "in a list", "flat beside an optimiser", "two of them"))
     if how == "nested twice":
@@ -221,15 +173,19 @@ def options(networks: Networks, random: Random, folder: Path) -> Case:
         (
             *(("head", value) for value in ("nowhere", "features", "", "features.0")),
             *(("prefix", value) for value in ("nope.", "feat", "features.")),
-            *(("backbone", value) for value in ("timm/no_such", "resnet18", "torchvision/", "nobody/resnet18", "torchvision/resnet50")),
+            *(
+                ("backbone", value)
+                for value in ("timm/no_such", "resnet18", "torchvision/", "nobody/resnet18", "torchvision/resnet50")
+            ),
             *(("layer", value) for value in ("layer9", "", "features.99")),
             *(("source", value) for value in ("proxy", "plain ")),
             ("token", "class"),
         )
     )
     names = (key, *filter(None, str(value).split("/")))
-    return Case(f"sound file, model.{key}={value!r}", saved(features(networks), folder), None, {key: value}, names=names)
+    return Case(
+        f"sound file, model.{key}={value!r}", saved(features(networks), folder), None, {key: value}, names=names
+    )
 
 
-WAYS: tuple[Way, ...] = (linear_heads, deep_heads, entries, several, wrappers, entries, linear_heads, prefixes, deep_heads)
-WAYS += (entries, token_heads, options, classifier)
+WAYS: tuple[Way, ...] = (prefixes, entries, several, wrappers, entries, options, entries)

@@ -1,6 +1,5 @@
 """Broken files of weights: other layouts, missing and foreign entries, damaged containers, code."""
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -10,9 +9,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from benchmarks.fuzz import checkpoint_files, checkpoint_layouts
+from benchmarks.fuzz import checkpoint_files, checkpoint_heads, checkpoint_layouts
 from benchmarks.fuzz.attempt import Attempt
-from benchmarks.fuzz.checkpoint_layouts import Case, Networks
+from benchmarks.fuzz.checkpoint_layouts import Networks, Way
 from experiments.settings import build as configured
 from sfam_bench.errors import UserError
 from sfam_bench.models.build import build
@@ -22,7 +21,11 @@ from sfam_bench.models.poolings import GAP
 from sfam_bench.similarity import Cosine
 
 COSINE = {"_target_": "sfam_bench.similarity.Cosine"}
-WAYS: tuple[Callable[[Networks, Random, Path], Case], ...] = (*checkpoint_layouts.WAYS, *checkpoint_files.WAYS)
+WAYS: tuple[Way, ...] = (
+    *checkpoint_heads.WAYS,
+    *checkpoint_layouts.WAYS,
+    *checkpoint_files.WAYS,
+)
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -50,10 +53,6 @@ def networks() -> Networks:
         large = torch.rand(2, 3, 224, 224)
         token = vit((large - 0.5) / 0.5)
         return Networks(body, vit, own, images, large, pooled, token, own(images))
-
-
-def prepare(folder: Path) -> None:
-    """Each attempt makes its own file."""
 
 
 def attempt(number: int, random: Random, shared: Path, folder: Path) -> Attempt:

@@ -17,8 +17,14 @@ COPIES = 100
 FILES: tuple[tuple[str, str, Reader], ...] = (
     *(("run", name, readers.keep) for name in ("pairs.parquet", "manifest.json", "config.yaml")),
     *(("run", name, readers.keep) for name in ("records/00001.parquet", "curves/00001.parquet", "maps/00001.npz")),
-    *(("plan", name, readers.planned) for name in ("plan.json", "gallery.safetensors", "pairs.parquet", "manifest.json")),
-    *(("training", f"checkpoints/*/{name}", readers.training) for name in ("state.json", "learning.pt", "model.safetensors")),
+    *(
+        ("plan", name, readers.planned)
+        for name in ("plan.json", "gallery.safetensors", "pairs.parquet", "manifest.json")
+    ),
+    *(
+        ("training", f"checkpoints/*/{name}", readers.training)
+        for name in ("state.json", "learning.pt", "model.safetensors")
+    ),
     *(("train", name, readers.trained) for name in ("model.safetensors", "model.json")),
 )
 

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from benchmarks.fuzz import data_files, layouts
+from benchmarks.fuzz import data_files, data_tables, data_values, layouts
 from benchmarks.fuzz.attempt import Attempt, Heard
-from benchmarks.fuzz.data_tables import CHANGES, Broken, Change
+from benchmarks.fuzz.broken_table import Broken, Change
 from benchmarks.fuzz.expected import Judge, Read, same
 from benchmarks.fuzz.layouts import Layout, Snapshot
 
@@ -31,27 +31,30 @@ def in_table(layout: Layout, truth: Snapshot, random: Random, change: Change, ro
     return f"{name}: {what}", judge, (name, f"{before} at", f"{broken.table.path.parent}/", *sorted(rows - {""}))
 
 
-ROLES: dict[Callable[[Path], Layout], str] = {layouts.cub: "paths labels classes boxes", layouts.sop: "train", layouts.oml: "csv"}
+ROLES: dict[Callable[[Path], Layout], str] = {
+    layouts.cub: "paths labels classes boxes",
+    layouts.sop: "train",
+    layouts.oml: "csv",
+}
 TABLES: tuple[tuple[Way, list[Callable[[Path], Layout]]], ...] = tuple(
     (
         partial(in_table, change=change, roles=roles),
         [make for make, has in ROLES.items() if not roles or set(roles) & set(has.split())],
     )
-    for change, roles in CHANGES
+    for change, roles in (*((change, ()) for change in data_tables.CHANGES), *data_values.CHANGES)
 )
 LAYOUTS: tuple[tuple[Callable[[Path], Layout], Way], ...] = (
     *((make, way) for way, makes in TABLES for make in makes),
     *((make, data_files.image_file) for make in (layouts.cub, layouts.sop, layouts.oml, layouts.cars, layouts.own)),
     *((make, data_files.mask_file) for make in (layouts.cub, layouts.own, layouts.own)),
-    *((layouts.cars, way) for way in (data_files.mat_bytes,) * 4 + (data_files.mat_content,) * 4 + (data_files.mat_file,) * 2),
+    *(
+        (layouts.cars, way)
+        for way in (data_files.mat_bytes,) * 4 + (data_files.mat_content,) * 4 + (data_files.mat_file,) * 2
+    ),
     *((layouts.own, data_files.own_index) for _ in range(6)),
     *((layouts.cub, data_files.class_folders) for _ in range(2)),
     *((make, unchanged) for make in (layouts.cub, layouts.sop, layouts.oml, layouts.cars, layouts.own)),
 )
-
-
-def prepare(folder: Path) -> None:
-    """Each attempt makes its own folder."""
 
 
 def attempt(number: int, random: Random, shared: Path, folder: Path) -> Attempt:

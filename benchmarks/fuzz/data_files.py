@@ -26,14 +26,32 @@ def huge_png() -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def image_file(layout: Layout, truth: Snapshot, random: Random) -> tuple[str, Judge, tuple[str, ...]]:
     """One image is not what it was."""
     name = random.choice(sorted(truth))
     path, data = layout.images[name], layout.images[name].read_bytes()
-    ways = ("missing", "empty", "cut", "text", "folder", "pipe", "huge", "dangling", "link out", "link in", "PNG", "RGBA")
+    ways = (
+        "missing",
+        "empty",
+        "cut",
+        "text",
+        "folder",
+        "pipe",
+        "huge",
+        "dangling",
+        "link out",
+        "link in",
+        "PNG",
+        "RGBA",
+    )
     how = random.choice(ways)
     path.unlink()
     outside = layout.home.parent / "outside" / path.name
@@ -67,13 +85,19 @@ def mask_file(layout: Layout, truth: Snapshot, random: Random) -> tuple[str, Jud
     """One mask is not what it was."""
     name = random.choice(sorted(truth))
     path = layout.masks[name]
-    how = random.choice(("0 and 1", "missing", "cut", "another size", "text", "RGBA", "bits", "16 bits", "empty", "link out"))
+    how = random.choice(
+        ("0 and 1", "missing", "cut", "another size", "text", "RGBA", "bits", "16 bits", "empty", "link out")
+    )
     data, pixels = path.read_bytes(), np.asarray(PIL.Image.open(path))
     judge = refused()
     path.unlink()
     if how in ("0 and 1", "RGBA", "bits", "16 bits"):
         light = pixels > 0
-        modes = {"0 and 1": light.astype(np.uint8), "16 bits": light.astype(np.uint16) * 65535, "bits": light}
+        modes: dict[str, np.ndarray] = {
+            "0 and 1": light.astype(np.uint8),
+            "16 bits": light.astype(np.uint16) * 65535,
+            "bits": light,
+        }
         image = PIL.Image.fromarray(pixels).convert("RGBA") if how == "RGBA" else PIL.Image.fromarray(modes[how])
         image.save(path)
         judge = same(truth)
@@ -112,19 +136,27 @@ def mat_content(layout: Layout, truth: Snapshot, random: Random) -> tuple[str, J
     row[key] = random.choice(values[key])
     annotate(path, "relative_im_path", rows, class_names=np.array(CAR_NAMES, dtype=object)[None])
     harmless = key == "test"  # of the split by image, which is not asked for
-    return f"annotations: {key} is {row[key]!r}", same(truth) if harmless else refused(), (path.name, "/outside.jpg", "hostname", "image '0")
+    return (
+        f"annotations: {key} is {row[key]!r}",
+        same(truth) if harmless else refused(),
+        (path.name, "/outside.jpg", "hostname", "image '0"),
+    )
 
 
 def mat_file(layout: Layout, truth: Snapshot, random: Random) -> tuple[str, Judge, tuple[str, ...]]:
     """The .mat file is none, or lacks what is read of it."""
     path = layout.mats["annotations"]
-    how = random.choice(("empty", "folder", "HDF5", "text", "no class_names", "no annotations", "no class", "few names"))
+    how = random.choice(
+        ("empty", "folder", "HDF5", "text", "no class_names", "no annotations", "no class", "few names")
+    )
     rows = [{**car(at, label), "file": f"car_ims/{at + 1:06d}.jpg"} for at, label in enumerate(sorted(CLASSES * EACH))]
     path.unlink()
     if how == "folder":
         path.mkdir()
     elif how in ("empty", "HDF5", "text"):
-        path.write_bytes({"empty": b"", "HDF5": b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "text": b"1 2"}[how])
+        path.write_bytes(
+            {"empty": b"", "HDF5": b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "text": b"1 2"}[how]
+        )
     else:
         kept = [{k: v for k, v in row.items() if how != "no class" or k != "class"} for row in rows]
         names = np.array(CAR_NAMES[: 3 if how == "few names" else None], dtype=object)[None]
@@ -145,7 +177,14 @@ def own_index(layout: Layout, truth: Snapshot, random: Random) -> tuple[str, Jud
     at = random.choice(list(table.index))
     values: dict[str, list[Any]] = {
         "label": [-1, 1.5, None, "one", np.nan],
-        "box": [(22.0, 3.0, 2.0, 20.0), (np.nan,) * 4, (0.0, 0.0, np.inf, 9.0), (100.0, 100.0, 120.0, 120.0), (1.0, 2.0), "box"],
+        "box": [
+            (22.0, 3.0, 2.0, 20.0),
+            (np.nan,) * 4,
+            (0.0, 0.0, np.inf, 9.0),
+            (100.0, 100.0, 120.0, 120.0),
+            (1.0, 2.0),
+            "box",
+        ],
         "path": ["../photos/00.png", "/etc/hostname", None, 3],
         "split": ["validation", None, "Train"],
         "mask_path": ["../photos/00.png", "/etc/hostname", 5],
@@ -170,7 +209,9 @@ def class_folders(layout: Layout, truth: Snapshot, random: Random) -> tuple[str,
         (layout.home / name).unlink()
     folders = sorted((layout.home / "images").iterdir())
     folder = random.choice(folders)
-    how = random.choice(("as it is", "a link out", "without a number", "number 000", "twice the number", "empty", "a file"))
+    how = random.choice(
+        ("as it is", "a link out", "without a number", "number 000", "twice the number", "empty", "a file")
+    )
     judge: Judge = content(truth)
     images = {name for name, path in layout.images.items() if path.parent == folder}
     rest = content({name: row for name, row in truth.items() if name not in images})
@@ -193,5 +234,3 @@ def class_folders(layout: Layout, truth: Snapshot, random: Random) -> tuple[str,
             folder.write_text("no folder")
         judge = rest
     return f"class folders: {folder.name} {how}", judge, (folder.name, "Some_bird", str(Path(folder.parent)))
-
-

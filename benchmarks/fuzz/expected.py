@@ -66,8 +66,14 @@ def shorter(truth: Snapshot) -> Judge:
     def judge(read: Read) -> str:
         but = (BOX, FOREGROUND)
         rows = {name: row for name, row in read[0].items() if row != truth.get(name)}
-        odd = [name for name, row in rows.items() if name not in truth or not alike(row, truth[name], but) or not row[BOX]]
-        return difference({name: truth[name] for name in read[0] if name in truth}, read[0]) if odd or len(rows) > 1 else ""
+        odd = [
+            name for name, row in rows.items() if name not in truth or not alike(row, truth[name], but) or not row[BOX]
+        ]
+        return (
+            difference({name: truth[name] for name in read[0] if name in truth}, read[0])
+            if odd or len(rows) > 1
+            else ""
+        )
 
     return judge
 

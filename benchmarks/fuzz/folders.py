@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
-from benchmarks.fuzz.isolation import forked
+from benchmarks.fuzz.isolation import Work, forked
 from benchmarks.fuzz.scripts import script
 from sfam_bench.store import RunStore
 from sfam_bench.training.checkpoint import Checkpoints
@@ -22,11 +22,30 @@ PAIRS = ("pairs.kinds=[random_positive,partial_match]", "pairs.count=4", "steps.
 METHODS = ("explainer=[sfam,lafam,chance]", "metric=[deletion,selectivity]", "min_range=1e-9", "full_share=0")
 KEPT = ("maps.save=true", "maps.pictures=1", "passes.mode=eager", "passes.cache=null", "recall_at=[1]")
 EVALUATE = (*TINY, *PAIRS, *METHODS, *KEPT)
-TRAIN = (*TINY, "train.epochs=4", "train.batch_size=40", "train.per_class=1", "train.checkpoint_steps=3", "recall_at=[1]")
+TRAIN = (
+    *TINY,
+    "train.epochs=4",
+    "train.batch_size=40",
+    "train.per_class=1",
+    "train.checkpoint_steps=3",
+    "recall_at=[1]",
+)
 LONG = 240.0  # seconds for one step of the preparation
 KEYS = ["dataset", "model", "target", "explainer", "metric", "query_id", "reference_id"]
 # Of a manifest: when and how fast it was made, and the digest of all that
-VOLATILE = {"created", "cost", "passes", "sha256", "sealed", "git", "versions", "merged", "code", "digests", "passes_per_pair"}
+VOLATILE = {
+    "created",
+    "cost",
+    "passes",
+    "sha256",
+    "sealed",
+    "git",
+    "versions",
+    "merged",
+    "code",
+    "digests",
+    "passes_per_pair",
+}
 SPEED = ("cost_milliseconds",)
 
 
@@ -50,7 +69,7 @@ def interrupted(owner: Any, name: str, calls: int, work: Callable[[], Any]) -> N
     done(killed)
 
 
-def done(work: Callable[[Callable[[str], None]], None]) -> None:
+def done(work: Work) -> None:
     """Do a step of the preparation in a process of its own."""
     if (status := forked(work, LONG)[1]) != 0:
         raise RuntimeError(f"a step of the preparation failed: {status}")
@@ -67,19 +86,23 @@ def prepare(shared: Path) -> None:
     (shared / "home").mkdir()
     os.environ["HOME"] = str(shared / "home")
     os.chdir(shared)
-    done(lambda _: script("train", *TRAIN, f"run_dir={shared / 'train'}") and None)
+    done(lambda _: script("train", *TRAIN, f"run_dir={shared / 'train'}"))
     interrupted(Checkpoints, "write", 2, lambda: script("train", *TRAIN, f"run_dir={shared / 'training'}"))
     interrupted(RunStore, "write_shard", 1, lambda: evaluate(shared / "unfinished", shared))
-    done(lambda _: evaluate(shared / "run", shared) and None)
-    done(lambda _: evaluate(shared / "other", shared, "seed=1", "model.name=another") and None)
+    done(lambda _: evaluate(shared / "run", shared))
+    done(lambda _: evaluate(shared / "other", shared, "seed=1", "model.name=another"))
     checkpoint = f"model.checkpoint={shared / 'train' / 'model.safetensors'}"
-    done(lambda _: script("submit", "verb=plan", *EVALUATE, checkpoint, "shards=2", f"run_dir={shared / 'plan'}") and None)
-    done(lambda _: script("report", f"runs=[{shared / 'run'}]", f"out={shared / 'report'}") and None)
-    done(lambda _: script("keep", f"run={shared / 'run'}", f"out={shared / 'kept'}", "pictures=9") and None)
+    done(
+        lambda _: (
+            script("submit", "verb=plan", *EVALUATE, checkpoint, "shards=2", f"run_dir={shared / 'plan'}") and None
+        )
+    )
+    done(lambda _: script("report", f"runs=[{shared / 'run'}]", f"out={shared / 'report'}"))
+    done(lambda _: script("keep", f"run={shared / 'run'}", f"out={shared / 'kept'}", "pictures=9"))
     for name in ("planned", "continued"):
         shutil.copytree(shared / {"planned": "plan", "continued": "training"}[name], shared / name)
     done(lambda _: compute(shared / "planned"))
-    done(lambda _: script("train", *TRAIN, f"run_dir={shared / 'continued'}", "resume=true") and None)
+    done(lambda _: script("train", *TRAIN, f"run_dir={shared / 'continued'}", "resume=true"))
     whole, again = (load_file(shared / name / "model.safetensors") for name in ("train", "continued"))
     if any((whole[name] != again[name]).any() for name in whole):
         raise RuntimeError("a resumed training is not the uninterrupted one")
@@ -105,8 +128,12 @@ def frame(path: Path) -> pd.DataFrame:
 
 def records(root: Path) -> pd.DataFrame:
     """All records of a folder, merged or not."""
-    paths = [root / "records.parquet"] if (root / "records.parquet").is_file() else sorted((root / "records").glob("[0-9]*.parquet"))
-    found = pd.concat([pd.read_parquet(path) for path in paths]).astype({name: str for name in KEYS})
+    paths = (
+        [root / "records.parquet"]
+        if (root / "records.parquet").is_file()
+        else sorted((root / "records").glob("[0-9]*.parquet"))
+    )
+    found = pd.concat([pd.read_parquet(path) for path in paths]).astype(dict.fromkeys(KEYS, str))
     return found.sort_values(KEYS).reset_index(drop=True)
 
 
@@ -143,7 +170,11 @@ def unequal(found: dict[str, Any], truth: dict[str, Any]) -> str:
     """The first thing that differs between two mappings."""
     for name in sorted(found.keys() | truth.keys()):
         if found.get(name) != truth.get(name):
-            return f"{name} differs" if name in found and name in truth else f"{name} is {'new' if name in found else 'lost'}"
+            return (
+                f"{name} differs"
+                if name in found and name in truth
+                else f"{name} is {'new' if name in found else 'lost'}"
+            )
     return ""
 
 

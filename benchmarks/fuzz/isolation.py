@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from benchmarks.fuzz.attempt import Attempt, Outcome, judge
 
+Work = Callable[[Callable[[str], None]], Any]  # is given what tells a line
 MEMORY = 6 << 30  # bytes that an attempt may take beyond what it began with
 
 
@@ -36,7 +37,7 @@ def isolated(make: Callable[[Path], Attempt], seconds: float) -> tuple[str, Outc
     return what, Outcome("crash", f"exit code {os.waitstatus_to_exitcode(status)} without a result")
 
 
-def forked(work: Callable[[Callable[[str], None]], None], seconds: float) -> tuple[list[str], int | None]:
+def forked(work: Work, seconds: float) -> tuple[list[str], int | None]:
     """Lines that `work` told from its own process, and its exit status; no status where it had to be killed."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
@@ -57,7 +58,7 @@ def forked(work: Callable[[Callable[[str], None]], None], seconds: float) -> tup
     return text.decode().splitlines(), status
 
 
-def _work(work: Callable[[Callable[[str], None]], None], writing: int) -> NoReturn:
+def _work(work: Work, writing: int) -> NoReturn:
     """In the child: never returns."""
     code = 1
     try:

@@ -145,7 +145,9 @@ def sop(home: Path) -> Layout:
     columns = ("image_id", "class_id", "super_class_id", "path")
     for side, found in rows.items():
         lines(home / f"Ebay_{side}.txt", [" ".join(columns), *found])
-    tables = {side: Table(home / f"Ebay_{side}.txt", header=True, columns=("id", "label", "super", "path")) for side in rows}
+    tables = {
+        side: Table(home / f"Ebay_{side}.txt", header=True, columns=("id", "label", "super", "path")) for side in rows
+    }
     return Layout("sop", home, lambda: official("sop.sop", root=str(home), name="mine"), images, tables)
 
 

@@ -8,7 +8,9 @@ from safetensors.numpy import load_file
 from benchmarks.fuzz.folders import TRAIN, compute, contents, evaluate, facts, other_records, tables, unequal
 from benchmarks.fuzz.scripts import script
 
-Reader = Callable[[Path, Path, Path], Callable[[], str]]  # the folder, what is shared, where to write: reads, then compares
+Reader = Callable[
+    [Path, Path, Path], Callable[[], str]
+]  # the folder, what is shared, where to write: reads, then compares
 
 
 def report(root: Path, shared: Path, out: Path) -> Callable[[], str]:

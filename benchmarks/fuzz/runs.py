@@ -51,7 +51,9 @@ def exchanged(root: Path, random: Random, other: Path) -> tuple[Path, str]:
 def foreign(root: Path, random: Random, other: Path) -> tuple[Path, str]:
     """One file holds something else altogether."""
     path = random.choice(files(root))
-    how = random.choice(("another table", "empty", "text", "a folder", "a table without rows", "a link to itself", "a pipe"))
+    how = random.choice(
+        ("another table", "empty", "text", "a folder", "a table without rows", "a link to itself", "a pipe")
+    )
     rows = pd.DataFrame({"a": [1, 2], "query_id": ["x", "y"]})
     path.unlink()
     if how == "a folder":
@@ -71,7 +73,9 @@ def in_json(root: Path, random: Random, other: Path) -> tuple[Path, str]:
     """A JSON file is well-formed and says something else."""
     path = random.choice(files(root, ".json"))
     content, text = json.loads(path.read_text()), path.read_text()
-    how = random.choice(("another type", "another number", "a key less", "deep", "a list", "twice a key", "NaN", "no UTF-8", "edited"))
+    how = random.choice(
+        ("another type", "another number", "a key less", "deep", "a list", "twice a key", "NaN", "no UTF-8", "edited")
+    )
     key = random.choice([name for name in content if name not in ("sha256", "sealed")])
     value = content[key]
     if how == "another type":
@@ -100,7 +104,7 @@ def in_json(root: Path, random: Random, other: Path) -> tuple[Path, str]:
 def leaves(value: Any) -> list[tuple[Any, Any]]:
     """Each plain value in a tree, by what holds it and its key there."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = []
+    found: list[tuple[Any, Any]] = []
     for key, item in items:
         found += leaves(item) if isinstance(item, dict | list) else [(value, key)]
     return found
@@ -131,7 +135,7 @@ FOLDERS = ("run", "plan", "run", "unfinished", "training", "run", "train", "plan
 def attempt(number: int, random: Random, shared: Path, folder: Path) -> Attempt:
     """Break the folder of this number, and read it in one of the ways that there are."""
     name = FOLDERS[number % len(FOLDERS)]
-    root, way = folder / name, WAYS[number // len(FOLDERS) % len(WAYS)]
+    root, way = folder / name, WAYS[(number // len(FOLDERS) + number % len(FOLDERS)) % len(WAYS)]
     shutil.copytree(shared / name, root)
     path, what = way(root, random, shared / ("train" if name.startswith("train") else "other"))
     reader = random.choice(READERS[name])
