@@ -46,5 +46,5 @@ def attempt(number: int, random: Random, shared: Path, folder: Path) -> Attempt:
         f"{reader.__name__} {name}/{what}",
         lambda: reader(root, shared, folder / "out"),
         lambda compare: compare(),
-        (path.name, path.stem, f"{path.parent.name}/"),
+        (path.name, path.stem, f"{path.parent.name}/", "step-"),
     )

@@ -139,7 +139,7 @@ def attempt(number: int, random: Random, shared: Path, folder: Path) -> Attempt:
     shutil.copytree(shared / name, root)
     path, what = way(root, random, shared / ("train" if name.startswith("train") else "other"))
     reader = random.choice(READERS[name])
-    names = (path.name, f"{path.parent.name}/", path.stem, "unfinished", "missing batch")
+    names = (path.name, f"{path.parent.name}/", path.stem, "unfinished", "missing batch", "step-")
     return Attempt(
         f"{reader.__name__} {path.relative_to(folder)}: {what}",
         lambda: reader(root, shared, folder / "out"),
