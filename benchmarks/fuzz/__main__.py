@@ -18,7 +18,7 @@ def main() -> None:
     from benchmarks.fuzz.campaign import KINDS, campaign, table  # imports torch
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default=",".join(KINDS), help="each with a count of its own if any, as in data:12")
     parser.add_argument(
         "--count", type=int, default=150, help="inputs of each kind; copies of each file for damage: 100"
     )
@@ -28,19 +28,21 @@ def main() -> None:
     parser.add_argument("--key", default="after", help="under which the counts stand in the JSON file: before or after")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    kinds = given.kinds.split(",")
-    if unknown := set(kinds) - set(KINDS):
+    counts = {
+        name: int(own or given.count) for name, _, own in (kind.partition(":") for kind in given.kinds.split(","))
+    }
+    if unknown := counts.keys() - set(KINDS):
         parser.error(f"no kind {', '.join(unknown)}: choose among {', '.join(KINDS)}")
-    numbers = range(given.count) if given.only is None else [given.only]
     known = json.loads(given.out.read_text()) if given.out.is_file() else {}
     found = known.setdefault(given.key, {})
     with tempfile.TemporaryDirectory(prefix="fuzz-shared-") as shared:
-        for kind in kinds:
+        for kind, count in counts.items():
+            numbers = range(count) if given.only is None else [given.only]
             found[kind] = campaign(kind, numbers, given.seed, given.seconds, Path(shared))
             if given.only is None:
                 given.out.parent.mkdir(parents=True, exist_ok=True)
                 given.out.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(table({kind: found[kind] for kind in kinds}))
+    print(table({kind: found[kind] for kind in counts}))
     if given.only is not None:
         print(json.dumps(found, indent=1, ensure_ascii=False))
 
