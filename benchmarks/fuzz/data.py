@@ -28,7 +28,11 @@ def in_table(layout: Layout, truth: Snapshot, random: Random, change: Change, ro
     name = broken.table.path.name
     before = broken.table.path.with_suffix("").name
     rows = {cell for row in broken.cells for cell in row if len(cell) > 3} | {f"'{row[0]}'" for row in broken.cells}
-    return f"{name}: {what}", judge, (name, f"{before} at", f"{broken.table.path.parent}/", *sorted(rows - {""}))
+    return (
+        f"{name}: {what}",
+        judge,
+        (name, f"{before} at", f"{broken.table.path.parent}/", f"at {layout.home}", *sorted(rows - {""})),
+    )
 
 
 ROLES: dict[Callable[[Path], Layout], str] = {

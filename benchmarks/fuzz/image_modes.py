@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 SIDE = 64
-Way = Callable[[np.ndarray, Random, Path], tuple[str, Any, np.ndarray | None]]  # words, picture, what it shows
+Way = Callable[[np.ndarray, Random, Path], tuple[str, Any, Any]]  # words, picture, what it shows
 
 
 def pixels() -> np.ndarray:
@@ -34,7 +34,7 @@ def options(webp: bool) -> dict[str, Any]:
     return {"lossless": True, "exact": True} if webp else {}
 
 
-def grey_modes(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, np.ndarray | None]:
+def grey_modes(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, Any]:
     """Grey in 8 and 16 bits, whole and real numbers."""
     one = grey(plain)
     how = random.choice(("L", "I;16 png", "I;16 tiff", "I", "F", "F in 0 to 1", "LA", "1", "I tiff", "F tiff"))
@@ -55,7 +55,7 @@ def grey_modes(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, An
     return f"file of mode {how}", path, shown(one)
 
 
-def colour_modes(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, np.ndarray | None]:
+def colour_modes(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, Any]:
     """Other models of colour, exactly or nearly the same picture."""
     how = random.choice(
         ("RGBA", "RGBX", "P", "CMYK", "YCbCr", "HSV", "LAB", "RGBa", "PNG", "WEBP", "BMP", "GIF", "TIFF", "CMYK jpg")
@@ -78,7 +78,7 @@ def colour_modes(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, 
     return f"mode {how}", other, np.asarray(other.convert("RGB") if how != "RGBa" else image)
 
 
-def alpha(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, np.ndarray | None]:
+def alpha(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, Any]:
     """Part of the picture is transparent: its hidden colours do not count, and the background is white."""
     hidden = random.random() < 0.5
     see = np.full(plain.shape[:2], 255, np.uint8)
@@ -107,7 +107,7 @@ def alpha(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, np
     return f"a hole, {how}", path, expected
 
 
-def exif(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, np.ndarray | None]:
+def exif(plain: np.ndarray, random: Random, folder: Path) -> tuple[str, Any, Any]:
     """A camera's orientation tag."""
     tag = random.randrange(1, 9)
     path = folder / f"photo.{random.choice(('jpg', 'png', 'webp'))}"
