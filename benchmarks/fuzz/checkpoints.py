@@ -7,6 +7,7 @@ from random import Random
 import timm
 import torch
 import torchvision
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from benchmarks.fuzz import checkpoint_files, checkpoint_heads, checkpoint_layouts
@@ -20,6 +21,7 @@ from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.similarity import Cosine
 
+LOAD = "sfam_bench.models.adapters.load.checkpoint"
 COSINE = {"_target_": "sfam_bench.similarity.Cosine"}
 WAYS: tuple[Way, ...] = (
     *checkpoint_heads.WAYS,
@@ -69,7 +71,7 @@ def attempt(number: int, random: Random, shared: Path, folder: Path) -> Attempt:
                 return model(made.images)
             images = made.large if case.large else made.images
             given = {"path": str(case.path), "similarity": COSINE, "image_size": images.shape[-1], **case.options}
-            return configured({"_target_": "sfam_bench.models.adapters.load.checkpoint", **given})(images)
+            return configured(OmegaConf.create({"_target_": LOAD, **given}))(images)
 
     def wrong(found: Tensor) -> str:
         if (folder / "here" / "ran").exists():

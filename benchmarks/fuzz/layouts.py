@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import PIL.Image
+from omegaconf import OmegaConf
 from scipy.io import savemat
 
 from experiments.settings import build
@@ -96,7 +97,7 @@ def lines(path: Path, rows: list[str]) -> None:
 def official(target: str, **fields: Any) -> Any:
     """Read a data set as the scripts do."""
     geometry = {"_target_": "sfam_bench.datasets.geometry.Geometry", "resize": None, "crop": 24}
-    return build({"_target_": f"sfam_bench.datasets.{target}", "geometry": geometry, **fields})
+    return build(OmegaConf.create({"_target_": f"sfam_bench.datasets.{target}", "geometry": geometry, **fields}))
 
 
 def cub(home: Path) -> Layout:
