@@ -204,7 +204,7 @@ def at_odds(random: Random, shared: Path, folder: Path) -> Line:
         ("train", (f"run_dir={shared / 'train'}", "resume=true", "loss=triplet"), "loss"),
         ("train", ("train.batch_size=1000000",), "batch_size"),
         ("train", ("loss=null",), "loss"),
-        ("train", ("validation=classes", "validation.measure=beauty"), "measure"),
+        ("train", ("validation=folds", "validation.measure=beauty"), "measure"),
         ("evaluate", ("--no-such-flag",), "--no-such-flag"),
         ("evaluate", ("seed",), "seed"),
         ("evaluate", ("=3",), "=3"),
