@@ -1,6 +1,8 @@
 """Many attempts of a kind, and their counts."""
 
 import importlib
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -46,8 +48,13 @@ def campaign(kind: str, numbers: Iterable[int], seed: int, seconds: float, share
         counts[found.name] += 1
         if found.name not in GOOD:
             which = {"number": number, "seed": seed, "outcome": found.name}
-            bad.append({**which, "input": what, "message": found.message})
+            bad.append({**which, "input": placeless(what), "message": placeless(found.message)})
     return {"counts": {name: counts[name] for name in OUTCOMES}, "bad": bad}
+
+
+def placeless(text: str) -> str:
+    """A text without the names of temporary folders."""
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/fuzz-[\w-]+", "FOLDER", text)
 
 
 def table(found: dict[str, Any]) -> str:
