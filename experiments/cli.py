@@ -36,6 +36,7 @@ PLAINER = {
     r"Could not override '([^']+)'\. To append to your config use (\S+)": r"no setting '\1': check its name, or add it "
     r"with \2 (all settings: --cfg job)",
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
+    r"Interpolation key '(\w+)\.(\w+)' not found": r"needs \1 '\2', which is not chosen: add it, as in \1=[...,\2]",
     r"Missing mandatory value: (\S+)": r"\1 is not given: add \1=...",
     r"^In '\w+': | Available options in .*| Config search path: .*|, set env var HYDRA_FULL_ERROR=1.*": "",
 }

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_object
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.checkpoint import check_finite, read_state
 from sfam_bench.models.networks import OURS
@@ -35,6 +35,10 @@ def build(
 ) -> SimilarityModel:
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
+    for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
+        if part is not None or what in ("trunk", "pooling"):
+            check_object(part, what, nn.Module)
+    check_object(similarity, "similarity", SimilarityFunction)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
     check_shapes(model)
     if checkpoint is not None:
