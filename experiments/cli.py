@@ -39,6 +39,7 @@ MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
 PLAINER = {
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
+    r"Interpolation key '(\w+)\.(\w+)' not found": r"needs \1 '\2', which is not chosen: add it, as in \1=[...,\2]",
     r"Missing mandatory value: (\S+)": r"\1 is not given: add \1=...",
     r"^In '\w+': | Available options in .*| Config search path: .*|, set env var HYDRA_FULL_ERROR=1.*": "",
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sfam_bench.errors import UserError, check_range
+from sfam_bench.errors import UserError, check_object, check_range
 from sfam_bench.files import read_json, write_json
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.checkpoint import (
@@ -46,6 +46,10 @@ def build(
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
     check_range("model.image_size", image_size, Count)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
+    for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
+        if part is not None or what in ("trunk", "pooling"):
+            check_object(part, what, nn.Module)
+    check_object(similarity, "similarity", SimilarityFunction)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
     check_shapes(model)
     if checkpoint is not None:

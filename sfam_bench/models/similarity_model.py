@@ -1,5 +1,6 @@
 """A metric-learning model, cut once: activations = trunk(images), embeddings = embedder(activations)."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -80,8 +81,9 @@ class SimilarityModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where the weights are; the CPU where there are none."""
+        weights = chain(self.parameters(), self.buffers())
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
