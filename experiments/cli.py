@@ -180,15 +180,13 @@ def one_line(error: BaseException) -> str:
         return given
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if not line.startswith(("full_key: ", "object_type=", "reference_type=")))
-    if failed := re.match(
-        r"Error (?:in call to|locating|instantiating|getting callable from) target '([^']+)'", message
-    ):
-        kind, where = type(cause).__name__, f"{keys[0]}: " if (keys := _keys(lines)) else ""
+    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    if failed := re.match(r"Error in call to target '([^']+)'", message):
+        kind, where = type(cause).__name__, f"{keys[0]}: " if keys else ""
         return f"{where}{failed[1]} failed ({kind}: {' '.join(str(cause).split())[:300]}): check its settings and files"
     for pattern, plain in PLAINER.items():
         message = re.sub(pattern, plain, message)
     message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", options, message)
-    keys = _keys(lines)
     return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
 
 
@@ -202,11 +200,6 @@ def unreadable(error: BaseException) -> str:
     quoted = QuotedString(value, Quote.double).with_quotes()
     why = f"the value of {name}, {value}, has characters with a meaning of their own: quote it"
     return f"{why}: {shlex.quote(f'{name}={quoted}')}" if argument else ""
-
-
-def _keys(lines: list[str]) -> list[str]:
-    """The settings that an error of Hydra's names."""
-    return [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
 
 
 def no_setting(config: str, message: str) -> list[str]:

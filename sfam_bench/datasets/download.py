@@ -22,10 +22,8 @@ from sfam_bench.errors import UserError
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
-SMALL, EXPANSION = (
-    1 << 28,
-    20,
-)  # bytes that any archive may unpack to; and times its own size, which photos stay far below
+# Bytes that any archive may unpack to, and how many times its own size, which archives of photos stay far below
+SMALL, EXPANSION = 1 << 28, 20
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,13 @@ def download(files: Sequence[RemoteFile | Mapping], root: str | Path) -> list[Pa
     Raises UserError for a dead URL, a wrong checksum or an archive that is broken or writes outside root.
     """
     root = Path(root).expanduser()
+    try:
+        wanted = [file if isinstance(file, RemoteFile) else RemoteFile(**file) for file in files]
+    except TypeError as error:  # a key too many, or none for the URL
+        known = ", ".join(RemoteFile.__dataclass_fields__)
+        raise UserError(f"a file of the download is misdescribed ({error}): it has {known}") from None
     root.mkdir(parents=True, exist_ok=True)
-    return [_bring(file if isinstance(file, RemoteFile) else RemoteFile(**file), root) for file in files]
+    return [_bring(file, root) for file in wanted]
 
 
 def _bring(file: RemoteFile, root: Path) -> Path:
@@ -187,8 +190,8 @@ def _check_size(archive: Path, size: int, target: Path) -> None:
     limit = max(SMALL, EXPANSION * archive.stat().st_size)
     if size > limit:
         raise UserError(
-            f"{archive} holds {archive.stat().st_size / 1e6:.0f} MB and would unpack to over {limit / 1e6:.0f} MB: it "
-            "is no archive of photos; delete it and download it again"
+            f"{archive} holds {archive.stat().st_size / 1e6:.0f} MB and would unpack to over {limit / 1e6:.0f} MB: "
+            "it is no archive of photos; delete it and download it again"
         )
     if size > (free := shutil.disk_usage(target).free):
         raise UserError(f"{archive} unpacks to {size / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB: make room")

@@ -64,7 +64,9 @@ class SavedMaps:
     @cached_property
     def any_shape(self) -> tuple[int, ...]:
         """That of one map of the folder; all must have it, whichever batch they fall into."""
-        return read_map(next(self.root.rglob("*.npy"))).shape
+        if (first := next(self.root.rglob("*.npy"), None)) is None:
+            raise UserError(f"{self.folder} holds no map: save each as .npy")
+        return read_map(first).shape
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         shown = encoded.query.images
