@@ -165,7 +165,14 @@ def test_what_is_wrong_is_refused_and_never_merged(why: str, made: Made) -> None
 
 def test_pairs_other_than_planned_are_refused(made: Made) -> None:
     store, plan = made
-    store.write_pairs(pd.read_parquet(store.root / "pairs.parquet")[:-1])
+    pairs = pd.read_parquet(store.root / "pairs.parquet")[:-1]
+    with pytest.raises(UserError, match="other pairs are found now"):
+        store.write_pairs(pairs)
+    pairs.to_parquet(store.root / "pairs.parquet", index=False)
+    with pytest.raises(UserError, match=r"pairs\.parquet is damaged or was changed"):
+        merge(store.root, plan)
+    facts = read_manifest(store.root)
+    store.write_manifest({**facts, "digests": {}})  # as if the run had begun with them
     with pytest.raises(UserError, match="holds 6 of the plan's 7 pairs"):
         merge(store.root, plan)
 
