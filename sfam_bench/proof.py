@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import digest
-from sfam_bench.pieces import KEYS, PAIR, codes, line
+from sfam_bench.pieces import KEYS, PAIR, codes, distinct, line
 
 DIGESTS = "digests"
 RESTORE = "restore it, or choose another run_dir"
@@ -20,6 +20,7 @@ FROZEN = ("config.yaml", "pairs.parquet")  # written once, when a run begins
 TABLES = ("records.parquet", "curves.parquet")  # of all batches
 IDS = ("query_id", "reference_id", "kind", "query_class")
 NUMBERS = ("score", "query_label")
+NOT_ALWAYS = ("reference_class", "reference_label")  # part agreement has many references
 
 
 def file_digests(root: Path) -> dict[str, str]:
@@ -95,17 +96,22 @@ def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> 
         frame = table.to_pandas()
     except Exception as error:  # of foreign types: any
         raise UserError(f"cannot read {path} ({line(error)}): {remedy}") from error
-    if wrong := [name for name in IDS if not frame[name].map(lambda value: isinstance(value, str)).all()]:
+    there = [name for name in NOT_ALWAYS if name in frame]
+    if wrong := [
+        name for name in (*IDS, *there[:1]) if not frame[name].map(lambda value: isinstance(value, str)).all()
+    ]:
         raise UserError(f"{path}: column {wrong[0]} does not hold strings; {remedy}")
-    if wrong := [name for name in NUMBERS if not pd.api.types.is_numeric_dtype(frame[name])]:
+    if wrong := [name for name in (*NUMBERS, *there[1:]) if not pd.api.types.is_numeric_dtype(frame[name])]:
         raise UserError(f"{path}: column {wrong[0]} does not hold numbers; {remedy}")
     if count := int(frame.duplicated(["kind", *PAIR]).sum()):
         raise UserError(f"{path} holds {count} pairs twice; {remedy}")
     return frame
 
 
-def check_once(records: pa.Table, pairs: pd.DataFrame, root: Path) -> None:
-    """UserError where a value stands twice, but for once of each kind that its pair is of."""
+def check_records(records: pa.Table, pairs: pd.DataFrame, root: Path) -> None:
+    """UserError where a value is of no pair of the run, or stands twice, but for once of each kind of its pair."""
+    if strange := distinct(records) - {*pairs[list(PAIR)].itertuples(index=False, name=None)}:
+        raise UserError(f"the records in {root} are of {' with '.join(min(strange))}, which is no pair of it: {AGAIN}")
     rows = codes(records, KEYS)
     if len(pd.unique(rows)) == len(rows):
         return

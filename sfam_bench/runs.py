@@ -16,7 +16,7 @@ from PIL import Image
 from sfam_bench.errors import UserError
 from sfam_bench.manifests import read_manifest
 from sfam_bench.pieces import CURVES, PLAIN, POINT_TO_POINT, SCHEMA, line, place, read_piece, says, shown
-from sfam_bench.proof import AGAIN, DIGESTS, cast, check_once, digest_of, prove, read_pairs, read_table
+from sfam_bench.proof import AGAIN, DIGESTS, cast, check_records, digest_of, prove, read_pairs, read_table
 
 log = logging.getLogger(__name__)
 KINDS = {"records": SCHEMA, "curves": CURVES}
@@ -51,7 +51,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     if not manifest.get("merged"):
         codes = codes_of(_agreeing(root, manifest))
         manifest = {**manifest, **({"codes": codes} if len(codes) > 1 else {})}
-    check_once(records, pairs, root)
+    check_records(records, pairs, root)
     return Run(root, manifest, pairs, records.cast(PLAIN).to_pandas(), unfinished)
 
 

@@ -72,13 +72,72 @@ def test_records_may_be_dataclasses(run: RunStore) -> None:
         target: str = "similarity"
         explainer: str = "sfam"
         metric: str = "deletion"
-        query_id: str = "c"
+        query_id: str = "b"
         reference_id: str = "r"
         value: float = 1.0
         flag: str = ""
 
     run.write_shard(1, [Record()])
-    assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a", "c"]
+    assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a", "b"]
+
+
+def test_values_that_stand_twice_or_are_of_no_pair_are_refused(run: RunStore) -> None:
+    run.write_shard(1, [row("a")])
+    with pytest.raises(
+        UserError, match="hold 1 values twice, first of cub · lite0 · similarity · sfam · deletion · a · r"
+    ):
+        read_run(run.root, allow_unfinished=True)
+    run.write_shard(1, [row("z")])
+    with pytest.raises(UserError, match="are of z with r, which is no pair of it"):
+        read_run(run.root, allow_unfinished=True)
+
+
+FOREIGN = {
+    "no column kind": lambda frame: frame.drop(columns="kind"),
+    "column query_id does not hold strings": lambda frame: frame.assign(query_id=range(len(frame))),
+    "column score does not hold numbers": lambda frame: frame.assign(score="high"),
+    "column reference_label does not hold numbers": lambda frame: frame.assign(reference_label=[[1]] * len(frame)),
+    "holds 2 pairs twice": lambda frame: pd.concat([frame, frame]),
+}
+
+
+@pytest.mark.parametrize("why", FOREIGN)
+def test_foreign_pairs_are_named(run: RunStore, why: str) -> None:
+    FOREIGN[why](pairs("a", "b")).to_parquet(run.root / "pairs.parquet")
+    with pytest.raises(UserError, match=r"pairs\.parquet is damaged or was changed"):
+        read_run(run.root, allow_unfinished=True)
+    age(run.root)
+    with pytest.raises(UserError, match=why) as raised:
+        read_run(run.root, allow_unfinished=True)
+    assert "\n" not in str(raised.value)
+
+
+MANIFESTS = {
+    "[]": "holds no JSON object",
+    "[" * 100_000: "cannot read",
+    '{"metrics": [1]}': "metrics is [1], not a mapping",
+    '{"merged": {}}': "merged has no batches",
+    '{"shards": "two"}': "shards is 'two'",
+    '{"done": 1}': "done is 1",
+    '{"blind": [["lafam"]]}': "blind[0] is ['lafam']",
+    '{"protocol": {"chosen": "mine", "source": null, "allowed": {}}}': "protocol.chosen is 'mine'",
+    '{"cost": {"sfam": {"forwards": "many"}}}': "cost.sfam.forwards is 'many'",
+}
+
+
+@pytest.mark.parametrize("text", MANIFESTS, ids=[text[:20] for text in MANIFESTS])
+def test_foreign_manifests_are_named(run: RunStore, text: str) -> None:
+    (run.root / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json") as raised:
+        read_run(run.root, allow_unfinished=True)
+    assert MANIFESTS[text] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def age(root: Path) -> None:
+    """Make a run look as if an older version had written it, without digests."""
+    old = {name: value for name, value in read_manifest(root).items() if name != "digests"}
+    (root / "manifest.json").write_text(json.dumps(old))
 
 
 def test_an_empty_shard_counts_as_done(run: RunStore) -> None:
@@ -245,8 +304,7 @@ def test_a_shard_of_an_older_version_is_read_and_not_continued(
     assert "another plan (key None" in planned.check_shard(0)
     with pytest.raises(UserError, match="is of batch None"):
         read_run(planned.root, allow_unfinished=True)
-    old = {name: value for name, value in read_manifest(planned.root).items() if name != "digests"}
-    (planned.root / "manifest.json").write_text(json.dumps(old))
+    age(planned.root)
     for _ in range(2):
         assert len(read_run(planned.root, allow_unfinished=True).records) == 35
         assert len(read_maps(planned.root)["query_id"]) == 7
