@@ -195,7 +195,8 @@ def edit(path: Path, was: str, now: str) -> None:
 
 def prove(run: Path, name: str) -> None:
     """Give the facts the digest that a file had before it was changed."""
-    write_json(run / "model.json", facts(digests={name: digest(run / name)}))
+    digests = {each: digest(run / each) for each in ("history.csv", "retrieval.parquet")}
+    write_json(run / "model.json", facts(digests=digests))
     with (run / name).open("ab") as file:
         file.write(b"\n")
 
@@ -220,8 +221,8 @@ def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], 
         (lambda run: (run / "model.json").write_text("[]"), "holds no JSON object"),
         (lambda run: write_json(run / "model.json", facts(config={})), "does not say config.model.name"),
         (lambda run: edit(run / "model.json", "last epoch", "validation"), "is damaged or was edited"),
-        (lambda run: prove(run, "history.csv"), "history.csv is damaged or was edited"),
-        (lambda run: prove(run, "retrieval.parquet"), "retrieval.parquet is damaged or was edited"),
+        (lambda run: prove(run, "history.csv"), "history.csv is damaged or was changed"),
+        (lambda run: prove(run, "retrieval.parquet"), "retrieval.parquet is damaged or was changed"),
         (lambda run: (run / "model.json").write_text("{}"), "does not say split.dataset"),
         (changed(lambda items: items.drop(columns="map_at_r")), "has no column map_at_r"),
         (changed(lambda items: items[1:]), "does not hold the same images frozen and trained"),
