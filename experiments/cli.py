@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -19,7 +20,8 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,11 +33,13 @@ from experiments.sweeping import cell, own_overrides, shares
 from sfam_bench.errors import UserError
 from sfam_bench.job import Job
 from sfam_bench.provenance import run_facts
+from sfam_bench.signals import readers_may_leave
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
 PLAINER = {
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
+    r"Interpolation key '(\w+)\.(\w+)' not found": r"needs \1 '\2', which is not chosen: add it, as in \1=[...,\2]",
     r"Missing mandatory value: (\S+)": r"\1 is not given: add \1=...",
     r"^In '\w+': | Available options in .*| Config search path: .*|, set env var HYDRA_FULL_ERROR=1.*": "",
 }
@@ -72,7 +76,8 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 sys.argv[1:] = expanded(sys.argv[1:])
-                entry()
+                with readers_may_leave():
+                    entry()
             except MISTAKES as error:
                 fail(UserError(unknown[0]) if (unknown := no_setting(config, str(error))) else error)
             except ValueError as error:
@@ -102,11 +107,10 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
             log.info("%s: done already", job.id)
             return
         try:
-            for name, value in {"run_dir": str(folder), "resume": True}.items():
+            for name, value in {"run_dir": str(folder), "resume": cfg.get("resume") or True}.items():
                 if name in cfg:
                     cfg[name] = value
             spread()
-            tidy(folder)
             expand(cfg)
             check_keys(cfg)
             check_settings(cfg)
@@ -133,15 +137,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def tidy(folder: Path) -> None:
-    """Clear a run folder whose job was killed before the manifest: it holds nothing, and could not be continued."""
-    if not (folder / "manifest.json").exists():
-        (folder / "config.yaml").unlink(missing_ok=True)
-        for name in ("records", "maps", "images", "curves"):
-            with suppress(OSError):  # is not there, or holds something
-                (folder / name).rmdir()
-
-
 def spread() -> None:
     """Take as many threads as SLURM gave, which may let a job see all cores of its node."""
     if (cpus := os.environ.get("SLURM_CPUS_PER_TASK")) and (torch := sys.modules.get("torch")):
@@ -165,6 +160,8 @@ def hand_on(stop: SystemExit) -> None:
 
 def fail(error: BaseException) -> NoReturn:
     """Say what is wrong on one line and exit with 2."""
+    if isinstance(error, BrokenPipeError):  # which `readers_may_leave` looks at
+        raise error
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)
 
@@ -179,6 +176,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+    if given := unreadable(error):
+        return given
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if not line.startswith(("full_key: ", "object_type=", "reference_type=")))
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
@@ -191,6 +190,18 @@ def one_line(error: BaseException) -> str:
         message = re.sub(pattern, plain, message)
     message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", options, message)
     return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
+
+
+def unreadable(error: BaseException) -> str:
+    """Which argument Hydra's grammar cannot read, and how it is quoted; nothing for other errors."""
+    found = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+    argument = error.override if isinstance(error, OverrideParseException) else found[1] if found else ""
+    name, equals, value = argument.partition("=")
+    if argument and not equals:
+        return f"'{argument}' is no setting: write it as NAME=VALUE"
+    quoted = QuotedString(value, Quote.double).with_quotes()
+    why = f"the value of {name}, {value}, has characters with a meaning of their own: quote it"
+    return f"{why}: {shlex.quote(f'{name}={quoted}')}" if argument else ""
 
 
 def no_setting(config: str, message: str) -> list[str]:

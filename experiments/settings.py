@@ -15,7 +15,14 @@ from sfam_bench.errors import UserError
 from sfam_bench.ranges import Count, Natural, Positive, Share, range_of, within
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
-    **{"seed": Natural, "batch_size": Count, "resume": bool, "split": str, "run_dir": str, "device": str | None},
+    **{
+        "seed": Natural,
+        "batch_size": Count,
+        "resume": bool | Literal["anyway"],
+        "split": str,
+        "run_dir": str,
+        "device": str | None,
+    },
     **{
         "maps.save": bool,
         "keep_memory": bool,
@@ -34,6 +41,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "launcher": str,
         "workers": Count | None,
         **dict.fromkeys(("wait", "dry_run", "watch", "partial"), bool),
+        **dict.fromkeys(("allow", "gone"), list[str]),
         "tuned": list[str] | str | None,
         "trials": Count,
         "objective": str,

@@ -15,12 +15,17 @@ from omegaconf import DictConfig
 
 from experiments.cli import script
 from experiments.settings import resolved
+from experiments.tuned import CHOSEN
 from experiments.tuning import Task
-from sfam_bench.files import atomic, probe
+from sfam_bench.continued import refuse
+from sfam_bench.files import atomic, digest, probe
 from sfam_bench.provenance import plain
-from sfam_bench.store import RunStore, refuse
+from sfam_bench.report.formats import csv
+from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 from sfam_bench.tuning import Study
+
+TRIALS = "trials.csv"
 
 
 @script("tune")
@@ -48,16 +53,17 @@ def main(cfg: DictConfig) -> None:
         for _ in progress(trials, "tune", cfg.trials - len(study.trials()), "trial"):
             pass
         best, done = study.best(), study.trials()
-        keep_csv(run / "trials.csv", pd.DataFrame([{**vars(trial), **trial.fields} for trial in done]))
+        keep_csv(run / TRIALS, pd.DataFrame([{**vars(trial), **trial.fields} for trial in done]))
         chosen = task.variant(best.fields)
         compared = {name: task.compared(fold, chosen, passes) for name, fold in folds.items()}
-        keep_yaml(run / "chosen.yaml", {task.space.method: {**task.node, **best.fields}})
+        keep_yaml(run / CHOSEN, {task.space.method: {**task.node, **best.fields}})
         failed = {trial.place: trial.reason for trial in done if trial.value is None}
         budget = {"trials": cfg.trials, "completed": len(done) - len(failed), "failed": len(failed), "lost": study.lost}
         outcome = {"budget": budget, "reasons": failed, "chosen": best.fields, "trial": best.place}
+        outcome["files"] = {name: digest(run / name) for name in (CHOSEN, TRIALS)}
         store.write_manifest({**facts, **outcome, **compared, "passes": passes.facts, "done": True})
     print(said(task, best.fields, compared))
-    print(f"tuned: {run / 'chosen.yaml'}; evaluate it with 'tuned=[{run}]'")
+    print(f"tuned: {run / CHOSEN}; evaluate it with 'tuned=[{run}]'")
 
 
 def said(task: Task, chosen: Mapping[str, Any], compared: Mapping[str, Mapping[str, Any]]) -> str:
@@ -84,7 +90,7 @@ def keep_yaml(path: Path, content: Any) -> None:
 def keep_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table whole or not at all."""
     with atomic(path) as temporary:
-        frame.drop(columns="fields").to_csv(temporary, index=False)
+        temporary.write_text(csv(frame.drop(columns="fields")), encoding="utf-8")
 
 
 if __name__ == "__main__":

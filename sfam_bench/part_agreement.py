@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -169,6 +170,12 @@ class PartAgreement:
         found[nonfinite | constant] = np.nan
         few = (~(nonfinite | constant)).sum() < 3
         return found, ("nonfinite_map" if nonfinite.any() else "constant_map") if few and len(raw) > 2 else ""
+
+
+def passes_facts(device: torch.device) -> dict[str, Any]:
+    """How forward passes are taken, as a manifest says it."""
+    batch = Passes(lambda images: images).batch
+    return {"mode": "eager", "batch": batch, "threads": torch.get_num_threads(), "device": device.type}
 
 
 def shuffled(classes: Int[np.ndarray, " refs"], random: np.random.Generator) -> Int[np.ndarray, " refs"]:

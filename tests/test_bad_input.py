@@ -26,8 +26,8 @@ from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.runs import read_run
 from sfam_bench.similarity import Cosine
-from sfam_bench.store import read_run
 from sfam_bench.targets import Similarity
 from sfam_bench.types import RawMaps
 

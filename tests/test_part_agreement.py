@@ -24,8 +24,8 @@ from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_par
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.part_agreement import METRIC, SHUFFLED, PartAgreement, encodings, shuffled
+from sfam_bench.runs import read_run
 from sfam_bench.similarity import Cosine
-from sfam_bench.store import read_run
 
 SEEDS = st.integers(0, 10_000)
 

@@ -21,8 +21,8 @@ from experiments.tuning import method
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.errors import UserError
 from sfam_bench.models.build import save
+from sfam_bench.runs import read_run
 from sfam_bench.spaces import Space
-from sfam_bench.store import read_run
 from sfam_bench.tuning import Study, Trial, halves, objective
 from tests.contract import FILES, composed
 from tests.test_bad_input import mistake, says

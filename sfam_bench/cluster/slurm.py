@@ -1,7 +1,9 @@
 """Shards on SLURM: arrays by submitit, asked after by squeue, which every cluster has."""
 
+import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,30 @@ class Request:
         }
 
 
+# of what begins with PREFIXES: where SLURM is; further wishes of the user, which no setting of Request contradicts
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT")
+PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_")
+OF_A_JOB = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
+
+
+@contextmanager
+def clean_environment(request: Request) -> Iterator[None]:
+    """Submit without the variables of the job that this process runs in, which sbatch and the new job would obey.
+
+    Variables of sbatch that contradict a setting of the request are left out too, since they would win over it.
+    """
+    kept = {*KEPT, *(f"SBATCH_{name.upper()}" for name in ("account", "partition") if getattr(request, name) is None)}
+    inherited = OF_A_JOB if "SLURM_JOB_ID" in os.environ else ()
+    before = dict(os.environ)
+    for name in before:
+        if (name.startswith(PREFIXES) and name not in kept) or name in inherited:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
 def executor(request: Request, folder: Path) -> Any:
     """submitit's executor; scripts, logs and what tasks are given lie in `folder`."""
     try:
@@ -79,7 +105,7 @@ def submit(request: Request, folder: Path, tasks: Mapping[str, Callable[[], obje
     for start in range(0, len(shards), MOST):
         part = shards[start : start + MOST]
         try:
-            with made.batch():
+            with clean_environment(request), made.batch():
                 found = [made.submit(tasks[shard]) for shard in part]
         except Exception as error:  # submitit's, of several kinds; sbatch's own words are on the terminal already
             raise UserError("sbatch refused the array for the reason above: check cluster.* by dry_run=true") from error

@@ -167,7 +167,7 @@ def _turned(image: PIL.Image.Image, what: str, orientation: Orientation) -> bool
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{what} holds {frames} pictures: save the one that you mean as a file of its own")
-    before = _tag(image, what)  # of TIFF, which loading turns
+    before = _tag(image, what) if image.format == "TIFF" else 1  # loading turns it
     image.load()
     turned = {before, _tag(image, what)} & set(range(2, 9))
     if turned and orientation == "stored" and image.format == "TIFF":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating, target_gradient
+from sfam_bench.explainers.forms import differentiating, gradients, target_gradient
 from sfam_bench.hooks import tap
 from sfam_bench.maps import normalise, upsample
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -76,10 +76,10 @@ def inside(
         with tap(*modules) as outputs:
             embeddings = model(images)
         layers = [outputs[module] for module in modules]
-        gradients = torch.autograd.grad(score(model.similarity, embeddings, encoded.terms, rows).sum(), layers)
+        found = gradients(score(model.similarity, embeddings, encoded.terms, rows).sum(), layers)
         return [
             (as_grid(gradient, images), as_grid(layer.detach(), images))
-            for gradient, layer in zip(gradients, layers, strict=True)
+            for gradient, layer in zip(found, layers, strict=True)
         ]
 
 

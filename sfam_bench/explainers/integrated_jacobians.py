@@ -11,9 +11,9 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfam_bench.baselines import BASELINES, BaselineName
-from sfam_bench.errors import check_choices
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import derivative, differentiating
+from sfam_bench.explainers.forms import NO_GRADIENT, derivative, differentiating
 from sfam_bench.explainers.pixels import chunks
 from sfam_bench.explainers.products import before_l2, factor
 from sfam_bench.explainers.quadrature import Quadrature, nodes
@@ -41,6 +41,8 @@ class Path:
             with torch.no_grad(), forward_ad.dual_level():
                 output = self.function(forward_ad.make_dual(self._point(pair, step), self.change[pair]))
                 tangent = forward_ad.unpack_dual(output).tangent
+            if tangent is None:
+                raise UserError(NO_GRADIENT)
             total.index_add_(0, pair, tangent * self.weights[step][:, None])
         return total
 

@@ -132,7 +132,9 @@ def banzhaf(members: Members, values: Values, weights: Values) -> Float[Tensor, 
 
 
 def fitted(rows: Float[Tensor, "coalitions players"], values: Values, weights: Values) -> Float[Tensor, " players"]:
-    """The shortest of the best fits."""
+    """The shortest of the best fits; NaN where a value is not finite, which evaluate flags."""
+    if not values.isfinite().all():
+        return torch.full_like(rows[0], torch.nan)
     root = weights.sqrt()[:, None]
     solution: Tensor = torch.linalg.lstsq(root * rows, root * values[:, None], driver="gelsd").solution
     return solution[:, 0]

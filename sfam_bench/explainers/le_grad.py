@@ -10,7 +10,7 @@ from torch import Tensor
 from sfam_bench.errors import check_choices
 from sfam_bench.explainers.attention import Layers
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating
+from sfam_bench.explainers.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
@@ -66,6 +66,6 @@ class LeGrad:
             mean = self.reading == "mean"
             embeddings = layers.finish(layers.normed(tokens.mean(dim=1))) if mean else layers.embed(tokens, size)
             total = score(layers.model.similarity, embeddings, encoded.terms, some).sum()
-            (gradient,) = torch.autograd.grad(total, attention.weights)
+            (gradient,) = gradients(total, [attention.weights])
             maps.append(layers.patches(gradient.relu().mean(dim=(1, 2)), size))
         return torch.stack(maps).mean(dim=0)

@@ -1,26 +1,34 @@
 """Put a trunk, a pooling, a head and a similarity together; save and load what was trained."""
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_object, check_range
+from sfam_bench.files import read_json, write_json
 from sfam_bench.models.backbones import Cut, trunk_and_tail
-from sfam_bench.models.checkpoint import check_finite, read_state
+from sfam_bench.models.checkpoint import (
+    check_finite,
+    content_digest,
+    read_ours,
+    read_state,
+    weights,
+    write_weights,
+    written_digest,
+)
 from sfam_bench.models.networks import OURS
+from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 from sfam_bench.ranges import Count
 from sfam_bench.similarity import SimilarityFunction
+
+WEIGHTS = "weights_sha256"  # in the JSON beside them
 
 log = logging.getLogger(__name__)
 
@@ -36,37 +44,18 @@ def build(
     image_size: Count = 224,
 ) -> SimilarityModel:
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
+    check_range("model.image_size", image_size, Count)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
+    for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
+        if part is not None or what in ("trunk", "pooling"):
+            check_object(part, what, nn.Module)
+    check_object(similarity, "similarity", SimilarityFunction)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
-    with torch.no_grad():
-        model.embedder(checked_grid(body, image_size))
+    check_shapes(model)
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
     return model
-
-
-def checked_grid(trunk: nn.Module, image_size: int) -> Tensor:
-    """What a trunk gives of a black image; UserError unless (batch, channels, rows, cols), channels last included.
-
-    Of a square image it must give a square grid; where channels, rows and cols are equal, a wide image tells.
-    """
-    grid: Tensor = trunk(torch.zeros(1, 3, image_size, image_size))
-    shape = grid.shape
-    fits = len(shape) == 4 and shape[2] == shape[3]
-    if fits and shape[1] == shape[2] > 1:
-        with suppress(Exception):  # not every network takes images that are not square
-            wide = trunk(torch.zeros(1, 3, image_size, 2 * image_size)).shape
-            fits = wide[1] == shape[1] and wide[3] > wide[2]
-    if not fits:
-        last = len(shape) == 4 and shape[1] == shape[2]
-        what = ", channels last" if last else ""
-        remedy = "move the channels, as with .permute(0, 3, 1, 2)" if last else "cut where the network has such a grid"
-        raise UserError(
-            f"the trunk gives {tuple(shape)} of a {image_size} x {image_size} image{what}: "
-            f"expected (batch, channels, rows, cols) with rows = cols: {remedy}"
-        )
-    return grid
 
 
 def backbone(
@@ -89,11 +78,10 @@ def backbone(
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
-    """Write weights as safetensors and, beside them, what they are as JSON."""
-    temporary = path.with_suffix(".tmp")
-    save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, temporary)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=2))
-    temporary.replace(path)
+    """Write weights as safetensors and, beside them, what they are as JSON, each with its digest."""
+    state = weights(model)
+    write_json(path.with_suffix(".json"), {**facts, WEIGHTS: content_digest(state)})
+    write_weights(state, path)
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -109,7 +97,7 @@ def load(model: nn.Module, path: Path) -> None:
 
     A backbone may be cut elsewhere than it was in training: its layers are told by their names in the whole.
     """
-    read, own = read_state(path), model.state_dict()
+    read, own = read_ours(path), model.state_dict()
     theirs, ours = layers(read), layers(own)
     state = {theirs[key]: value for key, value in read.items()}
     keys = {ours[key]: key for key in own}
@@ -149,11 +137,8 @@ def origin_of(path: Path) -> dict[str, Any]:
     file = path.with_suffix(".json")
     if not file.is_file():
         return {"source": "sfam_bench", "chosen": "unknown"}
-    try:
-        facts = json.loads(file.read_text())
-        if not isinstance(facts, dict):
-            raise ValueError("it is no mapping")
-        known = {name: facts[name] for name in ("chosen", "split") if name in facts}
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} is damaged ({error}): restore it, or train again") from error
+    facts = read_json(file, "restore it, or train again")
+    if path.suffix == ".safetensors" and facts.get(WEIGHTS, written := written_digest(path)) != written:
+        raise UserError(f"{file} belongs to other weights than {path}: restore both from one training")
+    known: dict[str, Any] = {name: facts[name] for name in ("chosen", "split") if name in facts}
     return {"source": "sfam_bench", "chosen": "unknown", **known}

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from sfam_bench.errors import check_range
 from sfam_bench.ranges import Positive
 from sfam_bench.types import Activations, Pooled
 
@@ -33,6 +34,8 @@ class GeM(nn.Module):
 
     def __init__(self, p: Positive = 3.0, eps: Positive = 1e-6, learnable: bool = False) -> None:
         super().__init__()
+        check_range("pooling.p", p, Positive)
+        check_range("pooling.eps", eps, Positive)
         self.p = nn.Parameter(torch.tensor(float(p)), requires_grad=learnable)
         self.eps = eps
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.runs import Run
 from sfam_bench.statistics import NOT_COMPARED, RUN
-from sfam_bench.store import Run
 
 
 def cost_rows(run: Run) -> pd.DataFrame:

@@ -12,10 +12,20 @@ from sfam_bench import meta
 from sfam_bench.agreement import tau_matrix
 from sfam_bench.report import formats, page
 from sfam_bench.report.meta_figures import agreement_matrix, critical_differences
-from sfam_bench.report.names import COMPARED, arrow, group, headlines, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import (
+    COMPARED,
+    Named,
+    arrow,
+    group,
+    headlines,
+    slug,
+    sort_explainers,
+    sort_metrics,
+    words,
+)
 from sfam_bench.report.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
+from sfam_bench.runs import Run
 from sfam_bench.statistics import FEW_CLASSES, RUN
-from sfam_bench.store import Run
 
 TITLE = "What are the metrics worth?"
 FILES = ("meta.md", "meta.tex", "meta-*")
@@ -91,7 +101,9 @@ def weigh(runs: Sequence[Measured], summary: pd.DataFrame) -> Weighed | None:
     )
 
 
-def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "") -> page.Section | None:
+def write_meta(
+    runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "", named: Named = slug
+) -> page.Section | None:
     """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
 
     None without metrics.
@@ -100,9 +112,9 @@ def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remar
     if weighed is None:
         return None
     tables = remarked([*weighed.tables, *weighed.rankings], remark)
-    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], weighed.directions, weighed.blind, out)
+    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], weighed.directions, weighed.blind, out, named)
     for name, frame in {**weighed.frames, "tau": taus}.items():
-        frame.to_csv(out / f"meta-{name}.csv", index=False)
+        (out / f"meta-{name}.csv").write_text(formats.csv(frame), encoding="utf-8")
     (out / "meta.md").write_text(formats.markdown(TITLE, [], tables), encoding="utf-8")
     (out / "meta.tex").write_text(formats.latex(TITLE, [], tables), encoding="utf-8")
     return page.Section(TITLE, "meta", [], tables, [], None, pictures)
@@ -191,7 +203,12 @@ def _rank_cell(rank: float | None, best: float, near: float) -> Cell:
 
 
 def _figures(
-    scores: pd.DataFrame, ranks: pd.DataFrame, directions: pd.Series, blind: Container[str], out: Path
+    scores: pd.DataFrame,
+    ranks: pd.DataFrame,
+    directions: pd.Series,
+    blind: Container[str],
+    out: Path,
+    named: Named,
 ) -> tuple[list[tuple[Path, str]], pd.DataFrame]:
     """Pictures with their captions, and the taus of any two metrics of one (dataset, model, target)."""
     pictures: list[tuple[Path, str]] = []
@@ -207,10 +224,10 @@ def _figures(
             pair = (names[one], names[other])
             rows.append((*keys, *pair, *(tau[one, other] for tau in taus)))
         if len(own) > 1:
-            drawn = agreement_matrix(own, taus, " · ".join(map(str, keys)), out)
+            drawn = agreement_matrix(own, taus, " · ".join(map(str, keys)), out, named)
             pictures.append((drawn[0], "How far any two metrics order the explainers alike."))
         mine = ranks[(ranks[RUN] == [*keys]).all(axis=1)]
         shown = mine[mine["metric"].isin(headlines(mine["metric"].drop_duplicates().tolist()))]
         caption = "Mean ranks; a bar joins explainers that Nemenyi's test cannot tell apart at 5 %."
-        pictures += [(path, caption) for path in critical_differences(shown, directions, blind, out)[:1]]
+        pictures += [(path, caption) for path in critical_differences(shown, directions, blind, out, named)[:1]]
     return pictures, pd.DataFrame(rows, columns=[*RUN, "metric", "other", "tau", "tau_without_blind"])

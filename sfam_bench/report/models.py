@@ -1,6 +1,5 @@
 """Trained models beside what they were before training, and beside what was published."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,9 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import read_json
+from sfam_bench.pieces import line
+from sfam_bench.proof import prove
 from sfam_bench.report.names import words
 from sfam_bench.report.tables import NOTHING, Cell, Column, Table
 from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
@@ -63,12 +65,14 @@ def read_training(root: Path) -> Training:
     again = "train again into another run_dir"
     if absent := [name for name in FILES if not (root / name).is_file()]:
         raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
+    facts = read_json(root / "model.json", again)
+    for name in FILES[1:]:
+        prove(root, {**facts, "done": True}, root / name, again)
     try:
-        facts = json.loads((root / "model.json").read_text(encoding="utf-8"))
         items = pd.read_parquet(root / "retrieval.parquet")
         history = pd.read_csv(root / "history.csv")
-    except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are ValueErrors
-        raise UserError(f"cannot read the training in {root} ({str(error).splitlines()[0]}): {again}") from error
+    except Exception as error:  # pyarrow and pandas raise a dozen kinds of a damaged file
+        raise UserError(f"cannot read the training in {root} ({line(error)}): {again}") from error
     if unsaid := [where for where in NEEDED if _fact(facts, where) is None]:
         raise UserError(f"{root / 'model.json'} does not say {unsaid[0]}: {again}")
     seconds = history["seconds"].sum() if "seconds" in history else np.nan

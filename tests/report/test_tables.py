@@ -11,8 +11,8 @@ from sfam_bench.metrics import perturbation, steps
 from sfam_bench.report import formats, names, protocols, tables
 from sfam_bench.report.flagged import flagged_table
 from sfam_bench.report.tables import Cell, Column, Report, Table
+from sfam_bench.runs import Run, read_run
 from sfam_bench.statistics import NOT_COMPARED, holm, paired_difference, summary
-from sfam_bench.store import Run, read_run
 
 
 @pytest.fixture(scope="module")
