@@ -8,7 +8,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from sfam_bench.datasets.folder import open_image
+from sfam_bench.datasets.decode import open_image
 from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.planted import Planted
 from sfam_bench.explainers.controls import Centre, Chance, LaFAM

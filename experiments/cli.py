@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -19,23 +20,26 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.paths import expand, expanded
+from experiments.schema import check_keys, suggestion
 from experiments.settings import check_settings
 from experiments.sweeping import cell, own_overrides, shares
 from sfam_bench.errors import UserError
 from sfam_bench.job import Job
 from sfam_bench.provenance import run_facts
+from sfam_bench.signals import readers_may_leave
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
 PLAINER = {
-    r"Could not override '([^']+)'\. To append to your config use (\S+)": r"no setting '\1': check its name, or add it "
-    r"with \2 (all settings: --cfg job)",
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
+    r"Interpolation key '(\w+)\.(\w+)' not found": r"needs \1 '\2', which is not chosen: add it, as in \1=[...,\2]",
     r"Missing mandatory value: (\S+)": r"\1 is not given: add \1=...",
     r"^In '\w+': | Available options in .*| Config search path: .*|, set env var HYDRA_FULL_ERROR=1.*": "",
 }
@@ -58,6 +62,8 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
                 once(main, cfg)
                 return
             try:
+                expand(cfg)
+                check_keys(cfg)
                 check_settings(cfg)
                 main(cfg)
             except MISTAKES as error:  # here, before Hydra adds a line of its own
@@ -69,9 +75,11 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
             # Hydra prints its own errors and exits with 1; this hands them on
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                entry()
+                sys.argv[1:] = expanded(sys.argv[1:])
+                with readers_may_leave():
+                    entry()
             except MISTAKES as error:
-                fail(error)
+                fail(UserError(unknown[0]) if (unknown := no_setting(config, str(error))) else error)
             except ValueError as error:
                 if "group override must be" not in str(error):  # Hydra's, of loss=null
                     raise
@@ -103,6 +111,8 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
                 if name in cfg:
                     cfg[name] = value
             spread()
+            expand(cfg)
+            check_keys(cfg)
             check_settings(cfg)
             trained(cfg)
             main(cfg)
@@ -150,6 +160,8 @@ def hand_on(stop: SystemExit) -> None:
 
 def fail(error: BaseException) -> NoReturn:
     """Say what is wrong on one line and exit with 2."""
+    if isinstance(error, BrokenPipeError):  # which `readers_may_leave` looks at
+        raise error
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)
 
@@ -164,13 +176,36 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+    if given := unreadable(error):
+        return given
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if not line.startswith(("full_key: ", "object_type=", "reference_type=")))
+    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    if failed := re.match(r"Error in call to target '([^']+)'", message):
+        kind, where = type(cause).__name__, f"{keys[0]}: " if keys else ""
+        return f"{where}{failed[1]} failed ({kind}: {' '.join(str(cause).split())[:300]}): check its settings and files"
     for pattern, plain in PLAINER.items():
         message = re.sub(pattern, plain, message)
     message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", options, message)
-    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
+
+
+def unreadable(error: BaseException) -> str:
+    """Which argument Hydra's grammar cannot read, and how it is quoted; nothing for other errors."""
+    found = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+    argument = error.override if isinstance(error, OverrideParseException) else found[1] if found else ""
+    name, equals, value = argument.partition("=")
+    if argument and not equals:
+        return f"'{argument}' is no setting: write it as NAME=VALUE"
+    quoted = QuotedString(value, Quote.double).with_quotes()
+    why = f"the value of {name}, {value}, has characters with a meaning of their own: quote it"
+    return f"{why}: {shlex.quote(f'{name}={quoted}')}" if argument else ""
+
+
+def no_setting(config: str, message: str) -> list[str]:
+    """What to say where Hydra found that a script has no such setting; it would advise to add it."""
+    found = re.findall(r"Could not override '([^']+)'\.\s+To append to your config", message)
+    return [f"no setting '{key}': {suggestion(config, key)} (all settings: --cfg job)" for key in found]
 
 
 def options(absent: re.Match[str]) -> str:

@@ -7,17 +7,21 @@ from omegaconf import DictConfig
 from experiments.cli import script
 from experiments.evaluation import Evaluation, write
 from experiments.parts import begun, settle, wanting
+from experiments.rehearsal import rehearse
 from sfam_bench import pairs as pairing
+from sfam_bench.files import probe
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
 
 @script("evaluate")
 def main(cfg: DictConfig) -> None:
+    probe(Path(cfg.run_dir))
     evaluation = Evaluation.of(cfg)
     store = begun(Path(cfg.run_dir), evaluation.identity, cfg.resume)  # early; a new folder when all else is there
     manifest = store.manifest
     settle(cfg, evaluation.inputs.model, manifest.get("passes") or {})
+    rehearse(evaluation)
     gallery = evaluation.embedded()
     pairs = store.read_pairs()
     pairs = evaluation.paired(gallery) if pairs is None else pairs

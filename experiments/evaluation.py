@@ -22,7 +22,7 @@ from sfam_bench.explainers.forms import Explainer
 from sfam_bench.explainers.prepare import Prepared
 from sfam_bench.metrics.base import Metric
 from sfam_bench.records import PairBatch
-from sfam_bench.retrieval import Catalogue, embed, retrieval
+from sfam_bench.retrieval import Catalogue, embed, retrieval, roles_of
 from sfam_bench.similarity import Gallery
 from sfam_bench.store import RunStore, frozen_passes
 
@@ -70,7 +70,8 @@ class Evaluation:
     def catalogue(self, gallery: Gallery) -> Catalogue:
         """The gallery with ids and labels."""
         explained = self.inputs.explained
-        return Catalogue(gallery, labels(self.inputs.dataset, explained), tuple(explained))
+        dataset = self.inputs.dataset
+        return Catalogue(gallery, labels(dataset, explained), tuple(explained), roles_of(dataset, explained))
 
     def prepared(self) -> dict[str, Explainer]:
         """The explainers, those that need training images prepared."""
@@ -80,7 +81,8 @@ class Evaluation:
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
         """How well the embeddings find one another."""
         found = self.catalogue(gallery)
-        return retrieval(self.inputs.model.similarity, gallery, found.labels, list(self.cfg.recall_at))
+        recall_at = list(self.cfg.recall_at)
+        return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
 
     def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Keep the images of a few pairs of each kind, or of all."""

@@ -9,12 +9,14 @@ from experiments.parts import dataset_and_model
 from sfam_bench.continued import begin
 from sfam_bench.datasets.planted import Planted
 from sfam_bench.errors import UserError
+from sfam_bench.files import probe
 from sfam_bench.intervention import intervention_check
 from sfam_bench.report.formats import csv
 
 
 @script("intervene")
 def main(cfg: DictConfig) -> None:
+    probe(Path(cfg.run_dir))
     dataset, model = dataset_and_model(cfg)
     if not isinstance(dataset, Planted):
         raise UserError(f"{dataset.name} cannot be repainted: the intervention check needs dataset=planted")

@@ -8,14 +8,16 @@ from experiments.cli import script
 from experiments.inputs import Inputs
 from experiments.parts import begun, labels, ready, settle, supported
 from experiments.settings import build
+from sfam_bench.files import probe
 from sfam_bench.part_agreement import METRICS, encodings, passes_facts
-from sfam_bench.retrieval import retrieval
+from sfam_bench.retrieval import retrieval, roles_of
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
 
 
 @script("part_agreement")
 def main(cfg: DictConfig) -> None:
+    probe(Path(cfg.run_dir))
     inputs, agreement = Inputs.of(cfg), build(cfg.agreement)
     dataset, model, target, chosen = inputs.dataset, inputs.model, inputs.target, inputs.explained
     explainers, training = inputs.explainers, inputs.training
@@ -38,7 +40,8 @@ def main(cfg: DictConfig) -> None:
     found = agreement(model, dataset, encoded, pairs.iloc[due], explainers, colours, cfg.batch_size)
     for number, records in zip(due, progress(found, "part agreement", len(due), "query"), strict=True):
         store.write_shard(number, records)
-    recall = retrieval(model.similarity, encoded.side.embeddings.cpu(), labels(dataset, chosen), list(cfg.recall_at))
+    gallery, roles = encoded.side.embeddings.cpu(), roles_of(dataset, chosen)
+    recall = retrieval(model.similarity, gallery, labels(dataset, chosen), list(cfg.recall_at), roles=roles)
     store.finish(retrieval=recall)
     print(f"records of {len(pairs)} queries: {cfg.run_dir}")
 

@@ -30,6 +30,8 @@ from sfam_bench.store import RunStore
 from sfam_bench.targets import Target
 from sfam_bench.types import Images
 
+NOT_ONE = "none of the explainers fits this model and target: choose others"
+
 
 def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
     """The data set, and the model on its device; seeded, so that untrained weights repeat."""
@@ -139,7 +141,7 @@ def supported(
             raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
         print(f"left out: {name}: {reason}")
     if len(why) == len(explainers):
-        raise UserError("none of the explainers fits this model and target: choose others")
+        raise UserError(NOT_ONE)
     return {name: made for name, made in explainers.items() if name not in why}, costs, why
 
 

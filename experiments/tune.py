@@ -19,7 +19,7 @@ from experiments.settings import resolved
 from experiments.tuned import CHOSEN
 from experiments.tuning import Task
 from sfam_bench.continued import check_same, refuse
-from sfam_bench.files import atomic, digest
+from sfam_bench.files import atomic, digest, probe
 from sfam_bench.provenance import plain
 from sfam_bench.report.formats import csv
 from sfam_bench.store import PASSES, RunStore
@@ -33,6 +33,7 @@ TRIALS = "trials.csv"
 def main(cfg: DictConfig) -> None:
     run = Path(cfg.run_dir)
     refuse(run, cfg.resume)
+    probe(run)
     task = Task.of(cfg)
     folds = task.folds()
     task.try_one(folds["tuning"])

@@ -26,7 +26,7 @@ from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import config_hash, run_facts
 from sfam_bench.records import PairBatch
-from sfam_bench.retrieval import Catalogue, embed
+from sfam_bench.retrieval import Catalogue, embed, roles_of
 from sfam_bench.spaces import Space
 from sfam_bench.statistics import PAIR, matrices, paired_difference, reasons
 from sfam_bench.targets import Target
@@ -88,7 +88,8 @@ class Task:
         pairs = build(self.cfg.pairs)(self.dataset, self.model.similarity, gallery, own)
         self.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         loaded = list(pairing.load(self.dataset, pairing.batches(pairs, self.cfg.batch_size)))
-        return Fold(classes, pairs, loaded, Catalogue(gallery, labels(self.dataset, own), tuple(own)))
+        catalogue = Catalogue(gallery, labels(self.dataset, own), tuple(own), roles_of(self.dataset, own))
+        return Fold(classes, pairs, loaded, catalogue)
 
     def variant(self, fields: Mapping[str, Any]) -> Explainer:
         """The method with other fields; UserError where it does not take them."""
@@ -129,8 +130,8 @@ class Task:
         passes = passes_for(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
         if known and passes.facts["mode"] != known["mode"]:
             raise UserError(
-                f"{self.cfg.run_dir} was begun with passes.mode={known['mode']}, which cannot be used here: go on with it "
-                "where it was begun, or tune in another run_dir"
+                f"{self.cfg.run_dir} was begun with passes.mode={known['mode']}, which cannot be used here: "
+                "continue it where it was begun, or tune in another run_dir"
             )
         return passes
 

@@ -1,6 +1,6 @@
 """One pair, a line each, no config: for notebooks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_object
 from sfam_bench.evaluate import PAIR, evaluate, raw_maps, reasons, self_pairs
 from sfam_bench.maps import normalise, upsample
 from sfam_bench.metrics.base import NOT_DRAWN, Metric
@@ -23,7 +23,7 @@ from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.named import Explainers, explainers_of
+from sfam_bench.named import Explainers, check_method, explainers_of
 from sfam_bench.pictures import Corners, Picture, Region, pair
 from sfam_bench.report.names import words
 from sfam_bench.report.pair import Panel, check_suffix, measured, pair_figure, save_figure
@@ -65,18 +65,25 @@ def default_model() -> SimilarityModel:
 
 
 def explain(
-    model: SimilarityModel | None, query: Picture, reference: Picture, explainers: Explainers = None
+    model: SimilarityModel | None,
+    query: Picture,
+    reference: Picture,
+    explainers: Explainers = None,
+    background: str = "white",
 ) -> Explanation:
-    """Say why `model` finds two images alike; images are paths, PIL images or (3, rows, cols) tensors in [0, 1].
+    """Say why `model` finds two images alike.
+
+    Images are paths, PIL images, arrays (rows, cols, 3) or tensors (3, rows, cols), of which only tensors are not
+    resized and cropped. Photos are turned as their EXIF tag says.
 
     model: None is `default_model()`.
     explainers: names of conf/explainer, or objects by name; by default SFAM and the exact decomposition.
+    background: the colour behind transparent pixels.
 
     An image with itself gives flagged maps of zeros.
     """
-    chosen = explainers_of(explainers)
-    model = model or default_model()
-    pairs = pair(query, reference, model.image_size)
+    chosen, model = explainers_of(explainers), _model(model)
+    pairs = pair(query, reference, model.image_size, background=background)
     encoded = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
@@ -97,23 +104,27 @@ def score(
     query: Picture,
     reference: Picture,
     explainers: Explainers = None,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, Metric] | Sequence[str] | str | None = None,
     foreground: Region | None = None,
     box: Corners | None = None,
+    background: str = "white",
 ) -> pd.DataFrame:
     """Measure explanations of one pair: explainers down, metrics across, NaN where there is nothing to measure.
 
-    metrics: objects by name; by default deletion, insertion, their difference, average drop, concentration and
-        completeness, and where the object is known, localisation.
-    foreground: the query's object, a mask as large as the query: bool, or an image whose light pixels are inside.
+    metrics: names of METRICS, or objects by name; by default deletion, insertion, their difference, average drop,
+        concentration and completeness, and where the object is known, localisation.
+    foreground: the query's object, a mask as large as the query: of bools, of 0 and 1, or one whose light pixels are
+        inside; one whose levels may be labels is refused.
     box: the query's object as x1, y1, x2, y2 in pixels of the query.
+    background: the colour behind transparent pixels.
+
+    A photo that its EXIF tag turns is refused with a mask or a box, which may be meant before or after it is turned.
 
     attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "higher_is_better".
     """
-    chosen = explainers_of(explainers)
-    model = model or default_model()
-    pairs = pair(query, reference, model.image_size, foreground, box)
-    wanted = {name: m for name, m in METRICS.items() if all(map(pairs.has, m.needs))} if metrics is None else metrics
+    chosen, asked, model = explainers_of(explainers), _metrics(metrics), _model(model)
+    pairs = pair(query, reference, model.image_size, foreground, box, background)
+    wanted = {name: m for name, m in METRICS.items() if all(map(pairs.has, m.needs))} if asked is None else asked
     for name, metric in wanted.items():
         for need in metric.needs:
             if not pairs.has(need):
@@ -132,6 +143,33 @@ def score(
     table.attrs["flags"] = {name: {m: why for m, why in row.items() if why} for name, row in flags.items()}
     table.attrs["higher_is_better"] = {name: metric.higher_is_better for name, metric in wanted.items()}
     return table
+
+
+def _model(model: SimilarityModel | None) -> SimilarityModel:
+    if model is None:
+        return default_model()
+    check_object(model, "model", SimilarityModel)
+    return model
+
+
+def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str | None) -> dict[str, Metric] | None:
+    """Objects as they are, names looked up in METRICS."""
+    if chosen is None:
+        return None
+    check_object(chosen, "metrics", Mapping, Sequence)
+    if not isinstance(chosen, Mapping):
+        names = [chosen] if isinstance(chosen, str) else chosen
+        if absent := [name for name in names if name not in METRICS]:
+            raise UserError(
+                f"there is no metric {absent[0]!r:.60} by name: choose from {', '.join(METRICS)}, or give objects as "
+                "metrics={'name': object}"
+            )
+        chosen = {name: METRICS[name] for name in names}
+    for name, metric in chosen.items():
+        check_method(metric, f"metric {name!r}", Metric)
+    if not chosen:
+        raise UserError("no metric is chosen: name one, as metrics=['deletion_mean'], or leave them out")
+    return dict(chosen)
 
 
 def show(explanation: Explanation, path: str | Path | None = None, scores: pd.DataFrame | None = None) -> Figure:

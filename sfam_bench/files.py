@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,20 +33,43 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary(path)
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        with suppress(OSError):  # not every file system syncs folders
-            _sync(path.parent)
-    except OSError as error:
-        if error.errno not in FULL:
+        with space(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            with suppress(OSError):  # not every file system syncs folders
+                _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def space(path: Path) -> Iterator[None]:
+    """Raise UserError where the block fails because the disk is full, or the quota used up, while `path` is written."""
+    try:
+        yield
+    except Exception as error:
+        if not _disk_is_full(error):
             raise
         raise UserError(
             f"the disk is full, or your quota is: {path} was not written, and what was there before is kept; "
             "make room, then start again"
         ) from error
+
+
+def probe(folder: Path) -> None:
+    """Make a folder, write into it, and leave everything as it was; UserError where results could not be written."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}): choose another place, or make room") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
 
 
 def digest(path: Path) -> str:
@@ -133,6 +157,17 @@ def _stale(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > STALE
     except OSError:  # renamed at this moment
         return False
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, is the system's; safetensors passes on only the text of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(f"(os error {number})" in str(error) for number in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _sync(path: Path) -> None:

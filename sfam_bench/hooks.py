@@ -9,12 +9,20 @@ from torch import Tensor, nn
 
 @contextmanager
 def tap(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """Record the outputs of modules while the block runs; the hooks are gone after it, also when it raises."""
+    """Record the outputs of modules while the block runs; the hooks are gone after it, also when it raises.
+
+    Later layers read a copy, so that what works in place does not change what is recorded.
+    """
     outputs: dict[nn.Module, Tensor] = {}
     handles = []
+
+    def record(module: nn.Module, _: object, output: Tensor) -> Tensor:
+        outputs[module] = output
+        return output.clone() if isinstance(output, Tensor) else output
+
     try:
         for module in modules:
-            handles.append(module.register_forward_hook(lambda m, _, output: outputs.__setitem__(m, output)))
+            handles.append(module.register_forward_hook(record))
         yield outputs
     finally:
         for handle in handles:

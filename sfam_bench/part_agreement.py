@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from sfam_bench.datasets.attributes import GROUPS, Level, PartColours, part_colours
-from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError, check_choices
@@ -21,6 +21,7 @@ from sfam_bench.maps import flagged, normalise, upsample
 from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.pairs import balanced_order
+from sfam_bench.ranges import Count, Natural, Positive
 from sfam_bench.records import Encoded, PairBatch, Record, Sample, Side, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched, progress
@@ -77,12 +78,12 @@ class PartAgreement:
     level: whose attributes are compared; auto takes those of images where the data set has them, else of classes.
     """
 
-    queries: int = 120
-    references: int = 60
-    per_class: int = 4
-    sigma: float = 24 / 224
+    queries: Count = 120
+    references: Count = 60
+    per_class: Count = 4
+    sigma: Positive = 24 / 224
     level: Level = "auto"
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -110,10 +111,12 @@ class PartAgreement:
         labels = index["label"].to_numpy()
         random = np.random.default_rng([self.seed, *METRIC.encode()])
         rows = []
-        for query in balanced_order(index["label"], random, None)[: self.queries]:
+        of_query, searched = roles(index)
+        places = np.flatnonzero(of_query)
+        for query in places[balanced_order(index["label"].iloc[places], random, None)[: self.queries]]:
             scores = similarity.matrix(gallery[[query]], gallery)[0].cpu()
             near = scores.argsort(descending=True, stable=True).numpy()
-            near = near[labels[near] != labels[query]]
+            near = near[(labels[near] != labels[query]) & searched[near]]
             turn = pd.Series(labels[near]).groupby(labels[near]).cumcount().to_numpy()
             near = near[turn < self.per_class][: self.references]
             references = [str(image_id) for image_id in index.index[near]]

@@ -1,4 +1,4 @@
-"""What a caller has in hand, as the model takes it: files, PIL images and tensors; masks and boxes beside them."""
+"""What a caller has, as the model takes it: files, PIL images, arrays and tensors; masks and boxes beside them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,25 +9,34 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from sfam_bench.datasets.folder import one_line, open_image
+from sfam_bench.datasets.decode import as_mask, as_rgb, from_array, mask_of, open_image, open_mask, unit
+from sfam_bench.datasets.folder import one_line
 from sfam_bench.datasets.geometry import Box, Geometry, fill
 from sfam_bench.errors import UserError
 from sfam_bench.records import PairBatch, Sample
 from sfam_bench.types import Image
 
-Picture: TypeAlias = str | Path | PIL.Image.Image | Tensor
-Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # of the object; light, or true, is inside
+Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
+Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # of the object; light, true or 1 is inside
 Corners: TypeAlias = Sequence[float | int]  # x1, y1, x2, y2
 
 
 def pair(
-    query: Picture, reference: Picture, size: int, foreground: Region | None = None, box: Corners | None = None
+    query: Picture,
+    reference: Picture,
+    size: int,
+    foreground: Region | None = None,
+    box: Corners | None = None,
+    background: str = "white",
 ) -> PairBatch:
     """Two images and the object of the query, in pixels of the picture that was given; cut to `size` unless a tensor.
 
+    background: the colour behind transparent pixels.
+
     Raises UserError where they are no images of one size.
     """
-    found, other = sample(query, "query", size, foreground, box), sample(reference, "reference", size)
+    found = sample(query, "query", size, foreground, box, background)
+    other = sample(reference, "reference", size, background=background)
     shapes = [tuple(one.image.shape) for one in (found, other)]
     if shapes[0] != shapes[1]:
         raise UserError(f"query is {shapes[0]} and reference {shapes[1]}: give both one size, or files, which are cut")
@@ -36,7 +45,12 @@ def pair(
 
 
 def sample(
-    picture: Picture, what: str, size: int, foreground: Region | None = None, box: Corners | None = None
+    picture: Picture,
+    what: str,
+    size: int,
+    foreground: Region | None = None,
+    box: Corners | None = None,
+    background: str = "white",
 ) -> Sample:
     """One image with what is marked on it; raises UserError where it is none."""
     if isinstance(picture, Tensor):
@@ -49,48 +63,48 @@ def sample(
         if foreground is not None:
             masks["foreground"] = torch.from_numpy(_mask(foreground, (rows, cols)))
         return Sample(image, masks)
-    opened = _opened(picture, what)
+    opened = _opened(picture, what, background, marked=not (foreground is None and box is None))
     shape = (opened.height, opened.width)
     mask = None if foreground is None else _mask(foreground, shape)
     return Geometry(round(size * 256 / 224), size)(opened, None if box is None else _box(box, shape), mask)
 
 
-def _opened(picture: str | Path | PIL.Image.Image, what: str) -> PIL.Image.Image:
+def _opened(
+    picture: str | Path | PIL.Image.Image | np.ndarray, what: str, background: str, marked: bool
+) -> PIL.Image.Image:
     if isinstance(picture, str | Path):
         if not (path := Path(picture).expanduser()).exists():
             raise UserError(f"{what} {path} is missing: check the path")
-        return open_image(path)
+        return open_image(path, background=background, marked=marked)
+    if isinstance(picture, np.ndarray):
+        return from_array(picture, what, background)
     if not isinstance(picture, PIL.Image.Image):
-        raise UserError(f"{what} is of type {type(picture).__name__}: give a path, a PIL image or a tensor")
+        raise UserError(f"{what} is of type {type(picture).__name__}: give a path, a PIL image, an array or a tensor")
     try:
-        return picture.convert("RGB")
+        return as_rgb(picture, what, background=background, marked=marked)
     except (OSError, SyntaxError, ValueError) as error:  # the file behind it is read only now
         raise UserError(f"cannot read {what} ({one_line(error)}): open an image that is whole") from None
 
 
 def _tensor(picture: Tensor, what: str) -> Image:
-    if picture.ndim != 3 or len(picture) != 3 or not picture.numel() or not picture.is_floating_point():
+    if picture.ndim != 3 or len(picture) != 3 or not picture.numel():
         shape = f"{tuple(picture.shape)} of {str(picture.dtype).removeprefix('torch.')}"
-        raise UserError(f"{what} is {shape}: an image tensor must be floats of shape (3, rows, cols) in [0, 1]")
-    image = picture.detach().float().cpu()
-    if not image.isfinite().all():
-        raise UserError(f"{what} has pixels that are NaN or infinite: give RGB in [0, 1]")
-    low, high = image.min().item(), image.max().item()
-    if low < 0 or high > 1:
-        raise UserError(f"{what} lies in [{low:.3g}, {high:.3g}]: give RGB in [0, 1]; the model standardises it itself")
-    return image
+        raise UserError(f"{what} is {shape}: an image tensor must have the shape (3, rows, cols)")
+    image = picture.detach().cpu()
+    return torch.from_numpy(unit((image.float() if image.is_floating_point() else image).numpy(), what))
 
 
 def _mask(region: Region, shape: tuple[int, int]) -> np.ndarray:
     """True where the object is; raises UserError where the mask is not of its image's shape (rows, cols)."""
-    if isinstance(region, np.ndarray | Tensor):
-        array = np.asarray(region.detach().cpu() if isinstance(region, Tensor) else region)
-        if array.dtype != bool:
-            raise UserError(f"foreground is an array of {array.dtype}: give one of bool, such as mask > 0.5")
-        mask = array
+    if isinstance(region, Tensor):
+        found = region.detach().cpu()
+        mask = mask_of((found.float() if found.is_floating_point() else found).numpy(), "foreground")
+    elif isinstance(region, np.ndarray):
+        mask = mask_of(region, "foreground")
+    elif isinstance(region, PIL.Image.Image):
+        mask = as_mask(region, "foreground")
     else:
-        opened = open_image(Path(region).expanduser(), "L") if isinstance(region, str | Path) else region.convert("L")
-        mask = np.asarray(opened) > 127
+        mask = open_mask(Path(region).expanduser())
     if mask.shape != shape:
         raise UserError(f"foreground is {mask.shape} and its image {shape} (rows, cols): give a mask of the same size")
     return mask

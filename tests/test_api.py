@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
@@ -76,10 +77,13 @@ BROKEN[0, 3, 3] = float("nan")
     [
         (
             torch.rand(32, 32),
-            r"query is \(32, 32\) of float32: an image tensor must be floats of shape \(3, rows, cols\)",
+            r"query is \(32, 32\) of float32: an image tensor must have the shape \(3, rows, cols\)",
         ),
         (torch.rand(1, 32, 32), r"query is \(1, 32, 32\) of float32"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"query is \(3, 8, 8\) of uint8"),
+        (
+            torch.zeros(3, 8, 8, dtype=torch.int64),
+            r"query is of int64: give uint8, uint16, bool, or floats in \[0, 1\]",
+        ),
         (torch.rand(3, 0, 8), r"query is \(3, 0, 8\)"),
         (BROKEN, "query has pixels that are NaN or infinite"),
         (NOISE * 255, r"query lies in \[.*, 255\]: give RGB in \[0, 1\]"),
@@ -99,11 +103,11 @@ def test_what_is_no_image_is_refused_in_one_line(model, call, image, said):
 def test_what_is_of_another_type_is_refused_in_one_line():
     """In a process of its own, without the checks of types that pytest adds."""
     code = """
-import numpy as np, torch
+import torch
 from sfam_bench.errors import UserError
 from sfam_bench.pictures import pair
 
-for query, box in ((np.zeros((32, 32, 3)), None), (None, None), (torch.zeros(3, 32, 32), 3)):
+for query, box in (([0.5], None), (None, None), (torch.zeros(3, 32, 32), 3)):
     try:
         pair(query, query, 32, box=box)
     except UserError as error:
@@ -111,8 +115,8 @@ for query, box in ((np.zeros((32, 32, 3)), None), (None, None), (torch.zeros(3, 
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "query is of type ndarray: give a path, a PIL image or a tensor",
-        "query is of type NoneType: give a path, a PIL image or a tensor",
+        "query is of type list: give a path, a PIL image, an array or a tensor",
+        "query is of type NoneType: give a path, a PIL image, an array or a tensor",
         "box is 3: give x1, y1, x2, y2 in pixels of the query",
     ]
 
@@ -154,11 +158,75 @@ def test_default_metrics_are_those_of_conf(name):
         ({}, "no explainer is chosen"),
         (["grad_eclip"], "Grad-ECLIP needs a vision transformer"),
         (["weight_transfer"], r"WeightTransfer needs training images.*in Python: method.prepare"),
+        ({"mine": SFAM}, r"^explainer 'mine' is the class SFAM: give an object, SFAM\(\.\.\.\)$"),
     ],
 )
 def test_explainers_that_cannot_be_are_refused(model, explainers, said):
     with pytest.raises(UserError, match=said):
         sfam_bench.explain(model, NOISE, NOISE.flip(0), explainers)
+
+
+def test_metrics_go_by_name_too(model):
+    found = sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", ["deletion_mean", "gini"])
+    given = {name: METRICS[name] for name in ("deletion_mean", "gini")}
+    pd.testing.assert_frame_equal(found, sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", given))
+    assert [*sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", "gini").columns] == ["gini"]
+
+
+def test_what_is_no_object_of_its_kind_is_refused_in_one_line():
+    """In a process of its own, without the checks of types that pytest adds."""
+    code = """
+import torch
+from sfam_bench import explain, score
+from sfam_bench.baselines import Blur
+from sfam_bench.errors import UserError
+from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.complexity import Gini
+from sfam_bench.metrics.perturbation import Perturbation
+from sfam_bench.models.build import build
+from sfam_bench.models.planted_net import planted_net
+from sfam_bench.models.poolings import GAP
+from sfam_bench.similarity import Cosine
+
+model, image = build("small", planted_net((4,), (2,)), GAP(), Cosine(), image_size=32), torch.rand(3, 32, 32)
+for make in (
+    lambda: explain(model, image, image, SFAM()),
+    lambda: explain(model, image, image, [SFAM()]),
+    lambda: explain(model, image, image, {"mine": "sfam"}),
+    lambda: explain(torch.nn.Linear(2, 2), image, image),
+    lambda: score(model, image, image, metrics=["delation"]),
+    lambda: score(model, image, image, metrics={"mine": Gini}),
+    lambda: score(model, image, image, metrics={"mine": 3}),
+    lambda: score(model, image, image, metrics=[]),
+    lambda: Perturbation("deletion", baseline=Blur),
+    lambda: Perturbation("deletion", baseline="blur"),
+    lambda: build("small", planted_net((4,), (2,)), GAP, Cosine()),
+    lambda: build("small", planted_net((4,), (2,)), GAP(), Cosine),
+    lambda: build("flat", torch.nn.Flatten(), GAP(), Cosine(), image_size=8),
+    lambda: build("grid", planted_net((4,), (2,)), torch.nn.Identity(), Cosine(), image_size=32),
+):
+    try:
+        make()
+    except UserError as error:
+        print(str(error)[:75])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "explainers is SFAM(gamma=1.0, head='pull_back', euclidean_cis='exponential,",
+        "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', euc",
+        "explainer 'mine' is 'sfam', of type str: give an object of Explainer",
+        "model is Linear(in_features=2, out_features=2, bias=True), of type Linear: ",
+        "there is no metric 'delation' by name: choose from insertion_minus_deletion",
+        "metric 'mine' is the class Gini: give an object, Gini(...)",
+        "metric 'mine' is 3, of type int: give an object of Metric",
+        "no metric is chosen: name one, as metrics=['deletion_mean'], or leave them ",
+        "Perturbation.baseline is the class Blur: give an object, Blur(...)",
+        "Perturbation.baseline is 'blur', of type str: give an object of Baseline",
+        "pooling is the class GAP: give an object, GAP(...)",
+        "similarity is the class Cosine: give an object, Cosine(...)",
+        "the trunk of flat returns (1, 192) for one image: expected a tensor (1, cha",
+        "the embedder of grid returns (1, 4, 16, 16) for one image: expected (1, dim",
+    ]
 
 
 def test_only_methods_of_the_package_are_imported(tmp_path, monkeypatch):
@@ -232,7 +300,7 @@ def test_marks_go_through_the_geometry_of_their_image(model, tmp_path):
         ({"box": (0, 0, float("nan"), 9)}, "holds nothing"),
         ({"box": (1, 2, 3)}, "give x1, y1, x2, y2"),
         ({"foreground": np.zeros((32, 31), dtype=bool)}, r"foreground is \(32, 31\) and its image \(32, 32\)"),
-        ({"foreground": torch.rand(32, 32)}, r"foreground is an array of float32: give one of bool"),
+        ({"foreground": torch.rand(32, 32)}, r"foreground holds float32 other than levels"),
         ({"foreground": "no.png"}, "no.png is missing"),
     ],
 )

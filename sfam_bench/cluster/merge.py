@@ -58,7 +58,10 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
     UserError where one is missing or wrong, or lacks pairs. Pieces stay as they are, and until the manifest says that
     the run is merged, readers read them.
     """
+    plan.prove(root)
     store, manifest = RunStore(root, plan.key), read_manifest(root)
+    if manifest.get("config_hash") != plan.facts.get("identity"):
+        raise UserError(f"{root}/manifest.json is not that of the plan: restore it, or plan again into another run_dir")
     for folder in (root, *(root / kind for kind in ("records", "maps", "curves"))):
         tidy(folder)
     found, heard = _Found(), set[str]()
@@ -104,7 +107,7 @@ class _Found:
                 self.merged.missing.append(number)
                 continue
             try:
-                piece = Piece.read(root, number, plan.key)
+                piece = Piece.read(root, number, plan.key, plan.passes, [plan.code])
                 _whole(piece, pairs, root, number)
             except ValueError as error:
                 self.merged.wrong[number] = str(error)
@@ -151,9 +154,8 @@ class _Stream:
 
 def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     """The pairs of each batch, as sfam_bench.pairs.batches cuts them."""
-    pairs = read_pairs(root, read_manifest(root))
-    if len(pairs) != plan.pairs:
-        raise UserError(f"{root} holds {len(pairs)} of the plan's {plan.pairs} pairs: plan again into another run_dir")
+    remedy = "plan again into another run_dir, with each of pairs.kinds once"
+    pairs = read_pairs(root, read_manifest(root), remedy)
     kinds, _ = pd.factorize(pairs["kind"])
     ids = [*pairs[list(PAIR)].iloc[np.argsort(kinds, kind="stable")].itertuples(index=False, name=None)]
     for first, last in pairwise(accumulate(plan.batches, initial=0)):

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,9 +11,11 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
+from sfam_bench.datasets.checks import check_rows, clipped
+from sfam_bench.datasets.decode import Orientation, colour_of, open_image, open_mask
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.records import Sample
 from sfam_bench.types import Mask
 
@@ -29,7 +30,12 @@ class ImageFolder:
 
     `index` is keyed by the official `image_id` and has: path (below root), label (the official class id), class_name,
     box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of x, y,
-    visible) or None, mask_path (below mask_root) or None, split ("train" or "test").
+    visible) or None, mask_path (below mask_root) or None, split ("train" or "test"); where a data set separates queries
+    from the gallery also is_query and is_gallery (booleans).
+
+    `orientation`: "exif" turns photos as their EXIF tag says, and refuses those that it turns where a box, mask or
+    keypoints are given; "stored" takes the pixels of the file, as the boxes of public data sets do. `background` is the
+    colour behind transparent pixels.
     """
 
     name: str
@@ -38,15 +44,24 @@ class ImageFolder:
     split_name: str
     geometry: Geometry = STANDARD
     mask_root: Path | None = None
+    orientation: Orientation = "exif"
+    background: str = "white"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        colour_of(self.background)
 
     def image(self, image_id: str) -> PIL.Image.Image:
-        """Open one image as RGB, untransformed; raises UserError where the file is absent or broken."""
-        return open_image(inside(self.root, self._row(image_id).path), "RGB")
+        """Open one image as RGB, untransformed; raises UserError where the file is absent, broken or ambiguous."""
+        row = self._row(image_id)
+        marked = any(mark is not None for mark in (row.box, row.mask_path, row.keypoints))
+        return open_image(inside(self.root, row.path), self.orientation, self.background, marked)
 
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
         row, image = self._row(image_id), self.image(image_id)
-        return self.geometry(image, row.box, self._mask(row.mask_path, image.size), row.keypoints)
+        box = clipped(row.box, image.size, str(self.root / row.path))
+        return self.geometry(image, box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
         """Return "foreground" and "box" of the query where they are known; the reference does not matter here."""
@@ -62,21 +77,28 @@ class ImageFolder:
         if path is None:
             return None
         file = inside(self.mask_root or self.root, path)
-        mask = open_image(file, "L")
-        if mask.size != size:
-            raise UserError(f"{file} is {mask.size} and its image {size} (width, height): delete it or copy it again")
-        return np.asarray(mask) > 127  # CUB's grey levels are the share of annotators: the majority decides
+        mask = open_mask(file, self.orientation)
+        if mask.shape[::-1] != size:
+            found = mask.shape[::-1]
+            raise UserError(f"{file} is {found} and its image {size} (width, height): delete it or copy it again")
+        return mask
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What a public data set is called and holds when complete, and how to say that it is not there."""
+    """What a public data set is called and holds when complete, and how to say that it is not there.
+
+    `classes` numbers them from 1; `numbered`: class folders begin with the class id, as 001.Black_footed_Albatross.
+    Its boxes, and the figures published of it, are of the pixels as they are stored, so EXIF tags do not turn them.
+    """
 
     title: str
     expected: str
     target: str
     images: int | None = None
     classes: int | None = None
+    numbered: bool = False
+    orientation: Orientation = "stored"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +128,8 @@ def load(
                 rows = keep(collection, found)
                 sides, split_name = assign(rows, split, f"{collection.title} at {found.home}")
                 index = rows.assign(split=sides)[list(COLUMNS)]
-                return ImageFolder(name, found.home, index, split_name, geometry, found.mask_root)
+                turn = collection.orientation
+                return ImageFolder(name, found.home, index, split_name, geometry, found.mask_root, turn)
     raise UserError(
         f"no {collection.title} at {root}: expected {collection.expected}; "
         f"set dataset.root or SFAM_BENCH_DATA, or run make {collection.target}"
@@ -119,14 +142,13 @@ def keep(collection: Collection, found: Found) -> pd.DataFrame:
     for column in ("box", "keypoints", "mask_path"):
         rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
     rows.index = rows.index.astype(str).rename("image_id")
-    if not rows.index.is_unique:
-        twice = rows.index[rows.index.duplicated()][0]
-        raise UserError(f"{collection.title} at {found.home} names image {twice!r} twice: remove one of them")
     rows["path"] = rows.path.map(lambda path: str(PurePosixPath(path)))
+    title = f"{collection.title} at {found.home}"
+    check_rows(rows, title, collection.classes, collection.numbered)
     there = rows.path.isin(existing(found.home, rows.path))
     if not there.any():
         what = f"none of its {len(rows)} images is there" + (f", such as {rows.path.iloc[0]}" if len(rows) else "")
-        raise UserError(f"{collection.title} at {found.home}: {what}; put the images there or set dataset.root")
+        raise UserError(f"{title}: {what}; put the images there or set dataset.root")
     kept = rows[there].copy()
     masks = existing(found.mask_root or found.home, kept.mask_path.dropna())
     kept["mask_path"] = kept.mask_path.where(kept.mask_path.isin(masks), None)
@@ -144,6 +166,9 @@ def _say_what_is_missing(collection: Collection, found: Found, rows: pd.DataFram
         parts.append(f"{len(absent)} that its files name are absent, such as {absent.iloc[0]}")
     if 0 < (masks := kept.mask_path.notna().sum()) < images:
         parts.append(f"{images - masks} images have no segmentation, and their boxes stand in")
+    for column, what in (("box", "box"), ("keypoints", "parts")):
+        if 0 < (known := kept[column].notna().sum()) < images:
+            parts.append(f"{images - known} images have no {what}")
     if found.note:
         parts.append(found.note)
     if parts:
@@ -188,38 +213,6 @@ def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["class_folder", "file"], dtype=object)
 
 
-def read_table(path: Path, types: dict[str, type], header: bool = False) -> pd.DataFrame:
-    """Read a file of space-separated columns, keyed by the first; raises UserError where it is absent or malformed."""
-    try:
-        return pd.read_csv(
-            path,
-            sep=" ",
-            names=list(types),
-            usecols=range(len(types)),
-            header=0 if header else None,
-            dtype=types,
-            keep_default_na=False,
-        ).set_index(next(iter(types)))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path} ({one_line(error)}): expected columns {', '.join(types)}; copy it again"
-        ) from None
-
-
 def one_line(error: Exception) -> str:
     """Put the message of an error on one line, for use in a UserError."""
     return " ".join(str(error).split())
-
-
-def open_image(path: Path, mode: str = "RGB") -> PIL.Image.Image:
-    """Read an image file whole, in one mode whatever it was stored in; raises UserError where that fails."""
-    # The pixels are taken as stored: official boxes and published figures ignore a camera's rotation tag, and so do we.
-    try:
-        with PIL.Image.open(path) as image:
-            return image.convert(mode)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: check the path, or load the data set anew to leave it out") from None
-    except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError) as error:
-        raise UserError(
-            f"cannot read {path} ({one_line(error)}): copy it again, or delete it to leave it out"
-        ) from None

@@ -19,6 +19,7 @@ from sfam_bench.engine.modes import MODES, Function, Mode, available
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.files import read_json, write_json
+from sfam_bench.ranges import Count, NotNegative
 from sfam_bench.types import Images
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (items, dims), (others, dims) -> (items, others)
@@ -42,10 +43,10 @@ class Calibration:
     """
 
     mode: Literal["auto", "eager", "compiled", "half", "openvino"] = "auto"
-    batch: int | None = None
-    tolerance: float = 1e-3
-    seconds: float = 2.0
-    worthwhile: float = 60.0
+    batch: Count | None = None
+    tolerance: NotNegative = 1e-3
+    seconds: NotNegative = 2.0
+    worthwhile: NotNegative = 60.0
     cache: str | None = None
 
     def __post_init__(self) -> None:

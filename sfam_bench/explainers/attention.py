@@ -164,7 +164,7 @@ class Layers:
     def embed(self, tokens: Tokens, size: tuple[int, int]) -> Embeddings:
         """Embeddings, as if these tokens were those after the last block."""
         grid = read(self.normed(tokens), self.prefix, "class" if self.reads_class else "patch", size)
-        return self.finish(self.model.embedder.pooling(grid))
+        return self.finish(self.model.embedder.pooling(grid.clone()))
 
     def finish(self, pooled: Float[Tensor, "batch channels"]) -> Embeddings:
         """Neck, head and L2."""

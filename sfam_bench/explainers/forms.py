@@ -1,6 +1,6 @@
 """What explainers share: derivatives of the target at the activations, by one backward pass through the embedder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfam_bench.engine.modes import evaluating
+from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.similarity import norm
@@ -15,6 +16,10 @@ from sfam_bench.targets import score
 from sfam_bench.types import Activations, Embeddings, Pooled, RawMaps, Weights
 
 CHUNK = 2**26  # bytes
+NO_GRADIENT = (
+    "no gradient comes back through the model: a layer is quantised, or detaches what it returns; take one in floating "
+    "point that can be differentiated, or methods that only take forward passes (rise, relax, ablation_cam)"
+)
 
 
 @runtime_checkable
@@ -43,10 +48,21 @@ def differentiating(model: SimilarityModel) -> Iterator[None]:
 
 
 def derivative(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """d sum(function) / d at, leaving the weights' own gradients alone; zero where the function ignores `at`."""
+    """d sum(function) / d at, leaving the weights' own gradients alone."""
     leaf = at.detach().clone().requires_grad_()
-    (result,) = torch.autograd.grad(function(leaf).sum(), leaf, allow_unused=True)
-    return torch.zeros_like(leaf) if result is None else result
+    (result,) = gradients(function(leaf).sum(), [leaf])
+    return result
+
+
+def gradients(total: Tensor, inputs: Sequence[Tensor], again: bool = False) -> tuple[Tensor, ...]:
+    """d total / d inputs; `again` keeps the graph. Raises UserError where a layer lets no gradient back."""
+    found: Sequence[Tensor | None] = (None,)
+    if total.requires_grad:
+        found = torch.autograd.grad(total, list(inputs), retain_graph=again, allow_unused=True)
+    known = tuple(one for one in found if one is not None)
+    if len(known) < len(inputs):
+        raise UserError(NO_GRADIENT)
+    return known
 
 
 def target_gradient(model: SimilarityModel, encoded: Encoded) -> Activations:
@@ -98,7 +114,7 @@ def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tup
     if not embedder.pools_the_cut:
         return _form_gradient(model, side, towards).sum(dim=(2, 3)), activations.mean(dim=(2, 3))
     with differentiating(model):
-        pooled = embedder.pool(activations.detach().clone()).detach()
+        pooled = embedder.pool(activations.detach()).detach()
         return derivative(lambda p: _linear_form(model, embedder.project(p), towards), pooled), pooled
 
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating, target_gradient
+from sfam_bench.explainers.forms import differentiating, gradients, target_gradient
 from sfam_bench.hooks import tap
 from sfam_bench.maps import normalise, upsample
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
 from sfam_bench.types import Activations, Images, RawMaps
@@ -43,7 +44,7 @@ class GAM:
         ),
     )
 
-    layers: int = 2
+    layers: Count = 2
     scale: Literal["max", "none"] = "max"
     relu: bool = True
 
@@ -75,12 +76,12 @@ def inside(
     with differentiating(model):
         images = encoded.query.images[rows].clone().requires_grad_()
         with tap(*modules) as outputs:
-            embeddings = model.embedder(model.trunk(images))
+            embeddings = model(images)
         layers = [outputs[module] for module in modules]
-        gradients = torch.autograd.grad(score(model.similarity, embeddings, encoded.terms, rows).sum(), layers)
+        found = gradients(score(model.similarity, embeddings, encoded.terms, rows).sum(), layers)
         return [
             (as_grid(gradient, images), as_grid(layer.detach(), images))
-            for gradient, layer in zip(gradients, layers, strict=True)
+            for gradient, layer in zip(found, layers, strict=True)
         ]
 
 
@@ -92,7 +93,7 @@ def earlier_layers(model: SimilarityModel, image: Images) -> tuple[list[nn.Modul
     with differentiating(model):
         image = image.clone().requires_grad_()
         with tap(*model.trunk.modules()) as outputs:
-            activations = model.trunk(image)
+            activations = model.run_trunk(image)
     nearest: dict[int, tuple[int, nn.Module]] = {}
     for module, output in outputs.items():
         if is_grid(output, image) and output.shape != image.shape:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sfam_bench.errors import check_choices
 from sfam_bench.explainers.attention import Attention, Layers
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating
+from sfam_bench.explainers.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
@@ -66,7 +66,7 @@ class GradECLIP:
     def _some(self, layers: Layers, encoded: Encoded, some: Int[Tensor, " some"], size: tuple[int, int]) -> RawMaps:
         *_, (tokens, attention) = layers.run(encoded.query.images[some])
         total = score(layers.model.similarity, layers.embed(tokens, size), encoded.terms, some).sum()
-        (gradient,) = torch.autograd.grad(total, attention.output)
+        (gradient,) = gradients(total, [attention.output])
         with torch.no_grad():
             shares = gradient @ attention.values[:, :, layers.prefix :].transpose(-2, -1)
             return (shares * self._lambda(attention, layers.prefix)).sum(dim=(1, 2)).unflatten(1, size)

@@ -9,6 +9,7 @@ from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.pixels import mean_gradient
 from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.types import RawMaps
 
@@ -34,7 +35,7 @@ class IntegratedGradients:
         ),
     )
 
-    steps: int = 32
+    steps: Count = 32
     baseline: BaselineName = "zeros"
     quadrature: Quadrature = "midpoint"
 

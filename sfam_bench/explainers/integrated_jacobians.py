@@ -11,13 +11,14 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfam_bench.baselines import BASELINES, BaselineName
-from sfam_bench.errors import check_choices
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import derivative, differentiating
+from sfam_bench.explainers.forms import NO_GRADIENT, derivative, differentiating
 from sfam_bench.explainers.pixels import chunks
 from sfam_bench.explainers.products import before_l2, factor
 from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import Embeddings, RawMaps, Scores
 
@@ -40,6 +41,8 @@ class Path:
             with torch.no_grad(), forward_ad.dual_level():
                 output = self.function(forward_ad.make_dual(self._point(pair, step), self.change[pair]))
                 tangent = forward_ad.unpack_dual(output).tangent
+            if tangent is None:
+                raise UserError(NO_GRADIENT)
             total.index_add_(0, pair, tangent * self.weights[step][:, None])
         return total
 
@@ -91,7 +94,7 @@ class IntegratedJacobians:
     )
 
     space: Literal["cut", "image"] = "cut"
-    steps: int = 10
+    steps: Count = 10
     baseline: BaselineName | None = None
     quadrature: Quadrature = "right"
 
@@ -130,8 +133,8 @@ class IntegratedJacobians:
             start = torch.zeros_like(inputs)
             if self.baseline is not None:
                 with torch.no_grad():
-                    start = model.trunk(BASELINES[self.baseline](images)).detach()
-        trunk = model.trunk if self.space == "image" else torch.nn.Identity()
+                    start = model.run_trunk(BASELINES[self.baseline](images)).detach()
+        trunk = model.run_trunk if self.space == "image" else torch.nn.Identity()
         at, weights = nodes(self.quadrature, self.steps, inputs)
         return Path(lambda x: before_l2(model, trunk(x)), start, inputs - start, at, weights, images)
 

@@ -14,6 +14,7 @@ from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.masking import scores_behind
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural
 from sfam_bench.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.types import RawMaps
 
@@ -45,10 +46,10 @@ class KernelSHAP:
         degenerate=("with few samples a patch's value is as much its fellows'",),
     )
 
-    grid: int = 7
-    samples: int = 512
+    grid: Count = 7
+    samples: Count = 512
     weighting: Literal["shapley", "banzhaf"] = "shapley"
-    seed: int = 0
+    seed: Natural = 0
     baseline: BaselineName = "mean"
 
     def __post_init__(self) -> None:
@@ -133,7 +134,9 @@ def banzhaf(members: Members, values: Values, weights: Values) -> Float[Tensor, 
 
 
 def fitted(rows: Float[Tensor, "coalitions players"], values: Values, weights: Values) -> Float[Tensor, " players"]:
-    """The shortest of the best fits."""
+    """The shortest of the best fits; NaN where a value is not finite, which evaluate flags."""
+    if not values.isfinite().all():
+        return torch.full_like(rows[0], torch.nan)
     root = weights.sqrt()[:, None]
     solution: Tensor = torch.linalg.lstsq(root * rows, root * values[:, None], driver="gelsd").solution
     return solution[:, 0]

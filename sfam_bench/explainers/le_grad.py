@@ -10,8 +10,9 @@ from torch import Tensor
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.attention import Layers
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating
+from sfam_bench.explainers.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
 from sfam_bench.types import RawMaps
@@ -42,7 +43,7 @@ class LeGrad:
         ),
     )
 
-    layers: int | None = None
+    layers: Count | None = None
     reading: Literal["model", "mean"] = "model"
 
     def __post_init__(self) -> None:
@@ -67,6 +68,6 @@ class LeGrad:
             mean = self.reading == "mean"
             embeddings = layers.finish(layers.normed(tokens.mean(dim=1))) if mean else layers.embed(tokens, size)
             total = score(layers.model.similarity, embeddings, encoded.terms, some).sum()
-            (gradient,) = torch.autograd.grad(total, attention.weights)
+            (gradient,) = gradients(total, [attention.weights])
             maps.append(layers.patches(gradient.relu().mean(dim=(1, 2)), size))
         return torch.stack(maps).mean(dim=0)

@@ -21,7 +21,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sfam_bench.errors import UserError, check_choices
-from sfam_bench.explainers.relevance_functions import LAYERS, affine, carries, carrying, constant, first_read
+from sfam_bench.explainers.relevance_functions import (
+    LAYERS,
+    Layer,
+    affine,
+    carries,
+    carrying,
+    constant,
+    first_read,
+    works_in_place,
+)
 from sfam_bench.types import Embeddings
 
 Rule: TypeAlias = Literal["zplus", "epsilon", "gamma"]
@@ -103,32 +112,6 @@ def _running(
     yield output, mode.factor
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A linear layer that was met, and what it read; `box` the images 0 and 1 as it reads them."""
-
-    call: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    read: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    gamma: float
-    box: tuple[Tensor, Tensor] | None = None
-
-    def positive(self) -> Tensor:
-        """The sum of its positive contributions, for each output."""
-        bias = None if self.bias is None else self.bias.clamp_min(0)
-        total = self.call(self.read.clamp_min(0), self.weight.clamp_min(0), bias)
-        if bool((self.read < 0).any()):
-            total = total + self.call(self.read.clamp_max(0), self.weight.clamp_max(0), None)
-        return total
-
-    def above_the_least(self, box: tuple[Tensor, Tensor]) -> Tensor:
-        """What its contributions add to the least that an image in [0, 1] could give."""
-        low, high = box
-        least = self.call(low, self.weight.clamp_min(0), None) + self.call(high, self.weight.clamp_max(0), None)
-        return self.call(self.read, self.weight, None) - least
-
-
 class _Relevance(TorchFunctionMode):
     """Replaces functions by ones of the same value whose derivative times input is relevance.
 
@@ -143,13 +126,20 @@ class _Relevance(TorchFunctionMode):
         self.box: Tensor | None = None
         self.waiting: Any = WeakTensorKeyDictionary()  # layers by their outputs
         self.bounds: Any = WeakTensorKeyDictionary()  # the images 0 and 1 by what a first layer reads
+        self.written: Any = WeakTensorKeyDictionary()  # results of functions in place, by the tensors that they change
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", "").strip("_"), kwargs or {}
         if name in LOOKS and not isinstance(found := func(*args, **kwargs), Tensor):
             return found
+        given = args
+        args, kwargs = tree_map(self.current, (args, kwargs))
         if name == "batch_norm":
-            return self._batch_norm(*tree_map(constant, args), **tree_map(constant, kwargs))
+            return self._batch_norm(*args, **kwargs)
+        if name == "clone" and (layer := self.waiting.get(args[0])) is not None:  # between a layer and its batch norm
+            copy = func(*args, **kwargs)
+            self.waiting[copy] = layer
+            return copy
         args, kwargs = tree_map(self.known, (args, kwargs))
         if name == "pad" and self.factor is None:
             return self._padded(func, *args, **kwargs)
@@ -157,11 +147,20 @@ class _Relevance(TorchFunctionMode):
             return self._linear(func, 1.0 if name == "conv2d" else 0.0, *args, **kwargs)
         if not any(carries(leaf) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
-        return carrying(name, func, args, kwargs)
+        result = carrying(name, func, args, kwargs)
+        if works_in_place(func, args, kwargs):
+            self.written[given[0]] = result
+        return result
+
+    def current(self, value: Any) -> Any:
+        """A parameter as a constant, and a tensor as what was last written into it."""
+        while isinstance(value, Tensor) and (written := self.written.get(value)) is not None:
+            value = written
+        return constant(value)
 
     def known(self, value: Any) -> Any:
-        """A parameter as a constant, and an output that waits for its rule under its rule."""
-        value = constant(value)
+        """The same, and an output that waits for its rule under its rule."""
+        value = self.current(value)
         if isinstance(value, Tensor) and (layer := self.waiting.get(value)) is not None:
             return self._ruled(value, layer)
         return value
@@ -183,7 +182,7 @@ class _Relevance(TorchFunctionMode):
         read = self._entered(input)
         output = call(read, weight, bias)
         box = self.bounds.get(read)
-        self.waiting[output] = _Layer(call, read, weight, bias, gamma * self.rules.gamma, box)
+        self.waiting[output] = Layer(call, read, weight, bias, gamma * self.rules.gamma, box)
         return output
 
     def _padded(self, func: Any, input: Tensor, *rest: Any, **named: Any) -> Tensor:
@@ -225,7 +224,7 @@ class _Relevance(TorchFunctionMode):
         layer = self.waiting.get(input)
         along = (1, -1, *[1] * (input.ndim - 2))  # channels
         if layer is None:  # behind something other than a linear layer: one of its own, channel by channel
-            layer = _Layer(affine, input, scale.view(along), shift.view(along), 0.0)
+            layer = Layer(affine, input, scale.view(along), shift.view(along), 0.0)
             return (
                 self._ruled(affine(input, layer.weight, layer.bias), layer)
                 if carries(input)
@@ -236,7 +235,7 @@ class _Relevance(TorchFunctionMode):
         output = input * scale.view(along) + shift.view(along)
         return self._ruled(output, replace(layer, weight=folded, bias=bias))
 
-    def _ruled(self, z: Tensor, layer: _Layer) -> Tensor:
+    def _ruled(self, z: Tensor, layer: Layer) -> Tensor:
         """The same value, with the derivative that the rule wants."""
         path = z
         if layer.box is not None:

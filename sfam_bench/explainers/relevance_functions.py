@@ -1,11 +1,13 @@
 """How relevance goes back through functions without weights: which pass it on as they are, and which need a rule."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -17,7 +19,7 @@ ENTRIES = LAYERS | {"pad"}  # the first of these is where pixels, in whatever un
 # linear, or a choice of inputs: their own derivative times input conserves relevance
 _PLAIN = (
     "adaptive_avg_pool2d adaptive_max_pool2d add amax avg_pool2d bmm cat chunk clone concat contiguous "
-    "div double dropout dropout2d einsum expand expand_as flatten float flip get getitem iadd "
+    "div double dropout dropout2d einsum expand expand_as flatten float flip get getitem "
     "interpolate leaky_relu matmul max max_pool2d mean movedim mul narrow neg pad permute prelu radd relu "
     "repeat reshape reshape_as rmul roll rsub select split squeeze stack sub sum to transpose true_divide type "
     "type_as unbind unflatten unsqueeze upsample view view_as where"
@@ -34,6 +36,32 @@ _ACTIVATIONS = (
 ACTIVATIONS = frozenset(_ACTIVATIONS.split())
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer that was met, and what it read; `box` the images 0 and 1 as it reads them."""
+
+    call: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    read: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    gamma: float  # times which positive contributions count once more
+    box: tuple[Tensor, Tensor] | None = None
+
+    def positive(self) -> Tensor:
+        """The sum of its positive contributions, for each output."""
+        bias = None if self.bias is None else self.bias.clamp_min(0)
+        total = self.call(self.read.clamp_min(0), self.weight.clamp_min(0), bias)
+        if bool((self.read < 0).any()):
+            total = total + self.call(self.read.clamp_max(0), self.weight.clamp_max(0), None)
+        return total
+
+    def above_the_least(self, box: tuple[Tensor, Tensor]) -> Tensor:
+        """What its contributions add to the least that an image in [0, 1] could give."""
+        low, high = box
+        least = self.call(low, self.weight.clamp_min(0), None) + self.call(high, self.weight.clamp_max(0), None)
+        return self.call(self.read, self.weight, None) - least
+
+
 def carrying(name: str, func: Any, args: Any, kwargs: Any) -> Any:
     """A function, other than of a layer with weights, of something that carries relevance."""
     if name == "scaled_dot_product_attention":
@@ -43,19 +71,39 @@ def carrying(name: str, func: Any, args: Any, kwargs: Any) -> Any:
         return _layer_norm(*args, **kwargs)
     if name in GATES or (name in SCORES and all(carries(value) for value in args[:2])):
         return func(*tree_map(_detached, args), **tree_map(_detached, kwargs))
-    kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
+    func, args, kwargs = _out_of_place(name, func, args, kwargs)
     if name in ACTIVATIONS:
         return _passed(func, *args, **kwargs)
     if name in RATIOS and carries(args[1]):
         raise UserError(f"relevance has no rule for a signal as divisor ({name})")
     if name in PRODUCTS and sum(map(carries, tree_leaves((args, kwargs)))) > 1:
         raise UserError(f"relevance has no rule for the product ({name}) of two signals")
-    if func.__name__.endswith("_") and not func.__name__.startswith("__"):
-        func = getattr(torch.Tensor, name)  # in place would change what others have read
-    result = func(*args, **kwargs)
-    if name not in PLAIN | SCORES and any(map(carries, tree_leaves(result))):
+    written = name == "setitem" and carries(args[0])
+    result = None if written else func(*args, **kwargs)
+    if written or (name not in PLAIN | SCORES and any(map(carries, tree_leaves(result)))):
         raise UserError(f"relevance has no rule for the function '{name}'")
     return result
+
+
+def works_in_place(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a function writes its result into its first argument."""
+    position = _flag(func)
+    asked = kwargs.get("inplace", position is not None and len(args) > position and args[position])
+    return bool(asked) or (func.__name__.endswith("_") and not func.__name__.startswith("__"))
+
+
+def _out_of_place(name: str, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+    """The function that only returns the same result: in place it would change what others have read."""
+    if works_in_place(func, args, kwargs) and _flag(func) is None:
+        func = getattr(torch.Tensor, name, None) or getattr(F, name)
+    return func, args[: _flag(func)], {key: value for key, value in kwargs.items() if key != "inplace"}
+
+
+def _flag(func: Any) -> int | None:
+    """The position of the argument `inplace`, which is the last, of functions that have it."""
+    code = getattr(func, "__code__", None)
+    names = code.co_varnames[: code.co_argcount] if code else ()
+    return names.index("inplace") if "inplace" in names else None
 
 
 def _passed(func: Any, signal: Tensor, *rest: Any, **named: Any) -> Tensor:

@@ -12,7 +12,7 @@ from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers import forms
 from sfam_bench.explainers.ablation_cam import POOLINGS, is_affine
 from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import derivative, differentiating
+from sfam_bench.explainers.forms import derivative, differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.similarity import Cosine, NegativeEuclidean, norm
@@ -118,7 +118,7 @@ def pooled_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Point
     embedder = model.embedder
     shares = pooled_shares(model, embedder.pool, side.activations).flatten(2).mT
     with differentiating(model):
-        pooled = embedder.pool(side.activations.detach().clone()).detach()
+        pooled = embedder.pool(side.activations.detach()).detach()
         whole = embedder.project(pooled).detach()
         if type(embedder.projection) is nn.Identity:
             return whole, shares
@@ -137,7 +137,7 @@ def local_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points
         leaf = side.activations.detach().clone().requires_grad_()
         whole = embedder.project(embedder.pool(leaf))
         points = [
-            (torch.autograd.grad(dimension.sum(), leaf, retain_graph=True)[0] * leaf).detach().sum(dim=1).flatten(1)
+            (gradients(dimension.sum(), [leaf], again=True)[0] * leaf).detach().sum(dim=1).flatten(1)
             for dimension in whole.unbind(dim=1)
         ]
     return whole.detach(), torch.stack(points, dim=2)

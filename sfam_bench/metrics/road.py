@@ -16,6 +16,7 @@ from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.perturbation import MEAN
 from sfam_bench.metrics.walks import Order, ordered
+from sfam_bench.ranges import Count, Finite, Natural, NotNegative
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Flags, Image, Images, Scores
 
@@ -117,12 +118,12 @@ class Road:
 
     card: ClassVar[MetricCard] = MetricCard(range=ANY)
 
-    levels: int = 9
-    noise: float | int = 0.01
+    levels: Count = 9
+    noise: NotNegative = 0.01
     baseline: Baseline = MEAN
-    min_range: float | int = 0.05
+    min_range: Finite = 0.05
     scale: Literal["range", "raw"] = "range"
-    seed: int = 0
+    seed: Natural = 0
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool] = True
     share: ClassVar[float] = 1.0

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.ranges import Count
 
 
 @runtime_checkable
@@ -23,9 +24,10 @@ class Steps(Hashable, Protocol):
 class Trapezoid:
     """Equal steps, area by trapezoids over the actual fractions."""
 
-    intervals: int = 224
+    intervals: Count = 224
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_intervals(self.intervals)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
@@ -41,9 +43,10 @@ class Midpoint:
     with as many points was clearly more exact on curves of photos (docs/performance.md).
     """
 
-    intervals: int = 20
+    intervals: Count = 20
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_intervals(self.intervals)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
@@ -58,9 +61,10 @@ class Midpoint:
 class Stride:
     """So many pixels a step, the last step what is left; every step weighs alike, as in RISE's evaluation code."""
 
-    pixels: int = 224
+    pixels: Count = 224
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.pixels < 1:
             raise UserError(f"steps.pixels is {self.pixels}: expected at least 1")
 
@@ -73,9 +77,10 @@ class Stride:
 class Chunks:
     """At most so many steps of one whole number of pixels, the last what is left, by the actual fractions: torchcam."""
 
-    intervals: int = 20
+    intervals: Count = 20
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_intervals(self.intervals)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:

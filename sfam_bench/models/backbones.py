@@ -1,5 +1,6 @@
 """Any model of networks by name, cut at a named layer into a trunk and the tail behind the cut."""
 
+import logging
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -12,6 +13,8 @@ from torchvision.models.feature_extraction import NodePathTracer
 from sfam_bench.errors import UserError
 from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translated
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
+
+log = logging.getLogger(__name__)
 
 PROBE = (1, 3, 224, 224)
 
@@ -72,14 +75,17 @@ def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused:
             f"the weights do not fit {name}: {len(missing)} of {len(own)} entries missing, {len(differing)} of another "
             f"shape (first: {(missing + differing)[0]}); give the weights of this architecture"
         )
-    model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    whole = model.state_dict()  # with the versions of its modules, which MNASNet asks for
+    whole.update({key: state[key] for key in own if key in state})
+    model.load_state_dict(whole)
+    if left := sorted({key.partition(".")[0] for key in state.keys() - whole.keys() if not key.startswith(CLASSIFIER)}):
+        log.warning("%s: not in the network and not read from the weights: %s", name, ", ".join(left))
 
 
 def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut:
     """Split a traceable model after `layer` (default: the last feature map) by torch.fx; returns (trunk, tail).
 
     The tail ends at `features` (default: the last node with more than one position) and is None when nothing is left.
-    Its activation functions are not in place, since the caller keeps what enters it.
     """
     if isinstance(model, torchvision.models.VisionTransformer):
         raise UserError("torchvision's vision transformers cannot be cut: use timm's (source=timm, name=vit_*)")
@@ -111,11 +117,7 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
     trunk = fx.GraphModule(model, _subgraph(graph, None, start))
     if start is end:
         return trunk, None
-    tail = fx.GraphModule(model, _subgraph(graph, start, end))
-    for module in tail.modules():
-        if getattr(module, "inplace", False):
-            setattr(module, "inplace", False)  # noqa: B010 (nn.Module types its attributes as tensors)
-    return trunk, tail
+    return trunk, fx.GraphModule(model, _subgraph(graph, start, end))
 
 
 class _Shapes(fx.Interpreter):

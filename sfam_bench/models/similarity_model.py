@@ -1,12 +1,15 @@
 """A metric-learning model, cut once: activations = trunk(images), embeddings = embedder(activations)."""
 
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sfam_bench.engine.modes import evaluating, quietly
 from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError
 from sfam_bench.records import Encoded, Side
 from sfam_bench.similarity import SimilarityFunction, unit
 from sfam_bench.targets import Target
@@ -14,7 +17,10 @@ from sfam_bench.types import Activations, Embeddings, Images, Pooled
 
 
 class Embedder(nn.Module):
-    """Everything after the cut: `tail` (later layers of an early cut), pooling, `projection` (neck, head), L2."""
+    """Everything after the cut: `tail` (later layers of an early cut), pooling, `projection` (neck, head), L2.
+
+    Each part reads a copy, since it may work in place and explainers keep what it reads.
+    """
 
     def __init__(
         self,
@@ -36,7 +42,7 @@ class Embedder(nn.Module):
 
     def pool(self, activations: Activations) -> Tensor:
         """Pooled features, (batch, channels after the tail)."""
-        pooled: Tensor = self.pooling(self.tail(activations))
+        pooled: Tensor = self.pooling(self.tail(activations.clone()).clone())
         return pooled
 
     def features(self, activations: Activations) -> Tensor:
@@ -46,7 +52,7 @@ class Embedder(nn.Module):
 
     def project(self, pooled: Pooled) -> Embeddings:
         """Embeddings before L2."""
-        embeddings: Tensor = self.projection(pooled)
+        embeddings: Tensor = self.projection(pooled.clone())
         return embeddings
 
     def forward(self, activations: Activations) -> Embeddings:
@@ -75,19 +81,43 @@ class SimilarityModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where the weights are; the CPU where there are none."""
+        weights = chain(self.parameters(), self.buffers())
+        return next((weight.device for weight in weights), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of all weights, which that of images follows; raises UserError where no explanation can be made."""
+        weights = [weight for weight in self.parameters() if weight.dtype.is_floating_point]
+        if any(weight.is_inference() for weight in weights if not is_lazy(weight)):
+            raise UserError(
+                f"the weights of {self.name} were made inside torch.inference_mode, so that nothing can be "
+                "differentiated: build the model outside of it"
+            )
+        types = {weight.dtype for weight in weights} or {torch.get_default_dtype()}
+        if len(types) > 1 or not types <= {torch.float32, torch.float64}:
+            found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+            raise UserError(
+                f"the weights of {self.name} are of {found}: call .float() (or .double()) on all of it; for speed in "
+                "half precision set passes.mode=half, which makes maps in float32"
+            )
+        return types.pop()
 
     def forward(self, images: Images) -> Embeddings:
-        embeddings: Tensor = self.embedder(self.trunk(images))
+        embeddings: Tensor = self.embedder(self.run_trunk(images))
         return embeddings
+
+    def run_trunk(self, images: Images) -> Activations:
+        """Activations at the cut; the trunk reads a copy, since it may work in place."""
+        activations: Tensor = self.trunk(images.clone())
+        return activations
 
     def encode(self, images: Images) -> Side:
         """Run the trunk once, in eval mode and without gradient; explainers start autograd at the activations."""
         # leaving inference mode lets a caller inside it still differentiate what comes back
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
-            images = (images.clone() if images.is_inference() else images).to(self.device)
-            activations = self.trunk(images)
+            images = (images.clone() if images.is_inference() else images).to(self.device, self.dtype)
+            activations = self.run_trunk(images)
             return Side(images, activations, self.embedder(activations))
 
 

@@ -13,6 +13,7 @@ from sfam_bench.report.box_accuracy import with_box_accuracy
 from sfam_bench.report.cost import cost_rows
 from sfam_bench.report.curves import draw_curves
 from sfam_bench.report.figures import gallery
+from sfam_bench.report.flagged import flagged_table
 from sfam_bench.report.formats import terminal_table
 from sfam_bench.report.means import overview
 from sfam_bench.report.meta import FILES, measured, write_meta
@@ -57,7 +58,8 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         blind = run.manifest.get("blind") or ()
         means = summary(run.records, run.pairs, run.manifest.get("metrics") or {})
         sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
-        differences.append(tables.mark(paired_difference(run.records, run.pairs, to), blind))
+        against = tables.adjusted(paired_difference(run.records, run.pairs, to), means)
+        differences.append(tables.mark(against, blind))
         judged.append(measured(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
         of_run = [_section(run, part, differences[-1], errors, out, named) for part in parts]
@@ -87,13 +89,13 @@ def _section(
         path for path in [*overview(part, metrics, out, named), *sweeps(part, out, named)] if path.suffix == ".png"
     ]
     remark = _remark([run], part)
-    flagged = tables.flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
+    flagged = flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
     section = page.Section(
         title=" · ".join(names),
         anchor=named(*names),
         protocol=protocol(run, part, area_errors(_of(errors, names))),
         tables=tables.remarked(tables.metric_tables(part, metrics), remark),
-        differences=tables.remarked(tables.difference_tables(_of(differences, names), part), remark),
+        differences=tables.remarked(tables.difference_tables(_of(differences, names)), remark),
         flagged=tables.remarked([flagged], remark)[0] if flagged else None,
         pictures=[(path, "Means and 95 % intervals.") for path in drawn],
     )

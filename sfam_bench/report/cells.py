@@ -13,9 +13,9 @@ from sfam_bench.files import atomic
 from sfam_bench.job import STATES, Job
 from sfam_bench.report import formats
 from sfam_bench.report.names import arrow, decimals, sort_metrics, words
-from sfam_bench.report.tables import NOTHING, Cell, Column, Table
+from sfam_bench.report.tables import MARKS, NOTHING, Cell, Column, Table
 from sfam_bench.runs import read_run
-from sfam_bench.statistics import AREA_ERROR, FACTS, summary
+from sfam_bench.statistics import AREA_ERROR, FACTS, FEW_CLASSES, summary
 
 MOST = 200  # characters of an error in a table
 
@@ -95,7 +95,8 @@ def _tables(cells: Sequence[Job], states: Mapping[str, str], means: Mapping[str,
             for job in cells
         ]
         title = words(metric) + arrow(part["higher_is_better"].iloc[0])
-        note = "Mean [95 % interval]; bold: best of its row; ≈: not distinguishable from it."
+        marks = MARKS.replace("column", "row")
+        note = f"Mean [95 % interval]; {marks}; no marks in rows of fewer than {FEW_CLASSES} classes."
         tables.append(Table(title, tuple(map(Column, explainers)), tuple(rows), note, head="cell"))
     return tables
 

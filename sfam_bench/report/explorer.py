@@ -14,10 +14,10 @@ from PIL import Image
 
 from sfam_bench.pieces import POINT_TO_POINT
 from sfam_bench.report.figures import ROUNDING
+from sfam_bench.report.flagged import FLAGS
 from sfam_bench.report.names import Named, arrow, group, slug, sort_explainers, sort_metrics, words
 from sfam_bench.report.pair_order import Ordered, ordered
 from sfam_bench.report.style import METHOD
-from sfam_bench.report.tables import FLAGS
 from sfam_bench.runs import Run, image_path, read_curves, read_image, read_maps
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, reasons
 

@@ -187,7 +187,7 @@ def terminal_table(report: Report, width: int = 120) -> str:
         title = " · ".join(map(str, keys))
         facts = [f"{name}: {text}" for name, text in report.protocols.get(title, ()) if name in QUALIFY]
         blocks.append("\n".join([title, _terminal_block(part, width), *(textwrap.fill(fact, width) for fact in facts)]))
-    return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not distinguishable from the best"])
+    return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not significantly worse than the best"])
 
 
 def _terminal_block(summary: pd.DataFrame, width: int) -> str:

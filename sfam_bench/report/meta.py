@@ -25,18 +25,19 @@ from sfam_bench.report.names import (
 )
 from sfam_bench.report.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
 from sfam_bench.runs import Run
-from sfam_bench.statistics import RUN
+from sfam_bench.statistics import FEW_CLASSES, RUN
 
 TITLE = "What are the metrics worth?"
 FILES = ("meta.md", "meta.tex", "meta-*")
 TELLS = (
     "Share of pairs on which the metric puts the exact decomposition above the control [95 % interval over classes], "
-    "ties count half; tells: the interval lies above 0.5. Halves: mean Kendall's tau of the orders of explainers that "
-    "two halves of the classes give, which no agreement with another metric can be expected to exceed."
+    "ties count half; separates: above one half, p <= 0.05 by sign flips of classes after Holm over all rows and "
+    "columns of this table. Split-half reliability: mean Kendall's tau of the orders of explainers that two halves of "
+    "the classes give, which no agreement with another metric can be expected to exceed."
 )
 RANKS = (
     "Mean rank, 1 is best; bold: best; ≈: within the critical difference (Nemenyi, 5 %) of the best. Blocks are means "
-    "of classes, since pairs of a class are alike."
+    f"of classes, since pairs of a class are alike; no marks with fewer than {FEW_CLASSES} classes."
 )
 AGREES = (
     "Kendall's W (1: one order, 0: none; its expectation for unrelated raters is 1 / raters), Krippendorff's ordinal "
@@ -136,9 +137,9 @@ def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, direction
         )
         for metric in metrics
     ]
-    columns = (*(Column(f"exact above {control}") for control in controls), Column("halves", "tau"))
+    columns = (*(Column(f"exact above {control}") for control in controls), Column("split-half reliability", "tau"))
     return Table(
-        f"{title}: which metrics tell the exact decomposition from a control?",
+        f"{title}: which metrics separate the exact decomposition from a control?",
         columns,
         tuple(rows),
         TELLS,
@@ -150,8 +151,8 @@ def _tells_cell(row: Mapping[Any, Any] | None) -> Cell:
     if row is None or not row["count"]:
         return Cell(NOTHING, hint="not measured")
     interval = f"{row['share']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-    hint = f"n = {row['count']} pairs, {row['clusters']} classes"
-    return Cell("tells" if row["tells"] else "cannot tell", interval, bool(row["tells"]), hint=hint)
+    hint = f"n = {row['count']} pairs, {row['clusters']} classes, p (Holm) = {row['p_holm']:.2g}"
+    return Cell("separates" if row["tells"] else "does not separate", interval, bool(row["tells"]), hint=hint)
 
 
 def _agreement_table(agreement: pd.DataFrame) -> Table:
@@ -185,7 +186,8 @@ def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], directi
             first, best = own.iloc[0], own["rank"].min()
             note = f"{first['blocks']} {first['of']}; CD {first['critical_difference']:.1f}; p {first['p']:.1g}"
             columns.append(Column(words(metric) + arrow(directions.get(metric)), note, "p is that of Friedman's test"))
-            near = best + first["critical_difference"]
+            few = first["of"] != "classes" or first["blocks"] < FEW_CLASSES
+            near = np.nan if few else best + first["critical_difference"]
             cells.append([_rank_cell(places.get((metric, name)), best, near) for name in explainers])
         rows = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
         own_title = f"{title}: mean ranks" + (f" ({number} of {count})" if count > 1 else "")
@@ -196,7 +198,8 @@ def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], directi
 def _rank_cell(rank: float | None, best: float, near: float) -> Cell:
     if rank is None:
         return Cell(NOTHING, hint="flagged too often to be ranked")
-    return Cell(f"{rank:.1f}", "", bool(rank == best), bool(best < rank <= near))
+    marks = np.isfinite(near)
+    return Cell(f"{rank:.1f}", "", bool(marks and rank == best), bool(best < rank <= near))
 
 
 def _figures(

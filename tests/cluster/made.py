@@ -13,6 +13,8 @@ import pandas as pd
 
 from sfam_bench.cluster.merge import merge
 from sfam_bench.cluster.plan import Plan, cut
+from sfam_bench.files import digest
+from sfam_bench.provenance import config_hash, running_code
 from sfam_bench.store import RunStore
 
 KEY, BATCH = "0123456789abcdef", 2
@@ -65,7 +67,10 @@ def planned(root: Path) -> tuple[RunStore, Plan]:
     labels = {"reference_id": "r", "negative_id": "", "score": 0.5, "query_label": 1, "query_class": "x"}
     store.write_pairs(pd.DataFrame([{"query_id": query, "kind": kind, **labels} for query, kind in PAIRS]))
     sizes = [len(batch) for batch in BATCHES]
-    plan = Plan(KEY, "", "", {"metric": {"drawn": {"share": 0.02}}}, {}, {}, sizes, 1.0, 1.0, cut(sizes, 2, KEY))
+    config, code = {"metric": {"drawn": {"share": 0.02}}}, running_code()
+    frozen = {name: digest(root / name) for name in ("pairs.parquet", "config.yaml")}
+    facts = {"identity": config_hash({"seed": 0})}
+    plan = Plan(KEY, code, "", config, PASSES, {}, sizes, 1.0, 1.0, cut(sizes, 2, KEY), frozen, facts)
     plan.write(root)
     return store, plan
 

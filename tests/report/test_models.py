@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sfam_bench.errors import UserError
-from sfam_bench.files import write_json
+from sfam_bench.files import digest, write_json
 from sfam_bench.report.models import model_table, read_training, row_names
 from sfam_bench.report.paper import Models
 from sfam_bench.report.stored import Stored
@@ -154,8 +154,8 @@ def test_the_table_is_written_as_csv_markdown_and_latex(tmp_path: Path) -> None:
     )
     assert "## cub · zero-shot" in page
     (line,) = (line for line in page.splitlines() if line.startswith("| lite0 · triplet · embedder"))
-    assert "| 0.250 [0.000, 0.500] | 0.500 [0.000, 1.000] | +0.250 [+0.000, +0.500] |" in line  # of two classes
-    assert "| **+0.500** | 4; 2 | last epoch | 90 |" in line  # each image gains as much
+    assert "| 0.250 [0.001, 0.990] | 0.500 [0.002, 0.998] | +0.250 [-2.927, +3.427] |" in line  # of two classes
+    assert "| +0.500 | 4; 2 | last epoch | 90 |" in line  # each image gains as much, and two classes give no mark
     assert "| 0.760 | -0.260 | not judged: a part of the data" in page
     assert "Kim et al., CVPR 2020 (verified) | BN-Inception |" in page
     assert (out / "models.tex").read_text().count(r"\begin{table}") == 2
@@ -189,6 +189,17 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def edit(path: Path, was: str, now: str) -> None:
+    path.write_text(path.read_text().replace(was, now))
+
+
+def prove(run: Path, name: str) -> None:
+    """Give the facts the digest that a file had before it was changed."""
+    write_json(run / "model.json", facts(digests={name: digest(run / name)}))
+    with (run / name).open("ab") as file:
+        file.write(b"\n")
+
+
 def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
     def apply(run: Path) -> None:
         path = run / "retrieval.parquet"
@@ -207,8 +218,11 @@ def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], 
         (lambda run: cut(run / "retrieval.parquet"), "cannot read the training in"),
         (lambda run: (run / "history.csv").write_text(""), "cannot read the training in"),
         (lambda run: (run / "model.json").write_text("[]"), "holds no JSON object"),
+        (lambda run: write_json(run / "model.json", facts(config={})), "does not say config.model.name"),
+        (lambda run: edit(run / "model.json", "last epoch", "validation"), "is damaged or was edited"),
+        (lambda run: prove(run, "history.csv"), "history.csv is damaged or was edited"),
+        (lambda run: prove(run, "retrieval.parquet"), "retrieval.parquet is damaged or was edited"),
         (lambda run: (run / "model.json").write_text("{}"), "does not say split.dataset"),
-        (lambda run: (run / "model.json").write_text(json.dumps(facts(config={}))), "does not say config.model.name"),
         (changed(lambda items: items.drop(columns="map_at_r")), "has no column map_at_r"),
         (changed(lambda items: items[1:]), "does not hold the same images frozen and trained"),
         (changed(lambda items: items[items["stage"] == "frozen"]), "does not hold the same images"),

@@ -1,0 +1,53 @@
+"""What a model must return, tried on one image when it is put together."""
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from sfam_bench.engine.modes import evaluating
+from sfam_bench.errors import UserError
+from sfam_bench.models.similarity_model import SimilarityModel
+
+
+def check_shapes(model: SimilarityModel) -> None:
+    """Raise UserError where the trunk returns no grid with its channels first, or the embedder no vector an image.
+
+    Lazy layers take their shapes from this pass.
+    """
+    images = torch.zeros(1, 3, model.image_size, model.image_size, dtype=model.dtype, device=model.device)
+    with torch.no_grad(), evaluating(model):
+        grid = model.run_trunk(images)
+        if not isinstance(grid, Tensor) or grid.ndim != 4 or len(grid) != 1:
+            raise UserError(
+                f"the trunk of {model.name} returns {_form(grid)} for one image: expected a tensor (1, channels, rows, "
+                "cols); wrap it in a module that returns its last feature map"
+            )
+        if _channels_last(model, images, grid):
+            raise UserError(
+                f"the trunk of {model.name} returns {_form(grid)} for one image, with its channels last: wrap it in a "
+                "module that returns output.permute(0, 3, 1, 2)"
+            )
+        embeddings = model.embedder(grid)
+    if embeddings.ndim != 2 or len(embeddings) != 1:
+        raise UserError(
+            f"the embedder of {model.name} returns {_form(embeddings)} for one image: expected (1, dims); let the "
+            "pooling return (batch, channels) and the head (batch, dims)"
+        )
+
+
+def _channels_last(model: SimilarityModel, images: Tensor, grid: Tensor) -> bool:
+    """Whether the third axis of a grid is that of columns: where it may be, a wider image tells."""
+    first, rows, last = grid.shape[1:]
+    if first >= last and first != rows:
+        return False
+    wide = grid
+    with suppress(Exception):  # a trunk may take images of one size alone, and say so in any way
+        wide = model.run_trunk(images.repeat(1, 1, 1, 2))
+    if wide.shape == grid.shape:
+        return bool(first == rows != last)
+    return wide.shape[3] == last
+
+
+def _form(output: object) -> str:
+    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
