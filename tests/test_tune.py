@@ -349,7 +349,7 @@ def test_a_folder_cannot_name_what_is_run(
     chosen = yaml.safe_load((root / "chosen.yaml").read_text())
     (root / "chosen.yaml").write_text(yaml.safe_dump({"sfam": {**chosen["sfam"], **fields}}))
     evaluate = ("evaluate", *EVALUATE, f"run_dir={tmp_path / 'run'}", f"tuned=[{root}]")
-    says(mistake(run_script(*evaluate)), "chosen.yaml is damaged or was changed")
+    says(mistake(run_script(*evaluate)), "chosen.yaml is damaged or was edited")
     manifest = json.loads((root / "manifest.json").read_text())
     write_json(root / "manifest.json", {name: value for name, value in manifest.items() if name != "files"})
     says(mistake(run_script(*evaluate)), *words)
