@@ -14,14 +14,15 @@ import yaml
 from omegaconf import DictConfig
 
 from experiments.cli import script
+from experiments.parts import settle
 from experiments.settings import resolved
 from experiments.tuned import CHOSEN
 from experiments.tuning import Task
-from sfam_bench.continued import refuse
+from sfam_bench.continued import check_same, refuse
 from sfam_bench.files import atomic, digest, probe
 from sfam_bench.provenance import plain
 from sfam_bench.report.formats import csv
-from sfam_bench.store import RunStore
+from sfam_bench.store import PASSES, RunStore
 from sfam_bench.stream import progress
 from sfam_bench.tuning import Study
 
@@ -37,17 +38,25 @@ def main(cfg: DictConfig) -> None:
     folds = task.folds()
     task.try_one(folds["tuning"])
     facts, store = task.facts(folds), RunStore(run)
-    known = (run / "manifest.json").is_file()
+    known = store.manifest
+    if known:
+        other = check_same(run, known, task.identity(), cfg.resume)
+        facts |= {name: known[name] for name in ("git", "code", "versions", "resumed") if name in known}
+        facts |= {"resumed": [*facts.get("resumed", []), other]} if other else {}
     run.mkdir(parents=True, exist_ok=True)
     better = facts["objective"]["higher_is_better"]
-    opening = Study.opened(run / "study.db", task.space, task.default, better, cfg.seed, facts["config_hash"], known)
+    opening = Study.opened(
+        run / "study.db", task.space, task.default, better, cfg.seed, facts["config_hash"], bool(known)
+    )
     with opening as study:
         keep_yaml(run / "config.yaml", resolved(cfg))
         facts["created"] = study.remember("created", datetime.now(UTC).isoformat(timespec="seconds"))
         store.write_manifest({**facts, "done": False})
         work = cfg.trials * sum(map(len, folds["tuning"].batches))
-        passes = task.passes(folds["tuning"], study.base.user_attrs.get("passes"), work)
-        study.remember("passes", {name: passes.facts[name] for name in ("mode", "batch")})
+        frozen = study.base.user_attrs.get("passes")
+        settle(cfg, task.model, frozen or {})
+        passes = task.passes(folds["tuning"], frozen, work)
+        study.remember("passes", {name: passes.facts[name] for name in PASSES})
         print(study.summary(cfg.trials))
         trials = study.run(cfg.trials, partial(task.measure, folds["tuning"], passes))
         for _ in progress(trials, "tune", cfg.trials - len(study.trials()), "trial"):

@@ -40,9 +40,7 @@ class Tuned:
             raise UserError(f"the study in {root} is unfinished: run experiments/tune.py with run_dir={root} again")
         again = "tune again into another run_dir"
         if "files" in manifest and digest_of(root / CHOSEN) != manifest["files"][CHOSEN]:
-            raise UserError(
-                f"{root / CHOSEN} is damaged or was changed (its digest is not the one that was kept): {again}"
-            )
+            raise UserError(f"{root / CHOSEN} is damaged or was edited (its digest differs): {again}")
         try:
             chosen = yaml.safe_load((root / CHOSEN).read_text())[manifest["method"]]
             target, fields = chosen["_target_"], {name: value for name, value in chosen.items() if name != "_target_"}

@@ -125,9 +125,15 @@ class Task:
         """The way passes are taken; the `known` one of a study that goes on, so that it gives the same numbers."""
         measure: Calibration = build(self.cfg.passes)
         if known:
-            measure = dataclasses.replace(measure, **known)
+            measure = dataclasses.replace(measure, mode=known["mode"], batch=known["batch"])
         explainers, metrics = {self.space.method: self.explainer}, {self.cfg.objective: self.metric}
-        return passes_for(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
+        passes = passes_for(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
+        if known and passes.facts["mode"] != known["mode"]:
+            raise UserError(
+                f"{self.cfg.run_dir} was begun with passes.mode={known['mode']}, which cannot be used here: "
+                "continue it where it was begun, or tune in another run_dir"
+            )
+        return passes
 
     def compared(self, fold: Fold, chosen: Explainer, passes: Passes) -> dict[str, Any]:
         """The objective of default and chosen setting over the pairs that both define, and their difference."""
@@ -168,7 +174,7 @@ class Task:
             **{"classes": classes, "classes_hash": classes_hash(classes), "protocol": self.protocol},
             "pairs": {name: len(fold.pairs) for name, fold in folds.items()},
             **{**made, "versions": {**made["versions"], "optuna": version("optuna")}},
-            "config_hash": config_hash(self.identity()),
+            **{"identity": self.identity(), "config_hash": config_hash(self.identity())},
         }
 
     @property

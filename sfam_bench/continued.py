@@ -9,7 +9,7 @@ import yaml
 from sfam_bench.errors import UserError
 from sfam_bench.pieces import line
 from sfam_bench.proof import RESTORE, prove
-from sfam_bench.provenance import Config, config_hash, differences, plain, run_facts
+from sfam_bench.provenance import PACKAGES, Config, config_hash, differences, plain, run_facts
 
 Resume = bool | Literal["anyway"]
 FOLDERS = ("records", "maps", "images", "curves")
@@ -79,6 +79,8 @@ def check_same(root: Path, manifest: Mapping[str, Any], config: Config, resume: 
 
 
 def _differences(root: Path, manifest: Mapping[str, Any], config: Config) -> str:
+    if "identity" in manifest:
+        return differences(manifest["identity"], config)
     path = root / "config.yaml"
     try:
         prove(root, manifest, path, RESTORE)
@@ -90,7 +92,8 @@ def _differences(root: Path, manifest: Mapping[str, Any], config: Config) -> str
 
 def _made(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What of the code decides about numbers."""
-    return {"code": facts.get("code"), **(facts.get("versions") or {}), "sfam-bench": None}
+    versions = facts.get("versions") or {}
+    return {"code": facts.get("code"), **{name: versions[name] for name in PACKAGES[1:] if name in versions}}
 
 
 def _shown(folder: Path) -> list[Path]:

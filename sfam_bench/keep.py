@@ -12,8 +12,8 @@ import yaml
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import beside, digest, read_json, write_json
-from sfam_bench.pieces import FORMAT, PAIR
-from sfam_bench.proof import DIGESTS, file_digests, prove
+from sfam_bench.pieces import FORMAT, PAIR, line
+from sfam_bench.proof import AGAIN, DIGESTS, file_digests, prove
 from sfam_bench.report.pair_order import ordered
 from sfam_bench.runs import KINDS, Run, batches_of, image_path, read_maps, read_run, read_tables
 
@@ -60,7 +60,10 @@ def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
     found.pairs.to_parquet(out / "pairs.parquet", index=False)
     if (run / "config.yaml").is_file():
         prove(run, found.manifest, run / "config.yaml")
-        config = _placeless(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        try:
+            config = _placeless(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {run / 'config.yaml'} ({line(error)}): {AGAIN}") from error
         (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if pictures:
         _keep_pictures(found, out, pictures)

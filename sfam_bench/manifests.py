@@ -60,12 +60,12 @@ def read_manifest(root: Path) -> dict[str, Any]:
 def _read(path: Path, *state: int) -> dict[str, Any]:
     """A manifest, read once for as long as its file does not change: an old one is warned of once."""
     manifest = read_json(path, "restore it, or evaluate again into another run_dir")
-    if wrong := _misfit(manifest, MAY_HOLD, "", ""):
+    if wrong := misfit(manifest, MAY_HOLD):
         raise UserError(f"{path} is no manifest of an evaluation: {wrong}; pass the folder that an evaluation wrote")
     return manifest
 
 
-def _misfit(value: Any, expected: Any, name: str, place: str) -> str:
+def misfit(value: Any, expected: Any, name: str = "", place: str = "") -> str:
     """What is not as expected, and where; nothing where all is."""
     if isinstance(expected, Mapping):
         return "" if value is None else _misfit_of_mapping(value, expected, name, place)
@@ -73,7 +73,7 @@ def _misfit(value: Any, expected: Any, name: str, place: str) -> str:
         if value is not None and not isinstance(value, list):
             return f"{name} is {_short(value)}, not a list"
         return next(
-            filter(None, (_misfit(one, expected[0], f"{name}[{i}]", place) for i, one in enumerate(value or []))), ""
+            filter(None, (misfit(one, expected[0], f"{name}[{i}]", place) for i, one in enumerate(value or []))), ""
         )
     kinds = tuple(one for one in expected if isinstance(one, type))
     right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
@@ -89,7 +89,7 @@ def _misfit_of_mapping(value: Any, expected: Mapping[str, Any], name: str, place
     for key, one in value.items():
         if (own := expected.get(key, expected.get(EACH))) is not None:
             at = EACH if key not in expected else key
-            found.append(_misfit(one, own, f"{name}.{key}".lstrip("."), f"{place}.{at}".lstrip(".")))
+            found.append(misfit(one, own, f"{name}.{key}".lstrip("."), f"{place}.{at}".lstrip(".")))
     return next(filter(None, found), "")
 
 

@@ -138,7 +138,7 @@ class PartAgreement:
         passes, target = Passes(quietly(model, model)), Similarity()
         names = (dataset.name, model.name, target.name)
         size = (encoded.side.images.shape[-2], encoded.side.images.shape[-1])
-        for query, references in zip(pairs["query_id"], pairs["references"], strict=True):
+        for query, references in zip(pairs["query_id"], map(list, pairs["references"]), strict=True):
             at, rows = place[query], [place[reference] for reference in references]
             chunks = []
             for some in chunked(rows, batch):

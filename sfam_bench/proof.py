@@ -45,7 +45,7 @@ def prove(root: Path, manifest: Mapping[str, Any], path: Path, remedy: str = AGA
     if expected is None and manifest.get("done"):
         raise UserError(f"{path} does not belong to what was written into {root}, by the digests there; {remedy}")
     if expected is not None and digest_of(path) != expected:
-        raise UserError(f"{path} is damaged or was changed (its digest is not the one that was kept): {remedy}")
+        raise UserError(f"{path} is damaged or was edited (its digest differs): {remedy}")
 
 
 def digest_of(path: Path) -> str:

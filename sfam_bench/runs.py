@@ -176,7 +176,7 @@ def _maps(root: Path) -> Iterator[Path]:
         if not (kept := one.get("maps")):
             continue
         if isinstance(kept, Mapping) and digest_of(path) != kept["sha256"]:
-            raise UserError(f"{path} is damaged or was changed (its digest differs): {_anew(root, number)}")
+            raise UserError(f"{path} is damaged or was edited (its digest differs): {_anew(root, number)}")
         if not isinstance(kept, Mapping) and DIGESTS in manifest:
             raise UserError(
                 f"{place(root, 'records', number)} is of an older version than its run: {_anew(root, number)}"

@@ -192,7 +192,7 @@ def test_pairs_that_were_changed_or_lost(run_script: Run, interrupted: Path, who
     content = path.read_bytes()
     path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
     call = ["evaluate", *SMALL, f"run_dir={interrupted}", "resume=true"]
-    refused(run_script(*call), "pairs.parquet is damaged or was changed", "delete it and evaluate with resume=true")
+    refused(run_script(*call), "pairs.parquet is damaged or was edited", "delete it and evaluate with resume=true")
     path.unlink()
     with fastest("half"):
         code, _, err = run_script(*call)
@@ -269,3 +269,18 @@ def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path
     assert facts["unsupported"] == wanted["unsupported"]
     (known,) = read_json(tmp_path / "passes.json", "").values()
     assert known["mode"] == facts["passes"]["mode"]
+
+
+def test_an_explainer_of_ones_own_that_was_edited_is_other_code(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from sfam_bench.explainers.sfam import SFAM\n\n\nclass Mine(SFAM):\n    pass\n"
+    (tmp_path / "mine_of_resume.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "+explainer.mine={_target_: mine_of_resume.Mine}"
+    call = ["evaluate", *SMALL, own, "passes.mode=eager", f"run_dir={tmp_path / 'run'}"]
+    code, _, err = run_script(*call)
+    assert code == 0, err
+    assert run_script(*call, "resume=true")[0] == 0
+    (tmp_path / "mine_of_resume.py").write_text(f"{source}    gamma = 2.0\n")
+    refused(run_script(*call, "resume=true"), "another config", "own_code.mine_of_resume.Mine was")

@@ -104,7 +104,7 @@ FOREIGN = {
 @pytest.mark.parametrize("why", FOREIGN)
 def test_foreign_pairs_are_named(run: RunStore, why: str) -> None:
     FOREIGN[why](pairs("a", "b")).to_parquet(run.root / "pairs.parquet")
-    with pytest.raises(UserError, match=r"pairs\.parquet is damaged or was changed"):
+    with pytest.raises(UserError, match=r"pairs\.parquet is damaged or was edited"):
         read_run(run.root, allow_unfinished=True)
     age(run.root)
     with pytest.raises(UserError, match=why) as raised:

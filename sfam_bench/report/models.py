@@ -10,6 +10,7 @@ import pandas as pd
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import read_json
+from sfam_bench.manifests import EACH, NONE, NUMBER, TEXT, misfit
 from sfam_bench.pieces import line
 from sfam_bench.proof import prove
 from sfam_bench.report.names import words
@@ -22,6 +23,10 @@ KEY = {  # what tells trainings apart, and where it stands in their facts
 }
 FILES = ("model.json", "retrieval.parquet", "history.csv")
 NEEDED = (*KEY.values(), "split.train_classes", "chosen")
+MAY_HOLD = {
+    **{"split": {"dataset": TEXT, "name": TEXT, "train_classes": [(int,)]}, "chosen": TEXT, "digests": {EACH: TEXT}},
+    "published": {"recall_at_1": (*NUMBER, NONE), **dict.fromkeys(("source", "mark", "setting"), TEXT)},
+}
 MEASURES = ("recall_at_1", "map_at_r")
 STAGES = ("frozen", "trained")
 SIDES = (*STAGES, "difference")
@@ -66,8 +71,10 @@ def read_training(root: Path) -> Training:
     if absent := [name for name in FILES if not (root / name).is_file()]:
         raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
     facts = read_json(root / "model.json", again)
+    if wrong := misfit(facts, MAY_HOLD):
+        raise UserError(f"{root / 'model.json'} does not describe a training: {wrong}; {again}")
     for name in FILES[1:]:
-        prove(root, {**facts, "done": True}, root / name, again)
+        prove(root, facts, root / name, again)
     try:
         items = pd.read_parquet(root / "retrieval.parquet")
         history = pd.read_csv(root / "history.csv")
@@ -75,6 +82,8 @@ def read_training(root: Path) -> Training:
         raise UserError(f"cannot read the training in {root} ({line(error)}): {again}") from error
     if unsaid := [where for where in NEEDED if _fact(facts, where) is None]:
         raise UserError(f"{root / 'model.json'} does not say {unsaid[0]}: {again}")
+    if "seconds" in history and not pd.api.types.is_numeric_dtype(history["seconds"]):
+        raise UserError(f"{root / 'history.csv'}: column seconds does not hold numbers; {again}")
     seconds = history["seconds"].sum() if "seconds" in history else np.nan
     return Training(root, facts, _by_image(root, items), float(seconds))
 

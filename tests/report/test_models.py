@@ -264,3 +264,19 @@ def test_the_script_writes_the_table(run_script: Callable[..., tuple[int, str, s
     code, out, err = run_script("paper", f"out={tmp_path / 'out'}")
     assert (code, out) == (2, "")
     assert "no table and no figure is chosen" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"published": [0.7]}, "published is [0.7], not a mapping"),
+        ({"published": {"recall_at_1": "high"}}, "published.recall_at_1 is 'high'"),
+        ({"split": {"dataset": "cub", "name": "x", "train_classes": 3}}, "split.train_classes is 3, not a list"),
+        ({"chosen": 1}, "chosen is 1"),
+    ],
+)
+def test_foreign_facts_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    run = trained(tmp_path / "foreign", **change)
+    with pytest.raises(UserError, match=r"model\.json does not describe a training") as caught:
+        written(run)
+    assert message in str(caught.value)
