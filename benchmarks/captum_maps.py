@@ -12,19 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
 from experiments.parts import dataset_and_model
+from experiments.stored import stored
 from sfam_bench.explainers.saved_maps import write_maps
-from sfam_bench.store import read_run
+from sfam_bench.runs import read_run
 
 
 def captum_maps(run: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     """LayerGradCam at the last feature map, of the similarity to the reference, for every pair of the run."""
     from captum.attr import LayerGradCam
 
-    cfg = OmegaConf.merge({"keep_memory": False, "device": None}, OmegaConf.load(run / "config.yaml"))
-    assert isinstance(cfg, DictConfig)
+    path = run / "config.yaml"
+    cfg = stored({"keep_memory": False, "device": None, **yaml.safe_load(path.read_text())}, path)
     dataset, model = dataset_and_model(cfg)
     model.eval()
 

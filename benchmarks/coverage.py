@@ -18,7 +18,7 @@ from sfam_bench.statistics import clustered_intervals
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "coverage.json"
 WANTED = (0.93, 0.97)
-CLUSTERS, CORRELATIONS = (10, 20, 50), (0.0, 0.3, 0.7)
+CLUSTERS, CORRELATIONS = (2, 3, 5, 8, 10, 20, 50), (0.0, 0.3, 0.7)
 SIZES, VALUES = ("equal", "unequal", "extreme"), ("normal", "skewed", "hits")
 SIZE = 6  # pairs of a class, on average
 HIT = 0.8  # how often a hit is one: of the order of a pointing game
@@ -63,8 +63,8 @@ def drawn(setting: Setting, repeats: int, rng: np.random.Generator) -> tuple[np.
 
 
 def ours(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bounds:
-    """Percentiles, widened for few classes by Kish's effective number of them."""
-    found = clustered_intervals(values, labels, draws, seed)
+    """Those of the tables: Wilson's for hits, Student's t for few classes, widened percentiles otherwise."""
+    found = clustered_intervals(values, labels, draws, seed, shares=bool(np.isin(values, (0, 1)).all()))
     return np.array([each.low for each in found]), np.array([each.high for each in found])
 
 

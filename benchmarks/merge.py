@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.cluster.merge import merge
-from sfam_bench.cluster.plan import Plan, cut
-from sfam_bench.files import atomic
+from sfam_bench.cluster.plan import PAIRS, Plan, cut
+from sfam_bench.files import atomic, digest
+from sfam_bench.provenance import config_hash, running_code
 from sfam_bench.store import RunStore
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "merge.json"
@@ -54,7 +55,8 @@ def make(root: Path, millions: float) -> Plan:
     draw = np.random.default_rng(0)
     for number, frame in enumerate(frames):
         store.write_shard(number, records(frame, draw), curves=curves(frame, draw))
-    plan = Plan(KEY, "", "", {}, {}, {}, sizes, 1.0, 1.0, cut(sizes, 100, KEY))
+    frozen, facts = {PAIRS: digest(root / PAIRS)}, {"identity": config_hash({"seed": 0})}
+    plan = Plan(KEY, running_code(), "", {}, {}, {}, sizes, 1.0, 1.0, cut(sizes, 100, KEY), frozen, facts)
     plan.write(root)
     return plan
 

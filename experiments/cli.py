@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -19,22 +20,24 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.paths import expand, expanded
+from experiments.schema import check_keys, suggestion
 from experiments.settings import check_settings
 from experiments.sweeping import cell, own_overrides, shares
 from sfam_bench.errors import UserError
 from sfam_bench.job import Job
 from sfam_bench.provenance import run_facts
+from sfam_bench.signals import readers_may_leave
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
 PLAINER = {
-    r"Could not override '([^']+)'\. To append to your config use (\S+)": r"no setting '\1': check its name, or add it "
-    r"with \2 (all settings: --cfg job)",
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
     r"Interpolation key '(\w+)\.(\w+)' not found": r"needs \1 '\2', which is not chosen: add it, as in \1=[...,\2]",
     r"Missing mandatory value: (\S+)": r"\1 is not given: add \1=...",
@@ -59,6 +62,8 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
                 once(main, cfg)
                 return
             try:
+                expand(cfg)
+                check_keys(cfg)
                 check_settings(cfg)
                 main(cfg)
             except MISTAKES as error:  # here, before Hydra adds a line of its own
@@ -70,9 +75,11 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
             # Hydra prints its own errors and exits with 1; this hands them on
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                entry()
+                sys.argv[1:] = expanded(sys.argv[1:])
+                with readers_may_leave():
+                    entry()
             except MISTAKES as error:
-                fail(error)
+                fail(UserError(unknown[0]) if (unknown := no_setting(config, str(error))) else error)
             except ValueError as error:
                 if "group override must be" not in str(error):  # Hydra's, of loss=null
                     raise
@@ -100,11 +107,12 @@ def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
             log.info("%s: done already", job.id)
             return
         try:
-            for name, value in {"run_dir": str(folder), "resume": True}.items():
+            for name, value in {"run_dir": str(folder), "resume": cfg.get("resume") or True}.items():
                 if name in cfg:
                     cfg[name] = value
             spread()
-            tidy(folder)
+            expand(cfg)
+            check_keys(cfg)
             check_settings(cfg)
             trained(cfg)
             main(cfg)
@@ -127,15 +135,6 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def tidy(folder: Path) -> None:
-    """Clear a run folder whose job was killed before the manifest: it holds nothing, and could not be continued."""
-    if not (folder / "manifest.json").exists():
-        (folder / "config.yaml").unlink(missing_ok=True)
-        for name in ("records", "maps", "images", "curves"):
-            with suppress(OSError):  # is not there, or holds something
-                (folder / name).rmdir()
 
 
 def spread() -> None:
@@ -161,6 +160,8 @@ def hand_on(stop: SystemExit) -> None:
 
 def fail(error: BaseException) -> NoReturn:
     """Say what is wrong on one line and exit with 2."""
+    if isinstance(error, BrokenPipeError):  # which `readers_may_leave` looks at
+        raise error
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)
 
@@ -175,13 +176,38 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+    if given := unreadable(error):
+        return given
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if not line.startswith(("full_key: ", "object_type=", "reference_type=")))
+    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    if absent := re.match(r"Error locating target '([^']+)'", message):
+        return f"{f'{keys[0]}: ' if keys else ''}there is no {absent[1]} to import: correct its _target_"
+    if failed := re.match(r"Error in call to target '([^']+)'", message):
+        kind, where = type(cause).__name__, f"{keys[0]}: " if keys else ""
+        return f"{where}{failed[1]} failed ({kind}: {' '.join(str(cause).split())[:300]}): check its settings and files"
     for pattern, plain in PLAINER.items():
         message = re.sub(pattern, plain, message)
     message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", options, message)
-    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
+
+
+def unreadable(error: BaseException) -> str:
+    """Which argument Hydra's grammar cannot read, and how it is quoted; nothing for other errors."""
+    found = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+    argument = error.override if isinstance(error, OverrideParseException) else found[1] if found else ""
+    name, equals, value = argument.partition("=")
+    if argument and not equals:
+        return f"'{argument}' is no setting: write it as NAME=VALUE"
+    quoted = QuotedString(value, Quote.double).with_quotes()
+    why = f"the value of {name}, {value}, has characters with a meaning of their own: quote it"
+    return f"{why}: {shlex.quote(f'{name}={quoted}')}" if argument else ""
+
+
+def no_setting(config: str, message: str) -> list[str]:
+    """What to say where Hydra found that a script has no such setting; it would advise to add it."""
+    found = re.findall(r"Could not override '([^']+)'\.\s+To append to your config", message)
+    return [f"no setting '{key}': {suggestion(config, key)} (all settings: --cfg job)" for key in found]
 
 
 def options(absent: re.Match[str]) -> str:

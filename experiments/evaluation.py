@@ -1,9 +1,9 @@
 """An evaluation in the steps that one process and the tasks of a cluster share."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,19 @@ from experiments.settings import build, resolved
 from sfam_bench import pairs as pairing
 from sfam_bench.cost import Cost
 from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError
 from sfam_bench.evaluate import Shard, evaluate
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.explainers.prepare import Prepared
 from sfam_bench.metrics.base import Metric
 from sfam_bench.records import PairBatch
-from sfam_bench.retrieval import Catalogue, embed, retrieval
+from sfam_bench.retrieval import Catalogue, embed, retrieval, roles_of
 from sfam_bench.similarity import Gallery
-from sfam_bench.store import RunStore
+from sfam_bench.store import RunStore, frozen_passes
 
 SIDES = ("query_id", "reference_id")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+QUICK = 0.2  # seconds for the rate of a mode that is known
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Evaluation:
     def catalogue(self, gallery: Gallery) -> Catalogue:
         """The gallery with ids and labels."""
         explained = self.inputs.explained
-        return Catalogue(gallery, labels(self.inputs.dataset, explained), tuple(explained))
+        dataset = self.inputs.dataset
+        return Catalogue(gallery, labels(dataset, explained), tuple(explained), roles_of(dataset, explained))
 
     def prepared(self) -> dict[str, Explainer]:
         """The explainers, those that need training images prepared."""
@@ -77,13 +81,28 @@ class Evaluation:
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
         """How well the embeddings find one another."""
         found = self.catalogue(gallery)
-        return retrieval(self.inputs.model.similarity, gallery, found.labels, list(self.cfg.recall_at))
+        recall_at = list(self.cfg.recall_at)
+        return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
 
     def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Keep the images of a few pairs of each kind, or of all."""
         count = self.cfg.maps.pictures
         few = pairs if count == "all" else pairing.first(pairs, count)
         keep_pictures(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
+
+    def again(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
+        """The bench of a run that is continued: its explainers, and its mode of passes; UserError without that here."""
+        left_out, frozen = manifest.get("unsupported") or {}, frozen_passes(manifest)
+        explainers = {name: made for name, made in self.prepared().items() if name not in left_out}
+        known = {name: frozen[name] for name in ("mode", "batch")}
+        bench = self.bench(explainers, frame, count, {**known, "seconds": QUICK, "cache": None})
+        if (mode := bench.passes.facts["mode"]) != frozen["mode"]:
+            why = bench.passes.facts["refused"].get(frozen["mode"])
+            raise UserError(
+                f"{self.cfg.run_dir} was begun with passes.mode={frozen['mode']}, which cannot be used here ({why}; "
+                f"{mode} can): continue it where it was begun, or evaluate into another run_dir"
+            )
+        return bench
 
     def tried(self, frame: pd.DataFrame, count: int) -> "Bench":
         """The explainers that fit, tried on a pair of `frame`, and passes measured on it for a run of `count` pairs."""
@@ -93,10 +112,12 @@ class Evaluation:
         fitting, costs, left_out = supported(cfg.unsupported, inputs.model, inputs.target, explainers, one)
         return replace(self.bench(fitting, frame, count), costs=costs, left_out=left_out)
 
-    def bench(self, explainers: Mapping[str, Explainer], frame: pd.DataFrame, count: int) -> "Bench":
-        """Those explainers, with passes measured on the queries of `frame`."""
+    def bench(
+        self, explainers: Mapping[str, Explainer], frame: pd.DataFrame, count: int, known: Mapping[str, Any] = NOTHING
+    ) -> "Bench":
+        """Those explainers, with passes measured on the queries of `frame`; `known` are fields of the calibration."""
         images, model = pairing.load_batch(self.inputs.dataset, frame).query, self.inputs.model
-        measure = build(self.cfg.passes)
+        measure = replace(build(self.cfg.passes), **known)
         passes = passes_for(measure, model, self.metrics, explainers, images, count, self.cfg.maps.save)
         return Bench(self, explainers, passes)
 
@@ -115,11 +136,9 @@ class Bench:
     def facts(self) -> dict[str, Any]:
         """How the maps are made and measured, for the manifest."""
         made = {name: made.facts for name, made in self.explainers.items() if isinstance(made, Prepared)}
-        return {"passes": self.passes.facts, "unsupported": self.left_out, **({"prepared": made} if made else {})}
-
-    def cost(self, spent: Counter[str], count: int) -> dict[str, Any]:
-        """What each explainer costs: counted, and the time it took for `count` pairs."""
-        return {k: {**vars(cost), "milliseconds": 1000 * spent[k] / count} for k, cost in (self.costs or {}).items()}
+        counted = {name: vars(cost) for name, cost in (self.costs or {}).items()}
+        known = {"passes": self.passes.facts, "unsupported": self.left_out, "cost": counted}
+        return {**known, **({"prepared": made} if made else {})}
 
     def explain(self, batches: Iterator[PairBatch] | Sequence[PairBatch], catalogue: Catalogue) -> Iterator[Shard]:
         """Records, maps and curves of each batch."""

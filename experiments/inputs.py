@@ -1,7 +1,10 @@
 """What evaluate and part_agreement are given, and what their run folders say of it."""
 
+import pydoc
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -13,10 +16,12 @@ from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.explainers.card import card_of
 from sfam_bench.explainers.forms import Explainer
 from sfam_bench.explainers.prepare import VERSION
+from sfam_bench.files import digest
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.targets import Target
 
+INSTALLED = ("site-packages", "dist-packages")
 MATTERS = ("dataset", "model", "target", "explainer", "split", "batch_size", "seed")
 
 
@@ -60,6 +65,7 @@ class Inputs:
             **{"split_hash": split_hash(self.dataset.index), "weights": weights_hash(self.model)},
             "protocol": self.protocol,
             **({"tuned": self.tuned} if self.tuned else {}),
+            **({"own_code": own} if (own := own_code(settings)) else {}),
         }
         prepare = {"prepare": {"split": self.cfg.prepare.split, "version": VERSION}}
         return {**identity, **prepare} if self.training else identity
@@ -76,3 +82,19 @@ class Inputs:
             "blind": [name for name, made in explainers.items() if card_of(made).blind],
             **more,
         }
+
+
+def own_code(settings: Any) -> dict[str, str]:
+    """The digest of each source file outside of this package and of installed ones that the settings name."""
+    if isinstance(settings, list):
+        return {name: found for item in settings for name, found in own_code(item).items()}
+    if not isinstance(settings, dict):
+        return {}
+    found = own_code([*settings.values()])
+    target = settings.get("_target_")
+    if isinstance(target, str) and not target.startswith("sfam_bench."):
+        module = sys.modules.get(getattr(pydoc.locate(target), "__module__", ""))
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix == ".py" and not {*INSTALLED} & {*path.parts}:
+            found[target] = digest(path)
+    return found

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from experiments.cli import script
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.saved_maps import write_maps
-from sfam_bench.store import read_manifest, read_maps
+from sfam_bench.manifests import read_manifest
+from sfam_bench.runs import read_maps
 
 
 @script("maps")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from experiments.settings import build
+from sfam_bench.continued import Resume, refuse
 from sfam_bench.cost import Cost, tried
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.engine.calibration import Calibration
@@ -23,11 +24,13 @@ from sfam_bench.metrics.card import needed
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.protocol import Evaluated, Protocol
-from sfam_bench.provenance import Config
+from sfam_bench.provenance import Config, differences
 from sfam_bench.records import PairBatch
-from sfam_bench.store import RunStore, refuse
+from sfam_bench.store import RunStore
 from sfam_bench.targets import Target
 from sfam_bench.types import Images
+
+NOT_ONE = "none of the explainers fits this model and target: choose others"
 
 
 def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
@@ -66,10 +69,30 @@ def judged(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated:
     return facts
 
 
-def begun(root: Path, identity: Config, resume: bool) -> RunStore:
+def begun(root: Path, identity: Config, resume: Resume) -> RunStore:
     """The run folder, which may not be there yet; one that is must be this run's, to be continued."""
     refuse(root, resume)
     return RunStore.create(root, identity, {}, resume) if (root / "manifest.json").is_file() else RunStore(root)
+
+
+def settle(cfg: DictConfig, model: SimilarityModel, known: Mapping[str, Any]) -> None:
+    """Compute as the run that is continued began, in as many threads; `known` are the passes in its manifest.
+
+    UserError where it was begun on another device, or in another mode than is asked for.
+    """
+    if known.get("device", model.device.type) != model.device.type:
+        raise UserError(
+            f"{cfg.run_dir} was begun on {known['device']}, and this is {model.device.type}: continue it with "
+            f"device={known['device']}, or choose another run_dir"
+        )
+    given = {"passes.mode": None if cfg.passes.mode == "auto" else cfg.passes.mode, "passes.batch": cfg.passes.batch}
+    was = {f"passes.{name}": value for name, value in known.items() if given.get(f"passes.{name}") is not None}
+    if given["passes.mode"] in known.get("refused", {}):
+        del was["passes.mode"]  # it was asked for, and eager came in its place
+    if changed := differences(was, {name: given[name] for name in was}):
+        raise UserError(f"run folder {cfg.run_dir} has another config ({changed}): restore it, or change run_dir")
+    if "threads" in known:
+        torch.set_num_threads(known["threads"])
 
 
 def train_ids(
@@ -118,7 +141,7 @@ def supported(
             raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
         print(f"left out: {name}: {reason}")
     if len(why) == len(explainers):
-        raise UserError("none of the explainers fits this model and target: choose others")
+        raise UserError(NOT_ONE)
     return {name: made for name, made in explainers.items() if name not in why}, costs, why
 
 

@@ -1,51 +1,73 @@
 """Freeze an evaluation in a plan: choose its pairs, measure its first batch, cut it into shards."""
 
 import time
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import torch
+import yaml
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from experiments.evaluation import Bench, Evaluation, write
+from experiments.rehearsal import rehearse
 from experiments.settings import resolved
+from experiments.stored import needed
 from experiments.work import GALLERY, threads
 from sfam_bench import pairs as pairing
-from sfam_bench.cluster.plan import FILE, Plan, cut, shards_for
+from sfam_bench.cluster.plan import FILE, PAIRS, Plan, cut, shards_for
 from sfam_bench.cluster.status import duration
+from sfam_bench.continued import was_begun
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import own_passes, planned
-from sfam_bench.files import atomic
-from sfam_bench.provenance import code_hash, config_hash
-from sfam_bench.store import RunStore, read_manifest
+from sfam_bench.files import atomic, digest, probe
+from sfam_bench.manifests import read_manifest
+from sfam_bench.provenance import config_hash, differences, running_code
+from sfam_bench.store import RunStore, frozen_passes
 
+CONFIG = "config.yaml"
 WORKERS = (1, 8, 64)
 
 
 def plan(cfg: DictConfig) -> None:
     """Write plan.json and what tasks need beside it; a plan that is there already is kept where it is the same."""
     root = Path(cfg.run_dir)
+    probe(root)
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / ".plan.lock", timeout=1):
+            frozen(cfg, root)
+    except Timeout as error:
+        raise UserError(f"another plan is at work on {root}: wait for it, or choose another run_dir") from error
+
+
+def frozen(cfg: DictConfig, root: Path) -> None:
+    """The same, in a folder that no other process plans in."""
     torch.set_num_threads(threads(cfg.cluster.cpus))
     evaluation = Evaluation.of(cfg)
     identity = config_hash(evaluation.identity)
     if (root / FILE).is_file():
         known = Plan.read(root)
-        if (known.facts["identity"], known.code) != (identity, code_hash()):
-            raise UserError(f"{root} holds the plan of another config, or of other code: choose another run_dir")
+        known.check(root)
+        if known.facts["identity"] != identity:
+            was = yaml.safe_load((root / CONFIG).read_text())
+            changed = differences(was, evaluation.identity)
+            raise UserError(f"{root} holds the plan of another config ({changed}): choose another run_dir")
         print(f"planned already: {described(known)}")
         return
-    store = RunStore.create(root, evaluation.identity, evaluation.facts, resume=(root / "manifest.json").is_file())
+    store = RunStore.create(root, evaluation.identity, evaluation.facts, begun(root, identity))
+    rehearse(evaluation)
     gallery = evaluation.embedded()
     pairs = evaluation.paired(gallery)
     frames = evaluation.frames(pairs)
     bench = evaluation.tried(frames[0], len(pairs))
     mode = {name: bench.passes.facts[name] for name in ("mode", "batch")}
-    frozen = {"identity": identity, "code": code_hash(), "passes": mode, "pairs": pairs.to_csv(index=False)}
-    store = RunStore(root, config_hash(frozen))
+    passes = frozen_passes(bench.facts)
+    decides = {"identity": identity, "code": running_code(), "passes": passes, "pairs": pairs.to_csv(index=False)}
+    store = RunStore(root, config_hash(decides), passes)
     with atomic(root / GALLERY) as temporary:
-        save_file({"gallery": gallery.contiguous()}, temporary)
+        temporary.write_bytes(save({"gallery": gallery.contiguous()}))  # whose errors are OSError, as of a full disk
     store.write_pairs(pairs)
     evaluation.pictures(store, pairs)
     taken = passes_per_pair(evaluation, bench, frames[0])
@@ -62,26 +84,37 @@ def plan(cfg: DictConfig) -> None:
         "identity": identity,
         "passes_per_pair": taken,
         "retrieval": evaluation.retrieval(gallery),
-        "cost": bench.cost(Counter(), 1),
         **bench.facts,
     }
     config = {**resolved(cfg), "passes": {**resolved(cfg)["passes"], **mode, "seconds": 0.2}}
     made = Plan(
         key=store.key,
-        code=code_hash(),
+        code=running_code(),
         folder=str(Path.cwd()),
         config=config,
-        passes=mode,
+        passes=passes,
         left_out=bench.left_out or {},
         batches=sizes,
         rate=rate,
         size=size,
         shards=cut(sizes, count, store.key),
+        frozen={name: digest(root / name) for name in (GALLERY, PAIRS, CONFIG)},
         facts=facts,
     )
     store.write_manifest({**read_manifest(root), "shards": len(frames)})  # so that a report of a part says of how many
     made.write(root)
     print(f"planned: {described(made)}")
+    if packages := needed(made.config):
+        print(f"  it names objects of {', '.join(packages)}: run it with allow=[{','.join(packages)}]")
+
+
+def begun(root: Path, identity: str) -> bool:
+    """Whether a folder holds what a plan left that was stopped: a manifest, or less than that of this config."""
+    if (root / "manifest.json").is_file():
+        return True
+    found = {path.name for path in root.iterdir() if not path.name.startswith(".")}
+    same = CONFIG not in found or config_hash(yaml.safe_load((root / CONFIG).read_text())) == identity
+    return same and was_begun(root)
 
 
 def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -> float:

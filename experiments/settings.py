@@ -3,7 +3,8 @@
 import inspect
 import pydoc
 from collections.abc import Container, Mapping
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from beartype import BeartypeConf
 from beartype.door import is_bearable
@@ -11,36 +12,44 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sfam_bench.errors import UserError
+from sfam_bench.ranges import Count, Natural, Positive, Share, range_of, within
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
-    **{"seed": int, "batch_size": int, "resume": bool, "split": str, "run_dir": str, "device": str | None},
+    **{
+        "seed": Natural,
+        "batch_size": Count,
+        "resume": bool | Literal["anyway"],
+        "split": str,
+        "run_dir": str,
+        "device": str | None,
+    },
     **{
         "maps.save": bool,
         "keep_memory": bool,
         "curves": bool,
-        "maps.pictures": int | Literal["all"],
-        "recall_at": list[int],
+        "maps.pictures": Natural | Literal["all"],
+        "recall_at": list[Count],
         "nmi": bool,
         "engine": Literal["torch", "faiss"],
         "runs": list,
         "out": str,
         "allow_unfinished": bool,
         "unsupported": Literal["refuse", "skip"],
-        "shards": int | None,
-        "task_minutes": int,
-        "images_per_second": float | None,
+        "shards": Count | None,
+        "task_minutes": Count,
+        "images_per_second": Positive | None,
         "launcher": str,
-        "workers": int | None,
+        "workers": Count | None,
         **dict.fromkeys(("wait", "dry_run", "watch", "partial"), bool),
+        **dict.fromkeys(("allow", "gone"), list[str]),
         "tuned": list[str] | str | None,
-        "trials": int,
+        "trials": Count,
         "objective": str,
-        "held_out": float,
-        **{"records": str, "document": bool, "run": str, "pictures": int},
+        "held_out": Share,
+        **{"records": str, "document": bool, "run": str, "pictures": Natural},
     },
 }
-LOWEST = {"seed": 0, "batch_size": 1, "maps.pictures": 0, "pictures": 0, "trials": 1}
-LOWEST |= dict.fromkeys(("shards", "workers", "task_minutes"), 1)
+STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
@@ -65,10 +74,8 @@ def check_settings(cfg: DictConfig) -> None:
         if value == "???":
             continue
         value = list(value) if isinstance(value, ListConfig) else value
-        low = name in LOWEST and isinstance(value, int) and value < LOWEST[name]
-        if not fits(value, hint) or value == "" or low:
-            least = f" of at least {LOWEST[name]}" if name in LOWEST else ""
-            raise UserError(f"{name} is {shown(value)}: expected {readable(hint)}{least}")
+        if not fits(value, hint) or value == "":
+            raise UserError(f"{name} is {shown(value)}: expected {readable(hint)}")
 
 
 def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
@@ -99,7 +106,12 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
     """What a target takes; nothing where Python cannot tell, or where there is none, which Hydra says."""
     try:
         found: Any = pydoc.locate(target)
-        return inspect.signature(found, eval_str=True).parameters
+        own = dict(inspect.signature(found, eval_str=True).parameters)
+        if not isinstance(found, type) or all(field.kind is not field.VAR_KEYWORD for field in own.values()):
+            return own
+        for base_ in found.__mro__[1:-1]:  # what a class does not know itself goes to one of its bases
+            own = {**inspect.signature(base_).parameters, **own}
+        return {name: field for name, field in own.items() if name != "self" and field.kind not in STARRED}
     except Exception:  # the import of a target may raise anything
         return None
 
@@ -110,7 +122,8 @@ def fits(value: Any, hint: Any) -> bool:
         return True
     if isinstance(value, bool) and not is_bearable("text", hint):  # Python takes true for a whole number
         return bool in (hint, *get_args(hint)) or hint in (Any, object)
-    return is_bearable(value, hint, conf=TOWER) or (isinstance(value, list) and is_bearable(tuple(value), hint))
+    typed = is_bearable(value, hint, conf=TOWER) or (isinstance(value, list) and is_bearable(tuple(value), hint))
+    return typed and within(value, hint)
 
 
 def shown(value: Any) -> str:
@@ -119,7 +132,12 @@ def shown(value: Any) -> str:
 
 
 def readable(hint: Any) -> str:
-    """A type as a reader of YAML would name it."""
+    """A type as a reader of YAML would name it, with the range of its numbers."""
+    if get_origin(hint) is Annotated:
+        return f"{'a whole number' if get_args(hint)[0] is int else 'a number'} {range_of(hint)}"
+    if get_origin(hint) in (Union, UnionType) and any(get_origin(part) is Annotated for part in get_args(hint)):
+        parts = sorted(get_args(hint), key=lambda part: get_origin(part) is not Literal)
+        return " or ".join("null" if part is type(None) else readable(part) for part in parts)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     named = [readable(part) for part in get_args(hint) if get_origin(part) is Literal]

@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,22 @@ from omegaconf import DictConfig
 
 from experiments.cli import script
 from experiments.settings import build
+from experiments.stored import stored
 from experiments.task import Task
+from experiments.watching import Teller, awaited, state, submitted
 from sfam_bench.cluster import local, slurm
 from sfam_bench.cluster.merge import merge
-from sfam_bench.cluster.plan import Plan
-from sfam_bench.cluster.status import DUE, Status, alive, leave, left
+from sfam_bench.cluster.notes import leave, left
+from sfam_bench.cluster.plan import FILE, Plan
+from sfam_bench.cluster.processes import UNKNOWN, alive, standing, terminate
+from sfam_bench.cluster.status import DUE
 from sfam_bench.errors import UserError
 from sfam_bench.store import RunStore
 
-LATER = ("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial", "cluster", "verb", "hydra")
+LATER = (
+    *("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial"),
+    *("allow", "gone", "cluster", "verb", "hydra"),
+)
 WORK = Path(__file__).with_name("work.py")
 
 
@@ -52,26 +58,26 @@ def run(cfg: DictConfig) -> None:
     """Have computed what is missing."""
     root, found = opened(cfg)
     found.check(root)
+    stored(found.config, root / FILE, cfg.allow)  # refused here, before any process is started
     if cfg.launcher not in LAUNCHERS:
         raise UserError(f"launcher={cfg.launcher}: choose {', '.join(LAUNCHERS)}")
     if cfg.launcher == "local" and not cfg.wait and not cfg.dry_run:
         return detached(root)
     try:
         with FileLock(root / "run.lock", timeout=1):  # two runs at once would compute the same shards
-            set_aside(root, found)
-            due = state(root, found).of_state(*DUE)
+            RunStore(root, found.key, found.passes).due(len(found.batches))  # broken pieces are set aside
+            due = state(root, found, cfg.gone).of_state(*DUE)
             if cfg.dry_run:
                 return print(rehearsed(cfg, root, due))
             for shard in due:
                 (root / "failures" / f"{shard}.json").unlink(missing_ok=True)
             print(f"{len(due)} of {len(found.shards)} shards to compute", flush=True)
-            if due:
-                LAUNCHERS[cfg.launcher](cfg, root, found, due)
+            LAUNCHERS[cfg.launcher](cfg, root, found, due)
     except Timeout as error:
         raise UserError(f"another run is at work on {root}: see submit.py status run_dir={root}") from error
     if not cfg.wait:
         return None
-    now = awaited(root, found)
+    now = awaited(root, found, cfg.gone)
     if len(now.of_state("done")) < len(found.shards):
         print(now.troubles, file=sys.stderr)
         raise UserError(f"{now.line}; what is not done is computed by submit.py run run_dir={root}")
@@ -79,11 +85,31 @@ def run(cfg: DictConfig) -> None:
 
 
 def here(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
-    """Compute shards on this machine."""
-    leave(root, "jobs", "here", due=due)
-    stopped = local.compute(
-        commands(root, due), workers(cfg), root / "logs", build(cfg.cluster).gpus, Teller(root, found)
-    )
+    """Compute shards on this machine; what workers of a killed driver compute is awaited first."""
+    adopted = [shard for shard, note in left(root, "running").items() if alive(note) and shard in found.by_id]
+    if adopted:
+        print(f"{len(adopted)} shards are being computed by processes of an earlier run: waiting for them", flush=True)
+    if not (shards := [*adopted, *(shard for shard in due if shard not in adopted)]):
+        return
+    leave(root, "jobs", "here", due=shards)
+
+    def taken(shard: str) -> bool:
+        return (note := left(root, "running", shard).get(shard)) is not None and alive(note)
+
+    def ended(shard: str) -> bool:
+        return shard in state(root, found, cfg.gone).of_state("done")
+
+    try:
+        stopped = local.compute(
+            commands(root, shards, cfg.allow),
+            workers(cfg),
+            root / "logs",
+            build(cfg.cluster).gpus,
+            Teller(root, found, cfg.gone),
+            local.Claims(taken, ended, lambda shard, pid: leave(root, "running", shard, pid)),
+        )
+    finally:
+        (root / "jobs" / "here.json").unlink(missing_ok=True)  # else what is not done would be queued for ever
     if stopped:
         print("stopped: what was done is kept; submit.py run goes on", file=sys.stderr)
         sys.exit(128 + stopped)
@@ -91,9 +117,13 @@ def here(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
 
 def on_slurm(cfg: DictConfig, root: Path, found: Plan, due: list[str]) -> None:
     """Submit shards to SLURM."""
+    if not due:
+        return
     before = submitted(root)
     slurm.cancel(before[shard] for shard in due if shard in before)  # what is held there would begin some day
-    jobs = slurm.submit(build(cfg.cluster), root / "logs", {shard: Task(str(root), shard) for shard in due})
+    jobs = slurm.submit(
+        build(cfg.cluster), root / "logs", {shard: Task(str(root), shard, tuple(cfg.allow)) for shard in due}
+    )
     leave(root, "jobs", f"{time.time_ns()}", jobs=jobs)
     print(f"submitted: {', '.join(sorted({job.split('_')[0] for job in jobs.values()}))}; logs: {root / 'logs'}")
 
@@ -107,7 +137,7 @@ def detached(root: Path) -> None:
     with (root / "logs" / "run.log").open("ab") as log:
         command = [sys.executable, *sys.argv, "wait=true"]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    leave(root, "jobs", "background", pid=process.pid)
+    leave(root, "jobs", "background", process.pid)
     print(f"computing in the background, process {process.pid}: {root / 'logs' / 'run.log'}")
 
 
@@ -115,12 +145,15 @@ def rehearsed(cfg: DictConfig, root: Path, due: list[str]) -> str:
     """What would be started."""
     if cfg.launcher == "slurm":
         return slurm.script(build(cfg.cluster), root / "logs", max(1, len(due)))
-    return "\n".join(f"{workers(cfg)} at a time: {' '.join(command)}" for command in commands(root, due).values())
+    return "\n".join(
+        f"{workers(cfg)} at a time: {' '.join(command)}" for command in commands(root, due, cfg.allow).values()
+    )
 
 
-def commands(root: Path, due: list[str]) -> dict[str, list[str]]:
+def commands(root: Path, due: list[str], allow: Sequence[str]) -> dict[str, list[str]]:
     """The command of each shard."""
-    return {shard: [sys.executable, str(WORK), f"run_dir={root}", f"shard={shard}"] for shard in due}
+    more = [f"allow=[{','.join(allow)}]"] if allow else []
+    return {shard: [sys.executable, str(WORK), f"run_dir={root}", f"shard={shard}", *more] for shard in due}
 
 
 def workers(cfg: DictConfig) -> int:
@@ -134,70 +167,10 @@ def opened(cfg: DictConfig) -> tuple[Path, Plan]:
     return root, Plan.read(root)
 
 
-def set_aside(root: Path, found: Plan) -> None:
-    """Put away pieces that are broken, so that they are computed anew."""
-    store = RunStore(root, found.key)
-    for number in range(len(found.batches)):
-        if store.path(number).exists() and (wrong := store.check_shard(number)):
-            print(f"set aside, to be computed anew: {wrong}", file=sys.stderr)
-            store.set_aside(number)
-
-
-def submitted(root: Path) -> dict[str, str]:
-    """The job that each shard was given to last."""
-    return {shard: job for note in left(root, "jobs").values() for shard, job in note.get("jobs", {}).items()}
-
-
-def state(root: Path, found: Plan) -> Status:
-    """How each shard stands; asks SLURM where it was given any that are not done."""
-    done, failed = Status.of(root, found, {}).of_state("done"), left(root, "failures")
-    here = (note["due"] for note in left(root, "jobs").values() if "due" in note and alive(note))
-    queue = {shard: "queued" for due in here for shard in due if shard not in failed}
-    queue.update(slurm.queue({shard: job for shard, job in submitted(root).items() if shard not in done}))
-    return Status.of(root, found, queue)
-
-
-@dataclass
-class Teller:
-    """Says now and then how it stands."""
-
-    root: Path
-    plan: Plan
-    every: float = 30.0
-    told: float = 0.0
-
-    def __call__(self) -> None:
-        """Say it, if it is time."""
-        if time.monotonic() - self.told > self.every:
-            self.tell(state(self.root, self.plan))
-
-    def tell(self, now: Status) -> None:
-        """Say it."""
-        self.told = time.monotonic()
-        print(now.line, file=sys.stderr, flush=True)
-
-
-def awaited(root: Path, found: Plan) -> Status:
-    """How it stands once nothing is at work and nothing waits."""
-    tell, patience = Teller(root, found), 60
-    while True:
-        try:
-            now = state(root, found)
-        except UserError:  # a controller that restarts
-            if not (patience := patience - 1):
-                raise
-        else:
-            if not now.live:
-                return now
-            if time.monotonic() - tell.told > tell.every:
-                tell.tell(now)
-        time.sleep(2)
-
-
 def status(cfg: DictConfig) -> None:
     """Say how it stands."""
     root, found = opened(cfg)
-    now = awaited(root, found) if cfg.watch else state(root, found)
+    now = awaited(root, found, cfg.gone) if cfg.watch else state(root, found, cfg.gone)
     print("\n".join(filter(None, (now.line, now.troubles))))
 
 
@@ -219,8 +192,10 @@ def cancel(cfg: DictConfig) -> None:
     slurm.cancel({job.split("_")[0] for job in submitted(root).values()})
     # the driver first, which would begin its processes again
     for note in [*left(root, "jobs").values(), *left(root, "running").values()]:
-        if alive(note):
-            os.kill(note["pid"], 15)
+        terminate(note)
+    for shard, note in left(root, "running").items():
+        if standing(note) == UNKNOWN and not note["job"]:
+            print(f"not stopped: {shard}, process {note['pid']} of host {note['host']}: stop it there", file=sys.stderr)
     print(state(root, found).line)
 
 

@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.launcher not in launchers:
         raise UserError(f"launcher is '{cfg.launcher}': choose {', '.join(launchers)}")
     if not find_spec(NEEDS.get(cfg.launcher, SLURM)):
-        raise UserError(f"launcher={cfg.launcher} needs more packages: pip install 'sfam-bench[cluster]'")
+        raise UserError(f"launcher={cfg.launcher} needs more packages: pip install '.[cluster]' in the clone")
     sweep.out.mkdir(parents=True, exist_ok=True)
     stages = {stage: sweep.jobs(stage) for stage in sweep.stages}
     worked = False

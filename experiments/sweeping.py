@@ -20,7 +20,7 @@ from sfam_bench.provenance import config_hash
 
 KEYS = ("experiment", "fixed", "train", "evaluate")
 STAGES = ("train", "evaluate")
-OURS = ("run_dir", "resume", "model.name")  # the sweep sets them itself
+OURS = ("run_dir", "model.name")  # the sweep sets them itself, and resume=true where it is not "anyway"
 PLAIN = re.compile(
     r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_/][A-Za-z0-9_./+-]*"
 )  # texts that Hydra takes as they are
@@ -63,7 +63,7 @@ def parsed(overrides: Sequence[str]) -> dict[str, Any]:
 
 def matters(key: str, value: Any) -> bool:
     """Whether an override changes what a job computes."""
-    return not key.startswith("cluster.") and "${cell:" not in str(value)
+    return not key.startswith("cluster.") and key != "resume" and "${cell:" not in str(value)
 
 
 def word(key: str, value: Any) -> str:

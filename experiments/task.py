@@ -12,6 +12,7 @@ class Task:
 
     root: str
     shard: str
+    allow: tuple[str, ...] = ()
 
     def __call__(self) -> None:
         """Compute it, and hand the warning before the end of its time on to submitit.
@@ -20,7 +21,7 @@ class Task:
         """
         from experiments.work import work
 
-        if stopped := work(Path(self.root), self.shard, [signal.SIGUSR2]):
+        if stopped := work(Path(self.root), self.shard, [signal.SIGUSR2], self.allow):
             signal.raise_signal(stopped)
 
     def checkpoint(self) -> Any:

@@ -5,7 +5,9 @@ Stopped or killed, it is continued exactly by resume=true. On several GPUs: torc
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -15,14 +17,27 @@ from omegaconf import DictConfig
 from experiments.cli import script
 from experiments.parts import dataset_and_model, judged, labels
 from experiments.settings import build, resolved
-from experiments.training import KEYS, Roles, best_epoch, choice_for, identity, lineage, loss, measured, tensorboard
-from sfam_bench.files import atomic
+from experiments.training import (
+    KEYS,
+    Roles,
+    best_epoch,
+    check_trained,
+    choice_for,
+    identity,
+    lineage,
+    loss,
+    measured,
+    tensorboard,
+)
+from sfam_bench.continued import refuse
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.files import atomic, digest, probe
 from sfam_bench.models.build import save
-from sfam_bench.provenance import run_facts
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.provenance import Config, run_facts
 from sfam_bench.retrieval import averages
 from sfam_bench.signals import Interrupted
-from sfam_bench.store import refuse
-from sfam_bench.training.checkpoint import tidy
+from sfam_bench.training.checkpoint import only_one, rehearse, tidy
 from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join, leave, rank
 from sfam_bench.training.loop import train
@@ -37,11 +52,31 @@ def main(cfg: DictConfig) -> None:
         cfg.device = str(device)
     first = rank() == 0
     if first:
-        refuse(run, cfg.resume)
+        refuse(run, bool(cfg.resume))
+        probe(run)
+    dataset, model = dataset_and_model(cfg)
+    same = identity(settings, split_hash(dataset.index))
     if (run / "model.safetensors").exists():
+        check_trained(run, same)
         print(f"trained already: {run / 'model.safetensors'}")
         return
-    dataset, model = dataset_and_model(cfg)
+    with only_one(run) if first else nullcontext():
+        facts = trained(cfg, run, settings, dataset, model, same, first)
+    if facts:
+        print(json.dumps({name: facts[name] for name in ("chosen", "retrieval_before", "retrieval")}, indent=2))
+        print(f"trained: {run / 'model.safetensors'}")
+
+
+def trained(
+    cfg: DictConfig,
+    run: Path,
+    settings: dict[str, Any],
+    dataset: Dataset,
+    model: SimilarityModel,
+    same: Config,
+    first: bool,
+) -> dict[str, Any]:
+    """Train, and write everything that a run leaves; returns its facts, or nothing where another process writes."""
     recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
     roles = Roles.of(dataset, validation)
     judged(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
@@ -55,27 +90,28 @@ def main(cfg: DictConfig) -> None:
     width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
     criterion, miner = loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
     if first:
-        run.mkdir(parents=True, exist_ok=True)
+        rehearse(model, run)
         print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
         before = measured(cfg, dataset, model, roles.test)
-    same = identity(cfg, dataset)
+    options: dict[str, Any] = {"run": run, "identity": same, "any_code": cfg.resume == "anyway"}
     try:
         with tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
             choice = choice_for(cfg, validation, dataset, model, roles.validation)
-            history = train(model, criterion, miner, examples, recipe, choice=choice, run=run, identity=same, log=log)
+            history = train(model, criterion, miner, examples, recipe, choice=choice, log=log, **options)
     except Interrupted as stop:
         print(f"{stop}; where it stands is kept: continue with resume=true", file=sys.stderr)
         sys.exit(128 + stop.number)
     finally:
         leave()
     if not first:
-        return
+        return {}
     after = measured(cfg, dataset, model, roles.test)
     with atomic(run / "retrieval.parquet") as file:
         stages = {"frozen": before, "trained": after}
         pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)
     facts = {
         **run_facts(),
+        "computed_by": history.attrs["code"],
         **lineage(dataset, model.origin, "validation" if validation else "last epoch"),
         **({"validation": best_epoch(validation, history)} if validation else {}),
         **{group: HydraConfig.get().runtime.choices[group] for group in ("loss", "miner", "recipe")},
@@ -83,11 +119,11 @@ def main(cfg: DictConfig) -> None:
         "retrieval_before": averages(before.drop(columns=KEYS)),
         "retrieval": averages(after.drop(columns=KEYS)),
         "config": settings,
+        "digests": {name: digest(run / name) for name in ("history.csv", "retrieval.parquet")},
     }
     save(model, run / "model.safetensors", facts)
     tidy(run)
-    print(json.dumps({name: facts[name] for name in ("chosen", "retrieval_before", "retrieval")}, indent=2))
-    print(f"trained: {run / 'model.safetensors'}")
+    return facts
 
 
 if __name__ == "__main__":

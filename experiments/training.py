@@ -13,15 +13,24 @@ from torch import nn
 from experiments.parts import image_ids, labels
 from experiments.settings import build, resolved
 from sfam_bench.datasets.base import Dataset, split_hash
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_range
+from sfam_bench.files import read_json
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.provenance import Config
-from sfam_bench.retrieval import averages, embed, per_item
+from sfam_bench.provenance import Config, differences
+from sfam_bench.ranges import Count, Finite, NotNegative, Positive
+from sfam_bench.retrieval import averages, embed, per_item, roles_of
 from sfam_bench.training.loop import Miner
 from sfam_bench.training.validation import Choice, Validation
 
 Log = Callable[[int, Mapping[str, float]], None]
 KEYS = ["image_id", "label"]
+# Numbers of pytorch-metric-learning's losses and miners
+POSITIVE = (
+    *("temperature", "scale", "softmax_scale", "alpha", "beta", "gamma", "la"),
+    *("cutoff", "nonzero_loss_cutoff"),
+)
+NOT_NEGATIVE = ("margin", "pos_margin", "neg_margin", "m", "nu", "epsilon")
+COUNTS = ("centers_per_class", "sub_centers")
 NO_MATTER = ("workers", "checkpoint_steps")  # of the recipe: they change no weight
 
 
@@ -42,8 +51,28 @@ class Roles:
         return cls(kept, out, test)
 
 
+def check_loss(settings: Any, name: str) -> None:
+    """Raise UserError where a number of a loss or a miner, whose classes check nothing, is out of its range."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            check_loss(value, f"{name}.{key}")
+        return
+    field = name.rpartition(".")[2]
+    ranged = field in (*POSITIVE, *NOT_NEGATIVE, *COUNTS)
+    if isinstance(settings, bool) or not isinstance(settings, int | float):
+        if ranged and settings != "???":
+            raise UserError(f"{name} is {settings!r}: expected a number")
+        return
+    if field in COUNTS and not isinstance(settings, int):
+        raise UserError(f"{name} is {settings!r}: expected a whole number")
+    hint = Count if field in COUNTS else Positive if field in POSITIVE else NotNegative if ranged else Finite
+    check_range(name, settings, hint)
+
+
 def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
     """Criterion, with the sizes that it asks for, and miner."""
+    for name, where in (("criterion", "loss.criterion"), ("miner", "miner")):
+        check_loss(resolved(cfg)["loss"][name], where)
     given = {name: size for name, size in sizes.items() if name in set(cfg.loss.criterion)}
     return build(cfg.loss.criterion, **given), build(cfg.loss.miner)
 
@@ -51,7 +80,8 @@ def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | 
 def measured(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
     """How each of these images retrieves the others, by id and label."""
     label = labels(dataset, image_ids)
-    values = per_item(model.similarity, embed(model, dataset, image_ids, cfg.batch_size), label, list(cfg.recall_at))
+    gallery, roles = embed(model, dataset, image_ids, cfg.batch_size), roles_of(dataset, image_ids)
+    values = per_item(model.similarity, gallery, label, list(cfg.recall_at), roles=roles)
     ids = pd.DataFrame({"image_id": image_ids, "label": label.numpy()}).loc[values.index]
     return pd.concat([ids, values], axis=1)
 
@@ -75,13 +105,24 @@ def best_epoch(validation: Validation, history: pd.DataFrame) -> dict[str, Any]:
     return vars(validation) | {str(name): value for name, value in best.items()}
 
 
-def identity(cfg: DictConfig, dataset: Dataset) -> Config:
-    """What a training must share to be continued."""
-    settings = resolved(cfg)
+def identity(settings: Config, split: str) -> dict[str, Any]:
+    """What a training must share to be continued, out of all its settings and the hash of its split."""
     parts = {name: settings[name] for name in ("model", "loss", "augmentation", "validation", "seed")}
     recipe = {name: value for name, value in settings["train"].items() if name not in NO_MATTER}
     images = {name: value for name, value in settings["dataset"].items() if name != "root"}
-    return {**parts, "train": recipe, "dataset": images, "split": split_hash(dataset.index)}
+    return {**parts, "train": recipe, "dataset": images, "split": split}
+
+
+def check_trained(run: Path, same: Config) -> None:
+    """Raise UserError where the finished training in a folder had other settings, or its facts do not say which."""
+    again = "train again into another run_dir"
+    facts = read_json(run / "model.json", again)
+    try:
+        before = identity(facts["config"], facts["split"]["hash"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{run / 'model.json'} does not say with which settings it was trained: {again}") from error
+    if changes := differences(before, same, 8):
+        raise UserError(f"{run} was trained with other settings ({changes}): give the same, or another run_dir")
 
 
 def lineage(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:
@@ -109,7 +150,7 @@ def tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("tensorboard=true needs TensorBoard: pip install 'sfam-bench[tensorboard]'") from error
+        raise UserError("tensorboard=true needs TensorBoard: pip install '.[tensorboard]' in the clone") from error
     with SummaryWriter(str(folder)) as writer:
 
         def log(step: int, numbers: Mapping[str, float]) -> None:

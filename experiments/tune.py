@@ -14,49 +14,65 @@ import yaml
 from omegaconf import DictConfig
 
 from experiments.cli import script
+from experiments.parts import settle
 from experiments.settings import resolved
+from experiments.tuned import CHOSEN
 from experiments.tuning import Task
-from sfam_bench.files import atomic
+from sfam_bench.continued import check_same, refuse
+from sfam_bench.files import atomic, digest, probe
 from sfam_bench.provenance import plain
-from sfam_bench.store import RunStore, refuse
+from sfam_bench.report.formats import csv
+from sfam_bench.store import PASSES, RunStore
 from sfam_bench.stream import progress
 from sfam_bench.tuning import Study
+
+TRIALS = "trials.csv"
 
 
 @script("tune")
 def main(cfg: DictConfig) -> None:
     run = Path(cfg.run_dir)
     refuse(run, cfg.resume)
+    probe(run)
     task = Task.of(cfg)
     folds = task.folds()
     task.try_one(folds["tuning"])
     facts, store = task.facts(folds), RunStore(run)
-    known = (run / "manifest.json").is_file()
+    known = store.manifest
+    if known:
+        other = check_same(run, known, task.identity(), cfg.resume)
+        facts |= {name: known[name] for name in ("git", "code", "versions", "resumed") if name in known}
+        facts |= {"resumed": [*facts.get("resumed", []), other]} if other else {}
     run.mkdir(parents=True, exist_ok=True)
     better = facts["objective"]["higher_is_better"]
-    opening = Study.opened(run / "study.db", task.space, task.default, better, cfg.seed, facts["config_hash"], known)
+    opening = Study.opened(
+        run / "study.db", task.space, task.default, better, cfg.seed, facts["config_hash"], bool(known)
+    )
     with opening as study:
         keep_yaml(run / "config.yaml", resolved(cfg))
         facts["created"] = study.remember("created", datetime.now(UTC).isoformat(timespec="seconds"))
         store.write_manifest({**facts, "done": False})
         work = cfg.trials * sum(map(len, folds["tuning"].batches))
-        passes = task.passes(folds["tuning"], study.base.user_attrs.get("passes"), work)
-        study.remember("passes", {name: passes.facts[name] for name in ("mode", "batch")})
+        frozen = study.base.user_attrs.get("passes")
+        settle(cfg, task.model, frozen or {})
+        passes = task.passes(folds["tuning"], frozen, work)
+        study.remember("passes", {name: passes.facts[name] for name in PASSES})
         print(study.summary(cfg.trials))
         trials = study.run(cfg.trials, partial(task.measure, folds["tuning"], passes))
         for _ in progress(trials, "tune", cfg.trials - len(study.trials()), "trial"):
             pass
         best, done = study.best(), study.trials()
-        keep_csv(run / "trials.csv", pd.DataFrame([{**vars(trial), **trial.fields} for trial in done]))
+        keep_csv(run / TRIALS, pd.DataFrame([{**vars(trial), **trial.fields} for trial in done]))
         chosen = task.variant(best.fields)
         compared = {name: task.compared(fold, chosen, passes) for name, fold in folds.items()}
-        keep_yaml(run / "chosen.yaml", {task.space.method: {**task.node, **best.fields}})
+        keep_yaml(run / CHOSEN, {task.space.method: {**task.node, **best.fields}})
         failed = {trial.place: trial.reason for trial in done if trial.value is None}
         budget = {"trials": cfg.trials, "completed": len(done) - len(failed), "failed": len(failed), "lost": study.lost}
         outcome = {"budget": budget, "reasons": failed, "chosen": best.fields, "trial": best.place}
+        outcome["files"] = {name: digest(run / name) for name in (CHOSEN, TRIALS)}
         store.write_manifest({**facts, **outcome, **compared, "passes": passes.facts, "done": True})
     print(said(task, best.fields, compared))
-    print(f"tuned: {run / 'chosen.yaml'}; evaluate it with 'tuned=[{run}]'")
+    print(f"tuned: {run / CHOSEN}; evaluate it with 'tuned=[{run}]'")
 
 
 def said(task: Task, chosen: Mapping[str, Any], compared: Mapping[str, Mapping[str, Any]]) -> str:
@@ -83,7 +99,7 @@ def keep_yaml(path: Path, content: Any) -> None:
 def keep_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table whole or not at all."""
     with atomic(path) as temporary:
-        frame.drop(columns="fields").to_csv(temporary, index=False)
+        temporary.write_text(csv(frame.drop(columns="fields")), encoding="utf-8")
 
 
 if __name__ == "__main__":

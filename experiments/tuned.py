@@ -12,10 +12,11 @@ from experiments.settings import check_fields
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.errors import UserError
 from sfam_bench.explainers.forms import Explainer
+from sfam_bench.manifests import read_manifest
+from sfam_bench.proof import digest_of
 from sfam_bench.provenance import config_hash
-from sfam_bench.store import read_manifest
 
-KIND = "tune"
+KIND, CHOSEN = "tune", "chosen.yaml"
 KEPT = ("method", "objective", "budget", "chosen", "default", "classes_hash", "model", "weights", "similarity")
 PLAIN = (str, int, float, bool, type(None))
 
@@ -37,8 +38,11 @@ class Tuned:
             raise UserError(f"tuned names {root}, which holds no study: pass a folder that experiments/tune.py wrote")
         if not manifest.get("done"):
             raise UserError(f"the study in {root} is unfinished: run experiments/tune.py with run_dir={root} again")
+        again = "tune again into another run_dir"
+        if "files" in manifest and digest_of(root / CHOSEN) != manifest["files"][CHOSEN]:
+            raise UserError(f"{root / CHOSEN} is damaged or was edited (its digest differs): {again}")
         try:
-            chosen = yaml.safe_load((root / "chosen.yaml").read_text())[manifest["method"]]
+            chosen = yaml.safe_load((root / CHOSEN).read_text())[manifest["method"]]
             target, fields = chosen["_target_"], {name: value for name, value in chosen.items() if name != "_target_"}
             classes = manifest["classes"]
             if classes_hash(classes) != manifest["classes_hash"] or any(name not in manifest for name in KEPT):
@@ -48,9 +52,9 @@ class Tuned:
             if not all(isinstance(value, PLAIN) for value in fields.values()):
                 raise ValueError("chosen.yaml holds more than plain values")
             manifest["split"]["hash"], manifest["dataset"]
-        except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError, yaml.YAMLError) as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"the study in {root} is damaged ({why}): tune again into another run_dir") from error
+            raise UserError(f"the study in {root} is damaged ({why}): {again}") from error
         return cls(root, manifest, target, fields)
 
     @property

@@ -26,7 +26,7 @@ from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import config_hash, run_facts
 from sfam_bench.records import PairBatch
-from sfam_bench.retrieval import Catalogue, embed
+from sfam_bench.retrieval import Catalogue, embed, roles_of
 from sfam_bench.spaces import Space
 from sfam_bench.statistics import PAIR, matrices, paired_difference, reasons
 from sfam_bench.targets import Target
@@ -88,7 +88,8 @@ class Task:
         pairs = build(self.cfg.pairs)(self.dataset, self.model.similarity, gallery, own)
         self.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         loaded = list(pairing.load(self.dataset, pairing.batches(pairs, self.cfg.batch_size)))
-        return Fold(classes, pairs, loaded, Catalogue(gallery, labels(self.dataset, own), tuple(own)))
+        catalogue = Catalogue(gallery, labels(self.dataset, own), tuple(own), roles_of(self.dataset, own))
+        return Fold(classes, pairs, loaded, catalogue)
 
     def variant(self, fields: Mapping[str, Any]) -> Explainer:
         """The method with other fields; UserError where it does not take them."""
@@ -124,9 +125,15 @@ class Task:
         """The way passes are taken; the `known` one of a study that goes on, so that it gives the same numbers."""
         measure: Calibration = build(self.cfg.passes)
         if known:
-            measure = dataclasses.replace(measure, **known)
+            measure = dataclasses.replace(measure, mode=known["mode"], batch=known["batch"])
         explainers, metrics = {self.space.method: self.explainer}, {self.cfg.objective: self.metric}
-        return passes_for(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
+        passes = passes_for(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
+        if known and passes.facts["mode"] != known["mode"]:
+            raise UserError(
+                f"{self.cfg.run_dir} was begun with passes.mode={known['mode']}, which cannot be used here: "
+                "continue it where it was begun, or tune in another run_dir"
+            )
+        return passes
 
     def compared(self, fold: Fold, chosen: Explainer, passes: Passes) -> dict[str, Any]:
         """The objective of default and chosen setting over the pairs that both define, and their difference."""
@@ -167,7 +174,7 @@ class Task:
             **{"classes": classes, "classes_hash": classes_hash(classes), "protocol": self.protocol},
             "pairs": {name: len(fold.pairs) for name, fold in folds.items()},
             **{**made, "versions": {**made["versions"], "optuna": version("optuna")}},
-            "config_hash": config_hash(self.identity()),
+            **{"identity": self.identity(), "config_hash": config_hash(self.identity())},
         }
 
     @property

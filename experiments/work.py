@@ -14,21 +14,22 @@ from typing import Any
 
 import pandas as pd
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from experiments.cli import one_line, script
 from experiments.evaluation import Bench, Evaluation, write
-from sfam_bench.cluster.plan import Plan, Shard
-from sfam_bench.cluster.status import leave, running
+from experiments.stored import stored
+from sfam_bench.cluster.notes import leave, running
+from sfam_bench.cluster.plan import FILE, PAIRS, Plan, Shard
 from sfam_bench.errors import UserError
 from sfam_bench.evaluate import Shard as Explained
 from sfam_bench.pairs import load_batch
-from sfam_bench.provenance import config_hash
+from sfam_bench.provenance import config_hash, differences
 from sfam_bench.records import PairBatch
 from sfam_bench.retrieval import Catalogue
 from sfam_bench.signals import ASKED, listening
-from sfam_bench.store import RunStore
+from sfam_bench.store import RunStore, frozen_passes
 from sfam_bench.stream import prefetched
 
 GALLERY = "gallery.safetensors"
@@ -39,14 +40,16 @@ log = logging.getLogger(__name__)
 
 @script("work")
 def main(cfg: DictConfig) -> None:
-    stopped = work(Path(cfg.run_dir), cfg.shard)
+    stopped = work(Path(cfg.run_dir), cfg.shard, allow=cfg.allow)
     if stopped:
         print(f"stopped by {signal.Signals(stopped).name}: what was done is kept", file=sys.stderr)
         sys.exit(128 + stopped)
 
 
-def work(root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED) -> int | None:
+def work(root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED, allow: Sequence[str] = ()) -> int | None:
     """Compute what is missing of a shard; the number of the signal that stopped it, or nothing.
+
+    `allow` are further packages whose objects the plan may name.
 
     Leaves shards/ID.json when it came to the end, and failures/ID.json with the traceback when it did not.
     """
@@ -54,12 +57,12 @@ def work(root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED) -
     if shard_id not in plan.by_id:
         raise UserError(f"{root} has no shard {shard_id}: see submit.py status run_dir={root}")
     shard = plan.by_id[shard_id]
-    try:
-        with running(root, shard_id):
-            return Worker.of(root, plan, shard).run(stop_at)
-    except Exception as error:
-        leave(root, "failures", shard_id, error=one_line(error), traceback=traceback.format_exc())
-        raise
+    with running(root, shard_id):
+        try:
+            return Worker.of(root, plan, shard, allow).run(stop_at)
+        except Exception as error:
+            leave(root, "failures", shard_id, error=one_line(error), traceback=traceback.format_exc())
+            raise
 
 
 @dataclass
@@ -77,26 +80,33 @@ class Worker:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, root: Path, plan: Plan, shard: Shard) -> "Worker":
+    def of(cls, root: Path, plan: Plan, shard: Shard, allow: Sequence[str] = ()) -> "Worker":
         """Build what the plan says, and make sure that it is still the same."""
         plan.check(root)
         root = root.resolve()
-        os.chdir(plan.folder)  # where the config's relative paths begin
-        cfg: DictConfig = OmegaConf.create(plan.config)
-        torch.set_num_threads(threads(cfg.cluster.cpus))
+        cfg = stored(plan.config, root / FILE, allow)
+        try:
+            os.chdir(plan.folder)  # where the config's relative paths begin
+        except OSError as error:
+            why = f"{error.strerror}: {plan.folder}"
+            raise UserError(f"cannot enter the folder in which {root} was planned ({why}): plan again here") from error
+        torch.set_num_threads(plan.passes["threads"])  # which may change the last bits
         evaluation = Evaluation.of(cfg)
         if config_hash(evaluation.identity) != plan.facts["identity"]:
             raise UserError(f"model or data set are no longer those of the plan {root}: restore them, or plan again")
-        frames = evaluation.frames(pd.read_parquet(root / "pairs.parquet"))
+        frames = evaluation.frames(pd.read_parquet(root / PAIRS))
         made = evaluation.prepared()
         explainers = {name: explainer for name, explainer in made.items() if name not in plan.left_out}
         bench = evaluation.bench(explainers, frames[shard.first], plan.pairs_of(shard))
-        if (mode := bench.passes.facts["mode"]) != plan.passes["mode"]:
-            raise UserError(f"passes.mode={plan.passes['mode']} of the plan is not true here ({mode} is): plan with it")
+        if changed := differences(plan.passes, frozen_passes(bench.facts)):
+            raise UserError(
+                f"passes cannot be computed here as in the plan {root} ({changed}): compute on such machines as "
+                "planned it, or plan again"
+            )
         catalogue = evaluation.catalogue(load_file(root / GALLERY)["gallery"])
         if any("gallery" in metric.needs for metric in evaluation.metrics.values()):
             catalogue = catalogue.to(evaluation.inputs.model.device)
-        return cls(root, plan, shard, RunStore(root, plan.key), frames, bench, catalogue)
+        return cls(root, plan, shard, RunStore(root, plan.key, plan.passes), frames, bench, catalogue)
 
     def run(self, stop_at: Sequence[signal.Signals]) -> int | None:
         """Compute and write each batch that is missing; stops between two batches when it is asked to."""
@@ -114,7 +124,7 @@ class Worker:
 
     def end(self, pairs: int, skipped: list[dict[str, Any]]) -> None:
         """Leave word of the shard; UserError where pairs of it could not be explained."""
-        how = {"pairs": pairs, "seconds": time.monotonic() - self.started, "spent": dict(self.spent)}
+        how: dict[str, Any] = {"pairs": pairs, "seconds": time.monotonic() - self.started, "spent": dict(self.spent)}
         leave(self.root, "shards", self.shard.id, state="incomplete" if skipped else "done", **how, skipped=skipped)
         if skipped:
             pair, why = " with ".join(skipped[0][name] for name in SKIPPED[:2]), skipped[0]["why"]

@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d, pad
 from torchvision.transforms.v2 import functional as F
 
 from sfam_bench.errors import UserError, check_choices
+from sfam_bench.ranges import Count, Natural, Positive
 from sfam_bench.types import Images
 
 ColourName: TypeAlias = Literal["white", "imagenet_mean"]
@@ -75,8 +76,11 @@ class Mean:
 class Blur:
     """A Gaussian blur; `sigma` as a share of the longer side (RISE's 5 px at 224 is 0.022), cut at three sigma."""
 
-    sigma: float = 0.05
+    sigma: Positive = 0.05
     name: str = "blur"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, images: Images) -> Images:
         sigma = self.sigma * max(images.shape[-2:])
@@ -91,11 +95,12 @@ class RiseBlur:
     Beyond the borders lies ImageNet's mean, the zero of its standardised images.
     """
 
-    size: int = 11
-    sigma: float | int = 5
+    size: Count = 11
+    sigma: Positive = 5
     name: str = "rise_blur"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.size < 1 or self.size % 2 == 0 or not self.sigma > 0:
             raise UserError(f"size={self.size}, sigma={self.sigma} of RISE's blur: expected an odd size and sigma > 0")
 
@@ -114,11 +119,12 @@ class PatchShuffle:
     Where a side is no multiple of `grid` its last pixels are repeated to make one, and what is too much is cut off.
     """
 
-    grid: int = 8
-    seed: int = 0
+    grid: Count = 8
+    seed: Natural = 0
     name: str = "patch_shuffle"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.grid < 2:
             raise UserError(f"grid={self.grid} of the patch shuffle: expected at least 2 patches a side")
 

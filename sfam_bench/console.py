@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from sfam_bench.errors import UserError
 from sfam_bench.presets import presets, table
+from sfam_bench.signals import readers_may_leave
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,5 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps([asdict(preset) for preset in listed], indent=2) if chosen.json else table(listed))
+    with readers_may_leave():
+        print(json.dumps([asdict(preset) for preset in listed], indent=2) if chosen.json else table(listed))
     return 0

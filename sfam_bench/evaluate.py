@@ -22,7 +22,7 @@ from sfam_bench.metrics.base import NOT_DRAWN, Asking, Explained, Metric, Probe,
 from sfam_bench.metrics.walks import curves
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.pieces import POINT_TO_POINT
-from sfam_bench.records import Curve, Encoded, PairBatch, Record, Side
+from sfam_bench.records import PAIR, Curve, Encoded, PairBatch, Record, Side, check_names
 from sfam_bench.retrieval import Catalogue
 from sfam_bench.targets import Target, swapped
 from sfam_bench.types import RawMaps
@@ -30,7 +30,6 @@ from sfam_bench.types import RawMaps
 Answers: TypeAlias = dict[Question, Tensor]
 COARSE = 64 * 64  # cells; finer maps are of methods that sample, never coincide, and would fill the memory
 POSITIONS = 256  # of an image's grid up to which its point-to-point map is kept: it has their square
-PAIR = "pair"  # stands for the explainer where a value belongs to the pair itself
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ def evaluate(
     keep_curves: bool = True,
 ) -> Iterator[Shard]:
     """Explain and measure batch by batch; a metric that needs what a batch or the run lacks gives no record for it."""
+    check_names(explainers, metrics)
     searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
     for pairs in batches:
         encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)

@@ -6,10 +6,13 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +31,47 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Of several writers each has a temporary of its own, and the last to finish is read.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        with suppress(OSError):  # not every file system syncs folders
-            _sync(path.parent)
-    except OSError as error:
-        if error.errno not in FULL:
+        with space(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            with suppress(OSError):  # not every file system syncs folders
+                _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def space(path: Path) -> Iterator[None]:
+    """Raise UserError where the block fails because the disk is full, or the quota used up, while `path` is written."""
+    try:
+        yield
+    except Exception as error:
+        if not _disk_is_full(error):
             raise
         raise UserError(
             f"the disk is full, or your quota is: {path} was not written, and what was there before is kept; "
             "make room, then start again"
         ) from error
+
+
+def probe(folder: Path) -> None:
+    """Make a folder, write into it, and leave everything as it was; UserError where results could not be written."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write into {folder} ({error.strerror}): check the path, or choose another place"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
 
 
 def digest(path: Path) -> str:
@@ -89,8 +117,33 @@ def tidy(folder: Path) -> list[Path]:
     """Remove the temporaries whose writers were killed; those that still may be written are left."""
     found = [path for path in folder.glob(".*.tmp") if _stale(path)]
     for path in found:
-        path.unlink(missing_ok=True)
+        _remove(path)
     return found
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`, to make what takes its place; those of killed writers are removed."""
+    for left in path.parent.glob(f".{escape(path.name[:40])}.*.tmp"):
+        if left.is_dir() and _stale(left):
+            _remove(left)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:40]}.{host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def host() -> str:
@@ -106,6 +159,17 @@ def _stale(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > STALE
     except OSError:  # renamed at this moment
         return False
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, is the system's; safetensors passes on only the text of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(f"(os error {number})" in str(error) for number in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _sync(path: Path) -> None:

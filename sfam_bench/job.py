@@ -47,7 +47,7 @@ class Job:
             return ""
         try:
             return str(json.loads(self.failure.read_text())["error"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return f"see {self.failure}"
 
     def finished(self, facts: Mapping[str, Any]) -> None:

@@ -1,22 +1,21 @@
 """A run folder made light enough to be committed: all that tables and figures need, and no path of a machine."""
 
-import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from sfam_bench.errors import UserError
-from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, read_table
+from sfam_bench.files import beside, digest, read_json, write_json
+from sfam_bench.pieces import FORMAT, PAIR, line
+from sfam_bench.proof import AGAIN, DIGESTS, file_digests, prove
 from sfam_bench.report.pair_order import ordered
-from sfam_bench.store import Run, image_path, read_manifest, read_maps, read_run, tables_of
+from sfam_bench.runs import KINDS, Run, batches_of, image_path, read_maps, read_run, read_tables
 
 TRAINING = ("model.json", "history.csv", "retrieval.parquet")
 
@@ -32,8 +31,8 @@ def keep(run: Path, out: Path, pictures: int = 0) -> Path:
     if out.exists():
         raise UserError(f"{out} exists: remove it first, or keep the run under another name")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        fresh = Path(temporary) / "run"
+    with beside(out) as temporary:
+        fresh = temporary / "run"
         fresh.mkdir()
         if (run / TRAINING[0]).is_file():
             _keep_training(run, fresh)
@@ -46,27 +45,30 @@ def keep(run: Path, out: Path, pictures: int = 0) -> Path:
 def _keep_training(run: Path, out: Path) -> None:
     if absent := [name for name in TRAINING if not (run / name).is_file()]:
         raise UserError(f"{run} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
-    facts = json.loads((run / TRAINING[0]).read_text(encoding="utf-8"))
-    _write_json(out / TRAINING[0], facts)
+    facts = read_json(run / TRAINING[0], "train again into another run_dir")
     for name in TRAINING[1:]:
+        prove(run, facts, run / name, "train again into another run_dir")
         shutil.copyfile(run / name, out / name)
+    digests = {name: digest(out / name) for name in TRAINING[1:]}
+    write_json(out / TRAINING[0], {**_placeless(facts), DIGESTS: digests})
 
 
 def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
-    found, manifest = read_run(run), read_manifest(run)
-    merged = {"batches": manifest.get("merged", {}).get("batches") or tables_of(run, "records", manifest)[0]}
-    for kind, schema in (("records", SCHEMA), ("curves", CURVES)):
-        paths = tables_of(run, kind, manifest)[1]
-        parts = [read_table(path).replace_schema_metadata(None) for path in paths if path.exists()]
-        table = pa.concat_tables([part.cast(schema) for part in parts] or [schema.empty_table()])
-        pq.write_table(table.unify_dictionaries().combine_chunks(), out / f"{kind}.parquet", **FORMAT)
+    found = read_run(run)
+    for kind in KINDS:
+        pq.write_table(read_tables(run, found.manifest, kind), out / f"{kind}.parquet", **FORMAT)
     found.pairs.to_parquet(out / "pairs.parquet", index=False)
-    _write_json(out / "manifest.json", {**manifest, "merged": merged})
     if (run / "config.yaml").is_file():
-        config = _placeless(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        prove(run, found.manifest, run / "config.yaml")
+        try:
+            config = _placeless(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {run / 'config.yaml'} ({line(error)}): {AGAIN}") from error
         (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if pictures:
         _keep_pictures(found, out, pictures)
+    merged = {"batches": batches_of(run, found.manifest)}
+    write_json(out / "manifest.json", {**_placeless(found.manifest), "merged": merged, DIGESTS: file_digests(out)})
 
 
 def _keep_pictures(run: Run, out: Path, count: int) -> None:
@@ -79,14 +81,11 @@ def _keep_pictures(run: Run, out: Path, count: int) -> None:
     wanted = set(few[[*PAIR]].itertuples(index=False, name=None))
     (out / "images").mkdir()
     for name in sorted({name for pair in wanted for name in pair}):
+        prove(run.root, run.manifest, image_path(run.root, name))
         shutil.copyfile(image_path(run.root, name), image_path(out, name))
     if maps := read_maps(run.root, wanted, points=True):
         (out / "maps").mkdir()
         np.savez_compressed(out / "maps" / "00000.npz", **maps)  # type: ignore[arg-type]
-
-
-def _write_json(path: Path, facts: Any) -> None:
-    path.write_text(json.dumps(_placeless(facts), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _placeless(value: Any) -> Any:

@@ -10,15 +10,14 @@ import pandas as pd
 from scipy import stats
 
 from sfam_bench.agreement import kendall_w, krippendorff_alpha, ranking, row_taus, tau_matrix
-from sfam_bench.statistics import FACTS, RUN, Interval, Matrix, clustered_intervals, matrices
+from sfam_bench.statistics import FACTS, LEVEL, RUN, Matrix, clustered_intervals, holm, matrices, sign_flip_p
 
 EXACT = "similarity_decomposition"
 CONTROLS = ("chance", "lafam")
 BASE = "s_base_"  # begins the facts of a pair that name the baselines
-TAIL = 0.025
 HALVES = 100  # random halves of the classes
 FULL_ENOUGH = 0.5  # of the pairs: an explainer with fewer would cost the others theirs
-TELLS = [*RUN, "metric", "explainer", "control", "share", "low", "high", "count", "clusters", "tells"]
+TELLS = [*RUN, "metric", "explainer", "control", "share", "low", "high", "count", "clusters", "p_holm", "tells"]
 RANKS = [*RUN, "metric", "explainer", "rank", "blocks", "of", "statistic", "p", "critical_difference", "halves"]
 AGREEMENT = ["over", "within", "raters", "controls", "explainers", "w", "alpha", "tau", "least_tau"]
 AXES = {  # what the raters differ in: what they have in common
@@ -33,7 +32,8 @@ AXES = {  # what the raters differ in: what they have in common
 def tells(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """How often each metric puts the exact decomposition above a control, pair by pair; ties count half.
 
-    A metric `tells` them apart where the interval, which resamples classes, lies above one half.
+    A metric `tells` them apart where the share is above one half and `p_holm` at most LEVEL: sign flips of classes,
+    adjusted over all metrics and controls of the run.
     """
     rows: list[tuple[Any, ...]] = []
     for matrix in directed(records, pairs, metrics):
@@ -47,19 +47,14 @@ def tells(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapp
         ours = matrix.entries[:, [place[metric, EXACT] for metric, _ in asked]]
         theirs = matrix.entries[:, [place[key] for key in asked]]
         wins = (np.sign(ours - theirs) + 1) / 2
-        for (metric, control), found in zip(asked, clustered_intervals(wins, matrix.clusters), strict=True):
-            low, high = _exact(found)
-            share = (found.mean, low, high, found.count, found.clusters if found.clustered else found.count)
-            rows.append((*matrix.run, metric, EXACT, control, *share, bool(low > 0.5)))
+        p_values = holm(sign_flip_p(wins - 0.5, matrix.clusters))
+        shares = (np.isin(wins, (0, 1)) | np.isnan(wins)).all(axis=0)  # without ties
+        intervals = clustered_intervals(wins, matrix.clusters, shares=shares)
+        for (metric, control), found, p in zip(asked, intervals, p_values.tolist(), strict=True):
+            clusters = found.clusters if found.clustered else found.count
+            share = (found.mean, found.low, found.high, found.count, clusters, p, found.mean > 0.5 and p <= LEVEL)
+            rows.append((*matrix.run, metric, EXACT, control, *share))
     return pd.DataFrame(rows, columns=TELLS)
-
-
-def _exact(share: Interval) -> tuple[float, float]:
-    """The interval, or where all pairs agree and resampling shows no width, the exact one of as many coin tosses."""
-    tosses = share.clusters if share.clustered else share.count
-    if np.isnan(share.low) or share.mean not in (0, 1):
-        return share.low, share.high
-    return (TAIL ** (1 / tosses), 1.0) if share.mean == 1 else (0.0, 1 - TAIL ** (1 / tosses))
 
 
 def directed(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[Matrix]:

@@ -1,17 +1,18 @@
 """Which pairs to explain: chosen deterministically from embeddings, saved beside the results, loaded in batches."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from sfam_bench.datasets.base import Dataset
-from sfam_bench.errors import UserError
+from sfam_bench.datasets.base import Dataset, roles
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
+from sfam_bench.ranges import Count, Natural
 from sfam_bench.records import PairBatch, Sample, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched
@@ -24,73 +25,6 @@ OTHERS = ("same_class", "other_class")  # roles of further references
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """One query and everything it can be paired with: its scores against all items, and who they are."""
-
-    query: int
-    scores: Tensor
-    index: pd.DataFrame
-    evidence: tuple[str, ...]
-    random: np.random.Generator
-
-    def same(self) -> np.ndarray:
-        """Other items of the query's class."""
-        return ~self.different() & (np.arange(len(self.index)) != self.query)
-
-    def different(self) -> np.ndarray:
-        """Items of other classes."""
-        different: np.ndarray = (self.index["label"] != self.index["label"].iloc[self.query]).to_numpy()
-        return different
-
-    def nearest(self, among: np.ndarray) -> int | None:
-        """The highest score among some items; the first of equals."""
-        return int(self.scores.masked_fill(~torch.tensor(among), -torch.inf).argmax()) if among.any() else None
-
-    def any(self, among: np.ndarray) -> int | None:
-        """One of some items at random."""
-        return int(self.random.choice(np.flatnonzero(among))) if among.any() else None
-
-
-Choice = tuple[int | None, int | None]  # reference, negative
-
-
-def nearest_positive(candidates: Candidates) -> Choice:
-    """The nearest neighbour, where it is of the query's class."""
-    others = np.arange(len(candidates.index)) != candidates.query
-    nearest = candidates.nearest(others)
-    return (nearest if nearest is not None and candidates.same()[nearest] else None), None
-
-
-def hard_negative(candidates: Candidates) -> Choice:
-    """The nearest item of another class."""
-    return candidates.nearest(candidates.different()), None
-
-
-def random_positive(candidates: Candidates) -> Choice:
-    """Any other item of the query's class."""
-    return candidates.any(candidates.same()), None
-
-
-def triplet(candidates: Candidates) -> Choice:
-    """The nearest item of the query's class, and the nearest of another as the negative."""
-    return candidates.nearest(candidates.same()), candidates.nearest(candidates.different())
-
-
-def partial_match(candidates: Candidates) -> Choice:
-    """Any item that shares some evidence part with the query and differs in another."""
-    if not candidates.evidence:
-        raise UserError("pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them")
-    states = candidates.index[list(candidates.evidence)].to_numpy()
-    shared = (states == states[candidates.query]).sum(axis=1)
-    return candidates.any((shared > 0) & (shared < states.shape[1])), None
-
-
-KINDS: dict[str, Callable[[Candidates], Choice]] = {
-    kind.__name__: kind for kind in (nearest_positive, hard_negative, random_positive, triplet, partial_match)
-}
-
-
-@dataclass(frozen=True)
 class PairChoice:
     """`count` pairs of each of `kinds`, spread evenly over the classes, at most `per_class` queries of one.
 
@@ -99,20 +33,33 @@ class PairChoice:
     """
 
     kinds: list[str] | tuple[str, ...] = ("nearest_positive",)
-    count: int = 60
-    per_class: int | None = None
+    count: Count = 60
+    per_class: Count | None = None
     both_directions: bool = False
-    seed: int = 0
+    seed: Natural = 0
     others: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         object.__setattr__(self, "kinds", tuple(self.kinds))  # YAML brings a list
         unknown = set(self.kinds) - KINDS.keys()
-        if unknown or not self.kinds or self.count < 1 or (self.per_class is not None and self.per_class < 1):
+        if unknown or not self.kinds or len({*self.kinds}) < len(self.kinds):
             raise UserError(
-                f"pairs.kinds={list(self.kinds)}, pairs.count={self.count}, pairs.per_class={self.per_class}: "
-                f"kinds are {', '.join(KINDS)}, count > 0, per_class > 0 or null"
+                f"pairs.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; name at least one, each once"
             )
+
+    def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
+        """Raise UserError where these images have no pair of one of the kinds, as far as classes and roles tell."""
+        index = dataset.index.loc[list(image_ids)]
+        of_query, searched = roles(index)
+        in_class = pd.Series(searched).groupby(index["label"].to_numpy()).transform("sum").to_numpy()
+        fits = {"positive": in_class - searched > 0, "negative": searched.sum() - in_class > 0}
+        for kind in self.kinds:
+            known = [of_query, *(fits[role] for role in ROLES_OF.get(kind, ()))]
+            if not np.logical_and.reduce(known).any():
+                raise UserError(f"{dataset.name} has no pair of kind {kind} in this split: choose other pairs.kinds")
+            if kind == "partial_match" and not getattr(dataset, "evidence", ()):
+                raise UserError(NO_EVIDENCE)
 
     def __call__(
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
@@ -121,7 +68,7 @@ class PairChoice:
         index = dataset.index.loc[list(image_ids)]
         frames = [self._choose(kind, index, dataset, similarity, gallery) for kind in self.kinds]
         pairs = pd.concat(frames, ignore_index=True)
-        return with_others(pairs, index["label"], self.seed) if self.others else pairs
+        return with_others(pairs, index, self.seed) if self.others else pairs
 
     def _choose(
         self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
@@ -129,10 +76,13 @@ class PairChoice:
         random = np.random.default_rng([self.seed, *kind.encode()])
         evidence = tuple(getattr(dataset, "evidence", ()))
         rows: list[tuple[str, str, str, float]] = []
-        for queries in chunked(balanced_order(index["label"], random, self.per_class), 256):
+        of_query, searched = roles(index)
+        places = np.flatnonzero(of_query)
+        order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
+        for queries in chunked(order, 256):
             scores = similarity.matrix(gallery[queries], gallery)
             for query, row in zip(queries, scores, strict=True):
-                reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random))
+                reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
                 if reference is None or (kind == "triplet" and negative is None):
                     continue
                 negative_id = "" if negative is None else index.index[negative]
@@ -147,6 +97,11 @@ class PairChoice:
             log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(rows), kind, self.count)
         frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
         if self.both_directions and kind != "triplet":
+            if not (of_query & searched).all():
+                raise UserError(
+                    f"{dataset.name} separates queries from its gallery, and pairs.both_directions=true would swap "
+                    "them: leave it false"
+                )
             swapped = frame.rename(columns={"query_id": "reference_id", "reference_id": "query_id"})
             # two queries that are each other's nearest would come out twice
             frame = pd.concat([frame, swapped]).drop_duplicates(["query_id", "reference_id"], ignore_index=True)
@@ -170,12 +125,13 @@ def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def with_others(pairs: pd.DataFrame, labels: pd.Series, seed: int) -> pd.DataFrame:
+def with_others(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Add a reference of the reference's class and one of neither image's class, at random; "" where there is none.
 
     Each draw hangs on the pair alone, so that it disturbs no other.
     """
-    ids, classes = labels.index.to_numpy(), labels.to_numpy()
+    among_all = index[roles(index)[1]]
+    ids, classes = among_all.index.to_numpy(), among_all["label"].to_numpy()
     found: dict[str, list[str]] = {role: [] for role in OTHERS}
     columns = (pairs[f"{side}_{what}"] for what in ("id", "label") for side in SIDES)
     for query, reference, query_label, reference_label in zip(*columns, strict=True):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from sfam_bench.datasets.attributes import GROUPS, Level, PartColours, part_colours
-from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError, check_choices
@@ -20,6 +21,7 @@ from sfam_bench.maps import flagged, normalise, upsample
 from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.pairs import balanced_order
+from sfam_bench.ranges import Count, Natural, Positive
 from sfam_bench.records import Encoded, PairBatch, Record, Sample, Side, pair_seed
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched, progress
@@ -76,20 +78,17 @@ class PartAgreement:
     level: whose attributes are compared; auto takes those of images where the data set has them, else of classes.
     """
 
-    queries: int = 120
-    references: int = 60
-    per_class: int = 4
-    sigma: float = 24 / 224
+    queries: Count = 120
+    references: Count = 60
+    per_class: Count = 4
+    sigma: Positive = 24 / 224
     level: Level = "auto"
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.queries < 1 or self.references < 3 or self.per_class < 1 or not self.sigma > 0:
-            raise UserError(
-                f"agreement.queries={self.queries}, agreement.references={self.references}, agreement.per_class="
-                f"{self.per_class}, agreement.sigma={self.sigma}: expected at least 1, 3, 1, and more than 0"
-            )
+        if self.references < 3:
+            raise UserError(f"agreement.references={self.references}: a rank correlation needs at least 3")
 
     def colours(self, dataset: Dataset) -> PartColours:
         """The attributes of the data set's parts, or UserError where it has none."""
@@ -109,10 +108,12 @@ class PartAgreement:
         labels = index["label"].to_numpy()
         random = np.random.default_rng([self.seed, *METRIC.encode()])
         rows = []
-        for query in balanced_order(index["label"], random, None)[: self.queries]:
+        of_query, searched = roles(index)
+        places = np.flatnonzero(of_query)
+        for query in places[balanced_order(index["label"].iloc[places], random, None)[: self.queries]]:
             scores = similarity.matrix(gallery[[query]], gallery)[0].cpu()
             near = scores.argsort(descending=True, stable=True).numpy()
-            near = near[labels[near] != labels[query]]
+            near = near[(labels[near] != labels[query]) & searched[near]]
             turn = pd.Series(labels[near]).groupby(labels[near]).cumcount().to_numpy()
             near = near[turn < self.per_class][: self.references]
             references = [str(image_id) for image_id in index.index[near]]
@@ -137,7 +138,7 @@ class PartAgreement:
         passes, target = Passes(quietly(model, model)), Similarity()
         names = (dataset.name, model.name, target.name)
         size = (encoded.side.images.shape[-2], encoded.side.images.shape[-1])
-        for query, references in zip(pairs["query_id"], pairs["references"], strict=True):
+        for query, references in zip(pairs["query_id"], map(list, pairs["references"]), strict=True):
             at, rows = place[query], [place[reference] for reference in references]
             chunks = []
             for some in chunked(rows, batch):
@@ -169,6 +170,12 @@ class PartAgreement:
         found[nonfinite | constant] = np.nan
         few = (~(nonfinite | constant)).sum() < 3
         return found, ("nonfinite_map" if nonfinite.any() else "constant_map") if few and len(raw) > 2 else ""
+
+
+def passes_facts(device: torch.device) -> dict[str, Any]:
+    """How forward passes are taken, as a manifest says it."""
+    batch = Passes(lambda images: images).batch
+    return {"mode": "eager", "batch": batch, "threads": torch.get_num_threads(), "device": device.type}
 
 
 def shuffled(classes: Int[np.ndarray, " refs"], random: np.random.Generator) -> Int[np.ndarray, " refs"]:

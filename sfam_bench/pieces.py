@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import atomic
+from sfam_bench.files import atomic, digest
+from sfam_bench.provenance import running_code
 
 KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
 TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -25,31 +25,56 @@ CURVES = pa.schema([*((key, TEXT) for key in WALKS), ("fraction", POINTS), ("sco
 PAIR = ("query_id", "reference_id")
 POINT_TO_POINT = "point_to_point"  # among the maps: (pairs, rows, cols, reference rows, reference cols) of no method
 MARK = b"sfam_bench"  # what a piece says of itself, in the metadata of its file
+SEAL, BLANK = "sha256", "0" * 64  # the digest of a file that carries it, for which it is written as zeros
 FORMAT: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What a batch left, read and found sound; `skipped` are pairs that could not be explained: ids, and why."""
+    """What a batch left, read and verified.
+
+    `skipped` are pairs that could not be explained: ids, and why; `explained` the pairs of its maps, where it has any;
+    `code` the hash of the code that made it, and `passes` the mode in which that took forward passes.
+    """
 
     records: pa.Table
     curves: pa.Table
     skipped: list[tuple[str, str, str]]
-    explained: list[tuple[str, str]] | None  # the pairs of its maps, where it has any
+    explained: list[tuple[str, str]] | None
+    code: str = ""
+    passes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, root: Path, number: int, key: str) -> "Piece":
-        """Read all of it; ValueError with what is wrong, in a line that begins with the file."""
-        records, said = _read(place(root, "records", number), SCHEMA, key, number)
+    def read(
+        cls,
+        root: Path,
+        number: int,
+        key: str,
+        passes: Mapping[str, Any] | None = None,
+        codes: Collection[str] | None = None,
+    ) -> "Piece":
+        """Read all of it; ValueError with what is wrong, in a line that begins with the file.
+
+        `passes` are those in which it must have been computed, `codes` the hashes of code that may have made it; None
+        accepts any.
+        """
+        records, said = read_piece(place(root, "records", number), SCHEMA, key, number)
+        check_made(place(root, "records", number), said, passes, codes)
         repeats(records, KEYS, place(root, "records", number))
-        path = place(root, "curves", number)
-        curves, of_curves = _read(path, CURVES, key, number) if said["curves"] else (CURVES.empty_table(), {"rows": 0})
-        if of_curves["rows"] != said["curves"]:
-            raise ValueError(f"{path} holds {of_curves['rows']} of {said['curves']} curves")
-        repeats(curves, WALKS, path)
-        explained = _maps(place(root, "maps", number), said["maps"]) if said["maps"] else None
-        return cls(records, curves, [(one[0], one[1], one[2]) for one in said["skipped"]], explained)
+        curves = CURVES.empty_table()
+        if said["curves"]:
+            path = place(root, "curves", number)
+            _prove(path, said["curves"]["sha256"])
+            curves, _ = read_piece(path, CURVES, key, number)
+            repeats(curves, WALKS, path)
+        explained = None
+        if said["maps"]:
+            path = place(root, "maps", number)
+            _prove(path, said["maps"]["sha256"])
+            explained = _maps(path, said["maps"]["names"])
+        skipped = [(one[0], one[1], one[2]) for one in said["skipped"]]
+        return cls(records, curves, skipped, explained, said["code"], said["passes"])
 
 
 def place(root: Path, kind: str, number: int) -> Path:
@@ -65,18 +90,22 @@ def write_piece(
     maps: Mapping[str, np.ndarray] | None,
     curves: Sequence[Any],
     skipped: Sequence[tuple[str, str, str]],
+    passes: Mapping[str, Any],
 ) -> None:
-    """Write what a batch leaves, records last."""
-    said = {"key": key, "batch": number}
+    """Write what a batch leaves, records last, which carry the digests of curves and maps."""
+    said: dict[str, Any] = {"key": key, "batch": number, "code": running_code(), "passes": dict(passes)}
+    beside: dict[str, Any] = {"skipped": [list(one) for one in skipped], "curves": None, "maps": None}
     if len(curves):
-        points = pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES)
-        _write(place(root, "curves", number), points, said)
+        path = place(root, "curves", number)
+        _write(path, pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES), said)
+        beside["curves"] = {"rows": len(curves), "sha256": digest(path)}
     if maps is not None:
-        with atomic(place(root, "maps", number)) as temporary, temporary.open("wb") as file:
+        path = place(root, "maps", number)
+        with atomic(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **maps)  # type: ignore[arg-type]  # numpy's stub takes the names for allow_pickle
+        beside["maps"] = {"names": sorted(maps), "sha256": digest(path)}
     frame = pd.DataFrame(records) if len(records) else pd.DataFrame(columns=SCHEMA.names)
     table = pa.Table.from_pandas(frame[SCHEMA.names], schema=PLAIN, preserve_index=False, safe=True).cast(SCHEMA)
-    beside = {"skipped": [list(one) for one in skipped], "curves": len(curves), "maps": sorted(maps or {})}
     _write(place(root, "records", number), table, {**said, **beside})
 
 
@@ -89,23 +118,51 @@ def says(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def check_made(
+    path: Path, said: Mapping[str, Any], passes: Mapping[str, Any] | None, codes: Collection[str] | None
+) -> None:
+    """ValueError where a piece was computed in another mode of passes, or by other code."""
+    if passes is not None and said.get("passes") != dict(passes):
+        raise ValueError(f"{path} was computed with passes {shown(said.get('passes'))}, expected {shown(passes)}")
+    if codes is not None and said.get("code") not in codes:
+        raise ValueError(f"{path} was made by other code ({said.get('code')}, expected {' or '.join(codes)})")
+
+
+def shown(passes: Mapping[str, Any] | None) -> str:
+    """A mode of passes in one line."""
+    return ", ".join(f"{name} {value}" for name, value in (passes or {}).items()) or "unknown"
+
+
 def _write(path: Path, table: pa.Table, said: Mapping[str, Any]) -> None:
-    said = {**said, "rows": len(table)}
-    marked = {MARK: json.dumps({**said, "digest": _digest(table, said)}, ensure_ascii=False).encode()}
+    """Write a table whose footer carries the digest of the file."""
+    marked = {MARK: json.dumps({**said, "rows": len(table), SEAL: BLANK}, ensure_ascii=False).encode()}
     with atomic(path) as temporary:
         pq.write_table(table.replace_schema_metadata(marked), temporary, **FORMAT)
+        content = temporary.read_bytes()
+        before, name, after = content.rpartition(_seal(BLANK))
+        temporary.write_bytes(before + name.replace(BLANK.encode(), _sha256(content).encode()) + after)
 
 
-def _read(path: Path, schema: pa.Schema, key: str, number: int) -> tuple[pa.Table, dict[str, Any]]:
-    """A table and what it says of itself, both proved by the digest."""
+def read_piece(
+    path: Path, schema: pa.Schema, key: str | None, number: int, sealed: bool = True
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The records or curves of a batch, and what they say of themselves, both proved by the digest.
+
+    With `key` None they may be of any plan. Without `sealed`, pieces that an older version wrote, which carry no
+    digest, are given as they are. ValueError with what is wrong, in a line that begins with the file.
+    """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        content = path.read_bytes()
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             table, footer = file.read(use_threads=False), file.metadata.metadata or {}
         said = json.loads(footer.get(MARK, b"{}"))
-        proved = said.pop("digest", "") == _digest(table, said)
+        seal = said.pop(SEAL, "")
+        before, _, after = content.rpartition(_seal(seal))
     except Exception as error:  # a broken file raises a dozen kinds
         raise ValueError(f"{path} cannot be read ({line(error)})") from error
-    if said.get("key") != key:
+    if not (sealed or seal):
+        return table, said
+    if key is not None and said.get("key") != key:
         raise ValueError(f"{path} is of another plan (key {said.get('key')}, expected {key})")
     if said.get("batch") != number:
         raise ValueError(f"{path} is of batch {said.get('batch')}")
@@ -113,25 +170,27 @@ def _read(path: Path, schema: pa.Schema, key: str, number: int) -> tuple[pa.Tabl
         raise ValueError(f"{path} has other columns than expected")
     if said.get("rows") != len(table):
         raise ValueError(f"{path} holds {len(table)} of {said.get('rows')} rows")
-    if not proved:
+    if seal != _sha256(before + _seal(BLANK) + after):
         raise ValueError(f"{path} is damaged: its digest differs")
     return table, said
 
 
-def _digest(table: pa.Table, said: Mapping[str, Any]) -> str:
-    """A hash of all values, and of what is said of them; the order of dictionaries does not matter."""
-    found = hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode())
-    for column in table.columns:
-        values = column.combine_chunks()
-        if values.type == TEXT:
-            words = pd.util.hash_array(np.array(values.dictionary.to_pylist(), object), categorize=False)
-            found.update(words[values.indices.to_numpy()])
-            continue
-        if values.type == POINTS:
-            found.update(values.value_lengths().to_numpy(zero_copy_only=False))
-            values = values.flatten()
-        found.update(values.to_numpy(zero_copy_only=False))
-    return found.hexdigest()[:16]
+def _seal(value: str) -> bytes:
+    return f'"{SEAL}": "{value}"'.encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _prove(path: Path, expected: str) -> None:
+    """ValueError unless a file is the one that its records were written with."""
+    try:
+        found = digest(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({line(error)})") from error
+    if found != expected:
+        raise ValueError(f"{path} is damaged: its digest differs")
 
 
 def _maps(path: Path, names: list[str]) -> list[tuple[str, str]]:
@@ -167,14 +226,6 @@ def distinct(table: pa.Table) -> set[tuple[str, str]]:
     both = pd.unique(codes(table, PAIR))
     queries, references = (table[side].combine_chunks().dictionary.to_pylist() for side in PAIR)
     return {(queries[code // len(references)], references[code % len(references)]) for code in both.tolist()}
-
-
-def read_table(path: Path) -> pa.Table:
-    """Read a table against its checksums, or say in one line what is wrong."""
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot read {path} ({line(error)}): delete it and evaluate with resume=true") from error
 
 
 def line(error: Exception) -> str:

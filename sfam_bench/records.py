@@ -1,11 +1,13 @@
 """What flows: samples become pair batches, pair batches become records."""
 
 import hashlib
-from collections.abc import Hashable
+import re
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from sfam_bench.engine.passes import Passes
+from sfam_bench.errors import UserError
 from sfam_bench.types import Activations, Embeddings, Image, Images, Keypoints, KeypointsBatch, Mask, Masks
 
 
@@ -110,3 +112,22 @@ def pair_seed(seed: int, query_id: str, reference_id: str, *more: str) -> int:
     """A 63-bit seed that hangs on the pair, and on what else is named, alone."""
     digest = hashlib.sha256("\t".join((str(seed), query_id, reference_id, *more)).encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
+
+
+PAIR = "pair"  # stands for the explainer where a value belongs to the pair itself
+FACT = re.compile(r"s_full|s_headless|s_base_.*")  # the values that do
+
+
+def check_names(explainers: Iterable[str], metrics: Iterable[str]) -> None:
+    """Raise UserError where explainers or metrics have names that records and files could not keep apart."""
+    for what, names in (("explainer", explainers), ("metric", metrics)):
+        for name in names:
+            if not name.strip() or name != name.strip() or re.search(r"[/\\\x00-\x1f\x7f]", name):
+                why = (
+                    "has a name that is empty, or begins or ends with a blank, or holds a slash or a control character"
+                )
+            elif name == PAIR if what == "explainer" else FACT.fullmatch(name):
+                why = "has a name that stands for values of the pair itself"
+            else:
+                continue
+            raise UserError(f"the {what} {name!r} {why}: choose another")

@@ -6,13 +6,13 @@ from functools import cached_property
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.base import ROLES, Dataset, roles
 from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.search import Engine, search
+from sfam_bench.search import Engine, Roles, search
 from sfam_bench.similarity import Gallery, SimilarityFunction
 from sfam_bench.stream import chunked, prefetched, progress
 
@@ -36,38 +36,54 @@ def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], ba
     return torch.cat([model.encode(batch).embeddings.cpu() for batch in stream])
 
 
+def roles_of(dataset: Dataset, image_ids: Sequence[str]) -> Roles | None:
+    """Which of these images are queries and which are searched, where the data set tells them apart."""
+    if not set(ROLES) & set(dataset.index):
+        return None
+    return Roles(*map(torch.tensor, roles(dataset.index.loc[list(image_ids)])))
+
+
 def per_item(
     similarity: SimilarityFunction,
     gallery: Gallery,
     labels: Labels,
     recall_at: Sequence[int] = RECALL_AT,
     engine: Engine = "torch",
+    roles: Roles | None = None,
 ) -> pd.DataFrame:
     """Leave-one-out recall@k, R-precision and MAP@R (Musgrave et al., ECCV 2020) of each item, by its place.
 
-    Items alone in their class are absent: they have nothing to find.
+    With `roles`, of each query among the searched items. Items that nothing of their class can be found for are absent.
     """
     if not recall_at or min(recall_at) < 1:
         raise UserError(f"recall_at is {list(recall_at)}: give numbers of neighbours of at least 1")
-    _, group, counts = labels.unique(return_inverse=True, return_counts=True)
-    others = counts[group] - 1
+    every = torch.ones_like(labels, dtype=torch.bool)
+    queries, searched = (every, every) if roles is None else (roles.queries, roles.searched)
+    _, group = labels.unique(return_inverse=True)
+    found_in = labels[searched]
+    others = (torch.bincount(group[searched], minlength=int(group.max()) + 1)[group] - searched.long())[queries]
     if not (others > 0).any():
-        raise UserError("no class has two images: retrieval needs at least one pair")
-    deepest = min(max(int(others.max()), *recall_at), len(labels) - 1)
+        raise UserError("no class has two images: retrieval needs at least one pair of a query and another image")
+    alone = int((queries & ~searched).any())  # such a query may find all
+    deepest = min(max(int(others.max()), *recall_at), len(found_in) - 1 + alone)
+    own = None if roles is None else roles.own.to(labels.device)
     depths = torch.arange(1, deepest + 1, device=labels.device)
     columns = [*(f"recall_at_{k}" for k in recall_at), "r_precision", "map_at_r"]
-    values = torch.empty(len(labels), len(columns), dtype=torch.float64)
+    values, wanted = torch.empty(len(others), len(columns), dtype=torch.float64), labels[queries]
     start = 0
-    for _, positions in search(similarity, gallery, deepest, engine=engine):
-        asked = slice(start, start + len(positions))
-        hits = labels[positions.to(labels.device)] == labels[asked, None]
+    for _, positions in search(similarity, gallery, deepest, engine=engine, roles=roles):
+        asked, positions = slice(start, start + len(positions)), positions.to(labels.device)
+        hits = found_in[positions] == wanted[asked, None]
+        if own is not None:
+            hits &= (positions != own[asked, None]) & (positions >= 0)
         within = hits & (depths <= others[asked, None])
         precision = within.cumsum(dim=1) / depths.double() * within
         found = [*(hits[:, :k].any(dim=1) for k in recall_at), *(each.sum(dim=1) for each in (within, precision))]
         values[asked] = torch.stack([column.double() for column in found], dim=1).cpu()
         start = asked.stop
     values[:, -2:] /= others[:, None].cpu()
-    return pd.DataFrame(values.numpy(), columns=columns)[(others > 0).cpu().numpy()]
+    places = queries.nonzero()[:, 0].cpu().numpy()
+    return pd.DataFrame(values.numpy(), columns=columns, index=places)[(others > 0).cpu().numpy()]
 
 
 def retrieval(
@@ -77,9 +93,10 @@ def retrieval(
     recall_at: Sequence[int] = RECALL_AT,
     nmi: bool = False,
     engine: Engine = "torch",
+    roles: Roles | None = None,
 ) -> dict[str, int | float]:
     """Means of `per_item`, and over how many; with `nmi` also how well clusters agree with classes, which is slow."""
-    return averages(per_item(similarity, gallery, labels, recall_at, engine)) | (
+    return averages(per_item(similarity, gallery, labels, recall_at, engine, roles)) | (
         {"nmi": cluster_agreement(similarity, gallery, labels)} if nmi else {}
     )
 
@@ -104,11 +121,12 @@ def cluster_agreement(similarity: SimilarityFunction, gallery: Gallery, labels: 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """An embedded gallery with the ids and class labels of its items."""
+    """An embedded gallery with the ids and class labels of its items; `roles` says which of them are searched."""
 
     embeddings: Gallery
     labels: Labels
     ids: tuple[str, ...]
+    roles: Roles | None = None
 
     def __post_init__(self) -> None:
         if not len(self.embeddings) == len(self.labels) == len(self.ids):
@@ -117,7 +135,7 @@ class Catalogue:
 
     def to(self, device: torch.device) -> "Catalogue":
         """The same, there."""
-        return Catalogue(self.embeddings.to(device), self.labels.to(device), self.ids)
+        return Catalogue(self.embeddings.to(device), self.labels.to(device), self.ids, self.roles)
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -141,6 +159,14 @@ class Catalogue:
             self.scaled[similarity] = similarity.keys(self.embeddings)
         return self.scaled[similarity]
 
+    def others(self, query: str) -> Bool[Tensor, " items"]:
+        """What a query is ranked against: all that is searched but itself."""
+        found = torch.ones_like(self.labels, dtype=torch.bool)
+        if self.roles is not None:
+            found &= self.roles.searched.to(found.device)
+        found[self.place(query)] = False
+        return found
+
     def find_places(self, image_ids: Sequence[str]) -> Labels:
         """Where several stand."""
         return torch.tensor([self.place(image_id) for image_id in image_ids], device=self.labels.device)
@@ -155,25 +181,25 @@ class Catalogue:
         The last two are NaN for a query alone in its class, and a class alone in the gallery leads by infinity.
         """
         left_out, wanted = self.place(query), self.place(reference)
-        own = self.labels == self.labels[left_out]
-        own[left_out] = False
-        others = self.labels != self.labels[left_out]
+        ranked, alike = self.others(query), self.labels == self.labels[left_out]
+        own, others = ranked & alike, ranked & ~alike
         keys, found = self.keys(similarity), []
         for part in similarity.keys(versions).split(max(1, AT_ONCE // len(self.ids))):
             scores = similarity.compare(part, keys)
             rounding = TIE * scores.abs().amax(dim=1, keepdim=True)
-            scores[:, left_out] = -torch.inf
+            scores[:, ~ranked] = -torch.inf
             rank = (scores >= scores[:, [wanted]] - rounding).sum(dim=1).to(scores.dtype)
             if not own.any():
                 nothing = torch.full_like(rank, torch.nan)
                 found.append(torch.stack([rank, nothing, nothing], dim=1))
                 continue
-            alike = scores[:, own]
+            nearest = scores[:, own]
             rest = scores[:, others].amax(dim=1) if others.any() else torch.full_like(rank, -torch.inf)
-            lead = alike.amax(dim=1) - rest
+            lead = nearest.amax(dim=1) - rest
             lead = torch.where(lead.abs() <= rounding[:, 0], 0, lead)
             above_own, above_all = (
-                row.shape[1] - torch.searchsorted(row.sort(dim=1).values, alike - rounding) for row in (alike, scores)
+                row.shape[1] - torch.searchsorted(row.sort(dim=1).values, nearest - rounding)
+                for row in (nearest, scores)
             )
             precision = (above_own / above_all).to(scores.dtype).mean(dim=1)
             found.append(torch.stack([rank, lead, precision], dim=1))

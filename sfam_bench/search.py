@@ -1,10 +1,11 @@
 """Nearest neighbours within a gallery, each item left out of its own: exact, in bounded memory."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sfam_bench.errors import UserError
@@ -26,15 +27,37 @@ def neighbours(
     return torch.cat(scores), torch.cat(positions)
 
 
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """Which items of a gallery are queries and which are searched, (items,) each."""
+
+    queries: Bool[Tensor, " items"]
+    searched: Bool[Tensor, " items"]
+
+    @property
+    def own(self) -> Int[Tensor, " queries"]:
+        """Where each query stands among the searched items, or -1 where it is none of them."""
+        places = torch.where(self.searched, self.searched.cumsum(0) - 1, -1)
+        return places[self.queries]
+
+
 def search(
-    similarity: SimilarityFunction, gallery: Gallery, k: int, chunk: int | None = None, engine: Engine = "torch"
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    k: int,
+    chunk: int | None = None,
+    engine: Engine = "torch",
+    roles: Roles | None = None,
 ) -> Iterator[Nearest]:
     """`neighbours` of one `chunk` of items after the other, of as many as memory allows unless given.
 
-    At the cut after k, torch keeps those of equal items that stand first, faiss (Douze et al., 2024) any of them.
+    With `roles`, of the queries among the searched items, positions counted among these; where a query has fewer than k
+    others, its last position is -1 or its own. At the cut after k, torch keeps those of equal items that stand first,
+    faiss (Douze et al., 2024) any of them.
     """
-    if not 1 <= k < len(gallery):
-        raise UserError(f"{k} neighbours of each of {len(gallery)} items: ask for at least 1 and fewer than there are")
+    items = len(gallery) if roles is None else int(roles.searched.sum()) + 1
+    if not 1 <= k < items:
+        raise UserError(f"{k} neighbours of each of {items} items: ask for at least 1 and fewer than there are")
     finite = gallery.isfinite().all(dim=1)
     if not finite.all():
         broken = (~finite).nonzero()[:, 0].tolist()
@@ -45,17 +68,25 @@ def search(
     keys = similarity.keys(gallery)
     with_faiss = _faiss(similarity) if engine == "faiss" else None
     size = chunk or (FAISS_ROWS if with_faiss else max(1, AT_ONCE // len(gallery)))
-    for start in range(0, len(keys), size):
-        queries = keys[start : start + size]
-        own = torch.arange(start, start + len(queries), device=keys.device)
+    asked, places = keys, torch.arange(len(keys))
+    if roles is not None:
+        asked, keys, places = keys[roles.queries.to(keys.device)], keys[roles.searched.to(keys.device)], roles.own
+    places = places.to(keys.device)
+    for start in range(0, len(asked), size):
+        queries, own = asked[start : start + size], places[start : start + size]
         if with_faiss:
             yield _others(own, *with_faiss(queries, keys, k + 1))
         else:
-            yield greatest(similarity.compare(queries, keys).scatter_(1, own[:, None], -torch.inf), k)
+            scores = similarity.compare(queries, keys)
+            rows = (own >= 0).nonzero()[:, 0]
+            scores[rows, own[rows]] = -torch.inf
+            yield greatest(scores, k)
 
 
 def greatest(scores: Matrix, k: int) -> Nearest:
-    """The k greatest of more than k columns and where they stand, greatest first; of equals those that stand first."""
+    """The k greatest of at least k columns and where they stand, greatest first; of equals those that stand first."""
+    if scores.shape[1] == k:
+        return _ordered(scores, torch.arange(k, device=scores.device).expand(len(scores), k))
     found = scores.topk(k + 1, dim=1)  # leaves the order of ties open, and which of them it takes
     positions, least = found.indices[:, :k], found.values[:, k - 1 : k]
     torn = found.values[:, k] == least[:, 0]
@@ -92,7 +123,9 @@ def _faiss(similarity: SimilarityFunction) -> Callable[[Embeddings, Gallery, int
     try:
         import faiss
     except ImportError as error:
-        raise UserError("engine=faiss needs faiss: pip install 'sfam-bench[faiss]', or take engine=torch") from error
+        raise UserError(
+            "engine=faiss needs faiss: pip install '.[faiss]' in the clone, or take engine=torch"
+        ) from error
     product, square = (faiss.METRIC_INNER_PRODUCT, 1), (faiss.METRIC_L2, -1)  # its L2 is squared too
     known = {Cosine: product, Dot: product, NegativeEuclidean: square}
     if type(similarity) not in known:

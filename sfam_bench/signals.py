@@ -1,6 +1,9 @@
 """Asked to stop by the system: the work at hand is finished and written first."""
 
+import os
+import select
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -39,3 +42,18 @@ def listening(signals: Sequence[signal.Signals] = ASKED) -> Iterator[Asked]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """End quietly, with the code of SIGPIPE, where whoever reads the output has closed it (`... | head`)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        output, state = sys.stdout.fileno(), select.poll()
+        state.register(output, select.POLLERR)
+        if not state.poll(0):
+            raise  # another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for what Python flushes at its end
+        sys.exit(128 + signal.SIGPIPE)

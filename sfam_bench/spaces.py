@@ -59,6 +59,6 @@ def loaded() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise UserError("tuning needs Optuna: pip install 'sfam-bench[tune]'") from error
+        raise UserError("tuning needs Optuna: pip install '.[tune]' in the clone") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna

@@ -26,8 +26,8 @@ from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
+from sfam_bench.runs import read_run
 from sfam_bench.similarity import Cosine
-from sfam_bench.store import read_run
 from sfam_bench.targets import Similarity
 from sfam_bench.types import RawMaps
 
@@ -94,11 +94,18 @@ SETTINGS = {
     "pairs.kinds=[nonsense]": ("nonsense", "kinds are nearest_positive, hard_negative"),
     "pairs.kinds=nearest_positive": ("pairs.kinds is 'nearest_positive'", "a list"),
     "pairs.kinds=[]": ("pairs.kinds=[]", "kinds are nearest_positive"),
-    "pairs.count=-1": ("pairs.count=-1", "count > 0"),
-    "pairs.count=0": ("pairs.count=0", "count > 0"),
+    "pairs.count=-1": ("pairs.count is -1", "a whole number of at least 1"),
+    "pairs.count=0": ("pairs.count is 0", "a whole number of at least 1"),
     "pairs.count=many": ("pairs.count is 'many'", "a whole number"),
     "model.normalise=maybe": ("model.normalise is 'maybe'", "true or false"),
     "run_dir=null": ("run_dir is null",),
+    "+datset=cub": ("no setting 'datset'", "did you mean dataset?"),
+    "datset=cub": ("no setting 'datset'", "did you mean dataset?"),
+    "pairs.kinds=[triplet,triplet]": ("pairs.kinds=", "each once"),
+    "pairs.seed=-1": ("pairs.seed is -1", "at least 0"),
+    "min_range=nan": ("metric.deletion_mean.min_range is nan", "a number that is finite"),
+    "+explainer.pair={_target_: sfam_bench.explainers.controls.LaFAM}": ("the explainer 'pair'", "choose another"),
+    "dataset._target_=sfam_bench.datasets.cub.nope": ("dataset: there is no sfam_bench.datasets.cub.nope",),
     "device=tpu9": ("device=tpu9 cannot be used here", "cpu or cuda"),
 }
 
@@ -283,7 +290,7 @@ def test_a_model_that_does_not_exist(run_script: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
-    """CUB's official files over twelve small photos; the box of 101.C/0.jpg reaches past two edges."""
+    """CUB's official files over twelve small photos; the box of 101.C/0.jpg reaches past two edges by a pixel."""
     home, draw = tmp_path / "birds", np.random.default_rng(0)
     tables: dict[str, list[str]] = {"images.txt": [], "image_class_labels.txt": [], "bounding_boxes.txt": []}
     for number in range(12):
@@ -293,7 +300,7 @@ def birds(tmp_path: Path) -> Path:
         PIL.Image.fromarray(draw.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(home / "images" / path)
         tables["images.txt"].append(f"{number} {path}")
         tables["image_class_labels.txt"].append(f"{number} {label}")
-        tables["bounding_boxes.txt"].append(f"{number} 25.0 10.0 {400 if number == 6 else 10}.0 60.0")
+        tables["bounding_boxes.txt"].append(f"{number} 25.0 10.0 {26 if number == 6 else 10}.0 31.0")
     for name, lines in tables.items():
         (home / name).write_text("\n".join(lines) + "\n")
     return home
@@ -516,9 +523,10 @@ def test_explain_says_what_is_wrong_with_a_picture(model: SimilarityModel, tmp_p
 
 PASSES = {
     "passes.mode=fast": ("passes.mode is 'fast'", "one of auto, eager, compiled, half, openvino"),
-    "passes.batch=0": ("passes.batch is 0", "at least 1, or null"),
-    "passes.batch=many": ("passes.batch is 'many'", "a whole number or null"),
+    "passes.batch=0": ("passes.batch is 0", "at least 1 or null"),
+    "passes.batch=many": ("passes.batch is 'many'", "a whole number of at least 1 or null"),
     "passes.tolerance=exact": ("passes.tolerance is 'exact'", "a number"),
+    "passes.tolerance=-5": ("passes.tolerance is -5", "a number of at least 0"),
     "passes.worthwhile=null": ("passes.worthwhile is null", "a number"),
     "+passes.threads=4": ("passes has no setting 'threads'", "mode, batch"),
     "passes.threads=4": ("no setting 'passes.threads'", "check its name"),
@@ -533,7 +541,7 @@ def test_a_wrong_setting_of_the_passes(run_script: Run, tmp_path: Path, override
 @pytest.mark.parametrize("share", ["2.0", "-0.1", "1.001", "nan"])
 def test_a_share_is_between_none_and_all(run_script: Run, tmp_path: Path, share: str) -> None:
     found = mistake(run_script("evaluate", *TINY, f"run_dir={tmp_path / 'run'}", f"full_share={share}"))
-    says(found, f"full_share is {share}", "between 0 and 1")
+    says(found, f"share is {share}", "between 0 and 1")
     assert not (tmp_path / "run").exists()
 
 

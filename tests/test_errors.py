@@ -1,11 +1,17 @@
-"""Choices that a YAML file got wrong."""
+"""Choices and numbers that a YAML file or an argument got wrong."""
 
+import math
+import shlex
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
-from sfam_bench.errors import UserError, check_choices
+from experiments.cli import one_line
+from sfam_bench.errors import UserError, check_choices, check_range
+from sfam_bench.ranges import NotNegative, Range
 
 
 @dataclass(frozen=True)
@@ -24,3 +30,38 @@ def test_a_choice_that_is_none_is_refused():
 
 def test_a_choice_that_is_one_passes():
     assert Lamp(colour="green", watts=3.0).colour == "green"
+
+
+RANGE = Annotated[float | int, Range(0, 2, above=True)]
+
+
+@pytest.mark.parametrize("value", ["epoch=3.ckpt", "a(1).ckpt", "{a}", "[x", "x'y", 'a"b', "a#b", "a=\\", "a,b=c"])
+def test_a_value_that_hydra_cannot_read_is_named_and_its_quoting_works(value):
+    parser = OverridesParser.create()
+    with pytest.raises(HydraException) as caught:
+        parser.parse_overrides([f"model.checkpoint={value}"])
+    said = one_line(caught.value)
+    assert said.startswith(f"the value of model.checkpoint, {value}, has characters")
+    (argument,) = shlex.split(said.partition("quote it: ")[2])
+    (override,) = parser.parse_overrides([argument])
+    assert override.value() == value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (math.nan, "x is nan: expected a number between 0 and 2"),
+        (math.inf, "x is inf"),
+        (0, "x is 0: "),
+        (2.1, "between 0 and 2"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(value, said):
+    with pytest.raises(UserError, match=said):
+        check_range("x", value, RANGE)
+
+
+def test_numbers_in_range_and_none_pass():
+    for value in (None, 1e-9, 2):
+        check_range("x", value, RANGE)
+    check_range("x", 0, NotNegative)

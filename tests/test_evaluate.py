@@ -29,8 +29,8 @@ from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.pieces import POINT_TO_POINT
 from sfam_bench.records import PairBatch
+from sfam_bench.runs import read_curves
 from sfam_bench.similarity import Cosine, NegativeEuclidean
-from sfam_bench.store import read_curves
 from sfam_bench.targets import Margin, Similarity
 
 

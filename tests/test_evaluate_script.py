@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 
-from sfam_bench.store import read_run
+from sfam_bench.runs import read_run
 
 Run = Callable[..., tuple[int, str, str]]
 DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]

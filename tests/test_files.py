@@ -19,6 +19,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json", "do it again") == FACTS
 
 
+def read_or_refuse(path: Path) -> object:
+    try:
+        return read_json(path, "do it again")
+    except UserError as error:
+        return str(error)[-len("do it again") :]
+
+
 def test_any_flipped_bit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, FACTS)
@@ -27,10 +34,7 @@ def test_any_flipped_bit_is_refused(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[at // 8] ^= 1 << at % 8
         path.write_bytes(damaged)
-        try:
-            assert read_json(path, "do it again") == FACTS  # only a change of white space may pass
-        except UserError as error:
-            assert str(error).endswith("do it again")
+        assert read_or_refuse(path) in (FACTS, "do it again")  # only a change of white space may pass
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import yaml
 
 from sfam_bench.errors import UserError
 from sfam_bench.keep import keep
+from sfam_bench.manifests import read_manifest
 from sfam_bench.report.pair_order import ordered
-from sfam_bench.store import read_curves, read_maps, read_run
+from sfam_bench.runs import read_curves, read_maps, read_run
+from sfam_bench.store import RunStore
 from tests.report.conftest import make_run
 from tests.report.test_models import trained
 
@@ -49,11 +51,10 @@ def test_pictures_are_of_the_first_pairs_and_of_the_worst(tmp_path: Path) -> Non
 
 def test_no_path_of_the_machine_is_kept(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "lite0", 0)
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["checkpoint"] = "/home/ann/results/train/model.safetensors"
-    (run / "manifest.json").write_text(json.dumps(manifest))
     config = {"dataset": {"root": "../shared/CUB_200_2011", "names": ["~/cache/x", "plain/relative"]}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
+    manifest = {**read_manifest(run), "checkpoint": "/home/ann/results/train/model.safetensors"}
+    RunStore(run).write_manifest({**manifest, "digests": {}})
     kept = keep(run, tmp_path / "kept")
     assert json.loads((kept / "manifest.json").read_text())["checkpoint"] == "train/model.safetensors"
     assert yaml.safe_load((kept / "config.yaml").read_text()) == {

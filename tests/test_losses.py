@@ -1,6 +1,7 @@
 """Losses and miners by name: finite on whatever a sampler draws, with gradients, and right by hand or by other code."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.training import loss as built
+from sfam_bench.errors import UserError
 from tests.contract import FILES, composed
 
 LOSSES = [name for group, name in FILES if group == "loss"]
@@ -215,3 +217,25 @@ def test_settings_are_those_of_the_papers() -> None:
     assert margin.beta.tolist() == pytest.approx([1.2] * 6)
     anchor, _ = built(config("loss=proxy_anchor"), SIZES)
     assert (anchor.margin, anchor.alpha) == (0.1, 32)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (["loss=triplet", "loss.criterion.margin=-1"], "loss.criterion.margin is -1: expected a number of at least 0"),
+        (["loss=triplet", "miner.margin=nan"], "miner.margin is nan: expected a number of at least 0"),
+        (["loss=contrastive", "loss.criterion.neg_margin=inf"], "loss.criterion.neg_margin is inf"),
+        (["loss=arcface", "loss.criterion.scale=0"], "loss.criterion.scale is 0: expected a number above 0"),
+        (
+            ["loss=supcon", "loss.criterion.temperature=-0.1"],
+            "temperature is -0.1: expected a number above 0",
+        ),
+        (["loss=soft_triple", "loss.criterion.centers_per_class=0"], "loss.criterion.centers_per_class is 0"),
+        (["loss=subcentre_arcface", "loss.criterion.sub_centers=1.5"], "expected a whole number"),
+        (["loss=cosface", "loss.criterion.margin=wide"], "loss.criterion.margin is 'wide': expected a number"),
+        (["loss=multi_similarity", "loss.criterion.base=nan"], "loss.criterion.base=nan"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(chosen: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        built(config(*chosen), SIZES)

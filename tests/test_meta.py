@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from sfam_bench import meta
 
@@ -51,9 +52,11 @@ def test_a_metric_tells_where_the_exact_one_is_nearly_always_better_in_its_own_d
 def test_no_pair_against_it_is_no_certainty() -> None:
     row = told([1.0] * 12, [0.0] * 12)
     assert (row["share"], row["high"]) == (1, 1)
-    assert row["low"] == pytest.approx(0.025 ** (1 / 4))  # four classes, as four tosses that all fell alike
+    bound = 1 - stats.t.ppf(0.975, 3) ** 2 / (4 + stats.t.ppf(0.975, 3) ** 2)  # Wilson's, of four classes
+    assert row["low"] == pytest.approx(bound)
+    assert not row["tells"]  # of four classes
     row = told([0.0] * 12, [1.0] * 12)
-    assert (row["low"], row["high"]) == (0, pytest.approx(1 - 0.025 ** (1 / 4)))
+    assert (row["low"], row["high"]) == (0, pytest.approx(1 - bound))
 
 
 def test_metrics_without_a_better_side_and_runs_without_the_exact_one_are_left_out() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.errors import UserError
+from sfam_bench.pair_kinds import KINDS
 from sfam_bench.pairs import OTHERS, PairChoice, balanced_order, batches, first, load_batch, with_others
 from sfam_bench.records import Sample
 from sfam_bench.similarity import Cosine, NegativeEuclidean
@@ -190,7 +191,7 @@ def test_no_pair_at_all_is_said() -> None:
 
 @pytest.mark.parametrize("fields", [{"kinds": ("nearest",)}, {"kinds": ()}, {"count": 0}, {"count": -3}])
 def test_a_choice_that_cannot_be_is_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(UserError, match=r"kinds are nearest_positive, .* count > 0"):
+    with pytest.raises(UserError, match=r"kinds are nearest_positive, |count is .*: expected a number of at least 1"):
         PairChoice(**fields)  # type: ignore[arg-type]
 
 
@@ -252,9 +253,9 @@ def test_further_references_are_of_the_class_that_their_role_says(kind: str) -> 
 def test_the_draw_of_further_references_hangs_on_pair_and_seed_alone() -> None:
     pairs = choose("random_positive", others=True)
     plain = choose("random_positive")
-    again = with_others(plain.iloc[::-1], LABELS, 0).iloc[::-1]
+    again = with_others(plain.iloc[::-1], LABELS.to_frame(), 0).iloc[::-1]
     pd.testing.assert_frame_equal(again, pairs)
-    assert not with_others(plain, LABELS, 1).equals(pairs)
+    assert not with_others(plain, LABELS.to_frame(), 1).equals(pairs)
 
 
 def test_where_there_is_no_further_reference_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -266,7 +267,7 @@ def test_where_there_is_no_further_reference_it_is_said(caplog: pytest.LogCaptur
     assert lacking.sum() == 2 * (CLASSES - 1)
     assert f"{lacking.sum()} of {len(pairs)} pairs have no further reference: same_class" in caplog.text
     assert (pairs["other_class_id"] != "").all()
-    one_class = with_others(pairs[:1].assign(reference_label=0, query_label=0), LABELS[:EACH], 0)
+    one_class = with_others(pairs[:1].assign(reference_label=0, query_label=0), LABELS[:EACH].to_frame(), 0)
     assert one_class["other_class_id"].tolist() == [""]
 
     batch = load_batch(SET, pairs)
@@ -282,3 +283,53 @@ def test_pairs_without_these_columns_have_no_further_references() -> None:
     batch = load_batch(SET, choose("hard_negative", count=2))
     assert batch.others == {}
     assert not batch.has("same_class")
+
+
+APART = Toy(
+    index=SET.index.assign(
+        is_query=[number % 3 != 0 for number in range(len(IDS))],
+        is_gallery=[number % 3 != 1 for number in range(len(IDS))],
+    )
+)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "partial_match"])
+def test_queries_and_references_keep_their_roles(kind: str) -> None:
+    """A third of the images are only searched, a third only queries, a third both."""
+    pairs = PairChoice(kinds=(kind,), count=len(IDS), others=True)(APART, Cosine(), GALLERY, IDS)
+    assert APART.index.loc[pairs["query_id"], "is_query"].all()
+    referred = [*pairs["reference_id"], *pairs["negative_id"]]
+    further = [*pairs["same_class_id"], *pairs["other_class_id"]]
+    assert APART.index.loc[[name for name in [*referred, *further] if name], "is_gallery"].all()
+    searched = APART.index.index[APART.index["is_gallery"]]
+    for pair in pairs.itertuples():
+        if kind == "hard_negative":
+            scores = others(pair.query_id, False)
+            assert pair.reference_id == scores[scores.index.isin(searched)].idxmax()
+
+
+def test_roles_cannot_be_swapped() -> None:
+    with pytest.raises(UserError, match="both_directions=true would swap them"):
+        PairChoice(kinds=("hard_negative",), both_directions=True)(APART, Cosine(), GALLERY, IDS)
+
+
+def test_a_kind_named_twice_would_double_its_keys() -> None:
+    with pytest.raises(UserError, match="each once"):
+        PairChoice(kinds=("triplet", "triplet"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "partial_match"])
+def test_kinds_are_checked_without_embeddings(kind: str) -> None:
+    choice = PairChoice(kinds=(kind,))
+    choice.check(SET, IDS)
+    one_class = [IDS[0], IDS[1]]  # of one class
+    each_alone = [IDS[0], IDS[EACH]]
+    for ids, lacks in (
+        (one_class, ("hard_negative", "triplet")),
+        (each_alone, ("random_positive", "nearest_positive", "triplet")),
+    ):
+        if kind in lacks:
+            with pytest.raises(UserError, match=f"no pair of kind {kind}"):
+                choice.check(SET, ids)
+        else:
+            choice.check(SET, ids)

@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import read_json, write_json
+from sfam_bench.manifests import read_manifest
 from sfam_bench.protocol import CHOICES, FAULTS, Evaluated, Protocol
 from sfam_bench.report import protocols
 from sfam_bench.report.protocols import OUTSIDE
-from sfam_bench.store import read_manifest, read_run
+from sfam_bench.runs import read_run
+from sfam_bench.store import RunStore
 
 Run = Callable[..., tuple[int, str, str]]
 Origin = dict[str, Any]
@@ -182,16 +185,14 @@ def trained(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copied(trained: Path, folder: Path, **changed: Any) -> Path:
     """The same weights with other facts beside them."""
-    facts = json.loads(trained.with_suffix(".json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(trained.read_bytes())
-    (folder / "model.json").write_text(json.dumps({**facts, **changed}))
+    write_json(folder / "model.json", {**facts(trained), **changed})
     return folder / "model.safetensors"
 
 
 def facts(trained: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(trained.with_suffix(".json").read_text())
-    return found
+    return read_json(trained.with_suffix(".json"), "")
 
 
 def refused(outcome: tuple[int, str, str], *words: str) -> None:
@@ -249,9 +250,10 @@ def test_a_checkpoint_without_json_is_admitted_as_unknown_and_a_broken_one_refus
     assert code == 0, err
     assert json.loads(out)["protocol"]["chosen"] == "unknown"
     lost = {**facts(trained), "split": {"name": "disjoint combinations"}}
-    for broken in ("{", json.dumps({**facts(trained), "chosen": "best"}), json.dumps(lost)):
+    spoilt = {"{": "cannot read", json.dumps({**facts(trained), "chosen": "best"}): "is damaged"}
+    for broken, said in {**spoilt, json.dumps(lost): "is damaged"}.items():
         checkpoint.with_suffix(".json").write_text(broken)
-        refused(run_script(*call, ALLOWED), str(tmp_path), "is damaged", "train again")
+        refused(run_script(*call, ALLOWED), str(tmp_path), said, "train again")
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +279,7 @@ def test_what_was_allowed_is_part_of_the_run(run_script: Run, allowed: Path) -> 
     facts_file = checkpoint.with_suffix(".json")
     before = facts_file.read_text()
     try:  # a run cannot become a better one by what is written beside its weights
-        facts_file.write_text(json.dumps({**json.loads(before), "chosen": "validation"}))
+        write_json(facts_file, {**facts(checkpoint), "chosen": "validation"})
         refused(run_script(*call, ALLOWED), "another config")
     finally:
         facts_file.write_text(before)
@@ -318,7 +320,7 @@ def test_runs_of_before_are_still_reported(run_script: Run, allowed: Path, tmp_p
         target.mkdir(parents=True, exist_ok=True) if path.is_dir() else target.write_bytes(path.read_bytes())
     manifest = read_manifest(old)
     del manifest["protocol"]
-    (old / "manifest.json").write_text(json.dumps(manifest))
+    RunStore(old).write_manifest(manifest)
     assert len(read_run(old).records) == len(read_run(allowed).records)
     code, out, err = run_script("report", f"runs=[{old}]", f"out={tmp_path / 'report'}")
     assert code == 0, err

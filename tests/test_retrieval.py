@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from sfam_bench.errors import UserError
 from sfam_bench.retrieval import Catalogue, averages, cluster_agreement, per_item, retrieval
-from sfam_bench.search import neighbours
+from sfam_bench.search import Roles, neighbours, search
 from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
 from tests.contract import composed
 from tests.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
@@ -335,3 +335,64 @@ def test_a_data_set_may_ask_for_other_depths_which_the_user_may_change() -> None
     assert composed("embed", "dataset=sop").recall_at == [1, 10, 100, 1000]
     assert composed("embed", "dataset=sop", "recall_at=[5]").recall_at == [5]
     assert composed("embed", "dataset=cub").recall_at == [1, 2, 4, 8]
+
+
+def roles(queries: str, searched: str) -> Roles:
+    return Roles(*(torch.tensor([flag == "x" for flag in flags]) for flags in (queries, searched)))
+
+
+@pytest.mark.parametrize("engine", ["torch", "faiss"])
+def test_queries_search_the_gallery_alone(engine: Any) -> None:
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+    # queries at 0 and 3; the gallery at 1 (class 1), 4 (class 0), 10 (class 0): a query's own class is second, first
+    line, labels = torch.tensor([[0.0], [1.0], [3.0], [4.0], [10.0]]), torch.tensor([0, 1, 0, 0, 0])
+    apart = roles("x.x..", ".x.xx")
+    found = per_item(NegativeEuclidean(), line, labels, (1, 2, 3), engine, apart)
+    assert list(found.index) == [0, 2]
+    assert found["recall_at_1"].tolist() == [0, 1]
+    assert found["recall_at_2"].tolist() == [1, 1]
+    assert found["r_precision"].tolist() == [1 / 2, 1 / 2]  # R is 2: both of class 0 in the gallery
+    assert found["map_at_r"].tolist() == [1 / 4, 1 / 2]
+    assert retrieval(NegativeEuclidean(), line, labels, (1,), engine=engine, roles=apart)["count"] == 2
+
+
+@pytest.mark.parametrize("engine", ["torch", "faiss"])
+@pytest.mark.parametrize("seed", range(3))
+def test_roles_against_loops(engine: Any, seed: int) -> None:
+    """Some items are queries, some searched, some both; recall and MAP@R of each query by sorting its own list."""
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+    random = torch.Generator().manual_seed(seed)
+    items, labels = torch.randn(20, 3, generator=random), torch.randint(0, 4, (20,), generator=random)
+    queries, searched = (torch.rand(20, generator=random) < 0.6 for _ in range(2))
+    found = per_item(Cosine(), items, labels, (1, 3, 30), engine, Roles(queries, searched))
+    scores = Cosine().matrix(items, items)
+    expected = {}
+    for query in queries.nonzero()[:, 0].tolist():
+        others = [i for i in range(20) if searched[i] and i != query]
+        hits = [bool(labels[i] == labels[query]) for i in sorted(others, key=lambda i: -scores[query, i])]
+        if count := sum(hits):
+            precision = [sum(hits[: k + 1]) / (k + 1) * hits[k] for k in range(count)]
+            expected[query] = [hits[0], any(hits[:3]), any(hits), sum(hits[:count]) / count, sum(precision) / count]
+    assert list(found.index) == list(expected)
+    np.testing.assert_allclose(found.to_numpy(), np.array([*expected.values()], dtype=float))
+
+
+def test_everybody_in_both_roles_is_leave_one_out() -> None:
+    items, labels = drawn(30, 4)
+    everybody = Roles(*(torch.ones(30, dtype=torch.bool) for _ in range(2)))
+    pd.testing.assert_frame_equal(per_item(Cosine(), items, labels), per_item(Cosine(), items, labels, roles=everybody))
+    for (score, place), (other, same) in zip(
+        search(Cosine(), items, 5), search(Cosine(), items, 5, roles=everybody), strict=True
+    ):
+        assert torch.equal(score, other)
+        assert torch.equal(place, same)
+
+
+def test_a_query_is_ranked_in_the_gallery_alone() -> None:
+    ids, apart = tuple(map(str, range(5))), roles("x....", ".x.xx")
+    whole, gallery = (Catalogue(LINE, LABELS, ids, given) for given in (None, apart))
+    assert gallery.others("0").tolist() == [False, True, False, True, True]
+    assert whole.find(NegativeEuclidean(), LINE[:1], "0", "3")[0, 0] == 3  # behind 1 and 2
+    assert gallery.find(NegativeEuclidean(), LINE[:1], "0", "3")[0, 0] == 2  # 2 is not searched

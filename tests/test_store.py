@@ -1,11 +1,13 @@
 """Run folders: whole or not there, refused or continued, and read with a word on what is wrong."""
 
 import errno
+import hashlib
+import json
 import os
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench import pieces, store
+from sfam_bench import pieces
 from sfam_bench.errors import UserError
-from sfam_bench.files import STALE, atomic, tidy
+from sfam_bench.files import STALE, atomic, digest, tidy
+from sfam_bench.manifests import read_manifest
 from sfam_bench.pieces import SCHEMA, Piece, place
-from sfam_bench.provenance import config_hash
-from sfam_bench.store import RunStore, image_path, read_maps, read_run
-from tests.cluster.made import KEY, PROCESSES, computed, curves, maps, records, rewrite, write
+from sfam_bench.provenance import code_hash, config_hash
+from sfam_bench.runs import image_path, read_curves, read_maps, read_run
+from sfam_bench.store import RunStore
+from tests.cluster.made import KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write
 
 CONFIG = {"model": {"name": "lite0"}, "seed": 0}
 FACTS = {"dataset": "cub", "shards": 2}
@@ -68,13 +72,72 @@ def test_records_may_be_dataclasses(run: RunStore) -> None:
         target: str = "similarity"
         explainer: str = "sfam"
         metric: str = "deletion"
-        query_id: str = "c"
+        query_id: str = "b"
         reference_id: str = "r"
         value: float = 1.0
         flag: str = ""
 
     run.write_shard(1, [Record()])
-    assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a", "c"]
+    assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a", "b"]
+
+
+def test_values_that_stand_twice_or_are_of_no_pair_are_refused(run: RunStore) -> None:
+    run.write_shard(1, [row("a")])
+    with pytest.raises(
+        UserError, match="hold 1 values twice, first of cub · lite0 · similarity · sfam · deletion · a · r"
+    ):
+        read_run(run.root, allow_unfinished=True)
+    run.write_shard(1, [row("z")])
+    with pytest.raises(UserError, match="are of z with r, which is no pair of it"):
+        read_run(run.root, allow_unfinished=True)
+
+
+FOREIGN = {
+    "no column kind": lambda frame: frame.drop(columns="kind"),
+    "column query_id does not hold strings": lambda frame: frame.assign(query_id=range(len(frame))),
+    "column score does not hold numbers": lambda frame: frame.assign(score="high"),
+    "column reference_label does not hold numbers": lambda frame: frame.assign(reference_label=[[1]] * len(frame)),
+    "holds 2 pairs twice": lambda frame: pd.concat([frame, frame]),
+}
+
+
+@pytest.mark.parametrize("why", FOREIGN)
+def test_foreign_pairs_are_named(run: RunStore, why: str) -> None:
+    FOREIGN[why](pairs("a", "b")).to_parquet(run.root / "pairs.parquet")
+    with pytest.raises(UserError, match=r"pairs\.parquet is damaged or was edited"):
+        read_run(run.root, allow_unfinished=True)
+    age(run.root)
+    with pytest.raises(UserError, match=why) as raised:
+        read_run(run.root, allow_unfinished=True)
+    assert "\n" not in str(raised.value)
+
+
+MANIFESTS = {
+    "[]": "holds no JSON object",
+    "[" * 100_000: "cannot read",
+    '{"metrics": [1]}': "metrics is [1], not a mapping",
+    '{"merged": {}}': "merged has no batches",
+    '{"shards": "two"}': "shards is 'two'",
+    '{"done": 1}': "done is 1",
+    '{"blind": [["lafam"]]}': "blind[0] is ['lafam']",
+    '{"protocol": {"chosen": "mine", "source": null, "allowed": {}}}': "protocol.chosen is 'mine'",
+    '{"cost": {"sfam": {"forwards": "many"}}}': "cost.sfam.forwards is 'many'",
+}
+
+
+@pytest.mark.parametrize("text", MANIFESTS, ids=[text[:20] for text in MANIFESTS])
+def test_foreign_manifests_are_named(run: RunStore, text: str) -> None:
+    (run.root / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json") as raised:
+        read_run(run.root, allow_unfinished=True)
+    assert MANIFESTS[text] in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def age(root: Path) -> None:
+    """Make a run look as if an older version had written it, without digests."""
+    old = {name: value for name, value in read_manifest(root).items() if name != "digests"}
+    (root / "manifest.json").write_text(json.dumps(old))
 
 
 def test_an_empty_shard_counts_as_done(run: RunStore) -> None:
@@ -104,7 +167,8 @@ def test_the_folder_that_hydra_made_is_taken(tmp_path: Path) -> None:
 
 def test_of_two_jobs_that_begin_at_once_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunStore.create(tmp_path, CONFIG, FACTS)
-    monkeypatch.setattr(store, "_holds_results", lambda root: False)  # both looked before either wrote
+    (tmp_path / "manifest.json").unlink()
+    monkeypatch.setattr("sfam_bench.continued.holds_results", lambda root: False)  # both looked before either wrote
     with pytest.raises(UserError, match="another job"):
         RunStore.create(tmp_path, CONFIG, FACTS)
 
@@ -142,7 +206,9 @@ def test_a_truncated_shard_is_named_and_written_anew(run: RunStore) -> None:
     run.finish()
     broken = run.root / "records" / "00001.parquet"
     broken.write_bytes(broken.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"cannot read .*00001\.parquet") as raised:
+    with pytest.raises(
+        UserError, match=r"00001\.parquet cannot be read .*delete .*00001\.parquet and evaluate with resume=true"
+    ) as raised:
         read_run(run.root)
     assert "\n" not in str(raised.value)
     assert not run.has_shard(1)
@@ -217,21 +283,32 @@ def test_a_shard_is_had_only_with_this_key_this_number_and_all_its_pairs(planned
 def test_a_shard_says_what_it_holds(planned: RunStore) -> None:
     file = pq.ParquetFile(planned.path(1))
     said = pieces.says(planned.path(1))
-    digest = said.pop("digest")
-    told = {"key": KEY, "batch": 1, "rows": 10, "curves": 2, "maps": ["query_id", "reference_id", "sfam/query"]}
-    assert said == {**told, "skipped": []}
-    assert len(digest) == 16
+    told = {"key": KEY, "batch": 1, "rows": 10, "skipped": [], "code": code_hash(), "passes": PASSES}
+    curves = {"rows": 2, "sha256": digest(place(planned.root, "curves", 1))}
+    kept = {"names": ["query_id", "reference_id", "sfam/query"], "sha256": digest(place(planned.root, "maps", 1))}
+    seal = said.pop("sha256")
+    assert said == {**told, "curves": curves, "maps": kept}
+    content = planned.path(1).read_bytes()
+    assert seal == hashlib.sha256(content.replace(seal.encode(), b"0" * 64)).hexdigest()
     assert file.schema_arrow.equals(SCHEMA)
     assert file.metadata.row_group(0).column(7).compression == "ZSTD"
     assert planned.size(1) == sum(path.stat().st_size for path in planned.root.glob("*/00001.*"))
 
 
-def test_a_shard_of_an_older_version_is_read_and_not_continued(planned: RunStore) -> None:
+def test_a_shard_of_an_older_version_is_read_and_not_continued(
+    planned: RunStore, caplog: pytest.LogCaptureFixture
+) -> None:
     table = pq.read_table(planned.path(0)).replace_schema_metadata(None)
     pq.write_table(table, planned.path(0))
     assert not planned.has_shard(0)
     assert "another plan (key None" in planned.check_shard(0)
-    assert len(read_run(planned.root, allow_unfinished=True).records) == 35
+    with pytest.raises(UserError, match="is of batch None"):
+        read_run(planned.root, allow_unfinished=True)
+    age(planned.root)
+    for _ in range(2):
+        assert len(read_run(planned.root, allow_unfinished=True).records) == 35
+        assert len(read_maps(planned.root)["query_id"]) == 7
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # one line
 
 
 @pytest.mark.parametrize(
@@ -241,6 +318,7 @@ def test_a_shard_of_an_older_version_is_read_and_not_continued(planned: RunStore
         (lambda table: table.drop_columns("flag"), "has other columns"),
         (lambda table: table.set_column(7, "value", table["value"].take(list(range(9, -1, -1)))), "digest differs"),
         (lambda table: table.replace_schema_metadata({b"sfam_bench": b"[]"}), "cannot be read"),
+        (lambda table: table, "digest differs"),  # the same values in a file with another compression
     ],
 )
 def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore) -> None:
@@ -249,6 +327,18 @@ def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore)
     assert why in found
     assert found.startswith(str(planned.path(1)))
     assert "\n" not in found
+
+
+def test_a_shard_of_another_mode_or_of_other_code_is_not_continued(planned: RunStore) -> None:
+    other = {"mode": "half", "batch": 16}
+    assert not replace(planned, passes=other).has_shard(0)
+    assert "computed with passes mode eager, batch 4, expected mode half" in replace(planned, passes=other).check_shard(
+        0
+    )
+    assert not replace(planned, codes=("f" * 16,)).has_shard(0)
+    assert "made by other code" in replace(planned, codes=("f" * 16,)).check_shard(0)
+    found = Piece.read(planned.root, 0, KEY)
+    assert (found.code, found.passes) == (code_hash(), PASSES)
 
 
 def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:
@@ -267,30 +357,27 @@ def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, Piece, dict[str, bytes]]:
     store = computed(tmp_path_factory.mktemp("sound") / "run")[0]
+    store.finish(shards=4)
     content = {kind: place(store.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
     return store, Piece.read(store.root, 1, KEY), content
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(["records", "curves", "maps"]), data=st.data())
-def test_damage_is_found_or_harmless(kind: str, data: st.DataObject, sound) -> None:
+def test_damage_is_found(kind: str, data: st.DataObject, sound) -> None:
     store, whole, content = sound
     good, path = content[kind], place(store.root, kind, 1)
     at = data.draw(st.integers(0, len(good) - 1))
-    flip, cut = data.draw(st.integers(0, 255)), data.draw(st.booleans())
+    flip, cut = data.draw(st.integers(1, 255)), data.draw(st.booleans())
     path.write_bytes(good[:at] if cut else good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :])
     try:
-        found = Piece.read(store.root, 1, KEY)
-    except ValueError:
-        assert flip or cut
-    else:
-        assert not cut
-        assert found.records.equals(whole.records)
-        assert found.curves.equals(whole.curves)
-        assert (found.skipped, found.explained) == (whole.skipped, whole.explained)
-        assert np.array_equal(read_maps(store.root, {("c", "r")})["sfam/query"], np.full((1, 2, 3), 1))
+        with pytest.raises(ValueError, match=path.name):
+            Piece.read(store.root, 1, KEY)
+        with pytest.raises(UserError, match=path.name):
+            {"records": read_run, "curves": read_curves, "maps": read_maps}[kind](store.root)
     finally:
         path.write_bytes(good)
+    assert Piece.read(store.root, 1, KEY).records.equals(whole.records)
 
 
 def test_a_crash_at_any_byte_leaves_nothing_to_read(planned: RunStore) -> None:

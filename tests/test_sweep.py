@@ -30,7 +30,8 @@ from experiments.sweeping import LONGEST, Sweep, named, parsed, shares, written
 from sfam_bench.errors import UserError
 from sfam_bench.job import DONE, Job
 from sfam_bench.report.cells import write_cells
-from sfam_bench.store import RunStore, read_run
+from sfam_bench.runs import read_run
+from sfam_bench.store import RunStore
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -369,7 +370,8 @@ def finished(root: Path, name: str, values: dict[str, list[float]], axes: dict[s
     store = RunStore.create(made.folder, {"name": name}, {"metrics": {"iou_50": {"higher_is_better": True}}})
     ids = [f"q{number}" for number in range(4)]
     where = {"query_id": ids, "reference_id": ids}
-    store.write_pairs(pd.DataFrame({**where, "query_label": [0, 0, 1, 1]}))
+    facts = {"kind": "random_positive", "score": 0.5, "query_class": "x"}
+    store.write_pairs(pd.DataFrame({**where, "query_label": [0, 0, 1, 1], **facts}))
     of_all = {"dataset": "toy", "model": name, "target": "similarity", "metric": "iou_50", "flag": ""}
     store.write_shard(
         0, pd.concat([pd.DataFrame({**where, **of_all, "explainer": k, "value": v}) for k, v in values.items()])
@@ -399,7 +401,7 @@ def test_the_table_has_a_row_a_cell_and_names_first_what_is_missing(tmp_path: Pa
     assert float(rows[0]["iou_50 sfam low"]) <= 0.2  # two classes, of means 0.2 and 0.7
     assert float(rows[0]["iou_50 sfam high"]) >= 0.7
     assert rows[1]["error"] == "cannot read x|y"
-    assert "cannot read" in rows[3]["error"]
+    assert "cannot be read" in rows[3]["error"]
     page = (tmp_path / "cells.md").read_text()
     assert page.splitlines()[:7] == [
         "# Sweep mine",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sfam_bench.files import digest, read_json, write_json
 from sfam_bench.training import loop
 
 Run = Callable[..., tuple[int, str, str]]
@@ -39,6 +40,8 @@ def test_what_a_run_leaves(whole: Path) -> None:
         *("model.safetensors", "model.json", "history.csv", "retrieval.parquet")
     }
     facts = json.loads((whole / "model.json").read_text())
+    assert facts["digests"] == {name: digest(whole / name) for name in ("history.csv", "retrieval.parquet")}
+    assert [step["from_step"] for step in facts["computed_by"]] == [0]
     assert facts["chosen"] == "last epoch"
     assert (facts["loss"], facts["recipe"], facts["published"]) == ("normalised_softmax", "default", None)
     assert len(facts["split"]["train_classes"]) == 96
@@ -79,7 +82,13 @@ def test_a_stopped_run_is_continued_bit_for_bit(
     assert "pass resume=true" in err
     code, _, err = run_script("train", *TRAIN, "train.lr=1.0", f"run_dir={run}", "resume=true")
     assert code == 2
-    assert "begun with other settings" in err
+    assert "was begun with other settings or images (train.lr was 0.0003, is 1.0): give the same, or another" in err
+    with monkeypatch.context() as patched:
+        patched.setattr("sfam_bench.training.checkpoint.running_code", lambda: "other")
+        code, _, err = run_script("train", *TRAIN, f"run_dir={run}", "resume=true")
+        assert code == 2
+        assert "was begun with other code" in err
+        assert "resume=anyway" in err
 
     ok(run_script("train", *TRAIN, "train.checkpoint_steps=7", f"run_dir={run}", "resume=true"))
     ours, expected = (load_file(folder / "model.safetensors") for folder in (run, whole))
@@ -87,6 +96,11 @@ def test_a_stopped_run_is_continued_bit_for_bit(
     images = [pd.read_parquet(folder / "retrieval.parquet") for folder in (run, whole)]
     pd.testing.assert_frame_equal(*images)
     assert "trained already" in ok(run_script("train", *TRAIN, f"run_dir={run}", "resume=true"))
+    changed = ["seed=1", "head=linear", "loss=triplet", "train.lr=1.0"]
+    code, _, err = run_script("train", *TRAIN, *changed, f"run_dir={run}", "resume=true")
+    assert code == 2
+    for setting in ("seed was 0, is 1", "train.lr was 0.0003, is 1.0", "loss.criterion._target_ was", "model.head"):
+        assert setting in err
 
 
 def test_an_epoch_is_chosen_on_held_out_training_classes(run_script: Run, tmp_path: Path) -> None:
@@ -117,11 +131,11 @@ def test_only_what_lies_behind_the_cut_is_trained(run_script: Run, tmp_path: Pat
 def test_what_a_training_begins_from_is_not_forgotten(run_script: Run, whole: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.safetensors"
     begun.write_bytes((whole / "model.safetensors").read_bytes())
-    facts = json.loads((whole / "model.json").read_text())
+    facts = read_json(whole / "model.json", "")
     seen = facts["split"]["train_classes"]
 
     def beginning(**changed: Any) -> tuple[tuple[int, str, str], Path]:
-        begun.with_suffix(".json").write_text(json.dumps({**facts, **changed}))
+        write_json(begun.with_suffix(".json"), {**facts, **changed})
         run = tmp_path / "run" / "-".join(changed) / str(len(list(tmp_path.rglob("*"))))
         allow = "protocol.allow=[test_selected]" if changed.get("chosen") == "test" else "protocol.allow=[]"
         short = [*TRAIN, "train.epochs=1", f"model.checkpoint={begun}", allow, f"run_dir={run}"]
@@ -158,4 +172,4 @@ def test_without_tensorboard_the_package_is_named(
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     code, _, err = run_script("train", *TRAIN, "tensorboard=true", f"run_dir={tmp_path / 'run'}")
     assert code == 2
-    assert "pip install 'sfam-bench[tensorboard]'" in err
+    assert "pip install '.[tensorboard]'" in err

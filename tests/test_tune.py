@@ -20,9 +20,10 @@ from experiments.settings import build, check_fields
 from experiments.tuning import method
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.errors import UserError
+from sfam_bench.files import write_json
 from sfam_bench.models.build import save
+from sfam_bench.runs import read_run
 from sfam_bench.spaces import Space
-from sfam_bench.store import read_run
 from sfam_bench.tuning import Study, Trial, halves, objective
 from tests.contract import FILES, composed
 from tests.test_bad_input import mistake, says
@@ -300,8 +301,7 @@ def test_evaluation_has_the_tuned_method_beside_the_default(study: Path, run_scr
 
 def changed(study: Path, to: Path, **facts: Any) -> Path:
     shutil.copytree(study, to)
-    manifest = {**json.loads((to / "manifest.json").read_text()), **facts}
-    (to / "manifest.json").write_text(json.dumps(manifest))
+    write_json(to / "manifest.json", {**json.loads((to / "manifest.json").read_text()), **facts})
     return to
 
 
@@ -348,7 +348,11 @@ def test_a_folder_cannot_name_what_is_run(
     root = changed(study, tmp_path / "study")
     chosen = yaml.safe_load((root / "chosen.yaml").read_text())
     (root / "chosen.yaml").write_text(yaml.safe_dump({"sfam": {**chosen["sfam"], **fields}}))
-    says(mistake(run_script("evaluate", *EVALUATE, f"run_dir={tmp_path / 'run'}", f"tuned=[{root}]")), *words)
+    evaluate = ("evaluate", *EVALUATE, f"run_dir={tmp_path / 'run'}", f"tuned=[{root}]")
+    says(mistake(run_script(*evaluate)), "chosen.yaml is damaged or was edited")
+    manifest = json.loads((root / "manifest.json").read_text())
+    write_json(root / "manifest.json", {name: value for name, value in manifest.items() if name != "files"})
+    says(mistake(run_script(*evaluate)), *words)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic, tidy
-from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place, read_table
-from sfam_bench.store import RunStore, read_manifest
+from sfam_bench.manifests import read_manifest
+from sfam_bench.pieces import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place
+from sfam_bench.proof import read_pairs
+from sfam_bench.store import RunStore
 
 ROWS = 1 << 17  # of a row group, and about as many as are held at a time
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -56,7 +58,10 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
     UserError where one is missing or wrong, or lacks pairs. Pieces stay as they are, and until the manifest says that
     the run is merged, readers read them.
     """
+    plan.prove(root)
     store, manifest = RunStore(root, plan.key), read_manifest(root)
+    if manifest.get("config_hash") != plan.facts.get("identity"):
+        raise UserError(f"{root}/manifest.json is not that of the plan: restore it, or plan again into another run_dir")
     for folder in (root, *(root / kind for kind in ("records", "maps", "curves"))):
         tidy(folder)
     found, heard = _Found(), set[str]()
@@ -102,7 +107,7 @@ class _Found:
                 self.merged.missing.append(number)
                 continue
             try:
-                piece = Piece.read(root, number, plan.key)
+                piece = Piece.read(root, number, plan.key, plan.passes, [plan.code])
                 _whole(piece, pairs, root, number)
             except ValueError as error:
                 self.merged.wrong[number] = str(error)
@@ -149,13 +154,12 @@ class _Stream:
 
 def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
     """The pairs of each batch, as sfam_bench.pairs.batches cuts them."""
-    pairs = read_table(root / "pairs.parquet")
-    if len(pairs) != plan.pairs:
-        raise UserError(f"{root} holds {len(pairs)} of the plan's {plan.pairs} pairs: plan again into another run_dir")
-    kinds, _ = pd.factorize(pairs["kind"].to_pandas())
-    queries, references = pairs.select(PAIR).take(np.argsort(kinds, kind="stable")).columns
+    remedy = "plan again into another run_dir, with each of pairs.kinds once"
+    pairs = read_pairs(root, read_manifest(root), remedy)
+    kinds, _ = pd.factorize(pairs["kind"])
+    ids = [*pairs[list(PAIR)].iloc[np.argsort(kinds, kind="stable")].itertuples(index=False, name=None)]
     for first, last in pairwise(accumulate(plan.batches, initial=0)):
-        yield list(zip(queries[first:last].to_pylist(), references[first:last].to_pylist(), strict=True))
+        yield ids[first:last]
 
 
 def _whole(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:

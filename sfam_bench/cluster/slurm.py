@@ -1,13 +1,16 @@
 """Shards on SLURM: arrays by submitit, asked after by squeue, which every cluster has."""
 
+import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sfam_bench.cluster.plan import MOST
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.ranges import Count, Natural, Positive
 
 REQUEUED = 20  # times that a task may run out of time: each goes on where the last one stopped
 AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
@@ -24,13 +27,16 @@ class Request:
 
     account: str | None = None
     partition: str | None = None
-    gpus: int = 0
-    cpus: int = 2
-    memory: float | int | None = None
-    minutes: int = 60
-    warning: int = 90
-    at_once: int = 256
+    gpus: Natural = 0
+    cpus: Count = 2
+    memory: Positive | None = None
+    minutes: Count = 60
+    warning: Natural = 90
+    at_once: Count = 256
     setup: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def parameters(self) -> dict[str, Any]:
         """The same in submitit's words."""
@@ -48,12 +54,36 @@ class Request:
         }
 
 
+# of what begins with PREFIXES: where SLURM is; further wishes of the user, which no setting of Request contradicts
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT")
+PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_")
+OF_A_JOB = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
+
+
+@contextmanager
+def clean_environment(request: Request) -> Iterator[None]:
+    """Submit without the variables of the job that this process runs in, which sbatch and the new job would obey.
+
+    Variables of sbatch that contradict a setting of the request are left out too, since they would win over it.
+    """
+    kept = {*KEPT, *(f"SBATCH_{name.upper()}" for name in ("account", "partition") if getattr(request, name) is None)}
+    inherited = OF_A_JOB if "SLURM_JOB_ID" in os.environ else ()
+    before = dict(os.environ)
+    for name in before:
+        if (name.startswith(PREFIXES) and name not in kept) or name in inherited:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
 def executor(request: Request, folder: Path) -> Any:
     """submitit's executor; scripts, logs and what tasks are given lie in `folder`."""
     try:
         import submitit
     except ImportError as error:
-        raise UserError("SLURM needs submitit: pip install 'sfam-bench[cluster]'") from error
+        raise UserError("SLURM needs submitit: pip install '.[cluster]' in the clone") from error
     try:
         made = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUED)
     except RuntimeError as error:
@@ -75,7 +105,7 @@ def submit(request: Request, folder: Path, tasks: Mapping[str, Callable[[], obje
     for start in range(0, len(shards), MOST):
         part = shards[start : start + MOST]
         try:
-            with made.batch():
+            with clean_environment(request), made.batch():
                 found = [made.submit(tasks[shard]) for shard in part]
         except Exception as error:  # submitit's, of several kinds; sbatch's own words are on the terminal already
             raise UserError("sbatch refused the array for the reason above: check cluster.* by dry_run=true") from error

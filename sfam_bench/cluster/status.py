@@ -1,67 +1,20 @@
 """Where each shard stands, told from what lies in the run folder and from what is still alive."""
 
-import json
-import os
-import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sfam_bench.cluster.notes import left
 from sfam_bench.cluster.plan import Plan
-from sfam_bench.files import atomic
+from sfam_bench.cluster.processes import ALIVE, ENDED, UNKNOWN, standing
 
-STATES = ("done", "incomplete", "running", "queued", "held", "failed", "missing")
+STATES = ("done", "incomplete", "running", "elsewhere", "queued", "held", "failed", "missing")
 DUE = ("incomplete", "held", "failed", "missing")
 RECENT = 600  # seconds over which the rate is taken
-
-
-def leave(root: Path, kind: str, shard_id: str, **facts: Any) -> None:
-    """Write KIND/ID.json in a run folder: what a task leaves of itself."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-    who = {"shard": shard_id, "host": socket.gethostname(), "pid": os.getpid(), "job": job}
-    (root / kind).mkdir(exist_ok=True)
-    with atomic(root / kind / f"{shard_id}.json") as temporary:
-        known = {**who, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
-        temporary.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def running(root: Path, shard_id: str) -> Iterator[None]:
-    """Say that this process works on a shard, while the block runs."""
-    leave(root, "running", shard_id)
-    try:
-        yield
-    finally:
-        (root / "running" / f"{shard_id}.json").unlink(missing_ok=True)
-
-
-def left(root: Path, kind: str) -> dict[str, dict[str, Any]]:
-    """What tasks left, by shard; a file that cannot be read is as if it were not there."""
-    found = {}
-    for path in sorted((root / kind).glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def alive(note: Mapping[str, Any]) -> bool:
-    """Whether a process of this host that left a note still runs."""
-    if note.get("host") != socket.gethostname():
-        return False
-    try:
-        command = Path(f"/proc/{note['pid']}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"python" in command  # else another program has been given the number since
 
 
 @dataclass(frozen=True)
@@ -72,24 +25,31 @@ class Status:
     rate: float  # pairs a second, of late
 
     @classmethod
-    def of(cls, root: Path, plan: Plan, queue: Mapping[str, str]) -> "Status":
-        """Look at a run folder; `queue` holds the shards that a scheduler knows, as "running" or "queued"."""
+    def of(cls, root: Path, plan: Plan, queue: Mapping[str, str], ended: Container[str] = ()) -> "Status":
+        """Look at a run folder; `queue` holds the shards that a scheduler knows, as "running" or "queued".
+
+        `ended` are shards whose processes are known to have ended, though this cannot be seen from this host.
+        """
         pieces = {int(path.stem): path for path in (root / "records").glob("[0-9]*.parquet")}
-        ended, failed, at_work = left(root, "shards"), left(root, "failures"), left(root, "running")
+        noted, failed, at_work = left(root, "shards"), left(root, "failures"), left(root, "running")
         rows = []
         for shard in plan.shards:
             there = sum(number in pieces for number in shard.batches)
-            end = ended.get(shard.id, {}).get("state")
+            end = noted.get(shard.id, {}).get("state")
+            process = at_work.get(shard.id)
+            stands = standing(process) if process else ENDED
             if end == "done" and there == len(shard.batches):
                 state, why = "done", ""
-            elif alive(at_work.get(shard.id, {})):
+            elif stands == ALIVE:
                 state, why = "running", ""
             elif shard.id in queue:
                 state, why = queue[shard.id], ""
+            elif process and stands == UNKNOWN and shard.id not in ended:
+                state, why = "elsewhere", described(process)
             elif end == "incomplete":
                 state, why = "incomplete", failed.get(shard.id, {}).get("error", "")
             elif shard.id in failed:
-                state, why = "failed", failed[shard.id].get("error", "")
+                state, why = "failed", failed[shard.id]["error"]
             else:
                 state, why = "missing", ""
             rows.append((shard.id, state, there, len(shard.batches), plan.pairs_of(shard), why))
@@ -122,6 +82,14 @@ class Status:
         """Each shard that failed or is incomplete, and why."""
         bad = self.shards[self.shards["why"] != ""]
         return "\n".join(f"{row.state} {row.shard}: {row.why}" for row in bad.itertuples())
+
+
+def described(note: Mapping[str, Any]) -> str:
+    """Where a process is that cannot be seen from this host, and what to do about it."""
+    return (
+        f"process {note['pid']} of host {note['host']} computes it since {note['at']}, which cannot be verified from "
+        f"here: look there, and if it has ended, run with gone=[{note['host']}]"
+    )
 
 
 def recent_rate(plan: Plan, pieces: Mapping[int, Path]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from sfam_bench.datasets.tables import flag, number, read_lines, read_table, text, whole
 from sfam_bench.errors import UserError
 
 # The group of colour attributes of each part, in the order of parts/parts.txt; both eyes, legs and wings share one.
@@ -52,8 +53,9 @@ def part_colours(root: str | Path, labels: pd.Series, level: Level = "auto") -> 
     else:
         table, level = _of_classes(folder / "class_attribute_labels_continuous.txt", len(names)), "class"
         row = (labels - 1).tolist()
-        if max(row) >= len(table):
-            raise UserError(f"{folder} describes {len(table)} classes, and there is a class {max(row) + 1}: copy again")
+        if max(row) >= len(table) or min(row) < 0:
+            label = max(row) + 1 if min(row) >= 0 else min(row) + 1
+            raise UserError(f"{folder} describes {len(table)} classes, and there is a class {label}: copy again")
     histograms = np.zeros((len(table), len(GROUPS), max(map(len, groups))))
     for part, columns in enumerate(groups):
         histograms[:, part, : len(columns)] = table[:, columns]
@@ -69,38 +71,48 @@ def _places(root: Path) -> tuple[Path, ...]:
 
 
 def _names(path: Path) -> pd.Series:
-    lines = _lines(path)
-    return pd.Series([line.split(" ", 1)[-1] for line in lines if line.strip()], dtype=str)
+    table = read_table(_there(path), {"attribute": whole, "name": text})
+    if [*table.index] != [*range(1, len(table) + 1)]:
+        raise UserError(f"{path} does not number its attributes from 1 in order: copy it again")
+    return table.name.astype(str)
 
 
 def _of_classes(path: Path, attributes: int) -> np.ndarray:
     """Per cent of annotators by class and attribute; row k is of class k + 1."""
-    rows = [line.split() for line in _lines(path) if line.strip()]
-    try:
-        table = np.array(rows, dtype=float)
-    except ValueError:
-        table = np.empty((0, 0))
-    if table.ndim != 2 or table.shape[1] != attributes or not np.isfinite(table).all():
-        raise UserError(f"{path} is not a table of {attributes} finite numbers a row: copy it again")
-    return table
+    rows = []
+    for at, line in read_lines(_there(path)):
+        try:
+            rows.append([number(cell) for cell in line.split()])
+        except ValueError as error:
+            raise UserError(f"{path}, line {at}: expected {error} in each cell: copy it again") from None
+        if len(rows[-1]) != attributes:
+            raise UserError(f"{path}, line {at}: {len(rows[-1])} cells, expected {attributes}: copy it again")
+    return np.array(rows)
 
 
 def _of_images(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndarray:
     """1 where an annotator saw the attribute; some lines of the official file have stray columns at their end."""
-    _lines(path, read=False)
     table, place = np.zeros((len(image_ids), attributes)), {str(name): at for at, name in enumerate(image_ids)}
-    try:
-        with path.open() as file:
-            for line in file:
-                image, attribute, present = line.split(None, 3)[:3]
-                if present == "1" and image in place:
-                    table[place[image], range(attributes).index(int(attribute) - 1)] = 1
-    except (ValueError, IndexError):
-        raise UserError(f"{path} has the line {line.strip()!r}: expected image, attribute, is_present") from None
+    seen = np.zeros(len(image_ids), dtype=bool)
+    with _there(path).open("rb") as file:
+        for at, line in enumerate(file, 1):
+            try:
+                image, attribute, present = line.decode("utf-8-sig").split(None, 3)[:3]
+                column, value = range(attributes).index(int(attribute) - 1), flag(present)
+                if image in place:
+                    table[place[image], column], seen[place[image]] = value, True
+            except (ValueError, IndexError):
+                if line.strip():
+                    raise UserError(
+                        f"{path}, line {at}: {line.strip()!r}: expected image, attribute of 1 to {attributes}, "
+                        "is_present: copy it again"
+                    ) from None
+    if not seen.all():
+        raise UserError(f"{path} says nothing of image {image_ids[int(seen.argmin())]}: copy it again")
     return table
 
 
-def _lines(path: Path, read: bool = True) -> list[str]:
+def _there(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"no {path}: part agreement needs CUB's attributes; copy them there (make data-cub)")
-    return path.read_text().splitlines() if read else []
+    return path

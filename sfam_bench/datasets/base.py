@@ -3,11 +3,14 @@
 import hashlib
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import PIL.Image
 
 from sfam_bench.records import Sample
 from sfam_bench.types import Mask
+
+ROLES = ("is_query", "is_gallery")
 
 
 @runtime_checkable
@@ -15,7 +18,8 @@ class Dataset(Protocol):
     """An index (one row an image) and the samples behind it.
 
     `index` has the unique string index `image_id` and the columns `label` (int), `class_name` (str) and
-    `split` ("train" or "test"); folder data sets add `path`, `box` and `keypoints`.
+    `split` ("train" or "test"); folder data sets add `path`, `box` and `keypoints`. Where it has the booleans
+    `is_query` and `is_gallery`, only such images are queries, and only such are searched and referred to.
     """
 
     name: str
@@ -35,8 +39,17 @@ class Dataset(Protocol):
         ...
 
 
+def roles(index: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows may be queries and which are searched, two arrays of booleans; all where the index does not say."""
+    of_query, of_gallery = (
+        index[name].to_numpy(dtype=bool) if name in index else np.ones(len(index), dtype=bool) for name in ROLES
+    )
+    return of_query, of_gallery
+
+
 def split_hash(index: pd.DataFrame) -> str:
-    """Digest which image is in which split under which label, so that results of different splits never mix."""
-    columns = zip(index.index, index["label"], index["split"], strict=True)
+    """Digest split, role and label of each image, so that results of different splits never mix."""
+    names = ["label", "split", *(name for name in ROLES if name in index)]
+    columns = zip(index.index, *(index[name] for name in names), strict=True)
     rows = sorted("\t".join(map(str, row)) for row in columns)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]

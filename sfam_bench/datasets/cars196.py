@@ -1,15 +1,16 @@
 """Cars196, or Stanford Cars (Krause et al., 2013): 16,185 frames of 196 models, one box each."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
-from sfam_bench.datasets.folder import IMAGES, Collection, Found, ImageFolder, class_folders, load, one_line
+from sfam_bench.datasets.folder import IMAGES, Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
+from sfam_bench.datasets.matlab import read_mat
+from sfam_bench.datasets.tables import flag, number, read_csv, read_lines, text, whole
 from sfam_bench.errors import UserError
 
 CARS = Collection(
@@ -44,10 +45,8 @@ def _single(home: Path) -> Found | None:
     """Read the later release: all images in car_ims, all labels in cars_annos.mat."""
     if not ((home / "car_ims").is_dir() and (home / "cars_annos.mat").is_file()):
         return None
-    annotations = _mat(home / "cars_annos.mat", "annotations")
-    names = list(_mat(home / "cars_annos.mat", "class_names"))
-    rows = _annotated(annotations, "relative_im_path", names)
-    rows["train_image"] = annotations["test"].astype(int) == 0
+    rows = _annotated(home / "cars_annos.mat", "relative_im_path", _mat_names(home / "cars_annos.mat"), test=flag)
+    rows["train_image"] = ~rows.test.astype(bool)
     return _found(home, rows.set_index(rows.path.map(lambda path: Path(path).stem)))
 
 
@@ -67,9 +66,8 @@ def _devkit(home: Path) -> Found | None:
             f"devkit/cars_{side}_annos.mat",
         )
         path = next((home / file for file in files if (home / file).is_file()), None)
-        annotations = None if path is None else _mat(path, "annotations")
-        if annotations is not None and "class" in (annotations.dtype.names or ()):
-            rows = _annotated(annotations, "fname", names)
+        rows = pd.DataFrame() if path is None else _annotated(path, "fname", names)
+        if len(rows):
             rows.index = side + "/" + rows.path.map(lambda file: Path(file).stem)
             rows["path"] = f"{folder}/" + rows.path
             sides.append(rows.assign(train_image=side == "train"))
@@ -87,13 +85,13 @@ def _by_side(home: Path) -> Found | None:
         sides = []
         for side in SIDES:
             files = class_folders(home / below / side, CLASS_FOLDER)
-            if len(files):
-                rows = _labelled(home, files, f"{below}/{side}")
-                rows.index = side + "/" + files.file.map(lambda file: Path(file).stem)
-                rows["box"] = files.file.map(_csv_boxes(home / f"anno_{side}.csv")).to_numpy()
-                sides.append(rows.assign(train_image=side == "train"))
-        if sides:
-            return _found(home, pd.concat(sides))
+            boxes = files.file.map(_csv_boxes(home / f"anno_{side}.csv")) if len(files) else None
+            sides.append(files.assign(side=side, box=boxes))
+        files = pd.concat(sides, ignore_index=True)
+        if len(files):
+            rows = _labelled(home, files, f"{below}/" + files.side)
+            rows.index = files.side + "/" + files.file.map(lambda file: Path(file).stem)
+            return _found(home, rows.assign(box=files.box.to_numpy(), train_image=(files.side == "train").to_numpy()))
     return None
 
 
@@ -111,21 +109,25 @@ def _found(home: Path, rows: pd.DataFrame, note: str = "") -> Found:
     return Found(home, rows, note="; ".join(filter(None, [note, "" if boxes else "class folders only, no boxes"])))
 
 
-def _annotated(annotations: np.ndarray, file: str, names: list[str]) -> pd.DataFrame:
-    """Turn a struct array of the official annotations into rows; `file` is its column of paths."""
-    label = annotations["class"].astype(int)
-    return pd.DataFrame(
-        {
-            "path": annotations[file].astype(str),
-            "label": label,
-            "class_name": [names[i - 1] if 0 < i <= len(names) else str(i) for i in label],
-            "box": _from_matlab(annotations[f"bbox_{corner}"] for corner in CORNERS),
-            "train_class": label <= LAST_TRAIN_CLASS,
-        }
+def _annotated(path: Path, file: str, names: list[str], **more: Callable[[str], Any]) -> pd.DataFrame:
+    """Read a struct array of the official annotations as rows; `file` is its column of paths. Empty without labels."""
+    columns = {file: text, **dict.fromkeys((f"bbox_{corner}" for corner in CORNERS), number), **more}
+    found = read_mat(path, "annotations", **columns, **{"class": whole})
+    if absent := [name for name in columns if name not in found]:
+        raise UserError(f"the annotations in {path} lack {', '.join(absent)}: copy the file again")
+    if "class" not in found:
+        return pd.DataFrame()
+    label = found["class"]
+    return found[[*more]].assign(
+        path=found[file],
+        label=label,
+        class_name=[names[i - 1] if 0 < i <= len(names) else str(i) for i in label],
+        box=pd.Series(_from_matlab(found[f"bbox_{corner}"] for corner in CORNERS), found.index, dtype=object),
+        train_class=label <= LAST_TRAIN_CLASS,
     )
 
 
-def _labelled(home: Path, files: pd.DataFrame, below: str) -> pd.DataFrame:
+def _labelled(home: Path, files: pd.DataFrame, below: str | pd.Series) -> pd.DataFrame:
     """Turn class folders into rows: official class ids where a list of names lies beside them, else ranks."""
     # A slash cannot be in the name of a folder: "Ram C/V" became "Ram C-V".
     names = [name.replace("/", "-") for name in _class_names(home)]
@@ -133,7 +135,7 @@ def _labelled(home: Path, files: pd.DataFrame, below: str) -> pd.DataFrame:
         names = sorted(files.class_folder.unique(), key=str.lower)
     return pd.DataFrame(
         {
-            "path": f"{below}/" + files.class_folder + "/" + files.file,
+            "path": below + "/" + files.class_folder + "/" + files.file,
             "label": files.class_folder.map(names.index),
             "class_name": files.class_folder,
             "train_class": files.class_folder.str.lower() < FIRST_TEST_NAME,
@@ -144,34 +146,29 @@ def _labelled(home: Path, files: pd.DataFrame, below: str) -> pd.DataFrame:
 def _class_names(home: Path) -> list[str]:
     """Read the official names, in the order of the class ids, from the devkit or Kaggle's names.csv; [] without."""
     if (home / "devkit" / "cars_meta.mat").is_file():
-        return [str(name) for name in _mat(home / "devkit" / "cars_meta.mat", "class_names")]
+        return _mat_names(home / "devkit" / "cars_meta.mat")
     if (home / "names.csv").is_file():
-        return [line.strip(' "') for line in (home / "names.csv").read_text(encoding="utf-8").splitlines()]
+        return [line.strip(' "') for _, line in read_lines(home / "names.csv")]
     return []
+
+
+def _mat_names(path: Path) -> list[str]:
+    return [str(name) for name in read_mat(path, "class_names")["value"]]
 
 
 def _csv_boxes(path: Path) -> dict[str, Box]:
     """Read the boxes in Kaggle's anno_{train,test}.csv (file, x1, y1, x2, y2, class), by file name; {} without it."""
     if not path.is_file():
         return {}
-    try:
-        table = pd.read_csv(path, names=["file", "x1", "y1", "x2", "y2", "label"], dtype={"file": str})
-        return dict(zip(table.file, _from_matlab(table[corner] for corner in CORNERS), strict=True))
-    except (OSError, ValueError) as error:
+    table = read_csv(path, {"file": text, **dict.fromkeys(CORNERS, number), "label": whole}, header=False)
+    if (twice := table.file.duplicated()).any():
         raise UserError(
-            f"cannot read {path} ({one_line(error)}): copy it again, or delete it to go without boxes"
-        ) from None
+            f"{path}, line {twice.idxmax()}: {table.file[twice].iloc[0]} is named before: remove one of them"
+        )
+    return dict(zip(table.file, _from_matlab(table[corner] for corner in CORNERS), strict=True))
 
 
 def _from_matlab(corners: Iterable[np.ndarray | pd.Series]) -> list[Box]:
     """Convert columns of x1, y1, x2, y2: MATLAB counts pixels from 1 and includes the last, so only x1, y1 move."""
     x1, y1, x2, y2 = (np.asarray(corner, dtype=float) for corner in corners)
     return list(zip((x1 - 1).tolist(), (y1 - 1).tolist(), x2.tolist(), y2.tolist(), strict=True))
-
-
-def _mat(path: Path, variable: str) -> np.ndarray:
-    """Read one variable of a MATLAB file as a flat array; raises UserError where it is absent or malformed."""
-    try:
-        return np.atleast_1d(loadmat(path, squeeze_me=True, variable_names=[variable])[variable])
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, MatReadError) as error:
-        raise UserError(f"cannot read {variable} in {path} ({one_line(error)}): copy the file again") from None

@@ -1,12 +1,15 @@
 """CUB-200-2011 (Wah et al., 2011): 11,788 birds of 200 species with boxes, 15 parts and, apart, segmentations."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sfam_bench.datasets.folder import Collection, Found, ImageFolder, class_folders, load, read_table
+from sfam_bench.datasets.folder import Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Geometry
+from sfam_bench.datasets.tables import flag, number, read_table, text, whole
 from sfam_bench.errors import UserError
 
 CUB = Collection(
@@ -15,8 +18,10 @@ CUB = Collection(
     target="data-cub",
     images=11_788,
     classes=200,
+    numbered=True,
 )
 LAST_TRAIN_CLASS = 100
+PARTS = 15
 
 
 def cub(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "cub") -> ImageFolder:
@@ -31,15 +36,11 @@ def cub(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDAR
 def _official(home: Path) -> Found | None:
     if not (home / "images.txt").is_file():
         return None
-    rows = read_table(home / "images.txt", {"image_id": str, "path": str})
-    labels = read_table(home / "image_class_labels.txt", {"image_id": str, "label": int}).label
-    unlabelled = rows.index.difference(labels.index)
-    if len(unlabelled):
-        raise UserError(f"{home / 'image_class_labels.txt'} has no label for image {unlabelled[0]}: copy it again")
-    rows["label"] = labels
+    rows = read_table(home / "images.txt", {"image_id": text, "path": text})
+    rows["label"] = _of_each(rows, home / "image_class_labels.txt", "label", whole)
     folders = rows.path.str.split("/").str[0]
     if (home / "classes.txt").is_file():
-        names = read_table(home / "classes.txt", {"label": int, "class_name": str}).class_name
+        names = read_table(home / "classes.txt", {"label": whole, "class_name": text}).class_name
         folders = rows.label.map(names).fillna(folders)
     rows["class_name"] = folders.map(_readable)
     if (home / "bounding_boxes.txt").is_file():
@@ -47,9 +48,16 @@ def _official(home: Path) -> Found | None:
     if (home / "parts" / "part_locs.txt").is_file():
         rows["keypoints"] = _parts(home / "parts" / "part_locs.txt")
     if (home / "train_test_split.txt").is_file():
-        trains = read_table(home / "train_test_split.txt", {"image_id": str, "train": int}).train
-        rows["train_image"] = trains.reindex(rows.index) == 1
+        rows["train_image"] = _of_each(rows, home / "train_test_split.txt", "train", flag)
     return _found(home, rows, "images/")
+
+
+def _of_each(rows: pd.DataFrame, path: Path, column: str, take: Callable[[str], Any]) -> pd.Series:
+    """Read one value of each image of `rows`; UserError where one has none."""
+    found = read_table(path, {"image_id": text, column: take})[column]
+    if len(absent := rows.index.difference(found.index)):
+        raise UserError(f"{path} has no {column} for image {absent[0]}: copy it again")
+    return found.reindex(rows.index)
 
 
 def _folders(home: Path) -> Found | None:
@@ -83,16 +91,19 @@ def _readable(folder: str) -> str:
 
 
 def _boxes(path: Path) -> pd.Series:
-    """Read x, y, width, height and return corners; some reach past their image, which the geometry clips."""
-    table = read_table(path, {"image_id": str, "x": float, "y": float, "width": float, "height": float})
+    """Read x, y, width, height and return corners; some reach past their image by a pixel or two."""
+    table = read_table(path, {"image_id": text, **dict.fromkeys(("x", "y", "width", "height"), number)})
     corners = zip(table.x, table.y, table.x + table.width, table.y + table.height, strict=True)
     return pd.Series(list(corners), index=table.index, dtype=object)
 
 
 def _parts(path: Path) -> pd.Series:
     """Read x, y, visible of every part and return one (parts, 3) float32 array an image, in the order of parts.txt."""
-    table = read_table(path, {"image_id": str, "part": int, "x": float, "y": float, "visible": float})
-    keypoints = np.zeros((table.index.nunique(), table.part.max(), 3), dtype=np.float32)
+    columns = {"image_id": text, "part": whole, "x": number, "y": number, "visible": flag}
+    table = read_table(path, columns, keys=2)
     rows, ids = pd.factorize(table.index)
+    if not table.part.between(1, PARTS).all() or len(table) < PARTS * len(ids):
+        raise UserError(f"{path}: expected parts 1 to {PARTS} of each image, a line each: copy it again")
+    keypoints = np.zeros((len(ids), PARTS, 3), dtype=np.float32)
     keypoints[rows, table.part - 1] = table[["x", "y", "visible"]]
     return pd.Series(list(keypoints), index=ids, dtype=object)

@@ -22,6 +22,8 @@ from sfam_bench.errors import UserError
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
+# Bytes that any archive may unpack to, and how many times its own size, which archives of photos stay far below
+SMALL, EXPANSION = 1 << 28, 20
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,13 @@ def download(files: Sequence[RemoteFile | Mapping], root: str | Path) -> list[Pa
     Raises UserError for a dead URL, a wrong checksum or an archive that is broken or writes outside root.
     """
     root = Path(root).expanduser()
+    try:
+        wanted = [file if isinstance(file, RemoteFile) else RemoteFile(**file) for file in files]
+    except TypeError as error:  # a key too many, or none for the URL
+        known = ", ".join(RemoteFile.__dataclass_fields__)
+        raise UserError(f"a file of the download is misdescribed ({error}): it has {known}") from None
     root.mkdir(parents=True, exist_ok=True)
-    return [_bring(file if isinstance(file, RemoteFile) else RemoteFile(**file), root) for file in files]
+    return [_bring(file, root) for file in wanted]
 
 
 def _bring(file: RemoteFile, root: Path) -> Path:
@@ -147,8 +154,7 @@ def _unpack(archive: Path, root: Path, wanted: str) -> None:
         if zipfile.is_zipfile(archive):
             _unzip(archive, scratch)
         else:
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
+            _untar(archive, scratch)
         if not (scratch / wanted).exists():
             raise UserError(f"{archive} holds no {wanted}: correct `unpack`")
         for child in sorted(scratch.iterdir(), key=lambda child: child.name == wanted):
@@ -166,4 +172,26 @@ def _unzip(archive: Path, target: Path) -> None:
             # zipfile would quietly rename such a member; an archive that has one is not what it claims to be.
             if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
                 raise zipfile.BadZipFile(f"member {name!r} leads out of it")
+        _check_size(archive, sum(member.file_size for member in source.infolist()), target)
         source.extractall(target)
+
+
+def _untar(archive: Path, target: Path) -> None:
+    with tarfile.open(archive) as tar:
+        total = 0
+        for member in tar:
+            total += member.size
+            _check_size(archive, total, target)  # before anything of the member is written
+            tar.extract(member, target, filter="data")
+
+
+def _check_size(archive: Path, size: int, target: Path) -> None:
+    """Raise UserError where an archive claims far more bytes than it can hold, or than the disk has."""
+    limit = max(SMALL, EXPANSION * archive.stat().st_size)
+    if size > limit:
+        raise UserError(
+            f"{archive} holds {archive.stat().st_size / 1e6:.0f} MB and would unpack to over {limit / 1e6:.0f} MB: "
+            "it is no archive of photos; delete it and download it again"
+        )
+    if size > (free := shutil.disk_usage(target).free):
+        raise UserError(f"{archive} unpacks to {size / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB: make room")

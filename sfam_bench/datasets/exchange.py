@@ -8,14 +8,16 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
+from sfam_bench.datasets.base import ROLES, roles
 from sfam_bench.datasets.decode import Orientation
-from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, keep, one_line
+from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, keep
 from sfam_bench.datasets.geometry import STANDARD, Geometry
+from sfam_bench.datasets.tables import flag, number, read_csv, text, whole
 from sfam_bench.errors import UserError
 
-REQUIRED = ["label", "path", "split", "is_query", "is_gallery"]
 CORNERS = ["x_1", "y_1", "x_2", "y_2"]
 SIDES = {"train": "train", "validation": "test"}
+OPTIONAL = {"image_id": text, "class_name": text, **dict.fromkeys(CORNERS, number), **dict.fromkeys(ROLES, flag)}
 
 
 def read_oml(
@@ -28,49 +30,63 @@ def read_oml(
     """Read such a CSV whose paths start at `root`; without image_id the paths are the ids.
 
     `orientation` ("exif" or "stored") and `background` of the photos are those of `ImageFolder`.
-    Raises UserError where the file is absent or malformed.
+    Validation images are queried and searched as is_query and is_gallery say; training images, which have neither, are
+    both. Raises UserError, with file and line, where the file is absent or malformed.
     """
     csv, root = Path(csv).expanduser(), Path(root).expanduser()
-    try:
-        table = pd.read_csv(csv, dtype={"label": int, "path": str, "split": str, "image_id": str, "class_name": str})
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {csv} ({one_line(error)}): expected a CSV with columns {', '.join(REQUIRED)}"
-        ) from None
-    if absent := [column for column in REQUIRED if column not in table]:
+    table = read_csv(csv, {"label": whole, "path": text, "split": _side}, optional=OPTIONAL)
+    if absent := [name for name in ROLES if name not in table]:
         raise UserError(f"{csv} lacks the columns {', '.join(absent)}: add them as open-metric-learning asks")
-    if not table.split.isin(list(SIDES)).all():
-        raise UserError(f"{csv} has splits other than {' and '.join(SIDES)}: rename them")
-
+    for line, row in table.iterrows():
+        for name in (*(ROLES if row.split == "test" else ()), *(name for name in ("image_id",) if name in table)):
+            if row[name] is None:
+                raise UserError(f"{csv}, line {line}: {name} is empty: fill it in")
     table["path"] = [_below(root, path) for path in table.path]
     if "image_id" not in table:
         table["image_id"] = table.path
-    if "class_name" not in table:
-        table["class_name"] = table.label.astype(str)
-    if set(CORNERS) <= set(table):
-        boxes = table[CORNERS].astype(float)
-        corners = list(boxes.itertuples(index=False, name=None))
-        table["box"] = pd.Series(corners, dtype=object).where(boxes.notna().all(axis=1), None)
-    rows = table.drop(columns=["is_query", "is_gallery", "split"]).set_index("image_id")
-    rows["split"] = table.split.map(SIDES).to_numpy()
-    index = keep(Collection(csv.stem, "", ""), Found(root, rows))[list(COLUMNS)]
+    named = table.get("class_name", pd.Series(None, table.index, dtype=object))
+    table["class_name"] = named.where(named.notna(), table.label.astype(str))
+    table["box"] = _boxes(csv, table)
+    for name in ROLES:
+        table[name] = table[name].where(table.split == "test", True).astype(bool)
+    own = [] if table[[*ROLES]].all(axis=None) else [*ROLES]
+    index = keep(Collection(csv.stem, "", ""), Found(root, table.set_index("image_id")))[[*COLUMNS, *own]]
 
     shared = set(index.label[index.split == "train"]) & set(index.label[index.split == "test"])
     split_name = f"{'closed-set' if shared else 'zero-shot'}, of {csv.name}"
     return ImageFolder(csv.stem, root, index, split_name, geometry, orientation=orientation, background=background)
 
 
+def _side(cell: str) -> str:
+    if cell not in SIDES:
+        raise ValueError(" or ".join(SIDES))
+    return SIDES[cell]
+
+
+def _boxes(csv: Path, table: pd.DataFrame) -> pd.Series:
+    """One box of each image or None; UserError where a box is given in part."""
+    corners = [name for name in CORNERS if name in table]
+    if not corners:
+        return pd.Series(None, table.index, dtype=object)
+    known = table.reindex(columns=CORNERS).notna()
+    if partly := [line for line, row in known.iterrows() if row.any() and not row.all()]:
+        raise UserError(f"{csv}, line {partly[0]}: a box needs {', '.join(CORNERS)}: give all four, or none")
+    boxes = pd.Series([tuple(row) for row in table[corners].itertuples(index=False)], table.index, dtype=object)
+    return boxes.where(known.all(axis=1), None)
+
+
 def write_oml(dataset: ImageFolder, csv: str | Path) -> None:
-    """Write the index of a data set as such a CSV: every test image is a query and in the gallery, and itself left out.
+    """Write the index of a data set as such a CSV; test images are queries and in the gallery unless the index says so.
 
     Masks and keypoints have no place in the format and are not written.
     """
     index = dataset.index
-    tests = (index.split == "test").astype("boolean")
+    tests = index.split == "test"
+    of_query, of_gallery = (pd.Series(role, index.index, dtype="boolean").where(tests) for role in roles(index))
     table = index[["label", "path", "class_name"]].assign(
         split=index.split.map({ours: theirs for theirs, ours in SIDES.items()}),
-        is_query=tests.where(tests),  # neither true nor false for training images
-        is_gallery=tests.where(tests),
+        is_query=of_query,  # neither true nor false for training images
+        is_gallery=of_gallery,
     )
     if index.box.notna().any():
         boxes = [box if box is not None else (None,) * 4 for box in index.box]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
+from sfam_bench.datasets.checks import check_rows, clipped
 from sfam_bench.datasets.decode import Orientation, colour_of, open_image, open_mask
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign
@@ -29,7 +30,8 @@ class ImageFolder:
 
     `index` is keyed by the official `image_id` and has: path (below root), label (the official class id), class_name,
     box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of x, y,
-    visible) or None, mask_path (below mask_root) or None, split ("train" or "test").
+    visible) or None, mask_path (below mask_root) or None, split ("train" or "test"); where a data set separates queries
+    from the gallery also is_query and is_gallery (booleans).
 
     `orientation`: "exif" turns photos as their EXIF tag says, and refuses those that it turns where a box, mask or
     keypoints are given; "stored" takes the pixels of the file, as the boxes of public data sets do. `background` is the
@@ -58,7 +60,8 @@ class ImageFolder:
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
         row, image = self._row(image_id), self.image(image_id)
-        return self.geometry(image, row.box, self._mask(row.mask_path, image.size), row.keypoints)
+        box = clipped(row.box, image.size, str(self.root / row.path))
+        return self.geometry(image, box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
         """Return "foreground" and "box" of the query where they are known; the reference does not matter here."""
@@ -85,6 +88,7 @@ class ImageFolder:
 class Collection:
     """What a public data set is called and holds when complete, and how to say that it is not there.
 
+    `classes` numbers them from 1; `numbered`: class folders begin with the class id, as 001.Black_footed_Albatross.
     Its boxes, and the figures published of it, are of the pixels as they are stored, so EXIF tags do not turn them.
     """
 
@@ -93,6 +97,7 @@ class Collection:
     target: str
     images: int | None = None
     classes: int | None = None
+    numbered: bool = False
     orientation: Orientation = "stored"
 
 
@@ -137,14 +142,13 @@ def keep(collection: Collection, found: Found) -> pd.DataFrame:
     for column in ("box", "keypoints", "mask_path"):
         rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
     rows.index = rows.index.astype(str).rename("image_id")
-    if not rows.index.is_unique:
-        twice = rows.index[rows.index.duplicated()][0]
-        raise UserError(f"{collection.title} at {found.home} names image {twice!r} twice: remove one of them")
     rows["path"] = rows.path.map(lambda path: str(PurePosixPath(path)))
+    title = f"{collection.title} at {found.home}"
+    check_rows(rows, title, collection.classes, collection.numbered)
     there = rows.path.isin(existing(found.home, rows.path))
     if not there.any():
         what = f"none of its {len(rows)} images is there" + (f", such as {rows.path.iloc[0]}" if len(rows) else "")
-        raise UserError(f"{collection.title} at {found.home}: {what}; put the images there or set dataset.root")
+        raise UserError(f"{title}: {what}; put the images there or set dataset.root")
     kept = rows[there].copy()
     masks = existing(found.mask_root or found.home, kept.mask_path.dropna())
     kept["mask_path"] = kept.mask_path.where(kept.mask_path.isin(masks), None)
@@ -162,6 +166,9 @@ def _say_what_is_missing(collection: Collection, found: Found, rows: pd.DataFram
         parts.append(f"{len(absent)} that its files name are absent, such as {absent.iloc[0]}")
     if 0 < (masks := kept.mask_path.notna().sum()) < images:
         parts.append(f"{images - masks} images have no segmentation, and their boxes stand in")
+    for column, what in (("box", "box"), ("keypoints", "parts")):
+        if 0 < (known := kept[column].notna().sum()) < images:
+            parts.append(f"{images - known} images have no {what}")
     if found.note:
         parts.append(found.note)
     if parts:
@@ -204,24 +211,6 @@ def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
         if file.suffix.lower() in IMAGES and not file.name.startswith(".")
     ]
     return pd.DataFrame(rows, columns=["class_folder", "file"], dtype=object)
-
-
-def read_table(path: Path, types: dict[str, type], header: bool = False) -> pd.DataFrame:
-    """Read a file of space-separated columns, keyed by the first; raises UserError where it is absent or malformed."""
-    try:
-        return pd.read_csv(
-            path,
-            sep=" ",
-            names=list(types),
-            usecols=range(len(types)),
-            header=0 if header else None,
-            dtype=types,
-            keep_default_na=False,
-        ).set_index(next(iter(types)))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path} ({one_line(error)}): expected columns {', '.join(types)}; copy it again"
-        ) from None
 
 
 def one_line(error: Exception) -> str:

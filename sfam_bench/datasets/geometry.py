@@ -12,6 +12,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from sfam_bench.errors import check_choices
+from sfam_bench.ranges import Count, Share
 from sfam_bench.records import Sample
 from sfam_bench.types import Image, Keypoints, Mask
 
@@ -23,8 +25,11 @@ TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=Tr
 class Geometry:
     """Resize the shorter side to `resize` pixels (None: not at all), then cut or pad the centre to `crop` x `crop`."""
 
-    resize: int | None = 256
-    crop: int = 224
+    resize: Count | None = 256
+    crop: Count = 224
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @cached_property
     def transform(self) -> v2.Transform:
@@ -66,9 +71,12 @@ class Geometry:
 class Augmentation:
     """Random crop of an area share in `scale`, resized to `crop` x `crop`, and mirroring: for training images only."""
 
-    crop: int = 224
-    scale: Sequence[float] = (0.16, 1.0)
+    crop: Count = 224
+    scale: Sequence[Share] = (0.16, 1.0)
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @cached_property
     def transform(self) -> v2.Transform:

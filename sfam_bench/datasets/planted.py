@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sfam_bench.datasets.planted_render import render
 from sfam_bench.datasets.planted_scene import EVIDENCE, PARTS, STATES, Scene
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
+from sfam_bench.ranges import Count, Natural
 from sfam_bench.records import Sample
 from sfam_bench.types import Mask
 
@@ -33,16 +34,19 @@ class Planted:
     image depends on `seed` and its id alone, so neither order nor the number of images a class changes it.
     """
 
-    size: int = 96
-    train_per_class: int = 16
-    test_per_class: int = 10
-    seed: int = 0
+    size: Count = 96
+    train_per_class: Natural = 16
+    test_per_class: Natural = 10
+    seed: Natural = 0
     name: str = "planted"
     split_name: str = "disjoint combinations"
 
     parts: ClassVar[tuple[str, ...]] = PARTS
     evidence: ClassVar[tuple[str, ...]] = EVIDENCE
     states: ClassVar[int] = STATES
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @cached_property
     def index(self) -> pd.DataFrame:

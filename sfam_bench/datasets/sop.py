@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from sfam_bench.datasets.folder import Collection, Found, ImageFolder, load, read_table
+from sfam_bench.datasets.folder import Collection, Found, ImageFolder, load
 from sfam_bench.datasets.geometry import STANDARD, Geometry
+from sfam_bench.datasets.tables import read_table, text, whole
+from sfam_bench.errors import UserError
 
 SOP = Collection(
     title="Stanford Online Products",
@@ -15,7 +17,7 @@ SOP = Collection(
     images=120_053,
     classes=22_634,
 )
-COLUMNS = {"image_id": str, "class_id": int, "super_class_id": int, "path": str}
+COLUMNS = {"image_id": text, "class_id": whole, "super_class_id": whole, "path": text}
 
 
 def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "sop") -> ImageFolder:
@@ -43,6 +45,12 @@ def _read(home: Path) -> Found | None:
         return None
     sides = [read_table(file, COLUMNS, header=True).assign(train_class=side == "train") for side, file in files.items()]
     rows = pd.concat(sides).rename(columns={"class_id": "label"})
+    train, test = (set(side.class_id) for side in sides)
+    if shared := sorted(train & test):
+        raise UserError(
+            f"{files['train']} and {files['test']} share {len(shared)} class ids, such as {shared[0]}: number the "
+            "classes of both lists through"
+        )
     product = rows.path.str.split("_final/").str[0]
     rows["class_name"] = product + " " + rows.label.astype(str)
     if (home / "images").is_dir():

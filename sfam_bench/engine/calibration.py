@@ -1,11 +1,11 @@
 """Which way of taking forward passes is the fastest here and still true: measured, remembered, said."""
 
 import hashlib
-import json
+import logging
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from sfam_bench.engine.modes import MODES, Function, Mode, available
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError, check_choices
-from sfam_bench.files import atomic
+from sfam_bench.files import read_json, write_json
+from sfam_bench.ranges import Count, NotNegative
 from sfam_bench.types import Images
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (items, dims), (others, dims) -> (items, others)
 ON_CPU = 16  # rates hardly grow beyond
 GROWTH = 1.05  # a doubled batch must be faster by so much
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,28 +38,38 @@ class Calibration:
     tolerance: a mode whose scores differ from float32 eager by more, on the first batch, is not used.
     worthwhile: seconds that the run would last in eager mode, below which nothing else is tried: a graph costs
         seconds to build.
-    cache: the file in which choices are remembered by model, shape, machine and versions; null forgets.
+    cache: the file in which choices, and the eager rate and the batch that they rest on, are remembered by model,
+        shape, machine and versions; null measures every time.
     """
 
     mode: Literal["auto", "eager", "compiled", "half", "openvino"] = "auto"
-    batch: int | None = None
-    tolerance: float = 1e-3
-    seconds: float = 2.0
-    worthwhile: float = 60.0
+    batch: Count | None = None
+    tolerance: NotNegative = 1e-3
+    seconds: NotNegative = 2.0
+    worthwhile: NotNegative = 60.0
     cache: str | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.batch is not None and self.batch < 1:
-            raise UserError(f"passes.batch is {self.batch}: expected at least 1, or null")
 
     def __call__(self, model: nn.Module, score: Score, images: Images, planned: int) -> Passes:
-        """Choose for a run of `planned` passes, on copies of its first images; the choice stands in `facts`."""
-        trial = Trial(model, score, images, self.batch)
-        eager = trial.time("eager", self.seconds / 4)
+        """Choose for a run of `planned` passes, on copies of its first images; the choice stands in `facts`.
+
+        What was measured the first time decides for later runs too, so that the load of the moment does not.
+        """
+        key = choice_key(model, images, self.batch)
+        known = self.remembered(key)
+        trial = Trial(model, score, images, self.batch or known.get("batch"))
+        known.setdefault("rate", trial.time("eager", self.seconds / 4))
+        known["batch"] = len(trial.batch)
         if self.mode != "auto":
-            return trial.passes("eager" if self.mode == "eager" else self.fixed(trial, self.mode))
-        return trial.passes("eager" if planned / eager < self.worthwhile else self.fastest(trial))
+            mode = "eager" if self.mode == "eager" else self.fixed(trial, self.mode)
+        elif planned / known["rate"] < self.worthwhile:
+            mode = "eager"
+        else:
+            mode = known["mode"] = self.fastest(trial, known.get("mode"))
+        self.remember(key, known)
+        return trial.passes(mode)
 
     def fixed(self, trial: "Trial", mode: Mode) -> Mode:
         """The mode that was asked for, or eager where it is not true."""
@@ -65,38 +78,39 @@ class Calibration:
             raise UserError(f"passes.mode={mode} cannot be used here: {trial.refused[mode]}; choose auto")
         return "eager" if mode in trial.refused else mode
 
-    def fastest(self, trial: "Trial") -> Mode:
+    def fastest(self, trial: "Trial", known: Mode | None) -> Mode:
         """The fastest of the true modes, or what that was the last time."""
-        known = self.remembered(trial)
         if known and (known == "eager" or trial.time(known, self.seconds, self.tolerance)):
             return known
         others = [mode for mode in available(trial.batch.device) if mode not in ("eager", known)]
         for mode in others:
             trial.time(mode, self.seconds / len(others), self.tolerance)
-        chosen = max(trial.rates, key=lambda mode: trial.rates[mode])
-        self.remember(trial, chosen)
-        return chosen
+        return max(trial.rates, key=lambda mode: trial.rates[mode])
 
-    def remembered(self, trial: "Trial") -> Mode | None:
-        """What was chosen the last time for the same model, shape, machine and versions."""
-        known = self._read().get(trial.key)
-        return known if known in available(trial.batch.device) else None
+    def remembered(self, key: str) -> dict[str, Any]:
+        """What was measured and chosen the first time for the same model, shape, machine and versions."""
+        known = self._read().get(key)
+        if not isinstance(known, dict) or not known.get("batch") or not known.get("rate"):
+            return {}
+        return {name: value for name, value in known.items() if name != "mode" or value in MODES}
 
-    def remember(self, trial: "Trial", mode: Mode) -> None:
-        """Keep the choice for the next run, where it can be written."""
-        if self.cache:
-            with suppress(OSError, RuntimeError):  # no right to write, or no home
+    def remember(self, key: str, known: Mapping[str, Any]) -> None:
+        """Keep a choice for the next run, where it can be written; one that another run kept meanwhile stays."""
+        if self.cache and (before := self._read()).get(key) != known:
+            with suppress(OSError, RuntimeError, UserError):  # no right to write, no home, or no space
                 path = Path(self.cache).expanduser()
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic(path) as temporary:
-                    temporary.write_text(json.dumps({**self._read(), trial.key: mode}, indent=2) + "\n")
+                write_json(path, {**{name: one for name, one in before.items() if isinstance(one, dict)}, key: known})
 
     def _read(self) -> dict[str, Any]:
         try:
-            known = json.loads(Path(self.cache).expanduser().read_text()) if self.cache else {}
-        except (OSError, ValueError, RuntimeError):
-            return {}  # it is only a memory: measure again
-        return known if isinstance(known, dict) else {}
+            path = Path(self.cache or "").expanduser()
+            return read_json(path, "modes are measured anew") if self.cache and path.is_file() else {}
+        except (OSError, RuntimeError):
+            return {}
+        except UserError as error:
+            log.warning("%s", error)
+            return {}
 
 
 @dataclass
@@ -141,21 +155,12 @@ class Trial:
         """The mode, ready for use, with what was measured of it."""
         facts = {
             **{"mode": mode, "batch": len(self.batch), "threads": torch.get_num_threads()},
+            "device": self.batch.device.type,
             "images_per_second": {name: round(found, 1) for name, found in self.rates.items()},
             "score_differences": {name: moved for name, moved in self.differences.items() if name != "eager"},
             "refused": self.refused,
         }
         return Passes(self.functions[mode], len(self.batch), facts)
-
-    @property
-    def key(self) -> str:
-        """What a choice hangs on: model, shape, machine, versions."""
-        of_model = [f"{name}{tuple(value.shape)}" for name, value in self.model.state_dict().items()]
-        device = torch.cuda.get_device_name() if self.batch.is_cuda else platform.processor() or platform.machine()
-        facts = [of_model, tuple(self.batch.shape), device, platform.node(), torch.get_num_threads(), torch.__version__]
-        with suppress(metadata.PackageNotFoundError):
-            facts.append(metadata.version("openvino"))
-        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def _repeated(self, size: int) -> Images:
         return self.images[torch.arange(size, device=self.images.device) % len(self.images)].contiguous()
@@ -172,6 +177,17 @@ class Trial:
             if found < best * GROWTH:
                 return self._repeated(len(batch) // 2)
             best, batch = found, self._repeated(2 * len(batch))
+
+
+def choice_key(model: nn.Module, images: Images, batch: int | None) -> str:
+    """What a choice hangs on: model, shape, machine, versions."""
+    of_model = [f"{name}{tuple(value.shape)}" for name, value in model.state_dict().items()]
+    device = torch.cuda.get_device_name() if images.is_cuda else platform.processor() or platform.machine()
+    facts = [of_model, tuple(images.shape[1:]), batch, device, platform.node(), torch.get_num_threads()]
+    facts.append(torch.__version__)
+    with suppress(metadata.PackageNotFoundError):
+        facts.append(metadata.version("openvino"))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def rate(function: Function, batch: Tensor, seconds: float) -> float:

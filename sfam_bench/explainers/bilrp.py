@@ -14,6 +14,7 @@ from sfam_bench.explainers.pixels import chunks
 from sfam_bench.explainers.products import before_l2, factor
 from sfam_bench.explainers.relevance import Entry, Rule, Rules, relevance, totals
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import NotNegative, Positive
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import Embeddings, RawMaps
 
@@ -46,8 +47,8 @@ class BiLRP:
 
     layer: Literal["cut", "image"] = "image"
     rule: Rule = "gamma"
-    gamma: float = 0.25
-    epsilon: float = 1e-6
+    gamma: NotNegative = 0.25
+    epsilon: Positive = 1e-6
     pixels: Literal["box", "rule"] = "box"
 
     def __post_init__(self) -> None:

@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Natural, Positive
 from sfam_bench.records import Encoded, PairBatch, pair_seed
 from sfam_bench.types import RawMaps
 
@@ -44,11 +45,10 @@ class Centre:
         degenerate=("it reads neither image, only where photographers aim",),
     )
 
-    sigma: float = 0.25
+    sigma: Positive = 0.25
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise UserError(f"centre.sigma is {self.sigma}: expected more than 0, as a share of each side")
+        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
@@ -70,7 +70,10 @@ class Chance:
 
     card: ClassVar[Card] = Card(control=True, signed=False, degenerate=("it reads neither image, only their ids",))
 
-    seed: int = 0
+    seed: Natural = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations

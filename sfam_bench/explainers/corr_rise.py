@@ -13,6 +13,7 @@ from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.masking import CPU, MaskScores, masked_scores, weigh
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural, Share
 from sfam_bench.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.types import RawMaps
 
@@ -50,10 +51,10 @@ class CorrRISE:
         ),
     )
 
-    masks: int = 500
-    patches: int = 10
-    patch: float = 0.268
-    seed: int = 0
+    masks: Count = 500
+    patches: Count = 10
+    patch: Share = 0.268
+    seed: Natural = 0
     baseline: BaselineName = "zeros"
     correlation: Literal["pearson", "spearman"] = "spearman"
     dissimilar: bool = False
@@ -62,8 +63,6 @@ class CorrRISE:
         check_choices(self)
         if self.masks < 2:
             raise UserError(f"CorrRISE.masks is {self.masks}: a correlation takes at least 2")
-        if self.patches < 1:
-            raise UserError(f"CorrRISE.patches is {self.patches}: expected at least 1")
         if not 0 < self.patch < 1:
             raise UserError(f"CorrRISE.patch is {self.patch}: expected a share of the image's side between 0 and 1")
 

@@ -12,6 +12,7 @@ from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.masking import MaskScores, grids_of, masked_scores, weigh
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural, Share
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import RawMaps
 
@@ -42,14 +43,14 @@ class DistanceExplainer:
         degenerate=("one-sided, the map is mostly how often each pixel happened to be kept",),
     )
 
-    masks: int = 1000
-    grid: int = 8
-    keep: float = 0.5
-    seed: int = 0
+    masks: Count = 1000
+    grid: Count = 8
+    keep: Share = 0.5
+    seed: Natural = 0
     baseline: BaselineName = "mean"
-    nearest: float = 0.1
-    farthest: float = 0.1
-    softness: float = 0.01
+    nearest: Share = 0.1
+    farthest: Share = 0.1
+    softness: Share = 0.01
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import differentiating, gradients, target_gradient
 from sfam_bench.hooks import tap
 from sfam_bench.maps import normalise, upsample
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
 from sfam_bench.types import Activations, Images, RawMaps
@@ -43,14 +44,12 @@ class GAM:
         ),
     )
 
-    layers: int = 2
+    layers: Count = 2
     scale: Literal["max", "none"] = "max"
     relu: bool = True
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.layers < 1:
-            raise UserError(f"GAM.layers is {self.layers}: expected at least 1, the cut alone")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         found = [self._of_layer(target_gradient(model, encoded), encoded.query.activations)]

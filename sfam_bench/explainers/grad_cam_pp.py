@@ -5,9 +5,11 @@ from typing import ClassVar
 
 import torch
 
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import combine, target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import NotNegative
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.types import Activations, RawMaps
 
@@ -31,8 +33,11 @@ class GradCAMPlusPlus:
         ),
     )
 
-    epsilon: float | None = None
+    epsilon: NotNegative | None = None
     relu: bool = True
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         gradient, activations = target_gradient(model, encoded), encoded.query.activations

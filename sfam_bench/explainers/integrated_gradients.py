@@ -7,8 +7,9 @@ from sfam_bench.baselines import BASELINES, BaselineName
 from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.pixels import mean_gradient
-from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
+from sfam_bench.explainers.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.types import RawMaps
 
@@ -34,13 +35,12 @@ class IntegratedGradients:
         ),
     )
 
-    steps: int = 32
+    steps: Count = 32
     baseline: BaselineName = "zeros"
     quadrature: Quadrature = "midpoint"
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_steps("IntegratedGradients", self.steps)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images

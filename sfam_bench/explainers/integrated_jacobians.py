@@ -16,8 +16,9 @@ from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import NO_GRADIENT, derivative, differentiating
 from sfam_bench.explainers.pixels import chunks
 from sfam_bench.explainers.products import before_l2, factor
-from sfam_bench.explainers.quadrature import Quadrature, check_steps, nodes
+from sfam_bench.explainers.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import Embeddings, RawMaps, Scores
 
@@ -93,13 +94,12 @@ class IntegratedJacobians:
     )
 
     space: Literal["cut", "image"] = "cut"
-    steps: int = 10
+    steps: Count = 10
     baseline: BaselineName | None = None
     quadrature: Quadrature = "right"
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_steps("IntegratedJacobians", self.steps)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return self.split(model, encoded)[0]

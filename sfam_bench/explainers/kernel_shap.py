@@ -14,6 +14,7 @@ from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.masking import scores_behind
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural
 from sfam_bench.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.types import RawMaps
 
@@ -45,16 +46,14 @@ class KernelSHAP:
         degenerate=("with few samples a patch's value is as much its fellows'",),
     )
 
-    grid: int = 7
-    samples: int = 512
+    grid: Count = 7
+    samples: Count = 512
     weighting: Literal["shapley", "banzhaf"] = "shapley"
-    seed: int = 0
+    seed: Natural = 0
     baseline: BaselineName = "mean"
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.grid < 1:
-            raise UserError(f"KernelSHAP.grid is {self.grid}: expected at least 1")
         players = self.grid**2
         needed = min(2**players, 2 * players + 2)
         if self.samples < needed:

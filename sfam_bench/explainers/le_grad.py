@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.attention import Layers
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.targets import score
 from sfam_bench.types import RawMaps
@@ -42,13 +43,11 @@ class LeGrad:
         ),
     )
 
-    layers: int | None = None
+    layers: Count | None = None
     reading: Literal["model", "mean"] = "model"
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.layers is not None and self.layers < 1:
-            raise UserError(f"LeGrad.layers is {self.layers}: expected at least 1, the last, or null for all")
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         layers, query = Layers(model, "LeGrad"), encoded.query

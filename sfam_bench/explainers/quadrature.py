@@ -7,15 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.errors import UserError
-
 Quadrature: TypeAlias = Literal["right", "midpoint", "gauss_legendre"]
-
-
-def check_steps(method: str, steps: int) -> None:
-    """Raise UserError where there is nothing to sum."""
-    if steps < 1:
-        raise UserError(f"{method}'s steps is {steps}: expected at least 1")
 
 
 def nodes(rule: Quadrature, steps: int, like: Tensor) -> tuple[Float[Tensor, " steps"], Float[Tensor, " steps"]]:

@@ -11,6 +11,7 @@ from sfam_bench.explainers.forms import combine, differentiating
 from sfam_bench.explainers.products import before_l2
 from sfam_bench.explainers.relevance import Rule, Rules, relevance
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import NotNegative, Positive
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.types import Embeddings, RawMaps, Weights
 
@@ -45,8 +46,8 @@ class RelevanceCAM:
 
     start: Literal["signed", "positive", "contrastive"] = "signed"
     rule: Rule = "zplus"
-    gamma: float = 0.25
-    epsilon: float = 1e-6
+    gamma: NotNegative = 0.25
+    epsilon: Positive = 1e-6
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -8,6 +8,7 @@ from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.masking import grids_of, masked_scores, weigh
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural, Share
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import RawMaps
 
@@ -33,10 +34,10 @@ class RISE:
         degenerate=("without `subtract_mean` the map is mostly how often each pixel happened to be kept",),
     )
 
-    masks: int = 1000
-    grid: int = 8
-    keep: float = 0.5
-    seed: int = 0
+    masks: Count = 1000
+    grid: Count = 8
+    keep: Share = 0.5
+    seed: Natural = 0
     baseline: BaselineName = "mean"
     subtract_mean: bool = True
 

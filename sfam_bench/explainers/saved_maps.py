@@ -1,12 +1,13 @@
 """Maps that somebody made elsewhere: a folder of .npy files, scored like any method."""
 
+import math
 import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -18,6 +19,8 @@ from sfam_bench.explainers.card import Card
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.types import RawMaps
+
+NPY = b"\x93NUMPY"
 
 
 def pair_file(query_id: str, reference_id: str) -> str:
@@ -61,7 +64,9 @@ class SavedMaps:
     @cached_property
     def any_shape(self) -> tuple[int, ...]:
         """That of one map of the folder; all must have it, whichever batch they fall into."""
-        return read_map(next(self.root.rglob("*.npy"))).shape
+        if (first := next(self.root.rglob("*.npy"), None)) is None:
+            raise UserError(f"{self.folder} holds no map: save each as .npy")
+        return read_map(first).shape
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         shown = encoded.query.images
@@ -94,14 +99,26 @@ class SavedMaps:
 def read_map(path: Path) -> np.ndarray:
     """One saved map as float32; what it says of NaN is left to evaluate, which flags it."""
     try:
+        with path.open("rb") as file:  # a header that claims more than the file holds would fill the memory
+            if file.read(len(NPY)) == NPY:
+                file.seek(0)
+                _check_header(file, path.stat().st_size)
         found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise UserError(f"cannot read {path} ({one_line(error)}): write it anew with np.save, one array") from None
     if not isinstance(found, np.ndarray) or found.ndim != 2 or not found.size or found.dtype.kind not in "fiub":
         what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "an archive"
         raise UserError(f"{path} is {what}: expected numbers, (rows, cols)")
     with np.errstate(over="ignore"):  # becomes infinite, and is flagged
         return found.astype(np.float32)
+
+
+def _check_header(file: BinaryIO, size: int) -> None:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"its header says {shape} of {dtype}, and it has {size} bytes")
 
 
 def write_maps(folder: Path, maps: Iterable[tuple[str, str, np.ndarray]]) -> int:

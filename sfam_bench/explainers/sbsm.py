@@ -13,6 +13,7 @@ from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.masking import scores_behind
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Share
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.types import RawMaps
 
@@ -37,8 +38,8 @@ class SBSM:
         ),
     )
 
-    window: float = 0.223
-    stride: float = 0.089
+    window: Share = 0.223
+    stride: Share = 0.089
     baseline: BaselineName = "zeros"
     relu: bool = True
 

@@ -10,6 +10,7 @@ from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import channel_form, combine, derivative, differentiating
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import NotNegative, Positive
 from sfam_bench.records import Encoded, PairBatch, Side
 from sfam_bench.similarity import NegativeEuclidean
 from sfam_bench.types import Activations, RawMaps, Weights
@@ -50,11 +51,11 @@ class SFAM:
         ),
     )
 
-    gamma: float = 1.0
+    gamma: NotNegative = 1.0
     head: Literal["pull_back", "ignore"] = "pull_back"
     euclidean_cis: EuclideanCIS = "exponential"
-    epsilon: float | None = None
-    tau: float | None = None
+    epsilon: Positive | None = None
+    tau: Positive | None = None
     weight_normalisation: Normalisation = "none"
     per_position: Literal["activation", "pooling"] = "activation"
     relu: bool = False

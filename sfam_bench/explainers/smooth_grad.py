@@ -6,10 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.pixels import mean_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural, NotNegative
 from sfam_bench.records import Encoded, PairBatch, pair_seed
 from sfam_bench.types import Images, RawMaps
 
@@ -34,17 +35,14 @@ class SmoothGrad:
         degenerate=("by magnitude alone a pixel that speaks against the likeness counts as one that speaks for it",),
     )
 
-    samples: int = 25
-    noise: float = 0.15
+    samples: Count = 25
+    noise: NotNegative = 0.15
     times_input: bool = False
     magnitude: bool = True
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"SmoothGrad's samples is {self.samples}: expected at least 1")
-        if self.noise < 0:
-            raise UserError(f"SmoothGrad's noise is {self.noise}: expected a share of the range, zero or more")
+        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images

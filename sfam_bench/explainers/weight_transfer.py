@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
 from sfam_bench.explainers.forms import CHUNK, combine, derivative, differentiating
 from sfam_bench.explainers.prepare import Axes, Bank, Prepared, State, unprepared
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural, NotNegative
 from sfam_bench.records import Encoded, PairBatch, pair_seed
 from sfam_bench.similarity import NegativeEuclidean
 from sfam_bench.stream import progress
@@ -54,19 +55,15 @@ class WeightTransfer:
         "left_out": ("left_out",),
     }
 
-    triplets: int = 50
-    margin: float = 0.2
-    neighbours: int = 1
-    channels: int | None = None
-    seed: int = 0
+    triplets: Count = 50
+    margin: NotNegative = 0.2
+    neighbours: Count = 1
+    channels: Count | None = None
+    seed: Natural = 0
     relu: bool = True
 
     def __post_init__(self) -> None:
-        least = {"triplets": 1, "margin": 0, "neighbours": 1, "channels": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise UserError(f"weight_transfer.{name} is {value}: expected at least {low}")
+        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         raise unprepared(self)

@@ -12,6 +12,7 @@ from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.localisation import check_threshold, empty
+from sfam_bench.ranges import Share
 from sfam_bench.types import Flags, Maps, Masks, Scores
 
 TOUCHING = np.zeros((3, 3, 3), dtype=bool)  # within an image, corners too
@@ -83,7 +84,7 @@ class BoxIoU:
     )
     higher_is_better: ClassVar[bool] = True
 
-    threshold: float = 0.2
+    threshold: Share = 0.2
     boxes: Literal["all", "largest"] = "all"
     region: str = "box"
 

@@ -7,8 +7,10 @@ from typing import ClassVar
 import torch
 
 from sfam_bench.baselines import Baseline
+from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import MetricCard
+from sfam_bench.ranges import NotNegative
 from sfam_bench.types import Flags, Scores
 
 
@@ -33,7 +35,10 @@ class Completeness:
     higher_is_better: ClassVar[bool] = False
 
     baseline: Baseline | None = None
-    min_score: float = 0.05
+    min_score: NotNegative = 0.05
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         score = explained.scene.full()

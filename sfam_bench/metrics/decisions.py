@@ -14,6 +14,7 @@ from sfam_bench.metrics.card import SHARE, MetricCard
 from sfam_bench.metrics.perturbation import MEAN, TWENTY
 from sfam_bench.metrics.steps import Steps, placed
 from sfam_bench.metrics.walks import Curves, Direction, Walk
+from sfam_bench.ranges import Finite
 from sfam_bench.types import Flags, Scores
 
 Curve: TypeAlias = Literal["deletion", "insertion", "insertion_minus_deletion"]
@@ -76,7 +77,7 @@ class RetrievalArea:
         name = {"recall_at_1": DECISIONS["class"]}.get(self.of, self.of)
         found = walk.readings(explained, asked, name)
         if self.of == "rank":
-            return 1 - found.log() / log(max(others(explained), 2))
+            return 1 - found.log() / found.new_tensor([log(max(count, 2)) for count in others(explained)])[:, None]
         return found if self.of == "average_precision" else holds("class", found).to(found)
 
 
@@ -99,7 +100,7 @@ class MarginArea:
     walk: Curve
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
-    min_range: float = 0.05
+    min_range: Finite = 0.05
     needs: ClassVar[tuple[str, ...]] = ("negative",)
     share: ClassVar[float] = 1.0
 
@@ -211,10 +212,10 @@ def holds(decision: str, readings: Curves | Scores) -> torch.Tensor:
     return readings < 2 if decision == "reference" else readings > 0
 
 
-def others(explained: Explained) -> int:
-    """How many items of the gallery a query ranks."""
-    gallery = explained.scene.gallery
-    return 0 if gallery is None else len(gallery.ids) - 1
+def others(explained: Explained) -> list[int]:
+    """How many items of the gallery each query ranks."""
+    gallery, queries = explained.scene.gallery, explained.scene.pairs.query_ids
+    return [0 if gallery is None else int(gallery.others(query).sum()) for query in queries]
 
 
 def unfit(explained: Explained, of_class: bool) -> dict[str, Flags]:
@@ -222,10 +223,12 @@ def unfit(explained: Explained, of_class: bool) -> dict[str, Flags]:
     scene = explained.scene
     if scene.gallery is None:
         raise ValueError("there is no gallery")
-    query, reference = (scene.gallery.find_places(ids) for ids in (scene.pairs.query_ids, scene.pairs.reference_ids))
+    names = scene.pairs.query_ids
+    query, reference = (scene.gallery.find_places(ids) for ids in (names, scene.pairs.reference_ids))
     labels = scene.gallery.labels
     reasons = {"self_pair": query == reference}
     if of_class:
-        reasons["alone_in_class"] = (labels[query][:, None] == labels).sum(dim=1) < 2
+        alike = (labels[place] == labels[scene.gallery.others(name)] for place, name in zip(query, names, strict=True))
+        reasons["alone_in_class"] = torch.stack([~found.any() for found in alike])
         reasons["other_class"] = labels[query] != labels[reference]
     return reasons

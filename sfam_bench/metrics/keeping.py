@@ -13,6 +13,7 @@ from sfam_bench.maps import normalise
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.perturbation import FLAT, MEAN
+from sfam_bench.ranges import Finite, Positive
 from sfam_bench.types import Flags, Maps, Scores
 
 Mask = Literal["positive", "minmax"]
@@ -60,8 +61,8 @@ class Keeping:
     baseline: Baseline = MEAN
     mask: Mask = "positive"
     scale: Literal["range", "raw"] = "range"
-    min_range: float | int = 0.05
-    times: float | int = 100
+    min_range: Finite = 0.05
+    times: Positive = 100
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
 

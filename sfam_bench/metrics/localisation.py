@@ -12,6 +12,7 @@ from sfam_bench.errors import UserError, check_choices
 from sfam_bench.maps import ties
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import SHARE, MetricCard
+from sfam_bench.ranges import NotNegative, Share
 from sfam_bench.types import Flags, Maps, Masks, Scores
 
 
@@ -81,9 +82,12 @@ class PointingGame:
     card: ClassVar[MetricCard] = SHARE
 
     region: str = "foreground"
-    tolerance: float = 15.0
+    tolerance: NotNegative = 15.0
     only_with: str | None = None
     higher_is_better: bool | None = True
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -147,9 +151,10 @@ class IoU:
     higher_is_better: ClassVar[bool] = True
 
     region: str = "foreground"
-    threshold: float = 0.5
+    threshold: Share = 0.5
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_threshold("IoU", self.threshold)
 
     @property

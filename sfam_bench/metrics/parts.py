@@ -14,6 +14,7 @@ from sfam_bench.maps import flagged
 from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
 from sfam_bench.metrics.card import SHARE, MetricCard
 from sfam_bench.metrics.localisation import energy, without_positive_part
+from sfam_bench.ranges import NotNegative
 from sfam_bench.types import Flags, KeypointsBatch, Maps, Masks, Scores
 
 # CUB's, in the order of parts/parts.txt
@@ -100,7 +101,7 @@ class PartPointingGame:
     card: ClassVar[MetricCard] = SHARE
     needs: ClassVar[tuple[str, ...]] = ("keypoints",)
 
-    tolerance: float = 15.0
+    tolerance: NotNegative = 15.0
     value: Literal["hit", "chance"] = "hit"
     higher_is_better: bool | None = True  # null for "chance"
 
@@ -175,7 +176,7 @@ class PartEnergy:
     needs: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     part: str | None = None
-    tolerance: float = 15.0
+    tolerance: NotNegative = 15.0
     value: Literal["share", "chance", "ratio"] = "share"
     higher_is_better: bool | None = True  # null for "chance", and for one part
 

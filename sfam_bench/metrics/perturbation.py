@@ -7,12 +7,13 @@ from typing import ClassVar, Literal
 import torch
 
 from sfam_bench.baselines import Baseline, Mean
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.maps import flagged
 from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined, sound
 from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.steps import Midpoint, Steps, Trapezoid
 from sfam_bench.metrics.walks import Curves, Degrade, Direction, Order, Walk, walk_of
+from sfam_bench.ranges import Finite, Natural, Positive, Share
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Flags, Scores
 
@@ -41,12 +42,12 @@ class Perturbation:
     walk: Literal["deletion", "insertion", "insertion_minus_deletion"]
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
-    min_range: float | int = 0.05
+    min_range: Finite = 0.05
     insert_on: Baseline | None = None
     scale: Literal["range", "raw", "minmax"] = "range"
     order: Order = "most"
     degrade: Degrade = "query"
-    times: float | int = 1
+    times: Positive = 1
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
 
@@ -143,16 +144,14 @@ class AreaError:
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
     full: Steps = FULL
-    share: float | int = 0.02
-    seed: int = 0
-    min_range: float | int = 0.05
+    share: Share = 0.02
+    seed: Natural = 0
+    min_range: Finite = 0.05
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool | None] = None
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if not 0 <= self.share <= 1:
-            raise UserError(f"full_share is {self.share}: expected a share between 0 and 1")
 
     @property
     def probes(self) -> tuple[Walk, ...]:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
+from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained
 from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.likeness import Asked, Comparing, Found
 from sfam_bench.metrics.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Flags, Scores
 
@@ -142,13 +143,12 @@ class ModelRandomisation(Comparing):
     needs: ClassVar[tuple[str, ...]] = ()
 
     value: Literal["mean", "full"] = "mean"
-    stages: int = 5
-    seed: int = 0
+    stages: Count = 5
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         super().__post_init__()
-        if self.stages < 1:
-            raise UserError(f"ModelRandomisation.stages is {self.stages}: expected at least 1")
 
     @property
     def card(self) -> MetricCard:

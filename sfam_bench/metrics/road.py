@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sfam_bench.baselines import Baseline
 from sfam_bench.engine.series import Ranks, Series
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.perturbation import MEAN
 from sfam_bench.metrics.walks import Order, ordered
+from sfam_bench.ranges import Count, Finite, Natural, NotNegative
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Flags, Image, Images, Scores
 
@@ -117,20 +118,18 @@ class Road:
 
     card: ClassVar[MetricCard] = MetricCard(range=ANY)
 
-    levels: int = 9
-    noise: float | int = 0.01
+    levels: Count = 9
+    noise: NotNegative = 0.01
     baseline: Baseline = MEAN
-    min_range: float | int = 0.05
+    min_range: Finite = 0.05
     scale: Literal["range", "raw"] = "range"
-    seed: int = 0
+    seed: Natural = 0
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool] = True
     share: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.levels < 1 or not self.noise >= 0:
-            raise UserError(f"levels={self.levels}, noise={self.noise} of ROAD: expected at least 1 and 0")
 
     @property
     def probes(self) -> tuple[Imputing, ...]:

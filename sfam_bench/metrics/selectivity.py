@@ -7,6 +7,7 @@ from sfam_bench.errors import check_choices
 from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.localisation import empty, energy, hits, without_positive_part
+from sfam_bench.ranges import NotNegative
 from sfam_bench.types import Flags, Scores
 
 
@@ -20,7 +21,7 @@ class Selectivity:
     card: ClassVar[MetricCard] = MetricCard(range=(-1, 1))
 
     of: Literal["energy", "peak"] = "energy"
-    tolerance: float = 0.0
+    tolerance: NotNegative = 0.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("shared", "unshared")
 

@@ -10,6 +10,7 @@ from sfam_bench.metrics.base import Explained, defined
 from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed
 from sfam_bench.metrics.scene import Scene
+from sfam_bench.ranges import Natural
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Flags, Images, Scores
 
@@ -73,7 +74,10 @@ class ReferenceSensitivity(Comparing):
     )
 
     to: Other = "other_class"
-    seed: int = 0
+    seed: Natural = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -126,7 +130,7 @@ class ReferenceSimilarity:
     card: ClassVar[MetricCard] = MetricCard(range=ANY)
 
     to: Other = "other_class"
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
         check_choices(self)

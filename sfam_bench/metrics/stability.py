@@ -7,12 +7,13 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import check_choices
 from sfam_bench.maps import flagged, upsample
 from sfam_bench.metrics.base import Explained
 from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
 from sfam_bench.metrics.scene import Scene
+from sfam_bench.ranges import Count, Natural, Positive
 from sfam_bench.records import pair_seed
 from sfam_bench.types import Images, Maps, RawMaps
 
@@ -82,17 +83,14 @@ class MaxSensitivity(Remaking):
     higher_is_better: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
 
-    samples: int = 10
-    radius: float | int = 0.02
+    samples: Count = 10
+    radius: Positive = 0.02
     scale: Literal["peak", "raw"] = "peak"
-    seed: int = 0
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         super().__post_init__()
-        if self.samples < 1 or not self.radius > 0:
-            raise UserError(
-                f"MaxSensitivity.samples is {self.samples} and radius is {self.radius}: expected at least 1 and above 0"
-            )
 
     @property
     def card(self) -> MetricCard:

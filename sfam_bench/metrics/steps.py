@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import check_choices
+from sfam_bench.ranges import Count
 
 
 @runtime_checkable
@@ -23,10 +24,10 @@ class Steps(Hashable, Protocol):
 class Trapezoid:
     """Equal steps, area by trapezoids over the actual fractions."""
 
-    intervals: int = 224
+    intervals: Count = 224
 
     def __post_init__(self) -> None:
-        check_intervals(self.intervals)
+        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = np.unique(np.rint(np.linspace(0, pixels, self.intervals + 1)).astype(int))
@@ -41,10 +42,10 @@ class Midpoint:
     with as many points was clearly more exact on curves of photos (docs/performance.md).
     """
 
-    intervals: int = 20
+    intervals: Count = 20
 
     def __post_init__(self) -> None:
-        check_intervals(self.intervals)
+        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         between = np.rint((np.arange(self.intervals) + 0.5) / self.intervals * pixels).astype(int)
@@ -58,11 +59,10 @@ class Midpoint:
 class Stride:
     """So many pixels a step, the last step what is left; every step weighs alike, as in RISE's evaluation code."""
 
-    pixels: int = 224
+    pixels: Count = 224
 
     def __post_init__(self) -> None:
-        if self.pixels < 1:
-            raise UserError(f"steps.pixels is {self.pixels}: expected at least 1")
+        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = [*range(0, pixels, self.pixels), pixels]
@@ -73,10 +73,10 @@ class Stride:
 class Chunks:
     """At most so many steps of one whole number of pixels, the last what is left, by the actual fractions: torchcam."""
 
-    intervals: int = 20
+    intervals: Count = 20
 
     def __post_init__(self) -> None:
-        check_intervals(self.intervals)
+        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = [*range(0, pixels, -(-pixels // self.intervals)), pixels]
@@ -87,12 +87,6 @@ def trapezoids(places: np.ndarray) -> list[float]:
     """Weights of the trapezoid rule over rising places, sum 1."""
     widths = np.diff(places) / (places[-1] - places[0])
     return ((np.append(widths, 0) + np.append(0, widths)) / 2).tolist()
-
-
-def check_intervals(intervals: int) -> None:
-    """Raise UserError where a curve would have no point between its ends."""
-    if intervals < 2:
-        raise UserError(f"steps.intervals is {intervals}: a curve needs at least 2")
 
 
 @lru_cache

@@ -1,5 +1,6 @@
 """Any model of networks by name, cut at a named layer into a trunk and the tail behind the cut."""
 
+import logging
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -12,6 +13,8 @@ from torchvision.models.feature_extraction import NodePathTracer
 from sfam_bench.errors import UserError
 from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translated
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
+
+log = logging.getLogger(__name__)
 
 PROBE = (1, 3, 224, 224)
 
@@ -72,7 +75,11 @@ def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused:
             f"the weights do not fit {name}: {len(missing)} of {len(own)} entries missing, {len(differing)} of another "
             f"shape (first: {(missing + differing)[0]}); give the weights of this architecture"
         )
-    model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    whole = model.state_dict()  # with the versions of its modules, which MNASNet asks for
+    whole.update({key: state[key] for key in own if key in state})
+    model.load_state_dict(whole)
+    if left := sorted({key.partition(".")[0] for key in state.keys() - whole.keys() if not key.startswith(CLASSIFIER)}):
+        log.warning("%s: not in the network and not read from the weights: %s", name, ", ".join(left))
 
 
 def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut:

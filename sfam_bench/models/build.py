@@ -1,24 +1,34 @@
 """Put a trunk, a pooling, a head and a similarity together; save and load what was trained."""
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
-from sfam_bench.errors import UserError, check_object
+from sfam_bench.errors import UserError, check_object, check_range
+from sfam_bench.files import read_json, write_json
 from sfam_bench.models.backbones import Cut, trunk_and_tail
-from sfam_bench.models.checkpoint import check_finite, read_state
+from sfam_bench.models.checkpoint import (
+    check_finite,
+    content_digest,
+    read_ours,
+    read_state,
+    weights,
+    write_weights,
+    written_digest,
+)
 from sfam_bench.models.networks import OURS
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
+from sfam_bench.ranges import Count
 from sfam_bench.similarity import SimilarityFunction
+
+WEIGHTS = "weights_sha256"  # in the JSON beside them
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +41,10 @@ def build(
     head: nn.Module | None = None,
     normalise: bool = True,
     checkpoint: str | None = None,
-    image_size: int = 224,
+    image_size: Count = 224,
 ) -> SimilarityModel:
     """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
+    check_range("model.image_size", image_size, Count)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
         if part is not None or what in ("trunk", "pooling"):
@@ -67,11 +78,10 @@ def backbone(
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
-    """Write weights as safetensors and, beside them, what they are as JSON."""
-    temporary = path.with_suffix(".tmp")
-    save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, temporary)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=2))
-    temporary.replace(path)
+    """Write weights as safetensors and, beside them, what they are as JSON, each with its digest."""
+    state = weights(model)
+    write_json(path.with_suffix(".json"), {**facts, WEIGHTS: content_digest(state)})
+    write_weights(state, path)
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -87,7 +97,7 @@ def load(model: nn.Module, path: Path) -> None:
 
     A backbone may be cut elsewhere than it was in training: its layers are told by their names in the whole.
     """
-    read, own = read_state(path), model.state_dict()
+    read, own = read_ours(path), model.state_dict()
     theirs, ours = layers(read), layers(own)
     state = {theirs[key]: value for key, value in read.items()}
     keys = {ours[key]: key for key in own}
@@ -127,11 +137,8 @@ def origin_of(path: Path) -> dict[str, Any]:
     file = path.with_suffix(".json")
     if not file.is_file():
         return {"source": "sfam_bench", "chosen": "unknown"}
-    try:
-        facts = json.loads(file.read_text())
-        if not isinstance(facts, dict):
-            raise ValueError("it is no mapping")
-        known = {name: facts[name] for name in ("chosen", "split") if name in facts}
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} is damaged ({error}): restore it, or train again") from error
+    facts = read_json(file, "restore it, or train again")
+    if path.suffix == ".safetensors" and facts.get(WEIGHTS, written := written_digest(path)) != written:
+        raise UserError(f"{file} belongs to other weights than {path}: restore both from one training")
+    known: dict[str, Any] = {name: facts[name] for name in ("chosen", "split") if name in facts}
     return {"source": "sfam_bench", "chosen": "unknown", **known}

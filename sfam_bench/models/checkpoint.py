@@ -1,20 +1,26 @@
 """Weights out of files, without ever running what is in them."""
 
 import argparse
+import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import SEAL, SEALED, atomic
 
-# Where code bases keep the state dict in what they save; averaged weights first, as timm takes them
-WRAPPERS = ("state_dict_ema", "model_ema", "model_state_dict", "state_dict", "model", "teacher")
+log = logging.getLogger(__name__)
+
+
+# Where code bases keep the model's state dict in what they save
+WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 
 
 class Inert:
@@ -41,7 +47,7 @@ def read(path: Path) -> Any:
         raise UserError(f"no weights at {path}: give the path of a .safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _proved(path)
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -60,20 +66,105 @@ def read(path: Path) -> Any:
         ) from error
 
 
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as safetensors takes it: on the CPU, contiguous, and no two entries in the same memory."""
+    state = model.state_dict()
+    if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise UserError(
+            f"{type(model).__name__} cannot be saved: its entry '{odd[0]}' is no tensor; leave it out of state_dict()"
+        )
+    taken: set[int] = set()
+    found = {}
+    for key, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage()
+        if memory.data_ptr() in taken or memory.nbytes() > tensor.nbytes:  # tied weights, or a part of a larger tensor
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        found[key] = tensor
+    return found
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write what `weights` gives as safetensors with the digest of its content, whole or not at all."""
+    try:
+        with atomic(path) as temporary:
+            save_file(dict(state), temporary, {SEAL: content_digest(state), SEALED: "true"})
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"{path} cannot be written as safetensors ({_first_line(error)}): change the layer that has such weights"
+        ) from error
+
+
+def content_digest(state: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of names, types, shapes and bytes of tensors, in hexadecimal, whatever their order."""
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        digest.update(f"{key}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def written_digest(path: Path) -> str | None:
+    """The digest that a .safetensors file carries; None where it carries none, as those of other projects."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if SEAL not in metadata and SEALED not in metadata:
+        return None
+    return metadata.get(SEAL, "lost")
+
+
+def _proved(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file; ValueError where they differ from what its digest says was written."""
+    state, written = load_file(path), written_digest(path)
+    if written is not None and content_digest(state) != written:
+        raise ValueError("its digest differs")
+    return state
+
+
+def read_ours(path: Path) -> dict[str, Tensor]:
+    """Read weights that this project wrote; those without a digest, of an older version, are read with a warning."""
+    state = read_state(path)
+    if path.suffix == ".safetensors" and written_digest(path) is None:
+        log.warning("%s carries no digest (written by an older version): its content is not verified", path)
+    return state
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a file."""
     return state_in(read(path), path)
 
 
 def state_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a file holds."""
-    if isinstance(content, Mapping):
-        for name in WRAPPERS:
-            if isinstance(content.get(name), Mapping) and content[name]:
-                return state_in(content[name], path)
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return dict(content)
-    raise UserError(f"{path} holds no plain state dict; save model.state_dict() or a .safetensors file")
+    """The state dict in what a file holds; UserError where it holds several."""
+    found = states_in(content, path)
+    if len(found) > 1:
+        raise UserError(
+            f"{path} holds several state dicts ({', '.join(sorted(found))}): save the one that is meant alone, or load "
+            "the file with model=checkpoint and model.prefix"
+        )
+    return next(iter(found.values()))
+
+
+def states_in(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
+    """Every state dict in what a file holds, by the name under which it stands; "" where it is the whole file."""
+    found = _states(content)
+    if not found:
+        raise UserError(f"{path} holds no plain state dict; save model.state_dict() or a .safetensors file")
+    return found
+
+
+def _states(content: Any) -> dict[str, dict[str, Tensor]]:
+    if not isinstance(content, Mapping) or not content:
+        return {}
+    if all(isinstance(value, Tensor) for value in content.values()):
+        return {"": {str(key): value for key, value in content.items()}}
+    found = {}
+    for name, value in content.items():
+        for inner, state in _states(value).items():
+            if name in WRAPPERS or not inner:  # deeper than that lie the tensors of an optimiser
+                found[f"{name}.{inner}" if inner else str(name)] = state
+    return found
 
 
 def check_finite(state: Mapping[str, Tensor], path: Path) -> None:

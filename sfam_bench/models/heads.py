@@ -2,9 +2,13 @@
 
 from torch import nn
 
+from sfam_bench.errors import check_range
+from sfam_bench.ranges import Count
 
-def linear(dims: int = 512, bias: bool = True, neck: bool = False) -> nn.Sequential:
+
+def linear(dims: Count = 512, bias: bool = True, neck: bool = False) -> nn.Sequential:
     """A linear head of `dims` embedding dimensions, after a batch-norm neck if asked (BNNeck; Luo et al., 2019)."""
+    check_range("head.dims", dims, Count)
     return nn.Sequential(*([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(dims, bias=bias))
 
 
@@ -13,8 +17,10 @@ def neck() -> nn.Sequential:
     return nn.Sequential(nn.LazyBatchNorm1d())
 
 
-def mlp(dims: int = 512, hidden: int = 512, neck: bool = False) -> nn.Sequential:
+def mlp(dims: Count = 512, hidden: Count = 512, neck: bool = False) -> nn.Sequential:
     """Linear, ReLU, linear; not linear, so pull-backs through it are local and leave a residual."""
+    check_range("head.dims", dims, Count)
+    check_range("head.hidden", hidden, Count)
     return nn.Sequential(
         *([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dims)
     )

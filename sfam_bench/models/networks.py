@@ -97,10 +97,15 @@ SOURCES: Mapping[str, Callable[[str, bool], Network]] = {"timm": _timm, "torchvi
 def _made(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         return make()
+    except UserError:
+        raise
     except Exception as error:  # every hub and every version of it has its own
-        if not pretrained:
-            raise
         why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        if not pretrained:
+            raise UserError(
+                f"{name} cannot be a backbone here ({why}): its pooling and classifier cannot be taken off; choose "
+                "another network"
+            ) from error
         raise UserError(
             f"cannot download the weights of {name} ({why}): give a file as model.trunk.weights=FILE, or take "
             "model=lite0, whose weights pip brings"

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.ranges import Count
 from sfam_bench.types import Activations, Images
 
 WIDTHS = (32, 64, 64, 96, 128, 128)
@@ -12,7 +13,7 @@ STRIDES = (2, 2, 1, 2, 1, 1)  # 8 in all: a 96-pixel image gives a 12 x 12 grid
 class PlantedNet(nn.Module):
     """Convolution, batch norm and ReLU once a layer: images (batch, 3, rows, cols) in [0, 1] to activations at 1/8."""
 
-    def __init__(self, widths: tuple[int, ...] = WIDTHS, strides: tuple[int, ...] = STRIDES) -> None:
+    def __init__(self, widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, width, stride in zip((3, *widths), widths, strides, strict=False):
@@ -27,6 +28,6 @@ class PlantedNet(nn.Module):
         return activations.contiguous()
 
 
-def planted_net(widths: tuple[int, ...] = WIDTHS, strides: tuple[int, ...] = STRIDES) -> nn.Module:
+def planted_net(widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES) -> nn.Module:
     """The untrained trunk; seed torch beforehand for the same weights."""
     return PlantedNet(tuple(widths), tuple(strides))

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from sfam_bench.errors import check_range
+from sfam_bench.ranges import Positive
 from sfam_bench.types import Activations, Pooled
 
 
@@ -30,8 +32,10 @@ class GAPGMP(nn.Module):
 class GeM(nn.Module):
     """Generalised mean, (mean A^p)^(1/p), of activations clamped at `eps` (Radenovic et al., TPAMI 2019)."""
 
-    def __init__(self, p: float = 3.0, eps: float = 1e-6, learnable: bool = False) -> None:
+    def __init__(self, p: Positive = 3.0, eps: Positive = 1e-6, learnable: bool = False) -> None:
         super().__init__()
+        check_range("pooling.p", p, Positive)
+        check_range("pooling.eps", eps, Positive)
         self.p = nn.Parameter(torch.tensor(float(p)), requires_grad=learnable)
         self.eps = eps
 

@@ -1,6 +1,5 @@
 """From run folders to tables, figures and one page; never imports torch."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +7,22 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import beside
 from sfam_bench.report import formats, page, tables
 from sfam_bench.report.box_accuracy import with_box_accuracy
 from sfam_bench.report.cost import cost_rows
 from sfam_bench.report.curves import draw_curves
 from sfam_bench.report.figures import gallery
+from sfam_bench.report.flagged import flagged_table
 from sfam_bench.report.formats import terminal_table
 from sfam_bench.report.means import overview
 from sfam_bench.report.meta import FILES, measured, write_meta
-from sfam_bench.report.names import slug, sort_metrics
+from sfam_bench.report.names import Slugs, sort_metrics
 from sfam_bench.report.protocols import OUTSIDE, outside, protocol
 from sfam_bench.report.sweep import sweeps
 from sfam_bench.report.tables import Report
+from sfam_bench.runs import Run, read_run
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
-from sfam_bench.store import Run, read_run
 
 __all__ = ["Report", "terminal_table", "write_report"]
 
@@ -36,8 +37,8 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
     out = Path(out)
     kept = _not_ours(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        fresh, old = Path(temporary) / "new", Path(temporary) / "old"
+    with beside(out) as temporary:
+        fresh, old = temporary / "new", temporary / "old"
         fresh.mkdir()
         report = _write(found, fresh, to)
         for path in kept:
@@ -49,7 +50,7 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
 
 
 def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
-    sections, sums, differences, judged = [], [], [], []
+    sections, sums, differences, judged, named = [], [], [], [], Slugs()
     for whole in map(with_box_accuracy, runs):
         # area errors go to the protocol: in a table they would stand as if they told explainers apart
         check = whole.records["metric"].str.endswith(AREA_ERROR)
@@ -57,36 +58,44 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         blind = run.manifest.get("blind") or ()
         means = summary(run.records, run.pairs, run.manifest.get("metrics") or {})
         sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
-        differences.append(tables.mark(paired_difference(run.records, run.pairs, to), blind))
+        against = tables.adjusted(paired_difference(run.records, run.pairs, to), means)
+        differences.append(tables.mark(against, blind))
         judged.append(measured(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
-        of_run = [_section(run, part, differences[-1], errors, out) for part in parts]
-        gallery(run, out)
-        lines = [(path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out) if path.suffix == ".png"]
+        of_run = [_section(run, part, differences[-1], errors, out, named) for part in parts]
+        gallery(run, out, named=named)
+        lines = [
+            (path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out, named) if path.suffix == ".png"
+        ]
         sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines]), *of_run[1:]]
     table = pd.concat(sums, ignore_index=True)
-    table.to_csv(out / "summary.csv", index=False)
-    pd.concat(differences, ignore_index=True).to_csv(out / "differences.csv", index=False)
+    (out / "summary.csv").write_text(formats.csv(table), encoding="utf-8")
+    (out / "differences.csv").write_text(formats.csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
     compared = [block for part in alike for block in tables.remarked(tables.side_by_side(part), _remark(runs, part))]
-    named = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
-    whole_page = page.render(sections, compared, named, write_meta(judged, table, out, _remark(runs, table)), runs)
+    metrics = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
+    meta = write_meta(judged, table, out, _remark(runs, table), named)
+    whole_page = page.render(sections, compared, metrics, meta, runs, named)
     (out / "index.html").write_text(whole_page, encoding="utf-8")
     return Report(table, {section.title: section.protocol for section in sections})
 
 
-def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd.DataFrame, out: Path) -> page.Section:
+def _section(
+    run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd.DataFrame, out: Path, named: Slugs
+) -> page.Section:
     """One (dataset, model, target): its part of the page, and its own files."""
     names, metrics = [str(part[name].iloc[0]) for name in RUN], run.manifest.get("metrics") or {}
-    drawn = [path for path in [*overview(part, metrics, out), *sweeps(part, out)] if path.suffix == ".png"]
+    drawn = [
+        path for path in [*overview(part, metrics, out, named), *sweeps(part, out, named)] if path.suffix == ".png"
+    ]
     remark = _remark([run], part)
-    flagged = tables.flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
+    flagged = flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
     section = page.Section(
         title=" · ".join(names),
-        anchor=slug(*names),
+        anchor=named(*names),
         protocol=protocol(run, part, area_errors(_of(errors, names))),
         tables=tables.remarked(tables.metric_tables(part, metrics), remark),
-        differences=tables.remarked(tables.difference_tables(_of(differences, names), part), remark),
+        differences=tables.remarked(tables.difference_tables(_of(differences, names)), remark),
         flagged=tables.remarked([flagged], remark)[0] if flagged else None,
         pictures=[(path, "Means and 95 % intervals.") for path in drawn],
     )
@@ -94,7 +103,7 @@ def _section(run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd
     file = f"table-{section.anchor}"
     (out / f"{file}.md").write_text(formats.markdown(section.title, section.protocol, everything), encoding="utf-8")
     (out / f"{file}.tex").write_text(formats.latex(section.title, section.protocol, everything), encoding="utf-8")
-    formats.wide(part).to_csv(out / f"{file}.csv", index=False)
+    (out / f"{file}.csv").write_text(formats.csv(formats.wide(part)), encoding="utf-8")
     return section
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from sfam_bench.runs import Run
 from sfam_bench.statistics import FACTS, PAIR, RUN, reasons
-from sfam_bench.store import Run
 
 FAMILY = re.compile(r"box_iou_(\d\d)")  # the threshold in per cent, as conf/metric/box.yaml names the metrics
 DELTAS = (0.3, 0.5, 0.7)

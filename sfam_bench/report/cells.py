@@ -13,9 +13,9 @@ from sfam_bench.files import atomic
 from sfam_bench.job import STATES, Job
 from sfam_bench.report import formats
 from sfam_bench.report.names import arrow, decimals, sort_metrics, words
-from sfam_bench.report.tables import NOTHING, Cell, Column, Table
-from sfam_bench.statistics import AREA_ERROR, FACTS, summary
-from sfam_bench.store import read_run
+from sfam_bench.report.tables import MARKS, NOTHING, Cell, Column, Table
+from sfam_bench.runs import read_run
+from sfam_bench.statistics import AREA_ERROR, FACTS, FEW_CLASSES, summary
 
 MOST = 200  # characters of an error in a table
 
@@ -29,7 +29,7 @@ def write_cells(name: str, stages: Mapping[str, Sequence[Job]], out: Path) -> tu
     means, broken = _means(cells)
     states = {job.id: "failed" if job.id in broken else job.state for job in chain(*stages.values())}
     why = {job.id: broken.get(job.id, job.why) for job in chain(*stages.values())}
-    _frame(cells, states, why, means).to_csv(out / "cells.csv", index=False)
+    (out / "cells.csv").write_text(formats.csv(_frame(cells, states, why, means)), encoding="utf-8")
     counts = [(stage, _counted([states[job.id] for job in jobs])) for stage, jobs in stages.items()]
     undone = [job for job in chain(*stages.values()) if states[job.id] != "done"]
     lines = [
@@ -95,7 +95,8 @@ def _tables(cells: Sequence[Job], states: Mapping[str, str], means: Mapping[str,
             for job in cells
         ]
         title = words(metric) + arrow(part["higher_is_better"].iloc[0])
-        note = "Mean [95 % interval]; bold: best of its row; ≈: not distinguishable from it."
+        marks = MARKS.replace("column", "row")
+        note = f"Mean [95 % interval]; {marks}; no marks in rows of fewer than {FEW_CLASSES} classes."
         tables.append(Table(title, tuple(map(Column, explainers)), tuple(rows), note, head="cell"))
     return tables
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.statistics import RUN
-from sfam_bench.store import Run
+from sfam_bench.runs import Run
+from sfam_bench.statistics import NOT_COMPARED, RUN
 
 
 def cost_rows(run: Run) -> pd.DataFrame:
@@ -27,5 +27,5 @@ def _row(keys: list[str], explainer: str, measure: str, value: float, run: Run) 
         **dict(zip(RUN, keys, strict=True)),
         **{"explainer": explainer, "metric": f"cost_{measure}", "mean": value, "low": np.nan, "high": np.nan},
         **{"count": pairs, "clusters": 0, "clustered": True, "flagged": "", "higher_is_better": False},
-        **{"best": False, "tied": False},
+        **NOT_COMPARED,
     }

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfam_bench.report.names import slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import Named, slug, sort_explainers, sort_metrics, words
 from sfam_bench.report.style import (
     COLOURS,
     CONTROL,
@@ -27,8 +27,8 @@ from sfam_bench.report.style import (
     save,
     short,
 )
+from sfam_bench.runs import Run, read_curves
 from sfam_bench.statistics import RUN, clustered_intervals
-from sfam_bench.store import Run, read_curves
 
 DRAWS = 2_000  # of a band's bootstrap
 PANEL = 6  # explainers in one panel; more would lie on top of one another
@@ -45,7 +45,7 @@ class Walk:
     labels: pd.Series
 
 
-def draw_curves(run: Run, out: Path) -> list[Path]:
+def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
     """Figures of a run's curves in `out`, as PNG and SVG, a few methods each beside the controls; none without curves.
 
     Bands are 95 % intervals, bootstrapped over the classes of the queries.
@@ -63,7 +63,7 @@ def draw_curves(run: Run, out: Path) -> list[Path]:
     for number, sheet in enumerate(sheets, 1):
         figure = draw_walks(found, [*sheet, *controls], controls, min(2, len(found)))
         figure.suptitle(" · ".join(titles), fontsize=10, **PLAIN)
-        paths += save(figure, out, f"{slug('curves', *titles)}-{number}", SCREEN)
+        paths += save(figure, out, f"{named('curves', *titles)}-{number}", SCREEN)
     return paths
 
 

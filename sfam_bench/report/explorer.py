@@ -14,12 +14,12 @@ from PIL import Image
 
 from sfam_bench.pieces import POINT_TO_POINT
 from sfam_bench.report.figures import ROUNDING
-from sfam_bench.report.names import arrow, group, slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.flagged import FLAGS
+from sfam_bench.report.names import Named, arrow, group, slug, sort_explainers, sort_metrics, words
 from sfam_bench.report.pair_order import Ordered, ordered
 from sfam_bench.report.style import METHOD
-from sfam_bench.report.tables import FLAGS
+from sfam_bench.runs import Run, image_path, read_curves, read_image, read_maps
 from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, reasons
-from sfam_bench.store import Run, image_path, read_curves, read_maps
 
 SIDES = ("query", "reference")
 FINEST = 56  # rows and columns of a map; finer ones are averaged
@@ -36,7 +36,7 @@ class Explorer:
     blocks: dict[str, str]
 
 
-def explore(runs: Sequence[Run], budget: int) -> Explorer | None:
+def explore(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer | None:
     """The pairs of the runs whose images were kept, worst first, in at most `budget` characters; None without any."""
     images: dict[str, str] = {}  # data URI to name: the same photo is there once
     blocks: dict[str, str] = {}
@@ -44,7 +44,8 @@ def explore(runs: Sequence[Run], budget: int) -> Explorer | None:
     for number, run in enumerate(runs):
         share = (budget - sum(map(len, blocks.values()))) // (len(runs) - number)
         if found := _packed(run, number, share, images, blocks):
-            shown.append(found)
+            titles = [str(run.manifest.get(name, "")) for name in RUN]
+            shown.append({"title": " · ".join(titles), "anchor": named(*titles), **found})
     if not shown:
         return None
     inferno = (255 * mpl.colormaps["inferno"](np.arange(256))[:, :3]).round().astype(np.uint8)
@@ -81,7 +82,7 @@ def _packed(run: Run, number: int, share: int, images: dict[str, str], blocks: d
         return None
     directions = run.manifest.get("metrics") or {}
     return {
-        **{"title": " · ".join(names), "anchor": slug(*names), "of": len(pairs), "pictured": len(kept)},
+        **{"of": len(pairs), "pictured": len(kept)},
         **{"methods": methods, "blind": [name for name in methods if name in blind], "pairs": listed},
         "metrics": {
             name: [words(name) + arrow(directions.get(name, {}).get("higher_is_better")), group(name)]
@@ -120,7 +121,7 @@ def _pairs(
                 "curves": _curves(by_pair["curves"].get(pair.ids)),
                 **_values(by_pair["records"].get(pair.ids), methods),
             }
-            yield pair, packed, [_image(Image.open(image_path(run.root, one))) for one in pair.ids]
+            yield pair, packed, [_image(read_image(run.root, run.manifest, one)) for one in pair.ids]
 
 
 def _values(records: pd.DataFrame | None, methods: Sequence[str]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sfam_bench.report.names import slug, sort_explainers, words
+from sfam_bench.report.names import Named, slug, sort_explainers, words
 from sfam_bench.report.style import LABEL, METHOD, MINUS, PAGE, PLAIN, SCREEN, SMALL, broken, save
+from sfam_bench.runs import Run, image_path, read_image, read_maps
 from sfam_bench.statistics import RUN
-from sfam_bench.store import Run, image_path, read_maps
 
 SHEET = 6  # explainers on one sheet of the gallery
 ROUNDING = 1e-5  # as in maps.py: range over largest magnitude below which a map is flat
@@ -32,13 +32,13 @@ class Shown:
     maps: Mapping[str, Sequence[np.ndarray | None]]
 
 
-def gallery(run: Run, out: Path, pairs: int = 6) -> list[Path]:
+def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Path]:
     """Sheets of pairs by explainers in the folder `out`; none if the run kept no maps or images."""
     chosen = shown(run, with_images(run, pairs))
     explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], blind(run))
     if not explainers:
         return []
-    stem = slug("gallery", *(str(run.manifest.get(name, "")) for name in RUN))
+    stem = named("gallery", *(str(run.manifest.get(name, "")) for name in RUN))
     sheets = [explainers[start : start + SHEET] for start in range(0, len(explainers), SHEET)]
     return [
         path
@@ -75,7 +75,7 @@ def shown(run: Run, chosen: Sequence[Mapping[str, Any]], notes: Sequence[str] = 
     names = dict.fromkeys(name.rpartition("/")[0] for name in maps if "/" in name)
     found = []
     for pair, note in zip(chosen, notes or [""] * len(chosen), strict=True):
-        pixels = [np.asarray(Image.open(image_path(run.root, pair[f"{side}_id"])).convert("RGB")) for side in SIDES]
+        pixels = [np.asarray(read_image(run.root, run.manifest, pair[f"{side}_id"])) for side in SIDES]
         where = place.get((pair["query_id"], pair["reference_id"]))
         own = {
             name: [

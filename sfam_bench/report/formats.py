@@ -27,6 +27,7 @@ LATEX = {
     **{"\N{MINUS SIGN}": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$"},
 }
 PRINTED = "\u2013—\u2018\u2019“”„†‡•…€"  # beside ASCII and the letters up to ž, what T1 fonts have
+FORMULA = ("=", "+", "-", "@")  # with what a cell begins that spreadsheets compute
 NOT_PRINTED = "ĦħĸĿŀŉŦŧ"
 
 
@@ -155,6 +156,27 @@ def wide(summary: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=order).reset_index()
 
 
+def csv(frame: pd.DataFrame, float_format: str | None = None) -> str:
+    """The rows of a frame as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    safe = frame.rename(columns=_no_formula)
+    for number, kind in enumerate(safe.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            safe.isetitem(number, [_no_formula(cell) for cell in safe.iloc[:, number]])
+    return str(safe.to_csv(index=False, float_format=float_format))
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(FORMULA) and not _is_number(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def terminal_table(report: Report, width: int = 120) -> str:
     """Means with half their interval, headlines and what else fits a terminal, and what these numbers are worth."""
     summary = report.summary
@@ -165,7 +187,7 @@ def terminal_table(report: Report, width: int = 120) -> str:
         title = " · ".join(map(str, keys))
         facts = [f"{name}: {text}" for name, text in report.protocols.get(title, ()) if name in QUALIFY]
         blocks.append("\n".join([title, _terminal_block(part, width), *(textwrap.fill(fact, width) for fact in facts)]))
-    return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not distinguishable from the best"])
+    return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not significantly worse than the best"])
 
 
 def _terminal_block(summary: pd.DataFrame, width: int) -> str:

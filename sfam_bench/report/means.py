@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sfam_bench.report.names import COMPARED, arrow, chance_of, group, slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import COMPARED, Named, arrow, chance_of, group, slug, sort_explainers, sort_metrics, words
 from sfam_bench.report.style import (
     CONTROL,
     LABEL,
@@ -29,7 +29,9 @@ from sfam_bench.report.style import (
 from sfam_bench.statistics import FACTS, RUN
 
 
-def overview(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], out: Path) -> list[Path]:
+def overview(
+    summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], out: Path, named: Named = slug
+) -> list[Path]:
     """A panel for each metric of one (dataset, model, target): means and 95 % intervals, as PNG and SVG in `out`."""
     own = scored(summary)
     names = [name for name in sort_metrics(own["metric"].drop_duplicates().tolist()) if group(name) in COMPARED]
@@ -40,7 +42,7 @@ def overview(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], ou
     columns = min(4, len(names))
     figure = draw_means(panels, columns, 1.2 + 2.3 * columns)
     figure.suptitle(" · ".join(titles), fontsize=10, **PLAIN)
-    return save(figure, out, slug("overview", *titles), SCREEN)
+    return save(figure, out, named("overview", *titles), SCREEN)
 
 
 def scored(summary: pd.DataFrame) -> pd.DataFrame:

@@ -12,21 +12,32 @@ from sfam_bench import meta
 from sfam_bench.agreement import tau_matrix
 from sfam_bench.report import formats, page
 from sfam_bench.report.meta_figures import agreement_matrix, critical_differences
-from sfam_bench.report.names import COMPARED, arrow, group, headlines, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import (
+    COMPARED,
+    Named,
+    arrow,
+    group,
+    headlines,
+    slug,
+    sort_explainers,
+    sort_metrics,
+    words,
+)
 from sfam_bench.report.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
-from sfam_bench.statistics import RUN
-from sfam_bench.store import Run
+from sfam_bench.runs import Run
+from sfam_bench.statistics import FEW_CLASSES, RUN
 
 TITLE = "What are the metrics worth?"
 FILES = ("meta.md", "meta.tex", "meta-*")
 TELLS = (
     "Share of pairs on which the metric puts the exact decomposition above the control [95 % interval over classes], "
-    "ties count half; tells: the interval lies above 0.5. Halves: mean Kendall's tau of the orders of explainers that "
-    "two halves of the classes give, which no agreement with another metric can be expected to exceed."
+    "ties count half; separates: above one half, p <= 0.05 by sign flips of classes after Holm over all rows and "
+    "columns of this table. Split-half reliability: mean Kendall's tau of the orders of explainers that two halves of "
+    "the classes give, which no agreement with another metric can be expected to exceed."
 )
 RANKS = (
     "Mean rank, 1 is best; bold: best; ≈: within the critical difference (Nemenyi, 5 %) of the best. Blocks are means "
-    "of classes, since pairs of a class are alike."
+    f"of classes, since pairs of a class are alike; no marks with fewer than {FEW_CLASSES} classes."
 )
 AGREES = (
     "Kendall's W (1: one order, 0: none; its expectation for unrelated raters is 1 / raters), Krippendorff's ordinal "
@@ -90,7 +101,9 @@ def weigh(runs: Sequence[Measured], summary: pd.DataFrame) -> Weighed | None:
     )
 
 
-def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "") -> page.Section | None:
+def write_meta(
+    runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "", named: Named = slug
+) -> page.Section | None:
     """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
 
     None without metrics.
@@ -99,9 +112,9 @@ def write_meta(runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remar
     if weighed is None:
         return None
     tables = remarked([*weighed.tables, *weighed.rankings], remark)
-    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], weighed.directions, weighed.blind, out)
+    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], weighed.directions, weighed.blind, out, named)
     for name, frame in {**weighed.frames, "tau": taus}.items():
-        frame.to_csv(out / f"meta-{name}.csv", index=False)
+        (out / f"meta-{name}.csv").write_text(formats.csv(frame), encoding="utf-8")
     (out / "meta.md").write_text(formats.markdown(TITLE, [], tables), encoding="utf-8")
     (out / "meta.tex").write_text(formats.latex(TITLE, [], tables), encoding="utf-8")
     return page.Section(TITLE, "meta", [], tables, [], None, pictures)
@@ -124,9 +137,9 @@ def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, direction
         )
         for metric in metrics
     ]
-    columns = (*(Column(f"exact above {control}") for control in controls), Column("halves", "tau"))
+    columns = (*(Column(f"exact above {control}") for control in controls), Column("split-half reliability", "tau"))
     return Table(
-        f"{title}: which metrics tell the exact decomposition from a control?",
+        f"{title}: which metrics separate the exact decomposition from a control?",
         columns,
         tuple(rows),
         TELLS,
@@ -138,8 +151,8 @@ def _tells_cell(row: Mapping[Any, Any] | None) -> Cell:
     if row is None or not row["count"]:
         return Cell(NOTHING, hint="not measured")
     interval = f"{row['share']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-    hint = f"n = {row['count']} pairs, {row['clusters']} classes"
-    return Cell("tells" if row["tells"] else "cannot tell", interval, bool(row["tells"]), hint=hint)
+    hint = f"n = {row['count']} pairs, {row['clusters']} classes, p (Holm) = {row['p_holm']:.2g}"
+    return Cell("separates" if row["tells"] else "does not separate", interval, bool(row["tells"]), hint=hint)
 
 
 def _agreement_table(agreement: pd.DataFrame) -> Table:
@@ -173,7 +186,8 @@ def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], directi
             first, best = own.iloc[0], own["rank"].min()
             note = f"{first['blocks']} {first['of']}; CD {first['critical_difference']:.1f}; p {first['p']:.1g}"
             columns.append(Column(words(metric) + arrow(directions.get(metric)), note, "p is that of Friedman's test"))
-            near = best + first["critical_difference"]
+            few = first["of"] != "classes" or first["blocks"] < FEW_CLASSES
+            near = np.nan if few else best + first["critical_difference"]
             cells.append([_rank_cell(places.get((metric, name)), best, near) for name in explainers])
         rows = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
         own_title = f"{title}: mean ranks" + (f" ({number} of {count})" if count > 1 else "")
@@ -184,11 +198,17 @@ def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], directi
 def _rank_cell(rank: float | None, best: float, near: float) -> Cell:
     if rank is None:
         return Cell(NOTHING, hint="flagged too often to be ranked")
-    return Cell(f"{rank:.1f}", "", bool(rank == best), bool(best < rank <= near))
+    marks = np.isfinite(near)
+    return Cell(f"{rank:.1f}", "", bool(marks and rank == best), bool(best < rank <= near))
 
 
 def _figures(
-    scores: pd.DataFrame, ranks: pd.DataFrame, directions: pd.Series, blind: Container[str], out: Path
+    scores: pd.DataFrame,
+    ranks: pd.DataFrame,
+    directions: pd.Series,
+    blind: Container[str],
+    out: Path,
+    named: Named,
 ) -> tuple[list[tuple[Path, str]], pd.DataFrame]:
     """Pictures with their captions, and the taus of any two metrics of one (dataset, model, target)."""
     pictures: list[tuple[Path, str]] = []
@@ -204,10 +224,10 @@ def _figures(
             pair = (names[one], names[other])
             rows.append((*keys, *pair, *(tau[one, other] for tau in taus)))
         if len(own) > 1:
-            drawn = agreement_matrix(own, taus, " · ".join(map(str, keys)), out)
+            drawn = agreement_matrix(own, taus, " · ".join(map(str, keys)), out, named)
             pictures.append((drawn[0], "How far any two metrics order the explainers alike."))
         mine = ranks[(ranks[RUN] == [*keys]).all(axis=1)]
         shown = mine[mine["metric"].isin(headlines(mine["metric"].drop_duplicates().tolist()))]
         caption = "Mean ranks; a bar joins explainers that Nemenyi's test cannot tell apart at 5 %."
-        pictures += [(path, caption) for path in critical_differences(shown, directions, blind, out)[:1]]
+        pictures += [(path, caption) for path in critical_differences(shown, directions, blind, out, named)[:1]]
     return pictures, pd.DataFrame(rows, columns=[*RUN, "metric", "other", "tau", "tau_without_blind"])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sfam_bench.agreement import cliques
-from sfam_bench.report.names import arrow, slug, words
+from sfam_bench.report.names import Named, arrow, slug, words
 from sfam_bench.report.style import CONTROL, LABEL, METHOD, MINUS, PAGE, PLAIN, SCREEN, SMALL, TITLE, save, short
 from sfam_bench.statistics import RUN
 
@@ -47,13 +47,15 @@ def diagram(ranks: pd.DataFrame, directions: pd.Series, of: str = "") -> Diagram
     return Diagram(title, ranks.sort_values("rank", kind="stable"))
 
 
-def critical_differences(ranks: pd.DataFrame, directions: pd.Series, blind: Container[str], out: Path) -> list[Path]:
+def critical_differences(
+    ranks: pd.DataFrame, directions: pd.Series, blind: Container[str], out: Path, named: Named = slug
+) -> list[Path]:
     """A diagram for each metric of one (dataset, model, target): mean ranks, bars over what cannot be told apart."""
     found = [diagram(part, directions) for _, part in ranks.groupby("metric", sort=False)]
     if not found:
         return []
     titles = [str(ranks[name].iloc[0]) for name in RUN]
-    return save(draw_diagrams(found, blind, " · ".join(titles)), out, slug("meta", "ranks", *titles), SCREEN)
+    return save(draw_diagrams(found, blind, " · ".join(titles)), out, named("meta", "ranks", *titles), SCREEN)
 
 
 def draw_diagrams(diagrams: Sequence[Diagram], blind: Container[str], title: str = "") -> Figure:
@@ -124,7 +126,9 @@ def _inches(axes: Axes) -> mpl.transforms.Transform:
     return mpl.transforms.blended_transform_factory(axes.transAxes, axes.transData)
 
 
-def agreement_matrix(scores: pd.DataFrame, taus: tuple[np.ndarray, np.ndarray], title: str, out: Path) -> list[Path]:
+def agreement_matrix(
+    scores: pd.DataFrame, taus: tuple[np.ndarray, np.ndarray], title: str, out: Path, named: Named = slug
+) -> list[Path]:
     """Kendall's tau of any two metrics: all explainers below the diagonal, without blind ones above it.
 
     `scores` has a row for each metric; `taus` are the two matrices.
@@ -133,7 +137,7 @@ def agreement_matrix(scores: pd.DataFrame, taus: tuple[np.ndarray, np.ndarray], 
     size = max(3.2, (0.44 if count <= NUMBERED else 0.2) * count) + 3.2
     figure = draw_taus([str(name) for name in scores.index], taus, size)
     figure.suptitle(f"Do metrics rank explainers alike? Kendall's tau\n{title}", fontsize=10, **PLAIN)
-    return save(figure, out, slug("meta", "agreement", *title.split(" · ")), SCREEN)
+    return save(figure, out, named("meta", "agreement", *title.split(" · ")), SCREEN)
 
 
 def draw_taus(names: Sequence[str], taus: tuple[np.ndarray, np.ndarray], width: float = PAGE) -> Figure:

@@ -1,6 +1,5 @@
 """Trained models beside what they were before training, and beside what was published."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,13 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import read_json
+from sfam_bench.manifests import EACH, NONE, NUMBER, TEXT, misfit
+from sfam_bench.pieces import line
+from sfam_bench.proof import prove
 from sfam_bench.report.names import words
 from sfam_bench.report.tables import NOTHING, Cell, Column, Table
-from sfam_bench.statistics import clustered_intervals
+from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
 
 KEY = {  # what tells trainings apart, and where it stands in their facts
     **{"dataset": "split.dataset", "split": "split.name", "model": "config.model.name", "loss": "loss"},
@@ -20,10 +23,17 @@ KEY = {  # what tells trainings apart, and where it stands in their facts
 }
 FILES = ("model.json", "retrieval.parquet", "history.csv")
 NEEDED = (*KEY.values(), "split.train_classes", "chosen")
+MAY_HOLD = {
+    **{"split": {"dataset": TEXT, "name": TEXT, "train_classes": [(int,)]}, "chosen": TEXT, "digests": {EACH: TEXT}},
+    "published": {"recall_at_1": (*NUMBER, NONE), **dict.fromkeys(("source", "mark", "setting"), TEXT)},
+}
 MEASURES = ("recall_at_1", "map_at_r")
 STAGES = ("frozen", "trained")
 SIDES = (*STAGES, "difference")
 COLUMNS = [f"{name}_{side}" for name in MEASURES for side in SIDES]
+HITS = [f"recall_at_1_{stage}" for stage in STAGES]  # 0 or 1 of each image
+DIFFERENCES = [f"{name}_difference" for name in MEASURES]
+TESTS = [f"{name}_p_holm" for name in DIFFERENCES]
 WITHIN = 0.01  # so far below the published recall@1 is still a reproduction
 OFFICIAL = {  # classes and images of the zero-shot halves: training classes, test classes, test images
     "cub": (100, 100, 5_924),
@@ -32,7 +42,7 @@ OFFICIAL = {  # classes and images of the zero-shot halves: training classes, te
 }
 NOTE = (
     "Mean over the test images [95 % interval, from resampling their classes]; difference: of the same images, trained "
-    "minus frozen; bold: its interval lies above zero."
+    "minus frozen; bold: above zero, p <= 0.05 by sign flips of classes after Holm over all differences of the table."
 )
 BESIDE = (
     f"recall@1. PASS: at least what was published less {WITHIN:g}; DRIFT: less than that; only the official split in "
@@ -60,14 +70,20 @@ def read_training(root: Path) -> Training:
     again = "train again into another run_dir"
     if absent := [name for name in FILES if not (root / name).is_file()]:
         raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
+    facts = read_json(root / "model.json", again)
+    if wrong := misfit(facts, MAY_HOLD):
+        raise UserError(f"{root / 'model.json'} does not describe a training: {wrong}; {again}")
+    for name in FILES[1:]:
+        prove(root, facts, root / name, again)
     try:
-        facts = json.loads((root / "model.json").read_text(encoding="utf-8"))
         items = pd.read_parquet(root / "retrieval.parquet")
         history = pd.read_csv(root / "history.csv")
-    except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are ValueErrors
-        raise UserError(f"cannot read the training in {root} ({str(error).splitlines()[0]}): {again}") from error
+    except Exception as error:  # pyarrow and pandas raise a dozen kinds of a damaged file
+        raise UserError(f"cannot read the training in {root} ({line(error)}): {again}") from error
     if unsaid := [where for where in NEEDED if _fact(facts, where) is None]:
         raise UserError(f"{root / 'model.json'} does not say {unsaid[0]}: {again}")
+    if "seconds" in history and not pd.api.types.is_numeric_dtype(history["seconds"]):
+        raise UserError(f"{root / 'history.csv'}: column seconds does not hold numbers; {again}")
     seconds = history["seconds"].sum() if "seconds" in history else np.nan
     return Training(root, facts, _by_image(root, items), float(seconds))
 
@@ -106,16 +122,22 @@ def model_table(trainings: Sequence[Training], draws: int = 10_000, seed: int = 
         if other := seen.get(training.key):
             raise UserError(f"{other} and {training.root} both hold {' · '.join(training.key)}: pass one of them")
         seen[training.key] = training.root
-    return pd.DataFrame([_row(training, draws, seed) for training in trainings])
+    table = pd.DataFrame([_row(training, draws, seed) for training in trainings])
+    for _, part in table.groupby(["dataset", "split"], sort=False):  # a table of `model_sheets`
+        table.loc[part.index, TESTS] = holm(part[TESTS].to_numpy().ravel()).reshape(len(part), -1)
+    return table
 
 
 def _row(training: Training, draws: int, seed: int) -> dict[str, Any]:
     items = training.items
-    found = clustered_intervals(items[COLUMNS].to_numpy(), items["label"].to_numpy(), draws, seed)
+    values, labels = items[COLUMNS].to_numpy(), items["label"].to_numpy()
+    found = clustered_intervals(values, labels, draws, seed, shares=np.isin(COLUMNS, HITS))
     row: dict[str, Any] = dict(zip(KEY, training.key, strict=True))
     row |= {"images": len(items), "classes": items["label"].nunique(), "chosen": training.facts["chosen"]}
     for name, interval in zip(COLUMNS, found, strict=True):
         row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    p_values = sign_flip_p(items[DIFFERENCES].to_numpy(), labels, draws, seed)
+    row |= dict(zip(TESTS, p_values.tolist(), strict=True))
     return {**row, "seconds": training.seconds, **beside_published(training, row["recall_at_1_trained"])}
 
 
@@ -183,7 +205,8 @@ def _measured(row: Mapping[Any, Any], name: str) -> Cell:
     sign = "+" if signed else ""
     mean, low, high = (f"{round(row[key], 3) + 0.0:{sign}.3f}" for key in (name, f"{name}_low", f"{name}_high"))
     interval = f"[{low}, {high}]" if np.isfinite(row[f"{name}_low"]) and low != high else ""
-    return Cell(mean, interval, best=signed and bool(row[f"{name}_low"] > 0))
+    better = signed and bool(row[name] > 0 and row[f"{name}_p_holm"] <= LEVEL)
+    return Cell(mean, interval, best=better)
 
 
 def _beside(row: Mapping[Any, Any]) -> tuple[Cell, ...]:

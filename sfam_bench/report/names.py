@@ -1,7 +1,8 @@
 """What metrics and explainers are called, and in which order they stand."""
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,8 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Cost and others": {"cost": "measured on one pair", "": ""},
 }
+LONGEST = 150  # characters of a file name
+Named = Callable[..., str]  # `slug`, or the `Slugs` of a report
 COMPARED = [*GROUPS][:3]  # groups whose metrics say how true a map is
 SPELLING = {"iou": "IoU", "map@r": "MAP@R", "r": "R", "road": "ROAD", "ssim": "SSIM"}
 HEADLINES = ("selectivity", "part_agreement", "margin", "insertion_minus_deletion", "deletion", "energy_pointing_game")
@@ -137,4 +140,22 @@ def words(name: str) -> str:
 
 def slug(*names: str) -> str:
     """A file name for what goes by these names."""
-    return "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed" for name in names)
+    return "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed" for name in names)[:LONGEST]
+
+
+@dataclass(frozen=True)
+class Slugs:
+    """File names within one report: like `slug`, but other names never share one.
+
+    Of names that slug alike the second gets "--2" at its end, and so on: no slug has two dashes in a row.
+    """
+
+    known: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def __call__(self, *names: str) -> str:
+        if names not in self.known:
+            alike = sum(
+                found == slug(*names) or found.rpartition("--")[0] == slug(*names) for found in self.known.values()
+            )
+            self.known[names] = slug(*names) + (f"--{alike + 1}" if alike else "")
+        return self.known[names]

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from sfam_bench.report.explorer import as_json, explore, metric_groups
-from sfam_bench.report.names import place, words
+from sfam_bench.report.names import Named, place, slug, words
 from sfam_bench.report.tables import Table
-from sfam_bench.store import Run
+from sfam_bench.runs import Run
 
 LIMIT = 15_000_000  # bytes of a page that still opens at once
 MARGIN = 1_000_000  # of these for everything but pictures and pairs
@@ -58,12 +58,13 @@ def render(
     metrics: Sequence[str],
     meta: Section | None = None,
     runs: Sequence[Run] = (),
+    named: Named = slug,
 ) -> str:
     """The page; every text is escaped, nothing is loaded from elsewhere."""
     meanings = [(words(metric), place(metric)[3]) for metric in metrics if place(metric)[3]]
     pictures = _embedded([*sections, *([meta] if meta else [])])
     spent = sum(len(shown.uri or "") for some in pictures.values() for shown in some)
-    explorer = explore(runs, LIMIT - MARGIN - spent)
+    explorer = explore(runs, LIMIT - MARGIN - spent, named)
     data = {"metric-groups": as_json(metric_groups(metrics))}
     if explorer:
         data |= {"explorer-index": as_json(explorer.index), **explorer.blocks}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.report.flagged import FLAGS
 from sfam_bench.report.names import sort_explainers, words
-from sfam_bench.report.tables import FLAGS
 from sfam_bench.statistics import FACTS, PAIR, reasons
 
 SIGNED = ("selectivity", "insertion_minus_deletion")  # metrics whose zero is chance, what sees the pair first

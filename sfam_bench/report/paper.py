@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.files import atomic
 from sfam_bench.report import formats, page, tables
+from sfam_bench.report.flagged import left_out_table
 from sfam_bench.report.meta import measured, weigh
 from sfam_bench.report.models import model_sheets, model_table
 from sfam_bench.report.names import arrow, chance_of, sort_metrics, words
@@ -130,7 +131,7 @@ class Metrics:
             if not any(fnmatchcase(name, pattern) for frame in found.values() for name in frame["metric"]):
                 raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
         parts = [table for title, part in self.runs.items() for table in self._part(title, part, stored, found)]
-        left_out = tables.left_out_table({name: stored.run(name).kept(found[name]) for name in names})
+        left_out = left_out_table({name: stored.run(name).kept(found[name]) for name in names})
         lines = [(name, line(stored.run(name), found[name])) for name in names]
         frame = pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)
         return Sheet(self.title, lines, [*parts, *([left_out] if left_out else [])], {"": frame})

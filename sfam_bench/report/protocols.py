@@ -10,8 +10,8 @@ import pandas as pd
 
 from sfam_bench.protocol import CHOICES
 from sfam_bench.report.names import words
+from sfam_bench.runs import Run
 from sfam_bench.statistics import AREA_ERROR, FACTS
-from sfam_bench.store import Run
 
 OUTSIDE = "Outside the protocol"
 IN_A_LINE = ("Data set", "Model", "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
@@ -47,7 +47,7 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Left out": "; ".join(
             [*left_out, *(f"{name}: {why}" for name, why in (facts.get("unsupported") or {}).items())]
         ),
-        "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}",
+        "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}{_codes(facts)}",
         "Made": facts.get("created"),
     }
     return [(name, str(text)) for name, text in lines.items() if text]
@@ -74,6 +74,12 @@ def training(facts: Mapping[str, Any] | None) -> str:
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
+
+
+def _codes(facts: Mapping[str, Any]) -> str:
+    """Which batches were made by which code, where that is several: the run was continued with resume=anyway."""
+    made = "; ".join(f"code {code[:10]} batches {numbers}" for code, numbers in (facts.get("codes") or {}).items())
+    return f"; continued with other code: {made}" if made else ""
 
 
 def _tuned(study: tuple[str, Mapping[str, Any]]) -> str:

@@ -14,8 +14,8 @@ from sfam_bench.report.box_accuracy import with_box_accuracy
 from sfam_bench.report.cost import cost_rows
 from sfam_bench.report.models import Training, read_training
 from sfam_bench.report.tables import mark
+from sfam_bench.runs import Run, read_run
 from sfam_bench.statistics import AREA_ERROR, FACTS, area_errors, summary
-from sfam_bench.store import Run, read_run
 
 
 @dataclass(frozen=True)

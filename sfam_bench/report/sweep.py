@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sfam_bench.report.means import scored
-from sfam_bench.report.names import COMPARED, arrow, group, slug, sort_metrics, words
+from sfam_bench.report.names import COMPARED, Named, arrow, group, slug, sort_metrics, words
 from sfam_bench.report.style import (
     COLOURS,
     CONTROL,
@@ -42,7 +42,7 @@ class Along:
     levels: pd.DataFrame
 
 
-def sweeps(summary: pd.DataFrame, out: Path) -> list[Path]:
+def sweeps(summary: pd.DataFrame, out: Path, named: Named = slug) -> list[Path]:
     """A figure for each sweep of one (dataset, model, target), as PNG and SVG in `out`."""
     own = scored(summary)
     own = own[own["metric"].map(group).isin(COMPARED)]
@@ -57,7 +57,7 @@ def sweeps(summary: pd.DataFrame, out: Path) -> list[Path]:
         figure = draw_along(panels, name.rpartition(" ")[2], columns, 0.6 + 2.6 * columns)
         head, _, field = name.rpartition(" ")
         figure.suptitle(f"{head} along {field} · {' · '.join(titles)}", fontsize=10, **PLAIN)
-        paths += save(figure, out, slug("sweep", name, *titles), SCREEN)
+        paths += save(figure, out, named("sweep", name, *titles), SCREEN)
     return paths
 
 

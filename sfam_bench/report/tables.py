@@ -21,9 +21,13 @@ from sfam_bench.report.names import (
     sort_metrics,
     words,
 )
-from sfam_bench.statistics import FACTS, NO_REASON, PAIR, reasons
+from sfam_bench.statistics import FACTS, FEW_CLASSES, LEVEL, NOT_COMPARED, RUN, holm
 
-MEANS = "Mean [95 % interval]; bold: best, and with ≈ what is not distinguishable from it over the same pairs."
+MARKS = (
+    "bold: best; ≈: not significantly worse than the best (all methods compared at once over the pairs that they "
+    "share, sign flips of classes, family-wise 5 % a column)"
+)
+MEANS = f"Mean [95 % interval]; {MARKS}."
 WIDTH = 5  # columns of a table that still fit a page
 NOTHING = "--"
 
@@ -92,28 +96,44 @@ def run_table(title: str, summary: pd.DataFrame, chances: Mapping[str, float]) -
     """One metric, a column for each model; `chances` are its chance levels by model."""
     whole = _table(title, summary, MEANS, {})
     models = summary["model"].drop_duplicates().astype(str).tolist()
-    counts = [column.note.rpartition("; ")[2] for column in whole.columns]
     levels = [f"chance {chances[model]:.3f}" if model in chances else "" for model in models]
+    counts = [_counts(summary[summary["model"] == model]) for model in models]
     heads = zip(models, counts, levels, strict=True)
     columns = tuple(Column(model, "; ".join(filter(None, notes))) for model, *notes in heads)
     return replace(whole, columns=columns)
 
 
-def difference_tables(differences: pd.DataFrame, summary: pd.DataFrame) -> list[Table]:
-    """The paired differences of one (dataset, model, target), for the metrics that have a direction."""
-    if differences.empty:
-        return []
-    to = differences["to"].iloc[0]
+def adjusted(differences: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences of the metrics that have a direction, with `table`, the title under which they are shown,
+    and `p_holm`, adjusted over all comparisons of that table.
+    """
     directions = summary.drop_duplicates("metric").set_index("metric")["higher_is_better"]
-    frame = differences.assign(mean=differences["difference"], tied=False, flagged="", signed=True)
-    frame["higher_is_better"] = frame["metric"].map(directions).astype("boolean")
+    frame = differences.assign(higher_is_better=differences["metric"].map(directions).astype("boolean"))
     frame = frame[frame["higher_is_better"].notna()]
-    better = (frame["low"] > 0).where(frame["higher_is_better"].astype(bool), frame["high"] < 0)
-    note = (
-        f"Explainer minus {to} over the same pairs [95 % interval]; bold: better than {to}, the interval holds no zero."
-    )
-    blocks = _blocks(frame.assign(best=better))
-    return [_table(f"{title}: difference to {to}", part, note, {}) for name, title, part in blocks if name in COMPARED]
+    parts = [
+        part.assign(table=title, p_holm=holm(part["p"].to_numpy()))
+        for _, run in frame.groupby(RUN, sort=False)
+        for _, title, part in _blocks(run)
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else frame.assign(table="", p_holm=np.nan)
+
+
+def difference_tables(differences: pd.DataFrame) -> list[Table]:
+    """The differences of one (dataset, model, target), as `adjusted` gives them, of the metrics that judge a map."""
+    frame = differences.assign(**NOT_COMPARED, mean=differences["difference"], flagged="", signed=True)
+    ahead = (frame["mean"] > 0).where(frame["higher_is_better"].astype(bool), frame["mean"] < 0)
+    frame["best"] = ahead & (frame["p_holm"] <= LEVEL)
+    tables = []
+    for title, part in frame.groupby("table", sort=False):
+        if group(part["metric"].iloc[0]) in COMPARED:
+            to = part["to"].iloc[0]
+            note = (
+                f"Explainer minus {to} over the same pairs [95 % interval of each alone]; bold: better than {to}, "
+                f"p <= {LEVEL} by sign flips of classes after Holm over the {part['p'].notna().sum()} comparisons "
+                "shown."
+            )
+            tables.append(_table(f"{title}: difference to {to}", part, note, {}))
+    return tables
 
 
 def side_by_side(summary: pd.DataFrame) -> list[Table]:
@@ -126,61 +146,10 @@ def side_by_side(summary: pd.DataFrame) -> list[Table]:
         return []
     keys = pd.DataFrame(product(names, models), columns=["metric", "model"])
     keys = keys.merge(frame[["metric", "model"]].drop_duplicates())
-    note = "Mean [95 % interval]; bold: best of its column; ≈: not distinguishable from the best."
     step = max(1, WIDTH // len(models)) * len(models)
     parts = (keys.iloc[start : start + step].merge(frame) for start in range(0, len(keys), step))
     title = " · ".join(str(summary[name].iloc[0]) for name in ("dataset", "target"))
-    return [_table(title, part, note, {}) for part in parts]
-
-
-def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | None:
-    """How many pairs of one (dataset, model, target) each explainer was flagged on, by reason."""
-    why = records.assign(reason=reasons(records))
-    why = why[why["reason"] != ""]
-    if why.empty:
-        return None
-    names, explainers = sorted(why["reason"].unique()), sort_explainers(why["explainer"].unique().tolist(), blind)
-    rows = []
-    for explainer in explainers:
-        own = why[why["explainer"] == explainer]
-        cells = [_flag_cell(own[own["reason"] == name]) for name in names]
-        rows.append((explainer, tuple(cells)))
-    columns = tuple(Column(FLAGS.get(name, name), name if name in FLAGS else "") for name in names)
-    total = len(records.drop_duplicates(["query_id", "reference_id"]))
-    note = f"Pairs (of {total}) left out of at least one mean, and of how many metrics; means are over the rest."
-    return Table("Flagged pairs", columns, tuple(rows), note)
-
-
-def left_out_table(records: Mapping[str, pd.DataFrame]) -> Table | None:
-    """How many pairs of each run were flagged on any method, by reason; None where none was."""
-    flagged = {name: own.assign(reason=reasons(own)) for name, own in records.items()}
-    names = sorted({reason for own in flagged.values() for reason in own["reason"].unique()} - {""})
-    if not names:
-        return None
-    rows = []
-    for run, own in flagged.items():
-        whole = len(own.drop_duplicates(PAIR))
-        counts = [len(own[own["reason"] == reason].drop_duplicates(PAIR)) for reason in names]
-        rows.append((run, (Cell(str(whole)), *(Cell(str(count)) for count in counts))))
-    columns = (Column("pairs"), *(Column(FLAGS.get(name, name)) for name in names))
-    note = "Pairs left out of at least one mean of at least one method, by reason; each mean is over the rest."
-    return Table("Flagged pairs", columns, tuple(rows), note, head="run")
-
-
-FLAGS = {
-    "zero_range": "full and baseline image score alike",
-    "constant_map": "constant map",
-    "other_class": "reference of another class",
-    "self_pair": "image paired with itself",
-    "empty_mask": "empty mask",
-    "no_parts": "no visible part",
-    "not_matched": "does not find its reference to begin with",
-    "not_ahead": "nearer to the negative to begin with",
-    "reference_map": "no map of the reference",
-    "constant_further_map": "constant map of a changed model or image",
-    "nonfinite_map": "map not finite",
-    NO_REASON: "value not finite",
-}
+    return [_table(title, part, MEANS, {}) for part in parts]
 
 
 def _blocks(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -205,7 +174,7 @@ def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, flo
         chance = chances.get(metric, np.nan)
         notes = [
             model if len(set(keys["model"])) > 1 else "",
-            f"n = {most}",
+            _counts(part),
             "" if np.isnan(chance) else f"chance {chance:.3f}",
         ]
         columns.append(Column(label, "; ".join(filter(None, notes)), place(metric)[3]))
@@ -218,6 +187,25 @@ def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, flo
     return Table(title, tuple(columns), rows_, note, blind)
 
 
+def _counts(part: pd.DataFrame) -> str:
+    """How many pairs and classes a column rests on, and which of them its marks rest on where that differs."""
+    most, classes = int(part["count"].max()), int(part["clusters"].max())
+    compared = part["compared"].astype(bool)
+    shared, shared_classes = int(part["shared"].max()), int(part["shared_classes"].max())
+    marked = shared_classes if compared.any() else classes
+    absent = part.loc[~compared & (part["count"] > 0), "explainer"].tolist() if compared.any() else []
+    notes = [
+        f"n = {most}",
+        f"{classes} class{'es' if classes > 1 else ''}" if classes else "",
+        f"marks: {shared} shared pairs, {shared_classes} classes" if compared.any() and shared < most else "",
+        f"not compared, too few pairs: {', '.join(map(str, absent))}" if absent else "",
+        f"no marks: fewer than {FEW_CLASSES} classes"
+        if classes and marked < FEW_CLASSES and part["higher_is_better"].notna().all()
+        else "",
+    ]
+    return "; ".join(filter(None, notes))
+
+
 def _cell(row: Mapping[Any, Any] | None, digits: int, most: int) -> Cell:
     if row is None:
         return Cell(NOTHING, hint="not measured")
@@ -228,13 +216,9 @@ def _cell(row: Mapping[Any, Any] | None, digits: int, most: int) -> Cell:
     interval = f"[{low}, {high}]" if np.isfinite(row["low"]) and low != high else ""
     interval = " ".join(filter(None, [interval, f"(n = {row['count']})" if row["count"] < most else ""]))
     hints = [f"n = {row['count']}", f"flagged: {row['flagged']}" if row["flagged"] else ""]
-    hints += [f"Wilcoxon p (Holm) = {row['p_holm']:.2g}" if "p_holm" in row else ""]
+    hints += [f"p to the best (adjusted) = {row['p_best']:.2g}" if np.isfinite(row["p_best"]) else ""]
+    hints += [f"p (Holm) = {row['p_holm']:.2g}" if "p_holm" in row else ""]
     hints += [f"rank-biserial {row['effect']:+.2f}" if "effect" in row else ""]
-    hints += ["" if row["clustered"] else "one class alone: the interval resamples pairs"]
+    hints += ["" if row["clustered"] else "a single class: the interval takes pairs as independent"]
+    hints += ["all values are equal" if low == high and row["count"] > 1 else ""]
     return Cell(mean, interval, bool(row["best"]), bool(row["tied"]), "; ".join(filter(None, hints)))
-
-
-def _flag_cell(records: pd.DataFrame) -> Cell:
-    names = sorted(records["metric"].unique())
-    pairs = len(records.drop_duplicates(["query_id", "reference_id"]))
-    return Cell(f"{pairs} (of {len(names)} metrics)" if pairs else "0", hint=", ".join(names))

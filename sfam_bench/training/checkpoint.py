@@ -1,21 +1,26 @@
 """Where a training stands, on disk: a folder a checkpoint, which is there whole or not at all."""
 
-import json
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from sfam_bench.errors import UserError
-from sfam_bench.provenance import Config, config_hash
+from sfam_bench.files import atomic, digest, host, read_json, space, write_json
+from sfam_bench.models.checkpoint import read_ours, weights, write_weights
+from sfam_bench.provenance import Config, config_hash, differences, plain, running_code
 
 FOLDER, BEST = "checkpoints", "best.safetensors"  # in the folder of a run
-MODEL, LEARNING, FACTS = "model.safetensors", "learning.pt", "state.json"
+MODEL, LEARNING, FACTS, LOCK = "model.safetensors", "learning.pt", "state.json", ".lock"
+
+_held: set[Path] = set()  # folders that this process trains in
 
 
 @runtime_checkable
@@ -31,11 +36,27 @@ class Stateful(Protocol):
         ...
 
 
-class Checkpoints:
-    """The newest state of one training, in `folder`; `identity` is what a training must share to be continued."""
+@dataclass
+class Progress:
+    """What else than tensors changes while training."""
 
-    def __init__(self, folder: Path, identity: Config) -> None:
-        self.folder, self.identity = folder, config_hash(identity)
+    step: int = 0
+    total: float = 0.0  # loss of the epoch so far
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int | None = None
+
+
+class Checkpoints:
+    """The newest state of one training, in `folder`; `identity` is what a training must share to be continued.
+
+    `code` lists which code computed the steps from which one on; other code than the last continues only if
+    `any_code` is set.
+    """
+
+    def __init__(self, folder: Path, identity: Config, any_code: bool = False) -> None:
+        self.folder, self.identity, self.any_code = folder, plain(identity), any_code
+        self.code: list[dict[str, Any]] = [{"code": running_code(), "from_step": 0}]
 
     def newest(self) -> Path | None:
         """The last whole checkpoint."""
@@ -46,38 +67,67 @@ class Checkpoints:
         path = self.folder / f"step-{step:08d}"
         if path.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep("*.tmp")
         temporary = self.folder / f"{os.getpid()}.tmp"
         try:
-            temporary.mkdir()
-            save_file(tensors(model), temporary / MODEL)
-            torch.save({name: part.state_dict() for name, part in learning.items()}, temporary / LEARNING)
-            (temporary / FACTS).write_text(json.dumps({"step": step, "identity": self.identity, **facts}, indent=2))
-            temporary.rename(path)
+            with space(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._sweep("*.tmp")
+                temporary.mkdir()
+                write_weights(weights(model), temporary / MODEL)
+                # an open file, since torch hides the system's error where it opens one itself
+                with atomic(temporary / LEARNING) as whole, whole.open("wb") as file:
+                    torch.save({name: part.state_dict() for name, part in learning.items()}, file)
+                proofs = {name: digest(temporary / name) for name in (MODEL, LEARNING)}
+                known = {"step": step, "identity": self.identity, "code": self.code, "digests": proofs}
+                write_json(temporary / FACTS, {**known, **facts})
+                temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._sweep("step-*", but=path)
 
     def read(self, path: Path, model: nn.Module, learning: Mapping[str, Stateful]) -> dict[str, Any]:
         """Put a checkpoint back into the model and what learns; returns its facts."""
+        run, anew = path.parent.parent, "delete this folder to begin anew"
+        facts = read_json(path / FACTS, f"cannot continue from {path}: {anew}")
+        if self._differs(was := facts.get("identity")):
+            named = f" ({differences(was, self.identity, 8)})" if isinstance(was, Mapping) else ""
+            raise UserError(
+                f"the training at {run} was begun with other settings or images{named}: "
+                "give the same, or another run_dir"
+            )
+        self._admit_code(facts, run)
         try:
-            facts: dict[str, Any] = json.loads((path / FACTS).read_text())
-            if facts["identity"] != self.identity:
-                raise UserError(
-                    f"the training at {path.parent.parent} was begun with other settings or images: give the same, or "
-                    "another run_dir"
-                )
-            model.load_state_dict(load_file(path / MODEL))
+            for name, written in facts.get("digests", {}).items():  # an older version wrote none
+                if digest(path / name) != written:
+                    raise ValueError(f"{name} is damaged: its digest differs")
+            model.load_state_dict(read_ours(path / MODEL))
             states = torch.load(path / LEARNING, map_location="cpu", weights_only=True)
             for name, part in learning.items():
                 part.load_state_dict(states[name])
         except UserError:
             raise
-        except Exception as error:  # safetensors, pickle and torch each have their own
+        except Exception as error:  # pickle and torch each have their own
             why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
-            raise UserError(f"cannot continue from {path} ({why}): delete this folder to begin anew") from error
+            raise UserError(f"cannot continue from {path} ({why}): {anew}") from error
         return facts
+
+    def _differs(self, identity: Any) -> bool:
+        if isinstance(identity, str):  # of an older version: a hash
+            return identity != config_hash(self.identity)
+        return bool(identity != self.identity)
+
+    def _admit_code(self, facts: Mapping[str, Any], run: Path) -> None:
+        now = self.code[-1]["code"]
+        before: list[dict[str, Any]] = facts.get("code", [{"code": "unknown", "from_step": 0}])
+        if before[-1]["code"] == now:
+            self.code = before
+        elif not self.any_code:
+            raise UserError(
+                f"the training at {run} was begun with other code of sfam_bench ({before[-1]['code']}, now {now}): "
+                "take that code, give another run_dir, or pass resume=anyway, which model.json then says"
+            )
+        else:
+            self.code = [*before, {"code": now, "from_step": facts["step"]}]
 
     def _sweep(self, pattern: str, but: Path | None = None) -> None:
         for path in self.folder.glob(pattern):
@@ -85,9 +135,45 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The weights, ready for safetensors."""
-    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+@contextmanager
+def only_one(run: Path) -> Iterator[None]:
+    """Hold the folder of a run, so that no other process trains there; the system lets go of it when this one ends."""
+    folder = run.resolve() / FOLDER
+    if folder in _held:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers of a killed process still hold
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise UserError(
+                f"{run} is being trained by another process ({file.read().strip() or 'unknown'}): wait until it ends, "
+                "or give another run_dir"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        with suppress(OSError):  # a full disk, which says so elsewhere
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} on {host()}".encode())
+        _held.add(folder)
+        try:
+            yield
+        finally:
+            _held.discard(folder)
+            if [path.name for path in folder.glob("*")] == [LOCK]:  # nothing was begun, so that nothing is to resume
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def rehearse(model: nn.Module, run: Path) -> None:
+    """Write the weights into the folder of a run and remove them again: what cannot be saved is not trained first."""
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / ".rehearsal.safetensors"
+    try:
+        write_weights(weights(model), path)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def tidy(run: Path) -> None:

@@ -1,15 +1,13 @@
 """One training loop for every loss; knows nothing of explainers."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,12 +15,13 @@ from torch.utils.data import Dataset
 
 from sfam_bench.errors import UserError
 from sfam_bench.files import atomic
+from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.provenance import Config
 from sfam_bench.records import pair_seed
 from sfam_bench.signals import Asked, Interrupted, listening
 from sfam_bench.stream import progress
-from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Stateful, tensors
+from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Progress, Stateful, only_one
 from sfam_bench.training.data import Cached, Drawn, Examples, Order, loader, seed
 from sfam_bench.training.distributed import anywhere, rank, whole, world
 from sfam_bench.training.recipe import BODY, Recipe
@@ -30,17 +29,6 @@ from sfam_bench.training.validation import Choice
 
 Miner = Callable[[Tensor, Tensor], object]
 DTYPES = {"no": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass
-class Progress:
-    """What else than tensors changes while training."""
-
-    step: int = 0
-    total: float = 0.0  # loss of the epoch so far
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: float | None = None
-    best_epoch: int | None = None
 
 
 def train(
@@ -53,14 +41,19 @@ def train(
     choice: Choice | None = None,
     run: Path | None = None,
     identity: Config | None = None,
+    any_code: bool = False,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> pd.DataFrame:
     """Train in place; returns loss, rates and measures of each epoch, best epoch or last left in the model.
 
     With a folder `run`, history and checkpoints are kept there, and a training that was begun there with the same
-    `identity` is continued exactly. Raises Interrupted when a signal asked to stop. `log` takes step and numbers.
+    `identity` is continued exactly; by other code only if `any_code` is set. The frame's attribute "code" says which
+    code computed the steps from which one on. Raises Interrupted when a signal asked to stop. `log` takes step and
+    numbers.
     """
-    return _Training(model, criterion, miner, examples, recipe, choice, run, identity or {}, log).go()
+    checkpoints = Checkpoints(run / FOLDER, identity or {}, any_code) if run else None
+    with only_one(run) if run and rank() == 0 else nullcontext():
+        return _Training(model, criterion, miner, examples, recipe, choice, run, checkpoints, log).go()
 
 
 class _Training:
@@ -73,11 +66,11 @@ class _Training:
         recipe: Recipe,
         choice: Choice | None,
         run: Path | None,
-        identity: Config,
+        checkpoints: Checkpoints | None,
         log: Callable[[int, Mapping[str, float]], None] | None,
     ) -> None:
         self.model, self.criterion, self.miner, self.recipe = model, criterion.to(model.device), miner, recipe
-        self.choice, self.run, self.log = choice, run, log
+        self.choice, self.run, self.checkpoints, self.log = choice, run, checkpoints, log
         numbers = examples.numbered(recipe)
         self.groups = recipe.groups(model, criterion)
         self.optimiser = recipe.optimise(self.groups)
@@ -96,9 +89,6 @@ class _Training:
         )
         self.forward = self._forward()
         self.at = Progress()
-        if run:
-            run.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = Checkpoints(run / FOLDER, identity) if run else None
         self.learning: dict[str, Stateful] = {
             **{"criterion": criterion, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler},
             **({"average": self.average} if self.average else {}),
@@ -114,6 +104,8 @@ class _Training:
         if self.checkpoints and (path := self.checkpoints.newest()):
             facts = self.checkpoints.read(path, self.model, self.learning)
             self.at = Progress(**facts["progress"])
+        else:
+            self._write()  # what cannot be saved, or not here, is not trained first
         steps, size = self.recipe.epochs * len(self.order), self.recipe.batch_size
         batches = loader(self.data, self.order, self.recipe.workers, pin=self.model.device.type == "cuda")
         with progress(None, "train", steps * size, "image") as bar, listening() as asked:
@@ -138,7 +130,9 @@ class _Training:
                         self._end_epoch(epoch + 1, images_seen, perf_counter() - started)
                     self._pause(asked)
         self._finish()
-        return pd.DataFrame(self.at.history)
+        history = pd.DataFrame(self.at.history)
+        history.attrs["code"] = self.checkpoints.code if self.checkpoints else []
+        return history
 
     def _update(self, images: Tensor, targets: Tensor) -> float:
         recipe, device, step = self.recipe, self.model.device, self.at.step
@@ -206,11 +200,14 @@ class _Training:
                     self._keep()
             row |= {f"validation_{name}": value for name, value in measures.items()}
         self.at.history.append(row)
-        if self.run:
-            with atomic(self.run / "history.csv") as file:
-                pd.DataFrame(self.at.history).to_csv(file, index=False)
+        self._write_history()
         if self.log:
             self.log(self.at.step, {name: float(value) for name, value in row.items() if name != "epoch"})
+
+    def _write_history(self) -> None:
+        if self.run and rank() == 0:
+            with atomic(self.run / "history.csv") as file:
+                pd.DataFrame(self.at.history).to_csv(file, index=False)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -228,16 +225,16 @@ class _Training:
     def _keep(self) -> None:
         """Keep the weights of the best epoch, in the run's folder or in memory."""
         if self.run:
-            with atomic(self.run / BEST) as file:
-                save_file(tensors(self.model), file)
+            write_weights(weights(self.model), self.run / BEST)
         else:
             self.kept = {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def _finish(self) -> None:
+        self._write_history()  # once more, since a training that was continued at its end wrote no epoch
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
         if self.at.best_epoch is not None:
-            self.model.load_state_dict(load_file(self.run / BEST) if self.run else self.kept)
+            self.model.load_state_dict(read_ours(self.run / BEST) if self.run else self.kept)
         self.model.eval()
 
 

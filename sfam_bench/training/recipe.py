@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.ranges import Count, Natural, NotNegative, Positive, Range
 
-Number = float | int
+Momentum = Annotated[float | int, Range(0, 0.9999)]
 BODY, HEAD, PROXIES = "body", "head", "proxies"  # groups of weights that learn at rates of their own
 
 
@@ -40,40 +41,39 @@ class Recipe:
         NeurIPS 2018): maps of such a model ought to differ.
     """
 
-    epochs: int = 12
-    batch_size: int = 32
-    per_class: int = 4
+    epochs: Count = 12
+    batch_size: Count = 32
+    per_class: Natural = 4
     part: Literal["all", "embedder"] = "all"
-    views: int = 1
+    views: Count = 1
     optimiser: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
-    momentum: Number = 0.9
-    lr: Number = 3e-4
-    head_lr: Number | None = None
-    loss_lr: Number = 1e-2
-    weight_decay: Number = 1e-4
-    loss_weight_decay: Number | None = None
+    momentum: Momentum = 0.9
+    lr: NotNegative = 3e-4
+    head_lr: NotNegative | None = None
+    loss_lr: NotNegative = 1e-2
+    weight_decay: NotNegative = 1e-4
+    loss_weight_decay: NotNegative | None = None
     schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
-    warmup_epochs: Number = 0
-    step_epochs: int = 10
-    step_factor: Number = 0.5
-    head_first_epochs: int = 0
-    clip_norm: Number | None = None
-    clip_value: Number | None = None
+    warmup_epochs: NotNegative = 0
+    step_epochs: Count = 10
+    step_factor: Positive = 0.5
+    head_first_epochs: Natural = 0
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
     freeze_batchnorm: bool = False
-    ema: Number | None = None
+    ema: float | int | None = None
     amp: Literal["no", "bfloat16", "float16"] = "no"
     compile: bool = False
-    checkpoint_steps: int = 200
-    workers: int = 0
-    seed: int = 0
+    checkpoint_steps: Count = 200
+    workers: Natural = 0
+    seed: Natural = 0
     shuffle_labels: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("epochs", "batch_size", "views", "step_epochs", "checkpoint_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name}={getattr(self, name)}: it must be at least 1")
-        if self.per_class < 0 or (self.per_class and self.batch_size % self.per_class):
+        if not (self.lr or self.head_lr or self.loss_lr):
+            raise UserError("train.lr, train.head_lr and train.loss_lr are all 0: nothing would be learnt")
+        if self.per_class and self.batch_size % self.per_class:
             raise UserError(
                 f"train.per_class={self.per_class}, train.batch_size={self.batch_size}: batch_size must be a multiple "
                 "of per_class, or per_class 0"

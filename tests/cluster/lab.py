@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sfam_bench.pieces import KEYS
-from sfam_bench.store import read_run
+from sfam_bench.runs import read_run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -29,6 +29,7 @@ SETTINGS = [
     "+explainer.slow={_target_: tests.cluster.slow.Slow}",
     "+explainer.poison={_target_: tests.cluster.poison.Poison}",
 ]
+ALLOW = "allow=[tests.cluster]"
 SLURM = ("slurmctld", "slurmd", "squeue", "sbatch", "srun", "munged")
 
 
@@ -137,7 +138,7 @@ class Trial:
 
     def start(self, *launcher: str, **env: str) -> "subprocess.Popen[str]":
         """Begin to compute, and wait for it in the background."""
-        self.launcher = [f"run_dir={self.root}", "wait=true", *launcher]
+        self.launcher = [f"run_dir={self.root}", "wait=true", ALLOW, *launcher]
         self.first = self.lab.begin("submit", "run", *self.launcher, env=env)
         return self.first
 

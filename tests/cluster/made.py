@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,12 @@ import pandas as pd
 
 from sfam_bench.cluster.merge import merge
 from sfam_bench.cluster.plan import Plan, cut
+from sfam_bench.files import digest
+from sfam_bench.provenance import config_hash, running_code
 from sfam_bench.store import RunStore
 
 KEY, BATCH = "0123456789abcdef", 2
+PASSES = {"mode": "eager", "batch": 4}
 # kinds are mixed, and the pair of a and r is of both
 PAIRS = [("a", "near"), ("a", "hard"), ("b", "near"), ("c", "near"), ("d", "hard"), ("e", "near"), ("f", "near")]
 BATCHES = [["a", "b"], ["c", "e"], ["f"], ["a", "d"]]  # by hand: near first, as it comes first
@@ -59,11 +63,14 @@ def write(store: RunStore, number: int, skipped: tuple[str, ...] = ()) -> None:
 
 def planned(root: Path) -> tuple[RunStore, Plan]:
     """A planned run, of which nothing is computed."""
-    store = RunStore.create(root, {"seed": 0}, FACTS, key=KEY)
+    store = replace(RunStore.create(root, {"seed": 0}, FACTS, key=KEY), passes=PASSES)
     labels = {"reference_id": "r", "negative_id": "", "score": 0.5, "query_label": 1, "query_class": "x"}
     store.write_pairs(pd.DataFrame([{"query_id": query, "kind": kind, **labels} for query, kind in PAIRS]))
     sizes = [len(batch) for batch in BATCHES]
-    plan = Plan(KEY, "", "", {"metric": {"drawn": {"share": 0.02}}}, {}, {}, sizes, 1.0, 1.0, cut(sizes, 2, KEY))
+    config, code = {"metric": {"drawn": {"share": 0.02}}}, running_code()
+    frozen = {name: digest(root / name) for name in ("pairs.parquet", "config.yaml")}
+    facts = {"identity": config_hash({"seed": 0})}
+    plan = Plan(KEY, code, "", config, PASSES, {}, sizes, 1.0, 1.0, cut(sizes, 2, KEY), frozen, facts)
     plan.write(root)
     return store, plan
 
@@ -93,4 +100,4 @@ def die(root: Path, step: int) -> None:
 def rewrite(root: Path, number: int, times: int) -> None:
     """Write a batch again and again."""
     for _ in range(times):
-        write(RunStore(root, KEY), number)
+        write(RunStore(root, KEY, PASSES), number)

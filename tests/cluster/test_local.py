@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from sfam_bench.cluster.local import ATTEMPTS, compute, cores
+from sfam_bench.cluster.local import ATTEMPTS, Claims, compute, cores, started
+from sfam_bench.cluster.processes import identity
 
 
 def command(text: str) -> list[str]:
@@ -66,3 +69,84 @@ def test_a_signal_stops_all_and_begins_none(tmp_path: Path) -> None:
     assert threading.current_thread() is threading.main_thread()
     assert compute({name: command(text) for name in "abc"}, 1, tmp_path / "logs", tick=tick) == signal.SIGTERM
     assert (tmp_path / "begun").read_text() == "x"
+
+
+def test_a_process_begins_once_it_is_noted_and_keeps_its_identity(tmp_path: Path) -> None:
+    noted: dict[str, dict[str, object]] = {}
+    text = "import json, os, sfam_bench.cluster.processes as made; print(json.dumps(made.identity(os.getpid())))"
+    claims = Claims(claim=lambda shard, pid: noted.update({shard: identity(pid)}))
+    compute({name: command(text) for name in "ab"}, 1, tmp_path / "logs", claims=claims)
+    assert {name: json.loads((tmp_path / "logs" / f"{name}.log").read_text()) for name in "ab"} == noted
+
+
+def test_a_process_that_is_never_noted_ends_without_having_begun(tmp_path: Path) -> None:
+    process = started(command(f"open({str(tmp_path / 'begun')!r}, 'w')"), tmp_path / "log", (0, cores(1)[0]))
+    assert process.stdin
+    process.stdin.close()  # as when its driver is killed
+    assert process.wait(20) != 0
+    assert not (tmp_path / "begun").exists()
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_a_shard_of_another_process_is_awaited_and_computed_only_where_that_did_not_complete_it(
+    tmp_path: Path, completed: bool
+) -> None:
+    other = subprocess.Popen(command("import time; time.sleep(0.5)"))
+    claims = Claims(taken=lambda shard: shard == "a" and other.poll() is None, ended=lambda _: completed)
+    text = "open({!r}, 'a').write('x')"
+    made = {name: command(text.format(str(tmp_path / name))) for name in "ab"}
+    assert compute(made, 2, tmp_path / "logs", claims=claims) is None
+    assert other.poll() == 0
+    assert (tmp_path / "a").exists() is not completed
+    assert (tmp_path / "b").read_text() == "x"
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from sfam_bench.cluster.local import Claims, compute
+from sfam_bench.cluster.notes import leave, left
+from sfam_bench.cluster.processes import alive
+
+root = Path(sys.argv[1])
+(root / "done").mkdir(exist_ok=True)
+
+def taken(shard):
+    note = left(root, "running", shard).get(shard)
+    return note is not None and alive(note)
+
+# says when it begins and ends, and whether anybody else has begun and not ended
+TASK = '''
+import os, sys, time
+root, shard = sys.argv[1:]
+try:
+    os.close(os.open(f"{root}/{shard}.busy", os.O_CREAT | os.O_EXCL))
+except FileExistsError:
+    open(f"{root}/twice", "a").write(shard)
+open(f"{root}/{shard}.begun", "a").write("x")
+time.sleep(1.5)
+open(f"{root}/done/{shard}", "a").write("x")
+os.unlink(f"{root}/{shard}.busy")
+'''
+commands = {shard: [sys.executable, "-c", TASK, str(root), shard] for shard in "abcd"}
+ended = lambda shard: (root / "done" / shard).exists()
+due = {shard: command for shard, command in commands.items() if not ended(shard)}
+claims = Claims(taken, ended, lambda shard, pid: leave(root, "running", shard, pid))
+sys.exit(compute(due, 2, root / "logs", claims=claims))
+"""
+
+
+def test_no_shard_is_computed_twice_at_once_or_lost_however_often_the_driver_is_killed(tmp_path: Path) -> None:
+    for kill in range(3):
+        process = subprocess.Popen([*command(DRIVER), str(tmp_path)])
+        begun = len(list(tmp_path.glob("*.begun")))
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("*.begun"))) < min(4, begun + 2 - (kill > 0)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+    subprocess.run([*command(DRIVER), str(tmp_path)], check=True, timeout=60)
+    assert sorted(path.name for path in (tmp_path / "done").iterdir()) == list("abcd")
+    assert not (tmp_path / "twice").exists()
+    assert [path.read_text() for path in (tmp_path / "done").iterdir()] == ["x"] * 4

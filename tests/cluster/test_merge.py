@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ from sfam_bench.cluster import merge as merging
 from sfam_bench.cluster.merge import merge
 from sfam_bench.cluster.plan import Plan
 from sfam_bench.errors import UserError
-from sfam_bench.files import host
+from sfam_bench.files import digest, host
+from sfam_bench.manifests import read_manifest
 from sfam_bench.pairs import batches
 from sfam_bench.pieces import SCHEMA
 from sfam_bench.report.protocols import protocol
+from sfam_bench.runs import read_curves, read_run
 from sfam_bench.statistics import summary
-from sfam_bench.store import RunStore, read_curves, read_manifest, read_run
+from sfam_bench.store import RunStore
 from tests.cluster.made import BATCHES, PAIRS, PROCESSES, computed, curves, die, maps, records, write
 
 Made = tuple[RunStore, Plan]
@@ -141,6 +144,7 @@ WRONG: dict[str, Callable[[RunStore], object]] = {
     ),
     "in another order": lambda store: store.write_shard(1, records(["c", "e"], 1), maps(["e", "c"], 1)),
     "another plan": lambda store: write(RunStore(store.root, "f" * 16), 1),
+    "was computed with passes mode half": lambda store: write(replace(store, passes={"mode": "half", "batch": 4}), 1),
     "is of batch 0": lambda store: shutil.copy(store.path(0), store.path(1)),
     "curves/00001.parquet cannot be read": lambda store: (store.root / "curves" / "00001.parquet").unlink(),
     "maps/00001.npz cannot be read": lambda store: (store.root / "maps" / "00001.npz").unlink(),
@@ -163,9 +167,32 @@ def test_what_is_wrong_is_refused_and_never_merged(why: str, made: Made) -> None
 
 def test_pairs_other_than_planned_are_refused(made: Made) -> None:
     store, plan = made
-    store.write_pairs(pd.read_parquet(store.root / "pairs.parquet")[:-1])
-    with pytest.raises(UserError, match="holds 6 of the plan's 7 pairs"):
+    pd.read_parquet(store.root / "pairs.parquet")[:-1].to_parquet(store.root / "pairs.parquet")
+    with pytest.raises(UserError, match=r"pairs.parquet is not the file of the plan"):
         merge(store.root, plan)
+
+
+def test_pieces_of_other_code_are_refused(made: Made) -> None:
+    store, plan = made
+    with pytest.raises(UserError, match=r"unsound batches: 4 .*made by other code"):
+        merge(store.root, replace(plan, code="another"))
+
+
+def test_a_manifest_of_another_run_is_refused(made: Made) -> None:
+    store, plan = made
+    store.write_manifest({**read_manifest(store.root), "config_hash": "0" * 16})
+    with pytest.raises(UserError, match=r"manifest.json is not that of the plan"):
+        merge(store.root, plan)
+
+
+def test_pairs_that_are_there_twice_are_one_line(made: Made) -> None:
+    store, plan = made
+    pairs = pd.read_parquet(store.root / "pairs.parquet")
+    pd.concat([pairs, pairs[:2]]).to_parquet(store.root / "pairs.parquet")
+    store.write_manifest({**read_manifest(store.root), "digests": {}})
+    twice = replace(plan, frozen={"pairs.parquet": digest(store.root / "pairs.parquet")})
+    with pytest.raises(UserError, match=r"holds 2 pairs twice.*plan again .*pairs.kinds once"):
+        merge(store.root, twice)
 
 
 def test_a_pair_may_be_of_two_kinds(made: Made) -> None:

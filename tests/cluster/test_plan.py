@@ -1,5 +1,6 @@
 """Shards: every batch once, balanced, named by content; plans that cannot be read are refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfam_bench.cluster.plan import MOST, Plan, cut, shards_for
+from sfam_bench.cluster.plan import FILE, MOST, PAIRS, Plan, cut, shards_for
 from sfam_bench.errors import UserError
+from sfam_bench.files import digest, write_json
+from sfam_bench.provenance import running_code
+from tests.cluster.damage import damaged
 
 
 def plan(batches: list[int], shards: int, key: str = "k") -> Plan:
@@ -23,6 +27,7 @@ def plan(batches: list[int], shards: int, key: str = "k") -> Plan:
         rate=2.0,
         size=10.0,
         shards=cut(batches, shards, key),
+        frozen={PAIRS: "0"},
     )
 
 
@@ -64,12 +69,50 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_what_is_no_plan_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no plan \(plan.json\): make one with submit.py plan"):
         Plan.read(tmp_path)
-    plan([1], 1).write(tmp_path)
-    whole = (tmp_path / "plan.json").read_text()
-    for text in (whole[:-20], "[]", "{}", whole.replace('"batches"', '"batchs"')):
-        (tmp_path / "plan.json").write_text(text)
-        with pytest.raises(UserError, match=r"cannot read .*plan.json"):
+    for text in ("", "[]", "{}", '{"shards": [[]]}', "[" * 9999):
+        (tmp_path / FILE).write_text(text)
+        with pytest.raises(UserError, match=r"plan.json.*: plan again") as raised:
             Plan.read(tmp_path)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "zeroed"])
+def test_a_damaged_plan_is_refused(tmp_path: Path, kind: str) -> None:
+    plan([3, 3, 1], 2).write(tmp_path)
+    whole = (tmp_path / FILE).read_bytes()
+    for copy in damaged(whole, kind, 40):
+        (tmp_path / FILE).write_bytes(copy)
+        with pytest.raises(UserError, match=r"plan.json.*: plan again into another run_dir"):
+            Plan.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"batches": [3, 0, 1]}, {"batches": [3, "x"]}, {"batches": []}, {"rate": 0.0}, {"rate": float("nan")}),
+        *({"config": None}, {"folder": 3}, {"shards": []}, {"shards": [{"id": "a", "first": 0, "last": 3}]}),
+        *({"frozen": {}}, {"frozen": {PAIRS: "0", "../other": "0"}}, {"more": 1}, {"batches": [3, 3]}),
+    ],
+)
+def test_a_plan_of_other_fields_than_declared_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    made = plan([3, 3, 1], 2)
+    made.write(tmp_path)
+    assert Plan.read(tmp_path) == made
+    write_json(tmp_path / FILE, {**json.loads((tmp_path / FILE).read_text()), **wrong})
+    with pytest.raises(UserError, match=r"plan.json is no plan of this version .*: plan again"):
+        Plan.read(tmp_path)
+
+
+def test_frozen_files_are_proved(tmp_path: Path) -> None:
+    (tmp_path / PAIRS).write_bytes(b"pairs")
+    made = replace(plan([1], 1), code=running_code(), frozen={PAIRS: digest(tmp_path / PAIRS)})
+    made.check(tmp_path)
+    (tmp_path / PAIRS).write_bytes(b"pbirs")
+    with pytest.raises(UserError, match=r"pairs.parquet is not the file of the plan .*: restore it, or plan again"):
+        made.check(tmp_path)
+    (tmp_path / PAIRS).unlink()
+    with pytest.raises(UserError, match=r"cannot read .*pairs.parquet, which the plan needs .*: restore it"):
+        made.check(tmp_path)
 
 
 def test_a_plan_is_frozen() -> None:

@@ -1,5 +1,6 @@
 """What SLURM is asked and what its answers mean, by stand-ins of its commands."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,30 @@ def test_more_than_an_array_holds_are_several(commands: Path, tmp_path: Path, mo
     monkeypatch.setattr(slurm, "MOST", 2)
     found = slurm.submit(slurm.Request(), tmp_path / "logs", dict.fromkeys("abcde", int))
     assert found == {"a": "1_0", "b": "1_1", "c": "2_0", "d": "2_1", "e": "3"}
+
+
+def test_what_is_submitted_does_not_inherit_the_job_that_submits_it(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(commands, "srun", "exit 1")
+    command(commands, "sbatch", f'env > {commands}/seen; echo "Submitted batch job 1"')
+    inherited = {
+        **{"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "100", "SLURM_CPUS_PER_TASK": "1", "SLURM_NTASKS": "2"},
+        **{"SLURM_MEM_PER_NODE": "9", "SLURMD_NODENAME": "n", "SRUN_DEBUG": "3", "SBATCH_CPU_BIND": "x"},
+        **{"SBATCH_PARTITION": "other", "SBATCH_TIMELIMIT": "1", "CUDA_VISIBLE_DEVICES": "3"},
+    }
+    kept = {"SLURM_CONF": "/etc/x.conf", "SBATCH_ACCOUNT": "vision", "SBATCH_QOS": "low", "OWN": "1"}
+    for name, value in {**inherited, **kept}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    slurm.submit(slurm.Request(partition="gpu"), tmp_path / "logs", {"a": int})
+    seen = dict(line.split("=", 1) for line in (commands / "seen").read_text().splitlines() if "=" in line)
+    assert not inherited.keys() & seen.keys()
+    assert kept.items() <= seen.items()
+    assert dict(os.environ) == before
+    monkeypatch.delenv("SLURM_JOB_ID")
+    slurm.submit(slurm.Request(account="lab"), tmp_path / "logs", {"a": int})
+    seen = dict(line.split("=", 1) for line in (commands / "seen").read_text().splitlines() if "=" in line)
+    assert "SBATCH_ACCOUNT" not in seen  # it would win over cluster.account
+    assert seen["SBATCH_PARTITION"] == "other"
+    assert seen["CUDA_VISIBLE_DEVICES"] == "3"  # of the user, and of no job

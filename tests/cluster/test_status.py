@@ -1,6 +1,5 @@
 """How shards stand, told from files and processes alone."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from sfam_bench.cluster.notes import leave, running
 from sfam_bench.cluster.plan import Plan, cut
-from sfam_bench.cluster.status import Status, alive, duration, leave, left, running
+from sfam_bench.cluster.status import DUE, Status, duration
 
 
 @pytest.fixture
 def plan() -> Plan:
     fixed = {"key": "k", "code": "c", "folder": "/", "config": {}, "passes": {}, "left_out": {}}
-    return Plan(**fixed, batches=[4] * 6, rate=1.0, size=0.0, shards=cut([4] * 6, 3, "k"))  # type: ignore[arg-type]
+    shards = cut([4] * 6, 3, "k")
+    return Plan(**fixed, batches=[4] * 6, rate=1.0, size=0.0, shards=shards, frozen={})  # type: ignore[arg-type]
+
+
+END = {"pairs": 8, "spent": {"sfam": 1.0}}
 
 
 def pieces(root: Path, *numbers: int, age: float = 0) -> None:
@@ -36,8 +40,8 @@ def test_a_shard_is_done_when_its_word_and_all_its_pieces_are_there(tmp_path: Pa
     assert states(tmp_path, plan) == ["missing"] * 3
     pieces(tmp_path, 0, 1, 2, 3)
     assert states(tmp_path, plan) == ["missing"] * 3
-    leave(tmp_path, "shards", first, state="done")
-    leave(tmp_path, "shards", second, state="incomplete", skipped=[])
+    leave(tmp_path, "shards", first, state="done", **END)
+    leave(tmp_path, "shards", second, state="incomplete", **END)
     leave(tmp_path, "failures", second, error="one pair")
     assert states(tmp_path, plan) == ["done", "incomplete", "missing"]
     assert Status.of(tmp_path, plan, {}).troubles == f"incomplete {second}: one pair"
@@ -58,7 +62,6 @@ def test_a_killed_process_does_not_run(tmp_path: Path, plan: Plan) -> None:
     first = plan.shards[0].id
     with running(tmp_path, first):
         assert states(tmp_path, plan) == ["running", "missing", "missing"]
-        note = left(tmp_path, "running")[first]
     assert states(tmp_path, plan) == ["missing"] * 3
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     leave(tmp_path, "running", first, pid=process.pid)
@@ -69,15 +72,22 @@ def test_a_killed_process_does_not_run(tmp_path: Path, plan: Plan) -> None:
     process.kill()
     process.wait()
     assert states(tmp_path, plan)[0] == "missing"
-    assert not alive({**note, "host": "another"})
-    assert not alive({**note, "pid": 1})  # another program
 
 
-def test_a_note_that_is_half_written_is_none(tmp_path: Path) -> None:
-    leave(tmp_path, "shards", "a", state="done")
-    (tmp_path / "shards" / "b.json").write_text('{"state": ')
-    assert list(left(tmp_path, "shards")) == ["a"]
-    assert json.loads((tmp_path / "shards" / "a.json").read_text())["shard"] == "a"
+def test_a_shard_of_a_host_that_cannot_be_seen_is_elsewhere_until_that_is_said_to_be_gone(
+    tmp_path: Path, plan: Plan
+) -> None:
+    first = plan.shards[0].id
+    leave(tmp_path, "running", first, host="another")
+    now = Status.of(tmp_path, plan, {})
+    assert now.of_state("elsewhere") == [first]
+    assert not now.live
+    assert not set(DUE) & {"elsewhere"}
+    assert "1 elsewhere, 2 missing" in now.line
+    assert "of host another" in now.troubles
+    assert "gone=[another]" in now.troubles
+    assert Status.of(tmp_path, plan, {first: "running"}).of_state("running") == [first]
+    assert Status.of(tmp_path, plan, {}, ended={first}).of_state("missing") == [shard.id for shard in plan.shards]
 
 
 def test_rate_and_remaining_time_by_hand(tmp_path: Path, plan: Plan) -> None:

@@ -14,9 +14,12 @@ import torch
 from filelock import FileLock
 
 from experiments.task import Task
+from sfam_bench.cluster import local
+from sfam_bench.cluster.notes import left
 from sfam_bench.cluster.plan import Plan
-from sfam_bench.cluster.status import left
-from sfam_bench.store import read_run
+from sfam_bench.files import write_json
+from sfam_bench.runs import read_run
+from tests.cluster.damage import damaged
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
@@ -32,6 +35,7 @@ SETTINGS = [
     ),
     "+explainer.poison={_target_: tests.cluster.poison.Poison}",
 ]
+ALLOW = "allow=[tests.cluster]"
 BATCHES = 6
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +80,7 @@ def refused(outcome: Outcome, *words: str, code: int = 2) -> None:
 
 
 def work(run_script: Run, run: Path) -> list[Outcome]:
-    return [run_script("work", f"run_dir={run}", f"shard={shard.id}") for shard in Plan.read(run).shards]
+    return [run_script("work", ALLOW, f"run_dir={run}", f"shard={shard.id}") for shard in Plan.read(run).shards]
 
 
 def same(run: Path, whole: Path) -> None:
@@ -106,12 +110,12 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
 
 
 def test_processes_of_this_machine_compute_it(run_script: Run, run: Path, whole: Path) -> None:
-    said = ok(run_script("submit", "run", f"run_dir={run}", "workers=2", "wait=true"))
+    said = ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "workers=2", "wait=true"))
     assert said.splitlines() == ["3 of 3 shards to compute", "3 shards: 3 done; 6 of 6 batches"]
     ok(run_script("submit", "merge", f"run_dir={run}"))
     same(run, whole)
     stamps = {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()}
-    assert "0 of 3 shards to compute" in ok(run_script("submit", "run", f"run_dir={run}", "wait=true"))
+    assert "0 of 3 shards to compute" in ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"))
     assert {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()} == stamps
 
 
@@ -150,7 +154,7 @@ def test_where_no_pair_can_be_explained_that_is_said_with_its_traceback(
 ) -> None:
     monkeypatch.setenv("POISON", "every")
     shard = Plan.read(run).shards[1].id
-    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), "3 of 3 pairs could not be explained")
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "3 of 3 pairs could not be explained")
     note = left(run, "failures")[shard]
     assert "the map is poisoned" in note["error"]
     assert 'raise RuntimeError("the map' in note["traceback"]
@@ -163,7 +167,7 @@ def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
 ) -> None:
     pairs, plan = pd.read_parquet(run / "pairs.parquet"), Plan.read(run)
     monkeypatch.setenv("SIGNAL", f"{pairs['query_id'].iloc[4]}:{int(number)}")  # of batch 2
-    code, _, err = run_script("work", f"run_dir={run}", f"shard={plan.shards[1].id}")
+    code, _, err = run_script("work", ALLOW, f"run_dir={run}", f"shard={plan.shards[1].id}")
     assert code == 128 + number
     assert f"stopped by {number.name}: what was done is kept" in err
     assert sorted(path.stem for path in (run / "records").iterdir()) == ["00000", "00002"]
@@ -176,24 +180,79 @@ def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
     same(run, whole)
 
 
+def test_a_shard_whose_process_is_killed_again_and_again_is_not_awaited(
+    run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[4]
+    monkeypatch.setenv("SIGNAL", f"{query}:{int(signal.SIGKILL)}")
+    monkeypatch.setattr(local, "ATTEMPTS", 1)
+    refused(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"), "2 done, 1 missing", "submit.py run")
+
+
 def test_other_code_other_weights_and_other_shards_are_refused(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = Plan.read(run).shards[1].id
-    refused(run_script("work", f"run_dir={run}", "shard=nobody"), "has no shard nobody")
+    refused(run_script("work", ALLOW, f"run_dir={run}", "shard=nobody"), "has no shard nobody")
     plan = json.loads((run / "plan.json").read_text())
-    (run / "plan.json").write_text(json.dumps({**plan, "config": {**plan["config"], "seed": 7}}))
-    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")  # random weights
-    (run / "plan.json").write_text(json.dumps({**plan, "code": "another"}))
-    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), "the code", "another", "plan again")
-    refused(run_script("submit", "run", f"run_dir={run}"), "the code", "another", "plan again")
+    write_json(run / "plan.json", {**plan, "config": {**plan["config"], "seed": 7}})
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")
+    write_json(run / "plan.json", {**plan, "passes": {**plan["passes"], "device": "cuda"}})
+    other = run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}")
+    refused(other, "passes cannot be computed here as in the plan", 'device was "cuda", is "cpu"', "plan again")
+    write_json(run / "plan.json", {**plan, "code": "another"})
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "the code", "another", "plan again")
+    refused(run_script("submit", "run", ALLOW, f"run_dir={run}"), "the code", "another", "plan again")
     assert "the code" in left(run, "failures")[shard]["error"]
+
+
+def test_what_a_plan_froze_is_proved_by_every_reader(run_script: Run, run: Path) -> None:
+    shard = Plan.read(run).shards[1].id
+    for name in ("gallery.safetensors", "pairs.parquet", "config.yaml"):
+        whole = (run / name).read_bytes()
+        (copy,) = damaged(whole, "flipped", 1)
+        (run / name).write_bytes(copy)
+        refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), name, "not the file of the plan")
+        refused(run_script("submit", "run", ALLOW, f"run_dir={run}"), name, "not the file of the plan")
+        refused(run_script("submit", "merge", f"run_dir={run}"), name, "not the file of the plan")
+        refused(run_script("submit", "plan", *SETTINGS, f"run_dir={run}"), name, "not the file of the plan")
+        (run / name).write_bytes(whole)
+    assert [path.stem for path in (run / "records").iterdir()] == ["00000"]
+
+
+def test_a_plan_builds_nothing_of_packages_that_are_not_admitted(run_script: Run, run: Path) -> None:
+    shard = Plan.read(run).shards[1].id
+    words = ("plan.json: explainer.poison._target_", "tests.cluster.poison.Poison", "pass allow=[tests]")
+    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), *words)
+    refused(run_script("submit", "run", f"run_dir={run}"), *words)
+    refused(run_script("work", "allow=[test]", f"run_dir={run}", f"shard={shard}"), *words)
+
+
+def test_a_plan_whose_folder_is_gone_is_refused(run_script: Run, run: Path, tmp_path: Path) -> None:
+    plan = json.loads((run / "plan.json").read_text())
+    write_json(run / "plan.json", {**plan, "folder": str(tmp_path / "gone")})
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={plan['shards'][0]['id']}"), "cannot enter", "gone")
+
+
+def test_two_plans_at_once_and_what_a_stopped_one_left(run_script: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with FileLock(run / ".plan.lock"):
+        refused(run_script("submit", "plan", *SETTINGS, f"run_dir={run}"), "another plan is at work")
+    for name in ("records", "maps"):
+        (run / name).mkdir()
+    ok(run_script("submit", "plan", *SETTINGS, f"run_dir={run}"))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("of: somebody\n")
+    refused(run_script("submit", "plan", *SETTINGS, f"run_dir={other}"), "exists")
+    assert (other / "config.yaml").read_text() == "of: somebody\n"
 
 
 def test_broken_pieces_are_set_aside_and_computed_anew(run_script: Run, run: Path, whole: Path) -> None:
     piece = run / "records" / "00000.parquet"
     piece.write_bytes(piece.read_bytes()[:-20])
-    code, _, err = run_script("submit", "run", f"run_dir={run}", "wait=true")
+    code, _, err = run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true")
     assert code == 0, err
     assert "set aside, to be computed anew" in err
     assert (run / "records" / "00000.parquet.bad").exists()
@@ -205,7 +264,8 @@ def test_a_plan_is_made_once(run_script: Run, run: Path) -> None:
     before = (run / "plan.json").read_text()
     said = ok(run_script("submit", "plan", *SETTINGS, "shards=2", f"run_dir={run}"))
     assert said.startswith("planned already: 10 pairs in 6 batches, 3 shards")
-    refused(run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}"), "plan of another config")
+    other = run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}")
+    refused(other, "plan of another config", "seed was 0, is 3")
     assert (run / "plan.json").read_text() == before
 
 
@@ -213,18 +273,18 @@ def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> No
     where = f"run_dir={run}"
     refused(run_script("submit", "begin", where), "'begin' is no verb", "plan|run|status|merge|cancel")
     refused(run_script("submit"), "verb is not given")
-    refused(run_script("submit", "run", where, "explainer=[sfam]"), "explainer is frozen in the plan")
-    refused(run_script("submit", "run", where, "launcher=moon"), "launcher=moon: choose local, slurm")
-    refused(run_script("submit", "run", where, "workers=-1", "wait=true"), "workers is -1", "at least 1")
+    refused(run_script("submit", "run", ALLOW, where, "explainer=[sfam]"), "explainer is frozen in the plan")
+    refused(run_script("submit", "run", ALLOW, where, "launcher=moon"), "launcher=moon: choose local, slurm")
+    refused(run_script("submit", "run", ALLOW, where, "workers=-1", "wait=true"), "workers is -1", "at least 1")
     refused(run_script("submit", "status", f"run_dir={tmp_path}"), "holds no plan", "submit.py plan")
     refused(run_script("submit", "merge", where), "missing batches: 5", "partial=true")
     refused(run_script("submit", "plan", *SETTINGS, "cluster.gpus=many", f"run_dir={tmp_path / 'x'}"), "cluster.gpus")
     with FileLock(run / "run.lock"):
-        refused(run_script("submit", "run", where, "wait=true"), "another run is at work")
+        refused(run_script("submit", "run", ALLOW, where, "wait=true"), "another run is at work")
 
 
 def test_a_rehearsal_starts_nothing(run_script: Run, run: Path) -> None:
-    lines = ok(run_script("submit", "run", f"run_dir={run}", "dry_run=true", "workers=2")).splitlines()
+    lines = ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "dry_run=true", "workers=2")).splitlines()
     assert len(lines) == 3
     assert all(line.startswith("2 at a time: ") and "work.py" in line for line in lines)
     assert not (run / "logs").exists()
@@ -235,7 +295,7 @@ def test_a_task_of_slurm_hands_its_warning_on(
 ) -> None:
     handed: list[int] = []
     pairs, plan = pd.read_parquet(run / "pairs.parquet"), Plan.read(run)
-    queries, task = pairs["query_id"], Task(str(run), plan.shards[1].id)
+    queries, task = pairs["query_id"], Task(str(run), plan.shards[1].id, ("tests",))
     before = [
         signal.signal(number, lambda number, _: handed.append(number)) for number in (signal.SIGUSR2, signal.SIGTERM)
     ]
@@ -246,7 +306,7 @@ def test_a_task_of_slurm_hands_its_warning_on(
         assert handed == [signal.SIGUSR2]
         assert not (run / "records" / "00003.parquet").exists()
         monkeypatch.setenv("SIGNAL", f"{queries.iloc[5]}:{int(signal.SIGTERM)}")  # does not stop it
-        Task(str(run), plan.shards[2].id)()
+        Task(str(run), plan.shards[2].id, ("tests",))()
         task.checkpoint().function()
         assert (run / "records" / "00003.parquet").exists()
         assert list(left(run, "shards")) == sorted(shard.id for shard in plan.shards[1:])

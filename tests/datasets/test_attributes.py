@@ -86,7 +86,7 @@ def test_images_go_before_classes_and_stray_columns_are_ignored(root: Path) -> N
 
 
 def test_both_eyes_share_their_colour(root: Path) -> None:
-    by_image(root, [f"7 {column('eye', 'red') + 1} 1 3 1.0", f"8 {column('eye', 'red') + 1} 1 3 1.0"])
+    by_image(root, [f"7 {column('eye', 'red') + 1} 1 3 1.0", f"8 {column('eye', 'red') + 1} 1 3 1.0", "11 1 0 3"])
     alike = part_colours(root, LABELS).agreement("7", ["8"])
     assert np.flatnonzero(np.isfinite(alike[0])).tolist() == list(EYES)
 
@@ -126,20 +126,45 @@ def test_a_broken_class_table_is_refused(root: Path, change: str) -> None:
         "empty": [],
     }[change]
     path.write_text("\n".join(" ".join(row) for row in rows))
-    with pytest.raises(UserError, match=rf"{path.name} is not a table of {len(NAMES)} finite numbers a row"):
+    says = {
+        "narrow": rf", line 1: {len(NAMES) - 1} cells, expected {len(NAMES)}",
+        "ragged": rf", line 1: {len(NAMES) - 1} cells, expected {len(NAMES)}",
+        "nan": ", line 1: expected a finite number",
+        "text": ", line 1: expected a finite number",
+        "empty": " is empty",
+    }[change]
+    with pytest.raises(UserError, match=path.name + says):
         part_colours(root, LABELS)
 
 
-@pytest.mark.parametrize("line", ["7 3", "7 x 1", "7 9999 1", "7 0 1"])
+@pytest.mark.parametrize("line", ["7 3", "7 x 1", "7 9999 1", "7 0 1", "7 3 yes", "7 3 2"])
 def test_a_broken_image_table_is_refused(root: Path, line: str) -> None:
     by_image(root, [f"7 {column('bill', 'red') + 1} 1 3 1.0", line])
-    with pytest.raises(UserError, match=f"has the line '{line}': expected image, attribute, is_present"):
+    with pytest.raises(UserError, match=f"txt, line 2: b'{line}': expected image, attribute of 1 to"):
         part_colours(root, LABELS)
 
 
 def test_a_class_beyond_the_table_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="describes 3 classes, and there is a class 4"):
         part_colours(root, pd.Series({"7": 4}))
+
+
+def test_an_image_without_a_line_is_refused(root: Path) -> None:
+    by_image(root, ["7 1 0 3", "8 1 0 3"])
+    with pytest.raises(UserError, match="says nothing of image 11"):
+        part_colours(root, LABELS)
+
+
+def test_a_class_of_number_0_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="there is a class 0"):
+        part_colours(root, pd.Series({"7": 0, "8": 2}))
+
+
+def test_names_out_of_order_are_refused(root: Path) -> None:
+    path = root / "attributes" / "attributes.txt"
+    path.write_text("\n".join(reversed(path.read_text().splitlines())))
+    with pytest.raises(UserError, match="does not number its attributes from 1 in order"):
+        part_colours(root, LABELS)
 
 
 def test_names_without_a_part_are_refused(root: Path) -> None:

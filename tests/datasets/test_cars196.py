@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 from scipy.io import savemat
 
+from sfam_bench.datasets import matlab
 from sfam_bench.datasets.cars196 import cars196
 from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.errors import UserError
@@ -122,6 +123,54 @@ def test_devkit_broken(devkit: Path) -> None:
         cars196(devkit)
 
 
+@pytest.mark.parametrize("damage", ["crash", "hang", "cut"])
+def test_a_damaged_mat_file_is_one_line(devkit: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scipy crashes on some files: what reads them here crashes, or never ends."""
+    path = devkit / "devkit/cars_train_annos.mat"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    else:
+        reader = devkit / "reader.py"
+        reader.write_text("import os\nos.kill(os.getpid(), 11)" if damage == "crash" else "import time\ntime.sleep(60)")
+        monkeypatch.setattr(matlab, "READER", reader)
+        monkeypatch.setattr(matlab, "SECONDS", 1)
+    says = {"crash": r"\(SIGSEGV\)", "hang": "within 1 s", "cut": r"\(\w+: .*\)"}[damage]
+    with pytest.raises(UserError, match=rf"cannot read \w+ in .*\.mat {says}: copy the file again"):
+        cars196(devkit)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"class": -1, "file": "00001.jpg"}, "class of row 1 of annotations is -1: expected a whole number"),
+        ({"class": 1.5, "file": "00001.jpg"}, "class of row 1 of annotations is 1.5"),
+        ({"class": 0, "file": "00001.jpg"}, "is 0: expected a class id of 1 to 196"),
+        ({"class": 1, "file": "00001.jpg", "bbox_x1": 20}, "the box of image 'train/00001' is"),
+        ({"class": 1, "file": "00001.jpg", "bbox_x2": np.nan}, "bbox_x2 of row 1 of annotations is nan"),
+        ({"class": 1}, "lack fname"),
+    ],
+)
+def test_annotations_are_checked(devkit: Path, row: dict, says: str) -> None:
+    annotate(devkit / "devkit/cars_train_annos.mat", "fname", [row])
+    with pytest.raises(UserError, match=says):
+        cars196(devkit)
+
+
+def test_damaged_copies_of_the_official_file(devkit: Path) -> None:
+    """A few of them, each with one byte changed: right, or refused in one line."""
+    path = devkit / "devkit/cars_train_annos.mat"
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    for place in random.integers(0, len(content), 4):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            cars196(devkit)
+        except UserError as error:
+            damage = str(error)
+        else:
+            damage = ""
+        assert "\n" not in damage
+
+
 def test_devkit_paths_stay_inside(devkit: Path) -> None:
     annotate(devkit / "devkit/cars_train_annos.mat", "fname", [{"class": 1, "file": "../../x.jpg"}])
     with pytest.raises(UserError, match="leads out of"):
@@ -134,7 +183,7 @@ def test_kaggle_by_side(tmp_path: Path, below: str, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING):
         data = cars196(tmp_path)
     # without a list of names the ids are ranks, but the names still tell the official sides
-    assert dict(data.index.label) == {"train/00001": 1, "test/00001": 1}
+    assert dict(data.index.label) == {"train/00001": 2, "test/00001": 1}
     assert dict(data.index.split) == {"train/00001": "test", "test/00001": "train"}
     assert data.sample("test/00001").masks == {}
     assert "class folders only, no boxes" in caplog.text

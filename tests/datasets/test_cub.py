@@ -1,5 +1,6 @@
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ def images(folder: Path, photos: list[str]) -> None:
         PIL.Image.new("RGB", (30, 20), (10, 200, 30)).save(folder / photo)
 
 
+def lines_of(path: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """Rewrite the lines of a file."""
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+
+
 @pytest.fixture
 def official(tmp_path: Path) -> Path:
     """Three images of classes 1 and 200 with every official file; ids are not contiguous."""
@@ -37,7 +43,7 @@ def official(tmp_path: Path) -> Path:
         "images.txt": [f"{i} {path}" for i, path in PHOTOS.items()],
         "image_class_labels.txt": ["11788 200", "4 1", "9 1"],  # in another order
         "classes.txt": ["1 001.Black_footed_Albatross", "200 200.Common_Yellowthroat"],
-        "bounding_boxes.txt": ["4 3.0 2.0 10.0 5.0", "9 20.0 10.0 25.0 25.0", "11788 0.0 0.0 30.0 20.0"],
+        "bounding_boxes.txt": ["4 3.0 2.0 10.0 5.0", "9 20.0 10.0 12.0 11.0", "11788 0.0 0.0 30.0 20.0"],
         "train_test_split.txt": ["4 1", "9 0", "11788 1"],
         "parts/part_locs.txt": [f"{i} {part} {part}.5 2.0 {part % 2}" for i in PHOTOS for part in range(1, 16)],
     }
@@ -60,7 +66,7 @@ def test_official(official: Path, up: bool) -> None:
     assert data.index.keypoints["4"][2].tolist() == [3.5, 2.0, 1.0]
     assert data.index.mask_path.isna().all()
 
-    sample = data.sample("9")  # the box reaches past both far edges; the crop starts at x 5
+    sample = data.sample("9")  # the box reaches past both far edges by a pixel or two; the crop starts at x 5
     foreground = sample.masks["foreground"]
     assert foreground[10:, 15:].all()
     assert foreground.sum() == 10 * 5
@@ -149,8 +155,108 @@ def test_unlabelled_image(official: Path) -> None:
 
 def test_malformed_file(official: Path) -> None:
     (official / "bounding_boxes.txt").write_text("4 a b c d\n")
-    with pytest.raises(UserError, match=r"cannot read .*bounding_boxes\.txt"):
+    with pytest.raises(UserError, match=r"bounding_boxes\.txt, line 1: x is 'a': expected a finite number"):
         cub(official)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda text: b"\xef\xbb\xbf" + text.encode(),
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: text.replace("\n", "\n\n").encode(),
+        lambda text: text.replace(" ", "\t").encode(),
+        lambda text: text.replace("\n", "  \n").encode(),
+    ],
+    ids=["byte order mark", "CRLF", "blank lines", "tabs", "blanks at the end"],
+)
+def test_other_ways_to_write_the_same(official: Path, encode: Callable[[str], bytes]) -> None:
+    expected = cub(official).index
+    for file in official.rglob("*.txt"):
+        file.write_bytes(encode(file.read_text()))
+    found = cub(official).index
+    assert found.drop(columns="keypoints").equals(expected.drop(columns="keypoints"))
+    assert all(map(np.array_equal, found.keypoints, expected.keypoints))
+
+
+def test_latin_1_is_refused_with_its_line(official: Path) -> None:
+    (official / "classes.txt").write_bytes("1 001.Black\n200 200.Gelbkehlchen-Männchen\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes\.txt, line 2: not UTF-8"):
+        cub(official)
+
+
+def test_class_names_and_paths_may_hold_blanks(official: Path) -> None:
+    (official / "classes.txt").write_text("1 001.Black footed Albatross\n200 200.Common Yellowthroat\n")
+    photo = official / "images" / PHOTOS["4"]
+    photo.rename(photo.with_name("a bird.jpg"))
+    lines_of(official / "images.txt", lambda lines: ["4 001.Black_footed_Albatross/a bird.jpg", *lines[1:]])
+    index = cub(official).index
+    assert index.class_name["4"] == "Black footed Albatross"
+    assert index.path["4"].endswith("/a bird.jpg")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        (
+            "image_class_labels.txt",
+            lambda lines: ["11788 199", "4 0", "9 0"],
+            "label of image '4' is 0: expected a class",
+        ),
+        ("image_class_labels.txt", lambda lines: ["11788 200", "4 2", "9 2"], "has the label 2 and lies in images/001"),
+        ("image_class_labels.txt", lambda lines: ["11788 200", "4 -1", "9 1"], "line 2: label is '-1'"),
+        ("image_class_labels.txt", lambda lines: ["11788 200", "4 1.5", "9 1"], "line 2: label is '1.5'"),
+        ("image_class_labels.txt", lambda lines: [*lines, "4 200"], r"line 4: image_id '4' is on line 2 already"),
+        ("images.txt", lambda lines: [*lines, lines[0]], "line 4: image_id '4' is on line 1 already"),
+        ("images.txt", lambda lines: [*lines, "5 " + lines[0][2:]], "has no label for image 5"),
+        ("images.txt", lambda lines: [line.replace(" ", ",") for line in lines], "line 1: path is absent"),
+        ("images.txt", lambda lines: [], r"images\.txt is empty"),
+        ("train_test_split.txt", lambda lines: lines[:2], "has no train for image 11788"),
+        ("train_test_split.txt", lambda lines: ["4 2", *lines[1:]], "line 1: train is '2': expected True or False"),
+        ("bounding_boxes.txt", lambda lines: ["4 3 2 -10 5"], "the box of image '4' is"),
+        ("bounding_boxes.txt", lambda lines: ["4 3 2 0 5"], "the box of image '4' is"),
+        ("bounding_boxes.txt", lambda lines: ["4 nan 2 10 5"], "line 1: x is 'nan': expected a finite number"),
+        ("bounding_boxes.txt", lambda lines: ["4 3 2 inf 5"], "line 1: width is 'inf'"),
+        ("bounding_boxes.txt", lambda lines: ["4 -30 2 10 5"], "the box of image '4' is"),
+        ("parts/part_locs.txt", lambda lines: ["4 0 1 1 1", *lines], "expected parts 1 to 15"),
+        ("parts/part_locs.txt", lambda lines: ["4 999999999 1 1 1", *lines], "expected parts 1 to 15"),
+        ("parts/part_locs.txt", lambda lines: lines[:-1], "expected parts 1 to 15"),
+        ("parts/part_locs.txt", lambda lines: [*lines, lines[0]], "line 46: image_id '4' part 1 is on line 1 already"),
+    ],
+)
+def test_what_is_wrong_is_refused(
+    official: Path, file: str, change: Callable[[list[str]], list[str]], says: str
+) -> None:
+    lines_of(official / file, change)
+    with pytest.raises(UserError, match=says):
+        cub(official)
+
+
+def test_numbered_from_zero_in_every_file(official: Path) -> None:
+    """Classes of both lists less one: only the folders tell that class 101 would train."""
+    lines_of(official / "image_class_labels.txt", lambda lines: ["11788 199", "4 1", "9 1"])
+    lines_of(official / "classes.txt", lambda lines: ["1 001.Black_footed_Albatross", "199 200.Common_Yellowthroat"])
+    with pytest.raises(UserError, match="label 199 and lies in images/200"):
+        cub(official)
+
+
+@pytest.mark.parametrize("box", ["20.0 10.0 25.0 25.0", "30.0 2.0 1.0 5.0", "400.0 2.0 30.0 5.0"])
+def test_a_box_outside_of_its_image(official: Path, box: str) -> None:
+    lines_of(official / "bounding_boxes.txt", lambda lines: [f"4 {box}"])
+    with pytest.raises(UserError, match=r"the box of .*0001_1\.jpg is .* and its image 30 x 20"):
+        cub(official).sample("4")
+
+
+def test_a_box_past_the_edge_is_said(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cub(official).sample("9")
+    cub(official).sample("9")
+    assert caplog.text.count("0002_2.jpg reaches 2 px past its image and is clipped") == 1
+
+
+def test_images_without_box_are_counted(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines_of(official / "bounding_boxes.txt", lambda lines: lines[:2])
+    cub(official)
+    assert "1 images have no box" in caplog.text
 
 
 @pytest.mark.parametrize("exists", [False, True])

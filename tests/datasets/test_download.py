@@ -1,14 +1,17 @@
 """Downloads from a server on this machine; nothing leaves it."""
 
+import gzip
 import hashlib
 import http.server
 import io
 import logging
+import shutil
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -247,3 +250,39 @@ def test_configured_files(name: str) -> None:
     assert all(file.url.startswith(("https://", "ftp://")) and file.unpack and file.otherwise for file in files)
     assert all(len(file.md5) == 32 for file in files if file.md5)
     assert all(file.filename.endswith((".tgz", ".zip")) for file in files)
+
+
+def sized(pack: str, size: int) -> bytes:
+    """An archive of a few bytes whose member is, by its header, so many bytes of zeros."""
+    if pack == "zip":
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("birds/a", "w") as member:
+            for _ in range(size >> 20):
+                member.write(bytes(1 << 20))
+        return stream.getvalue()
+    info = tarfile.TarInfo("birds/a")
+    info.size = size
+    return gzip.compress(info.tobuf() + bytes(1024))
+
+
+@pytest.mark.parametrize(("pack", "size"), [("zip", 300 << 20), ("tar", 4 << 30)])
+def test_an_archive_of_zeros_is_refused_by_its_header(server: Server, tmp_path: Path, pack: str, size: int) -> None:
+    server.files["/birds.zip"] = sized(pack, size)
+    with pytest.raises(UserError, match=r"birds\.zip holds 0 MB and would unpack to over 268 MB"):
+        download([{"url": f"{server.url}/birds.zip", "unpack": "birds"}], tmp_path)
+    assert names(tmp_path) == ["birds.zip"]
+
+
+def test_a_full_disk_is_said_before_anything_is_unpacked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/birds.tgz"] = tar({"birds/a": CONTENT})
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match="the disk has 0 MB: make room"):
+        download([{"url": f"{server.url}/birds.tgz", "unpack": "birds"}], tmp_path)
+
+
+@pytest.mark.parametrize("file", [{"ulr": "http://x"}, {"url": "http://x", "sha1": "a"}])
+def test_a_misdescribed_file(tmp_path: Path, file: dict) -> None:
+    with pytest.raises(UserError, match="a file of the download is misdescribed"):
+        download([file], tmp_path / "root")

@@ -4,7 +4,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from sfam_bench.datasets.base import split_hash
+from sfam_bench.datasets.base import roles, split_hash
 from sfam_bench.datasets.exchange import read_oml, write_oml
 from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.errors import UserError
@@ -84,8 +84,20 @@ def test_paths_stay_inside(root: Path, path: str) -> None:
     ("old", "new", "says"),
     [
         ("is_query,", "query,", "lacks the columns is_query"),
-        ("validation", "test", "splits other than train and validation"),
-        ("9,sub", "nine,sub", "cannot read .*expected a CSV with columns label, path, split"),
+        ("validation", "test", "line 4: split is 'test': expected train or validation"),
+        ("9,sub", "nine,sub", "line 4: label is 'nine': expected a whole number"),
+        ("9,sub", "-9,sub", "line 4: label is '-9'"),
+        ("9,sub", ",sub", "line 4: label is ''"),
+        ("sub/c.jpg", "", "line 4: path is ''"),
+        ("sub/c.jpg", "a.jpg", "names image 'a.jpg' twice"),
+        ("True,True", ",True", "line 4: is_query is empty"),
+        ("True,True", "yes,True", "line 4: is_query is 'yes': expected True or False"),
+        ("0,30,0", "30,0,0", "the box of image 'sub/c.jpg'"),
+        ("0,30,0", ",30,0", "line 4: a box needs x_1, y_1, x_2, y_2"),
+        ("0,30,0", "nan,30,0", "line 4: x_1 is 'nan'"),
+        ("0,30,0", "0,30px,0", "line 4: x_2 is '30px'"),
+        (",0,30,0,20", ",0,30,0", "line 4: expected 9 cells"),
+        ("label,path", "label,label", "line 1: names the column 'label' twice"),
     ],
 )
 def test_malformed(root: Path, old: str, new: str, says: str) -> None:
@@ -103,3 +115,21 @@ def test_empty_values_read_as_missing(root: Path) -> None:
     write_oml(read_oml(root / "df.csv", root), root / "out.csv")
     table = pd.read_csv(root / "out.csv")
     assert table.is_query.isna().tolist() == [True, True, False]
+
+
+def test_roles_are_kept(root: Path) -> None:
+    table = TABLE.replace("9,sub/c.jpg,validation,True,True", "9,sub/c.jpg,validation,True,False")
+    (root / "df.csv").write_text(table)
+    first = read_oml(root / "df.csv", root)
+    assert [role.tolist() for role in roles(first.index)] == [[True, True, True], [True, True, False]]
+    write_oml(first, root / "out.csv")
+    second = read_oml(root / "out.csv", root)
+    assert split_hash(first.index) == split_hash(second.index)
+    (root / "df.csv").write_text(TABLE)
+    assert split_hash(read_oml(root / "df.csv", root).index) != split_hash(first.index)
+
+
+def test_byte_order_mark_and_crlf(root: Path) -> None:
+    expected = read_oml(root / "df.csv", root).index
+    (root / "df.csv").write_bytes(b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode())
+    assert read_oml(root / "df.csv", root).index.equals(expected)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sfam_bench.datasets.base import Dataset, split_hash
-from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, inside, keep, load, read_table
+from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, inside, keep, load
 from sfam_bench.datasets.geometry import Geometry
+from sfam_bench.datasets.tables import read_table, text, whole
 from sfam_bench.errors import UserError
 
 THINGS = Collection("Things", "things", "data-things")
@@ -50,7 +51,7 @@ def test_it_is_a_dataset(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.jpg", "grey.jpg", "cmyk.jpg", "palette.png", "d.png"])
 def test_every_mode_becomes_rgb(home: Path, name: str) -> None:
-    sample = folder(home, [name, "a.jpg"]).sample("i0")
+    sample = folder(home, [name, "cut.jpg"]).sample("i0")
     assert sample.image.shape == (3, 20, 20)
     assert sample.masks == {}
 
@@ -176,13 +177,34 @@ def test_a_linked_root_is_fine(home: Path, tmp_path_factory: pytest.TempPathFact
     assert len(folder(link, ["a.jpg", "d.png"]).index) == 2
 
 
-@pytest.mark.parametrize("text", ["1 x 3\n2 y\n", "one x 3\n"])
-def test_malformed_table(tmp_path: Path, text: str) -> None:
-    (tmp_path / "t.txt").write_text(text)
-    with pytest.raises(UserError, match=r"cannot read .*t\.txt .*expected columns id, name, count"):
-        read_table(tmp_path / "t.txt", {"id": int, "name": str, "count": int})
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("1 x 3\n2 y\n", "line 2: count is absent"), ("\none x 3\n", "line 2: id is 'one': expected a whole number")],
+)
+def test_malformed_table(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "t.txt").write_text(content)
+    with pytest.raises(UserError, match=rf"t\.txt, {says}.*columns id, name, count"):
+        read_table(tmp_path / "t.txt", {"id": whole, "name": text, "count": whole})
 
 
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="copy it again"):
-        read_table(tmp_path / "t.txt", {"id": int})
+        read_table(tmp_path / "t.txt", {"id": whole})
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"label": [0, -1]}, "label of image 'i1' is -1"),
+        ({"label": [0.0, float("nan")]}, "label of image 'i0' is 0.0"),
+        ({"label": [3, 3], "class_name": ["car", "bird"]}, "label 3 has the names 'car' and 'bird'"),
+        ({"box": [(9.0, 0.0, 5.0, 20.0), None]}, "the box of image 'i0' is"),
+        ({"box": [(0.0, 9.0, 5.0, 9.0), None]}, "the box of image 'i0' is"),
+        ({"box": [(0.0, 0.0, float("nan"), 9.0), None]}, "the box of image 'i0' is"),
+        ({"path": ["a.jpg", "./a.jpg"]}, "names path 'a.jpg' twice"),
+    ],
+)
+def test_an_index_is_checked_whoever_made_it(home: Path, columns: dict, says: str) -> None:
+    rows = found(home, ["a.jpg", "d.png"]).rows.assign(**columns)
+    with pytest.raises(UserError, match=says):
+        keep(THINGS, Found(home, rows))

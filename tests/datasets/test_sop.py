@@ -91,3 +91,30 @@ def test_real_photos(caplog: pytest.LogCaptureFixture) -> None:
     assert (len(data.index), data.index.label.nunique()) == (378, 54)
     assert dict(data.index.groupby("split").label.nunique()) == {"train": 27, "test": 27}
     assert data.sample("190").image.shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("test", "says"),
+    [
+        (ROWS["test"], r"Ebay_test\.txt, line 1: .* is no header of columns"),
+        (["image_id class_id path", *ROWS["test"]], r"Ebay_test\.txt, line 1: .* is no header"),
+        ([HEADER, "59552 1 12 toaster_final/222_0.JPG"], "share 1 class ids, such as 1"),
+        ([HEADER, "1 11319 12 toaster_final/222_0.JPG"], "names image '1' twice"),
+        ([HEADER, "59552 11319 toaster_final/222_0.JPG"], "line 2: super_class_id is 'toaster"),
+        ([HEADER, "59552 99999 12 toaster_final/222_0.JPG"], "is 99999: expected a class id of 1 to 22634"),
+    ],
+)
+def test_what_is_wrong_is_refused(tmp_path: Path, test: list[str], says: str) -> None:
+    write(tmp_path, tmp_path)
+    (tmp_path / "Ebay_test.txt").write_text("\n".join(test) + "\n")
+    with pytest.raises(UserError, match=says):
+        sop(tmp_path)
+
+
+def test_the_header_decides_the_order_of_columns(tmp_path: Path) -> None:
+    write(tmp_path, tmp_path)
+    expected = sop(tmp_path).index
+    (tmp_path / "Ebay_test.txt").write_text(
+        "image_id super_class_id class_id path\r\n59552 12 11319 toaster_final/222_0.JPG"
+    )
+    assert sop(tmp_path).index.equals(expected)

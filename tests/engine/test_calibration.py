@@ -13,6 +13,7 @@ from sfam_bench.engine import calibration
 from sfam_bench.engine.calibration import Calibration, Trial, rate
 from sfam_bench.engine.passes import Passes
 from sfam_bench.errors import UserError
+from sfam_bench.files import read_json, write_json
 
 IMAGES = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 MINUTE = 600  # passes that take a minute in eager mode, at ten a second
@@ -71,6 +72,10 @@ def products(items, others):
     return items @ others.T
 
 
+def entries(cache):
+    return list(read_json(cache, "").values())
+
+
 def choose(planned=LONG, model=None, images=IMAGES, **fields):
     return Calibration(**fields)(model or network(), products, images, planned)
 
@@ -85,7 +90,8 @@ def test_other_modes_are_tried_once_a_run_would_last_a_minute(modes, tmp_path, p
     assert built == ["eager", "compiled"][: 1 + (planned >= MINUTE)]
     assert list(facts["images_per_second"]) == built
     assert facts["refused"] == {}
-    assert cache.exists() == (planned >= MINUTE)
+    (known,) = entries(cache)
+    assert known == {"rate": 10.0, "batch": 16, **({"mode": "compiled"} if planned >= MINUTE else {})}
 
 
 def test_what_is_worthwhile_can_be_set(modes):
@@ -209,6 +215,32 @@ def test_what_is_remembered_is_not_doubted_for_one_slow_run(modes, cache):
     assert cache.read_text() == known
 
 
+def test_the_load_of_the_moment_does_not_change_what_a_command_takes(modes, cache):
+    modes(compiled=Way(20))
+    assert choose(MINUTE, cache=str(cache)).facts["mode"] == "compiled"
+    assert choose(MINUTE - 1, cache=str(cache)).facts["mode"] == "eager"
+    modes(eager=Way(1000), compiled=Way(20))  # an idle machine: the run would last less than a minute
+    assert choose(MINUTE, cache=str(cache)).facts["mode"] == "compiled"
+    modes(eager=Way(0.1), compiled=Way(20))  # a busy one
+    assert choose(MINUTE - 1, cache=str(cache)).facts["mode"] == "eager"
+
+
+def test_the_batch_that_was_found_is_remembered(modes, cache, monkeypatch):
+    modes()
+    choose(0, cache=str(cache))
+    (key,) = read_json(cache, "")
+    write_json(cache, {key: {"rate": 10.0, "batch": 64}})  # as a search on CUDA would have found
+    assert choose(0, cache=str(cache)).batch == 64
+
+
+def test_a_changed_memory_is_not_believed(modes, cache, caplog):
+    modes(compiled=Way(20))
+    choose(cache=str(cache))
+    cache.write_text(cache.read_text().replace("compiled", "half"))
+    assert choose(cache=str(cache)).facts["mode"] == "compiled"
+    assert "modes are measured anew" in caplog.text
+
+
 def test_nothing_is_remembered_without_a_file(modes, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     built = modes(compiled=Way(20))
@@ -241,7 +273,7 @@ def test_another_model_shape_or_machine_is_measured_anew(modes, cache, monkeypat
             monkeypatch.setattr(torch, "__version__", "99.0")
     assert choose(cache=str(cache), **CHANGES.get(change, {})).facts["mode"] == "half"
     assert built == ["eager", "compiled", "half"]
-    assert sorted(json.loads(cache.read_text()).values()) == ["compiled", "half"]  # the first is still known
+    assert sorted(known["mode"] for known in entries(cache)) == ["compiled", "half"]  # the first is still known
 
 
 CORRUPT = ["", "{", "null", "5", "[1, 2]", '[["a", "b"]]', '"text"', "\x00\x01", '{"a": ', "[" * 100_000]
@@ -255,7 +287,7 @@ def test_a_file_that_is_damaged_is_written_anew(modes, cache, text):
     for _ in range(2):
         assert choose(cache=str(cache)).facts["mode"] == "compiled"
     assert built == ["eager", "compiled"] * 2
-    assert list(json.loads(cache.read_text()).values()) == ["compiled"]
+    assert [known["mode"] for known in entries(cache)] == ["compiled"]
 
 
 @pytest.mark.parametrize("kind", ["folder_is_a_file", "file_is_a_folder", "no_home", "read_only", "too_long"])
@@ -272,10 +304,10 @@ def test_a_file_that_cannot_be_written_does_no_harm(modes, tmp_path, monkeypatch
     }[kind]
     if kind == "read_only":  # by hand, since root may write anywhere
 
-        def refuse(path):
+        def refuse(path, facts):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(calibration, "atomic", refuse)
+        monkeypatch.setattr(calibration, "write_json", refuse)
     assert choose(cache=cache).facts["mode"] == "compiled"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
 
@@ -286,16 +318,18 @@ def test_a_remembered_mode_that_is_not_there_any_more_is_forgotten(modes, cache)
     built = modes(compiled=Way(20))
     assert choose(cache=str(cache)).facts["mode"] == "compiled"
     assert built == ["eager", "compiled"]
-    assert list(json.loads(cache.read_text()).values()) == ["compiled"]
+    assert [known["mode"] for known in entries(cache)] == ["compiled"]
 
 
-@pytest.mark.parametrize("known", ["warp", 3, None, ["compiled"], {"compiled": 1}])
+@pytest.mark.parametrize(
+    "known", ["warp", 3, None, ["compiled"], {"compiled": 1}, {"rate": 1.0, "batch": 16, "mode": "warp"}]
+)
 def test_a_remembered_mode_that_never_was_is_forgotten(modes, cache, known):
     modes(compiled=Way(20))
     choose(cache=str(cache))
-    cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_text()), known)))
+    write_json(cache, dict.fromkeys(read_json(cache, ""), known))
     assert choose(cache=str(cache)).facts["mode"] == "compiled"
-    assert list(json.loads(cache.read_text()).values()) == ["compiled"]
+    assert [known["mode"] for known in entries(cache)] == ["compiled"]
 
 
 @pytest.mark.parametrize("kind", ["far", "broken"])
@@ -313,7 +347,7 @@ def test_a_remembered_mode_must_still_be_true(modes, cache, kind):
 
 @pytest.mark.parametrize("batch", [0, -1])
 def test_a_batch_holds_at_least_one_image(batch):
-    with pytest.raises(UserError, match=rf"passes\.batch is {batch}: expected at least 1, or null"):
+    with pytest.raises(UserError, match=rf"Calibration\.batch is {batch}: expected a number of at least 1"):
         Calibration(batch=batch)
 
 

@@ -303,7 +303,7 @@ class TwoAttentions(nn.Sequential):
 
 
 def test_no_layers_are_refused():
-    with pytest.raises(UserError, match=r"LeGrad\.layers is 0: expected at least 1"):
+    with pytest.raises(UserError, match=r"LeGrad\.layers is 0: expected a number of at least 1"):
         LeGrad(layers=0)
 
 

@@ -57,7 +57,7 @@ def test_lafam_is_the_channel_mean(model):
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0])
 def test_a_gaussian_without_width_is_refused(sigma):
-    with pytest.raises(UserError, match=r"centre\.sigma"):
+    with pytest.raises(UserError, match=r"Centre\.sigma is .* above 0"):
         Centre(sigma)
 
 

@@ -364,9 +364,9 @@ def test_weight_transfer_ignores_reference_and_target():
 
 @pytest.mark.parametrize("field", ["triplets", "neighbours", "channels"])
 def test_numbers_out_of_range(field):
-    with pytest.raises(UserError, match=f"weight_transfer.{field} is 0: expected at least 1"):
+    with pytest.raises(UserError, match=rf"WeightTransfer\.{field} is 0: expected a number of at least 1"):
         WeightTransfer(**{field: 0})
-    with pytest.raises(UserError, match=r"margin is -0\.1: expected at least 0"):
+    with pytest.raises(UserError, match=r"margin is -0\.1: expected a number of at least 0"):
         WeightTransfer(margin=-0.1)
 
 

@@ -1,6 +1,7 @@
 """A folder of maps: which file a pair reads, what is refused, and what is left to be flagged."""
 
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,22 @@ def test_whole_numbers_and_halves_are_numbers_and_what_is_not_finite_is_left_to_
     assert read(model, SavedMaps(str(folder)))[0].isinf().all()
 
 
+def header(shape: tuple[int, ...]) -> bytes:
+    """The header of a .npy file without its array."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": "<f8"})
+    return stream.getvalue()
+
+
+HUGE = header((10**6, 10**6))
+
+
+def test_a_folder_without_maps_is_refused(tmp_path: Path) -> None:
+    saved = SavedMaps(str(tmp_path))
+    with pytest.raises(UserError, match="holds no map"):
+        _ = saved.any_shape
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -94,8 +111,10 @@ def test_whole_numbers_and_halves_are_numbers_and_what_is_not_finite_is_left_to_
         (np.array([[None]]), "cannot read .*np.save"),
         (b"", "cannot read"),
         (b"not an array", "cannot read"),
+        (HUGE, "its header says .*, and it has 128 bytes"),
+        (HUGE[:40], "cannot read"),
     ],
-    ids=["three axes", "empty", "complex", "another grid", "pickled", "no bytes", "no array"],
+    ids=["three axes", "empty", "complex", "another grid", "pickled", "no bytes", "no array", "huge", "cut"],
 )
 def test_a_file_that_is_no_map_is_refused(
     model: SimilarityModel, folder: Path, bad: np.ndarray | bytes, words: str

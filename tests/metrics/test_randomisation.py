@@ -189,5 +189,5 @@ def test_one_stage_without_a_map_leaves_no_value() -> None:
 
 
 def test_no_stage_is_refused() -> None:
-    with pytest.raises(UserError, match="stages is 0: expected at least 1"):
+    with pytest.raises(UserError, match="stages is 0: expected a number of at least 1"):
         ModelRandomisation(stages=0)

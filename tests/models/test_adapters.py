@@ -17,7 +17,8 @@ from experiments.settings import build as made
 from sfam_bench.errors import UserError
 from sfam_bench.models.adapters.codebases import reading
 from sfam_bench.models.adapters.head import head_of
-from sfam_bench.models.adapters.load import checkpoint, wrappers
+from sfam_bench.models.adapters.leftover import wrappers
+from sfam_bench.models.adapters.load import checkpoint
 from sfam_bench.models.bn_inception import BNInception
 from sfam_bench.models.build import backbone
 from sfam_bench.models.checkpoint import read, read_state
@@ -69,7 +70,7 @@ def test_trunk_and_embedder_of_pytorch_metric_learning_are_one_model(resnet, rol
     trunk.load_state_dict(resnet.state_dict())
     trunk.fc = nn.Identity()
     save_dict_of_models({"trunk": trunk, "embedder": embedder}, suffix, str(tmp_path))
-    model = loaded(tmp_path / f"{role}_{suffix}.pth")
+    model = loaded(tmp_path / f"{role}_{suffix}.pth", head_layers=["relu"])
     expected = embedder(maps(resnet).mean(dim=(2, 3)))
     torch.testing.assert_close(model(IMAGES), unit(expected), rtol=1e-5, atol=1e-5)
     assert model.origin == {"source": "pytorch-metric-learning", "chosen": "unknown"}
@@ -179,7 +180,7 @@ def test_the_zoos_birds_are_closed_set(tmp_path, resnet):
 def test_a_vision_transformer_is_read_at_its_class_token(tmp_path):
     net = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=5))
     path = saved({"state_dict": under("backbone.", net)}, tmp_path / "vit.pth")
-    model = checkpoint(str(path), Cosine())
+    model = checkpoint(str(path), Cosine(), head="none")
     images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         expected = net.forward_features((images - 0.5) / 0.5)[:, 0]
@@ -229,7 +230,8 @@ def test_a_plain_state_dict_under_any_prefix(resnet, prefix, suffix, tmp_path, c
 def test_halves_and_averaged_weights_are_read(resnet, tmp_path):
     other = {key: torch.zeros_like(value) for key, value in resnet.state_dict().items()}
     half = {key: v.half() if v.is_floating_point() else v for key, v in resnet.state_dict().items()}
-    model = loaded(saved({"state_dict": other, "state_dict_ema": half}, tmp_path / "last.pth.tar"))
+    path = saved({"state_dict": other, "state_dict_ema": half}, tmp_path / "last.pth.tar")
+    model = loaded(path, prefix="state_dict_ema.")
     assert next(model.parameters()).dtype == torch.float32
     torch.testing.assert_close(model(IMAGES), unit(maps(resnet).mean(dim=(2, 3))), rtol=0.05, atol=5e-3)
 
@@ -268,7 +270,7 @@ def test_the_config_loads_a_file(resnet, tmp_path):
         ),
         (lambda s: {**s, "bn1.bias": s["bn1.bias"] * torch.nan}, {}, "holds NaN or infinity in 'bn1.bias'"),
         (lambda s: {**s, **under("embedder.", linear(width=7))}, {}, "does not fit behind resnet18 and its pooling"),
-        (lambda s: {**s, **{f"teacher.{k}": v for k, v in s.items()}}, {}, "holds several backbones, under , teacher."),
+        (lambda s: {**s, **{f"teacher.{k}": v for k, v in s.items()}}, {}, "choose one as model.prefix='' or model"),
         (lambda s: {"a.weight": torch.ones(2)}, {}, r"holds no backbone that its keys tell \(first: a.weight\)"),
         (lambda s: {"trunk.1.conv1.weight": torch.ones(2)}, {}, "was trained here"),
         (lambda s: s, {"head": "projector"}, "has no head 'projector'"),
@@ -285,19 +287,24 @@ def test_what_does_not_fit_says_what_to_give(resnet, spoil, options, message, tm
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "plain"),
     [
-        nn.Linear(4, 3),
-        nn.Linear(4, 3, bias=False),
-        nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)),
-        nn.Sequential(nn.ReLU(), nn.Linear(4, 3), nn.Linear(3, 2)),
-        nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 2), nn.LayerNorm(2)),
+        (nn.Linear(4, 3), None),
+        (nn.Linear(4, 3, bias=False), None),
+        (nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), None),
+        (nn.Sequential(nn.Dropout(), nn.Linear(4, 3), nn.Linear(3, 2)), None),
+        (nn.Sequential(nn.ReLU(), nn.Linear(4, 3)), ["relu"]),
+        (nn.Sequential(nn.Linear(4, 3), nn.Tanh()), ["tanh"]),
+        (
+            nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Dropout(), nn.Linear(3, 2), nn.LayerNorm(2)),
+            ["gelu", "dropout"],
+        ),
     ],
 )
 @pytest.mark.parametrize("wrapped", ["", "net.", "module.net."])
-def test_a_head_is_rebuilt_of_its_entries(head, wrapped):
-    randomised(head)
-    rebuilt = head_of(under(wrapped, head), Path("a.pth")).eval()
+def test_a_head_is_rebuilt_of_its_entries(head, plain, wrapped):
+    randomised(head.eval())
+    rebuilt = head_of(under(wrapped, head), "a.pth", plain).eval()
     features = torch.randn(5, 4)
     torch.testing.assert_close(rebuilt(features), head(features))
 

@@ -1,6 +1,5 @@
 """Assembling, saving and loading models."""
 
-import json
 import pickle
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from torch import nn
 
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.errors import UserError
-from sfam_bench.models.build import build, load, save, weights_hash
+from sfam_bench.files import read_json, write_json
+from sfam_bench.models.build import build, load, origin_of, save, weights_hash
 from sfam_bench.models.checkpoint import read_state
 from sfam_bench.models.heads import linear, mlp, neck
 from sfam_bench.models.planted_net import planted_net
@@ -72,7 +72,8 @@ def test_a_saved_model_comes_back(tmp_path):
     save(model, tmp_path / "model.safetensors", {"chosen": "last epoch"})
     load(other, tmp_path / "model.safetensors")
     assert weights_hash(model) == weights_hash(other)
-    assert json.loads((tmp_path / "model.json").read_text()) == {"chosen": "last epoch"}
+    assert read_json(tmp_path / "model.json", "")["chosen"] == "last epoch"
+    assert origin_of(tmp_path / "model.safetensors") == {"source": "sfam_bench", "chosen": "last epoch"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
@@ -141,3 +142,83 @@ def test_frozen_batchnorm_keeps_its_statistics():
     assert not any(layer.training for layer in layers)
     train_mode(model, freeze_batchnorm=False)
     assert all(layer.training for layer in layers)
+
+
+class Tied(nn.Module):
+    """A network whose stages stand under two names, as in Revisiting DML, and a part of a larger tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = planted_net((4, 6), (2, 2))
+        self.layer_blocks = nn.ModuleList([self.body.layers[0], self.body.layers[3]])
+        self.register_buffer("part", torch.arange(6.0).reshape(2, 3)[:, 1])
+
+    def forward(self, images):
+        return self.body(images)
+
+
+def test_tied_weights_are_saved_and_come_back(tmp_path):
+    def tied(seed):
+        torch.manual_seed(seed)
+        return build("tied", Tied(), GAP(), Cosine(), image_size=32)
+
+    model, other = tied(0), tied(1)
+    save(model, tmp_path / "model.safetensors", {})
+    load(other, tmp_path / "model.safetensors")
+    assert weights_hash(model) == weights_hash(other)
+    assert other.trunk.layer_blocks[0].weight is other.trunk.body.layers[0].weight
+
+
+def test_a_model_that_cannot_be_saved_says_so(tmp_path):
+    class Odd(GAP):
+        def get_extra_state(self):
+            return "text"
+
+    model = build("odd", planted_net((4, 6), (2, 2)), Odd(), Cosine(), image_size=32)
+    with pytest.raises(UserError, match=r"its entry 'embedder.pooling._extra_state' is no tensor"):
+        save(model, tmp_path / "model.safetensors", {})
+
+
+def test_facts_of_other_weights_and_edited_facts_are_refused(tmp_path, caplog):
+    for number in (0, 1):
+        save(small(seed=number), tmp_path / f"{number}.safetensors", {"chosen": "last epoch"})
+    (tmp_path / "1.json").write_bytes((tmp_path / "0.json").read_bytes())
+    with pytest.raises(UserError, match=r"1.json belongs to other weights than .*1.safetensors"):
+        origin_of(tmp_path / "1.safetensors")
+    (tmp_path / "0.json").write_text((tmp_path / "0.json").read_text().replace("last epoch", "validation"))
+    with pytest.raises(UserError, match=r"0.json is damaged or was edited"):
+        origin_of(tmp_path / "0.safetensors")
+    assert not caplog.text
+    save_file({key: value.contiguous() for key, value in small().state_dict().items()}, tmp_path / "old.safetensors")
+    load(small(seed=1), tmp_path / "old.safetensors")
+    assert "old.safetensors carries no digest" in caplog.text
+    write_json(tmp_path / "old.json", {"chosen": "validation"})
+    assert origin_of(tmp_path / "old.safetensors")["chosen"] == "validation"
+
+
+class ChannelsLast(nn.Module):
+    """A trunk whose grid is channels last."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layer = nn.Conv2d(3, channels, 8, stride=8)
+
+    def forward(self, images):
+        return self.layer(images).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "says"),
+    [
+        (ChannelsLast(6), r"returns \(1, 4, 4, 6\) for one image, with its channels last"),
+        (ChannelsLast(4), "channels last"),  # as many channels as rows and columns
+        (nn.Sequential(nn.Conv2d(3, 6, 8, stride=8), nn.Flatten(2)), r"returns \(1, 6, 16\)"),
+    ],
+)
+def test_a_trunk_without_a_grid_of_channels_is_refused(trunk, says):
+    with pytest.raises(UserError, match=says):
+        build("odd", trunk, GAP(), Cosine(), image_size=32)
+
+
+def test_as_many_channels_as_rows_and_columns_are_fine():
+    build("small", nn.Conv2d(3, 4, 8, stride=8), GAP(), Cosine(), image_size=32)

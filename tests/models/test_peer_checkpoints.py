@@ -209,7 +209,7 @@ def test_open_metric_learning_resnet(arch, remove_fc, peer, tmp_path, record_pro
     lightning(tmp_path / "best.ckpt", theirs, peer)
     with torch.no_grad():
         embeddings = theirs((pixels() - MEAN) / STD)
-    same(tmp_path / "best.ckpt", embeddings, record_property)
+    same(tmp_path / "best.ckpt", embeddings, record_property, source="open-metric-learning")
 
 
 def test_open_metric_learning_projection(peer, tmp_path, record_property):

@@ -1,13 +1,16 @@
 """Two runs of random, seeded records, made through the store itself."""
 
-import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.manifests import read_manifest
+from sfam_bench.pieces import place, says
 from sfam_bench.store import RunStore
 
 EXPLAINERS = {"sfam": 0.30, "grad_cam": 0.22, "exact": 0.31, "lafam": 0.20, "chance": 0.02}
@@ -118,23 +121,29 @@ PASSES = {
 }
 
 
+def rewrite_records(root: Path, number: int, records: pd.DataFrame, curves: Sequence[Any] = ()) -> None:
+    """Write a batch of `make_run` again with other records and curves."""
+    said = says(place(root, "records", number))
+    with np.load(place(root, "maps", number)) as maps:
+        RunStore(root, said["key"], said["passes"]).write_shard(number, records, dict(maps), curves)
+
+
 @pytest.fixture(scope="session")
 def checked_run(tmp_path_factory: pytest.TempPathFactory, fake_run: Path) -> Path:
-    """The same run, with five curves taken in full too, one of them twice, and one that could not be."""
+    """The same run, with five curves taken in full too, and one that could not be."""
     copy = Path(shutil.copytree(fake_run, tmp_path_factory.mktemp("runs") / "checked"))
-    path = copy / "records" / "00001.parquet"
-    records = pd.read_parquet(path).astype({"metric": str, "explainer": str, "flag": str})
+    records = pd.read_parquet(copy / "records" / "00001.parquet").astype({"metric": str, "explainer": str, "flag": str})
     rows = []
     for metric, errors in AREA_ERRORS.items():
         drawn = records.drop_duplicates("query_id")[: len(errors) + 1]
         flag = ["", "", "", "constant_map"][-len(drawn) :]
         explainer = ["sfam", "lafam", "sfam", "grad_cam"][: len(drawn)]
         rows.append(drawn.assign(metric=metric, explainer=explainer, value=[*errors, np.nan], flag=flag))
-    pd.concat([records, *rows, rows[0][:1]]).to_parquet(path, index=False)
-    manifest = json.loads((copy / "manifest.json").read_text())
+    rewrite_records(copy, 1, pd.concat([records, *rows]))
+    manifest = read_manifest(copy)
     manifest["metrics"] |= {name: {"higher_is_better": None} for name in [*AREA_ERRORS, "deletion_blur_area_error"]}
     manifest["skipped"].append("deletion_blur_area_error")
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "passes": PASSES}))
+    RunStore(copy).write_manifest({**manifest, "passes": PASSES})
     return copy
 
 

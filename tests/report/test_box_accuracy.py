@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from sfam_bench.report.box_accuracy import max_box_accuracy, with_box_accuracy
+from sfam_bench.runs import Run, read_run
 from sfam_bench.statistics import summary
-from sfam_bench.store import Run, read_run
 
 
 @pytest.fixture

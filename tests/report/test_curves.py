@@ -5,10 +5,12 @@ import json
 import pandas as pd
 from PIL import Image
 
+from sfam_bench.pieces import CURVES
 from sfam_bench.records import Curve
 from sfam_bench.report import write_report
-from sfam_bench.store import CURVES, RunStore, read_curves
-from tests.report.conftest import make_run
+from sfam_bench.runs import read_curves
+from sfam_bench.store import RunStore
+from tests.report.conftest import make_run, rewrite_records
 
 
 def walk(explainer, pair, drop):
@@ -19,11 +21,11 @@ def walk(explainer, pair, drop):
 def test_curves_and_costs_of_a_run_reach_its_report(tmp_path):
     root = make_run(tmp_path / "run", "a $model$", 0)
     pairs = pd.read_parquet(root / "pairs.parquet")
-    store, ids = RunStore(root), list(zip(pairs["query_id"], pairs["reference_id"], strict=True))
-    (root / "curves").mkdir(exist_ok=True)
+    store = RunStore.create(root, {"model": "a $model$", "seed": 0}, {}, resume=True)
+    ids = list(zip(pairs["query_id"], pairs["reference_id"], strict=True))
     lines = [walk(name, pair, drop) for pair in ids for name, drop in (("sfam", 0.3), ("lafam", 0.1))]
     records = pd.read_parquet(root / "records" / "00000.parquet")
-    store.write_shard(0, records, curves=lines)
+    rewrite_records(root, 0, records, lines)
     manifest = json.loads((root / "manifest.json").read_text())
     costs = {"sfam": {"forwards": 0.0, "milliseconds": 1.25}, "rise": {"forwards": 1008.0, "milliseconds": 900.0}}
     store.write_manifest({**manifest, "cost": costs})

@@ -12,7 +12,8 @@ import pytest
 from sfam_bench.report import explorer
 from sfam_bench.report.explorer import as_json, explore
 from sfam_bench.report.pair_order import ordered
-from sfam_bench.store import RunStore, read_run
+from sfam_bench.runs import read_run
+from sfam_bench.store import RunStore
 
 PLENTY = 10_000_000
 UNICODE_LINES = "\u2028\u2029"

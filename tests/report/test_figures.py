@@ -11,8 +11,8 @@ from PIL import Image
 from sfam_bench.report import figures
 from sfam_bench.report.means import overview
 from sfam_bench.report.tables import mark
+from sfam_bench.runs import read_run
 from sfam_bench.statistics import summary
-from sfam_bench.store import read_run
 
 
 def test_the_gallery_is_drawn(fake_run: Path, tmp_path: Path) -> None:

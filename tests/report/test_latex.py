@@ -11,8 +11,8 @@ import pytest
 
 from sfam_bench.report import formats, tables
 from sfam_bench.report.tables import NOTHING, Cell, Column, Table
+from sfam_bench.runs import read_run
 from sfam_bench.statistics import summary
-from sfam_bench.store import read_run
 from tests.conftest import ROOT
 
 DOCUMENT = r"""\documentclass{article}

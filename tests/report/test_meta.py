@@ -39,19 +39,19 @@ def found(frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path_factory: pytest.Te
     return write_meta(runs, summary(records, pairs, METRICS), out), out
 
 
-def test_a_metric_that_cannot_tell_is_named(found) -> None:
+def test_a_metric_that_does_not_separate_is_named(found) -> None:
     section, _ = found
     table = section.tables[0]
     cells = {name.split(" ")[0].lower(): [cell.text for cell in row] for name, row in table.rows}
-    assert cells["deletion"][:2] == ["tells", "tells"]
-    assert cells["insertion"][0] == "cannot tell"
+    assert cells["deletion"][:2] == ["separates", "separates"]
+    assert cells["insertion"][0] == "does not separate"
 
 
 def test_tables_and_pictures_are_written(found) -> None:
     section, out = found
     for name in ("tells", "ranks", "agreement", "tau"):
         assert len(pd.read_csv(out / f"meta-{name}.csv"))
-    assert "cannot tell" in (out / "meta.md").read_text()
+    assert "does not separate" in (out / "meta.md").read_text()
     assert r"\begin{tabular" in (out / "meta.tex").read_text()
     assert section.pictures
     assert all(path.is_file() for path, _ in section.pictures)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import digest, write_json
 from sfam_bench.report.models import model_table, read_training, row_names
 from sfam_bench.report.paper import Models
 from sfam_bench.report.stored import Stored
@@ -35,7 +36,7 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 def trained(root: Path, items: pd.DataFrame | None = None, **changes: Any) -> Path:
     root.mkdir(parents=True)
-    (root / "model.json").write_text(json.dumps(facts(**changes)))
+    write_json(root / "model.json", facts(**changes))
     both = pd.concat([frame("frozen", FROZEN), frame("trained", TRAINED)[::-1]])
     (both if items is None else items).to_parquet(root / "retrieval.parquet", index=False)
     pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "seconds": [40.0, 50.5]}).to_csv(root / "history.csv")
@@ -153,8 +154,8 @@ def test_the_table_is_written_as_csv_markdown_and_latex(tmp_path: Path) -> None:
     )
     assert "## cub · zero-shot" in page
     (line,) = (line for line in page.splitlines() if line.startswith("| lite0 · triplet · embedder"))
-    assert "| 0.250 [0.000, 0.500] | 0.500 [0.000, 1.000] | +0.250 [+0.000, +0.500] |" in line  # of two classes
-    assert "| **+0.500** | 4; 2 | last epoch | 90 |" in line  # each image gains as much
+    assert "| 0.250 [0.001, 0.990] | 0.500 [0.002, 0.998] | +0.250 [-2.927, +3.427] |" in line  # of two classes
+    assert "| +0.500 | 4; 2 | last epoch | 90 |" in line  # each image gains as much, and two classes give no mark
     assert "| 0.760 | -0.260 | not judged: a part of the data" in page
     assert "Kim et al., CVPR 2020 (verified) | BN-Inception |" in page
     assert (out / "models.tex").read_text().count(r"\begin{table}") == 2
@@ -188,6 +189,18 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def edit(path: Path, was: str, now: str) -> None:
+    path.write_text(path.read_text().replace(was, now))
+
+
+def prove(run: Path, name: str) -> None:
+    """Give the facts the digest that a file had before it was changed."""
+    digests = {each: digest(run / each) for each in ("history.csv", "retrieval.parquet")}
+    write_json(run / "model.json", facts(digests=digests))
+    with (run / name).open("ab") as file:
+        file.write(b"\n")
+
+
 def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
     def apply(run: Path) -> None:
         path = run / "retrieval.parquet"
@@ -202,11 +215,15 @@ def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], 
         (lambda run: (run / "model.json").unlink(), "is no finished training: it has no model.json"),
         (lambda run: (run / "retrieval.parquet").unlink(), "it has no retrieval.parquet"),
         (lambda run: (run / "history.csv").unlink(), "it has no history.csv"),
-        (lambda run: cut(run / "model.json"), "cannot read the training in"),
+        (lambda run: cut(run / "model.json"), "cannot read"),
         (lambda run: cut(run / "retrieval.parquet"), "cannot read the training in"),
         (lambda run: (run / "history.csv").write_text(""), "cannot read the training in"),
-        (lambda run: (run / "model.json").write_text("[]"), "does not say split.dataset"),
-        (lambda run: (run / "model.json").write_text(json.dumps(facts(config={}))), "does not say config.model.name"),
+        (lambda run: (run / "model.json").write_text("[]"), "holds no JSON object"),
+        (lambda run: write_json(run / "model.json", facts(config={})), "does not say config.model.name"),
+        (lambda run: edit(run / "model.json", "last epoch", "validation"), "is damaged or was edited"),
+        (lambda run: prove(run, "history.csv"), "history.csv is damaged or was changed"),
+        (lambda run: prove(run, "retrieval.parquet"), "retrieval.parquet is damaged or was changed"),
+        (lambda run: (run / "model.json").write_text("{}"), "does not say split.dataset"),
         (changed(lambda items: items.drop(columns="map_at_r")), "has no column map_at_r"),
         (changed(lambda items: items[1:]), "does not hold the same images frozen and trained"),
         (changed(lambda items: items[items["stage"] == "frozen"]), "does not hold the same images"),
@@ -247,3 +264,19 @@ def test_the_script_writes_the_table(run_script: Callable[..., tuple[int, str, s
     code, out, err = run_script("paper", f"out={tmp_path / 'out'}")
     assert (code, out) == (2, "")
     assert "no table and no figure is chosen" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"published": [0.7]}, "published is [0.7], not a mapping"),
+        ({"published": {"recall_at_1": "high"}}, "published.recall_at_1 is 'high'"),
+        ({"split": {"dataset": "cub", "name": "x", "train_classes": 3}}, "split.train_classes is 3, not a list"),
+        ({"chosen": 1}, "chosen is 1"),
+    ],
+)
+def test_foreign_facts_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    run = trained(tmp_path / "foreign", **change)
+    with pytest.raises(UserError, match=r"model\.json does not describe a training") as caught:
+        written(run)
+    assert message in str(caught.value)

@@ -1,6 +1,5 @@
 """The report as a whole: one page that loads nothing, escapes everything, and is never half there."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,8 +12,12 @@ from PIL import Image
 
 from sfam_bench import report
 from sfam_bench.errors import UserError
+from sfam_bench.manifests import read_manifest
+from sfam_bench.pieces import place
 from sfam_bench.report import Report, meta, page, terminal_table, write_report
 from sfam_bench.report.tables import Cell, Column, Table
+from sfam_bench.store import RunStore
+from tests.report.conftest import rewrite_records
 
 HOSTILE = "<script>alert('name')</script>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -107,9 +110,9 @@ def test_names_are_text() -> None:
 
 def test_hostile_runs_are_reported(tmp_path: Path, fake_run: Path) -> None:
     copy = Path(shutil.copytree(fake_run, tmp_path / "run"))
-    for path in (copy / "records").glob("*.parquet"):
-        frame = pd.read_parquet(path).astype({"explainer": str})
-        frame.assign(explainer=frame["explainer"].replace("exact", HOSTILE)).to_parquet(path)
+    for number in range(2):
+        frame = pd.read_parquet(place(copy, "records", number)).astype({"explainer": str})
+        rewrite_records(copy, number, frame.assign(explainer=frame["explainer"].replace("exact", HOSTILE)))
     write_report([copy], tmp_path / "out")
     reader = read((tmp_path / "out" / "index.html").read_text())
     assert reader.scripts == [None]
@@ -203,9 +206,9 @@ def test_a_run_without_such_curves_says_so(fake_run: Path, tmp_path: Path) -> No
 
 def test_hostile_passes_are_text(checked_run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(checked_run, tmp_path / "run"))
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = read_manifest(copy)
     manifest["passes"] = {"mode": f"{HOSTILE}\n\\input|", "score_differences": {}}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    RunStore(copy).write_manifest(manifest)
     write_report([copy], tmp_path / "out")
     reader = read((tmp_path / "out" / "index.html").read_text())
     assert reader.scripts == [None]

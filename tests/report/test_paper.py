@@ -44,7 +44,7 @@ def test_metrics_stand_side_by_side(stored: Stored) -> None:
     shown = column(sheet.tables[0], "deletion mean ↓")
     for name in ("sfam", "lafam"):
         assert shown[name].text == f"{means.loc[(name, 'deletion_mean'), 'mean']:.3f}"
-    assert sheet.tables[1].columns[0].note == "n = 40; chance 0.400"
+    assert sheet.tables[1].columns[0].note == "n = 40; 8 classes; marks: 38 shared pairs, 8 classes; chance 0.400"
     assert "git" in dict(sheet.protocol)["cub-frozen"]
     assert "pairs 40" in dict(sheet.protocol)["cub-frozen"]
 

@@ -9,9 +9,10 @@ import pytest
 
 from sfam_bench.metrics import perturbation, steps
 from sfam_bench.report import formats, names, protocols, tables
+from sfam_bench.report.flagged import flagged_table
 from sfam_bench.report.tables import Cell, Column, Report, Table
-from sfam_bench.statistics import paired_difference, summary
-from sfam_bench.store import Run, read_run
+from sfam_bench.runs import Run, read_run
+from sfam_bench.statistics import NOT_COMPARED, holm, paired_difference, summary
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,9 @@ def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame) -> None:
     assert shown.text == f"{row['mean']:.3f}"
     assert shown.interval == f"[{row['low']:.3f}, {row['high']:.3f}] (n = 37)"
     assert "constant_map 2" in shown.hint
-    assert found["Faithfulness"].columns[0].note == "n = 39"
-    assert found["Localisation"].columns[0].note == "n = 40; chance 0.400"
+    assert found["Faithfulness"].columns[0].note == "n = 39; 8 classes; marks: 37 shared pairs, 8 classes"
+    note = "n = 40; 8 classes; marks: 38 shared pairs, 8 classes; chance 0.400"
+    assert found["Localisation"].columns[0].note == note
     for table in found.values():
         for place, column in enumerate(table.columns):
             best = sum(cells[place].best for _, cells in table.rows)
@@ -64,12 +66,12 @@ def test_a_chance_level_stands_above_its_metric_not_beside_it(run: Run, summed: 
     of_each = summed.assign(explainer=summed["explainer"].replace("pair", "sfam"))  # recorded under every explainer
     table = next(table for table in tables.metric_tables(of_each, {}) if table.title == "Localisation")
     assert [column.label for column in table.columns if "chance" in column.label] == []
-    assert table.columns[0].note == "n = 40; chance 0.400"
+    assert table.columns[0].note == "n = 40; 8 classes; marks: 38 shared pairs, 8 classes; chance 0.400"
 
 
 def test_a_wide_group_is_split() -> None:
     run = {"dataset": "d", "model": "m", "target": "t", "explainer": "sfam", "mean": 0.5, "low": 0.4, "high": 0.6}
-    fixed = {"count": 3, "clustered": True, "flagged": "", "higher_is_better": True, "best": False, "tied": False}
+    fixed = {"count": 3, "clusters": 3, "clustered": True, "flagged": "", "higher_is_better": True, **NOT_COMPARED}
     frame = pd.DataFrame([{**run, **fixed, "blind": False, "metric": f"iou_{n}"} for n in range(12)])
     found = tables.metric_tables(frame, {})
     assert [len(table.columns) for table in found] == [4, 4, 4]
@@ -87,9 +89,9 @@ def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
 
 
 def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataFrame) -> None:
-    found = tables.difference_tables(
-        tables.mark(paired_difference(run.records, run.pairs, draws=1000), run.manifest["blind"]), summed
-    )
+    own = run.records[run.records["metric"] == "deletion_mean"]  # of 8 classes, more comparisons could not be marked
+    differences = tables.adjusted(paired_difference(own, run.pairs, draws=1000), summed)
+    found = tables.difference_tables(tables.mark(differences, run.manifest["blind"]))
     table = next(table for table in found if table.title.startswith("Faithfulness"))
     assert "lafam" not in dict(table.rows)
     lower = cell(table, "sfam", "deletion")
@@ -98,16 +100,53 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
     higher = cell(table, "chance", "deletion")
     assert higher.text.startswith("+")
     assert not higher.best
-    assert "Wilcoxon" in lower.hint
+    assert "p (Holm)" in lower.hint
+    assert "Holm over the 4 comparisons shown" in table.note
+
+
+def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.DataFrame) -> None:
+    differences = tables.adjusted(paired_difference(run.records, run.pairs, draws=1000), summed)
+    assert set(differences["metric"]).isdisjoint({"foreground_area"})  # without a direction
+    shown = differences[differences["metric"].isin(["deletion_mean", "insertion_mean"])]
+    assert set(shown["table"]) == {"Faithfulness"}
+    assert shown["p_holm"].to_numpy() == pytest.approx(holm(shown["p"].to_numpy()))
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: int) -> None:
+    few = run.pairs["query_label"] < classes
+    records = run.records[run.records["query_id"].isin(run.pairs.loc[few, "query_id"])]
+    means = tables.mark(summary(records, run.pairs, run.manifest["metrics"], draws=100), ())
+    for table in tables.metric_tables(means, run.manifest["metrics"]):
+        assert not any(cell.best or cell.tied for _, cells in table.rows for cell in cells)
+        notes = {column.label: column.note for column in table.columns}
+        directed = [note for label, note in notes.items() if label[-1] in "↑↓"]
+        assert all("no marks: fewer than 6 classes" in note for note in directed)
+        assert all(f"{classes} class" in note for note in directed)
+    (_, faithful, *_) = tables.difference_tables(
+        tables.mark(tables.adjusted(paired_difference(records, run.pairs, draws=100), means), ())
+    )
+    assert not any(cell.best for _, cells in faithful.rows for cell in cells)
+
+
+def test_a_method_that_is_not_compared_is_named(run: Run) -> None:
+    records = run.records.copy()
+    lost = (records["explainer"] == "sfam") & (records["metric"] == "deletion_mean")
+    lost &= records["query_id"].isin(run.pairs["query_id"].iloc[:25])
+    records.loc[lost, ["value", "flag"]] = [np.nan, "constant_map"]
+    means = tables.mark(summary(records, run.pairs, run.manifest["metrics"], draws=100), ())
+    table = next(t for t in tables.metric_tables(means, {}) if t.title == "Faithfulness")
+    assert "not compared, too few pairs: sfam" in table.columns[0].note
+    assert not cell(table, "sfam", "deletion").tied
 
 
 def test_flags_are_counted_in_pairs(run: Run) -> None:
-    table = tables.flagged_table(run.records)
+    table = flagged_table(run.records)
     assert table is not None
     assert [column.note for column in table.columns] == ["constant_map", "zero_range"]
     assert [c.text for c in dict(table.rows)["grad_cam"]] == ["2 (of 7 metrics)", "1 (of 2 metrics)"]
     assert [c.text for c in dict(table.rows)["sfam"]] == ["0", "1 (of 2 metrics)"]
-    assert tables.flagged_table(run.records[run.records["flag"] == ""]) is None
+    assert flagged_table(run.records[run.records["flag"] == ""]) is None
 
 
 def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:

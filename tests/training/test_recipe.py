@@ -1,5 +1,6 @@
 """Rates, groups, clipping and draws, by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -118,7 +119,24 @@ def test_half_precision_trains_too() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"epochs": 0}, "train.epochs=0: it must be at least 1"),
+        ({"epochs": 0}, "Recipe.epochs is 0: expected a number of at least 1"),
+        ({"lr": -1}, "Recipe.lr is -1: expected a number of at least 0"),
+        ({"lr": math.nan}, "Recipe.lr is nan: expected a number of at least 0"),
+        ({"loss_lr": math.inf}, "Recipe.loss_lr is inf: expected a number of at least 0"),
+        ({"head_lr": -1e-4}, "Recipe.head_lr is -0.0001: expected a number of at least 0"),
+        ({"weight_decay": -1}, "train.weight_decay=-1"),
+        ({"loss_weight_decay": math.nan}, "train.loss_weight_decay=nan"),
+        ({"momentum": 1.0}, "Recipe.momentum is 1.0: expected a number between 0 and 0.9999"),
+        ({"clip_norm": 0}, "Recipe.clip_norm is 0: expected a number above 0"),
+        ({"clip_value": -2}, "Recipe.clip_value is -2: expected a number above 0"),
+        ({"step_factor": 0.0}, "Recipe.step_factor is 0.0: expected a number above 0"),
+        ({"warmup_epochs": -1}, "train.warmup_epochs=-1"),
+        ({"head_first_epochs": -1}, "train.head_first_epochs=-1"),
+        ({"workers": -1}, "train.workers=-1"),
+        ({"per_class": -4}, "Recipe.per_class is -4: expected a number of at least 0"),
+        ({"batch_size": -32}, "Recipe.batch_size is -32: expected a number of at least 1"),
+        ({"ema": math.nan}, "a decay lies between 0 and 1"),
+        ({"lr": 0, "loss_lr": 0}, "nothing would be learnt"),
         ({"per_class": 3}, "multiple of per_class"),
         ({"schedule": "one_cycle", "warmup_epochs": 1}, "one_cycle has its own warm-up"),
         ({"ema": 1.0}, "a decay lies between 0 and 1"),

@@ -13,12 +13,15 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import DistanceWeightedMiner
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from sfam_bench.errors import UserError
+from sfam_bench.models.build import load, origin_of, save
+from sfam_bench.provenance import code_hash
 from sfam_bench.signals import Interrupted
-from sfam_bench.training.checkpoint import Checkpoints, tidy
+from sfam_bench.training.checkpoint import Checkpoints, only_one, rehearse, tidy
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
 from sfam_bench.training.validation import Choice
@@ -112,7 +115,7 @@ def test_the_best_epoch_survives_a_crash(tmp_path: Path) -> None:
 def test_another_training_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3), identity={"lr": 1})
-    with pytest.raises(UserError, match="begun with other settings"):
+    with pytest.raises(UserError, match=r"begun with other settings or images \(lr was 1, is 2\)"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, identity={"lr": 2})
 
 
@@ -158,17 +161,120 @@ def test_what_a_dying_process_left_half_written_is_not_taken(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv"]
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("writer", "error"),
+    [
+        ("sfam_bench.models.checkpoint.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("sfam_bench.training.checkpoint.torch.save", OSError(28, "No space left on device")),
+        ("sfam_bench.files.json.dumps", OSError(122, "Disk quota exceeded")),
+    ],
+)
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
+    writer: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.write(1, model(), {}, {})
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(*_: object, **__: object) -> None:
+        raise error
 
-    monkeypatch.setattr("sfam_bench.training.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.write(2, model(), {}, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, full)
+        with pytest.raises(UserError, match=r"the disk is full, or your quota is: .*step-00000002 was not written"):
+            checkpoints.write(2, model(), {}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    checkpoints.read(tmp_path / "step-00000001", model(), {})
+
+
+@pytest.mark.parametrize("name", ["history.csv", "best.safetensors"])
+def test_a_full_disk_at_the_end_of_an_epoch_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if Path(target).name == name:
+            raise OSError(28, "No space left on device")
+        return place(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    choice = Choice(lambda: {"value": 1.0}, "value")
+    with pytest.raises(UserError, match=rf"the disk is full, or your quota is: .*{name} was not written"):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, choice=choice)
+
+
+def test_what_cannot_be_saved_is_not_trained(tmp_path: Path) -> None:
+    class Odd(nn.Identity):
+        def get_extra_state(self) -> str:
+            return "text"
+
+    of, steps = model(), list[int]()
+    of.embedder.tail = Odd()
+    with pytest.raises(UserError, match=r"cannot be saved: its entry 'embedder.tail._extra_state' is no tensor"):
+        train(of, softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=lambda step, _: steps.append(step))
+    assert not list(tmp_path.iterdir())  # nothing was begun that is to be continued
+    with pytest.raises(UserError, match="cannot be saved"):
+        rehearse(of, tmp_path / "other")
+    assert not steps
+    rehearse(model(), tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_other_code_is_refused_or_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Crash):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3))
+    monkeypatch.setattr("sfam_bench.training.checkpoint.running_code", lambda: "other")
+    with pytest.raises(UserError, match=r"begun with other code of sfam_bench \(\w+, now other\).* resume=anyway"):
+        train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path)
+    history = train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, any_code=True)
+    (first, second) = history.attrs["code"]
+    assert first == {"code": code_hash(), "from_step": 0}
+    assert second == {"code": "other", "from_step": 2}
+
+
+def damaged(content: bytes, random: np.random.Generator) -> bytes:
+    """One flipped bit, or a file that was cut off, or 64 zeroed bytes."""
+    found, place = bytearray(content), int(random.integers(len(content)))
+    kind = random.integers(3)
+    if kind == 0:
+        found[place] ^= 1 << int(random.integers(8))
+    elif kind == 1:
+        del found[place:]
+    else:
+        found[place : place + 64] = bytes(len(found[place : place + 64]))
+    return bytes(found)
+
+
+def test_no_damaged_file_of_a_training_is_read_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints, random = Checkpoints(tmp_path / "run" / "checkpoints", {"seed": 0}), np.random.default_rng(0)
+    of, criterion = model(), softmax()
+    checkpoints.write(1, of, {"criterion": criterion}, {"progress": {"step": 1}})
+    step = checkpoints.newest()
+    assert step is not None
+    saved = tmp_path / "run" / "model.safetensors"
+    save(of, saved, {"chosen": "last epoch"})
+
+    def loaded() -> object:
+        load(model(), saved)
+        return origin_of(saved)
+
+    readers = {
+        **dict.fromkeys(step.iterdir(), lambda: checkpoints.read(step, model(), {"criterion": softmax()})),
+        **{saved: loaded, saved.with_suffix(".json"): loaded},
+    }
+    silent = []
+    for path, read in readers.items():
+        content, expected = path.read_bytes(), read()
+        for number in range(40):
+            path.write_bytes(damaged(content, random))
+            changed = path.read_bytes() != content
+            try:
+                silent += [(path.name, number)] if read() != expected or (changed and path.suffix != ".json") else []
+            except UserError:
+                continue
+        path.write_bytes(content)
+    assert not silent
+    assert not caplog.text
 
 
 # As a process
@@ -208,6 +314,17 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, s
         said = updates(process.stdout.readlines())
     assert process.returncode == 0
     return said, load_file(run / "model.safetensors")
+
+
+def test_a_second_training_in_one_folder_is_refused(tmp_path: Path) -> None:
+    with started(tmp_path) as process:
+        until(process, 1)
+        with pytest.raises(UserError, match=rf"is being trained by another process \({process.pid} on .*wait until"):
+            train(model(), softmax(), None, NOISY, LONG, run=tmp_path)
+        process.kill()
+        process.wait()
+    with only_one(tmp_path), only_one(tmp_path):  # let go of by the system
+        pass
 
 
 def test_killed_at_three_random_moments(

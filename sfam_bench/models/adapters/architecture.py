@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sfam_bench.errors import UserError
 from sfam_bench.models.backbones import misfits
 from sfam_bench.models.networks import CLASSIFIER, network, translated
 
+QUOTES = "''"  # nothing, on a command line
 TOKENS, CLIP = "blocks.0.attn.qkv.weight", "class_embedding"
 FAMILIES = {  # a key that only the family has, and its members as SOURCE/NAME
     "layer4.0.conv1.weight": (
@@ -40,9 +42,8 @@ FAMILIES = {  # a key that only the family has, and its members as SOURCE/NAME
     ),
 }
 # Entries of a backbone that timm's names do not have: those of CLIP's vision tower, and DINOv2's
-FOREIGN = re.compile(
-    r"(conv1|ln_pre|ln_post|transformer)\..*|class_embedding|positional_embedding|mask_token|register_tokens"
-)
+FOREIGN_CLIP = re.compile(r"(conv1|ln_pre|ln_post|transformer)\..*|class_embedding|positional_embedding")
+FOREIGN = re.compile(r"mask_token|register_tokens")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Backbone:
     prefix: str
     keys: frozenset[str]
     state: dict[str, Tensor]  # under the backbone's own names
+    others: tuple[str, ...] = ()  # prefixes of other networks of the file, where the user chose this one
 
 
 def find(
@@ -63,47 +65,58 @@ def find(
 
     Among several that fit equally the one is taken whose name ends as `preferred` does, or the user must say.
     """
+    families = dict(FAMILIES)
     if given is not None:
         given = given if "/" in given else f"timm/{given}"
-        own = built(given).state_dict()
-        anchors = [TOKENS, CLIP, max(own, key=lambda key: (key.count("."), len(key)))]
-        return _fitting(_under(state, path, anchors, prefix), state, path, [given], ())
-    anchors = [anchor for anchor in FAMILIES if _prefixes(state, anchor)][:1]
-    if not anchors:
+        net = built(given)
+        transformer = (TOKENS, CLIP) if isinstance(net, VisionTransformer) else ()  # which others name otherwise
+        own = [key for key in net.state_dict() if not key.startswith(_unused(given))]
+        deepest = max(own, key=lambda key: (key.count("."), len(key)))
+        families = dict.fromkeys((*transformer, deepest), (given,))
+    places = {key: anchor for anchor in reversed(families) for key in _places(state, anchor)}
+    if prefix is not None:
+        return _chosen(state, path, prefix, families, preferred)
+    if not places and given is not None:
+        return _fitting("", state, path, [given], preferred)
+    starts = {key.removesuffix(anchor): families[anchor] for key, anchor in sorted(places.items())}
+    if len(starts) > 1 and given is None:  # a part of a network may look like another one
+        starts = {start: members for start, members in starts.items() if _tried(start, state, members)[0]}
+    if len(starts) > 1:
+        choices = " or ".join(f"model.prefix={start or QUOTES}" for start in starts)
+        raise UserError(f"{path} holds several backbones: choose one as {choices}")
+    if not starts:
         raise UserError(
             f"{path} holds no backbone that its keys tell (first: {next(iter(state))}): name it as "
             "model.backbone=SOURCE/NAME, of timm, torchvision or sfam_bench"
         )
-    return _fitting(_under(state, path, anchors, prefix), state, path, FAMILIES[anchors[0]], preferred)
+    ((start, members),) = starts.items()
+    return _fitting(start, state, path, members, preferred)
 
 
-def _under(state: dict[str, Tensor], path: Path, anchors: Sequence[str], prefix: str | None) -> str:
-    """The prefix of the backbone's keys, which ends where an anchor begins."""
-    if prefix is not None:
-        return prefix
-    found = sorted(set().union(*(_prefixes(state, anchor) for anchor in anchors)))
-    if len(found) > 1:
-        raise UserError(f"{path} holds several backbones, under {', '.join(found)}: choose one as model.prefix")
-    return found[0] if found else ""
+def _chosen(
+    state: dict[str, Tensor], path: Path, prefix: str, families: dict[str, tuple[str, ...]], preferred: tuple[str, ...]
+) -> Backbone:
+    """The backbone under the prefix that the user gave, perhaps without its last point, and where others stand."""
+    prefix = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
+    everywhere = {key: anchor for anchor in (*FAMILIES, *families) for key in _places(state, anchor)}
+    members = next((family for anchor, family in families.items() if f"{prefix}{anchor}" in state), None)
+    if members is None:
+        known = sorted({key.removesuffix(anchor) for key, anchor in everywhere.items()})
+        raise UserError(
+            f"{path} has no backbone that its keys tell under model.prefix={prefix or QUOTES}: "
+            + (f"choose one of {', '.join(start or QUOTES for start in known)}, or " if known else "")
+            + "name it as model.backbone=SOURCE/NAME"
+        )
+    body = _fitting(prefix, state, path, members, preferred)
+    others = {key.removesuffix(anchor) for key, anchor in everywhere.items() if key not in body.keys}
+    return replace(body, others=tuple(sorted(others - {prefix})))
 
 
 def _fitting(
     prefix: str, state: dict[str, Tensor], path: Path, members: Sequence[str], preferred: tuple[str, ...]
 ) -> Backbone:
     """The one of `members` that the entries under a prefix fit."""
-    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if CLIP in inside:  # timm reads a vision tower under the name that CLIP gives it
-        inside = {f"visual.{key}": value for key, value in inside.items()}
-    fitting, misfit = {}, {}
-    for member in members:
-        model, unused = built(member), _unused(member)
-        own = translated(model, inside)
-        missing, differing = misfits(model, own, unused)
-        if missing or differing:
-            misfit[member] = (missing, differing)
-            continue
-        needed = model.state_dict().keys()
-        fitting[member] = {k: v for k, v in own.items() if k in needed and not k.startswith(unused)}
+    fitting, misfit = _tried(prefix, state, members)
     if not fitting:
         nearest = min(misfit, key=lambda member: sum(map(len, misfit[member])))
         missing, differing = misfit[nearest]
@@ -116,19 +129,41 @@ def _fitting(
     if len(liked) != 1:
         raise UserError(
             f"the weights in {path} fit {' and '.join(fitting)}, which differ in what keys do not tell (pixels, "
-            "activation functions): choose one as model.backbone"
+            f"activation functions): choose one as {' or '.join(f'model.backbone={name}' for name in fitting)}"
         )
     source, _, name = liked[0].partition("/")
     kept = fitting[liked[0]]
     names = {key: key.removeprefix(prefix) for key in state if key.startswith(prefix)}
-    foreign = FOREIGN.fullmatch if source == "timm" and name.startswith("vit_") else kept.get
-    keys = frozenset(key for key, own in names.items() if own in kept or foreign(own) is not None)
+    foreign = FOREIGN_CLIP if CLIP in names.values() else FOREIGN
+    read = foreign.fullmatch if source == "timm" and name.startswith("vit_") else kept.get
+    keys = frozenset(key for key, own in names.items() if own in kept or read(own) is not None)
     return Backbone(source, name, prefix, keys, kept)
 
 
-def _prefixes(state: dict[str, Tensor], anchor: str) -> set[str]:
-    end = re.compile(rf"(.*\.)?{re.escape(anchor)}")
-    return {found[1] or "" for key in state if (found := end.fullmatch(key))}
+def _tried(
+    prefix: str, state: dict[str, Tensor], members: Sequence[str]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, tuple[list[str], list[str]]]]:
+    """Those of `members` that the entries under a prefix fit, with these; and what the others miss or differ in."""
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if CLIP in inside:  # timm reads a vision tower under the name that CLIP gives it
+        inside = {f"visual.{key}": value for key, value in inside.items()}
+    fitting: dict[str, dict[str, Tensor]] = {}
+    misfit = {}
+    for member in members:
+        model, unused = built(member), _unused(member)
+        own = translated(model, inside)
+        missing, differing = misfits(model, own, unused)
+        if missing or differing:
+            misfit[member] = (missing, differing)
+            continue
+        needed = model.state_dict().keys()
+        fitting[member] = {k: v for k, v in own.items() if k in needed and not k.startswith(unused)}
+    return fitting, misfit
+
+
+def _places(state: dict[str, Tensor], anchor: str) -> list[str]:
+    """The keys that an anchor is the end of."""
+    return [key for key in state if key == anchor or key.endswith(f".{anchor}")]
 
 
 def _unused(member: str) -> tuple[str, ...]:

@@ -1,16 +1,17 @@
 """How each code base saves its models, and what its files leave unsaid: pooling, L2, pixels, choice of the epoch."""
 
+import logging
 import re
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from sfam_bench.errors import UserError
-from sfam_bench.models.checkpoint import read, read_state, state_in
+from sfam_bench.models.checkpoint import WRAPPERS, read, read_state, states_in
 from sfam_bench.models.networks import Standardise
 from sfam_bench.models.poolings import GAP, GAPGMP
 
@@ -18,6 +19,8 @@ CodeBase: TypeAlias = Literal[
     "pytorch-metric-learning", "proxy-anchor", "revisiting-dml", "open-metric-learning", "plain"
 ]
 METRIC_HEADS = ("embedder", "embedding", "projection")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Reading:
     chosen: Literal["test", "validation", "unknown"] = "unknown"
     split: dict[str, Any] | None = None
     ignored: tuple[str, ...] = ()  # names of modules that are no part of the model
+    between: tuple[str, ...] = ()  # layers without entries that its heads have between two with entries
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -45,14 +49,29 @@ class Reading:
 def reading(path: Path, source: CodeBase | None = None) -> Reading:
     """Read a file as its code base means it, which is found out where it is not given."""
     content = read(path)
-    state = state_in(content, path)
+    state = merged(states_in(content, path))
     if any(key.startswith("trunk.1.") for key in state) or "trunk.layers.0.weight" in state:
         raise UserError(
             f"{path} was trained here: load it into the model of its training (model=NAME model.checkpoint={path}), "
             "which the JSON beside it names"
         )
-    source = source or recognised(path, content, state)
-    return READERS[source](path, content, state)
+    found = READERS[source or recognised(path, content, state)](path, content, state)
+    # a fc that is found in a file of open-metric-learning's layout may be the classifier of anybody's Lightning module
+    return found if source or found.source != "open-metric-learning" else replace(found, heads=("projection",))
+
+
+def merged(states: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """All state dicts of a file as one: that of the model as it is, any other under its name.
+
+    Where several may be the model's, each stands under its name, so that model.prefix can choose.
+    """
+    models = [name for name in states if name.partition(".")[0] in ("", *WRAPPERS)]
+    main = next(iter(states)) if len(states) == 1 else models[0] if len(models) == 1 else None
+    return {
+        (key if name == main else f"{name}.{key}"): value
+        for name, state in states.items()
+        for key, value in state.items()
+    }
 
 
 def recognised(path: Path, content: Any, state: Mapping[str, Tensor]) -> CodeBase:
@@ -63,7 +82,8 @@ def recognised(path: Path, content: Any, state: Mapping[str, Tensor]) -> CodeBas
         return "revisiting-dml"
     if any(re.fullmatch(r"(module\.)?model\.embedding\.weight", key) for key in state):
         return "proxy-anchor"
-    lightning = "pytorch-lightning_version" in content and any(key.startswith("model.") for key in state)
+    own = ("model.model.", "model.extractor.", "model.visual.")
+    lightning = "pytorch-lightning_version" in content and any(key.startswith(own) for key in state)
     wrapped = any(key.startswith(("extractor.", "model.extractor.")) for key in state)
     return "open-metric-learning" if lightning or wrapped or _zoo(path) else "plain"
 
@@ -77,12 +97,15 @@ def pytorch_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Rea
     trunk = state if role == "trunk" else read_state(both["trunk"])
     head = read_state(both["embedder"]) if role == "trunk" and both["embedder"].is_file() else {}
     head = head if role == "trunk" else state
+    if not head:
+        log.warning("%s: no weights of an embedder in %s: the model has no head", path, both["embedder"].name)
     return Reading("pytorch-metric-learning", {**trunk, **{f"embedder.{key}": value for key, value in head.items()}})
 
 
 def proxy_anchor(_: Path, __: Any, state: dict[str, Tensor]) -> Reading:
     """Kim et al., CVPR 2020 (tjddus9597/Proxy-Anchor-CVPR2020), which keeps the epoch best on the test classes."""
-    return Reading("proxy-anchor", state, ("embedding",), GAPGMP(), chosen="test")
+    unused = ("fc", "last_linear", "classifier")  # of the ImageNet network to which it adds its own
+    return Reading("proxy-anchor", state, ("embedding",), GAPGMP(), chosen="test", ignored=unused)
 
 
 def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> Reading:
@@ -108,7 +131,7 @@ def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> Readin
         normalise="normalize" in arch if opt is not None else True,
         standardise=pixels,
         chosen=chosen.get(on[1], "test") if on else "test",
-        ignored=("layer_blocks",),  # the same stages once more
+        ignored=("layer_blocks", "fc"),  # the same stages, and in GoogLeNet the same head, once more
     )
 
 
@@ -132,6 +155,7 @@ def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Readin
         chosen="test" if data else "unknown",
         split=split,
         ignored=("criterion",),
+        between=("relu", "dropout"),  # torchvision.ops.MLP
     )
 
 

@@ -1,31 +1,83 @@
 """A head out of the entries that a file has for it."""
 
+import logging
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from sfam_bench.errors import UserError
 
+# What may stand in a head without an entry in the file; a dropout does nothing at test time
+Plain: TypeAlias = Literal["identity", "dropout", "relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
+PLAIN: dict[str, type[nn.Module]] = {
+    **{"identity": nn.Identity, "dropout": nn.Identity, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU},
+    **{"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid},
+}
 
-def head_of(entries: Mapping[str, Tensor], path: Path) -> nn.Sequential | None:
-    """The layers of a head by their numbers: linear ones, norms, and a ReLU wherever a number has no entries.
+log = logging.getLogger(__name__)
 
-    A layer without numbers stands alone; no entries are no head.
+
+def head_of(
+    entries: Mapping[str, Tensor],
+    where: str,
+    plain: Sequence[str] | None = None,
+    between: Sequence[str] = (),
+) -> nn.Sequential | None:
+    """The layers of a head by their numbers, linear ones and norms; no entries are no head.
+
+    `plain` names the layer of each number without entries, in order, and any that follow the last one. Where it is
+    None, `between` are those of its code base, and UserError asks for others; numbers before the first entry are then
+    read as layers that do nothing at test time, with a warning. `where` says in messages which head it is.
     """
     if not entries:
         return None
-    parts: dict[int, dict[str, Tensor]] = {}
-    for key, value in _bare(entries).items():
-        found = re.fullmatch(r"(?:(\d+)\.)?(\w+)", key)
-        if found is None:
-            raise UserError(
-                f"the head in {path} is no sequence of layers (entry {key}): name a head in Python, or model.head=none"
+    layers = {number: _layer(part, where) for number, part in _numbered(entries, where).items()}
+    absent = [number for number in range(max(layers)) if number not in layers]
+    first = [number for number in absent if number < min(layers)]
+    inner = absent[len(first) :]
+    if plain is None and inner and not between:
+        raise UserError(
+            f"{where} has no entries for {_words(absent)} of 0 to {max(layers)}, and no file says what stands there: "
+            f"name each as 'model.head_layers=[{','.join(['relu'] * len(absent))}]', out of {', '.join(PLAIN)}"
+        )
+    if plain is None:
+        if first:
+            log.warning(
+                "%s has no entries for %s: read as layers that do nothing at test time, such as dropout; "
+                "if one does something, name it as model.head_layers",
+                *(where, _words(first)),
             )
-        parts.setdefault(int(found[1] or 0), {})[found[2]] = value
-    layers = [_layer(parts[number], path) if number in parts else nn.ReLU() for number in range(max(parts) + 1)]
-    return nn.Sequential(*layers)
+        plain = [
+            *("identity" for _ in first),
+            *(between[0 if number - 1 in layers else -1] for number in inner),
+        ]
+    if len(plain) < len(absent):
+        raise UserError(
+            f"model.head_layers names {len(plain)} layers, but {where} has no entries for {_words(absent)}: name each"
+        )
+    layers |= {number: PLAIN[name]() for number, name in zip(absent, plain, strict=False)}
+    behind = [PLAIN[name]() for name in plain[len(absent) :]]
+    return nn.Sequential(*(layers[number] for number in sorted(layers)), *behind)
+
+
+def _words(numbers: Sequence[int]) -> str:
+    return f"number{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def _numbered(entries: Mapping[str, Tensor], where: str) -> dict[int, dict[str, Tensor]]:
+    """The entries of each layer by its number; a layer without a number stands alone."""
+    parts: dict[int, dict[str, Tensor]] = {}
+    bare = _bare(entries)
+    found = {key: re.fullmatch(r"(?:(\d+)\.)?(\w+)", key) for key in bare}
+    if strange := [key for key, match in found.items() if match is None]:
+        raise UserError(f"{where} is no sequence of layers (entry {strange[0]})")
+    if len({match[1] is None for match in found.values() if match}) > 1:
+        raise UserError(f"{where} is no sequence of layers: only some of {', '.join(sorted(bare))} have a number")
+    for key, match in found.items():
+        parts.setdefault(int(match[1] or 0), {})[match[2]] = bare[key]  # type: ignore[index]
+    return parts
 
 
 def _bare(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -38,7 +90,7 @@ def _bare(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def _layer(entries: Mapping[str, Tensor], path: Path) -> nn.Module:
+def _layer(entries: Mapping[str, Tensor], where: str) -> nn.Module:
     weight = entries.get("weight")
     layer: nn.Module | None = None
     if "running_mean" in entries:
@@ -47,8 +99,9 @@ def _layer(entries: Mapping[str, Tensor], path: Path) -> nn.Module:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in entries)
     elif weight is not None and weight.ndim == 1 and "bias" in entries:
         layer = nn.LayerNorm(len(weight))
-    expected = set() if layer is None else layer.state_dict().keys() - {"num_batches_tracked"}
-    if layer is None or not expected <= entries.keys() <= layer.state_dict().keys():
-        raise UserError(f"the head in {path} has a layer of {', '.join(sorted(entries))}, which is none that is known")
+    expected = {} if layer is None else {k: v for k, v in layer.state_dict().items() if k != "num_batches_tracked"}
+    fits = all(key in entries and entries[key].shape == value.shape for key, value in expected.items())
+    if layer is None or not fits or entries.keys() - {"num_batches_tracked"} - expected.keys():
+        raise UserError(f"{where} has a layer of {', '.join(sorted(entries))}, which is none that is known")
     layer.load_state_dict(dict(entries), strict=False)
     return layer

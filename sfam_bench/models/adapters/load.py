@@ -1,27 +1,28 @@
 """A model out of a file that another code base wrote."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.errors import UserError, check_range
 from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
 from sfam_bench.models.adapters.codebases import CodeBase, reading
-from sfam_bench.models.adapters.head import head_of
-from sfam_bench.models.backbones import trunk_and_tail
+from sfam_bench.models.adapters.head import Plain, head_of
+from sfam_bench.models.adapters.leftover import LeftOver, ask, short, without, wrappers
+from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.build import build
 from sfam_bench.models.checkpoint import check_finite
-from sfam_bench.models.networks import CLASSIFIER
-from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
+from sfam_bench.ranges import Count
 from sfam_bench.similarity import SimilarityFunction
 
-# What else may be left over: losses, and the text tower of CLIP
-UNUSED = (*CLASSIFIER, "criterion.", "loss.", "text_projection", "logit_scale", "token_embedding.", "ln_final.")
-TEXT = ("positional_embedding", "transformer.")
+CLIP_HEAD = "proj"  # a matrix that CLIP multiplies its class token by
 
 log = logging.getLogger(__name__)
 
@@ -33,97 +34,116 @@ def checkpoint(
     backbone: str | None = None,
     prefix: str | None = None,
     head: str | None = None,
+    head_layers: list[Plain] | None = None,
+    ignore: Sequence[str] = (),
     pooling: nn.Module | None = None,
     normalise: bool | None = None,
     token: Literal["auto", Token] = "auto",
     layer: str | None = None,
     features: str | None = None,
     name: str | None = None,
-    image_size: int = 224,
+    image_size: Count = 224,
 ) -> SimilarityModel:
     """The model in a file of another code base; what is None or "auto" is found, or UserError says what to give.
 
-    `backbone` is SOURCE/NAME, `prefix` that of its keys, `head` the module that is the head (none: there is none);
-    `token`, `layer` and `features` are those of `trunk_and_tail`.
+    `backbone` is SOURCE/NAME and `prefix` that of its keys, `head` the module that is the head (none: there is none)
+    and `head_layers` its layers without entries, in order; `ignore` are names or patterns of modules that are no part
+    of the model; `token`, `layer` and `features` are those of `trunk_and_tail`.
     """
+    check_range("model.image_size", image_size, Count)
     file = Path(path)
     found = reading(file, None if source == "auto" else source)
-    state = {key: value.float() if value.is_floating_point() else value for key, value in found.state.items()}
+    state = without(found.state, ignore, file)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     check_finite(state, file)
     body = find(state, file, backbone, prefix, found.preferred)
-    heads = found.heads if head is None else () if head == "none" else (head,)
-    projection = Projection.of(state, body, heads, file)
-    if head not in (None, "none") and projection.module is None:
-        raise UserError(f"{path} has no head '{head}': model.head names a module of the file, or none")
-    ignored = left_over(state, body, projection, (*found.ignored, *(found.heads if head == "none" else ())), file)
+    transformer = body.source == "timm" and body.name.startswith(("vit_", "deit"))
+    read: Token = ("class" if transformer else "patch") if token == "auto" else token
+    cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, read)
+    pooled = pooling or found.pooling
+    known = (*([CLIP_HEAD] if f"{body.prefix}{CLIP}" in body.keys else []), *found.heads)
+    names = known if head is None else () if head == "none" else (head,)
+    projection = Projection.of(state, body, names, file, head_layers, found.between)
+    asks = found.source == "open-metric-learning"  # whose ResNets keep ImageNet's classifier as a head
+    left = LeftOver.of(state, body, projection.keys, known, found.ignored, head == "none", asks)
+    if head not in (None, "none") and not projection.name:
+        there = ", ".join([*left.heads, *left.classifiers, *left.strange]) or "nothing beside its backbone"
+        raise UserError(f"{path} has no head '{head}': model.head names a module of the file ({there}), or none")
+    if head_layers and not projection.name:
+        raise UserError(f"model.head_layers is given, but there is no head in {path}: give model.head=NAME, too")
+    rest = [*left.heads, *left.strange] if head is None else []
+    width = _width(cut, pooled, image_size) if rest else 0
+    ask(file, left, body, projection.name, [name for name in rest if could_be_head(state, name, width)])
+    for module in left.classifiers:
+        log.warning("%s: %s is left away as a classifier; model.head=%s takes it", path, module, short(module, body))
+    ignored = sorted({*left.unused, *left.classifiers, *ignore})
     log.info(
         "%s: %s, %s/%s under '%s', head: %s, ignored: %s",
         *(path, found.source, body.source, body.name, body.prefix, projection.said, ", ".join(ignored) or "nothing"),
     )
-    transformer = body.source == "timm" and body.name.startswith(("vit_", "deit"))
-    read: Token = ("class" if transformer else "patch") if token == "auto" else token
-    cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, read)
     norm = found.normalise if normalise is None else normalise
-    pooled = pooling or found.pooling
     try:
         model = build(name or file.stem, cut, pooled, similarity, projection.module, norm, image_size=image_size)
     except RuntimeError as error:
         why = str(error).splitlines()[0][:120]
         raise UserError(
-            f"the head in {path} does not fit behind {body.name} and its pooling ({why}): give model.head or "
-            "model.pooling"
+            f"the head in {path} does not fit behind {body.name} and its pooling ({why}): give another module as "
+            "model.head, model.head=none, or another model.pooling"
         ) from error
     model.origin = found.origin
     return model
 
 
+def _width(cut: Cut, pooling: nn.Module, image_size: int) -> int:
+    """The number of features that a head is given."""
+    trunk, tail = cut
+    with torch.no_grad():
+        activations = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
+        return Embedder(pooling, None, tail).eval().pool(activations).shape[1]
+
+
+def could_be_head(state: dict[str, Tensor], module: str, width: int) -> bool:
+    """Whether the entries of a module are layers that take features of this width."""
+    entries = {key.removeprefix(f"{module}."): value for key, value in state.items() if key.startswith(f"{module}.")}
+    try:
+        head = head_of(entries, module, plain=["identity"] * len(entries))
+        return head is not None and head(torch.zeros(2, width)).ndim == 2
+    except (UserError, RuntimeError):
+        return False
+
+
 @dataclass(frozen=True)
 class Projection:
-    """The head, its keys in the file, and what it is in words."""
+    """The head, its name and its keys in the file; without a head there is none of them."""
 
-    module: nn.Module | None
-    keys: frozenset[str]
-    said: str
+    module: nn.Module | None = None
+    keys: frozenset[str] = frozenset()
+    name: str | None = None
+
+    @property
+    def said(self) -> str:
+        """The head in words."""
+        layers = self.module if isinstance(self.module, nn.Sequential) else ()
+        return f"{self.name} ({', '.join(type(layer).__name__ for layer in layers)})" if self.name else "none"
 
     @classmethod
-    def of(cls, state: dict[str, Tensor], body: Backbone, names: tuple[str, ...], path: Path) -> "Projection":
+    def of(
+        cls,
+        state: dict[str, Tensor],
+        body: Backbone,
+        names: tuple[str, ...],
+        path: Path,
+        plain: Sequence[Plain] | None,
+        between: tuple[str, ...],
+    ) -> "Projection":
         """The first of the modules `names` that stands beside the backbone or beside what wraps it."""
-        if f"{body.prefix}{CLIP}" in body.keys:
-            return cls._clip(state, f"{body.prefix}proj", bool(names))
         for name in names:
             for start in wrappers(body.prefix):
-                keys = frozenset(key for key in state if key.startswith(f"{start}{name}.")) - body.keys
+                module = f"{start}{name}"
+                if name == CLIP_HEAD and module in state:
+                    return cls(head_of({"weight": state[module].T}, module, plain), frozenset({module}), module)
+                keys = frozenset(key for key in state if key.startswith(f"{module}.")) - body.keys
                 if keys:
-                    module = head_of({key.removeprefix(f"{start}{name}."): state[key] for key in keys}, path)
-                    shown = ", ".join(type(layer).__name__ for layer in module or ())
-                    return cls(module, keys, f"{start}{name} ({shown})")
-        return cls(None, frozenset(), "none")
-
-    @classmethod
-    def _clip(cls, state: dict[str, Tensor], key: str, wanted: bool) -> "Projection":
-        """CLIP multiplies its class token by a matrix."""
-        keys = frozenset({key} & state.keys())
-        if not keys or not wanted:
-            return cls(None, keys, "none")
-        return cls(head_of({"weight": state[key].T}, Path(key)), keys, f"{key} (Linear)")
-
-
-def left_over(
-    state: dict[str, Tensor], body: Backbone, head: Projection, ignored: tuple[str, ...], path: Path
-) -> list[str]:
-    """The modules of the file that are no part of the model; UserError where one is not known to be unused."""
-    names = (*UNUSED, *(f"{name}." for name in ignored), *(TEXT if body.prefix.endswith("visual.") else ()))
-    unused = tuple(f"{start}{name}" for start in wrappers(body.prefix) for name in names)
-    rest = sorted(key for key in state.keys() - body.keys - head.keys if not key.endswith("num_batches_tracked"))
-    if strange := [key for key in rest if not key.startswith(unused)]:
-        raise UserError(
-            f"{path} has {len(strange)} entries that fit nowhere in {body.name} (first: {', '.join(strange[:3])}): "
-            "give the module that is the head as model.head, or another model.source or model.backbone"
-        )
-    return sorted({key.rpartition(".")[0] or key for key in rest})
-
-
-def wrappers(prefix: str) -> list[str]:
-    """A prefix and what is before each of its names, longest first: "a.b." gives "a.b.", "a." and ""."""
-    parts = prefix.split(".")[:-1]
-    return ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
+                    entries = {key.removeprefix(f"{module}."): state[key] for key in keys}
+                    return cls(head_of(entries, f"the head {module} in {path}", plain, between), keys, module)
+        return cls()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sfam_bench.report.curves import draw_walks, walk
 from sfam_bench.report.drawings.chosen import explainers_of, lacking
 from sfam_bench.report.stored import Stored
-from sfam_bench.store import read_curves
+from sfam_bench.runs import read_curves
 
 
 @dataclass(frozen=True)

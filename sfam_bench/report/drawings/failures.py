@@ -8,13 +8,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from sfam_bench.errors import check_choices
+from sfam_bench.ranges import Count
 from sfam_bench.report.drawings.chosen import lacking
 from sfam_bench.report.figures import Shown, show, shown, with_images
+from sfam_bench.report.flagged import FLAGS
 from sfam_bench.report.names import arrow, words
 from sfam_bench.report.pair_order import flagged
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, REFERENCE, SMALL, bare, broken, short
-from sfam_bench.report.tables import FLAGS
 from sfam_bench.statistics import FACTS, PAIR, reasons
 
 REASONS = 8  # of flags, the most frequent first
@@ -38,7 +40,10 @@ class Failures:
     method: str
     metric: str
     pictures: bool = True
-    count: int = 5
+    count: Count = 5
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, stored: Stored) -> Figure:
         run = stored.run(self.run)

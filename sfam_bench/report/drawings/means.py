@@ -6,6 +6,8 @@ from dataclasses import replace as with_
 
 from matplotlib.figure import Figure
 
+from sfam_bench.errors import check_choices
+from sfam_bench.ranges import Count
 from sfam_bench.report.drawings.chosen import explainers_of, lacking, means_of, metrics_of
 from sfam_bench.report.means import draw_means, panel
 from sfam_bench.report.stored import Stored
@@ -27,8 +29,11 @@ class Means:
     alt: str
     runs: Mapping[str, str]
     metrics: Sequence[str]
-    columns: int = 3
+    columns: Count = 3
     methods: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, stored: Stored) -> Figure:
         panels = []
@@ -57,7 +62,10 @@ class Sweep:
     sweep: str
     metrics: Sequence[str]
     levels: Sequence[str] = ()
-    columns: int = 3
+    columns: Count = 3
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, stored: Stored) -> Figure:
         panels = []

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
+from sfam_bench.errors import check_choices
+from sfam_bench.ranges import Count
 from sfam_bench.report.drawings.chosen import explainers_of, lacking
 from sfam_bench.report.figures import Shown, draw_pairs, shown, with_images
 from sfam_bench.report.stored import Stored, Summed
@@ -26,8 +28,11 @@ class PairPanels:
     alt: str
     runs: Mapping[str, str]
     methods: Sequence[str] = ()
-    pairs: int = 3
+    pairs: Count = 3
     kinds: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def __call__(self, stored: Stored) -> Figure:
         found = [(title, stored.run(name)) for title, name in self.runs.items()]

@@ -1,0 +1,84 @@
+"""What every data set must satisfy before anything is computed; no image is opened for it."""
+
+import logging
+import re
+from functools import cache
+from numbers import Integral
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.datasets.geometry import Box
+from sfam_bench.errors import UserError
+
+OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may pass an edge: CUB's do by up to two pixels
+NUMBERED = re.compile(r"(\d+)\.")
+
+
+def check_rows(rows: pd.DataFrame, title: str, classes: int | None = None, numbered: bool = False) -> None:
+    """Check ids, paths, labels, class names and boxes of an index; labels lie in 1 to `classes` where these are known.
+
+    `numbered`: the folder of an image begins with its class id, as 001.Black_footed_Albatross. Raises UserError.
+    """
+    _check_unique(rows.index.to_series(), title, "image")
+    _check_unique(rows["path"], title, "path")
+    low, high = (0, np.inf) if classes is None else (1, classes)
+    for image_id, label in rows["label"].items():
+        if not isinstance(label, Integral) or not low <= int(label) <= high:
+            expected = "a whole number of at least 0" if classes is None else f"a class id of 1 to {classes}"
+            raise UserError(f"{title}: the label of image {image_id!r} is {label}: expected {expected}; correct it")
+    if numbered:
+        for image_id, path, label in zip(rows.index, rows["path"], rows["label"], strict=True):
+            found = NUMBERED.match(path.split("/")[-2] if "/" in path else "")
+            if found and int(found[1]) != label:
+                raise UserError(
+                    f"{title}: image {image_id!r} has the label {label} and lies in {path}: labels must be the "
+                    "number of the class folder (is the list numbered from 0?); copy the official list again"
+                )
+    several = rows.groupby("label")["class_name"].nunique()
+    if (several > 1).any():
+        label = several.index[several > 1][0]
+        names = rows["class_name"][rows["label"] == label].unique()[:2]
+        raise UserError(
+            f"{title}: label {label} has the names {' and '.join(map(repr, names))}: give each class its own"
+        )
+    for image_id, box in rows["box"].dropna().items():
+        x1, y1, x2, y2 = box
+        if not np.isfinite(box).all() or min(x1, y1) < -OVERHANG[0] or x2 <= max(x1, 0) or y2 <= max(y1, 0):
+            raise UserError(
+                f"{title}: the box of image {image_id!r} is {tuple(box)}: expected pixels 0 <= x1 < x2 and "
+                "0 <= y1 < y2; correct it"
+            )
+
+
+def _check_unique(names: pd.Series, title: str, what: str) -> None:
+    if names.duplicated().any():
+        name = names[names.duplicated()].iloc[0]
+        raise UserError(f"{title} names {what} {name!r} twice: remove one of them")
+    if (names == "").any():
+        raise UserError(f"{title} has an empty {what}: fill it in")
+
+
+def clipped(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
+    """A box within its image of `size` (width, height); a small overhang is clipped and logged, a large one refused."""
+    if box is None:
+        return None
+    pixels, share = OVERHANG
+    over = [far - side for far, side in zip(box[2:], size, strict=True)]
+    wide = [past > max(pixels, share * side) for past, side in zip(over, size, strict=True)]
+    if any(wide) or any(near >= side for near, side in zip(box, size, strict=False)):
+        raise UserError(
+            f"the box of {name} is {box} and its image {size[0]} x {size[1]}: give boxes in pixels of the stored "
+            "image, or copy image and boxes again"
+        )
+    past = max(*over, -box[0], -box[1])
+    if past <= 0:
+        return box
+    _say(f"the box of {name} reaches {past:g} px past its image and is clipped")
+    return max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1]))
+
+
+@cache
+def _say(message: str) -> None:
+    """Log a warning once, however often the image is loaded."""
+    logging.getLogger(__name__).warning(message)

@@ -1,0 +1,141 @@
+"""Text tables of data sets: UTF-8 with or without a byte order mark, any line ends, columns between blanks or tabs."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sfam_bench.errors import UserError
+
+FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+BLANKS = re.compile(r"[ \t]+")
+
+
+def text(cell: str) -> str:
+    """Any text but none."""
+    if not cell:
+        raise ValueError("a text")
+    return cell
+
+
+def whole(cell: str) -> int:
+    """A whole number that is not negative, in decimal digits."""
+    if not re.fullmatch(r"[0-9]{1,18}", cell):
+        raise ValueError("a whole number of at least 0")
+    return int(cell)
+
+
+def number(cell: str) -> float:
+    """A finite number."""
+    try:
+        found = float(cell)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError("a finite number")
+    return found
+
+
+def flag(cell: str) -> bool:
+    """True or False, however it is written: true, 1, 1.0."""
+    found = FLAGS.get(cell.lower())
+    if found is None:
+        raise ValueError("True or False")
+    return found
+
+
+Columns = Mapping[str, Callable[[str], Any]]
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that hold anything, with their numbers; UserError where it is absent, empty or not UTF-8."""
+    try:
+        content = path.read_bytes()
+        lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): copy it again") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: not UTF-8: copy the file again, or convert it (iconv -f latin1 -t utf-8)"
+        ) from None
+    found = [(at, line.strip()) for at, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UserError(f"{path} is empty: copy it again")
+    return found
+
+
+def read_table(path: Path, columns: Columns, header: bool = False, keys: int = 1) -> pd.DataFrame:
+    """Read a table, keyed by its first column; each row of its first `keys` columns may come once.
+
+    A header must name exactly these columns and decides their order. The last column may hold blanks.
+    UserError, with file and line, where a cell is not what its column expects.
+    """
+    lines = read_lines(path)
+    names = list(columns)
+    if header:
+        at, first = lines.pop(0)
+        names = BLANKS.split(first)
+        if sorted(names) != sorted(columns):
+            raise UserError(f"{path}, line {at}: {first!r} is no header of columns {' '.join(columns)}: add that line")
+    cells = ((at, BLANKS.split(line, len(names) - 1)) for at, line in lines)
+    return _frame(path, [(at, dict(zip(names, row, strict=False))) for at, row in cells], columns, keys)
+
+
+def read_csv(path: Path, columns: Columns, header: bool = True, optional: Columns | None = None) -> pd.DataFrame:
+    """Read comma-separated cells, keyed by the line number; without a header, in the order of `columns`.
+
+    `optional` are columns that may be absent and cells that may be empty, which become None. Others are left out.
+    """
+    numbers, lines = zip(*read_lines(path), strict=True)
+    try:
+        reader = csv.reader(io.StringIO("\n".join(lines), newline=""), strict=True, skipinitialspace=True)
+        rows = [(numbers[min(reader.line_num, len(numbers)) - 1], row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {numbers[reader.line_num - 1]}: no row of a CSV ({error}): mend it") from None
+    names = rows.pop(0)[1] if header else list(columns)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}, line {numbers[0]}: names the column {twice[0]!r} twice: remove one")
+    if absent := [name for name in columns if name not in names]:
+        raise UserError(f"{path} lacks the columns {', '.join(absent)}: it has {', '.join(names)}")
+    if wrong := [at for at, row in rows if len(row) != len(names)]:
+        raise UserError(f"{path}, line {wrong[0]}: expected {len(names)} cells: {', '.join(names)}")
+    known = {**columns, **{name: _empty(take) for name, take in (optional or {}).items() if name in names}}
+    frame = _frame(path, [(at, dict(zip(names, row, strict=True))) for at, row in rows], known, 0)
+    return frame.set_index(pd.Index([at for at, _ in rows], name="line"))
+
+
+def _empty(take: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda cell: take(cell) if cell else None
+
+
+def _frame(path: Path, rows: list[tuple[int, dict[str, str]]], columns: Columns, keys: int) -> pd.DataFrame:
+    found: dict[str, list[Any]] = {name: [] for name in columns}
+    seen: dict[tuple[Any, ...], int] = {}
+    for at, row in rows:
+        for name, take in columns.items():
+            try:
+                found[name].append(take(row.get(name, "").strip()))
+            except ValueError as error:
+                is_ = repr(row[name]) if name in row else "absent"
+                raise UserError(
+                    f"{path}, line {at}: {name} is {is_}: expected {error} (columns {', '.join(columns)}); mend it, or "
+                    "copy the file again"
+                ) from None
+        if keys:
+            key = tuple(values[-1] for values in list(found.values())[:keys])
+            if (before := seen.setdefault(key, at)) != at:
+                what = " ".join(f"{name} {value!r}" for name, value in zip(columns, key, strict=False))
+                raise UserError(f"{path}, line {at}: {what} is on line {before} already: remove one of them")
+    frame = pd.DataFrame({name: pd.Series(values, dtype=_dtype(values)) for name, values in found.items()})
+    return frame.set_index(next(iter(columns))) if keys else frame
+
+
+def _dtype(values: list[Any]) -> Any:
+    kinds = {type(value) for value in values}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {int, float, bool} else object

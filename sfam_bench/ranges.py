@@ -1,0 +1,50 @@
+"""Ranges of numbers, written into the types of settings: `count: Count`, `share: Share | None`."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias, get_args, get_origin
+
+
+@dataclass(frozen=True)
+class Range:
+    """A finite number of at least `low`, or above it, and of at most `high`."""
+
+    low: float | int = -math.inf
+    high: float | int = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float | int) -> bool:
+        return math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        if math.isfinite(self.high):
+            return f"between {self.low:g} and {self.high:g}"
+        if math.isfinite(self.low):
+            return f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+        return "that is finite"
+
+
+Count: TypeAlias = Annotated[int, Range(1)]
+Natural: TypeAlias = Annotated[int, Range(0)]
+Positive: TypeAlias = Annotated[float | int, Range(0, above=True)]
+NotNegative: TypeAlias = Annotated[float | int, Range(0)]
+Finite: TypeAlias = Annotated[float | int, Range()]  # of either sign: a negative min_range measures every pair
+Share: TypeAlias = Annotated[float | int, Range(0, 1)]
+FINITE = Range()
+
+
+def range_of(hint: Any) -> Range:
+    """The range in a type, or in a part of it; any finite number where it has none."""
+    if get_origin(hint) is Annotated:
+        return next((found for found in hint.__metadata__ if isinstance(found, Range)), FINITE)
+    return next((found for part in get_args(hint) if (found := range_of(part)) != FINITE), FINITE)
+
+
+def within(value: Any, hint: Any) -> bool:
+    """Whether a number, or each of several, lies in the range of its type; what is no number does."""
+    if isinstance(value, list | tuple):
+        parts = [part for part in get_args(hint) if part is not ...]
+        return all(within(item, parts[0] if len(parts) == 1 else Any) for item in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    return value in range_of(hint)

@@ -1,0 +1,49 @@
+"""Means with intervals that account for classes, comparisons with the best, and paired comparisons."""
+
+from sfam_bench.statistics.comparisons import (
+    FEW_CLASSES,
+    LEVEL,
+    Comparison,
+    compare_with_best,
+    holm,
+    rank_biserial,
+    sign_flip_p,
+)
+from sfam_bench.statistics.intervals import Interval, clustered_bootstrap, clustered_intervals
+from sfam_bench.statistics.matrices import (
+    AREA_ERROR,
+    FACTS,
+    NO_REASON,
+    PAIR,
+    RUN,
+    Matrix,
+    area_errors,
+    matrices,
+    reasons,
+)
+from sfam_bench.statistics.summaries import NOT_COMPARED, paired_difference, summary
+
+__all__ = [
+    "AREA_ERROR",
+    "FACTS",
+    "FEW_CLASSES",
+    "LEVEL",
+    "NOT_COMPARED",
+    "NO_REASON",
+    "PAIR",
+    "RUN",
+    "Comparison",
+    "Interval",
+    "Matrix",
+    "area_errors",
+    "clustered_bootstrap",
+    "clustered_intervals",
+    "compare_with_best",
+    "holm",
+    "matrices",
+    "paired_difference",
+    "rank_biserial",
+    "reasons",
+    "sign_flip_p",
+    "summary",
+]

@@ -1,0 +1,131 @@
+"""Which methods are worse than the best, and which differ from another one: sign flips of whole classes.
+
+Under the null hypothesis the difference of two methods, summed over the pairs of a class, is as likely to be positive
+as negative. Flipping the signs of all differences of a class together gives the distribution of any statistic of them
+and keeps how alike the pairs of a class and the methods are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+FEW_CLASSES = 6  # with fewer, no pattern of signs is rarer than 5 %, so that nothing can be told
+LEVEL = 0.05
+SHARED_ENOUGH = 0.5  # of the pairs: a method with fewer is not compared, since the others would lose theirs
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The methods of one metric, over the pairs that all `compared` methods have.
+
+    `p` of each method: how often equal methods fall as far behind the best, adjusted for all methods; NaN where it is
+    not compared. `best` is the first of equals, -1 where no mark can be given: fewer than FEW_CLASSES classes, a single
+    method, or no difference at all.
+    """
+
+    best: int
+    p: np.ndarray
+    compared: np.ndarray
+    pairs: int
+    classes: int
+
+    @property
+    def tied(self) -> np.ndarray:
+        """Which methods are not significantly worse than the best."""
+        tied = self.compared & ~(self.p <= LEVEL)
+        tied[self.best] = False
+        return tied & (self.best >= 0)
+
+
+def compare_with_best(values: np.ndarray, clusters: np.ndarray, draws: int = 10_000, seed: int = 0) -> Comparison:
+    """Compare all methods with the best of them; `values` (pairs, methods), greater is better, NaN where flagged.
+
+    Multiple comparisons with the best (Hsu 1981) by the step-down max-T of Romano and Wolf (2005): the studentised
+    difference of each method to whichever is furthest ahead, its distribution by sign flips of classes. The
+    probability that any method that is as good as the best is not marked as tied is at most LEVEL.
+    """
+    counts = np.isfinite(values).sum(axis=0)
+    compared = (counts > 0) & (counts >= SHARED_ENOUGH * counts.max(initial=0))
+    shared = np.isfinite(values[:, compared]).all(axis=1)
+    kept, codes = values[shared][:, compared], pd.factorize(np.asarray(clusters)[shared])[0]
+    classes = int(codes.max(initial=-1)) + 1
+    p = np.full(values.shape[1], np.nan)
+    sums = np.zeros((classes, kept.shape[1]))
+    np.add.at(sums, codes, kept)
+    means = sums.sum(axis=0)
+    if classes < FEW_CLASSES or kept.shape[1] < 2 or np.ptp(means) <= ROUNDING * np.abs(sums).sum(axis=0).max():
+        return Comparison(-1, p, compared, len(kept), classes)
+    p[compared] = _behind(sums, sign_flips(classes, draws, seed))
+    return Comparison(int(np.flatnonzero(compared)[means.argmax()]), p, compared, len(kept), classes)
+
+
+def sign_flips(classes: int, draws: int, seed: int = 0) -> np.ndarray:
+    """Signs (flips, classes), first the data as they are; all patterns up to a common sign, or `draws` random ones."""
+    if 2 ** (classes - 1) <= draws:
+        patterns = np.arange(2 ** (classes - 1))[:, None] >> np.arange(classes) & 1
+        return np.asarray(1.0 - 2 * patterns)
+    signs = 1.0 - 2 * np.random.default_rng(seed).integers(2, size=(draws, classes))
+    signs[0] = 1
+    return signs
+
+
+def _behind(sums: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """Adjusted p that each method is among the best, from its sums by class."""
+    behind = np.empty((2 * len(flips), sums.shape[1]))  # each pattern of signs, and its opposite
+    for method in range(sums.shape[1]):
+        ahead = flips @ _scaled(sums - sums[:, [method]])
+        behind[: len(flips), method], behind[len(flips) :, method] = ahead.max(axis=1), -ahead.min(axis=1)
+    order = np.argsort(-behind[0])
+    furthest = np.maximum.accumulate(behind[:, order[::-1]], axis=1)[:, ::-1]  # of a method and those less far behind
+    p = np.empty(len(order))
+    p[order] = np.maximum.accumulate((furthest >= behind[0, order] - ROUNDING).mean(axis=0))
+    return p
+
+
+def _scaled(sums: np.ndarray) -> np.ndarray:
+    """Sums by class over their norm, so that their total is a monotone function of the clustered t statistic."""
+    norm = np.sqrt((sums**2).sum(axis=0))
+    return np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0)
+
+
+def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_000, seed: int = 0) -> np.ndarray:
+    """Two-sided p that the mean of each column (pairs, columns) is zero, by sign flips of its sums over classes.
+
+    NaN values are left out; NaN where no value is, or all are of one class.
+    """
+    codes, names = pd.factorize(np.asarray(clusters))
+    present = np.isfinite(differences)
+    sums, sizes = np.zeros((len(names), differences.shape[1])), np.zeros((len(names), differences.shape[1]))
+    np.add.at(sums, codes, np.where(present, differences, 0.0))
+    np.add.at(sizes, codes, present)
+    p = np.full(differences.shape[1], np.nan)
+    for classes in np.unique((sizes > 0).sum(axis=0)):
+        columns = np.flatnonzero((sizes > 0).sum(axis=0) == classes)
+        if classes < 2:
+            continue
+        own = np.stack([sums[sizes[:, column] > 0, column] for column in columns], axis=1)
+        totals = np.abs(sign_flips(int(classes), draws, seed) @ _scaled(own))
+        p[columns] = (totals >= totals[0] - ROUNDING).mean(axis=0)
+    return p
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's step-down adjustment; NaN stays NaN and is not counted."""
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
+    adjusted = np.full(p_values.shape, np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.arange(len(order), 0, -1) * p_values[order]))
+    return adjusted
+
+
+def rank_biserial(differences: np.ndarray) -> float:
+    """The matched-pairs effect size: 1 where all differences are positive, -1 negative, 0 none or balanced."""
+    differences = differences[np.isfinite(differences)]
+    unequal = differences[differences != 0]  # as Wilcoxon drops them
+    if not len(unequal):
+        return 0.0 if len(differences) else float("nan")
+    ranks = stats.rankdata(np.abs(unequal))
+    return float((ranks * np.sign(unequal)).sum() / ranks.sum())

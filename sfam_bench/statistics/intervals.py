@@ -1,0 +1,158 @@
+"""Intervals of means over pairs whose classes were sampled, not the pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CHUNK = 1 << 22  # resampled cluster counts held at once
+STUDENT_BELOW = 8  # clusters below which resampling is too narrow (benchmarks/coverage.py)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over pairs and its interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    clusters: int
+    clustered: bool  # False: a single cluster, so the pairs were taken as independent
+
+
+def clustered_bootstrap(
+    values: np.ndarray,
+    clusters: np.ndarray,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+    shares: bool = False,
+) -> Interval:
+    """`clustered_intervals` of one column."""
+    (interval,) = clustered_intervals(np.asarray(values, dtype=float)[:, None], clusters, draws, seed, level, shares)
+    return interval
+
+
+def clustered_intervals(
+    values: np.ndarray,
+    clusters: np.ndarray,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+    shares: bool | np.ndarray = False,
+) -> list[Interval]:
+    """The mean of each column of `values` (pairs, columns) with an interval over clusters; NaN values are left out.
+
+    Three forms, chosen by simulation (benchmarks/coverage.py). Columns that are `shares` (values 0 and 1): Wilson's
+    interval with the effective sample size of the design (Korn and Graubard 1998). Fewer than STUDENT_BELOW clusters:
+    Student's t on the clustered standard error. Otherwise percentiles of resampled clusters, widened for few clusters
+    (expanded percentile interval, Hesterberg 2015). Degrees of freedom count clusters by Kish's effective number,
+    which unequal sizes make smaller. A single cluster: its pairs are taken as independent, and `clustered` is False.
+    """
+    codes, names = pd.factorize(np.asarray(clusters))
+    present, share = np.isfinite(values), np.broadcast_to(shares, values.shape[1:])
+    sums, sizes = np.zeros((len(names), values.shape[1])), np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, codes, np.where(present, values, 0.0))
+    np.add.at(sizes, codes, present)
+    found: dict[int, Interval] = {}
+    for used, columns in _by_clusters(sizes > 0):
+        if used.sum() < 2:
+            alone = {
+                column: _unclustered(values[:, column], bool(share[column]), draws, seed, level) for column in columns
+            }
+            found.update(alone)
+            continue
+        of, sized = sums[np.ix_(used, columns)], sizes[np.ix_(used, columns)]
+        lows, highs = _bounds(of, sized, share[columns], draws, seed, level)
+        for column, low, high in zip(columns.tolist(), lows.tolist(), highs.tolist(), strict=True):
+            count = sizes[:, column].sum()
+            mean = sums[:, column].sum() / count
+            found[column] = Interval(float(mean), low, high, int(count), int(used.sum()), True)
+    return [found[column] for column in range(values.shape[1])]
+
+
+def _by_clusters(used: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The sets of clusters that columns have values in, each with its columns."""
+    patterns, group = np.unique(used.T, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        yield pattern, np.flatnonzero(group.ravel() == number)
+
+
+def _unclustered(values: np.ndarray, share: bool, draws: int, seed: int, level: float) -> Interval:
+    """The interval of one cluster's pairs, taken one by one; fewer than two pairs have none."""
+    values = values[np.isfinite(values)]
+    mean = float(values.mean()) if len(values) else np.nan
+    if len(values) < 2:
+        return Interval(mean, np.nan, np.nan, len(values), len(values), False)
+    shares, sizes = np.array([share]), np.ones((len(values), 1))
+    (low,), (high,) = _bounds(values[:, None], sizes, shares, draws, seed, level)
+    return Interval(mean, float(low), float(high), len(values), 1, False)
+
+
+def _bounds(
+    sums: np.ndarray, sizes: np.ndarray, shares: np.ndarray, draws: int, seed: int, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of sum(sums) / sum(sizes) where the rows (clusters) were sampled, each column by the form that fits it."""
+    bounds = np.empty((2, sums.shape[1]))
+    if shares.any():
+        bounds[:, shares] = _wilson(sums[:, shares], sizes[:, shares], level)
+    if not shares.all():
+        others = sums[:, ~shares], sizes[:, ~shares]
+        few = len(sums) < STUDENT_BELOW
+        bounds[:, ~shares] = _student(*others, level) if few else _percentiles(*others, draws, seed, level)
+    return bounds[0], bounds[1]
+
+
+def _variance(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Of the mean, over clusters, with residuals corrected for their leverage (CR2; Bell and McCaffrey 2002)."""
+    total = sizes.sum(axis=0)
+    residuals = (sums - sizes * (sums.sum(axis=0) / total)) / np.sqrt(1 - sizes / total)
+    return np.asarray((residuals**2).sum(axis=0) / total**2)
+
+
+def _effective(sizes: np.ndarray) -> np.ndarray:
+    """Kish's effective number of clusters."""
+    return np.asarray(sizes.sum(axis=0) ** 2 / (sizes**2).sum(axis=0))
+
+
+def _student(sums: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
+    mean = sums.sum(axis=0) / sizes.sum(axis=0)
+    half = stats.t.ppf((1 + level) / 2, np.maximum(_effective(sizes) - 1, 1)) * np.sqrt(_variance(sums, sizes))
+    return np.stack([mean - half, mean + half])
+
+
+def _wilson(sums: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
+    """Wilson's interval; where all values agree, the clusters are the sample, since their likeness is not known."""
+    total, effective = sizes.sum(axis=0), _effective(sizes)
+    share, variance = sums.sum(axis=0) / total, _variance(sums, sizes)
+    design = np.divide(share * (1 - share), variance, out=effective.copy(), where=variance > 1e-15)
+    size = np.minimum(design, total)
+    squared = stats.t.ppf((1 + level) / 2, np.maximum(effective - 1, 1)) ** 2 / size
+    middle, half = share + squared / 2, np.sqrt(squared * share * (1 - share) + squared**2 / 4)
+    return np.stack([middle - half, middle + half]).clip(0, 1 + squared) / (1 + squared)
+
+
+def _percentiles(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int, level: float) -> np.ndarray:
+    rng, count = np.random.default_rng(seed), len(sums)
+    means = np.empty((draws, sums.shape[1]))
+    step = max(1, CHUNK // count)
+    for start in range(0, draws, step):
+        rows = min(step, draws - start)
+        picks = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        times = np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
+        means[start : start + rows] = (times @ sums) / (times @ sizes)
+    freedom = np.maximum(_effective(sizes) - 1, 1)
+    tail = stats.norm.cdf(np.sqrt((freedom + 1) / freedom) * stats.t.ppf((1 - level) / 2, freedom))
+    means.sort(axis=0)
+    return np.stack([_quantile(means, tail), _quantile(means, 1 - tail)])
+
+
+def _quantile(ordered: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """A quantile of its own of each sorted column, between neighbours as numpy's."""
+    at = shares * (len(ordered) - 1)
+    below = np.floor(at).astype(int)
+    low, high = np.take_along_axis(ordered, np.stack([below, np.minimum(below + 1, len(ordered) - 1)]), axis=0)
+    return np.asarray(low + (at - below) * (high - low))
