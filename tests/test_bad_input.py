@@ -78,6 +78,10 @@ SETTINGS = {
     "metric.deletion_mean.baseline=null": ("metric.deletion_mean.baseline is null",),
     "explainer=[]": ("no explainer is chosen",),
     "metric=[]": ("no metric is chosen",),
+    "baseline=[zeros]": (
+        "metric.deletion_mean.baseline: needs baseline 'mean', which is not chosen",
+        "baseline=[...,mean]",
+    ),
     "batch=3": ("no setting 'batch'", "check its name"),
     "batch_size=0": ("batch_size is 0", "at least 1"),
     "batch_size=many": ("batch_size is 'many'", "a whole number"),
@@ -509,10 +513,10 @@ def test_explain_says_what_is_wrong_with_a_picture(model: SimilarityModel, tmp_p
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(UserError, match=r"cannot read .*text\.jpg"):
         explain(model, good, tmp_path / "text.jpg")
-    with pytest.raises(UserError, match=r"an image tensor must be floats of shape \(3, rows, cols\)"):
+    with pytest.raises(UserError, match=r"an image tensor must have the shape \(3, rows, cols\)"):
         explain(model, torch.zeros(1, 3, 32, 32), good)
-    with pytest.raises(UserError, match=r"an image tensor must be floats"):
-        explain(model, torch.zeros(3, 32, 32, dtype=torch.uint8), good)
+    with pytest.raises(UserError, match=r"query is of int64: give uint8, uint16, bool, or floats in \[0, 1\]"):
+        explain(model, torch.zeros(3, 32, 32, dtype=torch.int64), good)
 
 
 # Forward passes
