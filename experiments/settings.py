@@ -118,12 +118,24 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain value out of YAML is of the type `hint`; a mapping becomes an object, which `build` makes."""
-    if hint is inspect.Parameter.empty or isinstance(value, dict):
+    if hint is inspect.Parameter.empty or (isinstance(value, dict) and ("_target_" in value or not plain_type(hint))):
         return True
     if isinstance(value, bool) and not is_bearable("text", hint):  # Python takes true for a whole number
         return bool in (hint, *get_args(hint)) or hint in (Any, object)
     typed = is_bearable(value, hint, conf=TOWER) or (isinstance(value, list) and is_bearable(tuple(value), hint))
     return typed and within(value, hint)
+
+
+def plain_type(hint: Any) -> bool:
+    """Whether a type is made of numbers, strings, choices and lists of these alone, so that no mapping can be one."""
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return True
+    if get_origin(hint) is Annotated:
+        return plain_type(parts[0])
+    if hint in (*PLAIN, type(None), ...):
+        return True
+    return get_origin(hint) in (*PLAIN, tuple, Union, UnionType) and all(map(plain_type, parts))
 
 
 def shown(value: Any) -> str:

@@ -151,6 +151,7 @@ TRAINING = {
     "train.epochs=0": ("epochs",),
     "train.epochs=few": ("train.epochs is 'few'", "a whole number"),
     "train.lr=fast": ("train.lr is 'fast'", "a number"),
+    "train.checkpoint_steps={a: 1}": ("train.checkpoint_steps is {'a': 1}", "a whole number"),
     "train.batch_size=5": ("batch_size", "per_class"),
     "train.batch_size=1000": ("batch_size", "per_class"),
     "train.per_class=-1": ("per_class",),

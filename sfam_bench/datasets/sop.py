@@ -44,6 +44,9 @@ def _read(home: Path) -> Found | None:
     if not all(file.is_file() for file in files.values()):
         return None
     sides = [read_table(file, COLUMNS, header=True).assign(train_class=side == "train") for side, file in files.items()]
+    for file, side in zip(files.values(), sides, strict=True):
+        if side.empty:  # else the other list would be split anew
+            raise UserError(f"{file} lists no image: copy it again")
     rows = pd.concat(sides).rename(columns={"class_id": "label"})
     train, test = (set(side.class_id) for side in sides)
     if shared := sorted(train & test):

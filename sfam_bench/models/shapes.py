@@ -17,7 +17,7 @@ def check_shapes(model: SimilarityModel) -> None:
     """
     images = torch.zeros(1, 3, model.image_size, model.image_size, dtype=model.dtype, device=model.device)
     with torch.no_grad(), evaluating(model):
-        grid = model.run_trunk(images)
+        grid = model.trunk(images.clone())  # whose type is not known yet
         if not isinstance(grid, Tensor) or grid.ndim != 4 or len(grid) != 1:
             raise UserError(
                 f"the trunk of {model.name} returns {_form(grid)} for one image: expected a tensor (1, channels, rows, "

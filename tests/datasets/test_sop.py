@@ -99,6 +99,7 @@ def test_real_photos(caplog: pytest.LogCaptureFixture) -> None:
         (ROWS["test"], r"Ebay_test\.txt, line 1: .* is no header of columns"),
         (["image_id class_id path", *ROWS["test"]], r"Ebay_test\.txt, line 1: .* is no header"),
         ([HEADER, "59552 1 12 toaster_final/222_0.JPG"], "share 1 class ids, such as 1"),
+        ([HEADER], r"Ebay_test\.txt lists no image"),
         ([HEADER, "1 11319 12 toaster_final/222_0.JPG"], "names image '1' twice"),
         ([HEADER, "59552 11319 toaster_final/222_0.JPG"], "line 2: super_class_id is 'toaster"),
         ([HEADER, "59552 99999 12 toaster_final/222_0.JPG"], "is 99999: expected a class id of 1 to 22634"),
