@@ -59,38 +59,38 @@ def table(setting: Setting, rng: np.random.Generator) -> Table:
     return values, labels
 
 
-def pairwise_losers(values: np.ndarray, labels: np.ndarray, draws: int) -> bool:
+def pairwise_losers(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> bool:
     """Ties by the interval of each paired difference to the best of each method's own pairs."""
     means = np.nanmean(values, axis=0)
     best = int(means.argmax())
-    against = clustered_intervals(np.delete(values, best, axis=1) - values[:, [best]], labels, draws)
+    against = clustered_intervals(np.delete(values, best, axis=1) - values[:, [best]], labels, draws, seed)
     return any(not interval.low <= 0 <= interval.high for interval in against)
 
 
-def losers(values: np.ndarray, labels: np.ndarray, draws: int) -> bool:
+def losers(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> bool:
     """Ties by the step-down comparison with the best."""
-    found = compare_with_best(values, labels, draws)
+    found = compare_with_best(values, labels, draws, seed)
     return found.best >= 0 and bool((found.compared & (found.p <= LEVEL)).any())
 
 
-def wilcoxon(values: np.ndarray, labels: np.ndarray, draws: int) -> bool:
+def wilcoxon(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> bool:
     """Any difference to one method, by Wilcoxon's signed ranks of pairs (normal approximation) and Holm."""
     differences = (column[np.isfinite(column)] for column in (values[:, 1:] - values[:, [0]]).T)
     p = [float(stats.wilcoxon(column, method="approx").pvalue) if column.any() else 1.0 for column in differences]
     return bool((holm(np.array(p)) <= LEVEL).any())
 
 
-def sign_flips(values: np.ndarray, labels: np.ndarray, draws: int) -> bool:
+def sign_flips(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> bool:
     """Any difference to one method, by sign flips of classes and Holm."""
-    return bool((holm(sign_flip_p(values[:, 1:] - values[:, [0]], labels, draws)) <= LEVEL).any())
+    return bool((holm(sign_flip_p(values[:, 1:] - values[:, [0]], labels, draws, seed)) <= LEVEL).any())
 
 
-def bold_by_interval(values: np.ndarray, labels: np.ndarray, draws: int) -> bool:
+def bold_by_interval(values: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> bool:
     """Any method bold against one, by the interval of its paired difference."""
-    return any(found.low > 0 for found in clustered_intervals(values[:, 1:] - values[:, [0]], labels, draws))
+    return any(found.low > 0 for found in clustered_intervals(values[:, 1:] - values[:, [0]], labels, draws, seed))
 
 
-RULES: dict[str, Callable[[np.ndarray, np.ndarray, int], bool]] = {
+RULES: dict[str, Callable[[np.ndarray, np.ndarray, int, int], bool]] = {
     **{"losers, pairwise intervals": pairwise_losers, "losers, compare_with_best": losers},
     **{"difference, Wilcoxon of pairs": wilcoxon, "difference, sign flips of classes": sign_flips},
     **{"bold, pairwise intervals": bold_by_interval},
@@ -100,10 +100,10 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray, int], bool]] = {
 def rates(setting: Setting, tables: int, draws: int) -> dict[str, float]:
     """By rule: the share of tables with at least one false mark."""
     rng, found = np.random.default_rng([0, settings().index(setting)]), dict.fromkeys(RULES, 0)
-    for _ in range(tables):
+    for number in range(tables):
         values, labels = table(setting, rng)
         for name, rule in RULES.items():
-            found[name] += rule(values, labels, draws)
+            found[name] += rule(values, labels, draws, number)  # other draws each time, so that no draw marks all
     return {name: count / tables for name, count in found.items()}
 
 
@@ -111,13 +111,13 @@ def power(clusters: int, tables: int, draws: int) -> dict[str, float]:
     """By rule: how often the one method that is worse by one standard deviation is marked as worse."""
     found = {"pairwise intervals": 0, "compare_with_best": 0}
     rng, of = np.random.default_rng([1, clusters]), Drawing(clusters, "equal", 0.3, "normal")
-    for _ in range(tables):
+    for number in range(tables):
         values, labels, _ = drawn(of, METHODS, rng)
         values[:, 0] -= 1
         best = int(values.mean(axis=0).argmax())
-        (interval,) = clustered_intervals(values[:, [0]] - values[:, [best]], labels, draws)
+        (interval,) = clustered_intervals(values[:, [0]] - values[:, [best]], labels, draws, number)
         found["pairwise intervals"] += interval.high < 0
-        found["compare_with_best"] += compare_with_best(values, labels, draws).p[0] <= LEVEL
+        found["compare_with_best"] += compare_with_best(values, labels, draws, number).p[0] <= LEVEL
     return {name: count / tables for name, count in found.items()}
 
 

@@ -129,7 +129,7 @@ def test_faiss_finds_equals_in_the_place_of_equals(function: SimilarityFunction,
 
 
 def test_what_faiss_cannot_do_is_said() -> None:
-    with patch.dict("sys.modules", {"faiss": None}), pytest.raises(UserError, match="pip install 'sfam-bench"):
+    with patch.dict("sys.modules", {"faiss": None}), pytest.raises(UserError, match=r"pip install '\.\[faiss\]'"):
         neighbours(Cosine(), LINE, 2, engine="faiss")
     pytest.importorskip("faiss")
     with pytest.raises(UserError, match="faiss does not know the similarity cosine"):
