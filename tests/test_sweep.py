@@ -412,7 +412,7 @@ def test_the_table_has_a_row_a_cell_and_names_first_what_is_missing(tmp_path: Pa
         r"- not done: evaluate-b: failed: cannot read x\|y",
         "- not done: evaluate-c: missing",
     ]
-    assert "| evaluate-a | 0.450 [" in page  # of two classes, which give no marks
+    assert "| evaluate-a | 0.45 [" in page  # without a mark, since two classes give none
     assert "| evaluate-b | failed | failed |" in page
     assert "| evaluate-c | missing | missing |" in page
 
