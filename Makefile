@@ -9,7 +9,7 @@ METHODS := [$(subst $(empty) $(empty),$(comma),$(strip $(EXPLAINERS)))]
 CUB ?= $(or $(SFAM_BENCH_DATA),data)/CUB_200_2011
 
 .DEFAULT_GOAL := help
-.PHONY: help figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage bench-gpu fuzz cluster-test docs docs-pictures test lint
+.PHONY: help figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -136,6 +136,9 @@ bench: .venv/.bench  ## speed against the peers, 12 minutes: make bench [PHOTOS=
 
 coverage: setup  ## do 95 % intervals hold the truth 95 times in 100? simulated, 15 minutes
 	$(PY) -m benchmarks.coverage
+
+marking: setup  ## how often do tables of equal methods name losers? simulated, 10 minutes
+	$(PY) -m benchmarks.marking
 
 bench-gpu: setup  ## the engine against the GPU's own rate
 	$(PY) -m benchmarks.gpu $(if $(PHOTOS),--photos $(PHOTOS))
