@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sfam_bench.errors import UserError
 from sfam_bench.models.backbones import trunk_and_tail
@@ -96,6 +97,7 @@ def test_a_checkpoint_of_ours_says_where_it_comes_from(chosen, tmp_path):
 
 
 def test_facts_that_are_absent_or_damaged(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "a.safetensors")
     assert origin_of(tmp_path / "a.safetensors") == {"source": "sfam_bench", "chosen": "unknown"}
     for broken in ("{", "[]", '"text"'):
         (tmp_path / "a.json").write_text(broken)
