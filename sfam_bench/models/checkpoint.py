@@ -107,8 +107,11 @@ def content_digest(state: Mapping[str, Tensor]) -> str:
 
 def written_digest(path: Path) -> str | None:
     """The digest that a .safetensors file carries; None where it carries none, as those of other projects."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights {path} ({error}): restore them, or train again") from error
     if SEAL not in metadata and SEALED not in metadata:
         return None
     return metadata.get(SEAL, "lost")

@@ -51,7 +51,7 @@ class Sheet:
             ),
         }
         for kind, frame in self.frames.items():
-            texts[f"{'-'.join(filter(None, [name, kind]))}.csv"] = frame.to_csv(index=False, float_format="%.6g")
+            texts[f"{'-'.join(filter(None, [name, kind]))}.csv"] = formats.csv(frame, "%.6g")
         out.mkdir(parents=True, exist_ok=True)
         for file_name, text in texts.items():
             with atomic(out / file_name) as file:

@@ -105,3 +105,6 @@ def test_facts_that_are_absent_or_damaged(tmp_path):
             origin_of(tmp_path / "a.safetensors")
     (tmp_path / "a.json").write_text(json.dumps({"chosen": "best", "split": None}))
     assert "'chosen' is 'best'" in damage(origin_of(tmp_path / "a.safetensors"))
+    (tmp_path / "a.safetensors").unlink()
+    with pytest.raises(UserError, match=r"cannot read the weights .*a\.safetensors"):
+        origin_of(tmp_path / "a.safetensors")
