@@ -44,9 +44,11 @@ def _read(home: Path) -> Found | None:
     if not all(file.is_file() for file in files.values()):
         return None
     sides = [read_table(file, COLUMNS, header=True).assign(train_class=side == "train") for side, file in files.items()]
+    folder = home / "images" if (home / "images").is_dir() else home
     for file, side in zip(files.values(), sides, strict=True):
-        if side.empty:  # else the other list would be split anew
-            raise UserError(f"{file} lists no image: copy it again")
+        # else the other list would be split anew; a path that leads out of the folder is refused by name later
+        if not any(".." in path or (folder / path).is_file() for path in side.path):
+            raise UserError(f"none of the {len(side)} images of {file} is in {folder}: copy the list or images again")
     rows = pd.concat(sides).rename(columns={"class_id": "label"})
     train, test = (set(side.class_id) for side in sides)
     if shared := sorted(train & test):
@@ -56,6 +58,6 @@ def _read(home: Path) -> Found | None:
         )
     product = rows.path.str.split("_final/").str[0]
     rows["class_name"] = product + " " + rows.label.astype(str)
-    if (home / "images").is_dir():
+    if folder != home:
         rows["path"] = "images/" + rows.path
     return Found(home, rows.drop(columns="super_class_id"))

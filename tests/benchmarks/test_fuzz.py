@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-SLICE = {"images": 12, "checkpoints": 6, "configs": 8, "runs": 6, "damage": 1}
+SLICE = {"data": 12, "images": 12, "checkpoints": 6, "configs": 8, "runs": 6, "damage": 1}
 
 
 def test_broken_inputs_are_read_rightly_or_refused(tmp_path: Path) -> None:
