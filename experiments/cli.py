@@ -20,14 +20,16 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from experiments.paths import expand, expanded
-from experiments.schema import check_keys, suggestion
+from experiments.schema import CONF, check_keys, suggestion
 from experiments.settings import check_settings
 from experiments.sweeping import cell, own_overrides, shares
 from sfam_bench.errors import UserError
@@ -80,10 +82,12 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
                     entry()
             except MISTAKES as error:
                 fail(UserError(unknown[0]) if (unknown := no_setting(config, str(error))) else error)
+            except YAMLError as error:  # of a file of the user's own
+                fail(UserError(f"a config file cannot be read ({error}): correct it"))
             except ValueError as error:
-                if "group override must be" not in str(error):  # Hydra's, of loss=null
+                if "group override must be" not in str(error):  # Hydra's, of loss=null or recipe=7
                     raise
-                fail(UserError("a group is chosen by the name of its file, as in validation=none, not by null"))
+                fail(UserError("; ".join(no_choices(sys.argv[1:]))))
             except KeyboardInterrupt:
                 print("interrupted: what was finished is kept; continue with resume=true", file=sys.stderr)
                 sys.exit(130)
@@ -210,7 +214,21 @@ def no_setting(config: str, message: str) -> list[str]:
     return [f"no setting '{key}': {suggestion(config, key)} (all settings: --cfg job)" for key in found]
 
 
+def no_choices(arguments: list[str]) -> list[str]:
+    """What to say of each argument that chooses a number, null or a truth value instead of a file of a group."""
+    parser, found = OverridesParser.create(), []
+    for override in parser.parse_overrides([text for text in arguments if not text.startswith("-")]):
+        group = override.key_or_group
+        if (CONF / group).is_dir() and not isinstance(override.value(), str | list):
+            found.append(f"{override.input_line} is no choice: choose {', '.join(choices(group))}")
+    return found or ["a group is chosen by the name of its file, as in validation=none"]
+
+
+def choices(group: str) -> list[str]:
+    """The files of a group of conf/."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
 def options(absent: re.Match[str]) -> str:
     """What can be chosen instead of a file that a group of conf/ does not have."""
-    files = (Path(__file__).parents[1] / "conf" / absent[1]).glob("*.yaml")
-    return f"there is no {absent[1]} '{absent[2]}': choose {', '.join(sorted(file.stem for file in files))}"
+    return f"there is no {absent[1]} '{absent[2]}': choose {', '.join(choices(absent[1]))}"

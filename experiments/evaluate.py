@@ -9,9 +9,11 @@ from experiments.evaluation import Evaluation, write
 from experiments.parts import begun, settle, wanting
 from experiments.rehearsal import rehearse
 from sfam_bench import pairs as pairing
-from sfam_bench.files import probe
+from sfam_bench.files import hold, probe
 from sfam_bench.store import RunStore
 from sfam_bench.stream import progress
+
+LOCK = ".evaluating"
 
 
 @script("evaluate")
@@ -35,16 +37,17 @@ def main(cfg: DictConfig) -> None:
         bench = evaluation.tried(frames[due[0]], count)
     facts = {**evaluation.facts, **(bench.facts if bench else {}), "shards": len(frames)}
     store = RunStore.create(store.root, evaluation.identity, facts, cfg.resume)
-    store.write_pairs(pairs)
-    if bench:
-        stream = pairing.load(evaluation.inputs.dataset, [frames[number] for number in due])
-        shards = bench.explain(stream, evaluation.catalogue(gallery))
-        for number, shard in zip(due, progress(shards, "evaluate", len(due), "batch"), strict=True):
-            store.write_cost(number, len(frames[number]), shard.seconds)
-            write(store, number, frames[number], shard)
-    evaluation.pictures(store, pairs)
-    silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
-    store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent)
+    with hold(store.root / LOCK, f"{store.root} is being evaluated"):
+        store.write_pairs(pairs)
+        if bench:
+            stream = pairing.load(evaluation.inputs.dataset, [frames[number] for number in due])
+            shards = bench.explain(stream, evaluation.catalogue(gallery))
+            for number, shard in zip(due, progress(shards, "evaluate", len(due), "batch"), strict=True):
+                store.write_cost(number, len(frames[number]), shard.seconds)
+                write(store, number, frames[number], shard)
+        evaluation.pictures(store, pairs)
+        silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
+        store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent)
     for wanted, names in wanting(silent, evaluation.metrics).items():
         print(f"left out of {evaluation.inputs.dataset.name}, for want of {wanted}: {', '.join(names)}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")

@@ -1,7 +1,7 @@
 """Which settings a script has: its own config, without experiments and conf/local.yaml; others are refused by name."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def check_keys(cfg: DictConfig) -> None:
         if path in _of_any_script() and path not in given:  # an experiment, or local.yaml, serves every script
             continue
         where, _, name = path.rpartition(".")
-        raise UserError(_refusal(where, name, names))
+        raise UserError(_refusal(where, name, names, _written(path, given)))
 
 
 def suggestion(config_name: str, key: str) -> str:
@@ -52,11 +52,18 @@ def suggestion(config_name: str, key: str) -> str:
     return "check its name" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
-def _refusal(where: str, name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name, names, 3)
-    meant = f": did you mean {' or '.join(near)}?" if near else ""
+def _written(path: str, given: Iterable[str]) -> str:
+    """The setting as the command line names it, which may be one below the name that is unknown."""
+    return next((name for name in given if name.startswith(f"{path}.")), path)
+
+
+def _refusal(where: str, name: str, names: Sequence[str], written: str) -> str:
+    near = get_close_matches(name, names, 3) or get_close_matches(name.lower(), names, 3)
     if not where:
-        return f"no setting '{name}'{meant or ': check its name'} (all settings: --cfg job)"
+        below = written.removeprefix(name)
+        meant = f": did you mean {' or '.join(f'{other}{below}' for other in near)}?" if near else ": check its name"
+        return f"no setting '{written}'{meant} (all settings: --cfg job)"
+    meant = f": did you mean {' or '.join(near)}?" if near else ""
     return f"{where} has no setting '{name}'{meant}{'' if near else ':'} it has {', '.join(names) or 'none'}"
 
 

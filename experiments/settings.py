@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sfam_bench.errors import UserError
-from sfam_bench.ranges import Count, Natural, Positive, Share, range_of, within
+from sfam_bench.ranges import Count, Finite, Natural, NotNegative, Positive, Share, range_of, within
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
     **{
@@ -46,6 +46,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "trials": Count,
         "objective": str,
         "held_out": Share,
+        **{"tolerance": NotNegative, "evidence_tolerance": NotNegative, "min_range": Finite, "full_share": Share},
         **{"records": str, "document": bool, "run": str, "pictures": Natural},
     },
 }

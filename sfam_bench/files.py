@@ -1,6 +1,7 @@
 """Files are written whole or not at all, however many hosts write them at once."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -74,9 +75,16 @@ def probe(folder: Path) -> None:
                 place.rmdir()
 
 
+def regular(path: Path) -> Path:
+    """Return the path; OSError where it is a pipe, a socket or a device, which may be read for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -95,7 +103,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     the file cannot be read, holds no JSON object, or differs from what was written.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({error}): {remedy}") from error
     if not isinstance(found, dict):
@@ -111,6 +119,29 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
 
 def _content_digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when this process ends.
+
+    UserError, beginning with `what`, where another process holds it. Nothing is held on a file system without locks.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers of a killed process still hold
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise UserError(
+                f"{what} by another process ({file.read().strip() or 'unknown'}): wait until it ends, or give another "
+                "run_dir"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        with suppress(OSError):  # a full disk, which says so elsewhere
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} on {host()}".encode())
+        yield
 
 
 def tidy(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfam_bench.files import atomic, digest
+from sfam_bench.files import atomic, digest, regular
 from sfam_bench.provenance import running_code
 
 KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
@@ -152,7 +152,7 @@ def read_piece(
     digest, are given as they are. ValueError with what is wrong, in a line that begins with the file.
     """
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             table, footer = file.read(use_threads=False), file.metadata.metadata or {}
         said = json.loads(footer.get(MARK, b"{}"))
@@ -196,7 +196,7 @@ def _prove(path: Path, expected: str) -> None:
 def _maps(path: Path, names: list[str]) -> list[tuple[str, str]]:
     """The pairs of a file of maps, each array of which is read against its checksum."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(regular(path), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         pairs = list(zip(*(found[side].tolist() for side in PAIR), strict=True))
     except Exception as error:  # a broken zip raises half a dozen kinds

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfam_bench.errors import UserError
-from sfam_bench.files import digest
+from sfam_bench.files import digest, regular
 from sfam_bench.pieces import KEYS, PAIR, codes, distinct, line
 
 DIGESTS = "digests"
@@ -65,7 +65,7 @@ def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:
 def read_table(path: Path, remedy: str = AGAIN) -> pa.Table:
     """Read a table against its checksums, or say in one line what is wrong."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(regular(path), page_checksum_verification=True) as file:
             return file.read()
     except Exception as error:  # a broken file raises a dozen kinds
         raise UserError(f"cannot read {path} ({line(error)}): {remedy}") from error

@@ -14,6 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import regular
 from sfam_bench.manifests import read_manifest
 from sfam_bench.pieces import CURVES, PLAIN, POINT_TO_POINT, SCHEMA, line, place, read_piece, says, shown
 from sfam_bench.proof import AGAIN, DIGESTS, cast, check_records, digest_of, prove, read_pairs, read_table
@@ -197,7 +198,7 @@ def _anew(root: Path, number: int) -> str:
 
 def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None, without: Container[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(regular(path), allow_pickle=False) as arrays:
             pairs = zip(arrays["query_id"].tolist(), arrays["reference_id"].tolist(), strict=True)
             chosen = np.array([wanted is None or pair in wanted for pair in pairs], dtype=bool)
             names = [name for name in arrays.files if name not in without]

@@ -103,7 +103,11 @@ SETTINGS = {
     "datset=cub": ("no setting 'datset'", "did you mean dataset?"),
     "pairs.kinds=[triplet,triplet]": ("pairs.kinds=", "each once"),
     "pairs.seed=-1": ("pairs.seed is -1", "at least 0"),
-    "min_range=nan": ("metric.deletion_mean.min_range is nan", "a number that is finite"),
+    "min_range=nan": ("min_range is nan", "a number that is finite"),
+    "tolerance=nan": ("tolerance is nan", "a number of at least 0"),  # whether or not a metric takes it
+    "+paiirs.count=4": ("no setting 'paiirs.count'", "did you mean pairs.count?"),
+    "++mOdel.name=4": ("no setting 'mOdel.name'", "did you mean model.name?"),
+    "explainer=7": ("explainer=7 is no choice", "sfam"),
     "+explainer.pair={_target_: sfam_bench.explainers.controls.LaFAM}": ("the explainer 'pair'", "choose another"),
     "dataset._target_=sfam_bench.datasets.cub.nope": ("dataset: there is no sfam_bench.datasets.cub.nope",),
     "device=tpu9": ("device=tpu9 cannot be used here", "cpu or cuda"),
@@ -115,6 +119,19 @@ def test_a_wrong_setting(run_script: Run, tmp_path: Path, override: str, words: 
     run = tmp_path / "run"
     says(mistake(run_script("evaluate", *TINY, f"run_dir={run}", override)), *words)
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pairs:\n\tcount: 4\n", "pairs: {count: 4\n", "pairs:\n  count: 4\n  count: 5\n", "seed: !!python/name:os.x\n"],
+    ids=["tab", "open", "twice", "object"],
+)
+def test_a_config_file_that_is_no_yaml_is_named(run_script: Run, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(f"# @package _global_\n{text}")
+    own = ("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]", f"run_dir={tmp_path / 'run'}")
+    says(mistake(run_script("evaluate", *TINY, *own)), "a config file cannot be read", str(file), "line ")
 
 
 def test_a_wrong_choice_of_a_literal_field(run_script: Run, tmp_path: Path) -> None:

@@ -151,8 +151,16 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {  # by form: ending,
     "animated PNG": ("png", lambda: stored(PLAIN, "PNG", **two()), "holds 2 pictures"),
     "animated WebP": ("webp", lambda: stored(PLAIN, "WEBP", **two()), "holds 2 pictures"),
     "TIFF of two pages": ("tiff", lambda: stored(PLAIN, "TIFF", **two()), "holds 2 pictures"),
+    "PNG with a damaged checksum": ("png", lambda: miscounted(), "cannot read"),
     "half a PNG": ("png", lambda: stored(PLAIN)[:900], "cannot read"),
 }
+
+
+def miscounted() -> bytes:
+    """The picture with one bit turned in the checksum of its last chunk of pixels: decoding alone sees nothing."""
+    content = bytearray(stored(PLAIN))
+    content[content.index(b"IEND") - 5] ^= 1
+    return bytes(content)
 
 
 def turned_by_nothing() -> bytes:

@@ -17,7 +17,7 @@ import pytest
 from torch import nn
 
 from sfam_bench.engine import modes
-from sfam_bench.files import read_json
+from sfam_bench.files import hold, read_json
 from sfam_bench.manifests import read_manifest
 from sfam_bench.pieces import says
 from sfam_bench.provenance import running_code
@@ -99,6 +99,30 @@ def other_code() -> Iterator[None]:
     with patch("sfam_bench.provenance.code_hash", lambda: "f" * 16):
         yield
     running_code.cache_clear()
+
+
+def holding(path: Path, ready: object, done: object) -> None:
+    with hold(path, "x"):
+        ready.set()  # type: ignore[attr-defined]
+        done.wait(60)  # type: ignore[attr-defined]
+
+
+def test_a_second_evaluation_in_one_folder_is_refused(run_script: Run, whole: Path, interrupted: Path) -> None:
+    processes = multiprocessing.get_context("spawn")
+    ready, done = processes.Event(), processes.Event()
+    other = processes.Process(target=holding, args=(interrupted / ".evaluating", ready, done))
+    other.start()
+    assert ready.wait(60)
+    try:
+        with two_modes():
+            given = (*SMALL, f"run_dir={interrupted}", "resume=true")
+            refused(run_script("evaluate", *given), "is being evaluated by another process", str(other.pid))
+            done.set()
+            other.join()
+            assert run_script("evaluate", *given)[0] == 0
+    finally:
+        other.kill()
+    assert contents(interrupted) == contents(whole)
 
 
 def test_the_mode_of_the_first_batch_stays_whatever_is_faster_now(

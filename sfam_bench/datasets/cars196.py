@@ -10,7 +10,7 @@ import pandas as pd
 from sfam_bench.datasets.folder import IMAGES, Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
 from sfam_bench.datasets.matlab import read_mat
-from sfam_bench.datasets.tables import flag, number, read_csv, read_lines, text, whole
+from sfam_bench.datasets.tables import flag, number, path_below, read_csv, read_lines, text, whole
 from sfam_bench.errors import UserError
 
 CARS = Collection(
@@ -111,7 +111,7 @@ def _found(home: Path, rows: pd.DataFrame, note: str = "") -> Found:
 
 def _annotated(path: Path, file: str, names: list[str], **more: Callable[[str], Any]) -> pd.DataFrame:
     """Read a struct array of the official annotations as rows; `file` is its column of paths. Empty without labels."""
-    columns = {file: text, **dict.fromkeys((f"bbox_{corner}" for corner in CORNERS), number), **more}
+    columns = {file: path_below, **dict.fromkeys((f"bbox_{corner}" for corner in CORNERS), number), **more}
     found = read_mat(path, "annotations", **columns, **{"class": whole})
     if absent := [name for name in columns if name not in found]:
         raise UserError(f"the annotations in {path} lack {', '.join(absent)}: copy the file again")

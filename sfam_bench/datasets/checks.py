@@ -2,17 +2,51 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from functools import cache
 from numbers import Integral
 
 import numpy as np
 import pandas as pd
 
+from sfam_bench.datasets.base import ROLES
 from sfam_bench.datasets.geometry import Box
 from sfam_bench.errors import UserError
 
 OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may pass an edge: CUB's do by up to two pixels
+SIDES = ("train", "test")
 NUMBERED = re.compile(r"(\d+)\.")
+
+
+def check_index(index: pd.DataFrame, title: str, columns: Sequence[str]) -> None:
+    """Check every column of an index of `ImageFolder`, wherever it comes from; raises UserError."""
+    if absent := [name for name in columns if name not in index]:
+        raise UserError(f"{title}: its index lacks the columns {', '.join(absent)}: see ImageFolder")
+    for image_id, path, mask in zip(index.index, index["path"], index["mask_path"], strict=True):
+        for what, value in (("id", image_id), ("path", path), ("mask_path", "-" if mask is None else mask)):
+            if not isinstance(value, str):
+                raise UserError(f"{title}: the {what} of image {image_id!r} is {value!r}: expected a string")
+    check_rows(index, title)
+    for image_id, side in index["split"].items():
+        if side not in SIDES:
+            raise UserError(f"{title}: the split of image {image_id!r} is {side!r}: expected {' or '.join(SIDES)}")
+    for name in (name for name in ROLES if name in index):
+        if not all(isinstance(value, bool | np.bool) for value in index[name]):
+            raise UserError(f"{title}: {name} holds more than True and False: correct it")
+    parts = None
+    for image_id, points in index["keypoints"].items():
+        if points is None:
+            continue
+        if not (isinstance(points, np.ndarray) and points.ndim == 2 and points.shape[1] == 3):
+            raise UserError(
+                f"{title}: the keypoints of image {image_id!r} are {points!r}: expected an array (parts, 3) or None"
+            )
+        parts = parts or len(points)
+        if len(points) != parts or not np.isfinite(points).all():
+            raise UserError(
+                f"{title}: the keypoints of image {image_id!r} are {points.tolist()}: expected finite x, y, visible "
+                f"of {parts} parts, as for the other images"
+            )
 
 
 def check_rows(rows: pd.DataFrame, title: str, classes: int | None = None, numbered: bool = False) -> None:
@@ -43,10 +77,11 @@ def check_rows(rows: pd.DataFrame, title: str, classes: int | None = None, numbe
             f"{title}: label {label} has the names {' and '.join(map(repr, names))}: give each class its own"
         )
     for image_id, box in rows["box"].dropna().items():
-        x1, y1, x2, y2 = box
-        if not np.isfinite(box).all() or min(x1, y1) < -OVERHANG[0] or x2 <= max(x1, 0) or y2 <= max(y1, 0):
+        x1, y1, x2, y2 = box if isinstance(box, Sequence) and len(box) == 4 else (np.nan,) * 4
+        finite = np.isfinite([x1, y1, x2, y2]).all()
+        if not finite or min(x1, y1) < -OVERHANG[0] or x2 <= max(x1, 0) or y2 <= max(y1, 0):
             raise UserError(
-                f"{title}: the box of image {image_id!r} is {tuple(box)}: expected pixels 0 <= x1 < x2 and "
+                f"{title}: the box of image {image_id!r} is {box}: expected pixels 0 <= x1 < x2 and "
                 "0 <= y1 < y2; correct it"
             )
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sfam_bench.datasets.folder import Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Geometry
-from sfam_bench.datasets.tables import flag, number, read_table, text, whole
+from sfam_bench.datasets.tables import flag, number, path_below, read_table, text, whole
 from sfam_bench.errors import UserError
 
 CUB = Collection(
@@ -36,7 +36,7 @@ def cub(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDAR
 def _official(home: Path) -> Found | None:
     if not (home / "images.txt").is_file():
         return None
-    rows = read_table(home / "images.txt", {"image_id": text, "path": text})
+    rows = read_table(home / "images.txt", {"image_id": text, "path": path_below})
     rows["label"] = _of_each(rows, home / "image_class_labels.txt", "label", whole)
     folders = rows.path.str.split("/").str[0]
     if (home / "classes.txt").is_file():

@@ -13,6 +13,7 @@ import PIL.ImageOps
 from jaxtyping import Bool, Float32, UInt8
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import regular
 
 Orientation: TypeAlias = Literal["exif", "stored"]  # turned as the EXIF tag says, or the pixels as they are stored
 MaskArray: TypeAlias = Bool[np.ndarray, "rows cols"]
@@ -151,7 +152,11 @@ def colour_of(background: str) -> tuple[int, ...]:
 @contextmanager
 def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     try:
-        with PIL.Image.open(path) as image:
+        image = PIL.Image.open(regular(path))
+        if image.format == "PNG":
+            image.verify()  # the checksums of its chunks, which decoding does not look at; it closes the file
+            image = PIL.Image.open(path)
+        with image:
             yield image
     except UserError:
         raise

@@ -4,17 +4,18 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any, final
 
 import numpy as np
 import pandas as pd
 import PIL.Image
 
-from sfam_bench.datasets.checks import check_rows, clipped
+from sfam_bench.datasets.checks import check_index, check_rows, clipped
 from sfam_bench.datasets.decode import Orientation, colour_of, open_image, open_mask
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign
+from sfam_bench.datasets.tables import leads_out
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.records import Sample
 from sfam_bench.types import Mask
@@ -50,6 +51,7 @@ class ImageFolder:
     def __post_init__(self) -> None:
         check_choices(self)
         colour_of(self.background)
+        check_index(self.index, f"{self.name} at {self.root}", COLUMNS)
 
     def image(self, image_id: str) -> PIL.Image.Image:
         """Open one image as RGB, untransformed; raises UserError where the file is absent, broken or ambiguous."""
@@ -177,8 +179,7 @@ def _say_what_is_missing(collection: Collection, found: Found, rows: pd.DataFram
 
 def inside(root: Path, relative: str) -> Path:
     """Join a path out of a data file to its root; raises UserError where it leads out, by name or by link."""
-    windows = PureWindowsPath(relative)
-    if windows.anchor or ".." in windows.parts or "\0" in relative:
+    if leads_out(relative):
         raise UserError(f"path {relative!r} leads out of {root}: correct the file that names it")
     path = root / relative
     if not path.resolve().is_relative_to(root.resolve()):

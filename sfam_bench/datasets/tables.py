@@ -5,12 +5,13 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
 
 from sfam_bench.errors import UserError
+from sfam_bench.files import regular
 
 FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 BLANKS = re.compile(r"[ \t]+")
@@ -21,6 +22,19 @@ def text(cell: str) -> str:
     if not cell:
         raise ValueError("a text")
     return cell
+
+
+def path_below(cell: str) -> str:
+    """A path that stays below the folder of its data set, by name; links are followed later (`folder.inside`)."""
+    if leads_out(text(cell)):
+        raise ValueError("a path below the data set's folder; this one leads out of it")
+    return cell
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path is absolute, on a drive, or goes up; written for any system."""
+    windows = PureWindowsPath(path)
+    return bool(windows.anchor) or ".." in windows.parts or "\0" in path
 
 
 def whole(cell: str) -> int:
@@ -55,7 +69,7 @@ Columns = Mapping[str, Callable[[str], Any]]
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a file that hold anything, with their numbers; UserError where it is absent, empty or not UTF-8."""
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
         lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): copy it again") from None

@@ -16,6 +16,7 @@ import torch
 from sfam_bench.datasets.folder import inside, one_line
 from sfam_bench.errors import UserError, check_choices
 from sfam_bench.explainers.card import Card
+from sfam_bench.files import regular
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.records import Encoded, PairBatch
 from sfam_bench.types import RawMaps
@@ -99,7 +100,7 @@ class SavedMaps:
 def read_map(path: Path) -> np.ndarray:
     """One saved map as float32; what it says of NaN is left to evaluate, which flags it."""
     try:
-        with path.open("rb") as file:  # a header that claims more than the file holds would fill the memory
+        with regular(path).open("rb") as file:  # a header that claims more than the file holds would fill the memory
             if file.read(len(NPY)) == NPY:
                 file.seek(0)
                 _check_header(file, path.stat().st_size)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from sfam_bench.errors import UserError
+from sfam_bench.models.checkpoint import check_kinds
 from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translated
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
 
@@ -76,7 +77,9 @@ def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused:
             f"shape (first: {(missing + differing)[0]}); give the weights of this architecture"
         )
     whole = model.state_dict()  # with the versions of its modules, which MNASNet asks for
-    whole.update({key: state[key] for key in own if key in state})
+    fitting = {key: state[key] for key in own if key in state}
+    check_kinds(model, fitting, f"the weights of {name}")
+    whole.update(fitting)
     model.load_state_dict(whole)
     if left := sorted({key.partition(".")[0] for key in state.keys() - whole.keys() if not key.startswith(CLASSIFIER)}):
         log.warning("%s: not in the network and not read from the weights: %s", name, ", ".join(left))

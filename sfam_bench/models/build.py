@@ -14,6 +14,7 @@ from sfam_bench.files import read_json, write_json
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.checkpoint import (
     check_finite,
+    check_kinds,
     content_digest,
     read_ours,
     read_state,
@@ -110,7 +111,9 @@ def load(model: nn.Module, path: Path) -> None:
             f"{len(differing)} of another shape (first: {example}); give the head and pooling of its training"
         )
     check_finite(read, path)
-    model.load_state_dict({keys[name]: value for name, value in state.items()})
+    fitting = {keys[name]: value for name, value in state.items()}
+    check_kinds(model, fitting, f"checkpoint {path}")
+    model.load_state_dict(fitting)
 
 
 def layers(keys: Iterable[str]) -> dict[str, str]:

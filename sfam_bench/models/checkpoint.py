@@ -4,6 +4,8 @@ import argparse
 import hashlib
 import logging
 import re
+import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,9 +50,10 @@ def read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return _proved(path)
+        _check_archive(path)
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if "TorchScript" in str(error):
             raise UserError(
                 f"refused to read {path}: TorchScript holds code; save the state dict of the loaded model alone"
@@ -64,6 +67,32 @@ def read(path: Path) -> Any:
             f"refused to read {path}: it holds more than tensors, which may be code"
             f"{f' ({found[1]})' if found else ''}; save model.state_dict() alone where the file comes from"
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """BadZipFile where a member of what torch.save wrote differs from its checksum, which torch.load does not check."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise zipfile.BadZipFile(f"it holds {twice[0]} twice")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {damaged} differs")
+
+
+def check_kinds(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Raise UserError where the entries of a state dict for weights in floating point are integers or complex.
+
+    Any precision is taken.
+    """
+    own = model.state_dict()
+    for key, value in state.items():
+        if key in own and own[key].is_floating_point() and not value.is_floating_point():
+            raise UserError(
+                f"{where}: '{key}' holds {value.dtype} for {own[key].dtype} (a quantised or damaged file?): save the "
+                "weights in floating point"
+            )
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

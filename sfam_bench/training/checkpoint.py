@@ -1,10 +1,9 @@
 """Where a training stands, on disk: a folder a checkpoint, which is there whole or not at all."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from sfam_bench.errors import UserError
-from sfam_bench.files import atomic, digest, host, read_json, space, write_json
+from sfam_bench.files import atomic, digest, hold, read_json, space, write_json
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.provenance import Config, config_hash, differences, plain, running_code
 
@@ -143,20 +142,7 @@ def only_one(run: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers of a killed process still hold
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise UserError(
-                f"{run} is being trained by another process ({file.read().strip() or 'unknown'}): wait until it ends, "
-                "or give another run_dir"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        with suppress(OSError):  # a full disk, which says so elsewhere
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"{os.getpid()} on {host()}".encode())
+    with hold(folder / LOCK, f"{run} is being trained"):
         _held.add(folder)
         try:
             yield

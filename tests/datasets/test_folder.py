@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,43 @@ def test_an_index_is_checked_whoever_made_it(home: Path, columns: dict, says: st
     rows = found(home, ["a.jpg", "d.png"]).rows.assign(**columns)
     with pytest.raises(UserError, match=says):
         keep(THINGS, Found(home, rows))
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"label": [0, -1]}, "the label of image 'i1' is -1"),
+        ({"split": ["train", "Test"]}, "the split of image 'i1' is 'Test'"),
+        ({"path": ["a.jpg", None]}, "the path of image 'i1' is nan"),  # as pandas has it
+        ({"path": ["a.jpg", 5]}, "the path of image 'i1' is 5"),
+        ({"mask_path": ["m.png", 5.0]}, "the mask_path of image 'i1' is 5.0"),
+        ({"box": [(float("nan"),) * 4, None]}, "the box of image 'i0' is"),
+        ({"box": [(0.0, 1.0), None]}, "the box of image 'i0' is"),
+        ({"keypoints": ["left", None]}, "the keypoints of image 'i0' are 'left'"),
+        ({"keypoints": [np.zeros((3, 2)), None]}, "the keypoints of image 'i0' are"),
+        ({"keypoints": [np.zeros((3, 3)), np.zeros((4, 3))]}, "of image 'i1' are .* of 3 parts"),
+        ({"keypoints": [np.full((3, 3), np.inf), None]}, "of image 'i0' are .* finite"),
+        ({"is_query": [True, 2]}, "is_query holds more than True and False"),
+    ],
+)
+def test_an_index_of_ones_own_is_checked(home: Path, columns: dict, says: str) -> None:
+    index = folder(home, ["a.jpg", "d.png"]).index
+    ImageFolder("own", home, index, "own", WHOLE)
+    with pytest.raises(UserError, match=f"own at .*: {says}|{says}"):
+        ImageFolder("own", home, index.assign(**columns), "own", WHOLE)
+
+
+def test_an_index_has_all_columns_and_ids_of_text(home: Path) -> None:
+    index = folder(home, ["a.jpg", "d.png"]).index
+    with pytest.raises(UserError, match="lacks the columns box"):
+        ImageFolder("own", home, index.drop(columns="box"), "own", WHOLE)
+    with pytest.raises(UserError, match="the id of image 0 is 0"):
+        ImageFolder("own", home, index.reset_index(drop=True), "own", WHOLE)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_read_for_ever(home: Path) -> None:
+    os.mkfifo(home / "pipe.jpg")
+    with pytest.raises(UserError, match="not a regular file"):
+        folder(home, ["a.jpg", "pipe.jpg"]).image("i1")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_table(home / "pipe.jpg", {"id": whole})

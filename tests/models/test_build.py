@@ -1,6 +1,8 @@
 """Assembling, saving and loading models."""
 
 import pickle
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,31 @@ def test_a_file_of_something_else_is_no_state_dict(tmp_path):
     torch.save({"epoch": 3, "weights": [1, 2]}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="holds no plain state dict"):
         read_state(tmp_path / "a.pth")
+
+
+def test_an_archive_with_a_damaged_or_doubled_member_is_refused(tmp_path):
+    torch.save({"a": torch.arange(1000.0)}, path := tmp_path / "a.pth")
+    whole = path.read_bytes()
+    at = whole.index(torch.arange(1000.0).numpy().tobytes()[400:440])
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(UserError, match=r"a\.pth: the checksum of a/data/0 differs.*damaged"):
+        read_state(path)
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("a/data/0", torch.zeros(1000).numpy().tobytes())
+    with pytest.raises(UserError, match="it holds a/data/0 twice"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool])
+def test_weights_that_would_be_rounded_are_refused(tmp_path, dtype):
+    state = {key: value.contiguous() for key, value in small().state_dict().items()}
+    key = next(key for key, value in state.items() if value.is_floating_point())
+    save_file(state | {key: state[key].to(dtype)}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=rf"checkpoint .*: '{re.escape(key)}' holds {dtype} for torch.float32"):
+        load(small(), tmp_path / "a.safetensors")
+    save_file(state | {key: state[key].double()}, tmp_path / "a.safetensors")
+    load(small(), tmp_path / "a.safetensors")
 
 
 def test_frozen_batchnorm_keeps_its_statistics():

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 
 from sfam_bench.errors import UserError
+from sfam_bench.models.checkpoint import check_kinds
 
 # What may stand in a head without an entry in the file; a dropout does nothing at test time
 Plain: TypeAlias = Literal["identity", "dropout", "relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
@@ -103,5 +104,6 @@ def _layer(entries: Mapping[str, Tensor], where: str) -> nn.Module:
     fits = all(key in entries and entries[key].shape == value.shape for key, value in expected.items())
     if layer is None or not fits or entries.keys() - {"num_batches_tracked"} - expected.keys():
         raise UserError(f"{where} has a layer of {', '.join(sorted(entries))}, which is none that is known")
+    check_kinds(layer, entries, where)
     layer.load_state_dict(dict(entries), strict=False)
     return layer
