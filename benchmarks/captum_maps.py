@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import yaml
 
-from experiments.parts import dataset_and_model
-from experiments.stored import stored
+from sfam_bench.app.parts import dataset_and_model
+from sfam_bench.app.stored import stored
 from sfam_bench.explainers.saved_maps import write_maps
-from sfam_bench.runs import read_run
+from sfam_bench.runs.reader import read_run
 
 
 def captum_maps(run: Path) -> Iterator[tuple[str, str, np.ndarray]]:

@@ -12,25 +12,25 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfam_bench.baselines import Mean
-from sfam_bench.datasets.planted import Planted
+from sfam_bench.core.baselines import Mean
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
+from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import Explained
 from sfam_bench.metrics.perturbation import Perturbation
-from sfam_bench.metrics.scene import Scene
 from sfam_bench.metrics.selectivity import Selectivity
-from sfam_bench.metrics.steps import Trapezoid, placed
-from sfam_bench.metrics.walks import Direction, Walk
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.scene import Scene
+from sfam_bench.metrics.shared.steps import Trapezoid, placed
+from sfam_bench.metrics.shared.walks import Direction, Walk
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.report.figures import overlay
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
+from sfam_bench.report.figures.figures import overlay
 
 OUT = Path(__file__).parents[1] / "docs" / "images"
 QUERY, POSITIVE = "test-0097-03", "test-0097-07"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from sfam_bench.files import atomic
+from sfam_bench.core.files import atomic
 from sfam_bench.statistics import clustered_intervals
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "coverage.json"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.subjects import network, photos
-from sfam_bench.hooks import tap
+from sfam_bench.core.hooks import tap
 
 
 def needed(model: nn.Module, image: Tensor, changed: Tensor) -> float:

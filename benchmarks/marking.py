@@ -18,7 +18,7 @@ from scipy import stats
 
 from benchmarks.coverage import SIZE, drawn
 from benchmarks.coverage import Setting as Drawing
-from sfam_bench.files import atomic
+from sfam_bench.core.files import atomic
 from sfam_bench.statistics import (
     FEW_CLASSES,
     LEVEL,

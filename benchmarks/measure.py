@@ -18,25 +18,25 @@ from torch.nn import functional as F
 from benchmarks import peers
 from benchmarks.subjects import SIX, first, network
 from benchmarks.timing import interleaved, ratio, spread
-from sfam_bench.baselines import Mean
+from sfam_bench.core.baselines import Mean
+from sfam_bench.core.records import PairBatch, Side, Term
+from sfam_bench.core.targets import Similarity
+from sfam_bench.core.types import Images, Maps, RawMaps, Scores
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.modes import available
 from sfam_bench.engine.passes import Passes
-from sfam_bench.evaluate import answered, made
+from sfam_bench.evaluation.evaluate import answered, made
 from sfam_bench.explainers.ablation_cam import AblationCAM, drops_by_passes
 from sfam_bench.explainers.controls import Chance
-from sfam_bench.explainers.forms import Explainer, combine
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.grad_cam_pp import GradCAMPlusPlus
 from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.explainers.layer_cam import LayerCAM
+from sfam_bench.explainers.shared.forms import Explainer, combine
 from sfam_bench.explainers.xgrad_cam import XGradCAM
-from sfam_bench.metrics.base import Explained, Scene
 from sfam_bench.metrics.perturbation import Direction, Midpoint, Perturbation, Steps, Trapezoid, Walk
+from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch, Side, Term
-from sfam_bench.targets import Similarity
-from sfam_bench.types import Images, Maps, RawMaps, Scores
 
 BOTH: tuple[Direction, ...] = ("deletion", "insertion")
 ACTIVATION: Mapping[str, Explainer] = {

@@ -7,11 +7,11 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 
 from benchmarks.subjects import network, photos
-from sfam_bench.baselines import Mean
-from sfam_bench.evaluate import evaluate
+from sfam_bench.core.baselines import Mean
+from sfam_bench.core.targets import Similarity
+from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.controls import Chance
 from sfam_bench.metrics.perturbation import Midpoint, Perturbation
-from sfam_bench.targets import Similarity
 
 if __name__ == "__main__":
     methods, points = (int(argument) for argument in sys.argv[1:])

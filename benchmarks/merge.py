@@ -17,11 +17,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from sfam_bench.cluster.merge import merge
-from sfam_bench.cluster.plan import PAIRS, Plan, cut
-from sfam_bench.files import atomic, digest
-from sfam_bench.provenance import config_hash, running_code
-from sfam_bench.store import RunStore
+from sfam_bench.core.files import atomic, digest
+from sfam_bench.core.provenance import config_hash, running_code
+from sfam_bench.jobs.merge import merge
+from sfam_bench.jobs.plan import PAIRS, Plan, cut
+from sfam_bench.runs.store import RunStore
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "merge.json"
 EXPLAINERS, METRICS, BATCH = 12, 20, 32  # 7,680 records a piece
@@ -44,7 +44,7 @@ def pairs(count: int) -> pd.DataFrame:
 
 def make(root: Path, millions: float) -> Plan:
     """A run folder, planned and computed."""
-    from sfam_bench.pairs import batches  # torch, whose memory is not the merge's
+    from sfam_bench.datasets.pairs import batches  # torch, whose memory is not the merge's
 
     table = pairs(round(millions * 1e6 / (EXPLAINERS * METRICS)))
     frames = batches(table, BATCH)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfam_bench.core.types import Embeddings, Images, Maps, RawMaps, Scores
 from sfam_bench.metrics.perturbation import Direction
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.types import Embeddings, Images, Maps, RawMaps, Scores
 
 # Neither Grad-CAM++ is the paper's here: gradients of a cosine are so small that grad-cam's epsilon of 1e-6 outweighs
 # the denominator, and torchcam's division goes to a copy and is lost.

@@ -20,18 +20,18 @@ import torch
 from numpy.polynomial import legendre
 
 from benchmarks.subjects import SIX, lite, photos, squeezenet
-from sfam_bench.baselines import Baseline, Blur, Mean
+from sfam_bench.core.baselines import Baseline, Blur, Mean
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
+from sfam_bench.core.types import Flags
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
-from sfam_bench.evaluate import answered, made
-from sfam_bench.metrics.base import Explained, Probe, Scene
+from sfam_bench.evaluation.evaluate import answered, made
 from sfam_bench.metrics.perturbation import Midpoint, Trapezoid, Walk
+from sfam_bench.metrics.shared.base import Explained, Probe, Scene
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
-from sfam_bench.types import Flags
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "quadrature.json"
 PIXELS = 224 * 224

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfam_bench.files import atomic
-from sfam_bench.retrieval import cluster_agreement, retrieval
-from sfam_bench.search import Engine
-from sfam_bench.similarity import Cosine, unit
+from sfam_bench.core.files import atomic
+from sfam_bench.core.similarity import Cosine, unit
+from sfam_bench.retrieval.recall import cluster_agreement, retrieval
+from sfam_bench.retrieval.search import Engine
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "retrieval.json"
 ITEMS, CLASSES, DIMS = 60_502, 11_316, 512  # the test half of Stanford Online Products

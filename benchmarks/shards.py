@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sfam_bench.runs import read_run
+from sfam_bench.runs.reader import read_run
 
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 KEYS = ["explainer", "metric", "query_id", "reference_id"]

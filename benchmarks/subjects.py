@@ -8,13 +8,15 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.decode import open_image
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.datasets.planted import Planted
+from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.explainers.controls import Centre, Chance, LaFAM
-from sfam_bench.explainers.forms import Explainer
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.backbones import Cut, Standardise, trunk_and_tail
 from sfam_bench.models.build import backbone, build
@@ -22,8 +24,6 @@ from sfam_bench.models.checkpoint import read_state
 from sfam_bench.models.lite0 import PACKAGE, lite0
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine
 
 SIX: Mapping[str, Explainer] = {
     **{"sfam": SFAM(), "similarity_decomposition": SimilarityDecomposition(), "grad_cam": GradCAM()},

@@ -1,15 +1,6 @@
 """Download a data set from its configured addresses, with checksums, continuing where an earlier try broke off."""
 
-from omegaconf import DictConfig
-
-from experiments.cli import script
-from experiments.settings import build
-
-
-@script("data")
-def main(cfg: DictConfig) -> None:
-    build(cfg.download)
-
+from sfam_bench.app.commands.data import main
 
 if __name__ == "__main__":
     main()

@@ -1,57 +1,6 @@
 """Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder."""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from experiments.cli import script
-from experiments.evaluation import Evaluation, write
-from experiments.parts import begun, settle, wanting
-from experiments.rehearsal import rehearse
-from sfam_bench import pairs as pairing
-from sfam_bench.files import hold, probe
-from sfam_bench.store import RunStore
-from sfam_bench.stream import progress
-
-LOCK = ".evaluating"
-
-
-@script("evaluate")
-def main(cfg: DictConfig) -> None:
-    probe(Path(cfg.run_dir))
-    evaluation = Evaluation.of(cfg)
-    store = begun(Path(cfg.run_dir), evaluation.identity, cfg.resume)  # early; a new folder when all else is there
-    manifest = store.manifest
-    settle(cfg, evaluation.inputs.model, manifest.get("passes") or {})
-    rehearse(evaluation)
-    gallery = evaluation.embedded()
-    pairs = store.read_pairs()
-    pairs = evaluation.paired(gallery) if pairs is None else pairs
-    frames = evaluation.frames(pairs)
-    due = store.due(len(frames))
-    count = sum(len(frames[number]) for number in due)
-    bench = None
-    if due and store.passes:
-        bench = evaluation.again(frames[due[0]], count, manifest)
-    elif due:
-        bench = evaluation.tried(frames[due[0]], count)
-    facts = {**evaluation.facts, **(bench.facts if bench else {}), "shards": len(frames)}
-    store = RunStore.create(store.root, evaluation.identity, facts, cfg.resume)
-    with hold(store.root / LOCK, f"{store.root} is being evaluated"):
-        store.write_pairs(pairs)
-        if bench:
-            stream = pairing.load(evaluation.inputs.dataset, [frames[number] for number in due])
-            shards = bench.explain(stream, evaluation.catalogue(gallery))
-            for number, shard in zip(due, progress(shards, "evaluate", len(due), "batch"), strict=True):
-                store.write_cost(number, len(frames[number]), shard.seconds)
-                write(store, number, frames[number], shard)
-        evaluation.pictures(store, pairs)
-        silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
-        store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent)
-    for wanted, names in wanting(silent, evaluation.metrics).items():
-        print(f"left out of {evaluation.inputs.dataset.name}, for want of {wanted}: {', '.join(names)}")
-    print(f"records of {len(pairs)} pairs: {cfg.run_dir}")
-
+from sfam_bench.app.commands.evaluate import main
 
 if __name__ == "__main__":
     main()

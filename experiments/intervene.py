@@ -1,30 +1,6 @@
 """The intervention check of the planted set: does repainting the evidence, and it alone, change what is retrieved?"""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from experiments.cli import script
-from experiments.parts import dataset_and_model
-from sfam_bench.continued import begin
-from sfam_bench.datasets.planted import Planted
-from sfam_bench.errors import UserError
-from sfam_bench.files import probe
-from sfam_bench.intervention import intervention_check
-from sfam_bench.report.formats import csv
-
-
-@script("intervene")
-def main(cfg: DictConfig) -> None:
-    probe(Path(cfg.run_dir))
-    dataset, model = dataset_and_model(cfg)
-    if not isinstance(dataset, Planted):
-        raise UserError(f"{dataset.name} cannot be repainted: the intervention check needs dataset=planted")
-    run = begin(Path(cfg.run_dir))
-    flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
-    (run / "intervention.csv").write_text(csv(flips), encoding="utf-8")
-    print(flips.to_string(index=False, float_format="{:.3f}".format))
-
+from sfam_bench.app.commands.intervene import main
 
 if __name__ == "__main__":
     main()

@@ -1,37 +1,6 @@
 """Write the raw maps of one explainer, out of a run folder, as .npy files named by pair, which SavedMaps reads."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import numpy as np
-from omegaconf import DictConfig
-
-from experiments.cli import script
-from sfam_bench.errors import UserError
-from sfam_bench.explainers.saved_maps import write_maps
-from sfam_bench.manifests import read_manifest
-from sfam_bench.runs import read_maps
-
-
-@script("maps")
-def main(cfg: DictConfig) -> None:
-    run, name = Path(cfg.run), str(cfg.method)
-    read_manifest(run)
-    kept = read_maps(run)
-    if not kept:
-        raise UserError(f"{run} holds no maps: evaluate with maps.save=true")
-    if f"{name}/query" not in kept:
-        names = sorted(key.removesuffix("/query") for key in kept if key.endswith("/query"))
-        raise UserError(f"{run} holds no maps of {name}: choose method={' or '.join(names)}")
-    ids = [kept[side].tolist() for side in ("query_id", "reference_id")]
-
-    def maps() -> Iterator[tuple[str, str, np.ndarray]]:
-        # of a pair that was explained both ways, the queries' maps are the ones that were scored: they come last
-        yield from zip(ids[1], ids[0], kept.get(f"{name}/reference", ()), strict=False)
-        yield from zip(*ids, kept[f"{name}/query"], strict=True)
-
-    print(f"{write_maps(Path(cfg.out), maps())} maps of {name}: {cfg.out}")
-
+from sfam_bench.app.commands.maps import main
 
 if __name__ == "__main__":
     main()

@@ -1,44 +1,6 @@
 """Print the table of methods, with what each costs and leaves over on a few pairs, and write the page of cards."""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from experiments.cli import script
-from experiments.parts import dataset_and_model, image_ids, ready, train_ids
-from experiments.settings import build
-from sfam_bench import pairs as pairing
-from sfam_bench.errors import UserError
-from sfam_bench.files import atomic
-from sfam_bench.properties import properties
-from sfam_bench.report.methods import method_table, methods_page
-from sfam_bench.retrieval import embed
-from sfam_bench.stream import progress
-
-
-@script("methods")
-def main(cfg: DictConfig) -> None:
-    dataset, model = dataset_and_model(cfg)
-    chosen, target = image_ids(dataset, cfg.split), build(cfg.target)
-    asked = build(cfg.explainer)
-    explainers = ready(cfg, dataset, model, asked, train_ids(cfg, dataset, asked, chosen))
-    frame = build(cfg.pairs)(dataset, model.similarity, embed(model, dataset, chosen, cfg.batch_size), chosen)
-    batch = pairing.load_batch(dataset, pairing.batches(frame, len(frame))[0])
-    measured, refused = {}, {}
-    for name, explainer in progress(explainers.items(), "methods", len(explainers), "method"):
-        try:
-            measured[name] = vars(properties(explainer, model, target, batch))
-        except UserError as error:
-            refused[name] = str(error)
-    methods = {name: type(explainer) for name, explainer in asked.items()}
-    print(method_table(methods, measured).to_string(index=False))
-    for name, why in refused.items():
-        print(f"{name} was not measured: {why}")
-    on = f"{len(batch)} pairs of {dataset.name}, {model.name}, {model.similarity.name}"
-    with atomic(Path(cfg.out)) as path:
-        path.write_text(methods_page(methods, measured, on), encoding="utf-8")
-    print(f"page: {cfg.out}")
-
+from sfam_bench.app.commands.methods import main
 
 if __name__ == "__main__":
     main()

@@ -1,24 +1,6 @@
 """Render the numbered tables and the figures of the benchmark out of stored records; needs neither torch nor a GPU."""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from experiments.cli import script
-from experiments.settings import build
-from sfam_bench.errors import UserError
-from sfam_bench.report.paper import write_paper
-from sfam_bench.report.stored import Stored
-
-
-@script("paper")
-def main(cfg: DictConfig) -> None:
-    tables, drawings = build(cfg.get("table") or {}), build(cfg.get("figure") or {})
-    if not (tables or drawings):
-        raise UserError("no table and no figure is chosen: name some, as in table=[1_models] or figure=[gamma]")
-    for path in write_paper(Stored(Path(cfg.records)), tables, drawings, Path(cfg.out), cfg.document):
-        print(path)
-
+from sfam_bench.app.commands.paper import main
 
 if __name__ == "__main__":
     main()

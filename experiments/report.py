@@ -1,19 +1,6 @@
 """Render tables, figures and the page of one or more run folders; needs neither torch nor a GPU."""
 
-from pathlib import Path
-
-from omegaconf import DictConfig
-
-from experiments.cli import script
-from sfam_bench.report import terminal_table, write_report
-
-
-@script("report")
-def main(cfg: DictConfig) -> None:
-    report = write_report([Path(run) for run in cfg.runs], Path(cfg.out), allow_unfinished=cfg.allow_unfinished)
-    print(terminal_table(report))
-    print(f"page: {Path(cfg.out) / 'index.html'}")
-
+from sfam_bench.app.commands.report import main
 
 if __name__ == "__main__":
     main()

@@ -3,59 +3,7 @@
 sweep=gamma [launcher=basic|joblib|slurm_cpu|slurm_gpu] [out=FOLDER] [more=['pairs.count=8']]
 """
 
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-
-from experiments.cli import script
-from experiments.sweeping import Sweep
-from sfam_bench.errors import UserError
-from sfam_bench.report import write_report
-from sfam_bench.report.cells import write_cells
-
-NEEDS = {"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}
-SLURM = "hydra_plugins.hydra_submitit_launcher"
-
-
-@script("sweep")
-def main(cfg: DictConfig) -> None:
-    name = HydraConfig.get().runtime.choices["sweep"]
-    out = Path("results/sweeps", name) if OmegaConf.is_missing(cfg, "out") else Path(cfg.out)
-    sweep = Sweep.of(name, OmegaConf.to_container(cfg.sweep), out, list(cfg.more))  # type: ignore[arg-type]
-    slurm = Path(__file__).parents[1].glob("conf/hydra/launcher/slurm*.yaml")
-    launchers = [*NEEDS, *sorted(file.stem for file in slurm)]
-    if cfg.launcher not in launchers:
-        raise UserError(f"launcher is '{cfg.launcher}': choose {', '.join(launchers)}")
-    if not find_spec(NEEDS.get(cfg.launcher, SLURM)):
-        raise UserError(f"launcher={cfg.launcher} needs more packages: pip install '.[cluster]' in the clone")
-    sweep.out.mkdir(parents=True, exist_ok=True)
-    stages = {stage: sweep.jobs(stage) for stage in sweep.stages}
-    worked = False
-    for stage, jobs in stages.items():
-        due = [job for job in jobs if not job.done]
-        print(f"{stage}: {len(jobs)} cells, {len(due)} to do", flush=True)
-        if due:
-            worked = True
-            file = Path(__file__).with_name(f"{stage}.py")
-            code = subprocess.run([sys.executable, str(file), *sweep.arguments(stage, due, cfg.launcher)]).returncode
-            if code and all(job.state == "missing" for job in jobs):  # a mistake that no job came to, which it has said
-                sys.exit(code)
-    done, undone = write_cells(name, stages, sweep.out)
-    print(f"table: {sweep.out / 'cells.md'}")
-    page = sweep.out / "report" / "index.html"
-    if done and cfg.report and (worked or not page.exists()):
-        write_report([job.folder for job in done], page.parent)
-        print(f"page: {page}")
-    if undone:
-        cells = [*stages.values()][-1]
-        where = f"see {sweep.out / 'cells.md'} and {sweep.out / 'failures'}, mend it, and start the sweep again"
-        print(f"error: {len(cells) - len(done)} of {len(cells)} cells are missing: {where}", file=sys.stderr)
-        sys.exit(1)
-
+from sfam_bench.app.commands.sweep import main
 
 if __name__ == "__main__":
     main()

@@ -10,27 +10,27 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sfam_bench.errors import UserError, check_object
-from sfam_bench.evaluate import PAIR, evaluate, raw_maps, reasons, self_pairs
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import NOT_DRAWN, Metric
+from sfam_bench.core.errors import UserError, check_object
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity, swapped
+from sfam_bench.core.targets import score as target_score
+from sfam_bench.core.types import Image
+from sfam_bench.datasets.pictures import Corners, Picture, Region, pair
+from sfam_bench.evaluation.evaluate import PAIR, evaluate, raw_maps, reasons, self_pairs
+from sfam_bench.evaluation.named import Explainers, check_method, explainers_of
 from sfam_bench.metrics.completeness import Completeness
 from sfam_bench.metrics.complexity import Gini
 from sfam_bench.metrics.keeping import Keeping
 from sfam_bench.metrics.localisation import EnergyPointingGame, IoU, PointingGame
 from sfam_bench.metrics.perturbation import Perturbation
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Metric
 from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.named import Explainers, check_method, explainers_of
-from sfam_bench.pictures import Corners, Picture, Region, pair
+from sfam_bench.report.figures.pair import Panel, check_suffix, measured, pair_figure, save_figure
 from sfam_bench.report.names import words
-from sfam_bench.report.pair import Panel, check_suffix, measured, pair_figure, save_figure
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity, swapped
-from sfam_bench.targets import score as target_score
-from sfam_bench.types import Image
 
 METRICS: dict[str, Metric] = {  # as conf/metric has them
     "insertion_minus_deletion_mean": Perturbation("insertion_minus_deletion"),

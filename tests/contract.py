@@ -10,10 +10,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from experiments.settings import build
+from sfam_bench.app.settings import build
+from sfam_bench.core.records import PairBatch
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import PairBatch
-from sfam_bench.retrieval import Catalogue
+from sfam_bench.retrieval.recall import Catalogue
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")

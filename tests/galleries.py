@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 
 FUNCTIONS = [Cosine(), Dot(), NegativeEuclidean()]
 

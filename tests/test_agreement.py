@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from sfam_bench.agreement import (
+from sfam_bench.core.errors import UserError
+from sfam_bench.statistics.agreement import (
     cliques,
     critical_difference,
     kendall_w,
@@ -16,7 +17,6 @@ from sfam_bench.agreement import (
     row_taus,
     tau_matrix,
 )
-from sfam_bench.errors import UserError
 
 NAN = np.nan
 # Krippendorff, Content Analysis: four observers, twelve units, ratings 1 to 5, gaps

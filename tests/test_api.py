@@ -12,10 +12,15 @@ import torch
 import yaml
 
 import sfam_bench
-from experiments import settings
 from sfam_bench.api import METRICS
-from sfam_bench.errors import UserError
-from sfam_bench.evaluate import PAIR, evaluate
+from sfam_bench.app import settings
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
+from sfam_bench.datasets.pictures import sample
+from sfam_bench.evaluation.evaluate import PAIR, evaluate
+from sfam_bench.evaluation.named import named
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.decisions import MarginArea
@@ -23,11 +28,6 @@ from sfam_bench.metrics.perturbation import AreaError, Perturbation
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from sfam_bench.named import named
-from sfam_bench.pictures import sample
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
 from tests.contract import CONF, choosing
 
 NAMES = sorted(file.stem for file in (CONF / "explainer").glob("*.yaml"))
@@ -104,8 +104,8 @@ def test_what_is_of_another_type_is_refused_in_one_line():
     """In a process of its own, without the checks of types that pytest adds."""
     code = """
 import torch
-from sfam_bench.errors import UserError
-from sfam_bench.pictures import pair
+from sfam_bench.core.errors import UserError
+from sfam_bench.datasets.pictures import pair
 
 for query, box in (([0.5], None), (None, None), (torch.zeros(3, 32, 32), 3)):
     try:
@@ -178,15 +178,15 @@ def test_what_is_no_object_of_its_kind_is_refused_in_one_line():
     code = """
 import torch
 from sfam_bench import explain, score
-from sfam_bench.baselines import Blur
-from sfam_bench.errors import UserError
+from sfam_bench.core.baselines import Blur
+from sfam_bench.core.errors import UserError
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.complexity import Gini
 from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from sfam_bench.similarity import Cosine
+from sfam_bench.core.similarity import Cosine
 
 model, image = build("small", planted_net((4,), (2,)), GAP(), Cosine(), image_size=32), torch.rand(3, 32, 32)
 for make in (
@@ -232,7 +232,7 @@ for make in (
 def test_only_methods_of_the_package_are_imported(tmp_path, monkeypatch):
     (tmp_path / "explainer").mkdir()
     (tmp_path / "explainer" / "evil.yaml").write_text("evil: {_target_: os.system, command: 'true'}")
-    monkeypatch.setattr("sfam_bench.named.conf_folder", lambda: tmp_path)
+    monkeypatch.setattr("sfam_bench.evaluation.named.conf_folder", lambda: tmp_path)
     with pytest.raises(UserError, match=r"takes os.system, which is not of sfam_bench.explainers"):
         named("evil")
 

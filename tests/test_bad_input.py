@@ -15,8 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfam_bench.api import explain
-from sfam_bench.errors import UserError
-from sfam_bench.evaluate import evaluate
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
+from sfam_bench.core.types import RawMaps
+from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.controls import Chance
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
@@ -25,11 +29,7 @@ from sfam_bench.models.build import build, save
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.runs import read_run
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
-from sfam_bench.types import RawMaps
+from sfam_bench.runs.reader import read_run
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = [

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sfam_bench.baselines import Blur, Colour, Mean, PatchShuffle, RiseBlur, Zeros
-from sfam_bench.errors import UserError
+from sfam_bench.core.baselines import Blur, Colour, Mean, PatchShuffle, RiseBlur, Zeros
+from sfam_bench.core.errors import UserError
 
 IMAGES = torch.rand(2, 3, 21, 13, generator=torch.Generator().manual_seed(0))
 

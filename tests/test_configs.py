@@ -9,12 +9,12 @@ import yaml
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from experiments.settings import build
-from sfam_bench.errors import UserError
+from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.metrics.base import Explained, Metric, Scene
+from sfam_bench.metrics.shared.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.targets import Similarity
 from tests.contract import CONF, FILES, OTHERS, REGIONS, SIZE, choosing, composed, gallery, only, pairs, tiny, traces
 
 METRICS = [name for group, name in FILES if group == "metric"]

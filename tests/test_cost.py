@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from sfam_bench.cost import tried
+from sfam_bench.core.targets import Similarity
+from sfam_bench.evaluation.cost import tried
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.input_x_gradient import InputXGradient
 from sfam_bench.explainers.le_grad import LeGrad
 from sfam_bench.explainers.rise import RISE
-from sfam_bench.targets import Similarity
 from tests.contract import only, pairs, tiny
 
 

@@ -28,11 +28,11 @@ from mkdocs.commands.build import build as build_site
 from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
-from experiments.settings import check_fields, check_settings, resolved
-from experiments.submit import VERBS
-from experiments.sweeping import Sweep, written
-from sfam_bench.console import main as console
-from sfam_bench.datasets.planted import Planted
+from sfam_bench.app.commands.submit import VERBS
+from sfam_bench.app.console import main as console
+from sfam_bench.app.settings import check_fields, check_settings, resolved
+from sfam_bench.app.sweeping import Sweep, written
+from sfam_bench.datasets.planted.dataset import Planted
 from tests.conftest import ROOT
 
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}

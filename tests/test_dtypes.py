@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.settings import build as built
 from sfam_bench.api import explain
-from sfam_bench.errors import UserError
-from sfam_bench.evaluate import evaluate
-from sfam_bench.explainers.card import card_of
-from sfam_bench.explainers.forms import Sampling
+from sfam_bench.app.settings import build as built
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import card_of
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
+from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
 from tests.contract import FILES, SETUPS, choosing, gallery, pairs, tiny
 from tests.explainers.test_contract import EXPLAINERS, explainer, ready, usual
 

@@ -9,9 +9,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from experiments.cli import one_line
-from sfam_bench.errors import UserError, check_choices, check_range
-from sfam_bench.ranges import NotNegative, Range
+from sfam_bench.app.cli import one_line
+from sfam_bench.core.errors import UserError, check_choices, check_range
+from sfam_bench.core.ranges import NotNegative, Range
 
 
 @dataclass(frozen=True)

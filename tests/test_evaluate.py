@@ -7,31 +7,31 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.baselines import Blur, Mean, Zeros
+from sfam_bench.core.baselines import Blur, Mean, Zeros
+from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.maps import upsample
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
-from sfam_bench.evaluate import PAIR, answered, evaluate, made, own_passes, planned
+from sfam_bench.evaluation.evaluate import PAIR, answered, evaluate, made, own_passes, planned
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.explainers.score_cam import ScoreCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.xgrad_cam import XGradCAM
-from sfam_bench.maps import upsample
-from sfam_bench.metrics.base import Asking, Scene
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid
+from sfam_bench.metrics.shared.base import Asking, Scene
 from sfam_bench.models.build import build
 from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.pieces import POINT_TO_POINT
-from sfam_bench.records import PairBatch
-from sfam_bench.runs import read_curves
-from sfam_bench.similarity import Cosine, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity
+from sfam_bench.runs.reader import read_curves
 
 
 def model(head=None, similarity=None):
@@ -475,7 +475,9 @@ def test_what_positions_add_together_is_kept_beside_the_maps_and_sums_to_the_sco
 def test_large_or_joint_point_to_point_maps_are_not_kept(why, monkeypatch):
     network, pairs = model(), batch()
     if why == "a fine grid":
-        monkeypatch.setattr("sfam_bench.evaluate.POSITIONS", network.encode(pairs.query).activations[0, 0].numel() - 1)
+        monkeypatch.setattr(
+            "sfam_bench.evaluation.evaluate.POSITIONS", network.encode(pairs.query).activations[0, 0].numel() - 1
+        )
     target = Margin() if why == "a margin" else Similarity()
     negative = {"negative_ids": ("n0", "n1", "n2"), "negative": pairs.query.flip(0)}
     (shard,) = evaluate(

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 
-from sfam_bench.runs import read_run
+from sfam_bench.runs.reader import read_run
 
 Run = Callable[..., tuple[int, str, str]]
 DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
@@ -49,7 +49,9 @@ def test_explainers_that_need_training_images_are_prepared(first: Path) -> None:
 
 def test_another_run_takes_them_out_of_the_cache(run_script: Run, first: Path, tmp_path: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in (first.parent / "cache").iterdir()}
-    with patch("experiments.parts.Bank.of_dataset", side_effect=AssertionError("training images are embedded again")):
+    with patch(
+        "sfam_bench.app.parts.Bank.of_dataset", side_effect=AssertionError("training images are embedded again")
+    ):
         code, _, err = run_script(
             "evaluate", *SMALL, f"prepare.cache={first.parent / 'cache'}", f"run_dir={tmp_path / 'run'}"
         )
@@ -80,12 +82,12 @@ def test_a_run_is_continued_with_the_same_numbers(run_script: Run, first: Path, 
     assert code == 0, err
     pd.testing.assert_frame_equal(before, records(tmp_path / "run"), check_exact=True)
     refused(run_script(*call, "resume=true", "prepare.split=test", "split=train"), "another config")
-    with patch("experiments.parts.Bank.of_dataset", side_effect=AssertionError("nothing is left to do")):
+    with patch("sfam_bench.app.parts.Bank.of_dataset", side_effect=AssertionError("nothing is left to do")):
         assert run_script(*call, "resume=true", "prepare.cache=null")[0] == 0
 
 
 def test_another_config_is_refused_before_anything_is_computed(run_script: Run, first: Path) -> None:
-    with patch("sfam_bench.retrieval.prefetched", side_effect=AssertionError("images are embedded")):
+    with patch("sfam_bench.retrieval.recall.prefetched", side_effect=AssertionError("images are embedded")):
         refused(run_script("evaluate", *SMALL, f"run_dir={first}", "resume=true", "pairs.count=3"), "another config")
         refused(run_script("evaluate", *SMALL, f"run_dir={first}"), "resume=true to continue")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import digest, read_json, write_json
-from sfam_bench.provenance import code_hash
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import digest, read_json, write_json
+from sfam_bench.core.provenance import code_hash
 
 FACTS = {"name": "Grün", "count": 3, "rate": 0.1, "nested": {"list": [1, None, True]}, "nan": float("inf")}
 
@@ -69,7 +69,7 @@ def test_digest_is_sha256_of_the_bytes(tmp_path: Path) -> None:
 def test_other_code_has_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = code_hash()
     (tmp_path / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr("sfam_bench.provenance.__file__", str(tmp_path / "provenance.py"))
+    monkeypatch.setattr("sfam_bench.core.provenance.__file__", str(tmp_path / "provenance.py"))
     first = code_hash()
     (tmp_path / "a.py").write_text("x = 2\n")
     assert len({before, first, code_hash()}) == 3

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.hooks import counted, tap
+from sfam_bench.core.hooks import counted, tap
 
 
 def test_tap_records_and_leaves_no_hook():

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sfam_bench.datasets.planted import Planted
-from sfam_bench.datasets.planted_scene import PARTS, STATES, Scene
-from sfam_bench.intervention import intervention_check
-from sfam_bench.records import Sample
-from sfam_bench.types import Embeddings, Images
+from sfam_bench.core.records import Sample
+from sfam_bench.core.types import Embeddings, Images
+from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.datasets.planted.scene import PARTS, STATES, Scene
+from sfam_bench.evaluation.intervention import intervention_check
 
 
 @dataclass(frozen=True)

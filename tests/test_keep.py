@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from sfam_bench.errors import UserError
-from sfam_bench.keep import keep
-from sfam_bench.manifests import read_manifest
-from sfam_bench.report.pair_order import ordered
-from sfam_bench.runs import read_curves, read_maps, read_run
-from sfam_bench.store import RunStore
+from sfam_bench.core.errors import UserError
+from sfam_bench.report.keep import keep
+from sfam_bench.report.page.pair_order import ordered
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.reader import read_curves, read_maps, read_run
+from sfam_bench.runs.store import RunStore
 from tests.report.conftest import make_run
 from tests.report.test_models import trained
 

@@ -10,8 +10,8 @@ from pytorch_metric_learning import losses as peers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.training import loss as built
-from sfam_bench.errors import UserError
+from sfam_bench.app.training import loss as built
+from sfam_bench.core.errors import UserError
 from tests.contract import FILES, composed
 
 LOSSES = [name for group, name in FILES if group == "loss"]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.maps import ROUNDING, coincide, falling, flagged, normalise, ranks, upsample
+from sfam_bench.core.maps import ROUNDING, coincide, falling, flagged, normalise, ranks, upsample
 
 
 def test_normalising_keeps_sign_and_zero():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sfam_bench import meta
+from sfam_bench.statistics import worth as meta
 
 RUN = {"dataset": "cub", "model": "lite0", "target": "similarity", "reference_id": "r", "flag": ""}
 METRICS = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sfam_bench.errors import UserError
-from sfam_bench.records import check_names
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import check_names
 
 
 @pytest.mark.parametrize("name", ["pair", "", " ", "a/b", "a\\b", " sfam", "sfam\n", "a\tb"])

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Sample
+from sfam_bench.core.similarity import Cosine, NegativeEuclidean
+from sfam_bench.core.types import Mask
 from sfam_bench.datasets.base import Dataset
-from sfam_bench.errors import UserError
-from sfam_bench.pair_kinds import KINDS
-from sfam_bench.pairs import OTHERS, PairChoice, balanced_order, batches, first, load_batch, with_others
-from sfam_bench.records import Sample
-from sfam_bench.similarity import Cosine, NegativeEuclidean
-from sfam_bench.types import Mask
+from sfam_bench.datasets.pair_kinds import KINDS
+from sfam_bench.datasets.pairs import OTHERS, PairChoice, balanced_order, batches, first, load_batch, with_others
 
 CLASSES, EACH = 6, 4
 

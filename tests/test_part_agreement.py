@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.attributes import GROUPS
 from sfam_bench.datasets.cub import cub
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.errors import UserError
+from sfam_bench.evaluation.part_agreement import METRIC, SHUFFLED, PartAgreement, encodings, shuffled
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
-from sfam_bench.part_agreement import METRIC, SHUFFLED, PartAgreement, encodings, shuffled
-from sfam_bench.runs import read_run
-from sfam_bench.similarity import Cosine
+from sfam_bench.runs.reader import read_run
 
 SEEDS = st.integers(0, 10_000)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.paths import expand, expanded
-from sfam_bench.errors import UserError
-from sfam_bench.files import probe
+from sfam_bench.app.paths import expand, expanded
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import probe
 from tests.test_bad_input import TINY, mistake, says
 
 Run = Callable[..., tuple[int, str, str]]
@@ -66,7 +66,7 @@ def test_probing_leaves_nothing(tmp_path: Path) -> None:
 def test_an_unwritable_run_folder_is_refused_at_once(
     run_script: Run, script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.parts.build", lambda config: pytest.fail("something was built"))
+    monkeypatch.setattr("sfam_bench.app.parts.build", lambda config: pytest.fail("something was built"))
     says(mistake(run_script(script, *TINY, "run_dir=/proc/x/run")), "cannot write into /proc/x/run")
 
 
@@ -81,7 +81,7 @@ def test_an_unwritable_run_folder_is_refused_at_once(
 def test_what_does_not_fit_is_refused_before_anything_is_embedded(
     run_script: Run, tmp_path: Path, overrides: list[str], says_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.evaluation.embed", lambda *args: pytest.fail("images were embedded"))
+    monkeypatch.setattr("sfam_bench.app.evaluation.embed", lambda *args: pytest.fail("images were embedded"))
     says(mistake(run_script("evaluate", *TINY, f"run_dir={tmp_path / 'run'}", *overrides)), says_)
     assert not (tmp_path / "run").exists()
 

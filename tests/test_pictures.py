@@ -13,20 +13,20 @@ import pytest
 import torch
 
 from sfam_bench.api import explain, score
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.exchange import read_oml
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.errors import UserError
+from sfam_bench.datasets.pictures import sample
 from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.pictures import sample
-from sfam_bench.similarity import Cosine
 
 Pil = PIL.Image.Image
 SIZE = 32
-GEOMETRY = Geometry(round(SIZE * 256 / 224), SIZE)  # as sfam_bench.pictures cuts
+GEOMETRY = Geometry(round(SIZE * 256 / 224), SIZE)  # as sfam_bench.datasets.pictures cuts
 
 
 @cache

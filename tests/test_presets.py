@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.settings import build, check_fields
-from experiments.training import loss
-from sfam_bench.console import main
-from sfam_bench.errors import UserError
-from sfam_bench.presets import BACKBONES, presets, table
+from sfam_bench.app.console import main
+from sfam_bench.app.presets import BACKBONES, presets, table
+from sfam_bench.app.settings import build, check_fields
+from sfam_bench.app.training import loss
+from sfam_bench.core.errors import UserError
 from sfam_bench.training.recipe import Recipe
 from tests.contract import CONF
 
@@ -159,7 +159,9 @@ def test_bn_inception_does_not_begin_with_random_weights(
 
 
 def test_the_command_lists_them_without_torch() -> None:
-    code = "import sys; from sfam_bench.console import main; main(['models', 'ls']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from sfam_bench.app.console import main; main(['models', 'ls']); sys.exit('torch' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     head, *lines = run.stdout.splitlines()

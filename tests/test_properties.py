@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import derivative, differentiating
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.targets import Similarity, score
+from sfam_bench.evaluation.properties import properties
+from sfam_bench.explainers.shared.forms import derivative, differentiating
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
-from sfam_bench.properties import properties
-from sfam_bench.targets import Similarity, score
 from tests.contract import pairs, tiny
 
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import read_json, write_json
-from sfam_bench.manifests import read_manifest
-from sfam_bench.protocol import CHOICES, FAULTS, Evaluated, Protocol
-from sfam_bench.report import protocols
-from sfam_bench.report.protocols import OUTSIDE
-from sfam_bench.runs import read_run
-from sfam_bench.store import RunStore
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import read_json, write_json
+from sfam_bench.core.protocol import CHOICES, FAULTS, Evaluated, Protocol
+from sfam_bench.report.tables.protocols import OUTSIDE
+from sfam_bench.report.tables.tables import protocols
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.store import RunStore
 
 Run = Callable[..., tuple[int, str, str]]
 Origin = dict[str, Any]

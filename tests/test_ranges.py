@@ -9,12 +9,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from experiments.settings import build, signature
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.app.settings import build, signature
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.ranges import Count, Natural, NotNegative, Positive, Range, Share, range_of, within
+from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.localisation import PointingGame
-from sfam_bench.pairs import PairChoice
-from sfam_bench.ranges import Count, Natural, NotNegative, Positive, Range, Share, range_of, within
 from tests.contract import CONF
 
 ELSEWHERE = ("pytorch_metric_learning.", "torch.", "sfam_bench.training.", "hydra")  # of others, and of training
@@ -53,7 +53,7 @@ FIELDS = [(target, name, hint) for target, fields in TARGETS.items() for name, h
 @pytest.mark.parametrize(("target", "name", "hint"), FIELDS, ids=[f"{t.rpartition('.')[2]}.{n}" for t, n, _ in FIELDS])
 def test_every_number_of_a_config_has_a_range(target: str, name: str, hint: Any) -> None:
     known = range_of(hint)
-    assert "Range(" in repr(hint), f"{target}.{name} has no range: use a type of sfam_bench/ranges.py"
+    assert "Range(" in repr(hint), f"{target}.{name} has no range: use a type of sfam_bench/core/ranges.py"
     several = any(get_origin(part) in (tuple, list, Sequence) for part in (hint, *get_args(hint)))
     outside = [math.nan, math.inf, -math.inf, known.low - 1, known.high + 1]
     for value in [*outside, *([known.low] if known.above else [])]:

@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 from torch import nn
 
+from sfam_bench.core.files import hold, read_json
+from sfam_bench.core.provenance import running_code
 from sfam_bench.engine import modes
-from sfam_bench.files import hold, read_json
-from sfam_bench.manifests import read_manifest
-from sfam_bench.pieces import says
-from sfam_bench.provenance import running_code
-from sfam_bench.runs import read_run
-from sfam_bench.store import RunStore
+from sfam_bench.runs.chunks import says
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.store import RunStore
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
@@ -96,7 +96,7 @@ def refused(outcome: Outcome, *words: str) -> None:
 @contextmanager
 def other_code() -> Iterator[None]:
     running_code.cache_clear()
-    with patch("sfam_bench.provenance.code_hash", lambda: "f" * 16):
+    with patch("sfam_bench.core.provenance.code_hash", lambda: "f" * 16):
         yield
     running_code.cache_clear()
 
@@ -228,7 +228,7 @@ def test_pairs_that_were_changed_or_lost(run_script: Run, interrupted: Path, who
 # Kills
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["experiments.evaluation", "tests.cluster.made"])  # imports take seconds
+PROCESSES.set_forkserver_preload(["sfam_bench.app.evaluation", "tests.cluster.made"])  # imports take seconds
 
 
 def evaluated(overrides: list[str]) -> None:

@@ -18,10 +18,10 @@ from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.cluster import KMeans
 from sklearn.metrics import average_precision_score
 
-from sfam_bench.errors import UserError
-from sfam_bench.retrieval import Catalogue, averages, cluster_agreement, per_item, retrieval
-from sfam_bench.search import Roles, neighbours, search
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from sfam_bench.retrieval.recall import Catalogue, averages, cluster_agreement, per_item, retrieval
+from sfam_bench.retrieval.search import Roles, neighbours, search
 from tests.contract import composed
 from tests.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
 
@@ -92,7 +92,7 @@ def test_each_item_hangs_on_no_chunk(gallery: torch.Tensor, at_once: int, data: 
     if labels.unique(return_counts=True)[1].max() < 2:
         return
     whole = per_item(Dot(), gallery, labels)
-    with patch("sfam_bench.search.AT_ONCE", at_once):
+    with patch("sfam_bench.retrieval.search.AT_ONCE", at_once):
         pd.testing.assert_frame_equal(per_item(Dot(), gallery, labels), whole)
 
 
@@ -310,7 +310,7 @@ def test_versions_do_not_hang_on_each_other(function: SimilarityFunction, monkey
     together = catalogue(items, labels).find(function, versions, "3", "4")
     alone = torch.cat([catalogue(items, labels).find(function, row[None], "3", "4") for row in versions])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr("sfam_bench.retrieval.AT_ONCE", 130)  # two versions at a time
+    monkeypatch.setattr("sfam_bench.retrieval.recall.AT_ONCE", 130)  # two versions at a time
     torch.testing.assert_close(catalogue(items, labels).find(function, versions, "3", "4"), together)
 
 

@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from experiments import schema
-from experiments.schema import check_keys, suggestion
-from sfam_bench.errors import UserError
+from sfam_bench.app import schema
+from sfam_bench.app.schema import check_keys, suggestion
+from sfam_bench.core.errors import UserError
 from tests.contract import CONF
 
 SCRIPTS = ("embed", "evaluate", "intervene", "methods", "metrics", "part_agreement", "submit", "train", "tune")
@@ -106,7 +106,7 @@ def test_what_is_meant_is_accepted(overrides: list[str]) -> None:
         "+explainer.sfam.gama=1": "explainer.sfam has no setting 'gama': did you mean gamma?",
         "+explainer.other=3": "explainer has no setting 'other'",
         "+explainer.new={_target_: sfam_bench.explainers.sfam.SFAM, gama: 1}": "explainer.new has no setting 'gama'",
-        "+metric.deletion_mean.baseline={_target_: sfam_bench.baselines.Blur, sgima: 1}": "sgima",
+        "+metric.deletion_mean.baseline={_target_: sfam_bench.core.baselines.Blur, sgima: 1}": "sgima",
         "+hydra.rnu.dir=x": "hydra has no setting 'rnu': did you mean run?",
     }.items(),
 )

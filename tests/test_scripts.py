@@ -11,8 +11,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from experiments.settings import build
-from sfam_bench.runs import read_maps, read_run
+from sfam_bench.app.settings import build
+from sfam_bench.runs.reader import read_maps, read_run
 
 CONF = Path(__file__).parents[1] / "conf"
 Run = Callable[..., tuple[int, str, str]]

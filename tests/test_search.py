@@ -11,9 +11,9 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from sfam_bench.errors import UserError
-from sfam_bench.search import greatest, neighbours, search
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from sfam_bench.retrieval.search import greatest, neighbours, search
 from tests.galleries import FUNCTIONS, LINE, ORDER, Counting, drawn, galleries, tied
 
 EXACT = [Dot(), NegativeEuclidean()]  # their scores of small whole numbers have no rounding
@@ -68,12 +68,12 @@ def test_chunks_change_nothing(gallery: Tensor, function: SimilarityFunction, ch
 
 
 def test_memory_bounds_the_chunk_and_the_gallery_is_scaled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfam_bench.search.AT_ONCE", 500)
+    monkeypatch.setattr("sfam_bench.retrieval.search.AT_ONCE", 500)
     counting = Counting()
     assert [len(scores) for scores, _ in search(counting, drawn()[0], 3)] == [8] * 7 + [4]
     assert counting.compared == [8] * 7 + [4]  # 8 x 60 scores at a time
     assert counting.scaled == [60]
-    monkeypatch.setattr("sfam_bench.search.AT_ONCE", 1)
+    monkeypatch.setattr("sfam_bench.retrieval.search.AT_ONCE", 1)
     assert len([*search(counting, drawn()[0], 3)]) == 60
 
 

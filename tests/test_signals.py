@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.signals import readers_may_leave
+from sfam_bench.core.signals import readers_may_leave
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "command",
     [
-        [sys.executable, "-c", "from sfam_bench.console import main; main(['models', 'ls'])"],
+        [sys.executable, "-c", "from sfam_bench.app.console import main; main(['models', 'ls'])"],
         [sys.executable, "experiments/embed.py", "--cfg", "job"],
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 
 ALL = [Cosine(), Dot(), NegativeEuclidean()]
 

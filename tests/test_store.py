@@ -17,14 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench import pieces
-from sfam_bench.errors import UserError
-from sfam_bench.files import STALE, atomic, digest, tidy
-from sfam_bench.manifests import read_manifest
-from sfam_bench.pieces import SCHEMA, Piece, place
-from sfam_bench.provenance import code_hash, config_hash
-from sfam_bench.runs import image_path, read_curves, read_maps, read_run
-from sfam_bench.store import RunStore
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import STALE, atomic, digest, tidy
+from sfam_bench.core.provenance import code_hash, config_hash
+from sfam_bench.runs.chunks import SCHEMA, Piece, place
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.reader import chunks as pieces
+from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_run
+from sfam_bench.runs.store import RunStore
 from tests.cluster.made import KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write
 
 CONFIG = {"model": {"name": "lite0"}, "seed": 0}
@@ -168,7 +168,9 @@ def test_the_folder_that_hydra_made_is_taken(tmp_path: Path) -> None:
 def test_of_two_jobs_that_begin_at_once_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     RunStore.create(tmp_path, CONFIG, FACTS)
     (tmp_path / "manifest.json").unlink()
-    monkeypatch.setattr("sfam_bench.continued.holds_results", lambda root: False)  # both looked before either wrote
+    monkeypatch.setattr(
+        "sfam_bench.runs.continued.holds_results", lambda root: False
+    )  # both looked before either wrote
     with pytest.raises(UserError, match="another job"):
         RunStore.create(tmp_path, CONFIG, FACTS)
 

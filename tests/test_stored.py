@@ -7,20 +7,28 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.settings import build, resolved
-from experiments.stored import needed, stored
-from sfam_bench.errors import UserError
+from sfam_bench.app.settings import build, resolved
+from sfam_bench.app.stored import needed, stored
+from sfam_bench.core.errors import UserError
 from tests.contract import composed
 
 PATH, CONF = Path("run/plan.json"), Path(__file__).parents[1] / "conf"
 HOSTILE = [
     *("os.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "pandas.read_pickle", "torch.load"),
     *("hydra.utils.get_method", "hydra.utils.call", "hydra.utils.instantiate", "importlib.import_module"),
-    *("sfam_bench.cluster.local.compute", "sfam_bench.files.write_json", "sfam_bench.datasets.download.download"),
+    *("sfam_bench.jobs.local.compute", "sfam_bench.core.files.write_json", "sfam_bench.datasets.download.download"),
     *("sfam_bench.models.build.torch.load", "sfam_bench.explainers.saved_maps.write_maps"),
     *("sfam_bench.explainers.saved_maps.Path", "sfam_bench.explainers.sfam.SFAM.__init__"),
-    *("sfam_bench.explainers.nothing.There", "sfam_bench.explainers", "experiments.work.work", "this.s", "", ".", "x"),
-    *("torch.nn.Sequential", "sfam_bench.models.build.save", "sfam_bench.store.RunStore", "os", "posix.system"),
+    *(
+        "sfam_bench.explainers.nothing.There",
+        "sfam_bench.explainers",
+        "sfam_bench.app.work.work",
+        "this.s",
+        "",
+        ".",
+        "x",
+    ),
+    *("torch.nn.Sequential", "sfam_bench.models.build.save", "sfam_bench.runs.store.RunStore", "os", "posix.system"),
 ]
 
 

@@ -25,13 +25,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments import cli
-from experiments.sweeping import LONGEST, Sweep, named, parsed, shares, written
-from sfam_bench.errors import UserError
-from sfam_bench.job import DONE, Job
-from sfam_bench.report.cells import write_cells
-from sfam_bench.runs import read_run
-from sfam_bench.store import RunStore
+from sfam_bench.app import cli
+from sfam_bench.app.sweeping import LONGEST, Sweep, named, parsed, shares, written
+from sfam_bench.core.errors import UserError
+from sfam_bench.jobs.job import DONE, Job
+from sfam_bench.report.tables.cells import write_cells
+from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.store import RunStore
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

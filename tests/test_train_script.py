@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sfam_bench.files import digest, read_json, write_json
+from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.training import loop
 
 Run = Callable[..., tuple[int, str, str]]

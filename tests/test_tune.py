@@ -16,15 +16,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments.settings import build, check_fields
-from experiments.tuning import method
+from sfam_bench.app.settings import build, check_fields
+from sfam_bench.app.tuning import method
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import write_json
 from sfam_bench.datasets.base import split_hash
-from sfam_bench.errors import UserError
-from sfam_bench.files import write_json
 from sfam_bench.models.build import save
-from sfam_bench.runs import read_run
-from sfam_bench.spaces import Space
-from sfam_bench.tuning import Study, Trial, halves, objective
+from sfam_bench.runs.reader import read_run
+from sfam_bench.tuning.spaces import Space
+from sfam_bench.tuning.studies import Study, Trial, halves, objective
 from tests.contract import FILES, composed
 from tests.test_bad_input import mistake, says
 

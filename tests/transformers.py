@@ -4,11 +4,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.models.backbones import Standardise
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token, cut_tokens
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
 
 SIMILARITIES = {similarity.name: similarity for similarity in (Cosine(), Dot(), NegativeEuclidean())}
 

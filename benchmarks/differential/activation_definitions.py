@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.settings import Setting
+from sfam_bench.core.records import PairBatch, Side
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.cam import CAM
 from sfam_bench.explainers.fam import FAM
 from sfam_bench.explainers.stylianou import Stylianou
 from sfam_bench.explainers.zhu import Zhu
 from sfam_bench.models.poolings import GAP, GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch, Side
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Similarity
 
 Array = NDArray[np.float64]
 POOLINGS: dict[str, Callable[[], nn.Module]] = {"GAP": GAP, "GMP": GMP}

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.gradient_cams import grad_cams
 from benchmarks.differential.settings import resnet18, resnets
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.explainers.eigen_cam import EigenCAM, first_component
 from sfam_bench.explainers.eigen_grad_cam import EigenGradCAM
 from sfam_bench.explainers.gam import GAM
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
 
 
 def turned(theirs: Tensor, ours: Tensor) -> Tensor:

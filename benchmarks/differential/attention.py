@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.settings import Setting
 from benchmarks.differential.transformers import COLS, ROWS, WrittenOut, setting, transformer
+from sfam_bench.core.maps import upsample
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Similarity
+from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.attention_rollout import AttentionRollout
 from sfam_bench.explainers.grad_eclip import GradECLIP
 from sfam_bench.explainers.le_grad import LeGrad
-from sfam_bench.maps import upsample
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
 from sfam_bench.models.tokens import Token, cut_tokens
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Similarity
-from sfam_bench.types import RawMaps
 
 
 def by_loops(

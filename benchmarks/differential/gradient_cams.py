@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.settings import ScoreOf, Setting, resnets
+from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.ablation_cam import AblationCAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.grad_cam_pp import GradCAMPlusPlus
@@ -15,7 +16,6 @@ from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.explainers.layer_cam import LayerCAM
 from sfam_bench.explainers.score_cam import ScoreCAM
 from sfam_bench.explainers.xgrad_cam import XGradCAM
-from sfam_bench.types import RawMaps
 
 
 def captums(setting: Setting) -> RawMaps:

@@ -13,11 +13,11 @@ from torch import Tensor
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.perturbation_by_definition import MASKS, SIMILARITIES, SIZE, masks_of, mean_colour, small
 from benchmarks.differential.settings import ScoreOf, Setting
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.explainers.distance_explainer import DistanceExplainer
 from sfam_bench.explainers.kernel_shap import KernelSHAP
-from sfam_bench.explainers.masking import Grids
 from sfam_bench.explainers.sbsm import SBSM
-from sfam_bench.similarity import Cosine
+from sfam_bench.explainers.shared.masking import Grids
 
 
 def captums() -> Iterator[Sides]:

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.settings import Setting
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.corr_rise import CorrRISE, Patches
 from sfam_bench.explainers.kernel_shap import KernelSHAP
-from sfam_bench.explainers.masking import Grids
 from sfam_bench.explainers.relax import RELAX
 from sfam_bench.explainers.rise import RISE
+from sfam_bench.explainers.shared.masking import Grids
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
-from sfam_bench.targets import Similarity
 
 SIZE = (19, 14)
 MASKS = 40

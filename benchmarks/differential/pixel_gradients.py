@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.settings import ScoreOf, Setting
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Similarity
+from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.input_x_gradient import InputXGradient
 from sfam_bench.explainers.integrated_gradients import IntegratedGradients
 from sfam_bench.explainers.integrated_jacobians import IntegratedJacobians
 from sfam_bench.explainers.smooth_grad import SmoothGrad
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Similarity
-from sfam_bench.types import RawMaps
 
 SIMILARITIES = (Cosine(), Dot(), NegativeEuclidean())
 QUADRATURES = {"right": "riemann_right", "midpoint": "riemann_middle", "gauss_legendre": "gausslegendre"}

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.gradient_cams import raw_grad_cam
 from benchmarks.differential.settings import Setting, resnet18
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.types import Activations, Embeddings, Images, RawMaps
 from sfam_bench.explainers.embedding_cam import EmbeddingCAM
-from sfam_bench.explainers.prepare import Bank
+from sfam_bench.explainers.shared.prepare import Bank
 from sfam_bench.explainers.weight_transfer import WeightTransfer
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.types import Activations, Embeddings, Images, RawMaps
 
 LABELS = (0, 0, 1, 1, 1, 2)
 

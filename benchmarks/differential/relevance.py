@@ -14,8 +14,8 @@ from torchvision.models.vgg import make_layers
 from benchmarks.differential.comparison import Comparison, Sides
 from benchmarks.differential.pixel_gradients import raw, scale, smalls
 from sfam_bench.explainers.bilrp import BiLRP
-from sfam_bench.explainers.relevance import Rules, relevance
 from sfam_bench.explainers.relevance_cam import RelevanceCAM
+from sfam_bench.explainers.shared.relevance import Rules, relevance
 from sfam_bench.models.backbones import Standardise
 from sfam_bench.models.similarity_model import SimilarityModel
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
+from sfam_bench.core.targets import Similarity
+from sfam_bench.core.types import Embeddings, Images, RawMaps
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
-from sfam_bench.targets import Similarity
-from sfam_bench.types import Embeddings, Images, RawMaps
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks.differential.settings import Setting
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import SimilarityFunction
+from sfam_bench.core.targets import Similarity
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
 from sfam_bench.models.tokens import Token, cut_tokens
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import SimilarityFunction
-from sfam_bench.targets import Similarity
 
 PATCH, ROWS, COLS, WIDTH = 4, 3, 4, 8
 

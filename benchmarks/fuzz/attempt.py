@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.cli import MISTAKES, one_line
-from sfam_bench.errors import UserError
+from sfam_bench.app.cli import MISTAKES, one_line
+from sfam_bench.core.errors import UserError
 
 RIGHT, REFUSED = "right", "refused"
 GOOD = (RIGHT, REFUSED)

@@ -25,9 +25,15 @@ LIBRARIES: tuple[str, ...] = (
     "pandas",
     "pyarrow.parquet",
     "scipy.io",
-    "experiments.evaluation",
+    "sfam_bench.app.evaluation",
 )
-LIBRARIES += ("experiments.planning", "experiments.training", "sfam_bench.report", "sfam_bench.keep", "sfam_bench.api")
+LIBRARIES += (
+    "sfam_bench.app.planning",
+    "sfam_bench.app.training",
+    "sfam_bench.report",
+    "sfam_bench.report.keep",
+    "sfam_bench.api",
+)
 
 
 def campaign(kind: str, numbers: Iterable[int], seed: int, seconds: float, shared: Path) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from benchmarks.fuzz import checkpoint_files, checkpoint_heads, checkpoint_layouts
 from benchmarks.fuzz.attempt import Attempt
 from benchmarks.fuzz.checkpoint_layouts import Networks, Way
-from experiments.settings import build as configured
-from sfam_bench.errors import UserError
+from sfam_bench.app.settings import build as configured
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.build import build
 from sfam_bench.models.networks import Standardise
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from sfam_bench.similarity import Cosine
 
 LOAD = "sfam_bench.models.adapters.load.checkpoint"
-COSINE = {"_target_": "sfam_bench.similarity.Cosine"}
+COSINE = {"_target_": "sfam_bench.core.similarity.Cosine"}
 WAYS: tuple[Way, ...] = (
     *checkpoint_heads.WAYS,
     *checkpoint_layouts.WAYS,

@@ -60,10 +60,10 @@ def in_file(random: Random, shared: Path, folder: Path) -> Line:
         "list": "# @package _global_\n- a\n- b\n",
         "open": "# @package _global_\npairs: {count: 4\n",
         "no text": "\udcff",
-        "reference": "# @package _global_\nmin_range: ${nowhere.at_all}\n",
+        "reference": "# @package _global_\nevidence_tolerance: ${nowhere.at_all}\n",
         "type": "# @package _global_\npairs: 7\n",
-        "resolver": "# @package _global_\nmin_range: ${no_such:1}\n",
-        "itself": "# @package _global_\nmin_range: ${min_range}\n",
+        "resolver": "# @package _global_\nevidence_tolerance: ${no_such:1}\n",
+        "itself": "# @package _global_\nevidence_tolerance: ${evidence_tolerance}\n",
         "object": "# @package _global_\npairs:\n  count: !!python/object/apply:os.getcwd []\n",
     }
     how = random.choice(("unknown", "unknown", "unknown", *texts))
@@ -76,7 +76,7 @@ def in_file(random: Random, shared: Path, folder: Path) -> Line:
         own,
         (wrong, f"'{wrong.split('.')[-1]}'")
         if how == "unknown"
-        else ("mine.yaml", "experiment/mine", "pairs", "min_range", "nowhere", "no_such"),
+        else ("mine.yaml", "experiment/mine", "pairs", "evidence_tolerance", "nowhere", "no_such"),
     )
 
 

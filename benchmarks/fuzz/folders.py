@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.fuzz.isolation import Work, forked
 from benchmarks.fuzz.scripts import script
-from sfam_bench.store import RunStore
+from sfam_bench.runs.store import RunStore
 from sfam_bench.training.checkpoint import Checkpoints
 
 TINY = ("dataset.size=32", "dataset.train_per_class=1", "dataset.test_per_class=2", "model.image_size=32")

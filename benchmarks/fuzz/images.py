@@ -14,12 +14,12 @@ from benchmarks.fuzz.damage_bytes import damage
 from benchmarks.fuzz.data_files import huge_png
 from benchmarks.fuzz.image_modes import SIDE, Way, pixels
 from sfam_bench.api import explain, score
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.similarity import Cosine
 
 NEAR, ROUGH = 0.02, 0.1  # greatest difference of a map where a format rounds colours
 Maps = torch.Tensor

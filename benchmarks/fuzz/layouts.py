@@ -12,7 +12,7 @@ import PIL.Image
 from omegaconf import OmegaConf
 from scipy.io import savemat
 
-from experiments.settings import build
+from sfam_bench.app.settings import build
 from sfam_bench.datasets.attributes import GROUPS, part_colours
 from sfam_bench.datasets.folder import COLUMNS, ImageFolder
 from sfam_bench.datasets.geometry import Geometry

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.tables import flag, number, read_lines, read_table, text, whole
-from sfam_bench.errors import UserError
 
 # The group of colour attributes of each part, in the order of parts/parts.txt; both eyes, legs and wings share one.
 GROUPS = (

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from sfam_bench.records import Sample
-from sfam_bench.types import Mask
+from sfam_bench.core.records import Sample
+from sfam_bench.core.types import Mask
 
 ROLES = ("is_query", "is_gallery")
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import IMAGES, Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
 from sfam_bench.datasets.matlab import read_mat
 from sfam_bench.datasets.tables import flag, number, path_below, read_csv, read_lines, text, whole
-from sfam_bench.errors import UserError
 
 CARS = Collection(
     title="Cars196",

@@ -9,9 +9,9 @@ from numbers import Integral
 import numpy as np
 import pandas as pd
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import ROLES
 from sfam_bench.datasets.geometry import Box
-from sfam_bench.errors import UserError
 
 OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may pass an edge: CUB's do by up to two pixels
 SIDES = ("train", "test")
@@ -38,8 +38,9 @@ def check_index(index: pd.DataFrame, title: str, columns: Sequence[str]) -> None
         if points is None:
             continue
         if not (isinstance(points, np.ndarray) and points.ndim == 2 and points.shape[1] == 3):
+            what = f"of shape {points.shape}" if isinstance(points, np.ndarray) else repr(points)
             raise UserError(
-                f"{title}: the keypoints of image {image_id!r} are {points!r}: expected an array (parts, 3) or None"
+                f"{title}: the keypoints of image {image_id!r} are {what}: expected an array (parts, 3) or None"
             )
         parts = parts or len(points)
         if len(points) != parts or not np.isfinite(points).all():

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import flag, number, path_below, read_table, text, whole
-from sfam_bench.errors import UserError
 
 CUB = Collection(
     title="CUB-200-2011",

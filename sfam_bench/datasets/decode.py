@@ -12,8 +12,8 @@ import PIL.ImageColor
 import PIL.ImageOps
 from jaxtyping import Bool, Float32, UInt8
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import regular
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import regular
 
 Orientation: TypeAlias = Literal["exif", "stored"]  # turned as the EXIF tag says, or the pixels as they are stored
 MaskArray: TypeAlias = Bool[np.ndarray, "rows cols"]

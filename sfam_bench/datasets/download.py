@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import one_line
-from sfam_bench.errors import UserError
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte

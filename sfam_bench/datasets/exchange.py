@@ -8,12 +8,12 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import ROLES, roles
 from sfam_bench.datasets.decode import Orientation
 from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, keep
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import flag, number, read_csv, text, whole
-from sfam_bench.errors import UserError
 
 CORNERS = ["x_1", "y_1", "x_2", "y_2"]
 SIDES = {"train": "train", "validation": "test"}

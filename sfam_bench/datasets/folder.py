@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.records import Sample
+from sfam_bench.core.types import Mask
 from sfam_bench.datasets.checks import check_index, check_rows, clipped
 from sfam_bench.datasets.decode import Orientation, colour_of, open_image, open_mask
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign
 from sfam_bench.datasets.tables import leads_out
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.records import Sample
-from sfam_bench.types import Mask
 
 COLUMNS = ("path", "label", "class_name", "box", "keypoints", "mask_path", "split")
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})

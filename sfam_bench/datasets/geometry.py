@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from sfam_bench.errors import check_choices
-from sfam_bench.ranges import Count, Share
-from sfam_bench.records import Sample
-from sfam_bench.types import Image, Keypoints, Mask
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.ranges import Count, Share
+from sfam_bench.core.records import Sample
+from sfam_bench.core.types import Image, Keypoints, Mask
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, the far edges exclusive
 TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)

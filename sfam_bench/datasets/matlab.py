@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 
 READER = Path(__file__).with_name("matlab_reader.py")
 SECONDS = 120

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import Collection, Found, ImageFolder, load
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import path_below, read_table, text, whole
-from sfam_bench.errors import UserError
 
 SOP = Collection(
     title="Stanford Online Products",

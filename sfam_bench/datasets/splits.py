@@ -4,7 +4,7 @@ import logging
 
 import pandas as pd
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 
 SPLITS = ("zero_shot", "closed_set")
 

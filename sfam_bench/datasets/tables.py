@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import regular
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import regular
 
 FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 BLANKS = re.compile(r"[ \t]+")

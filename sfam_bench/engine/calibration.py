@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.files import read_json, write_json
+from sfam_bench.core.ranges import Count, NotNegative
+from sfam_bench.core.types import Images
 from sfam_bench.engine.modes import MODES, Function, Mode, available
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.files import read_json, write_json
-from sfam_bench.ranges import Count, NotNegative
-from sfam_bench.types import Images
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (items, dims), (others, dims) -> (items, others)
 ON_CPU = 16  # rates hardly grow beyond

@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.engine.series import Series
-from sfam_bench.errors import UserError
 
 Key = TypeVar("Key")
 

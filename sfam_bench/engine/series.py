@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sfam_bench.types import Image, Images
+from sfam_bench.core.types import Image, Images
 
 Ranks: TypeAlias = Int[Tensor, "rows cols"]  # place of each pixel in an order, 0 first
 Counts: TypeAlias = Int[Tensor, " items"]

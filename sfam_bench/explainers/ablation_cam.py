@@ -5,18 +5,18 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import channel_scores, combine, derivative, differentiating
-from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.similarity import EPS, Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import score
+from sfam_bench.core.types import Activations, RawMaps, Weights
+from sfam_bench.explainers.shared.forms import channel_scores, combine, derivative, differentiating
+from sfam_bench.models.heads import is_affine
+from sfam_bench.models.poolings import BY_CHANNEL
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.similarity import EPS, Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import score
-from sfam_bench.types import Activations, RawMaps, Weights
 
-POOLINGS = (GAP, GMP, GAPGMP, GeM)
 SIMILARITIES = (Cosine, Dot, NegativeEuclidean)
 
 
@@ -98,19 +98,10 @@ def has_closed_form(model: SimilarityModel) -> bool:
     embedder = model.embedder
     return (
         embedder.pools_the_cut
-        and type(embedder.pooling) in POOLINGS
+        and type(embedder.pooling) in BY_CHANNEL
         and is_affine(embedder.projection)
         and type(model.similarity) in SIMILARITIES
     )
-
-
-def is_affine(projection: nn.Module) -> bool:
-    """Whether a head is affine in eval mode; batch norm without running statistics is not."""
-    if type(projection) is nn.Sequential:
-        return all(is_affine(layer) for layer in projection)
-    if type(projection) is nn.BatchNorm1d:
-        return projection.running_mean is not None
-    return type(projection) in (nn.Identity, nn.Linear)
 
 
 def from_products(

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import Images, RawMaps
 from sfam_bench.engine.modes import evaluating
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.attention import Layers
-from sfam_bench.explainers.card import Card
+from sfam_bench.explainers.shared.attention import Layers
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import Images, RawMaps
 
 
 @dataclass(frozen=True)

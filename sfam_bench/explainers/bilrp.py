@@ -7,16 +7,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating
-from sfam_bench.explainers.pixels import chunks
-from sfam_bench.explainers.products import before_l2, factor
-from sfam_bench.explainers.relevance import Entry, Rule, Rules, relevance, totals
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import NotNegative, Positive
+from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.types import Embeddings, RawMaps
+from sfam_bench.explainers.shared.forms import differentiating
+from sfam_bench.explainers.shared.pixels import chunks
+from sfam_bench.explainers.shared.products import before_l2, factor
+from sfam_bench.explainers.shared.relevance import Entry, Rule, Rules, relevance, totals
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import NotNegative, Positive
-from sfam_bench.records import Encoded, PairBatch, Side
-from sfam_bench.types import Embeddings, RawMaps
 
 
 @dataclass(frozen=True)

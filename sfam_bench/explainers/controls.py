@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Natural, Positive
+from sfam_bench.core.records import Encoded, PairBatch, pair_seed
+from sfam_bench.core.types import RawMaps
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Natural, Positive
-from sfam_bench.records import Encoded, PairBatch, pair_seed
-from sfam_bench.types import RawMaps
 
 GREY = (0.299, 0.587, 0.114)  # Rec. 601 luma
 SOBEL = ((-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0), (-1.0, 0.0, 1.0))

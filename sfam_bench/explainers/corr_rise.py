@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.baselines import BaselineName
+from sfam_bench.core.baselines import BaselineName
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Count, Natural, Share
+from sfam_bench.core.records import Encoded, PairBatch, Side, pair_seed
+from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import SoftMasks
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.masking import CPU, MaskScores, masked_scores, weigh
+from sfam_bench.explainers.shared.masking import CPU, MaskScores, masked_scores, weigh
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count, Natural, Share
-from sfam_bench.records import Encoded, PairBatch, Side, pair_seed
-from sfam_bench.types import RawMaps
 
 CHUNK = 64  # masks at image resolution at once
 TIES = 100  # roundings of what scores are made from

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import Activations, RawMaps
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import Activations, RawMaps
 
 Sign = Literal["channel_sum", "largest"]
 

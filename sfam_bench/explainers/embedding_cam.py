@@ -5,14 +5,14 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import combine, derivative, differentiating
-from sfam_bench.explainers.prepare import Axes, Bank, Prepared, State, unprepared
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.similarity import Gallery, unit
+from sfam_bench.core.types import Embeddings, RawMaps
+from sfam_bench.explainers.shared.forms import combine, derivative, differentiating
+from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.similarity import Gallery, unit
-from sfam_bench.types import Embeddings, RawMaps
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.sfam import SFAM, EuclideanCIS, Normalisation
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import RawMaps
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating, gradients, target_gradient
-from sfam_bench.hooks import tap
-from sfam_bench.maps import normalise, upsample
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.hooks import tap
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import score
+from sfam_bench.core.types import Activations, Images, RawMaps
+from sfam_bench.explainers.shared.forms import differentiating, gradients, target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.targets import score
-from sfam_bench.types import Activations, Images, RawMaps
 
 MEMORY = 2**28  # bytes of feature maps under way
 

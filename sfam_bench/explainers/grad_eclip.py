@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.attention import Attention, Layers
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating, gradients
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import score
+from sfam_bench.core.types import RawMaps
+from sfam_bench.explainers.shared.attention import Attention, Layers
+from sfam_bench.explainers.shared.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.targets import score
-from sfam_bench.types import RawMaps
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sfam_bench.baselines import BASELINES, BaselineName
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.pixels import mean_gradient
-from sfam_bench.explainers.quadrature import Quadrature, nodes
+from sfam_bench.core.baselines import BASELINES, BaselineName
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import RawMaps
+from sfam_bench.explainers.shared.pixels import mean_gradient
+from sfam_bench.explainers.shared.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import RawMaps
 
 
 @dataclass(frozen=True)

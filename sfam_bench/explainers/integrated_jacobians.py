@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sfam_bench.baselines import BASELINES, BaselineName
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import NO_GRADIENT, derivative, differentiating
-from sfam_bench.explainers.pixels import chunks
-from sfam_bench.explainers.products import before_l2, factor
-from sfam_bench.explainers.quadrature import Quadrature, nodes
+from sfam_bench.core.baselines import BASELINES, BaselineName
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.types import Embeddings, RawMaps, Scores
+from sfam_bench.explainers.shared.forms import NO_GRADIENT, derivative, differentiating
+from sfam_bench.explainers.shared.pixels import chunks
+from sfam_bench.explainers.shared.products import before_l2, factor
+from sfam_bench.explainers.shared.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count
-from sfam_bench.records import Encoded, PairBatch, Side
-from sfam_bench.types import Embeddings, RawMaps, Scores
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.attention import Layers
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import differentiating, gradients
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import score
+from sfam_bench.core.types import RawMaps
+from sfam_bench.explainers.shared.attention import Layers
+from sfam_bench.explainers.shared.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.targets import score
-from sfam_bench.types import RawMaps
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import combine, differentiating
-from sfam_bench.explainers.products import before_l2
-from sfam_bench.explainers.relevance import Rule, Rules, relevance
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import NotNegative, Positive
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import Embeddings, RawMaps, Weights
+from sfam_bench.explainers.shared.forms import combine, differentiating
+from sfam_bench.explainers.shared.products import before_l2
+from sfam_bench.explainers.shared.relevance import Rule, Rules, relevance
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import NotNegative, Positive
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import Embeddings, RawMaps, Weights
 
 
 @dataclass(frozen=True)

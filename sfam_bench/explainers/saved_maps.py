@@ -13,13 +13,13 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.files import regular
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import RawMaps
 from sfam_bench.datasets.folder import inside, one_line
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.files import regular
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import RawMaps
 
 NPY = b"\x93NUMPY"
 

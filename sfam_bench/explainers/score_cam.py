@@ -7,15 +7,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.maps import upsample
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.targets import score
+from sfam_bench.core.types import Activations, RawMaps, Weights
 from sfam_bench.engine.series import Masked, SoftMasks
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import channel_scores, combine
-from sfam_bench.maps import upsample
+from sfam_bench.explainers.shared.forms import channel_scores, combine
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch, Side
-from sfam_bench.targets import score
-from sfam_bench.types import Activations, RawMaps, Weights
 
 
 @dataclass(frozen=True)

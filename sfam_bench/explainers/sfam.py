@@ -5,15 +5,15 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import channel_form, combine, derivative, differentiating
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import NotNegative, Positive
+from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.similarity import NegativeEuclidean
+from sfam_bench.core.types import Activations, RawMaps, Weights
+from sfam_bench.explainers.shared.forms import channel_form, combine, derivative, differentiating
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import NotNegative, Positive
-from sfam_bench.records import Encoded, PairBatch, Side
-from sfam_bench.similarity import NegativeEuclidean
-from sfam_bench.types import Activations, RawMaps, Weights
 
 EuclideanCIS = Literal["negative", "complement", "reciprocal", "exponential", "dissimilarity"]
 Normalisation = Literal["none", "l1", "minmax", "softmax"]

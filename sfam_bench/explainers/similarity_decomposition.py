@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import contributions, direction
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import RawMaps
+from sfam_bench.explainers.shared.forms import contributions, direction
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import RawMaps
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.pixels import mean_gradient
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Count, Natural, NotNegative
+from sfam_bench.core.records import Encoded, PairBatch, pair_seed
+from sfam_bench.core.types import Images, RawMaps
+from sfam_bench.explainers.shared.pixels import mean_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count, Natural, NotNegative
-from sfam_bench.records import Encoded, PairBatch, pair_seed
-from sfam_bench.types import Images, RawMaps
 
 
 @dataclass(frozen=True)

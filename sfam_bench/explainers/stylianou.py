@@ -5,14 +5,14 @@ from typing import ClassVar
 
 import torch
 
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import combine
-from sfam_bench.explainers.zhu import pooled_shares
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.similarity import norm
+from sfam_bench.core.types import Activations, RawMaps
+from sfam_bench.explainers.shared.forms import combine
+from sfam_bench.explainers.shared.points import pooled_shares
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch, Side
-from sfam_bench.similarity import norm
-from sfam_bench.types import Activations, RawMaps
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import CHUNK, combine, derivative, differentiating
-from sfam_bench.explainers.prepare import Axes, Bank, Prepared, State, unprepared
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.ranges import Count, Natural, NotNegative
+from sfam_bench.core.records import Encoded, PairBatch, pair_seed
+from sfam_bench.core.similarity import NegativeEuclidean
+from sfam_bench.core.stream import progress
+from sfam_bench.core.types import Embeddings, Images, RawMaps, Weights
+from sfam_bench.explainers.shared.forms import CHUNK, combine, derivative, differentiating
+from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count, Natural, NotNegative
-from sfam_bench.records import Encoded, PairBatch, pair_seed
-from sfam_bench.similarity import NegativeEuclidean
-from sfam_bench.stream import progress
-from sfam_bench.types import Embeddings, Images, RawMaps, Weights
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import torch
 
-from sfam_bench.explainers.card import Card
-from sfam_bench.explainers.forms import combine, target_gradient
+from sfam_bench.core.method_card import Card
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import RawMaps
+from sfam_bench.explainers.shared.forms import combine, target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import Encoded, PairBatch
-from sfam_bench.types import RawMaps
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from scipy import ndimage
 
-from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained, defined
-from sfam_bench.metrics.card import MetricCard
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.ranges import Share
+from sfam_bench.core.types import Flags, Maps, Masks, Scores
 from sfam_bench.metrics.localisation import check_threshold, empty
-from sfam_bench.ranges import Share
-from sfam_bench.types import Flags, Maps, Masks, Scores
+from sfam_bench.metrics.shared.base import Explained, defined
 
 TOUCHING = np.zeros((3, 3, 3), dtype=bool)  # within an image, corners too
 TOUCHING[1] = True

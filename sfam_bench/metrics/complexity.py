@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained, defined
-from sfam_bench.metrics.card import SHARE, MetricCard
-from sfam_bench.types import Flags, Maps, Scores
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.types import Flags, Maps, Scores
+from sfam_bench.metrics.shared.base import Explained, defined
 
 Of = Literal["magnitude", "positive"]
 

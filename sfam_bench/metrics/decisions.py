@@ -7,15 +7,15 @@ from typing import ClassVar, Literal, TypeAlias
 
 import torch
 
-from sfam_bench.baselines import Baseline
-from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained, sound
-from sfam_bench.metrics.card import SHARE, MetricCard
+from sfam_bench.core.baselines import Baseline
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.ranges import Finite
+from sfam_bench.core.types import Flags, Scores
 from sfam_bench.metrics.perturbation import MEAN, TWENTY
-from sfam_bench.metrics.steps import Steps, placed
-from sfam_bench.metrics.walks import Curves, Direction, Walk
-from sfam_bench.ranges import Finite
-from sfam_bench.types import Flags, Scores
+from sfam_bench.metrics.shared.base import Explained, sound
+from sfam_bench.metrics.shared.steps import Steps, placed
+from sfam_bench.metrics.shared.walks import Curves, Direction, Walk
 
 Curve: TypeAlias = Literal["deletion", "insertion", "insertion_minus_deletion"]
 DECISIONS = {"reference": "rank", "class": "lead", "margin": "margin"}  # and the reading that decides

@@ -6,15 +6,15 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.baselines import Baseline
+from sfam_bench.core.baselines import Baseline
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.maps import normalise
+from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.ranges import Finite, Positive
+from sfam_bench.core.types import Flags, Maps, Scores
 from sfam_bench.engine.series import Masked, Series
-from sfam_bench.errors import check_choices
-from sfam_bench.maps import normalise
-from sfam_bench.metrics.base import Explained, defined
-from sfam_bench.metrics.card import MetricCard
 from sfam_bench.metrics.perturbation import FLAT, MEAN
-from sfam_bench.ranges import Finite, Positive
-from sfam_bench.types import Flags, Maps, Scores
+from sfam_bench.metrics.shared.base import Explained, defined
 
 Mask = Literal["positive", "minmax"]
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.maps import ties
-from sfam_bench.metrics.base import Explained, defined
-from sfam_bench.metrics.card import SHARE, MetricCard
-from sfam_bench.ranges import NotNegative, Share
-from sfam_bench.types import Flags, Maps, Masks, Scores
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.maps import ties
+from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.ranges import NotNegative, Share
+from sfam_bench.core.types import Flags, Maps, Masks, Scores
+from sfam_bench.metrics.shared.base import Explained, defined
 
 
 def above(maps: Maps, threshold: float) -> Masks:

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from sfam_bench.maps import ROUNDING
-from sfam_bench.types import Keypoints, Maps
+from sfam_bench.core.maps import ROUNDING
+from sfam_bench.core.types import Keypoints, Maps
 
 
 def relevance_near_parts(maps: Maps, keypoints: Keypoints, sigma: float) -> Float[Tensor, "batch parts"]:

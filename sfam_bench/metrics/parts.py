@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.maps import flagged
-from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined
-from sfam_bench.metrics.card import SHARE, MetricCard
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.maps import flagged
+from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.ranges import NotNegative
+from sfam_bench.core.types import Flags, KeypointsBatch, Maps, Masks, Scores
 from sfam_bench.metrics.localisation import energy, without_positive_part
-from sfam_bench.ranges import NotNegative
-from sfam_bench.types import Flags, KeypointsBatch, Maps, Masks, Scores
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined
 
 # CUB's, in the order of parts/parts.txt
 PARTS = (

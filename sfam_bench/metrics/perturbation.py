@@ -6,16 +6,16 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.baselines import Baseline, Mean
-from sfam_bench.errors import check_choices
-from sfam_bench.maps import flagged
-from sfam_bench.metrics.base import NOT_DRAWN, Explained, defined, sound
-from sfam_bench.metrics.card import ANY, MetricCard
-from sfam_bench.metrics.steps import Midpoint, Steps, Trapezoid
-from sfam_bench.metrics.walks import Curves, Degrade, Direction, Order, Walk, walk_of
-from sfam_bench.ranges import Finite, Natural, Positive, Share
-from sfam_bench.records import pair_seed
-from sfam_bench.types import Flags, Scores
+from sfam_bench.core.baselines import Baseline, Mean
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.maps import flagged
+from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.ranges import Finite, Natural, Positive, Share
+from sfam_bench.core.records import pair_seed
+from sfam_bench.core.types import Flags, Scores
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined, sound
+from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid
+from sfam_bench.metrics.shared.walks import Curves, Degrade, Direction, Order, Walk, walk_of
 
 MEAN = Mean()
 TWENTY = Midpoint(20)

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.ranges import Count, Natural
+from sfam_bench.core.records import pair_seed
+from sfam_bench.core.types import Flags, Scores
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained
-from sfam_bench.metrics.card import MetricCard
-from sfam_bench.metrics.likeness import Asked, Comparing, Found
-from sfam_bench.metrics.scene import Scene
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found
+from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count, Natural
-from sfam_bench.records import pair_seed
-from sfam_bench.types import Flags, Scores
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.Module)  # the last as torch.fx makes them of the names of a cut
 

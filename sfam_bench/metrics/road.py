@@ -9,16 +9,16 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from sfam_bench.baselines import Baseline
+from sfam_bench.core.baselines import Baseline
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative
+from sfam_bench.core.records import pair_seed
+from sfam_bench.core.types import Flags, Image, Images, Scores
 from sfam_bench.engine.series import Ranks, Series
-from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained, defined
-from sfam_bench.metrics.card import ANY, MetricCard
 from sfam_bench.metrics.perturbation import MEAN
-from sfam_bench.metrics.walks import Order, ordered
-from sfam_bench.ranges import Count, Finite, Natural, NotNegative
-from sfam_bench.records import pair_seed
-from sfam_bench.types import Flags, Image, Images, Scores
+from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.walks import Order, ordered
 
 WEIGHTS = {(row, col): 1 / (6 if 0 in (row, col) else 12) for row in (-1, 0, 1) for col in (-1, 0, 1) if row or col}
 OUTSIDE, KNOWN = -2, -1

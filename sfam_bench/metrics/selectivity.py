@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained, defined
-from sfam_bench.metrics.card import MetricCard
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.ranges import NotNegative
+from sfam_bench.core.types import Flags, Scores
 from sfam_bench.metrics.localisation import empty, energy, hits, without_positive_part
-from sfam_bench.ranges import NotNegative
-from sfam_bench.types import Flags, Scores
+from sfam_bench.metrics.shared.base import Explained, defined
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from typing import ClassVar, Literal, TypeAlias
 
 import torch
 
-from sfam_bench.errors import check_choices
-from sfam_bench.metrics.base import Explained, defined
-from sfam_bench.metrics.card import ANY, MetricCard
-from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed
-from sfam_bench.metrics.scene import Scene
-from sfam_bench.ranges import Natural
-from sfam_bench.records import pair_seed
-from sfam_bench.types import Flags, Images, Scores
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.ranges import Natural
+from sfam_bench.core.records import pair_seed
+from sfam_bench.core.types import Flags, Images, Scores
+from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found, Remaking, changed
+from sfam_bench.metrics.shared.scene import Scene
 
 Other: TypeAlias = Literal["same_class", "other_class", "noise"]
 

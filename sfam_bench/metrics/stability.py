@@ -7,15 +7,15 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import check_choices
-from sfam_bench.maps import flagged, upsample
-from sfam_bench.metrics.base import Explained
-from sfam_bench.metrics.card import MetricCard
-from sfam_bench.metrics.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
-from sfam_bench.metrics.scene import Scene
-from sfam_bench.ranges import Count, Natural, Positive
-from sfam_bench.records import pair_seed
-from sfam_bench.types import Images, Maps, RawMaps
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.maps import flagged, upsample
+from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.ranges import Count, Natural, Positive
+from sfam_bench.core.records import pair_seed
+from sfam_bench.core.types import Images, Maps, RawMaps
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
+from sfam_bench.metrics.shared.scene import Scene
 
 Move: TypeAlias = Literal["flip", "crop"]
 

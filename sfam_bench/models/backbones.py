@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.models.checkpoint import check_kinds
 from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translated
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens

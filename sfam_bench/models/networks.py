@@ -10,7 +10,7 @@ import torchvision
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.models.bn_inception import BNInception
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.ranges import Count
-from sfam_bench.types import Activations, Images
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.types import Activations, Images
 
 WIDTHS = (32, 64, 64, 96, 128, 128)
 STRIDES = (2, 2, 1, 2, 1, 1)  # 8 in all: a 96-pixel image gives a 12 x 12 grid

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from sfam_bench.errors import check_range
-from sfam_bench.ranges import Positive
-from sfam_bench.types import Activations, Pooled
+from sfam_bench.core.errors import check_range
+from sfam_bench.core.ranges import Positive
+from sfam_bench.core.types import Activations, Pooled
 
 
 class GAP(nn.Module):
@@ -41,3 +41,6 @@ class GeM(nn.Module):
 
     def forward(self, activations: Activations) -> Pooled:
         return activations.clamp_min(self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+BY_CHANNEL = (GAP, GMP, GAPGMP, GeM)  # each of which takes the channels one by one

@@ -5,8 +5,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.engine.modes import evaluating
-from sfam_bench.errors import UserError
 from sfam_bench.models.similarity_model import SimilarityModel
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Encoded, Side
+from sfam_bench.core.similarity import SimilarityFunction, unit
+from sfam_bench.core.targets import Target
+from sfam_bench.core.types import Activations, Embeddings, Images, Pooled
 from sfam_bench.engine.modes import evaluating, quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
-from sfam_bench.records import Encoded, Side
-from sfam_bench.similarity import SimilarityFunction, unit
-from sfam_bench.targets import Target
-from sfam_bench.types import Activations, Embeddings, Images, Pooled
 
 
 class Embedder(nn.Module):

@@ -9,8 +9,8 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
-from sfam_bench.types import Activations, Images
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.types import Activations, Images
 
 Token: TypeAlias = Literal["patch", "class"]  # what the embedding is read from
 Tokens: TypeAlias = Float[Tensor, "batch tokens width"]  # prefix tokens (class, registers) first, then the patches

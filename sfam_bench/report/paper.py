@@ -10,17 +10,18 @@ from typing import Literal, Protocol, runtime_checkable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sfam_bench.errors import UserError, check_choices
-from sfam_bench.files import atomic
-from sfam_bench.report import formats, page, tables
-from sfam_bench.report.flagged import left_out_table
-from sfam_bench.report.meta import measured, weigh
-from sfam_bench.report.models import model_sheets, model_table
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.files import atomic
+from sfam_bench.report.figures.style import save
 from sfam_bench.report.names import arrow, chance_of, sort_metrics, words
-from sfam_bench.report.protocols import protocol_line
+from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
-from sfam_bench.report.style import save
-from sfam_bench.report.tables import Table
+from sfam_bench.report.tables import formats, tables
+from sfam_bench.report.tables.flagged import left_out_table
+from sfam_bench.report.tables.meta import measured, weigh
+from sfam_bench.report.tables.models import model_sheets, model_table
+from sfam_bench.report.tables.protocols import protocol_line
+from sfam_bench.report.tables.tables import Table
 from sfam_bench.statistics import FACTS
 
 PREAMBLE = r"""\documentclass[10pt]{article}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.errors import UserError
-from sfam_bench.report.box_accuracy import with_box_accuracy
-from sfam_bench.report.cost import cost_rows
-from sfam_bench.report.models import Training, read_training
-from sfam_bench.report.tables import mark
-from sfam_bench.runs import Run, read_run
+from sfam_bench.core.errors import UserError
+from sfam_bench.report.tables.box_accuracy import with_box_accuracy
+from sfam_bench.report.tables.cost import cost_rows
+from sfam_bench.report.tables.models import Training, read_training
+from sfam_bench.report.tables.tables import mark
+from sfam_bench.runs.reader import Run, read_run
 from sfam_bench.statistics import AREA_ERROR, FACTS, area_errors, summary
 
 

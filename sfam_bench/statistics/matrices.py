@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 
 RUN = ["dataset", "model", "target"]
 PAIR = ["query_id", "reference_id"]

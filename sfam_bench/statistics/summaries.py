@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.statistics.comparisons import compare_with_best, rank_biserial, sign_flip_p
 from sfam_bench.statistics.intervals import clustered_intervals
 from sfam_bench.statistics.matrices import FACTS, RUN, Matrix, matrices

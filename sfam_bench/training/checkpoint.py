@@ -11,10 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import atomic, digest, hold, read_json, space, write_json
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic, digest, hold, read_json, space, write_json
+from sfam_bench.core.provenance import Config, config_hash, differences, plain, running_code
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
-from sfam_bench.provenance import Config, config_hash, differences, plain, running_code
 
 FOLDER, BEST = "checkpoints", "best.safetensors"  # in the folder of a run
 MODEL, LEARNING, FACTS, LOCK = "model.safetensors", "learning.pt", "state.json", ".lock"

@@ -10,12 +10,12 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import pair_seed
+from sfam_bench.core.stream import chunked, progress
+from sfam_bench.core.types import Image
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.records import pair_seed
-from sfam_bench.stream import chunked, progress
 from sfam_bench.training.recipe import Recipe
-from sfam_bench.types import Image
 
 Load = Callable[[str], Image]
 Draw = tuple[int, int]  # place of an image, and how many images were drawn before it

@@ -13,14 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import atomic
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic
+from sfam_bench.core.provenance import Config
+from sfam_bench.core.records import pair_seed
+from sfam_bench.core.signals import Asked, Interrupted, listening
+from sfam_bench.core.stream import progress
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.provenance import Config
-from sfam_bench.records import pair_seed
-from sfam_bench.signals import Asked, Interrupted, listening
-from sfam_bench.stream import progress
 from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Progress, Stateful, only_one
 from sfam_bench.training.data import Cached, Drawn, Examples, Order, loader, seed
 from sfam_bench.training.distributed import anywhere, rank, whole, world

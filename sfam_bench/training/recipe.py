@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from sfam_bench.errors import UserError, check_choices
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.ranges import Count, Natural, NotNegative, Positive, Range
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.ranges import Count, Natural, NotNegative, Positive, Range
 
 Momentum = Annotated[float | int, Range(0, 0.9999)]
 BODY, HEAD, PROXIES = "body", "head", "proxies"  # groups of weights that learn at rates of their own

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,18 @@ from benchmarks.peers import (
     torchcam_maps,
     torchcam_score_cam,
 )
-from sfam_bench.baselines import Mean, Zeros
+from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.maps import upsample
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.grad_cam import GradCAM
-from sfam_bench.maps import upsample
-from sfam_bench.metrics.base import Explained, Scene
 from sfam_bench.metrics.perturbation import Trapezoid, Walk
+from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
 
 SIDE = 32
 PAIRS = 3

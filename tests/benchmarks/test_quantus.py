@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.baselines import Zeros
-from sfam_bench.metrics.base import Explained, Scene
+from sfam_bench.core.baselines import Zeros
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.targets import Similarity
 from sfam_bench.metrics.complexity import Entropy, Gini
-from sfam_bench.metrics.steps import Stride
-from sfam_bench.metrics.walks import Walk
+from sfam_bench.metrics.shared.base import Explained, Scene
+from sfam_bench.metrics.shared.steps import Stride
+from sfam_bench.metrics.shared.walks import Walk
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.targets import Similarity
 from tests.contract import SETUPS, tiny
 
 quantus = pytest.importorskip("quantus", reason="needs the extra bench: it brings an OpenCV of its own")

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.report import write_report
-from sfam_bench.store import RunStore
+from sfam_bench.report.writer import write_report
+from sfam_bench.runs.store import RunStore
 
 HOSTILE = "<script>alert(1)</script>"
 METHODS = ("sfam", "grad_cam", "lafam")
@@ -67,7 +67,7 @@ def raw_map(grid: tuple[int, int], place: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Curve:
-    """As sfam_bench.records.Curve, which needs torch."""
+    """As sfam_bench.core.records.Curve, which needs torch."""
 
     explainer: str
     curve: str

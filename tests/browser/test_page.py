@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfam_bench.report.figures import overlay
+from sfam_bench.report.figures.figures import overlay
 from tests.browser.conftest import FAILED, FLAT, GRID, HOSTILE, METHODS, OTHER, Opened, raw_map
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sfam_bench.cluster.plan import Plan
+from sfam_bench.jobs.plan import Plan
 from tests.cluster.lab import ALLOW, ROOT, Lab, Trial, lacking, slurm, until
 
 SLURM = ("launcher=slurm", "cluster.cpus=1")

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sfam_bench.pieces import KEYS
-from sfam_bench.runs import read_run
+from sfam_bench.runs.chunks import KEYS
+from sfam_bench.runs.reader import read_run
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

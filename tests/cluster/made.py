@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from sfam_bench.cluster.merge import merge
-from sfam_bench.cluster.plan import Plan, cut
-from sfam_bench.files import digest
-from sfam_bench.provenance import config_hash, running_code
-from sfam_bench.store import RunStore
+from sfam_bench.core.files import digest
+from sfam_bench.core.provenance import config_hash, running_code
+from sfam_bench.jobs.merge import merge
+from sfam_bench.jobs.plan import Plan, cut
+from sfam_bench.runs.store import RunStore
 
 KEY, BATCH = "0123456789abcdef", 2
 PASSES = {"mode": "eager", "batch": 4}

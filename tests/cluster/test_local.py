@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.cluster.local import ATTEMPTS, Claims, compute, cores, started
-from sfam_bench.cluster.processes import identity
+from sfam_bench.jobs.local import ATTEMPTS, Claims, compute, cores, started
+from sfam_bench.jobs.processes import identity
 
 
 def command(text: str) -> list[str]:
@@ -73,7 +73,7 @@ def test_a_signal_stops_all_and_begins_none(tmp_path: Path) -> None:
 
 def test_a_process_begins_once_it_is_noted_and_keeps_its_identity(tmp_path: Path) -> None:
     noted: dict[str, dict[str, object]] = {}
-    text = "import json, os, sfam_bench.cluster.processes as made; print(json.dumps(made.identity(os.getpid())))"
+    text = "import json, os, sfam_bench.jobs.processes as made; print(json.dumps(made.identity(os.getpid())))"
     claims = Claims(claim=lambda shard, pid: noted.update({shard: identity(pid)}))
     compute({name: command(text) for name in "ab"}, 1, tmp_path / "logs", claims=claims)
     assert {name: json.loads((tmp_path / "logs" / f"{name}.log").read_text()) for name in "ab"} == noted
@@ -104,9 +104,9 @@ def test_a_shard_of_another_process_is_awaited_and_computed_only_where_that_did_
 DRIVER = """
 import sys
 from pathlib import Path
-from sfam_bench.cluster.local import Claims, compute
-from sfam_bench.cluster.notes import leave, left
-from sfam_bench.cluster.processes import alive
+from sfam_bench.jobs.local import Claims, compute
+from sfam_bench.jobs.notes import leave, left
+from sfam_bench.jobs.processes import alive
 
 root = Path(sys.argv[1])
 (root / "done").mkdir(exist_ok=True)

@@ -14,18 +14,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from sfam_bench.cluster import merge as merging
-from sfam_bench.cluster.merge import merge
-from sfam_bench.cluster.plan import Plan
-from sfam_bench.errors import UserError
-from sfam_bench.files import digest, host
-from sfam_bench.manifests import read_manifest
-from sfam_bench.pairs import batches
-from sfam_bench.pieces import SCHEMA
-from sfam_bench.report.protocols import protocol
-from sfam_bench.runs import read_curves, read_run
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import digest, host
+from sfam_bench.datasets.pairs import batches
+from sfam_bench.jobs import merge as merging
+from sfam_bench.jobs.merge import merge
+from sfam_bench.jobs.plan import Plan
+from sfam_bench.report.tables.protocols import protocol
+from sfam_bench.runs.chunks import SCHEMA
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.reader import read_curves, read_run
+from sfam_bench.runs.store import RunStore
 from sfam_bench.statistics import summary
-from sfam_bench.store import RunStore
 from tests.cluster.made import BATCHES, PAIRS, PROCESSES, computed, curves, die, maps, records, write
 
 Made = tuple[RunStore, Plan]

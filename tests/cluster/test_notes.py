@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.cluster import notes
-from sfam_bench.cluster.notes import leave, left, running
-from sfam_bench.errors import UserError
-from sfam_bench.files import write_json
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import write_json
+from sfam_bench.jobs import notes
+from sfam_bench.jobs.notes import leave, left, running
 from tests.cluster.damage import damaged
 
 FACTS = {

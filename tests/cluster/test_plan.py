@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfam_bench.cluster.plan import FILE, MOST, PAIRS, Plan, cut, shards_for
-from sfam_bench.errors import UserError
-from sfam_bench.files import digest, write_json
-from sfam_bench.provenance import running_code
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import digest, write_json
+from sfam_bench.core.provenance import running_code
+from sfam_bench.jobs.plan import FILE, MOST, PAIRS, Plan, cut, shards_for
 from tests.cluster.damage import damaged
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sfam_bench.cluster import processes
-from sfam_bench.cluster.processes import ALIVE, ENDED, UNKNOWN, alive, born, identity, standing, terminate
+from sfam_bench.jobs import processes
+from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, alive, born, identity, standing, terminate
 
 Child = subprocess.Popen[bytes]
 

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from sfam_bench.cluster.slurm import Request
-from sfam_bench.pieces import KEYS
+from sfam_bench.jobs.slurm import Request
+from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried
 from tests.cluster.lab import HERE, ROOT, Lab, Trial, lacking
 from tests.cluster.page import PAGE, commands, settings

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.cluster import slurm
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.jobs import slurm
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.cluster.notes import leave, running
-from sfam_bench.cluster.plan import Plan, cut
-from sfam_bench.cluster.status import DUE, Status, duration
+from sfam_bench.jobs.notes import leave, running
+from sfam_bench.jobs.plan import Plan, cut
+from sfam_bench.jobs.status import DUE, Status, duration
 
 
 @pytest.fixture

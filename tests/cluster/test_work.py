@@ -13,12 +13,12 @@ import pytest
 import torch
 from filelock import FileLock
 
-from experiments.task import Task
-from sfam_bench.cluster import local
-from sfam_bench.cluster.notes import left
-from sfam_bench.cluster.plan import Plan
-from sfam_bench.files import write_json
-from sfam_bench.runs import read_run
+from sfam_bench.app.task import Task
+from sfam_bench.core.files import write_json
+from sfam_bench.jobs import local
+from sfam_bench.jobs.notes import left
+from sfam_bench.jobs.plan import Plan
+from sfam_bench.runs.reader import read_run
 from tests.cluster.damage import damaged
 
 Outcome = tuple[int, str, str]
@@ -318,5 +318,5 @@ def test_a_task_of_slurm_hands_its_warning_on(
 
 def test_a_task_is_loaded_without_torch() -> None:
     """Signals that come while submitit unpickles it would kill the process."""
-    code = "import sys, experiments.task; sys.exit('torch' in sys.modules)"
+    code = "import sys, sfam_bench.app.task; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

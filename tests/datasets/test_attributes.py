@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.attributes import GROUPS, part_colours
 from sfam_bench.datasets.cub import cub
-from sfam_bench.errors import UserError
 
 COLOURS = ("black", "red", "white")
 BEAK, EYES, CROWN = 1, (6, 10), 4

@@ -7,10 +7,10 @@ import PIL.Image
 import pytest
 from scipy.io import savemat
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets import matlab
 from sfam_bench.datasets.cars196 import cars196
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.errors import UserError
 
 SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", Path(__file__).parents[3] / "shared/data")) / "cars196"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real car photos in ../shared/data")

@@ -8,9 +8,9 @@ import PIL.Image
 import pytest
 import torch
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.cub import cub
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.errors import UserError
 
 SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", Path(__file__).parents[3] / "shared/data"))
 real = pytest.mark.skipif(not (SHARED / "CUB_200_2011").is_dir(), reason="no real CUB photos in ../shared/data")

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.download import RemoteFile, download
-from sfam_bench.errors import UserError
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: more than one chunk
 MD5 = hashlib.md5(CONTENT).hexdigest()

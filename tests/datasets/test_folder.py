@@ -8,11 +8,11 @@ import PIL.Image
 import pytest
 import torch
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, inside, keep, load
 from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.tables import read_table, text, whole
-from sfam_bench.errors import UserError
 
 THINGS = Collection("Things", "things", "data-things")
 WHOLE = Geometry(resize=None, crop=20)

@@ -6,11 +6,11 @@ import torch
 from scipy.ndimage import binary_dilation
 from scipy.stats import f_oneway
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import Dataset
-from sfam_bench.datasets.planted import Planted
-from sfam_bench.datasets.planted_render import render
-from sfam_bench.datasets.planted_scene import EVIDENCE, PARTS, STATES, Scene, bird, pose
-from sfam_bench.errors import UserError
+from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.datasets.planted.render import render
+from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, Scene, bird, pose
 
 SET = Planted(size=96, train_per_class=2, test_per_class=2)
 IDS = list(SET.index.index[::29])

@@ -5,8 +5,8 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.sop import sop
-from sfam_bench.errors import UserError
 
 SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", Path(__file__).parents[3] / "shared/data")) / "grocery_in_sop_layout"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real grocery photos in ../shared/data")

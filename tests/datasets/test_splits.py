@@ -3,8 +3,8 @@ import logging
 import pandas as pd
 import pytest
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.splits import assign
-from sfam_bench.errors import UserError
 
 
 def rows(labels: list[int], **columns: list[bool]) -> pd.DataFrame:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import read_json, write_json
 from sfam_bench.engine import calibration
 from sfam_bench.engine.calibration import Calibration, Trial, rate
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
-from sfam_bench.files import read_json, write_json
 
 IMAGES = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 MINUTE = 600  # passes that take a minute in eager mode, at ten a second

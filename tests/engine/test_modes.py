@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.baselines import Mean
+from sfam_bench.core.baselines import Mean
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
 from sfam_bench.engine import calibration, modes
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.modes import MODES, available, evaluating, quietly
-from sfam_bench.evaluate import evaluate
+from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.perturbation import Midpoint, Perturbation
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
 
 BATCH = 4
 CALLERS = [torch.inference_mode, torch.no_grad, torch.enable_grad]

@@ -3,6 +3,9 @@
 import torch
 from torch import nn
 
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.corr_rise import CorrRISE
 from sfam_bench.explainers.distance_explainer import DistanceExplainer
 from sfam_bench.explainers.kernel_shap import KernelSHAP
@@ -11,9 +14,6 @@ from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.sbsm import SBSM
 from sfam_bench.models.poolings import GAP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Similarity
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-12}
 SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity
 
 SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
 TARGETS = {"similarity": Similarity(), "margin": Margin()}

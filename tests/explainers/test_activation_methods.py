@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfam_bench.explainers import forms
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity, score
 from sfam_bench.explainers.ablation_cam import AblationCAM, drops_by_passes, drops_in_closed_form, has_closed_form
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.grad_cam_pp import GradCAMPlusPlus, alpha
@@ -16,12 +18,10 @@ from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.explainers.layer_cam import LayerCAM
 from sfam_bench.explainers.score_cam import ScoreCAM, channel_masks
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.shared import forms
 from sfam_bench.explainers.xgrad_cam import XGradCAM
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity, score
 
 POOLINGS = [GAP, GMP, GAPGMP, GeM]
 SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]

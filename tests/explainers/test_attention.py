@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import field_notes, formula_and_source
+from sfam_bench.core.records import PairBatch, Term
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Margin, Similarity, score, swapped
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
-from sfam_bench.explainers import attention as module
-from sfam_bench.explainers.attention import Layers, attend, watching
 from sfam_bench.explainers.attention_rollout import AttentionRollout, mixed
-from sfam_bench.explainers.card import field_notes, formula_and_source
-from sfam_bench.explainers.forms import differentiating
 from sfam_bench.explainers.grad_eclip import GradECLIP, to_unit_interval
 from sfam_bench.explainers.le_grad import LeGrad
+from sfam_bench.explainers.shared import attention as module
+from sfam_bench.explainers.shared.attention import Layers, attend, watching
+from sfam_bench.explainers.shared.forms import differentiating
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.poolings import GAP, GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch, Term
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Margin, Similarity, score, swapped
 from tests.transformers import SIMILARITIES, tiny_transformer, transformer
 
 METHODS = [LeGrad(), GradECLIP(), AttentionRollout()]

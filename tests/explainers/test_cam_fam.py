@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sfam_bench.core.records import Encoded, PairBatch, Side, Term
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity, swapped
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.cam import CAM
 from sfam_bench.explainers.fam import FAM
@@ -16,9 +19,6 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import Encoded, PairBatch, Side, Term
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity, swapped
 
 POOLINGS = [GAP, GMP, GAPGMP, GeM]
 SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]

@@ -13,19 +13,19 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from experiments.settings import build
-from sfam_bench.errors import UserError
-from sfam_bench.evaluate import evaluate
-from sfam_bench.explainers.card import Card, card_of, field_notes, formula_and_source
-from sfam_bench.explainers.forms import Explainer, Sampling
-from sfam_bench.explainers.prepare import Bank, Preparable
-from sfam_bench.hooks import counted
-from sfam_bench.maps import flagged, normalise
+from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.hooks import counted
+from sfam_bench.core.maps import flagged, normalise
+from sfam_bench.core.method_card import Card, card_of, field_notes, formula_and_source
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.targets import Margin, Similarity, swapped
+from sfam_bench.evaluation.evaluate import evaluate
+from sfam_bench.evaluation.properties import residuals
+from sfam_bench.explainers.shared.forms import Explainer, Sampling
+from sfam_bench.explainers.shared.prepare import Bank, Preparable
 from sfam_bench.metrics.localisation import PointingGame
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.properties import residuals
-from sfam_bench.records import PairBatch
-from sfam_bench.targets import Margin, Similarity, swapped
 from tests.contract import FILES, SETUPS, choosing, named, only, pairs, tiny, traces
 from tests.transformers import tiny_transformer
 
@@ -117,7 +117,7 @@ def test_the_docstring_gives_formula_source_and_the_meaning_of_every_field(name:
     assert source, 'the docstring\'s first line must be "formula; source."'
     assert not inspect.getdoc(method).split("\n")[1:2] or not inspect.getdoc(method).split("\n")[1]
     assert set(field_notes(method)) == set(named(method))
-    assert isinstance(getattr(method, "card", None), Card), "a method has a card: see sfam_bench/explainers/card.py"
+    assert isinstance(getattr(method, "card", None), Card), "a method has a card: see sfam_bench/core/method_card.py"
 
 
 # Maps

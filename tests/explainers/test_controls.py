@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import nn
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
 from sfam_bench.explainers.controls import Centre, Chance, Edges, LaFAM
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import Encoded, PairBatch, Side
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
 
 
 @pytest.fixture

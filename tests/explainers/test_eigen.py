@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.eigen_cam import EigenCAM, first_component
 from sfam_bench.explainers.eigen_grad_cam import EigenGradCAM
 from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.models.poolings import GAP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity
 
 SIGNS = ["channel_sum", "largest"]
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}

@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity, score
 from sfam_bench.explainers import gam
 from sfam_bench.explainers.gam import GAM, earlier_layers, fits
 from sfam_bench.explainers.layer_cam import LayerCAM
-from sfam_bench.maps import normalise, upsample
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity, score
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 

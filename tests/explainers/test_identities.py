@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity, score, swapped
 from sfam_bench.explainers.controls import LaFAM
-from sfam_bench.explainers.forms import channel_form, direction
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.shared.forms import channel_form, direction
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity, score, swapped
 
 POOLINGS = [GAP, GMP, GAPGMP, GeM]
 SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfam_bench.api import explain
-from sfam_bench.explainers.card import card_of
-from sfam_bench.explainers.forms import Explainer
-from sfam_bench.explainers.relevance import Rules, relevance
+from sfam_bench.core.method_card import card_of
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
+from sfam_bench.evaluation.named import named
+from sfam_bench.explainers.shared.forms import Explainer
+from sfam_bench.explainers.shared.relevance import Rules, relevance
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.named import named
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
 from tests.contract import pairs
 from tests.explainers.test_contract import EXPLAINERS, explainer, ready
 from tests.transformers import tiny_transformer

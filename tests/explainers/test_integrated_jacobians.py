@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.errors import UserError
-from sfam_bench.explainers import pixels
-from sfam_bench.explainers.card import field_notes, formula_and_source
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import field_notes, formula_and_source
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import swapped
 from sfam_bench.explainers.integrated_gradients import IntegratedGradients
 from sfam_bench.explainers.integrated_jacobians import IntegratedJacobians, point_to_point
-from sfam_bench.explainers.products import before_l2, factor
+from sfam_bench.explainers.shared import pixels
+from sfam_bench.explainers.shared.products import before_l2, factor
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.poolings import GAP, GAPGMP, GeM
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import swapped
 from tests.explainers.networks import CLOSE, SIMILARITIES, TARGETS, rectifiers, setting, total
 
 SPACES = ["cut", "image"]

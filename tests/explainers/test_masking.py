@@ -10,18 +10,18 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Margin, Similarity, swapped
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
 from sfam_bench.explainers.corr_rise import Patches
 from sfam_bench.explainers.distance_explainer import DistanceExplainer
-from sfam_bench.explainers.masking import Grids, masked_scores
 from sfam_bench.explainers.relax import RELAX
 from sfam_bench.explainers.rise import RISE
+from sfam_bench.explainers.shared.masking import Grids, masked_scores
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Margin, Similarity, swapped
 
 GRIDS = Grids(masks=20, grid=3, keep=0.5, seed=0)
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfam_bench.core.records import Side
+from sfam_bench.core.similarity import Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, score
 from sfam_bench.explainers.kernel_shap import KernelSHAP
 from sfam_bench.explainers.sbsm import SBSM
-from sfam_bench.records import Side
-from sfam_bench.similarity import Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, score
 from tests.explainers.masked import CLOSE, SIMILARITIES, added, setting, summed
 
 # SBSM

@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch import nn
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import field_notes, formula_and_source
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Margin, Similarity, swapped
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
-from sfam_bench.explainers.card import field_notes, formula_and_source
 from sfam_bench.explainers.corr_rise import CorrRISE
 from sfam_bench.explainers.distance_explainer import DistanceExplainer
-from sfam_bench.explainers.forms import Sampling
 from sfam_bench.explainers.kernel_shap import KernelSHAP
 from sfam_bench.explainers.sbsm import SBSM
 from sfam_bench.explainers.score_cam import ScoreCAM
+from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Margin, Similarity, swapped
 from tests.explainers.masked import CLOSE, LINEAR, METHODS, SIMILARITIES, named, setting
 
 # All

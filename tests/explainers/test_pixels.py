@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.baselines import BASELINES
-from sfam_bench.errors import UserError
-from sfam_bench.explainers import pixels
-from sfam_bench.explainers.card import field_notes, formula_and_source
+from sfam_bench.core.baselines import BASELINES
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import field_notes, formula_and_source
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Cosine, Dot
+from sfam_bench.core.targets import Similarity, score, swapped
 from sfam_bench.explainers.input_x_gradient import InputXGradient
 from sfam_bench.explainers.integrated_gradients import IntegratedGradients
-from sfam_bench.explainers.pixels import image_gradient
-from sfam_bench.explainers.quadrature import nodes
+from sfam_bench.explainers.shared import pixels
+from sfam_bench.explainers.shared.pixels import image_gradient
+from sfam_bench.explainers.shared.quadrature import nodes
 from sfam_bench.explainers.smooth_grad import SmoothGrad
 from sfam_bench.models.poolings import GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Cosine, Dot
-from sfam_bench.targets import Similarity, score, swapped
 from tests.explainers.networks import CLOSE, SIMILARITIES, TARGETS, rectifiers, setting, total
 
 METHODS = [InputXGradient(), SmoothGrad(samples=3), IntegratedGradients(steps=4)]

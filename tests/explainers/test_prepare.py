@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import PairBatch, Sample, Side, Term
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity, swapped
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.embedding_cam import EmbeddingCAM
 from sfam_bench.explainers.grad_cam import GradCAM
-from sfam_bench.explainers.prepare import Bank, Preparable, Preparation, Prepared
+from sfam_bench.explainers.shared.prepare import Bank, Preparable, Preparation, Prepared
 from sfam_bench.explainers.weight_transfer import WeightTransfer, draw
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch, Sample, Side, Term
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity, swapped
 
 POOLINGS = [GAP, GMP, GAPGMP, GeM]
 SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
@@ -449,7 +449,7 @@ def test_what_was_prepared_is_remembered(tmp_path):
 def test_another_version_forgets(tmp_path, monkeypatch):
     model = build()
     prepare_all(str(tmp_path), model)
-    monkeypatch.setattr("sfam_bench.explainers.prepare.VERSION", 0)
+    monkeypatch.setattr("sfam_bench.explainers.shared.prepare.VERSION", 0)
     assert prepare_all(str(tmp_path), model)[1] == 1
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sfam_bench.errors import UserError
-from sfam_bench.explainers.relevance import Rules, relevance, totals
+from sfam_bench.core.errors import UserError
 from sfam_bench.explainers.relevance_cam import RelevanceCAM
+from sfam_bench.explainers.shared.relevance import Rules, relevance, totals
 
 RULES = [Rules("zplus", epsilon=1e-12), Rules("epsilon", epsilon=1e-12), Rules("gamma", epsilon=1e-12)]
 TIGHT = {"rtol": 1e-6, "atol": 1e-9}  # behind the epsilon

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.errors import UserError
-from sfam_bench.explainers.card import field_notes, formula_and_source
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import field_notes, formula_and_source
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.explainers.relevance_cam import RelevanceCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
 from tests.explainers.networks import CLOSE, SIMILARITIES, rectifiers, setting, total
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-9}  # behind the epsilon

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sfam_bench.errors import UserError
-from sfam_bench.explainers.products import before_l2
-from sfam_bench.explainers.relevance import Rules, relevance
+from sfam_bench.core.errors import UserError
+from sfam_bench.explainers.shared.products import before_l2
+from sfam_bench.explainers.shared.relevance import Rules, relevance
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.planted_net import planted_net
 from tests.explainers.networks import setting

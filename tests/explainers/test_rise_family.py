@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfam_bench.core.similarity import Cosine, Dot
+from sfam_bench.core.targets import Similarity, score
 from sfam_bench.explainers.corr_rise import CorrRISE, Patches, ranks
 from sfam_bench.explainers.distance_explainer import DistanceExplainer, highest
-from sfam_bench.explainers.masking import Grids, masked_scores
 from sfam_bench.explainers.relax import RELAX
 from sfam_bench.explainers.rise import RISE
+from sfam_bench.explainers.shared.masking import Grids, masked_scores
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.similarity import Cosine, Dot
-from sfam_bench.targets import Similarity, score
 from tests.explainers.masked import CLOSE, setting
 
 # RISE and RELAX

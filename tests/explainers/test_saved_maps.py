@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfam_bench.errors import UserError
-from sfam_bench.explainers.card import card_of
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import card_of
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.targets import Similarity, swapped
 from sfam_bench.explainers.saved_maps import SavedMaps, pair_file, write_maps
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.targets import Similarity, swapped
 from tests.contract import SETUPS, only, pairs, tiny
 
 PAIRS = (("a", "u"), ("b", "v"), ("c", "w"))

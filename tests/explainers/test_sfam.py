@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Encoded, PairBatch, Side, Term
+from sfam_bench.core.similarity import Cosine, NegativeEuclidean
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
 from sfam_bench.explainers.sfam import SFAM, euclidean_weights, normalise_weights, power
 from sfam_bench.models.poolings import GAP, GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
-from sfam_bench.records import Encoded, PairBatch, Side, Term
-from sfam_bench.similarity import Cosine, NegativeEuclidean
 
 # two channels, one row of two positions: pooled query (2, 1), pooled reference (1, 3)
 QUERY = torch.tensor([[[[4.0, 0.0]], [[1.0, 1.0]]]])

@@ -8,18 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Encoded, PairBatch, Side, Term
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.targets import Margin, Similarity, score, swapped
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
-from sfam_bench.explainers import forms
 from sfam_bench.explainers.grad_cam import GradCAM
+from sfam_bench.explainers.shared import forms
+from sfam_bench.explainers.shared.points import local_points, point_specific, point_to_point, pooled_points
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.explainers.stylianou import Stylianou
-from sfam_bench.explainers.zhu import Zhu, local_points, point_specific, point_to_point, pooled_points
+from sfam_bench.explainers.zhu import Zhu
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import Encoded, PairBatch, Side, Term
-from sfam_bench.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.targets import Margin, Similarity, score, swapped
 
 POOLINGS = [GAP, GMP, GAPGMP, GeM]
 SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.metrics.base import Explained, Scene
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Dot
+from sfam_bench.core.targets import Similarity
+from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import Dot
-from sfam_bench.targets import Similarity
 
 
 class Pixels(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.metrics.boxes import BoxIoU, components, cut, extent, overlap
-from sfam_bench.report.box_accuracy import in_family, max_box_accuracy
+from sfam_bench.report.tables.box_accuracy import in_family, max_box_accuracy
 from sfam_bench.statistics import RUN
 
 SIZE = (20, 30)

@@ -9,14 +9,22 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from experiments.settings import build
+from sfam_bench.app.settings import build
+from sfam_bench.core.metric_card import (
+    Limits,
+    MetricCard,
+    measures_and_source,
+    metric_card,
+    needed,
+    passes_a_map,
+    settings,
+)
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.metrics.base import Explained, Scene
-from sfam_bench.metrics.card import Limits, MetricCard, measures_and_source, metric_card, needed, passes_a_map, settings
 from sfam_bench.metrics.perturbation import Perturbation, Trapezoid
+from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.report.metrics import interval, metric_table, metrics_page
-from sfam_bench.targets import Similarity
+from sfam_bench.report.tables.metrics import interval, metric_table, metrics_page
 from tests.contract import FILES, SETUPS, SIZE, choosing, gallery, pairs, tiny
 
 UNSOURCED: set[str] = set()

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from sfam_bench.baselines import Mean, Zeros
+from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.targets import Margin, Similarity
+from sfam_bench.evaluation.properties import residuals
 from sfam_bench.explainers.integrated_gradients import IntegratedGradients
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import Explained
 from sfam_bench.metrics.completeness import Completeness
-from sfam_bench.metrics.scene import Scene
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.properties import residuals
-from sfam_bench.targets import Margin, Similarity
 from tests.contract import SIZE, pairs, tiny
 
 ROWS, COLS = 20, 30

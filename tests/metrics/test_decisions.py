@@ -9,20 +9,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.baselines import Mean, Zeros
+from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.errors import UserError
-from sfam_bench.evaluate import evaluate
+from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.controls import Chance
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.metrics.base import Explained, Scene
 from sfam_bench.metrics.decisions import MarginArea, PixelsUntil, RetrievalArea
 from sfam_bench.metrics.perturbation import Perturbation
-from sfam_bench.metrics.steps import Midpoint, Trapezoid
+from sfam_bench.metrics.shared.base import Explained, Scene
+from sfam_bench.metrics.shared.steps import Midpoint, Trapezoid
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.retrieval import Catalogue
-from sfam_bench.targets import Margin, Similarity
+from sfam_bench.retrieval.recall import Catalogue
 from tests.contract import SETUPS, SIZE, gallery, pairs, tiny
 
 HERE = {"baseline": Zeros(), "steps": Trapezoid(4)}

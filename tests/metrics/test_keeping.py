@@ -5,10 +5,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.baselines import Zeros
-from sfam_bench.maps import normalise
-from sfam_bench.metrics.base import Explained
+from sfam_bench.core.baselines import Zeros
+from sfam_bench.core.maps import normalise
 from sfam_bench.metrics.keeping import Keeping
+from sfam_bench.metrics.shared.base import Explained
 
 DROP, INCREASE = (Keeping(value, Zeros(), min_range=0.0) for value in ("drop", "increase"))
 RED = torch.tensor([[[8.0, 4.0, 2.0, 2.0]]]) / 8

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from sfam_bench.errors import UserError
-from sfam_bench.metrics.base import NOT_DRAWN, Explained
-from sfam_bench.metrics.likeness import places, spearman, ssim
-from sfam_bench.metrics.scene import Scene
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.targets import Similarity
 from sfam_bench.metrics.sensitivity import ReferenceSensitivity
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained
+from sfam_bench.metrics.shared.likeness import places, spearman, ssim
+from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.targets import Similarity
 from tests.contract import SETUPS, SIZE, pairs, tiny
 
 COARSE = arrays.arrays(np.float32, (2, 4, 5), elements=st.integers(-3, 3).map(float))  # so that pixels tie

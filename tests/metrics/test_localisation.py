@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from sfam_bench.errors import UserError
-from sfam_bench.maps import ranks
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.maps import ranks
 from sfam_bench.metrics.localisation import (
     AveragePrecision,
     EnergyPointingGame,

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.errors import UserError
-from sfam_bench.evaluate import evaluate
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.targets import Margin, Similarity
+from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import NOT_DRAWN, Explained
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
 from sfam_bench.metrics.parts import KINDS, PARTS, PartEnergy, PartPointingGame, SamePart, heat_by_part, territories
-from sfam_bench.metrics.scene import Scene
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained
+from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.targets import Margin, Similarity
 from tests.contract import SIZE, only, pairs, tiny
 
 ROWS, COLS = 20, 30

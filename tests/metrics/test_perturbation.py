@@ -8,9 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.baselines import Mean, Zeros
-from sfam_bench.maps import ranks
-from sfam_bench.metrics.card import metric_card
+from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.maps import ranks
+from sfam_bench.core.metric_card import metric_card
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid, Walk
 
 ALL = torch.tensor([True])

@@ -9,12 +9,12 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from benchmarks.peers import SimilarityNet
-from experiments.settings import build
+from sfam_bench.app.settings import build
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.targets import Similarity
 from sfam_bench.engine.modes import evaluating
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import Explained, Scene
+from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.targets import Similarity
 from tests.contract import SIZE, choosing, pairs, tiny
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

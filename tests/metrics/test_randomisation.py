@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.similarity import Cosine
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.controls import Centre, Chance, Edges
 from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import Explained
-from sfam_bench.metrics.likeness import further, sized, spearman
 from sfam_bench.metrics.randomisation import ModelRandomisation, Randomised, cascade, redrawn, units
-from sfam_bench.metrics.scene import Scene
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.likeness import further, sized, spearman
+from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from sfam_bench.similarity import Cosine
-from sfam_bench.targets import Similarity
 from tests.contract import SETUPS, SIZE, pairs, tiny, traces
 
 MODEL = tiny(*SETUPS[2])  # GeM and a head of two layers

@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.baselines import Zeros
+from sfam_bench.core.baselines import Zeros
 from sfam_bench.metrics.road import Imputed, Imputing, Road, imputed
 
 PLAIN = Road(noise=0, baseline=Zeros(), min_range=0.0)

@@ -8,12 +8,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.targets import Margin, Similarity, Target
 from sfam_bench.explainers.controls import Centre, Chance, Edges, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import Explained
-from sfam_bench.metrics.scene import Scene
 from sfam_bench.metrics.sensitivity import (
     ExchangeAsymmetry,
     OtherReference,
@@ -21,9 +21,9 @@ from sfam_bench.metrics.sensitivity import (
     ReferenceSensitivity,
     ReferenceSimilarity,
 )
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.targets import Margin, Similarity, Target
 from tests.contract import SETUPS, SIZE, pairs, tiny
 
 MODEL = tiny(*SETUPS[0])

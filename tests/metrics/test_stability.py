@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.controls import Centre
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.maps import normalise, upsample
-from sfam_bench.metrics.base import Explained
-from sfam_bench.metrics.likeness import spearman
-from sfam_bench.metrics.scene import Scene
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.likeness import spearman
+from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.metrics.stability import AugmentationAgreement, MaxSensitivity, Moved, Noisy
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.records import PairBatch
-from sfam_bench.targets import Similarity
 from tests.contract import SETUPS, SIZE, pairs, tiny
 
 MODEL = tiny(*SETUPS[0])

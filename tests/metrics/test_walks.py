@@ -7,14 +7,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.baselines import Mean, Zeros
-from sfam_bench.evaluate import raw_maps
-from sfam_bench.metrics.base import Explained
+from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.records import PairBatch
+from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.metrics.localisation import PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Perturbation
-from sfam_bench.metrics.steps import Chunks, Stride, Trapezoid
-from sfam_bench.metrics.walks import OtherWalk, Walk, curves
-from sfam_bench.records import PairBatch
+from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.steps import Chunks, Stride, Trapezoid
+from sfam_bench.metrics.shared.walks import OtherWalk, Walk, curves
 
 ALL = torch.tensor([True])
 RED = torch.tensor([[8.0, 4.0], [2.0, 2.0]]) / 8

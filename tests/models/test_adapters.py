@@ -13,8 +13,10 @@ from pytorch_metric_learning.utils.common_functions import modelpath_creator, sa
 from safetensors.torch import save_file
 from torch import nn
 
-from experiments.settings import build as made
-from sfam_bench.errors import UserError
+from sfam_bench.app.settings import build as made
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.protocol import Evaluated, Protocol
+from sfam_bench.core.similarity import Cosine, unit
 from sfam_bench.models.adapters.codebases import reading
 from sfam_bench.models.adapters.head import head_of
 from sfam_bench.models.adapters.leftover import wrappers
@@ -24,8 +26,6 @@ from sfam_bench.models.build import backbone
 from sfam_bench.models.checkpoint import read, read_state
 from sfam_bench.models.networks import Standardise, network
 from sfam_bench.models.poolings import GAP, GAPGMP
-from sfam_bench.protocol import Evaluated, Protocol
-from sfam_bench.similarity import Cosine, unit
 from tests.contract import composed
 from tests.models.weights import randomised
 

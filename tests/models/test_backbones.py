@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.models.backbones import cut, load_backbone, trunk_and_tail
 
 

@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import read_json, write_json
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.engine.modes import evaluating
-from sfam_bench.errors import UserError
-from sfam_bench.files import read_json, write_json
 from sfam_bench.models.build import build, load, origin_of, save, weights_hash
 from sfam_bench.models.checkpoint import read_state
 from sfam_bench.models.heads import linear, mlp, neck
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
-from sfam_bench.similarity import Cosine
 
 
 def small(head=None, seed=0, **options):

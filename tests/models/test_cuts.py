@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.protocol import damage
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build, layers, load, origin_of, save, weights_hash
 from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from sfam_bench.protocol import damage
-from sfam_bench.similarity import Cosine
 from tests.models.weights import randomised
 
 VIT = ("timm", "vit_tiny_patch16_224")

@@ -11,13 +11,13 @@ import torchvision
 from hydra.errors import InstantiationException
 from torch import nn
 
-from experiments.cli import one_line
-from experiments.settings import build as made
-from sfam_bench.errors import UserError
+from sfam_bench.app.cli import one_line
+from sfam_bench.app.settings import build as made
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine, unit
 from sfam_bench.models.adapters.head import head_of
 from sfam_bench.models.adapters.load import checkpoint
 from sfam_bench.models.networks import Standardise
-from sfam_bench.similarity import Cosine, unit
 from tests.contract import composed
 from tests.models.weights import randomised
 

@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import nn
 
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.adapters.load import checkpoint
-from sfam_bench.similarity import Cosine
 from tests.models.weights import randomised
 
 PEERS = Path(os.environ.get("SFAM_BENCH_PEERS", "")).absolute()

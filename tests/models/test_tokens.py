@@ -9,13 +9,16 @@ import torchvision
 from torch import nn
 
 from sfam_bench.api import explain
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import unit
+from sfam_bench.core.targets import Similarity, score
 from sfam_bench.engine.modes import eager
-from sfam_bench.errors import UserError
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.eigen_cam import EigenCAM
-from sfam_bench.explainers.forms import combine, target_gradient
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.shared.forms import combine, target_gradient
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.backbones import cut as cut_module
 from sfam_bench.models.backbones import trunk_and_tail
@@ -23,9 +26,6 @@ from sfam_bench.models.build import backbone, load, save
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.models.tokens import CARRY, PatchTail, PatchTokens, cut_tokens, join, last_tokens, part
-from sfam_bench.records import PairBatch
-from sfam_bench.similarity import unit
-from sfam_bench.targets import Similarity, score
 from tests.contract import pairs
 from tests.transformers import SIMILARITIES, tiny_transformer, transformer
 

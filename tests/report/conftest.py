@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.manifests import read_manifest
-from sfam_bench.pieces import place, says
-from sfam_bench.store import RunStore
+from sfam_bench.runs.chunks import place, says
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.store import RunStore
 
 EXPLAINERS = {"sfam": 0.30, "grad_cam": 0.22, "exact": 0.31, "lafam": 0.20, "chance": 0.02}
 HOSTILE = "<script>alert('class')</script>"

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.report.box_accuracy import max_box_accuracy, with_box_accuracy
-from sfam_bench.runs import Run, read_run
+from sfam_bench.report.tables.box_accuracy import max_box_accuracy, with_box_accuracy
+from sfam_bench.runs.reader import Run, read_run
 from sfam_bench.statistics import summary
 
 

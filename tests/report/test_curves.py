@@ -5,11 +5,11 @@ import json
 import pandas as pd
 from PIL import Image
 
-from sfam_bench.pieces import CURVES
-from sfam_bench.records import Curve
-from sfam_bench.report import write_report
-from sfam_bench.runs import read_curves
-from sfam_bench.store import RunStore
+from sfam_bench.core.records import Curve
+from sfam_bench.report.writer import write_report
+from sfam_bench.runs.chunks import CURVES
+from sfam_bench.runs.reader import read_curves
+from sfam_bench.runs.store import RunStore
 from tests.report.conftest import make_run, rewrite_records
 
 

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from experiments.settings import build
-from sfam_bench.errors import UserError
-from sfam_bench.records import Curve
-from sfam_bench.report.drawings import (
+from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Curve
+from sfam_bench.report.figures.drawings import (
     CostFaithfulness,
     CriticalDifference,
     Curves,
@@ -30,11 +30,11 @@ from sfam_bench.report.drawings import (
     Sweep,
     save,
 )
-from sfam_bench.report.drawings.cost import _free, _label
-from sfam_bench.report.meta_figures import diagram
+from sfam_bench.report.figures.drawings.cost import _free, _label
+from sfam_bench.report.figures.meta_figures import diagram
+from sfam_bench.report.figures.style import COLUMN, PAGE, SMALL, broken
 from sfam_bench.report.stored import Stored
-from sfam_bench.report.style import COLUMN, PAGE, SMALL, broken
-from sfam_bench.store import RunStore
+from sfam_bench.runs.store import RunStore
 from tests.contract import CONF, choosing
 from tests.report.conftest import METRICS, make_image, make_maps, make_pairs, make_records
 
@@ -241,7 +241,7 @@ def test_each_config_makes_a_figure_that_says_what_it_is(file: Path) -> None:
 
 
 def test_figures_need_no_torch() -> None:
-    code = "import sys, json, sfam_bench.report.drawings; print(json.dumps('torch' in sys.modules))"
+    code = "import sys, json, sfam_bench.report.figures.drawings; print(json.dumps('torch' in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) is False
 

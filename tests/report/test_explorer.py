@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.report import explorer
-from sfam_bench.report.explorer import as_json, explore
-from sfam_bench.report.pair_order import ordered
-from sfam_bench.runs import read_run
-from sfam_bench.store import RunStore
+from sfam_bench.report.page.explorer import as_json, explore
+from sfam_bench.report.page.page import explorer
+from sfam_bench.report.page.pair_order import ordered
+from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.store import RunStore
 
 PLENTY = 10_000_000
 UNICODE_LINES = "\u2028\u2029"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.report import formats, tables
-from sfam_bench.report.tables import NOTHING, Cell, Column, Table
-from sfam_bench.runs import read_run
+from sfam_bench.report.tables import formats, tables
+from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table
+from sfam_bench.runs.reader import read_run
 from sfam_bench.statistics import summary
 from tests.conftest import ROOT
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench import meta as judged
-from sfam_bench.report import meta
-from sfam_bench.report.meta import Measured, write_meta
+from sfam_bench.report.tables.meta import Measured, write_meta
+from sfam_bench.report.tables.tables import meta
 from sfam_bench.statistics import summary
+from sfam_bench.statistics import worth as judged
 
 METRICS = {"deletion_mean": {"higher_is_better": False}, "insertion_mean": {"higher_is_better": True}}
 RUN = {"dataset": "cub", "model": "lite0", "target": "similarity", "reference_id": "r", "flag": ""}

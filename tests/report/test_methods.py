@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sfam_bench.explainers.card import Card, field_notes, formula_and_source, remarks
-from sfam_bench.report.methods import method_table, methods_page
+from sfam_bench.core.method_card import Card, field_notes, formula_and_source, remarks
+from sfam_bench.report.tables.methods import method_table, methods_page
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.errors import UserError
-from sfam_bench.files import digest, write_json
-from sfam_bench.report.models import model_table, read_training, row_names
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import digest, write_json
 from sfam_bench.report.paper import Models
 from sfam_bench.report.stored import Stored
+from sfam_bench.report.tables.models import model_table, read_training, row_names
 from sfam_bench.statistics import clustered_bootstrap
 
 FROZEN = {"recall_at_1": [1.0, 0, 0, 0], "map_at_r": [0.5, 0, 0.25, 0.25]}

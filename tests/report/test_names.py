@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sfam_bench.files import beside, host
-from sfam_bench.report import formats, write_report
+from sfam_bench.core.files import beside, host
 from sfam_bench.report.names import Slugs, slug
+from sfam_bench.report.tables import formats
+from sfam_bench.report.writer import write_report
 from tests.report.conftest import make_run
 
 

@@ -11,12 +11,15 @@ import pytest
 from PIL import Image
 
 from sfam_bench import report
-from sfam_bench.errors import UserError
-from sfam_bench.manifests import read_manifest
-from sfam_bench.pieces import place
-from sfam_bench.report import Report, meta, page, terminal_table, write_report
-from sfam_bench.report.tables import Cell, Column, Table
-from sfam_bench.store import RunStore
+from sfam_bench.core.errors import UserError
+from sfam_bench.report.page import page
+from sfam_bench.report.tables import meta
+from sfam_bench.report.tables.formats import terminal_table
+from sfam_bench.report.tables.tables import Cell, Column, Report, Table
+from sfam_bench.report.writer import write_report
+from sfam_bench.runs.chunks import place
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.store import RunStore
 from tests.report.conftest import rewrite_records
 
 HOSTILE = "<script>alert('name')</script>"

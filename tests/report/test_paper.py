@@ -10,12 +10,12 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from experiments.settings import build
-from sfam_bench.errors import UserError
-from sfam_bench.keep import keep
+from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
+from sfam_bench.report.keep import keep
 from sfam_bench.report.paper import Agreement, Metrics, Models, write_paper
 from sfam_bench.report.stored import Stored
-from sfam_bench.report.tables import Cell, Table
+from sfam_bench.report.tables.tables import Cell, Table
 from tests.report.test_models import PUBLISHED, trained
 
 ROOT = Path(__file__).parents[2]

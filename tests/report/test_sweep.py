@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sfam_bench.report import sweep as module
-from sfam_bench.report.sweep import sweeps
+from sfam_bench.report.figures.figures import sweep as module
+from sfam_bench.report.figures.sweep import sweeps
 
 
 def frame(names: list[str]) -> pd.DataFrame:

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.metrics import perturbation, steps
-from sfam_bench.report import formats, names, protocols, tables
-from sfam_bench.report.flagged import flagged_table
-from sfam_bench.report.tables import Cell, Column, Report, Table
-from sfam_bench.runs import Run, read_run
+from sfam_bench.metrics import perturbation
+from sfam_bench.metrics.shared import steps
+from sfam_bench.report import names
+from sfam_bench.report.tables import formats, protocols, tables
+from sfam_bench.report.tables.flagged import flagged_table
+from sfam_bench.report.tables.tables import Cell, Column, Report, Table
+from sfam_bench.runs.reader import Run, read_run
 from sfam_bench.statistics import NOT_COMPARED, holm, paired_difference, summary
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.statistics import area_errors, paired_difference, summary
 
 METRICS = {"deletion": {"higher_is_better": False}, "game": {"higher_is_better": True}, "s_full": {}}

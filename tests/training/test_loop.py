@@ -9,11 +9,11 @@ from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
-from sfam_bench.retrieval import retrieval
-from sfam_bench.similarity import Cosine
+from sfam_bench.retrieval.recall import retrieval
 from sfam_bench.training.data import Examples
 from sfam_bench.training.loop import train, train_mode
 from sfam_bench.training.recipe import Recipe

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.training.data import Cached, Examples, Order, drawn
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.provenance import code_hash
+from sfam_bench.core.signals import Interrupted
 from sfam_bench.models.build import load, origin_of, save
-from sfam_bench.provenance import code_hash
-from sfam_bench.signals import Interrupted
 from sfam_bench.training.checkpoint import Checkpoints, only_one, rehearse, tidy
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
@@ -166,7 +166,7 @@ def test_what_a_dying_process_left_half_written_is_not_taken(tmp_path: Path) -> 
     [
         ("sfam_bench.models.checkpoint.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
         ("sfam_bench.training.checkpoint.torch.save", OSError(28, "No space left on device")),
-        ("sfam_bench.files.json.dumps", OSError(122, "Disk quota exceeded")),
+        ("sfam_bench.core.files.json.dumps", OSError(122, "Disk quota exceeded")),
     ],
 )
 def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(

@@ -10,10 +10,10 @@ from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sfam_bench.core.signals import Interrupted
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
-from sfam_bench.signals import Interrupted
-from sfam_bench.similarity import Cosine
 from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join, leave, rank
 from sfam_bench.training.loop import train

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.models.checkpoint import WRAPPERS, read, read_state, states_in
 from sfam_bench.models.networks import Standardise
 from sfam_bench.models.poolings import GAP, GAPGMP

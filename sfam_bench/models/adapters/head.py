@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.models.checkpoint import check_kinds
 
 # What may stand in a head without an entry in the file; a dropout does nothing at test time

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sfam_bench.errors import UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.models.adapters.architecture import Backbone
 from sfam_bench.models.networks import CLASSIFIER
 

@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.errors import UserError, check_range
+from sfam_bench.core.errors import UserError, check_range
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.similarity import SimilarityFunction
 from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
 from sfam_bench.models.adapters.codebases import CodeBase, reading
 from sfam_bench.models.adapters.head import Plain, head_of
@@ -19,8 +21,6 @@ from sfam_bench.models.build import build
 from sfam_bench.models.checkpoint import check_finite
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
-from sfam_bench.ranges import Count
-from sfam_bench.similarity import SimilarityFunction
 
 CLIP_HEAD = "proj"  # a matrix that CLIP multiplies its class token by
 
@@ -59,7 +59,10 @@ def checkpoint(
     body = find(state, file, backbone, prefix, found.preferred)
     transformer = body.source == "timm" and body.name.startswith(("vit_", "deit"))
     read: Token = ("class" if transformer else "patch") if token == "auto" else token
-    cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, read)
+    try:
+        cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, read)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     pooled = pooling or found.pooling
     known = (*([CLIP_HEAD] if f"{body.prefix}{CLIP}" in body.keys else []), *found.heads)
     names = known if head is None else () if head == "none" else (head,)

@@ -1,0 +1,1 @@
+"""The only package that knows Hydra: settings, the command line, and one function a command."""

@@ -1,0 +1,21 @@
+"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out."""
+
+import json
+
+from omegaconf import DictConfig
+
+from sfam_bench.app.cli import script
+from sfam_bench.app.parts import dataset_and_model, image_ids, judged, labels
+from sfam_bench.retrieval.recall import embed, retrieval, roles_of
+
+
+@script("embed")
+def main(cfg: DictConfig) -> None:
+    dataset, model = dataset_and_model(cfg)
+    chosen = image_ids(dataset, cfg.split)
+    protocol = judged(cfg, dataset, model, chosen)
+    gallery = embed(model, dataset, chosen, cfg.batch_size)
+    how = {"recall_at": list(cfg.recall_at), "nmi": cfg.nmi, "engine": cfg.engine, "roles": roles_of(dataset, chosen)}
+    found = retrieval(model.similarity, gallery, labels(dataset, chosen), **how)
+    of = {"dataset": dataset.name, "split": cfg.split, "model": model.name, "protocol": protocol}
+    print(json.dumps({**of, **found}, indent=2))

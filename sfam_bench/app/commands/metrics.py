@@ -1,0 +1,21 @@
+"""Print the table of metrics, and write the page of cards."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sfam_bench.app.cli import script
+from sfam_bench.app.settings import build
+from sfam_bench.core.files import atomic
+from sfam_bench.report.names import sort_metrics
+from sfam_bench.report.tables.metrics import metric_table, metrics_page
+
+
+@script("metrics")
+def main(cfg: DictConfig) -> None:
+    built, pixels = build(cfg.metric), int(cfg.model.image_size) ** 2
+    metrics = {name: built[name] for name in sort_metrics([*built])}
+    print(metric_table(metrics, pixels).drop(columns="measures").to_string(index=False))
+    with atomic(Path(cfg.out)) as path:
+        path.write_text(metrics_page(metrics, pixels), encoding="utf-8")
+    print(f"page: {cfg.out}")

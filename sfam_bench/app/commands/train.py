@@ -1,0 +1,126 @@
+"""Train a metric-learning model; leaves model.safetensors with its facts, the history, and how each image retrieves.
+
+Stopped or killed, it is continued exactly by resume=true. On several GPUs: torchrun --nproc_per_node=N this file
+"""
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sfam_bench.app.cli import script
+from sfam_bench.app.parts import dataset_and_model, judged, labels
+from sfam_bench.app.settings import build, resolved
+from sfam_bench.app.training import (
+    KEYS,
+    Roles,
+    best_epoch,
+    check_trained,
+    choice_for,
+    identity,
+    lineage,
+    loss,
+    measured,
+    tensorboard,
+)
+from sfam_bench.core.files import atomic, digest, probe
+from sfam_bench.core.provenance import Config, run_facts
+from sfam_bench.core.signals import Interrupted
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.models.build import save
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.retrieval.recall import averages
+from sfam_bench.runs.continued import refuse
+from sfam_bench.training.checkpoint import only_one, rehearse, tidy
+from sfam_bench.training.data import Examples
+from sfam_bench.training.distributed import join, leave, rank
+from sfam_bench.training.loop import train
+
+SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation", "published")
+
+
+@script("train")
+def main(cfg: DictConfig) -> None:
+    run, settings = Path(cfg.run_dir), resolved(cfg)
+    if device := join():
+        cfg.device = str(device)
+    first = rank() == 0
+    if first:
+        refuse(run, bool(cfg.resume))
+        probe(run)
+    dataset, model = dataset_and_model(cfg)
+    same = identity(settings, split_hash(dataset.index))
+    if (run / "model.safetensors").exists():
+        check_trained(run, same)
+        print(f"trained already: {run / 'model.safetensors'}")
+        return
+    with only_one(run) if first else nullcontext():
+        facts = trained(cfg, run, settings, dataset, model, same, first)
+    if facts:
+        print(json.dumps({name: facts[name] for name in ("chosen", "retrieval_before", "retrieval")}, indent=2))
+        print(f"trained: {run / 'model.safetensors'}")
+
+
+def trained(
+    cfg: DictConfig,
+    run: Path,
+    settings: dict[str, Any],
+    dataset: Dataset,
+    model: SimilarityModel,
+    same: Config,
+    first: bool,
+) -> dict[str, Any]:
+    """Train, and write everything that a run leaves; returns its facts, or nothing where another process writes."""
+    recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
+    roles = Roles.of(dataset, validation)
+    judged(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
+    classes = labels(dataset, roles.train)
+    examples = Examples(
+        roles.train,
+        classes.tolist(),
+        lambda image_id: augment(dataset.image(image_id)) if augment else dataset.sample(image_id).image,
+    )
+    examples.numbered(recipe)  # what cannot be trained is said before anything is embedded
+    width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
+    criterion, miner = loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
+    if first:
+        rehearse(model, run)
+        print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
+        before = measured(cfg, dataset, model, roles.test)
+    options: dict[str, Any] = {"run": run, "identity": same, "any_code": cfg.resume == "anyway"}
+    try:
+        with tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
+            choice = choice_for(cfg, validation, dataset, model, roles.validation)
+            history = train(model, criterion, miner, examples, recipe, choice=choice, log=log, **options)
+    except Interrupted as stop:
+        print(f"{stop}; where it stands is kept: continue with resume=true", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    finally:
+        leave()
+    if not first:
+        return {}
+    after = measured(cfg, dataset, model, roles.test)
+    with atomic(run / "retrieval.parquet") as file:
+        stages = {"frozen": before, "trained": after}
+        pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)
+    facts = {
+        **run_facts(),
+        "computed_by": history.attrs["code"],
+        **lineage(dataset, model.origin, "validation" if validation else "last epoch"),
+        **({"validation": best_epoch(validation, history)} if validation else {}),
+        **{group: HydraConfig.get().runtime.choices[group] for group in ("loss", "miner", "recipe")},
+        "published": settings["published"],
+        "retrieval_before": averages(before.drop(columns=KEYS)),
+        "retrieval": averages(after.drop(columns=KEYS)),
+        "config": settings,
+        "digests": {name: digest(run / name) for name in ("history.csv", "retrieval.parquet")},
+    }
+    save(model, run / "model.safetensors", facts)
+    tidy(run)
+    return facts

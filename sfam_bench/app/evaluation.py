@@ -1,0 +1,168 @@
+"""An evaluation in the steps that one process and the tasks of a cluster share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from sfam_bench.app.inputs import Inputs
+from sfam_bench.app.parts import keep_pictures, labels, passes_for, ready, supported
+from sfam_bench.app.settings import build, resolved
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.similarity import Gallery
+from sfam_bench.datasets import pairs as pairing
+from sfam_bench.engine.passes import Passes
+from sfam_bench.evaluation.cost import Cost
+from sfam_bench.evaluation.evaluate import Shard, evaluate
+from sfam_bench.explainers.shared.forms import Explainer
+from sfam_bench.explainers.shared.prepare import Prepared
+from sfam_bench.metrics.shared.base import Metric
+from sfam_bench.retrieval.recall import Catalogue, embed, retrieval, roles_of
+from sfam_bench.runs.store import RunStore, frozen_passes
+
+SIDES = ("query_id", "reference_id")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+QUICK = 0.2  # seconds for the rate of a mode that is known
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Objects of the config, and what a run must share with another to continue it."""
+
+    cfg: DictConfig
+    inputs: Inputs
+    metrics: dict[str, Metric]
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Evaluation":
+        """Build them."""
+        inputs, metrics = Inputs.of(cfg), build(cfg.metric)
+        return cls(cfg, inputs, metrics, inputs.identity("metric", "pairs", "maps"))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report reads in the manifest."""
+        directions = {name: {"higher_is_better": metric.higher_is_better} for name, metric in self.metrics.items()}
+        return self.inputs.facts("evaluate", steps=resolved(self.cfg)["steps"], metrics=directions)
+
+    def embedded(self) -> Gallery:
+        """Every image that may be explained, embedded."""
+        return embed(self.inputs.model, self.inputs.dataset, self.inputs.explained, self.cfg.batch_size)
+
+    def paired(self, gallery: Gallery) -> pd.DataFrame:
+        """Which pairs to explain."""
+        inputs = self.inputs
+        pairs = build(self.cfg.pairs)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        inputs.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
+        return pairs
+
+    def frames(self, pairs: pd.DataFrame) -> list[pd.DataFrame]:
+        """The pairs in batches."""
+        return pairing.batches(pairs, self.cfg.batch_size)
+
+    def catalogue(self, gallery: Gallery) -> Catalogue:
+        """The gallery with ids and labels."""
+        explained = self.inputs.explained
+        dataset = self.inputs.dataset
+        return Catalogue(gallery, labels(dataset, explained), tuple(explained), roles_of(dataset, explained))
+
+    def prepared(self) -> dict[str, Explainer]:
+        """The explainers, those that need training images prepared."""
+        inputs = self.inputs
+        return dict(ready(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
+
+    def retrieval(self, gallery: Gallery) -> dict[str, Any]:
+        """How well the embeddings find one another."""
+        found = self.catalogue(gallery)
+        recall_at = list(self.cfg.recall_at)
+        return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
+
+    def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
+        """Keep the images of a few pairs of each kind, or of all."""
+        count = self.cfg.maps.pictures
+        few = pairs if count == "all" else pairing.first(pairs, count)
+        keep_pictures(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
+
+    def again(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
+        """The bench of a run that is continued: its explainers, and its mode of passes; UserError without that here."""
+        left_out, frozen = manifest.get("unsupported") or {}, frozen_passes(manifest)
+        explainers = {name: made for name, made in self.prepared().items() if name not in left_out}
+        known = {name: frozen[name] for name in ("mode", "batch")}
+        bench = self.bench(explainers, frame, count, {**known, "seconds": QUICK, "cache": None})
+        if (mode := bench.passes.facts["mode"]) != frozen["mode"]:
+            why = bench.passes.facts["refused"].get(frozen["mode"])
+            raise UserError(
+                f"{self.cfg.run_dir} was begun with passes.mode={frozen['mode']}, which cannot be used here ({why}; "
+                f"{mode} can): continue it where it was begun, or evaluate into another run_dir"
+            )
+        return bench
+
+    def tried(self, frame: pd.DataFrame, count: int) -> "Bench":
+        """The explainers that fit, tried on a pair of `frame`, and passes measured on it for a run of `count` pairs."""
+        inputs, cfg = self.inputs, self.cfg
+        explainers = self.prepared()
+        one = pairing.load_batch(inputs.dataset, frame[:1])
+        fitting, costs, left_out = supported(cfg.unsupported, inputs.model, inputs.target, explainers, one)
+        return replace(self.bench(fitting, frame, count), costs=costs, left_out=left_out)
+
+    def bench(
+        self, explainers: Mapping[str, Explainer], frame: pd.DataFrame, count: int, known: Mapping[str, Any] = NOTHING
+    ) -> "Bench":
+        """Those explainers, with passes measured on the queries of `frame`; `known` are fields of the calibration."""
+        images, model = pairing.load_batch(self.inputs.dataset, frame).query, self.inputs.model
+        measure = replace(build(self.cfg.passes), **known)
+        passes = passes_for(measure, model, self.metrics, explainers, images, count, self.cfg.maps.save)
+        return Bench(self, explainers, passes)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An evaluation, ready to explain."""
+
+    evaluation: Evaluation
+    explainers: Mapping[str, Explainer]
+    passes: Passes
+    costs: dict[str, Cost] | None = None
+    left_out: dict[str, str] | None = None
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """How the maps are made and measured, for the manifest."""
+        made = {name: made.facts for name, made in self.explainers.items() if isinstance(made, Prepared)}
+        counted = {name: vars(cost) for name, cost in (self.costs or {}).items()}
+        known = {"passes": self.passes.facts, "unsupported": self.left_out, "cost": counted}
+        return {**known, **({"prepared": made} if made else {})}
+
+    def explain(self, batches: Iterator[PairBatch] | Sequence[PairBatch], catalogue: Catalogue) -> Iterator[Shard]:
+        """Records, maps and curves of each batch."""
+        cfg, inputs = self.evaluation.cfg, self.evaluation.inputs
+        return evaluate(
+            inputs.model,
+            inputs.target,
+            batches,
+            self.explainers,
+            self.evaluation.metrics,
+            inputs.dataset.name,
+            keep_maps=cfg.maps.save,
+            passes=self.passes,
+            gallery=catalogue,
+            keep_curves=cfg.curves,
+        )
+
+
+def write(
+    store: RunStore, number: int, frame: pd.DataFrame, shard: Shard, skipped: Sequence[tuple[str, str, str]] = ()
+) -> None:
+    """Write one batch; without those pairs that could not be explained, and why."""
+    left = {pair[:2] for pair in skipped}
+    pairs = [pair for pair in zip(frame["query_id"], frame["reference_id"], strict=True) if pair not in left]
+    ids = {side: np.array([pair[i] for pair in pairs], dtype=str) for i, side in enumerate(SIDES)}
+    maps = {**ids, **{name: made.numpy() for name, made in shard.maps.items()}} if shard.maps else None
+    store.write_shard(number, shard.records, maps, shard.curves, skipped)

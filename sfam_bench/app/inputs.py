@@ -1,0 +1,100 @@
+"""What evaluate and part_agreement are given, and what their run folders say of it."""
+
+import pydoc
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from sfam_bench.app.parts import dataset_and_model, image_ids, judged, train_ids
+from sfam_bench.app.settings import build, resolved
+from sfam_bench.app.tuned import read_all
+from sfam_bench.core.files import digest
+from sfam_bench.core.method_card import card_of
+from sfam_bench.core.targets import Target
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.explainers.shared.forms import Explainer
+from sfam_bench.explainers.shared.prepare import VERSION
+from sfam_bench.models.build import weights_hash
+from sfam_bench.models.similarity_model import SimilarityModel
+
+INSTALLED = ("site-packages", "dist-packages")
+MATTERS = ("dataset", "model", "target", "explainer", "split", "batch_size", "seed")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Objects of the config; `explained` and `training` are ids of images, `protocol` is what Protocol.admit says.
+
+    `tuned` says of each explainer that was tuned how.
+    """
+
+    cfg: DictConfig
+    dataset: Dataset
+    model: SimilarityModel
+    target: Target
+    explainers: Mapping[str, Explainer]
+    explained: list[str]
+    training: list[str]
+    protocol: dict[str, Any]
+    tuned: dict[str, Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Inputs":
+        """Build them; UserError where this model or these explainers may not be evaluated on these images."""
+        dataset, model = dataset_and_model(cfg)
+        target, explainers = build(cfg.target), build(cfg.explainer)
+        explained = image_ids(dataset, cfg.split)
+        protocol = judged(cfg, dataset, model, explained)
+        studies, variants = read_all(cfg.tuned), dict(explainers)
+        for study in studies:
+            study.check(dataset, explained)
+            variants[study.name] = study.variant(explainers, resolved(cfg)["explainer"])
+        training = train_ids(cfg, dataset, variants, explained)
+        tuned = {study.name: study.facts for study in studies}
+        return cls(cfg, dataset, model, target, variants, explained, training, protocol, tuned)
+
+    def identity(self, *matters: str) -> dict[str, Any]:
+        """What a run must share with another to continue it; `matters` are further parts of its config."""
+        settings = resolved(self.cfg)
+        identity = {
+            **{name: settings[name] for name in (*MATTERS, *matters)},
+            **{"split_hash": split_hash(self.dataset.index), "weights": weights_hash(self.model)},
+            "protocol": self.protocol,
+            **({"tuned": self.tuned} if self.tuned else {}),
+            **({"own_code": own} if (own := own_code(settings)) else {}),
+        }
+        prepare = {"prepare": {"split": self.cfg.prepare.split, "version": VERSION}}
+        return {**identity, **prepare} if self.training else identity
+
+    def facts(self, kind: str, **more: Any) -> dict[str, Any]:
+        """What a report reads in the manifest of such a run."""
+        dataset, model, explainers = self.dataset, self.model, self.explainers
+        return {
+            **{"kind": kind, "dataset": dataset.name, "model": model.name, "target": self.target.name},
+            **{"similarity": model.similarity.name, "seed": self.cfg.seed, "explainers": list(explainers)},
+            **{"split": {"name": dataset.split_name, "hash": split_hash(dataset.index)}, "protocol": self.protocol},
+            "image_counts": {self.cfg.split: len(self.explained)},
+            **({"tuned": self.tuned} if self.tuned else {}),
+            "blind": [name for name, made in explainers.items() if card_of(made).blind],
+            **more,
+        }
+
+
+def own_code(settings: Any) -> dict[str, str]:
+    """The digest of each source file outside of this package and of installed ones that the settings name."""
+    if isinstance(settings, list):
+        return {name: found for item in settings for name, found in own_code(item).items()}
+    if not isinstance(settings, dict):
+        return {}
+    found = own_code([*settings.values()])
+    target = settings.get("_target_")
+    if isinstance(target, str) and not target.startswith("sfam_bench."):
+        module = sys.modules.get(getattr(pydoc.locate(target), "__module__", ""))
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix == ".py" and not {*INSTALLED} & {*path.parts}:
+            found[target] = digest(path)
+    return found

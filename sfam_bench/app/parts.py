@@ -1,0 +1,194 @@
+"""What several scripts build alike from the config."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.metric_card import needed
+from sfam_bench.core.protocol import Evaluated, Protocol
+from sfam_bench.core.provenance import Config, differences
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.targets import Target
+from sfam_bench.core.types import Images
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.engine.calibration import Calibration
+from sfam_bench.engine.memory import keep_memory
+from sfam_bench.engine.passes import Passes
+from sfam_bench.evaluation.cost import Cost, tried
+from sfam_bench.evaluation.evaluate import own_passes, planned
+from sfam_bench.explainers.shared.forms import Explainer
+from sfam_bench.explainers.shared.prepare import Bank, Preparable
+from sfam_bench.metrics.shared.base import Metric
+from sfam_bench.models.build import weights_hash
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.runs.continued import Resume, refuse
+from sfam_bench.runs.store import RunStore
+
+NOT_ONE = "none of the explainers fits this model and target: choose others"
+
+
+def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
+    """The data set, and the model on its device; seeded, so that untrained weights repeat."""
+    if cfg.keep_memory:
+        keep_memory()
+    dataset = build(cfg.dataset)
+    torch.manual_seed(cfg.seed)
+    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # channels_last is the faster layout for convolutions, a third and more on CPUs
+    model = build(cfg.model).to(memory_format=torch.channels_last)
+    if not model.origin and (weights := OmegaConf.select(cfg, "model.trunk.weights")):
+        model.origin = {"source": str(weights), "chosen": "unknown"}
+    try:
+        return dataset, model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, or not there
+        raise UserError(f"device={device} cannot be used here; leave it null, or choose cpu or cuda") from error
+
+
+def image_ids(dataset: Dataset, split: str) -> list[str]:
+    """The images of a split, in the order of the index."""
+    index = dataset.index
+    if split != "all" and split not in set(index["split"]):
+        raise UserError(
+            f"{dataset.name} has no split '{split}': choose {', '.join(sorted(set(index['split'])))} or all"
+        )
+    return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
+
+
+def judged(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str]) -> dict[str, Any]:
+    """How the model stands to the protocol on these images; UserError where it may not be evaluated on them."""
+    classes = Evaluated.of(dataset.name, split_hash(dataset.index), dataset.index, evaluated)
+    name = cfg.model.get("checkpoint") or cfg.model.get("path") or model.name
+    protocol = build(cfg.protocol) or Protocol()  # protocol=null allows nothing either
+    facts: dict[str, Any] = protocol.admit(str(name), model.origin, classes)
+    return facts
+
+
+def begun(root: Path, identity: Config, resume: Resume) -> RunStore:
+    """The run folder, which may not be there yet; one that is must be this run's, to be continued."""
+    refuse(root, resume)
+    return RunStore.create(root, identity, {}, resume) if (root / "manifest.json").is_file() else RunStore(root)
+
+
+def settle(cfg: DictConfig, model: SimilarityModel, known: Mapping[str, Any]) -> None:
+    """Compute as the run that is continued began, in as many threads; `known` are the passes in its manifest.
+
+    UserError where it was begun on another device, or in another mode than is asked for.
+    """
+    if known.get("device", model.device.type) != model.device.type:
+        raise UserError(
+            f"{cfg.run_dir} was begun on {known['device']}, and this is {model.device.type}: continue it with "
+            f"device={known['device']}, or choose another run_dir"
+        )
+    given = {"passes.mode": None if cfg.passes.mode == "auto" else cfg.passes.mode, "passes.batch": cfg.passes.batch}
+    was = {f"passes.{name}": value for name, value in known.items() if given.get(f"passes.{name}") is not None}
+    if given["passes.mode"] in known.get("refused", {}):
+        del was["passes.mode"]  # it was asked for, and eager came in its place
+    if changed := differences(was, {name: given[name] for name in was}):
+        raise UserError(f"run folder {cfg.run_dir} has another config ({changed}): restore it, or change run_dir")
+    if "threads" in known:
+        torch.set_num_threads(known["threads"])
+
+
+def train_ids(
+    cfg: DictConfig, dataset: Dataset, explainers: Mapping[str, Explainer], explained: Sequence[str]
+) -> list[str]:
+    """The training images, where an explainer needs any; none of them may be explained."""
+    names, split = [name for name, made in explainers.items() if isinstance(made, Preparable)], cfg.prepare.split
+    if not names:
+        return []
+    why = f"{', '.join(names)} must be prepared from training images (prepare.split={split})"
+    if split != "all" and split not in set(dataset.index["split"]):
+        raise UserError(f"{why}, of which {dataset.name} has none: leave out these explainers, or choose another split")
+    chosen = image_ids(dataset, split)
+    if both := len({*chosen} & {*explained}):
+        raise UserError(f"{why}, but {both} of them would be explained (split={cfg.split}): keep the two apart")
+    return chosen
+
+
+def ready(
+    cfg: DictConfig,
+    dataset: Dataset,
+    model: SimilarityModel,
+    explainers: Mapping[str, Explainer],
+    training: Sequence[str],
+) -> Mapping[str, Explainer]:
+    """The explainers, those that need training images prepared with them, anew or out of the cache."""
+    if not training:
+        return explainers
+    made = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("dataset", "model")}
+    source = {**made, "weights": weights_hash(model), "split": split_hash(dataset.index), "images": training}
+    return build(cfg.prepare)(
+        model, explainers, lambda: Bank.of_dataset(model, dataset, training, cfg.batch_size), source
+    )
+
+
+def supported(
+    unsupported: str, model: SimilarityModel, target: Target, explainers: Mapping[str, Explainer], pair: PairBatch
+) -> tuple[Mapping[str, Explainer], dict[str, Cost], dict[str, str]]:
+    """The explainers that fit model and target, tried on one pair, their costs, and why the others do not.
+
+    With unsupported=refuse all of them must.
+    """
+    costs, why = tried(explainers, model, target, pair)
+    for name, reason in why.items():
+        if unsupported == "refuse":
+            raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
+        print(f"left out: {name}: {reason}")
+    if len(why) == len(explainers):
+        raise UserError(NOT_ONE)
+    return {name: made for name, made in explainers.items() if name not in why}, costs, why
+
+
+def passes_for(
+    calibrate: Calibration,
+    model: SimilarityModel,
+    metrics: Mapping[str, Metric],
+    explainers: Mapping[str, Explainer],
+    images: Images,
+    pairs: int,
+    keep_maps: bool,
+) -> Passes:
+    """The way forward passes are taken, measured on some queries for a run of so many pairs, and said."""
+    images = images.to(model.device)
+    own = own_passes(explainers.values(), model.encode(images[:1]), keep_maps)
+    work = planned(metrics.values(), len(explainers), pairs, images[0, 0].numel(), own)
+    passes = calibrate(model, model.similarity.matrix, images, work)
+    print(described(passes))
+    return passes
+
+
+def labels(dataset: Dataset, image_ids: Sequence[str]) -> Tensor:
+    """Class labels of images by id, (items,)."""
+    return torch.tensor(dataset.index.loc[list(image_ids), "label"].to_numpy())
+
+
+def keep_pictures(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) -> None:
+    """Write the images as the model saw them, for the report's gallery."""
+    for image_id in dict.fromkeys(image_ids):
+        pixels = dataset.sample(image_id).image.permute(1, 2, 0)
+        store.write_image(image_id, (pixels * 255).round().byte().numpy())
+
+
+def described(passes: Passes) -> str:
+    """How forward passes are taken, in one line."""
+    facts = passes.facts
+    mode, rates = facts["mode"], facts["images_per_second"]
+    others = ", ".join(f"{name} {found}" for name, found in rates.items() if name != mode)
+    line = f"passes: {mode}, batch {facts['batch']}, {rates[mode]} images a second" + (f" ({others})" if others else "")
+    if mode in facts["score_differences"]:
+        line += f"; scores differ by at most {facts['score_differences'][mode]:.0e} from float32 eager"
+    return "\n".join([line, *(f"passes: {name} is not used: {why}" for name, why in facts["refused"].items())])
+
+
+def wanting(silent: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, list[str]]:
+    """The metrics that left no record, by what they need."""
+    found: dict[str, list[str]] = {}
+    for name in silent:
+        found.setdefault(", ".join(needed(metrics[name])) or "a method that can be asked again", []).append(name)
+    return found

@@ -1,0 +1,151 @@
+"""Freeze an evaluation in a plan: choose its pairs, measure its first batch, cut it into shards."""
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+from safetensors.torch import save
+
+from sfam_bench.app.evaluation import Bench, Evaluation, write
+from sfam_bench.app.rehearsal import rehearse
+from sfam_bench.app.settings import resolved
+from sfam_bench.app.stored import needed
+from sfam_bench.app.work import GALLERY, threads
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic, digest, probe
+from sfam_bench.core.provenance import config_hash, differences, running_code
+from sfam_bench.datasets import pairs as pairing
+from sfam_bench.evaluation.evaluate import own_passes, planned
+from sfam_bench.jobs.plan import FILE, PAIRS, Plan, cut, shards_for
+from sfam_bench.jobs.status import duration
+from sfam_bench.runs.continued import was_begun
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.store import RunStore, frozen_passes
+
+CONFIG = "config.yaml"
+WORKERS = (1, 8, 64)
+
+
+def plan(cfg: DictConfig) -> None:
+    """Write plan.json and what tasks need beside it; a plan that is there already is kept where it is the same."""
+    root = Path(cfg.run_dir)
+    probe(root)
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / ".plan.lock", timeout=1):
+            frozen(cfg, root)
+    except Timeout as error:
+        raise UserError(f"another plan is at work on {root}: wait for it, or choose another run_dir") from error
+
+
+def frozen(cfg: DictConfig, root: Path) -> None:
+    """The same, in a folder that no other process plans in."""
+    torch.set_num_threads(threads(cfg.cluster.cpus))
+    evaluation = Evaluation.of(cfg)
+    identity = config_hash(evaluation.identity)
+    if (root / FILE).is_file():
+        known = Plan.read(root)
+        known.check(root)
+        if known.facts["identity"] != identity:
+            was = yaml.safe_load((root / CONFIG).read_text())
+            changed = differences(was, evaluation.identity)
+            raise UserError(f"{root} holds the plan of another config ({changed}): choose another run_dir")
+        print(f"planned already: {described(known)}")
+        return
+    store = RunStore.create(root, evaluation.identity, evaluation.facts, begun(root, identity))
+    rehearse(evaluation)
+    gallery = evaluation.embedded()
+    pairs = evaluation.paired(gallery)
+    frames = evaluation.frames(pairs)
+    bench = evaluation.tried(frames[0], len(pairs))
+    mode = {name: bench.passes.facts[name] for name in ("mode", "batch")}
+    passes = frozen_passes(bench.facts)
+    decides = {"identity": identity, "code": running_code(), "passes": passes, "pairs": pairs.to_csv(index=False)}
+    store = RunStore(root, config_hash(decides), passes)
+    with atomic(root / GALLERY) as temporary:
+        temporary.write_bytes(save({"gallery": gallery.contiguous()}))  # whose errors are OSError, as of a full disk
+    store.write_pairs(pairs)
+    evaluation.pictures(store, pairs)
+    taken = passes_per_pair(evaluation, bench, frames[0])
+    rate, size = (cfg.images_per_second or 0) / max(taken, 1), 0.0
+    if not rate:  # the first batch is done with that, unless workers are said to be faster than this machine
+        start = time.perf_counter()
+        batch = pairing.load_batch(evaluation.inputs.dataset, frames[0])
+        write(store, 0, frames[0], next(bench.explain([batch], evaluation.catalogue(gallery))))
+        rate = len(batch) / (time.perf_counter() - start)
+        size = store.size(0) / len(batch)
+    sizes = [len(frame) for frame in frames]
+    count = cfg.shards or shards_for(len(pairs), rate, cfg.task_minutes, cfg.workers or 1)
+    facts = {
+        "identity": identity,
+        "passes_per_pair": taken,
+        "retrieval": evaluation.retrieval(gallery),
+        **bench.facts,
+    }
+    config = {**resolved(cfg), "passes": {**resolved(cfg)["passes"], **mode, "seconds": 0.2}}
+    made = Plan(
+        key=store.key,
+        code=running_code(),
+        folder=str(Path.cwd()),
+        config=config,
+        passes=passes,
+        left_out=bench.left_out or {},
+        batches=sizes,
+        rate=rate,
+        size=size,
+        shards=cut(sizes, count, store.key),
+        frozen={name: digest(root / name) for name in (GALLERY, PAIRS, CONFIG)},
+        facts=facts,
+    )
+    store.write_manifest({**read_manifest(root), "shards": len(frames)})  # so that a report of a part says of how many
+    made.write(root)
+    print(f"planned: {described(made)}")
+    if packages := needed(made.config):
+        print(f"  it names objects of {', '.join(packages)}: run it with allow=[{','.join(packages)}]")
+
+
+def begun(root: Path, identity: str) -> bool:
+    """Whether a folder holds what a plan left that was stopped: a manifest, or less than that of this config."""
+    if (root / "manifest.json").is_file():
+        return True
+    found = {path.name for path in root.iterdir() if not path.name.startswith(".")}
+    same = CONFIG not in found or config_hash(yaml.safe_load((root / CONFIG).read_text())) == identity
+    return same and was_begun(root)
+
+
+def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -> float:
+    """How many forward passes a pair takes at most, all methods and metrics together."""
+    model, cfg = evaluation.inputs.model, evaluation.cfg
+    query = pairing.load_batch(evaluation.inputs.dataset, frame[:1]).query.to(model.device)
+    own = own_passes(bench.explainers.values(), model.encode(query), cfg.maps.save)
+    return float(planned(evaluation.metrics.values(), len(bench.explainers), 1, query[0, 0].numel(), own))
+
+
+def described(plan: Plan) -> str:
+    """Shards, hours and gigabytes of a plan."""
+    longest = max(plan.pairs_of(shard) for shard in plan.shards)
+    batch = max(plan.batches) / plan.rate
+    lines = [
+        f"{plan.pairs} pairs in {len(plan.batches)} batches, {len(plan.shards)} shards of at most {longest} pairs",
+        f"{plan.facts['passes_per_pair']:,.0f} forward passes a pair, most of them of perturbed images",
+        f"{plan.rate:.3g} pairs a second: {duration(longest / plan.rate)} a shard, {duration(batch)} a batch, which is "
+        "what a killed task loses",
+        "with "
+        + ", ".join(f"{n} workers {duration(hours(plan, n))}" for n in WORKERS if n == 1 or n <= len(plan.shards)),
+    ]
+    if plan.size:
+        lines.append(f"{plan.size * plan.pairs / 1e9:.3g} GB on disk ({plan.size / 1e3:.3g} kB a pair)")
+    return "\n  ".join(lines)
+
+
+def hours(plan: Plan, workers: int) -> float:
+    """Seconds until the last of so many workers is done, each taking the next shard when it is free."""
+    free = [0.0] * workers
+    for shard in plan.shards:
+        at = free.index(min(free))
+        free[at] += plan.pairs_of(shard) / plan.rate
+    return max(free)

@@ -1,0 +1,75 @@
+"""The trainings that conf/ describes ready-made, read without Hydra, so that an installed package can list them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from sfam_bench.core.conf import conf_folder, read_yaml
+from sfam_bench.core.errors import UserError
+
+BACKBONES = {  # channels, and the licence of the weights; of ImageNet itself the terms are non-commercial research
+    "resnet50": (2048, "BSD-3-Clause"),
+    "bn_inception": (1024, "not stated"),
+    "vit_s16": (384, "Apache-2.0"),
+    "lite0": (1280, "Apache-2.0"),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One training, by the name that experiment=train/NAME takes, and what was published of one like it.
+
+    setting: where the published one differs.
+    licence: of the weights from which it starts.
+    """
+
+    name: str
+    dataset: str
+    loss: str
+    backbone: str
+    dims: int
+    recall_at_1: float | None
+    source: str
+    mark: str
+    setting: str
+    licence: str
+
+
+def presets(conf: Path | None = None) -> list[Preset]:
+    """All of them, in the order of their names."""
+    root = conf or conf_folder()
+    files = sorted((root / "experiment" / "train").glob("*.yaml"))
+    if not files:
+        raise UserError(f"no presets in {root / 'experiment' / 'train'}: install the package again, or use a checkout")
+    return [_preset(file, root) for file in files]
+
+
+def _preset(file: Path, conf: Path) -> Preset:
+    body = read_yaml(file)
+    entries = [entry for entry in body.get("defaults", []) if isinstance(entry, dict)]
+    chosen = {key.removeprefix("override /"): choice for entry in entries for key, choice in entry.items()}
+    published = body.get("published", {})
+    try:
+        channels, licence = BACKBONES[chosen["model"]]
+        head = read_yaml(conf / "head" / f"{chosen['head']}.yaml") if "head" in chosen else {}
+        return Preset(
+            **{"name": file.stem, "dataset": chosen["dataset"], "loss": chosen["loss"], "backbone": chosen["model"]},
+            **{"dims": (head | body.get("head", {})).get("dims", channels), "licence": licence},
+            **{"recall_at_1": published["recall_at_1"], "setting": published["setting"]},
+            **{name: published.get(name, "") for name in ("source", "mark")},
+        )
+    except KeyError as error:
+        raise UserError(f"{file}: {error} is not known: a preset says data set, model, loss, published") from error
+
+
+def table(listed: Sequence[Preset]) -> str:
+    """Aligned columns for a terminal; the setting, which is long, is left to --json."""
+    heads = [field.name for field in fields(Preset) if field.name != "setting"]
+    cells = [[_cell(getattr(preset, head)) for head in heads] for preset in listed]
+    lines = [[head.replace("_at_", "@") for head in heads], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cell(value: str | int | float | None) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value in (None, "") else str(value)

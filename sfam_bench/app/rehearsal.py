@@ -1,0 +1,59 @@
+"""What an evaluation is asked for, tried before anything is embedded."""
+
+import pandas as pd
+
+from sfam_bench.app.evaluation import Evaluation
+from sfam_bench.app.parts import NOT_ONE
+from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import card_of
+from sfam_bench.core.metric_card import NEEDS
+from sfam_bench.core.records import check_names
+from sfam_bench.datasets import pairs as pairing
+from sfam_bench.datasets.base import roles
+from sfam_bench.evaluation.cost import tried
+from sfam_bench.explainers.shared.forms import Sampling
+from sfam_bench.explainers.shared.prepare import Preparable
+
+
+def rehearse(evaluation: Evaluation) -> None:
+    """Raise UserError where kinds of pairs, target, metrics or explainers do not fit the data set and the model.
+
+    Explainers that take passes of their own, need training images or read files are left to the first pair.
+    """
+    inputs = evaluation.inputs
+    check_names(inputs.explainers, evaluation.metrics)
+    choice = build(evaluation.cfg.pairs)
+    choice.check(inputs.dataset, inputs.explained)
+    inputs.target.check(has_negatives={*choice.kinds} == {"triplet"})
+    for name, metric in evaluation.metrics.items():
+        if unknown := sorted({*metric.needs} - {*NEEDS, "gallery"}):
+            raise UserError(
+                f"metric {name} needs '{unknown[0]}', which no data set has: it may need {', '.join(NEEDS)}"
+            )
+    light = {
+        name: made
+        for name, made in inputs.explainers.items()
+        if not isinstance(made, Sampling | Preparable) and card_of(made).remakes
+    }
+    pair = pairing.load_batch(inputs.dataset, _any_pair(evaluation))
+    _, why = tried(light, inputs.model, inputs.target, pair)
+    for name, reason in why.items():
+        if evaluation.cfg.unsupported == "refuse":
+            raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
+    if len(why) == len(inputs.explainers):
+        raise UserError(NOT_ONE)
+
+
+def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
+    """A query, a reference, and a negative where the target needs one, chosen without embeddings."""
+    inputs = evaluation.inputs
+    index = inputs.dataset.index.loc[inputs.explained]
+    of_query, searched = roles(index)
+    query = index.index[of_query][0]
+    others = [image_id for image_id in index.index[searched] if image_id != query]
+    alike = index.loc[others, "label"] == index.loc[query, "label"]
+    negatives = [image_id for image_id, same in zip(others, alike, strict=True) if not same]
+    references = [image_id for image_id, same in zip(others, alike, strict=True) if same] or others
+    negative = negatives[0] if inputs.target.name == "margin" and negatives else ""
+    return pd.DataFrame({"query_id": [query], "reference_id": [references[0]], "negative_id": [negative]})

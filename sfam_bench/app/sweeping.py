@@ -1,0 +1,163 @@
+"""A grid of trainings and evaluations: its cells, what they are called, and Hydra's arguments that make them."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.provenance import config_hash
+from sfam_bench.jobs.job import Job
+
+KEYS = ("experiment", "fixed", "train", "evaluate")
+STAGES = ("train", "evaluate")
+OURS = ("run_dir", "model.name")  # the sweep sets them itself, and resume=true where it is not "anyway"
+PLAIN = re.compile(
+    r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_/][A-Za-z0-9_./+-]*"
+)  # texts that Hydra takes as they are
+LONGEST = 64  # characters of a name before its hash
+
+
+def cell(axes: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
+    """The name of this job of a multirun, as `named`; a resolver, for configs."""
+    return named(own_overrides(), axes, without)
+
+
+def own_overrides() -> list[str]:
+    """The overrides of this job as they were given; those that hang on its name are not resolved."""
+    return [*OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)]  # type: ignore[misc]
+
+
+def shares(cpus: int) -> int:
+    """How many jobs of so many cores go into this machine; a resolver, for configs."""
+    return max(1, len(os.sched_getaffinity(0)) // max(1, cpus))
+
+
+def named(overrides: Sequence[str], axes: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
+    """A readable word for each of the axes (of all overrides) and a hash of all that matters, in whatever order.
+
+    Left out are the axes `without`, what a job asks of the cluster, and what hangs on this name.
+    """
+    values = {key: value for key, value in parsed(overrides).items() if matters(key, value) and key not in without}
+    shown = [word(key, values[key]) for key in (values if axes is None else axes) if key in values]
+    return "-".join(filter(None, ["-".join(shown)[:LONGEST].strip("-"), config_hash(values)[:8]]))
+
+
+def parsed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The value of each override by its key; of two with one key the later counts, as for Hydra."""
+    try:
+        found = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise UserError(f"cannot read the override {error.override}: write KEY=VALUE, as pairs.count=8") from error
+    return {override.get_key_element(): override.value() for override in found}
+
+
+def matters(key: str, value: Any) -> bool:
+    """Whether an override changes what a job computes."""
+    return not key.startswith("cluster.") and key != "resume" and "${cell:" not in str(value)
+
+
+def word(key: str, value: Any) -> str:
+    """A value that speaks for itself, else behind the last part of its key; letters, digits, dots and dashes alone."""
+    text = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    alone = isinstance(value, list) or (isinstance(value, str) and text[:1].isalpha())
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text if alone else re.split(r"[./]", key)[-1] + text).strip("-.")
+
+
+def written(value: Any) -> str:
+    """A value out of YAML as Hydra reads it on the command line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(written, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if PLAIN.fullmatch(value):
+        return value
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Overrides of every job, and the axes of training (None: nothing is trained) and further ones of evaluation."""
+
+    name: str
+    out: Path
+    given: tuple[str, ...]
+    train: dict[str, list[Any]] | None
+    evaluate: dict[str, list[Any]]
+
+    @classmethod
+    def of(cls, name: str, config: Mapping[str, Any], out: Path, more: Sequence[str] = ()) -> "Sweep":
+        """Out of the YAML of conf/sweep/NAME.yaml; UserError where it is no sweep."""
+        if left_over := sorted(set(config) - set(KEYS)):
+            raise UserError(f"sweep {name} has no key '{left_over[0]}': it has {', '.join(KEYS)}")
+        fixed = mapping(name, "fixed", config.get("fixed"))
+        train, evaluate = (mapping(name, stage, config.get(stage)) for stage in STAGES)
+        for stage, axes in ((STAGES[0], train), (STAGES[1], evaluate)):
+            for key, values in axes.items():
+                if not isinstance(values, list) or not values:
+                    raise UserError(f"sweep {name}: {stage}.{key} is {values!r}: expected a list of values")
+                if len({written(value) for value in values}) < len(values):
+                    raise UserError(f"sweep {name}: {stage}.{key} names a value twice: {written(values)}")
+        experiment = {"experiment": config["experiment"]} if config.get("experiment") else {}
+        given = (*(f"{key}={written(value)}" for key, value in {**experiment, **fixed}.items()), *more)
+        keys = [*{**experiment, **fixed}, *(key.lstrip("+") for key in parsed(more)), *train, *evaluate]
+        for key in (*OURS, *(("model.checkpoint",) if config.get("train") is not None else ())):
+            if key in keys:
+                raise UserError(f"sweep {name} sets {key} itself: leave it out")
+        if twice := sorted({key for key in {*train, *evaluate} if keys.count(key) > 1}):
+            raise UserError(f"sweep {name}: {twice[0]} is an axis and set once more: choose one, or sweep.train=...")
+        return cls(name, out.resolve(), given, None if config.get("train") is None else train, evaluate)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Which scripts it runs."""
+        return STAGES if self.train is not None else STAGES[1:]
+
+    def axes(self, stage: str) -> dict[str, list[Any]]:
+        """What varies in a stage; an evaluation varies what its training did, too."""
+        return (self.train or {}) if stage == STAGES[0] else {**(self.train or {}), **self.evaluate}
+
+    def jobs(self, stage: str) -> list[Job]:
+        """The cells of a stage, in the order in which Hydra makes them."""
+        axes = self.axes(stage)
+        grid = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+        named_ = [
+            named([*self.given, *(f"{key}={written(value)}" for key, value in one.items())], list(axes)) for one in grid
+        ]
+        return [Job(f"{stage}-{name}", self.out, one) for name, one in zip(named_, grid, strict=True)]
+
+    def arguments(self, stage: str, due: Sequence[Job], launcher: str = "basic") -> list[str]:
+        """What to hand to the script of a stage so that it makes the cells that are due.
+
+        Hydra knows products only: of each axis the values that are due, so that a few done cells may come along.
+        """
+        axes = self.axes(stage)
+        wanted = {key: [v for v in values if any(job.axes[key] == v for job in due)] for key, values in axes.items()}
+        swept = [f"{key}={','.join(map(written, values))}" for key, values in wanted.items()]
+        name = f"${{cell:{json.dumps(list(axes))}}}"
+        places = [f"hydra.sweep.dir={written(str(self.out))}", f"hydra.sweep.subdir='{stage}-{name}'"]
+        own = []
+        if stage == STAGES[1]:
+            own.append(f"model.name='{name}'")
+            if self.train is not None:
+                training = f"train-${{cell:{json.dumps(list(self.train))},{json.dumps(list(self.evaluate))}}}"
+                own.append(f"model.checkpoint={written(f'{self.out}/{training}/model.safetensors')}")
+        return ["--multirun", f"hydra/launcher={launcher}", *places, *self.given, *swept, *own]
+
+
+def mapping(name: str, key: str, value: Any) -> dict[str, Any]:
+    """A part of a sweep, or nothing where it is left out."""
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"sweep {name}: {key} is {value!r}: expected setting: value lines")
+    return dict(value or {})

@@ -1,0 +1,160 @@
+"""What the training script builds from the config."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+from torch import nn
+
+from sfam_bench.app.parts import image_ids, labels
+from sfam_bench.app.settings import build, resolved
+from sfam_bench.core.errors import UserError, check_range
+from sfam_bench.core.files import read_json
+from sfam_bench.core.provenance import Config, differences
+from sfam_bench.core.ranges import Count, Finite, NotNegative, Positive
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.retrieval.recall import averages, embed, per_item, roles_of
+from sfam_bench.training.loop import Miner
+from sfam_bench.training.validation import Choice, Validation
+
+Log = Callable[[int, Mapping[str, float]], None]
+KEYS = ["image_id", "label"]
+# Numbers of pytorch-metric-learning's losses and miners
+POSITIVE = (
+    *("temperature", "scale", "softmax_scale", "alpha", "beta", "gamma", "la"),
+    *("cutoff", "nonzero_loss_cutoff"),
+)
+NOT_NEGATIVE = ("margin", "pos_margin", "neg_margin", "m", "nu", "epsilon")
+COUNTS = ("centers_per_class", "sub_centers")
+NO_MATTER = ("workers", "checkpoint_steps")  # of the recipe: they change no weight
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which images train, which choose the epoch, and which are only measured."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+
+    @classmethod
+    def of(cls, dataset: Dataset, validation: Validation | None) -> "Roles":
+        """Those of a data set; validation takes classes from the training half."""
+        train, test = image_ids(dataset, "train"), image_ids(dataset, "test")
+        held = validation.held_out(labels(dataset, train).tolist()) if validation else [False] * len(train)
+        kept, out = ([image for image, is_out in zip(train, held, strict=True) if is_out == side] for side in (0, 1))
+        return cls(kept, out, test)
+
+
+def check_loss(settings: Any, name: str) -> None:
+    """Raise UserError where a number of a loss or a miner, whose classes check nothing, is out of its range."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            check_loss(value, f"{name}.{key}")
+        return
+    field = name.rpartition(".")[2]
+    ranged = field in (*POSITIVE, *NOT_NEGATIVE, *COUNTS)
+    if isinstance(settings, bool) or not isinstance(settings, int | float):
+        if ranged and settings != "???":
+            raise UserError(f"{name} is {settings!r}: expected a number")
+        return
+    if field in COUNTS and not isinstance(settings, int):
+        raise UserError(f"{name} is {settings!r}: expected a whole number")
+    hint = Count if field in COUNTS else Positive if field in POSITIVE else NotNegative if ranged else Finite
+    check_range(name, settings, hint)
+
+
+def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
+    """Criterion, with the sizes that it asks for, and miner."""
+    for name, where in (("criterion", "loss.criterion"), ("miner", "miner")):
+        check_loss(resolved(cfg)["loss"][name], where)
+    given = {name: size for name, size in sizes.items() if name in set(cfg.loss.criterion)}
+    return build(cfg.loss.criterion, **given), build(cfg.loss.miner)
+
+
+def measured(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
+    """How each of these images retrieves the others, by id and label."""
+    label = labels(dataset, image_ids)
+    gallery, roles = embed(model, dataset, image_ids, cfg.batch_size), roles_of(dataset, image_ids)
+    values = per_item(model.similarity, gallery, label, list(cfg.recall_at), roles=roles)
+    ids = pd.DataFrame({"image_id": image_ids, "label": label.numpy()}).loc[values.index]
+    return pd.concat([ids, values], axis=1)
+
+
+def choice_for(
+    cfg: DictConfig, validation: Validation | None, dataset: Dataset, model: SimilarityModel, held_out: list[str]
+) -> Choice | None:
+    """How the epoch that is kept is chosen; None keeps the last."""
+    if validation is None:
+        return None
+    return Choice(
+        lambda: averages(measured(cfg, dataset, model, held_out).drop(columns=KEYS)),
+        validation.measure,
+        validation.every,
+    )
+
+
+def best_epoch(validation: Validation, history: pd.DataFrame) -> dict[str, Any]:
+    """Which epoch was kept, and why."""
+    best = history.iloc[int(history[f"validation_{validation.measure}"].argmax())]
+    return vars(validation) | {str(name): value for name, value in best.items()}
+
+
+def identity(settings: Config, split: str) -> dict[str, Any]:
+    """What a training must share to be continued, out of all its settings and the hash of its split."""
+    parts = {name: settings[name] for name in ("model", "loss", "augmentation", "validation", "seed")}
+    recipe = {name: value for name, value in settings["train"].items() if name not in NO_MATTER}
+    images = {name: value for name, value in settings["dataset"].items() if name != "root"}
+    return {**parts, "train": recipe, "dataset": images, "split": split}
+
+
+def check_trained(run: Path, same: Config) -> None:
+    """Raise UserError where the finished training in a folder had other settings, or its facts do not say which."""
+    again = "train again into another run_dir"
+    facts = read_json(run / "model.json", again)
+    try:
+        before = identity(facts["config"], facts["split"]["hash"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{run / 'model.json'} does not say with which settings it was trained: {again}") from error
+    if changes := differences(before, same, 8):
+        raise UserError(f"{run} was trained with other settings ({changes}): give the same, or another run_dir")
+
+
+def lineage(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+    """How the weights were chosen and on which classes they were trained, those that they began from included."""
+    classes = set(labels(dataset, image_ids(dataset, "train")).tolist())
+    before = origin.get("split", {})
+    if before.get("dataset") == dataset.name:
+        classes |= set(before["train_classes"])
+    return {
+        "chosen": "test" if origin.get("chosen") == "test" else chosen,
+        "split": {
+            **{"dataset": dataset.name, "name": dataset.split_name, "hash": split_hash(dataset.index)},
+            "train_classes": sorted(classes),
+        },
+        **({"began_from": dict(origin)} if origin else {}),
+    }
+
+
+@contextmanager
+def tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
+    """Write numbers by step for TensorBoard, where that is wanted."""
+    if not wanted:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("tensorboard=true needs TensorBoard: pip install '.[tensorboard]' in the clone") from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def log(step: int, numbers: Mapping[str, float]) -> None:
+            for name, value in numbers.items():
+                writer.add_scalar(name, value, step)
+
+        yield log

@@ -1,0 +1,218 @@
+"""What tuning is given: a method, an objective, and two halves of the training classes."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from sfam_bench.app.parts import dataset_and_model, image_ids, judged, labels, passes_for
+from sfam_bench.app.settings import build, check_fields, resolved
+from sfam_bench.app.tuned import KIND, classes_hash
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.provenance import config_hash, run_facts
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.targets import Target
+from sfam_bench.datasets import pairs as pairing
+from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.engine.calibration import Calibration
+from sfam_bench.engine.passes import Passes
+from sfam_bench.evaluation.evaluate import evaluate
+from sfam_bench.explainers.shared.forms import Explainer
+from sfam_bench.explainers.shared.prepare import Preparable
+from sfam_bench.metrics.shared.base import Metric
+from sfam_bench.models.build import weights_hash
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.retrieval.recall import Catalogue, embed, roles_of
+from sfam_bench.statistics import PAIR, matrices, paired_difference, reasons
+from sfam_bench.tuning.spaces import Space
+from sfam_bench.tuning.studies import halves
+
+MATTERS = ("dataset", "model", "target", "explainer", "space", "pairs", "split", "held_out", "objective", "seed")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Some training classes, and the pairs of their images."""
+
+    classes: list[int]
+    pairs: pd.DataFrame
+    batches: list[PairBatch]
+    catalogue: Catalogue
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is tuned, by what, on what."""
+
+    cfg: DictConfig
+    dataset: Dataset
+    model: SimilarityModel
+    target: Target
+    space: Space
+    node: dict[str, Any]
+    explainer: Explainer
+    metric: Metric
+    protocol: dict[str, Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Task":
+        """Build it; UserError where this model or these classes may not be tuned on."""
+        space: Space = build(cfg.space)
+        node, explainer = method(cfg, space)
+        space.distributions({name: getattr(explainer, name) for name in space.fields})
+        metric = chosen_metric(cfg)
+        dataset, model = dataset_and_model(cfg)
+        # the tuned method is for the test classes, so the model must be one that may be evaluated on these
+        protocol = judged(cfg, dataset, model, image_ids(dataset, "test"))
+        return cls(cfg, dataset, model, build(cfg.target), space, node, explainer, metric, protocol)
+
+    def folds(self) -> dict[str, Fold]:
+        """Pairs within classes to tune on and within others; UserError where they are test classes."""
+        index, ids = self.dataset.index, image_ids(self.dataset, self.cfg.split)
+        classes = index.loc[ids, "label"]
+        if both := len(set(classes) & set(index.loc[index["split"] == "test", "label"])):
+            raise UserError(f"split={self.cfg.split}: {both} of its classes are test classes: tune on split=train")
+        tuning, held_out = halves([int(label) for label in classes], self.cfg.held_out, self.cfg.seed)
+        return {name: self.fold(ids, part) for name, part in (("tuning", tuning), ("held_out", held_out))}
+
+    def fold(self, ids: list[str], classes: list[int]) -> Fold:
+        """Pairs within some classes, their images loaded."""
+        known = self.dataset.index["label"].isin(classes)
+        own = [image_id for image_id in ids if known[image_id]]
+        gallery = embed(self.model, self.dataset, own, self.cfg.batch_size)
+        pairs = build(self.cfg.pairs)(self.dataset, self.model.similarity, gallery, own)
+        self.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
+        loaded = list(pairing.load(self.dataset, pairing.batches(pairs, self.cfg.batch_size)))
+        catalogue = Catalogue(gallery, labels(self.dataset, own), tuple(own), roles_of(self.dataset, own))
+        return Fold(classes, pairs, loaded, catalogue)
+
+    def variant(self, fields: Mapping[str, Any]) -> Explainer:
+        """The method with other fields; UserError where it does not take them."""
+        check_fields({"_target_": self.node["_target_"], **fields}, f"explainer.{self.space.method}")
+        made: Explainer = dataclasses.replace(self.explainer, **fields)  # type: ignore[type-var]
+        return made
+
+    def records(
+        self, explainers: Mapping[str, Explainer], fold: Fold, batches: list[PairBatch], passes: Passes | None
+    ) -> pd.DataFrame:
+        """The objective of each explainer on each pair."""
+        name, metric = self.cfg.objective, {self.cfg.objective: self.metric}
+        shards = evaluate(
+            *(self.model, self.target, batches, explainers, metric, self.dataset.name),
+            passes=passes,
+            gallery=fold.catalogue,
+            keep_curves=False,
+        )
+        frame = pd.DataFrame([vars(record) for shard in shards for record in shard.records if record.metric == name])
+        if frame.empty:
+            raise UserError(
+                f"objective={name} needs {', '.join(self.metric.needs) or 'more'} of each pair, which "
+                f"{self.dataset.name} or pairs.kinds={list(self.cfg.pairs.kinds)} lacks: choose another objective"
+            )
+        return frame
+
+    def try_one(self, fold: Fold) -> None:
+        """Say before anything is printed that method, model, target and objective do not fit."""
+        few = [pairing.load_batch(self.dataset, frame) for frame in pairing.batches(pairing.first(fold.pairs, 1), 1)]
+        self.records({self.space.method: self.explainer}, fold, few, None)
+
+    def passes(self, fold: Fold, known: Mapping[str, Any] | None, count: int) -> Passes:
+        """The way passes are taken; the `known` one of a study that goes on, so that it gives the same numbers."""
+        measure: Calibration = build(self.cfg.passes)
+        if known:
+            measure = dataclasses.replace(measure, mode=known["mode"], batch=known["batch"])
+        explainers, metrics = {self.space.method: self.explainer}, {self.cfg.objective: self.metric}
+        passes = passes_for(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
+        if known and passes.facts["mode"] != known["mode"]:
+            raise UserError(
+                f"{self.cfg.run_dir} was begun with passes.mode={known['mode']}, which cannot be used here: "
+                "continue it where it was begun, or tune in another run_dir"
+            )
+        return passes
+
+    def compared(self, fold: Fold, chosen: Explainer, passes: Passes) -> dict[str, Any]:
+        """The objective of default and chosen setting over the pairs that both define, and their difference."""
+        name, tuned = self.space.method, f"{self.space.method} tuned"
+        records = self.records({name: self.explainer, tuned: chosen}, fold, fold.batches, passes)
+        (matrix,) = matrices(records, fold.pairs)
+        entries = matrix.entries[:, [matrix.columns.index((self.cfg.objective, each)) for each in (name, tuned)]]
+        means = entries[np.isfinite(entries).all(axis=1)].mean(axis=0).tolist() if len(entries) else [np.nan, np.nan]
+        (found,) = paired_difference(records, fold.pairs, to=name, seed=self.cfg.seed).to_dict("records")
+        flagged = records[reasons(records) != ""].groupby("explainer").size().to_dict()
+        return {
+            **{"classes": len(fold.classes), "pairs": int(found["count"]), "default": means[0], "chosen": means[1]},
+            **{key: float(found[key]) for key in ("difference", "low", "high", "p")},
+            "flagged": {each: int(flagged.get(each, 0)) for each in (name, tuned)},
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What a study must share with another to go on with it."""
+        settings = resolved(self.cfg)
+        return {
+            **{name: settings[name] for name in MATTERS},
+            "metric": settings["metric"][self.cfg.objective],
+            **{"batch_size": settings["batch_size"], "weights": weights_hash(self.model)},
+            **{"split_hash": split_hash(self.dataset.index), "protocol": self.protocol},
+        }
+
+    def facts(self, folds: Mapping[str, Fold]) -> dict[str, Any]:
+        """What the manifest says of it from the start."""
+        classes = {name: fold.classes for name, fold in folds.items()}
+        made = run_facts()
+        return {
+            **{"kind": KIND, "dataset": self.dataset.name, "model": self.model.name, "target": self.target.name},
+            **{"similarity": self.model.similarity.name, "seed": self.cfg.seed, "weights": weights_hash(self.model)},
+            **{"method": self.space.method, "space": self.space.fields},
+            "objective": {"metric": self.cfg.objective, "higher_is_better": self.metric.higher_is_better},
+            "default": self.default,
+            "split": {"name": self.dataset.split_name, "hash": split_hash(self.dataset.index)},
+            **{"classes": classes, "classes_hash": classes_hash(classes), "protocol": self.protocol},
+            "pairs": {name: len(fold.pairs) for name, fold in folds.items()},
+            **{**made, "versions": {**made["versions"], "optuna": version("optuna")}},
+            **{"identity": self.identity(), "config_hash": config_hash(self.identity())},
+        }
+
+    @property
+    def default(self) -> dict[str, Any]:
+        """The shipped value of each field of the space."""
+        return {name: getattr(self.explainer, name) for name in self.space.fields}
+
+    def measure(self, fold: Fold, passes: Passes, fields: Mapping[str, Any]) -> pd.Series:
+        """The objective of one setting by pair, NaN where it is undefined; a pair that two kinds hold counts once."""
+        records = self.records({self.space.method: self.variant(fields)}, fold, fold.batches, passes)
+        once = records.drop_duplicates(PAIR)
+        return once["value"].where(reasons(once) == "")
+
+
+def method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explainer]:
+    """The method's node and the method with its defaults; UserError where it has not the fields of the space."""
+    if space.method not in cfg.explainer:
+        raise UserError(f"the space is of {space.method}, which is not chosen: add explainer=[{space.method}]")
+    explainer: Explainer = build(cfg.explainer[space.method])
+    known = [field.name for field in dataclasses.fields(explainer)]  # type: ignore[arg-type]
+    if unknown := [name for name in space.fields if name not in known]:
+        raise UserError(f"space.fields names '{unknown[0]}', which {space.method} lacks: it has {', '.join(known)}")
+    if isinstance(explainer, Preparable):
+        raise UserError(
+            f"{space.method} is prepared from training images, which tuning explains: it cannot be tuned; choose "
+            "another space"
+        )
+    return resolved(cfg.explainer)[space.method], explainer
+
+
+def chosen_metric(cfg: DictConfig) -> Metric:
+    """The objective; UserError where it has no better end."""
+    if cfg.objective not in cfg.metric:
+        raise UserError(
+            f"objective={cfg.objective} is not among the metrics: choose one of {', '.join(map(str, cfg.metric))}, or "
+            "other files with metric=[...]"
+        )
+    metric: Metric = build(cfg.metric[cfg.objective])
+    if metric.higher_is_better is None:
+        raise UserError(f"objective={cfg.objective} has no better end: choose a metric that has")
+    return metric

@@ -1,0 +1,144 @@
+"""The pixels that a deleted pixel becomes; images in [0, 1]."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn.functional import conv2d, pad
+from torchvision.transforms.v2 import functional as F
+
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.ranges import Count, Natural, Positive
+from sfam_bench.core.types import Images
+
+ColourName: TypeAlias = Literal["white", "imagenet_mean"]
+COLOURS: Mapping[ColourName, tuple[float, float, float]] = {
+    "white": (1.0, 1.0, 1.0),
+    "imagenet_mean": (0.485, 0.456, 0.406),  # the zero of networks that standardise by it
+}
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """An image without its content, of the same shape."""
+
+    @property
+    def name(self) -> str:
+        """Suffix of the metrics that use it."""
+        ...
+
+    def __call__(self, images: Images) -> Images:
+        """Replace every pixel."""
+        ...
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Black."""
+
+    name: str = "zeros"
+
+    def __call__(self, images: Images) -> Images:
+        return torch.zeros_like(images)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """One colour, the same for all images."""
+
+    colour: ColourName
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def name(self) -> str:
+        return self.colour
+
+    def __call__(self, images: Images) -> Images:
+        return images.new_tensor(COLOURS[self.colour]).view(3, 1, 1).expand_as(images).contiguous()
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean colour of each image."""
+
+    name: str = "mean"
+
+    def __call__(self, images: Images) -> Images:
+        return images.mean(dim=(2, 3), keepdim=True).expand_as(images).contiguous()
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A Gaussian blur; `sigma` as a share of the longer side (RISE's 5 px at 224 is 0.022), cut at three sigma."""
+
+    sigma: Positive = 0.05
+    name: str = "blur"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, images: Images) -> Images:
+        sigma = self.sigma * max(images.shape[-2:])
+        reach = min(int(3 * sigma + 0.5), min(images.shape[-2:]) - 1)  # reflection needs less than one image
+        return F.gaussian_blur(images, kernel_size=[2 * reach + 1] * 2, sigma=[sigma] * 2).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class RiseBlur:
+    """The blur of RISE's evaluation code: a Gaussian cut to `size` px and reflected, nearly a box.
+
+    Beyond the borders lies ImageNet's mean, the zero of its standardised images.
+    """
+
+    size: Count = 11
+    sigma: Positive = 5
+    name: str = "rise_blur"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.size < 1 or self.size % 2 == 0 or not self.sigma > 0:
+            raise UserError(f"size={self.size}, sigma={self.sigma} of RISE's blur: expected an odd size and sigma > 0")
+
+    def __call__(self, images: Images) -> Images:
+        delta = np.zeros((self.size, self.size))
+        delta[self.size // 2, self.size // 2] = 1
+        kernel = images.new_tensor(gaussian_filter(delta, self.sigma)).expand(3, 1, -1, -1)
+        zero = images.new_tensor(COLOURS["imagenet_mean"]).view(3, 1, 1)
+        return (conv2d(images - zero, kernel, padding=self.size // 2, groups=3) + zero).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class PatchShuffle:
+    """The image's own patches, `grid` times `grid` of them, each in another's place: the same move for all images.
+
+    Where a side is no multiple of `grid` its last pixels are repeated to make one, and what is too much is cut off.
+    """
+
+    grid: Count = 8
+    seed: Natural = 0
+    name: str = "patch_shuffle"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.grid < 2:
+            raise UserError(f"grid={self.grid} of the patch shuffle: expected at least 2 patches a side")
+
+    def __call__(self, images: Images) -> Images:
+        rows, cols = images.shape[-2:]
+        whole = pad(images, (0, -cols % self.grid, 0, -rows % self.grid), mode="replicate")
+        patches = whole.unflatten(3, (self.grid, -1)).unflatten(2, (self.grid, -1))  # batch 3 down high across wide
+        listed = patches.transpose(3, 4).flatten(2, 3)
+        order = torch.from_numpy(np.random.default_rng(self.seed).permutation(self.grid**2)).to(images.device)
+        moved = torch.empty_like(listed)
+        moved[:, :, order] = listed[:, :, order.roll(1)]  # along one ring, so that no patch stays
+        shuffled = moved.unflatten(2, (self.grid, self.grid)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        return shuffled[..., :rows, :cols].contiguous()
+
+
+BaselineName: TypeAlias = Literal["zeros", "mean", "blur"]  # a field of explainers that need an image without content
+BASELINES: dict[BaselineName, Baseline] = {"zeros": Zeros(), "mean": Mean(), "blur": Blur()}

@@ -1,0 +1,24 @@
+"""The files of conf/ as they stand, read without Hydra."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sfam_bench.core.errors import UserError
+
+PACKAGE = Path(__file__).parents[1]
+WHERE = (PACKAGE / "conf", PACKAGE.parent / "conf")  # in an installed package; in a checkout
+
+
+def conf_folder() -> Path:
+    """Where conf/ lies, in a checkout and in an installed package."""
+    return next((path for path in WHERE if path.is_dir()), WHERE[0])
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """One file of conf/ as it stands; raises UserError where it cannot be read."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {file} ({str(error).splitlines()[0]}): restore it, or install again") from error

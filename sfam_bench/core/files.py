@@ -1,0 +1,211 @@
+"""Files are written whole or not at all, however many hosts write them at once."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from sfam_bench.core.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+STALE = 3600  # seconds after which a temporary of another host has no writer any more
+SEAL, SEALED = "sha256", "sealed"  # two keys of a sealed JSON file, so that one damaged byte cannot remove both
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary neighbour of `path` that takes its place, once it is on the disk, only if the block succeeds.
+
+    Of several writers each has a temporary of its own, and the last to finish is read.
+    """
+    temporary = _temporary(path)
+    try:
+        with space(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            with suppress(OSError):  # not every file system syncs folders
+                _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def space(path: Path) -> Iterator[None]:
+    """Raise UserError where the block fails because the disk is full, or the quota used up, while `path` is written."""
+    try:
+        yield
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        raise UserError(
+            f"the disk is full, or your quota is: {path} was not written, and what was there before is kept; "
+            "make room, then start again"
+        ) from error
+
+
+def probe(folder: Path) -> None:
+    """Make a folder, write into it, and leave everything as it was; UserError where results could not be written."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write into {folder} ({error.strerror}): check the path, or choose another place"
+        ) from error
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def regular(path: Path) -> Path:
+    """Return the path; OSError where it is a pipe, a socket or a device, which may be read for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with regular(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a JSON object together with the digest of its content, whole or not at all."""
+    body = {**{name: value for name, value in facts.items() if name != SEAL}, SEALED: True}
+    with atomic(path) as temporary:
+        text = json.dumps({**body, SEAL: _content_digest(body)}, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object and prove its digest.
+
+    A file that was written before files carried digests is read with a warning. UserError, ending with `remedy`, where
+    the file cannot be read, holds no JSON object, or differs from what was written.
+    """
+    try:
+        found = json.loads(regular(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path} ({error}): {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object: {remedy}")
+    if SEAL not in found and SEALED not in found:
+        log.warning("%s carries no digest (written by an older version): its content is not verified", path)
+        return found
+    if found.pop(SEAL, None) != _content_digest(found):
+        raise UserError(f"{path} is damaged or was edited (its digest differs): {remedy}")
+    del found[SEALED]
+    return found
+
+
+def _content_digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when this process ends.
+
+    UserError, beginning with `what`, where another process holds it. Nothing is held on a file system without locks.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers of a killed process still hold
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise UserError(
+                f"{what} by another process ({file.read().strip() or 'unknown'}): wait until it ends, or give another "
+                "run_dir"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        with suppress(OSError):  # a full disk, which says so elsewhere
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} on {host()}".encode())
+        yield
+
+
+def tidy(folder: Path) -> list[Path]:
+    """Remove the temporaries whose writers were killed; those that still may be written are left."""
+    found = [path for path in folder.glob(".*.tmp") if _stale(path)]
+    for path in found:
+        _remove(path)
+    return found
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`, to make what takes its place; those of killed writers are removed."""
+    for left in path.parent.glob(f".{escape(path.name[:40])}.*.tmp"):
+        if left.is_dir() and _stale(left):
+            _remove(left)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:40]}.{host()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def host() -> str:
+    """The name of this machine, fit for a part of a file's name."""
+    return socket.gethostname().replace(".", "-")[:40]
+
+
+def _stale(path: Path) -> bool:
+    parts = path.name.rsplit(".", 4)  # the name, host, process, chance, tmp
+    if len(parts) == 5 and parts[1] == host() and parts[2].isdigit():
+        return not Path(f"/proc/{parts[2]}").exists()
+    try:
+        return time.time() - path.stat().st_mtime > STALE
+    except OSError:  # renamed at this moment
+        return False
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, is the system's; safetensors passes on only the text of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(f"(os error {number})" in str(error) for number in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

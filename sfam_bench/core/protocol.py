@@ -1,0 +1,109 @@
+"""Which models may be evaluated: chosen without the test classes, and on classes that they were not trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from sfam_bench.core.errors import UserError
+
+OURS = "sfam_bench"
+CHOICES = {  # how weights were chosen, as a checkpoint and as a table says it
+    "last epoch": "last epoch",
+    "validation": "epoch chosen on held-out training classes",
+    "test": "chosen on the test classes",
+    "unknown": "not known how it was chosen",
+}
+FAULTS = ("test_selected", "closed_set")
+NEEDED = ("dataset", "name", "hash")  # texts of a split
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Which classes are measured, of which data set and split; `closed` where both sides of it have the same ones."""
+
+    dataset: str
+    split_hash: str
+    classes: frozenset[int]
+    closed: bool
+
+    @classmethod
+    def of(cls, dataset: str, split_hash: str, index: pd.DataFrame, image_ids: Sequence[str]) -> "Evaluated":
+        """Some images of an index of datasets.base."""
+        train, test = (set(index.loc[index["split"] == side, "label"]) for side in ("train", "test"))
+        classes = frozenset(int(label) for label in index.loc[list(image_ids), "label"].unique())
+        return cls(dataset, split_hash, classes, bool(train & test))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Unseen classes, read once: choice on held-out training classes or none (Musgrave et al., ECCV 2020).
+
+    allow: departures that are not refused but kept with the results: test_selected, closed_set.
+    """
+
+    allow: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.allow if name not in FAULTS]:
+            raise UserError(f"protocol.allow names '{unknown[0]}': it takes {' and '.join(FAULTS)}")
+
+    def admit(self, name: str, origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, Any]:
+        """Say how the model stands to the protocol, in JSON's types; UserError where it may not be evaluated.
+
+        `name` is the model or its file, `origin` that of a SimilarityModel. `allowed` holds only what was really wrong.
+        """
+        if why := damage(origin):
+            raise UserError(
+                f"{name}: what is known of its training is damaged: {why}; restore the JSON beside it, or train again"
+            )
+        wrong = faults(origin, evaluated)
+        if refused := [text for fault, text in wrong.items() if fault not in self.allow]:
+            raise UserError(
+                f"{name} breaks the protocol: {'; '.join(refused)}; take another checkpoint or split, or set "
+                f"protocol.allow=[{','.join(wrong)}], which every table will then say"
+            )
+        facts: dict[str, Any] = {"source": origin.get("source"), "chosen": origin.get("chosen"), "allowed": wrong}
+        if split := origin.get("split"):
+            known = {name: split[name] for name in NEEDED}
+            facts["trained_on"] = {**known, "classes": len(set(split["train_classes"]))}
+        return facts
+
+
+def faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, str]:
+    """What is wrong with a sound origin on these classes, in words by its name in FAULTS."""
+    found = {}
+    if origin.get("chosen") == "test":
+        found["test_selected"] = "it was chosen on the test classes"
+    split = origin.get("split") or {}
+    # equal hashes are the same images under the same labels, whatever the data set was called
+    same = split and (split["dataset"] == evaluated.dataset or split["hash"] == evaluated.split_hash)
+    seen = evaluated.classes & set(split["train_classes"]) if same else set()
+    if seen:
+        other = "" if split["hash"] == evaluated.split_hash else f" under another split (hash {split['hash']})"
+        found["closed_set"] = f"it was trained on {len(seen)} of the {len(evaluated.classes)} classes evaluated{other}"
+    elif evaluated.closed:
+        found["closed_set"] = f"the split of {evaluated.dataset} has the same classes on both sides"
+    return found
+
+
+def damage(origin: Mapping[str, Any]) -> str:
+    """Why an origin cannot be judged; nothing where it can, or where there is none."""
+    if not origin:
+        return ""
+    chosen, source, split = origin.get("chosen"), origin.get("source"), origin.get("split")
+    if not isinstance(chosen, str) or chosen not in CHOICES:
+        return f"'chosen' is {chosen!r}, not one of {', '.join(CHOICES)}"
+    if not isinstance(source, str):
+        return f"'source' is {source!r}, not a text"
+    if split is None:
+        return "it has no 'split'" if source == OURS and chosen != "unknown" else ""
+    if not isinstance(split, Mapping):
+        return f"'split' is {split!r}, not a mapping"
+    if bad := [name for name in NEEDED if not (isinstance(split.get(name), str) and split[name])]:
+        return f"'split.{bad[0]}' is {split.get(bad[0])!r}, not a text"
+    classes = split.get("train_classes")
+    if not isinstance(classes, list) or not classes or not all(type(label) is int for label in classes):
+        return "'split.train_classes' is not a list of class numbers"
+    return ""

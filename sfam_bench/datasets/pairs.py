@@ -1,0 +1,204 @@
+"""Which pairs to explain: chosen deterministically from embeddings, saved beside the results, loaded in batches."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.ranges import Count, Natural
+from sfam_bench.core.records import PairBatch, Sample, pair_seed
+from sfam_bench.core.similarity import Gallery, SimilarityFunction
+from sfam_bench.core.stream import chunked, prefetched
+from sfam_bench.core.types import Images, KeypointsBatch
+from sfam_bench.datasets.base import Dataset, roles
+from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
+
+log = logging.getLogger(__name__)
+
+SIDES = ("query", "reference")
+OTHERS = ("same_class", "other_class")  # roles of further references
+
+
+@dataclass(frozen=True)
+class PairChoice:
+    """`count` pairs of each of `kinds`, spread evenly over the classes, at most `per_class` queries of one.
+
+    `both_directions` adds each pair swapped (not for triplets), doubling the count. `others` adds to each pair two
+    further references, for metrics that ask whether a map changes with the reference; the pairs stay the same.
+    """
+
+    kinds: list[str] | tuple[str, ...] = ("nearest_positive",)
+    count: Count = 60
+    per_class: Count | None = None
+    both_directions: bool = False
+    seed: Natural = 0
+    others: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # YAML brings a list
+        unknown = set(self.kinds) - KINDS.keys()
+        if unknown or not self.kinds or len({*self.kinds}) < len(self.kinds):
+            raise UserError(
+                f"pairs.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; name at least one, each once"
+            )
+
+    def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
+        """Raise UserError where these images have no pair of one of the kinds, as far as classes and roles tell."""
+        index = dataset.index.loc[list(image_ids)]
+        of_query, searched = roles(index)
+        in_class = pd.Series(searched).groupby(index["label"].to_numpy()).transform("sum").to_numpy()
+        fits = {"positive": in_class - searched > 0, "negative": searched.sum() - in_class > 0}
+        for kind in self.kinds:
+            known = [of_query, *(fits[role] for role in ROLES_OF.get(kind, ()))]
+            if not np.logical_and.reduce(known).any():
+                raise UserError(f"{dataset.name} has no pair of kind {kind} in this split: choose other pairs.kinds")
+            if kind == "partial_match" and not getattr(dataset, "evidence", ()):
+                raise UserError(NO_EVIDENCE)
+
+    def __call__(
+        self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
+    ) -> pd.DataFrame:
+        """Choose among `image_ids`, whose embeddings are the rows of `gallery`; one row a pair."""
+        index = dataset.index.loc[list(image_ids)]
+        frames = [self._choose(kind, index, dataset, similarity, gallery) for kind in self.kinds]
+        pairs = pd.concat(frames, ignore_index=True)
+        return with_others(pairs, index, self.seed) if self.others else pairs
+
+    def _choose(
+        self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
+    ) -> pd.DataFrame:
+        random = np.random.default_rng([self.seed, *kind.encode()])
+        evidence = tuple(getattr(dataset, "evidence", ()))
+        rows: list[tuple[str, str, str, float]] = []
+        of_query, searched = roles(index)
+        places = np.flatnonzero(of_query)
+        order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
+        for queries in chunked(order, 256):
+            scores = similarity.matrix(gallery[queries], gallery)
+            for query, row in zip(queries, scores, strict=True):
+                reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
+                if reference is None or (kind == "triplet" and negative is None):
+                    continue
+                negative_id = "" if negative is None else index.index[negative]
+                rows.append((index.index[query], index.index[reference], negative_id, float(row[reference])))
+                if len(rows) == self.count:
+                    break
+            if len(rows) == self.count:
+                break
+        if not rows:
+            raise UserError(f"{dataset.name} has no pair of kind {kind} in this split: choose other pairs.kinds")
+        if len(rows) < self.count:
+            log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(rows), kind, self.count)
+        frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
+        if self.both_directions and kind != "triplet":
+            if not (of_query & searched).all():
+                raise UserError(
+                    f"{dataset.name} separates queries from its gallery, and pairs.both_directions=true would swap "
+                    "them: leave it false"
+                )
+            swapped = frame.rename(columns={"query_id": "reference_id", "reference_id": "query_id"})
+            # two queries that are each other's nearest would come out twice
+            frame = pd.concat([frame, swapped]).drop_duplicates(["query_id", "reference_id"], ignore_index=True)
+        return describe(frame.assign(kind=kind), index)
+
+
+def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: int | None) -> list[int]:
+    """Positions in an order that visits every class once before any class again, at most `per_class` times each."""
+    shuffled = random.permutation(len(labels))
+    turn = labels.iloc[shuffled].groupby(labels.iloc[shuffled].to_numpy()).cumcount().to_numpy()
+    order = shuffled[np.argsort(turn, kind="stable")]
+    turns = np.sort(turn, kind="stable")
+    return [int(position) for position, at in zip(order, turns, strict=True) if per_class is None or at < per_class]
+
+
+def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
+    """Add label and class name of query and reference."""
+    for side in SIDES:
+        frame[f"{side}_label"] = index["label"].loc[frame[f"{side}_id"]].to_numpy()
+        frame[f"{side}_class"] = index["class_name"].loc[frame[f"{side}_id"]].to_numpy()
+    return frame
+
+
+def with_others(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Add a reference of the reference's class and one of neither image's class, at random; "" where there is none.
+
+    Each draw hangs on the pair alone, so that it disturbs no other.
+    """
+    among_all = index[roles(index)[1]]
+    ids, classes = among_all.index.to_numpy(), among_all["label"].to_numpy()
+    found: dict[str, list[str]] = {role: [] for role in OTHERS}
+    columns = (pairs[f"{side}_{what}"] for what in ("id", "label") for side in SIDES)
+    for query, reference, query_label, reference_label in zip(*columns, strict=True):
+        of_query, of_reference = classes == query_label, classes == reference_label
+        own = np.isin(ids, [query, reference])
+        for role, among in zip(OTHERS, (of_reference & ~own, ~of_reference & ~of_query), strict=True):
+            random = np.random.default_rng(pair_seed(seed, query, reference, role))
+            found[role].append(str(random.choice(ids[among])) if among.any() else "")
+    for role, chosen in found.items():
+        if missing := chosen.count(""):
+            log.warning("%d of %d pairs have no further reference: %s", missing, len(pairs), role)
+    return pairs.assign(**{f"{role}_id": chosen for role, chosen in found.items()})
+
+
+def batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
+    """Cut the table into batches of one kind each, in its own order."""
+    return [
+        of_kind.iloc[start : start + batch_size]
+        for _, of_kind in pairs.groupby("kind", sort=False)
+        for start in range(0, len(of_kind), batch_size)
+    ]
+
+
+def first(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The first pairs of each kind."""
+    return pairs.groupby("kind", sort=False).head(count)
+
+
+def load(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch]:
+    """Load the images and regions of each batch, ahead of their use."""
+    return prefetched(partial(load_batch, dataset), frames)
+
+
+def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
+    """Load one batch; regions that not every pair of it has are left out, a further reference it lacks is NaN."""
+    queries, references = ([dataset.sample(image_id) for image_id in frame[f"{side}_id"]] for side in SIDES)
+    regions = [
+        dataset.regions(query_id, reference_id, sample)
+        for query_id, reference_id, sample in zip(frame["query_id"], frame["reference_id"], queries, strict=True)
+    ]
+    common = [name for name in regions[0] if all(name in found for found in regions)]
+    negatives = [image_id for image_id in frame["negative_id"] if image_id]
+    return PairBatch(
+        query_ids=tuple(frame["query_id"]),
+        reference_ids=tuple(frame["reference_id"]),
+        query=torch.stack([sample.image for sample in queries]),
+        reference=torch.stack([sample.image for sample in references]),
+        negative_ids=tuple(negatives) or None,
+        negative=torch.stack([dataset.sample(image_id).image for image_id in negatives]) if negatives else None,
+        masks={name: torch.stack([found[name] for found in regions]) for name in common},
+        keypoints=keypoints(queries),
+        reference_keypoints=keypoints(references),
+        others={role: images for role in OTHERS if (images := further(dataset, frame, role)) is not None},
+    )
+
+
+def further(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:
+    """The further references of one role, or nothing where no pair of the batch has one."""
+    ids = frame.get(f"{role}_id", pd.Series("", frame.index))
+    images = {image_id: dataset.sample(image_id).image for image_id in ids.unique() if image_id}
+    if not images:
+        return None
+    none = torch.full_like(next(iter(images.values())), torch.nan)
+    return torch.stack([images.get(image_id, none) for image_id in ids])
+
+
+def keypoints(samples: Sequence[Sample]) -> KeypointsBatch | None:
+    """The parts of all images, or nothing where one has none."""
+    points = [sample.keypoints for sample in samples if sample.keypoints is not None]
+    return torch.stack(points) if len(points) == len(samples) else None

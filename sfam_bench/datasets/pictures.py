@@ -1,0 +1,122 @@
+"""What a caller has, as the model takes it: files, PIL images, arrays and tensors; masks and boxes beside them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import PairBatch, Sample
+from sfam_bench.core.types import Image
+from sfam_bench.datasets.decode import as_mask, as_rgb, from_array, mask_of, open_image, open_mask, unit
+from sfam_bench.datasets.folder import one_line
+from sfam_bench.datasets.geometry import Box, Geometry, fill
+
+Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
+Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # of the object; light, true or 1 is inside
+Corners: TypeAlias = Sequence[float | int]  # x1, y1, x2, y2
+
+
+def pair(
+    query: Picture,
+    reference: Picture,
+    size: int,
+    foreground: Region | None = None,
+    box: Corners | None = None,
+    background: str = "white",
+) -> PairBatch:
+    """Two images and the object of the query, in pixels of the picture that was given; cut to `size` unless a tensor.
+
+    background: the colour behind transparent pixels.
+
+    Raises UserError where they are no images of one size.
+    """
+    found = sample(query, "query", size, foreground, box, background)
+    other = sample(reference, "reference", size, background=background)
+    shapes = [tuple(one.image.shape) for one in (found, other)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"query is {shapes[0]} and reference {shapes[1]}: give both one size, or files, which are cut")
+    masks = {name: mask[None] for name, mask in found.masks.items()}
+    return PairBatch(("query",), ("reference",), found.image[None], other.image[None], masks=masks)
+
+
+def sample(
+    picture: Picture,
+    what: str,
+    size: int,
+    foreground: Region | None = None,
+    box: Corners | None = None,
+    background: str = "white",
+) -> Sample:
+    """One image with what is marked on it; raises UserError where it is none."""
+    if isinstance(picture, Tensor):
+        image = _tensor(picture, what)
+        rows, cols = image.shape[-2:]
+        masks = {}
+        if box is not None:
+            filled = fill(torch.tensor(_box(box, (rows, cols)), dtype=torch.float32), max(rows, cols))
+            masks["foreground"] = masks["box"] = filled[:rows, :cols]
+        if foreground is not None:
+            masks["foreground"] = torch.from_numpy(_mask(foreground, (rows, cols)))
+        return Sample(image, masks)
+    opened = _opened(picture, what, background, marked=not (foreground is None and box is None))
+    shape = (opened.height, opened.width)
+    mask = None if foreground is None else _mask(foreground, shape)
+    return Geometry(round(size * 256 / 224), size)(opened, None if box is None else _box(box, shape), mask)
+
+
+def _opened(
+    picture: str | Path | PIL.Image.Image | np.ndarray, what: str, background: str, marked: bool
+) -> PIL.Image.Image:
+    if isinstance(picture, str | Path):
+        if not (path := Path(picture).expanduser()).exists():
+            raise UserError(f"{what} {path} is missing: check the path")
+        return open_image(path, background=background, marked=marked)
+    if isinstance(picture, np.ndarray):
+        return from_array(picture, what, background)
+    if not isinstance(picture, PIL.Image.Image):
+        raise UserError(f"{what} is of type {type(picture).__name__}: give a path, a PIL image, an array or a tensor")
+    try:
+        return as_rgb(picture, what, background=background, marked=marked)
+    except (OSError, SyntaxError, ValueError) as error:  # the file behind it is read only now
+        raise UserError(f"cannot read {what} ({one_line(error)}): open an image that is whole") from None
+
+
+def _tensor(picture: Tensor, what: str) -> Image:
+    if picture.ndim != 3 or len(picture) != 3 or not picture.numel():
+        shape = f"{tuple(picture.shape)} of {str(picture.dtype).removeprefix('torch.')}"
+        raise UserError(f"{what} is {shape}: an image tensor must have the shape (3, rows, cols)")
+    image = picture.detach().cpu()
+    return torch.from_numpy(unit((image.float() if image.is_floating_point() else image).numpy(), what))
+
+
+def _mask(region: Region, shape: tuple[int, int]) -> np.ndarray:
+    """True where the object is; raises UserError where the mask is not of its image's shape (rows, cols)."""
+    if isinstance(region, Tensor):
+        found = region.detach().cpu()
+        mask = mask_of((found.float() if found.is_floating_point() else found).numpy(), "foreground")
+    elif isinstance(region, np.ndarray):
+        mask = mask_of(region, "foreground")
+    elif isinstance(region, PIL.Image.Image):
+        mask = as_mask(region, "foreground")
+    else:
+        mask = open_mask(Path(region).expanduser())
+    if mask.shape != shape:
+        raise UserError(f"foreground is {mask.shape} and its image {shape} (rows, cols): give a mask of the same size")
+    return mask
+
+
+def _box(box: Corners, shape: tuple[int, int]) -> Box:
+    """The box as floats; raises UserError where it encloses nothing of its image."""
+    try:
+        x1, y1, x2, y2 = (float(edge) for edge in box)
+    except (TypeError, ValueError):
+        raise UserError(f"box is {box!r}: give x1, y1, x2, y2 in pixels of the query") from None
+    rows, cols = shape
+    if not (max(x1, 0) < min(x2, cols) and max(y1, 0) < min(y2, rows)):
+        raise UserError(f"box {(x1, y1, x2, y2)} holds nothing of the {cols} x {rows} query: give x1, y1, x2, y2 in px")
+    return x1, y1, x2, y2

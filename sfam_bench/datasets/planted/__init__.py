@@ -1,0 +1,1 @@
+"""The planted set: images whose evidence is known, drawn from a seed."""

@@ -1,0 +1,122 @@
+"""Planted: rendered birds whose class is the pair (crest, tail), so that the evidence of every similarity is known."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.ranges import Count, Natural
+from sfam_bench.core.records import Sample
+from sfam_bench.core.types import Mask
+from sfam_bench.datasets.planted.render import render
+from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, Scene
+
+TEST_SHARE = 3  # one combination in so many is a test class
+
+
+@lru_cache(maxsize=8192)  # 0.3 GB at 96 pixels
+def _drawn(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    return render(scene, size)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Images (3, size, size) of 96 train and 48 test combinations of 12 crests and 12 tails; no combination in both.
+
+    Every crest and every tail is seen in training (in 8 classes); all else is drawn independently of the class. An
+    image depends on `seed` and its id alone, so neither order nor the number of images a class changes it.
+    """
+
+    size: Count = 96
+    train_per_class: Natural = 16
+    test_per_class: Natural = 10
+    seed: Natural = 0
+    name: str = "planted"
+    split_name: str = "disjoint combinations"
+
+    parts: ClassVar[tuple[str, ...]] = PARTS
+    evidence: ClassVar[tuple[str, ...]] = EVIDENCE
+    states: ClassVar[int] = STATES
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One row an image: image_id -> label, class_name, split and the states `crest` and `tail`."""
+        draw = np.random.default_rng(self.seed)
+        crests, tails = draw.permutation(STATES), draw.permutation(STATES)
+        # diagonals of the shuffled square: each state is in as many test classes as any other
+        classes = [(c, t) for c in range(STATES) for t in range(STATES)]
+        classes.sort(key=lambda states: (crests[states[0]] + tails[states[1]]) % TEST_SHARE == 0)
+        rows = []
+        for label, (crest, tail) in enumerate(classes):
+            test = (crests[crest] + tails[tail]) % TEST_SHARE == 0
+            split, images = ("test", self.test_per_class) if test else ("train", self.train_per_class)
+            name = f"crest {crest}, tail {tail}"
+            rows += [(f"{split}-{label:04d}-{k:02d}", label, name, split, crest, tail) for k in range(images)]
+        columns = ["image_id", "label", "class_name", "split", *EVIDENCE]
+        return pd.DataFrame(rows, columns=columns).set_index("image_id")
+
+    def image(self, image_id: str) -> PIL.Image.Image:
+        """Draw one image as a picture file would hold it."""
+        return PIL.Image.fromarray(_drawn(self._scene(image_id), self.size)[0])
+
+    def sample(self, image_id: str) -> Sample:
+        """Draw one image, with masks of what is seen of the bird ("foreground") and each part ("part/crest", ...)."""
+        return self._sample(self._scene(image_id))
+
+    def repaint(self, image_id: str, part: str, change: int) -> Sample:
+        """Draw the same picture with one part repainted: an evidence part in state `change`, another in look `change`.
+
+        Pixels change only where the part was or is, and in the anti-aliased rim about it (two pixels at sharp tips).
+        """
+        if part not in PARTS:
+            raise UserError(f"{self.name} has no part '{part}'; its parts: {', '.join(PARTS)}")
+        if part in EVIDENCE and not 0 <= change < STATES:
+            raise UserError(f"{part} has no state {change}; its states: 0 to {STATES - 1}")
+        return self._sample(self._scene(image_id).repainted(part, change))
+
+    def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
+        """Regions of the query: "foreground"; "shared" where a state is shared; "unshared" too in a partial match."""
+        query, reference = self._states(query_id), self._states(reference_id)
+        shared = [f"part/{part}" for part in EVIDENCE if query[part] == reference[part]]
+        unshared = [f"part/{part}" for part in EVIDENCE if query[part] != reference[part]]
+        regions = {"foreground": sample.masks["foreground"]}
+        if shared:
+            regions["shared"] = _union(sample, shared)
+            if unshared:
+                regions["unshared"] = _union(sample, unshared)
+        return regions
+
+    @cached_property
+    def _all_states(self) -> dict[str, dict[str, int]]:
+        columns = [self.index[part].tolist() for part in EVIDENCE]
+        return {i: dict(zip(EVIDENCE, row, strict=True)) for i, *row in zip(self.index.index, *columns, strict=True)}
+
+    def _states(self, image_id: str) -> dict[str, int]:
+        if image_id not in self._all_states:
+            raise UserError(f"{self.name} has no image '{image_id}'; ids look like '{self.index.index[0]}'")
+        return self._all_states[image_id]
+
+    def _scene(self, image_id: str) -> Scene:
+        digest = hashlib.sha256(image_id.encode()).digest()
+        states = self._states(image_id)
+        return Scene((self.seed, int.from_bytes(digest[:8], "big")), states["crest"], states["tail"])
+
+    def _sample(self, scene: Scene) -> Sample:
+        image, seen = _drawn(scene, self.size)
+        masks = {"foreground": torch.from_numpy(seen > 0)}
+        masks |= {f"part/{part}": torch.from_numpy(seen == k) for k, part in enumerate(PARTS, start=1)}
+        return Sample(torch.from_numpy(image).permute(2, 0, 1).float() / 255, masks)
+
+
+def _union(sample: Sample, names: list[str]) -> Mask:
+    return torch.stack([sample.masks[name] for name in names]).any(dim=0)

@@ -1,0 +1,78 @@
+"""Draw a planted scene: hard-edged layers at three times the size, averaged down, so that edges are anti-aliased."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from sfam_bench.datasets.planted import background
+from sfam_bench.datasets.planted.scene import CREST_COLOURS, PARTS, TAIL_COLOURS, Scene, bird, pose
+from sfam_bench.datasets.planted.shapes import Array, Layer
+
+FINE = 3  # sub-pixels across a pixel
+RIM = 0.55  # darkness of outlines
+
+
+def render(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw a scene: image (size, size, 3), and at each pixel the part in front, 1 + its place in PARTS or 0."""
+    at = pose(scene)
+    behind = background.clutter(scene.stream("clutter"), CREST_COLOURS + TAIL_COLOURS)
+    own = background.perch(scene.stream("perch")) + bird(scene, at)
+    outlines = [layer.outline_points for layer in behind] + [at.to_frame(layer.outline_points) for layer in own]
+    fine = size * FINE
+    surface, rim = _paint(outlines, behind + own, fine)
+
+    number = surface[surface > 0]
+    order = np.argsort(number, kind="stable")  # one run of sub-pixels a layer
+    rows, cols = (index[order] for index in np.nonzero(surface))
+    where = (np.stack([cols, rows], axis=1) + 0.5) / fine
+    where_own, ends = at.to_own(where), np.cumsum(np.bincount(number, minlength=len(outlines) + 1))
+    colours = np.zeros((len(number), 4))
+    for k, layer in enumerate(behind + own):
+        run = slice(ends[k], ends[k + 1])
+        if run.start < run.stop:
+            colours[run, :3] = _lit(layer, (where if k < len(behind) else where_own)[run])
+    colours[:, :3] *= np.where(rim[rows, cols], RIM, 1.0)[:, None]
+    colours[:, 3] = 1.0
+    drawn = np.zeros((fine, fine, 4), dtype=np.uint8)
+    drawn[rows, cols] = 255 * np.clip(colours, 0, 1)
+
+    front = np.asarray(Image.fromarray(drawn).reduce(FINE)) / 255.0
+    image = (
+        background.backdrop(scene.stream("background"), size) * (1 - front[..., 3:]) + front[..., :3] * front[..., 3:]
+    )
+    image = _light(scene.stream("light"), image)
+    codes = np.array([0] + [PARTS.index(layer.part) + 1 if layer.part else 0 for layer in behind + own], dtype=np.uint8)
+    middle = slice(FINE // 2, None, FINE)
+    return (image * 255 + 0.5).astype(np.uint8), codes[surface[middle, middle]]
+
+
+def _paint(outlines: list[Array], layers: list[Layer], fine: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Which layer (1 + its place) is in front at each sub-pixel (fine, fine), and whether that is on its rim."""
+    surface, rim = Image.new("L", (fine, fine)), Image.new("L", (fine, fine))
+    on_surface, on_rim = ImageDraw.Draw(surface), ImageDraw.Draw(rim)
+    for number, (points, layer) in enumerate(zip(outlines, layers, strict=True), start=1):
+        corners = (points * fine).ravel().tolist()
+        on_surface.polygon(corners, fill=number, outline=number)
+        on_rim.polygon(corners, fill=0, outline=int(layer.outline), width=max(fine // 144, 1))
+    return np.asarray(surface), np.asarray(rim) > 0
+
+
+def _lit(layer: Layer, points: Array) -> Array:
+    """Colours (points, 3) of one layer, lit from above."""
+    colours = layer.look.colours(points) * layer.shade
+    if layer.rounded:
+        low, high = layer.outline_points[:, 1].min(), layer.outline_points[:, 1].max()
+        depth = (points[:, 1] - (low + high) / 2) / (high - low)
+        colours = colours * (1.0 - 0.45 * depth)[:, None]
+    return colours
+
+
+def _light(draw: np.random.Generator, image: Array) -> Array:
+    """Change exposure, warmth and the side the light comes from."""
+    rows, cols = image.shape[:2]
+    y, x = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, cols)
+    angle, slope = draw.uniform(0, 2 * np.pi), draw.uniform(0, 0.14)
+    warmth = draw.uniform(-0.07, 0.07)
+    tint = draw.uniform(0.84, 1.14) * np.array([1 + warmth, 1.0, 1 - warmth])
+    fall = 1 + slope * (x * np.cos(angle) + y * np.sin(angle))
+    return np.clip(image * tint * fall[..., None], 0, 1)

@@ -1,0 +1,214 @@
+"""What is in a planted picture: a bird whose crest and tail carry the class, everything else drawn at random."""
+
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sfam_bench.datasets.planted.shapes import Array, Layer, Look, blob, feather, hsv, rotate, smooth, xy
+
+PARTS = ("tail", "legs", "body", "wing", "crest", "head", "beak")  # back to front
+EVIDENCE = ("crest", "tail")  # at opposite ends of the bird, so that a coarse grid still tells them apart
+STATES = 12  # of each evidence part: 3 forms x 4 colours
+
+# Hue, saturation, value of the plumage; the evidence parts share no colour, every other part may wear any of them.
+CREST_COLOURS = ((0.985, 0.85, 0.86), (0.125, 0.88, 0.97), (0.885, 0.52, 0.93), (0.10, 0.05, 0.97))
+TAIL_COLOURS = ((0.61, 0.85, 0.80), (0.49, 0.75, 0.80), (0.32, 0.70, 0.66), (0.755, 0.60, 0.68))
+EARTHY = (
+    (0.07, 0.55, 0.55),
+    (0.09, 0.40, 0.72),
+    (0.58, 0.22, 0.52),
+    (0.0, 0.0, 0.35),
+    (0.10, 0.25, 0.88),
+    (0.03, 0.62, 0.62),
+)
+HORN = ((0.11, 0.75, 0.90), (0.06, 0.70, 0.80), (0.0, 0.0, 0.22), (0.58, 0.20, 0.45), (0.08, 0.35, 0.75))
+
+HEAD, CROWN, RUMP = xy(0.34, -0.27), xy(0.29, -0.38), xy(-0.30, 0.02)
+EXTENT = np.array([[-1.0, -0.93], [0.76, 0.60]])  # the largest bird in its own frame; the body is about one long
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The recipe of one picture: each factor has its own random stream, so that none can tell on another."""
+
+    key: tuple[int, ...]
+    crest: int
+    tail: int
+    variants: tuple[tuple[str, int], ...] = ()
+
+    def stream(self, factor: str) -> np.random.Generator:
+        """The random numbers of one factor: a part, the pose, the light, the background, ..."""
+        return np.random.default_rng([*self.key, zlib.crc32(factor.encode()), dict(self.variants).get(factor, 0)])
+
+    def repainted(self, part: str, change: int) -> "Scene":
+        """The same scene with evidence part `part` in state `change`, or another part in its look number `change`."""
+        if part in EVIDENCE:
+            return replace(self, **{part: change})  # type: ignore[arg-type]
+        return replace(self, variants=(*self.variants, (part, change)))
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the bird is: pixels = centre + matrix @ own coordinates; the tilts of crest and tail are in degrees."""
+
+    matrix: Array
+    centre: Array
+    crest_tilt: float
+    tail_tilt: float
+
+    def to_frame(self, points: Array) -> Array:
+        """Own coordinates to the unit frame, both (points, 2) as x, y."""
+        return points @ self.matrix.T + self.centre
+
+    def to_own(self, points: Array) -> Array:
+        """Unit frame to own coordinates, both (points, 2) as x, y."""
+        return (points - self.centre) @ np.linalg.inv(self.matrix).T
+
+
+def pose(scene: Scene) -> Pose:
+    """Draw position, scale, rotation and flip such that the largest bird would still be inside the frame."""
+    draw = scene.stream("pose")
+    angle, scale = np.deg2rad(draw.uniform(-14, 14)), draw.uniform(0.44, 0.53)
+    matrix = rotate(np.eye(2), angle).T * scale
+    if draw.random() < 0.5:
+        matrix = np.diag([-1.0, 1.0]) @ matrix
+    (left, top), (right, bottom) = EXTENT
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) @ matrix.T
+    # the corners of the extent are empty, so they may stand out a little
+    low, high = -corners.min(axis=0) - 0.02, 1.02 - corners.max(axis=0)
+    centre = np.where(low < high, draw.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
+    return Pose(matrix, centre, draw.uniform(-12, 12), draw.uniform(-14, 14))
+
+
+def bird(scene: Scene, at: Pose) -> list[Layer]:
+    """The layers of the bird, back to front, in its own frame."""
+    plumage = {
+        "tail": _tail,
+        "legs": _legs,
+        "body": _body,
+        "wing": _wing,
+        "crest": _crest,
+        "head": _head,
+        "beak": _beak,
+    }
+    return [layer for part in PARTS for layer in plumage[part](scene, at)]
+
+
+def _any_colour(draw: np.random.Generator) -> Array:
+    """A colour of an ordinary part: earthy, or one of those that the evidence parts wear too."""
+    pool = EARTHY if draw.random() < 0.6 else CREST_COLOURS + TAIL_COLOURS
+    return _jitter(draw, pool[draw.integers(len(pool))])
+
+
+def _jitter(draw: np.random.Generator, colour: tuple[float, float, float]) -> Array:
+    hue, saturation, value = colour
+    return hsv(hue + draw.normal(0, 0.008), saturation * draw.uniform(0.9, 1.08), value * draw.uniform(0.93, 1.04))
+
+
+def _plumes(part: str, look: Look, feathers: list[Array]) -> list[Layer]:
+    """Feathers one over another, every second one darker so that they part."""
+    return [Layer(part, shape, look, shade=0.86 if k % 2 else 1.0) for k, shape in enumerate(feathers)]
+
+
+def _crest(scene: Scene, at: Pose) -> list[Layer]:
+    draw, state = scene.stream("crest"), scene.crest
+    form, colour = divmod(state, len(CREST_COLOURS))
+    base, dark = _jitter(draw, CREST_COLOURS[colour]), np.array([0.13, 0.09, 0.12])
+    root, up = CROWN, -90 + at.crest_tilt
+    if form == 0:  # a hoopoe's fan with dark tips
+        shapes = [feather(root, up + a, 0.44, 0.155, tip=0.9) for a in (-62, 50, -36, 24, -6)]
+        return _plumes("crest", Look(base, dark, "tip", 0.35, root), shapes)
+    if form == 1:  # plain spikes along the skull
+        spikes = [(-0.14, -48, 0.37), (-0.07, -26, 0.43), (0.0, -4, 0.46), (0.06, 18, 0.41), (0.11, 40, 0.33)]
+        shapes = [feather(root + xy(x, 0.02), up + a, length, 0.175, tip=0.0) for x, a, length in spikes]
+        return _plumes("crest", Look(base, base * 0.8, "plain", 1.0, root), shapes)
+    # broad banded plumes swept back
+    shapes = [feather(root + xy(0.05, 0.02), up + a, 0.54, 0.19, tip=0.55, bend=-0.16) for a in (-48, -22, 4)]
+    return _plumes("crest", Look(base, dark, "bands", 0.125, root), shapes)
+
+
+def _tail(scene: Scene, at: Pose) -> list[Layer]:
+    draw, state = scene.stream("tail"), scene.tail
+    form, colour = divmod(state, len(TAIL_COLOURS))
+    base, light = _jitter(draw, TAIL_COLOURS[colour]), np.array([0.96, 0.94, 0.86])
+    root, back = RUMP, 180 + at.tail_tilt
+    if form == 0:  # a spread fan with light tips
+        shapes = [feather(root, back + a, 0.55, 0.135, tip=0.95) for a in (-34, 34, -20, 20, -7, 7)]
+        return _plumes("tail", Look(base, light, "tip", 0.45, root), shapes)
+    if form == 1:  # a swallow's fork
+        shapes = [feather(root, back + a, 0.66, 0.225, tip=0.0, bend=b) for a, b in ((-20, -0.10), (20, 0.10))]
+        return _plumes("tail", Look(base, base * 0.8, "plain", 1.0, root), shapes)
+    # a barred paddle
+    shapes = [feather(root, back + a, 0.64, 0.22, tip=1.0) for a in (-12, 12, 0)]
+    return _plumes("tail", Look(base, light, "bands", 0.15, root), shapes)
+
+
+def _body(scene: Scene, at: Pose) -> list[Layer]:
+    draw = scene.stream("body")
+    fat, length = draw.uniform(0.26, 0.31), draw.uniform(0.40, 0.44)
+    outline = [
+        (-length, 0.0),
+        (-0.26, -0.17),
+        (0.02, -fat),
+        (0.25, -0.34),
+        (0.42, -0.26),
+        (length, 0.02),
+        (0.22, fat),
+        (-0.12, fat * 0.9),
+    ]
+    pattern = ("plain", "belly", "spots", "belly")[draw.integers(4)]
+    look = Look(_any_colour(draw), _any_colour(draw), pattern, draw.uniform(0.10, 0.13), xy(0.0, 0.06))
+    return [Layer("body", smooth(np.array(outline)), look, rounded=True)]
+
+
+def _wing(scene: Scene, at: Pose) -> list[Layer]:
+    draw = scene.stream("wing")
+    root, pattern = xy(0.17, -0.08), ("plain", "bands", "tip", "spots")[draw.integers(4)]
+    look = Look(_any_colour(draw), _any_colour(draw), pattern, {"tip": 0.36, "bands": 0.16}.get(pattern, 0.11), root)
+    down, reach = draw.uniform(164, 174), draw.uniform(0.44, 0.50)
+    tip = draw.uniform(0.1, 0.9)
+    return _plumes(
+        "wing", look, [feather(root, down + a, reach * r, 0.17, tip) for a, r in ((-26, 0.78), (-13, 0.9), (0, 1.0))]
+    )
+
+
+def _head(scene: Scene, at: Pose) -> list[Layer]:
+    draw = scene.stream("head")
+    look = Look(_any_colour(draw), _any_colour(draw), ("plain", "belly")[draw.integers(2)], 1.0, HEAD + xy(0.02, 0.03))
+    eye, iris = HEAD + xy(0.06, -0.03), hsv(draw.uniform(0.04, 0.16), draw.uniform(0, 0.9), 0.95)
+    pupil = np.array([0.06, 0.05, 0.07])
+    return [
+        Layer("head", blob(HEAD, draw.uniform(0.17, 0.19), draw.uniform(0.16, 0.18)), look, rounded=True),
+        Layer("head", blob(eye, 0.058, 0.058), Look(iris), outline=False),
+        Layer("head", blob(eye, 0.038, 0.038), Look(pupil), outline=False),
+        Layer("head", blob(eye + xy(0.014, -0.016), 0.013, 0.013), Look(np.ones(3)), outline=False),
+    ]
+
+
+def _beak(scene: Scene, at: Pose) -> list[Layer]:
+    draw = scene.stream("beak")
+    colour, root = _jitter(draw, HORN[draw.integers(len(HORN))]), HEAD + xy(0.13, 0.02)
+    length, deep, hook = draw.uniform(0.16, 0.26), draw.uniform(0.05, 0.08), draw.uniform(0.0, 0.07)
+    upper = np.array([(0, -deep), (length * 0.6, -deep * 0.5), (length, hook), (length * 0.5, 0.01), (0, 0.015)])
+    lower = np.array([(0, 0.0), (length * 0.75, 0.012 + hook * 0.3), (length * 0.4, deep * 0.6), (0, deep * 0.8)])
+    return [Layer("beak", root + lower, Look(colour * 0.75)), Layer("beak", root + upper, Look(colour))]
+
+
+def _legs(scene: Scene, at: Pose) -> list[Layer]:
+    draw = scene.stream("legs")
+    colour, long = _jitter(draw, HORN[draw.integers(len(HORN))]), draw.uniform(0.46, 0.54)
+    layers = []
+    for x, shade in ((0.13, 0.75), (0.0, 1.0)):
+        foot = xy(x + 0.05, long)
+        strokes = [((x, 0.2), foot)] + [(foot, foot + toe) for toe in ([0.12, 0.02], [0.08, 0.05], [-0.07, 0.03])]
+        layers += [
+            Layer("legs", _stroke(np.array(a), np.array(b)), Look(colour * shade), outline=False) for a, b in strokes
+        ]
+    return layers
+
+
+def _stroke(start: Array, end: Array, width: float = 0.018) -> Array:
+    along = (end - start) / np.linalg.norm(end - start)
+    side = np.array([-along[1], along[0]]) * width
+    return np.array([start + side, end + side, end - side, start - side])

@@ -1,0 +1,238 @@
+"""Pairs x explainers x metrics -> records. Knows no path and no config."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.maps import coincide, flagged, normalise, upsample
+from sfam_bench.core.method_card import card_of
+from sfam_bench.core.records import PAIR, Curve, Encoded, PairBatch, Passes, Record, Side, check_names
+from sfam_bench.core.targets import Target, swapped
+from sfam_bench.core.types import RawMaps
+from sfam_bench.engine.series import Series
+from sfam_bench.explainers.shared.forms import Explainer, Sampling
+from sfam_bench.explainers.shared.points import point_to_point
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Reading, Scene
+from sfam_bench.metrics.shared.walks import curves
+from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.retrieval.recall import Catalogue
+
+Answers: TypeAlias = dict[Question, Tensor]
+COARSE = 64 * 64  # cells; finer maps are of methods that sample, never coincide, and would fill the memory
+POSITIONS = 256  # of an image's grid up to which its point-to-point map is kept: it has their square
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one batch of pairs gave: records, curves, and raw maps by "<explainer>/query" and "<explainer>/reference".
+
+    Beside these maps stands "point_to_point", what each position of the query and each of the reference add together.
+    `seconds` that each explainer took for the queries' maps, not a part of the records, which repeat to the bit.
+    """
+
+    records: list[Record]
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    curves: list[Curve] = field(default_factory=list)
+
+
+def evaluate(
+    model: SimilarityModel,
+    target: Target,
+    batches: Iterable[PairBatch],
+    explainers: Mapping[str, Explainer],
+    metrics: Mapping[str, Metric],
+    dataset: str,
+    keep_maps: bool = False,
+    passes: Passes | None = None,
+    gallery: Catalogue | None = None,
+    keep_curves: bool = True,
+) -> Iterator[Shard]:
+    """Explain and measure batch by batch; a metric that needs what a batch or the run lacks gives no record for it."""
+    check_names(explainers, metrics)
+    searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
+    for pairs in batches:
+        encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)
+        scene = Scene(model, encoded, pairs, gallery=searched)
+        same = self_pairs(pairs)
+        shard = Shard([], maps=joint(model, encoded) if keep_maps else {})
+        names = (dataset, model.name, target.name)
+        applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
+        for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
+            for name, metric in applied.items():
+                undefined = {reason: flag.tolist() for reason, flag in metric.undefined(method.explained).items()}
+                missed = undefined.pop(NOT_DRAWN, [False] * len(pairs))
+                why = [
+                    NOT_DRAWN if missed[i] else flag or first_true(undefined, i) for i, flag in enumerate(method.flags)
+                ]
+                values = metric(method.explained).cpu()
+                shard.records.extend(rows((*names, method.name, name), pairs, values, why))
+            shard.seconds[method.name] = method.seconds
+            if keep_curves:
+                shard.curves.extend(walked(method, pairs, applied.values()))
+            if keep_maps:
+                shard.maps[f"{method.name}/query"] = method.raw.cpu()
+                if len(encoded.terms) == 1:
+                    other = raw_maps(explainers[method.name], model, swapped(encoded), pairs)
+                    shard.maps[f"{method.name}/reference"] = other.cpu()
+        scene.full()
+        if not isinstance(model.embedder.projection, nn.Identity):
+            scene.headless()
+        for fact, values in scene.facts.items():
+            shard.records.extend(rows((*names, PAIR, fact), pairs, values.cpu(), same))
+        yield shard
+
+
+@dataclass(frozen=True)
+class Method:
+    """One explainer's maps of a batch of pairs, and why some of them cannot be measured."""
+
+    name: str
+    raw: RawMaps
+    scaled: RawMaps
+    flags: list[str]
+    explained: Explained
+    seconds: float
+
+
+def made(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> Iterator[Method]:
+    """The maps of each explainer, made when they are asked for."""
+    size = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1])
+    for name, explainer in explainers.items():
+        start = perf_counter()
+        raw = raw_maps(explainer, scene.model, scene.encoded, scene.pairs)
+        if raw.is_cuda:
+            torch.cuda.synchronize(raw.device)
+        seconds = perf_counter() - start
+        scaled = normalise(raw)
+        remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
+        samples = isinstance(explainer, Sampling)
+        explained = Explained(scene, upsample(scaled, size), name, raw, remake, samples=samples)
+        yield Method(name, raw, scaled, reasons(raw, same), explained, seconds)
+
+
+def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:
+    """The methods in turn, each when all that the metrics ask of the model about its maps is answered.
+
+    One stream of passes serves all methods and metrics, and no more than two methods are under way at once. Where maps
+    coincide (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later method takes the answers of the earlier.
+    """
+    asking = [metric for metric in metrics if isinstance(metric, Asking)]
+    if not asking:
+        yield from methods
+        return
+    under_way: deque[tuple[Method, list[tuple[Question, Answers]]]] = deque()
+
+    def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
+        earlier: list[tuple[RawMaps, set[Question], Answers]] = []
+        for method in methods:
+            asked = dict.fromkeys(question for metric in asking for question in asks(metric, method.explained))
+            lent: dict[Question, Answers] = {}
+            for scaled, known, answers in earlier:
+                alike = coincide(scaled, method.scaled)
+                lendable = (question for question in asked if not isinstance(question[0], Reading))
+                lent.update((question, answers) for question in lendable if alike[question[1]] and question in known)
+            if method.scaled[0].numel() <= COARSE:
+                earlier.append((method.scaled, set(asked), method.explained.answers))
+            under_way.append((method, list(lent.items())))
+            for question, series in method.explained.ask(question for question in asked if question not in lent):
+                yield (method, question), series
+
+    def finished() -> Method:
+        method, lent = under_way.popleft()
+        method.explained.answers.update((question, answers[question]) for question, answers in lent)
+        return method
+
+    for (method, question), embeddings in passes(questions()):
+        while under_way[0][0] is not method:
+            yield finished()
+        method.explained.hear(question, embeddings)
+    while under_way:
+        yield finished()
+
+
+def asks(metric: Asking, method: Explained) -> Iterator[Question]:
+    """Each probe of a metric, of each pair that it asks."""
+    pairs = metric.asked(method).nonzero()[:, 0].tolist()
+    return ((probe, pair) for probe in metric.probes for pair in pairs)
+
+
+def planned(metrics: Iterable[Metric], methods: int, pairs: int, pixels: int, own: int = 0) -> int:
+    """How many passes an evaluation takes at most; `own` are those that all explainers take themselves for a pair."""
+    shares: dict[Probe, float] = {}
+    for metric in metrics:
+        if isinstance(metric, Asking):
+            shares.update({probe: max(metric.share, shares.get(probe, 0)) for probe in metric.probes})
+    return pairs * own + round(methods * pairs * sum(share * probe.count(pixels) for probe, share in shares.items()))
+
+
+def own_passes(explainers: Iterable[Explainer], query: Side, keep_maps: bool = False) -> int:
+    """How many passes the explainers take themselves for a pair, twice where the reference's map is kept too."""
+    taken = sum(explainer.forwards(query) for explainer in explainers if isinstance(explainer, Sampling))
+    return taken * (2 if keep_maps else 1)
+
+
+def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+    """One map a pair, or UserError: an explainer that returns fewer would silently shift the rows."""
+    raw = explainer(model, encoded, pairs)
+    if raw.ndim != 3 or len(raw) != len(pairs):
+        raise UserError(f"{explainer} returned {tuple(raw.shape)} for {len(pairs)} pairs: expected (batch, rows, cols)")
+    return raw.detach()
+
+
+def joint(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
+    """The point-to-point maps of a target with one comparison, in half precision, where their grids are small."""
+    sides = [encoded.query, *(term.side for term in encoded.terms)]
+    if len(sides) > 2 or any(side.activations[0, 0].numel() > POSITIONS for side in sides):
+        return {}
+    return {POINT_TO_POINT: point_to_point(model, sides[0], sides[1]).cpu().half()}
+
+
+def self_pairs(pairs: PairBatch) -> list[str]:
+    """Flag pairs of an image with itself, by id or by pixels."""
+    equal = (pairs.query == pairs.reference).flatten(1).all(dim=1).tolist()
+    ids = zip(pairs.query_ids, pairs.reference_ids, strict=True)
+    return [
+        "self_pair" if query == reference or same else "" for (query, reference), same in zip(ids, equal, strict=True)
+    ]
+
+
+def walked(method: Method, pairs: PairBatch, metrics: Iterable[Metric]) -> Iterator[Curve]:
+    """The raw curves that the metrics rest on, of the pairs of which they do."""
+    for name, (fraction, scores) in curves(method.explained, metrics).items():
+        whole = scores.isfinite().all(dim=1).tolist()
+        for i, score in enumerate(scores.tolist()):
+            if whole[i] and not method.flags[i]:
+                yield Curve(method.name, name, pairs.query_ids[i], pairs.reference_ids[i], fraction, score)
+
+
+def reasons(raw: RawMaps, same: list[str]) -> list[str]:
+    """Why a pair's map cannot be measured, or nothing."""
+    nonfinite, constant = (flags.tolist() for flags in flagged(raw))
+    return [
+        pair or ("nonfinite_map" if bad else "constant_map" if flat else "")
+        for pair, bad, flat in zip(same, nonfinite, constant, strict=True)
+    ]
+
+
+def first_true(flags: dict[str, list[bool]], pair: int) -> str:
+    """The first reason that holds for a pair, or nothing."""
+    return next((reason for reason, holds in flags.items() if holds[pair]), "")
+
+
+def rows(names: tuple[str, str, str, str, str], pairs: PairBatch, values: Tensor, flags: list[str]) -> Iterator[Record]:
+    """Records of one metric; a flagged value is NaN and a NaN value is flagged, and what was not drawn is left out."""
+    for query, reference, value, flag in zip(pairs.query_ids, pairs.reference_ids, values.tolist(), flags, strict=True):
+        if flag == NOT_DRAWN:
+            continue
+        reason = flag or ("" if math.isfinite(value) else "nonfinite_value")
+        yield Record(*names, query, reference, float("nan") if reason else value, reason)

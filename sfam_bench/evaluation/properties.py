@@ -1,0 +1,64 @@
+"""What an explainer costs and how exactly it adds up, measured on pairs."""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from sfam_bench.core.baselines import BASELINES
+from sfam_bench.core.hooks import counted
+from sfam_bench.core.method_card import card_of
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import Target, score
+from sfam_bench.core.types import RawMaps, Scores
+from sfam_bench.engine.modes import evaluating
+from sfam_bench.evaluation.evaluate import raw_maps
+from sfam_bench.explainers.shared.forms import Explainer
+from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+
+
+@dataclass(frozen=True)
+class Properties:
+    """Of one map, beyond encoding its pair once.
+
+    forwards, backwards: images through the trunk, and gradients back to it.
+    milliseconds: a map, in a batch of all the pairs.
+    residual: |sum of the map - what its card says it sums to| / |score|, median over pairs; None without a total.
+    """
+
+    forwards: float
+    backwards: float
+    milliseconds: float
+    residual: float | None
+
+
+def properties(explainer: Explainer, model: SimilarityModel, target: Target, pairs: PairBatch) -> Properties:
+    """Measure one explainer on pairs, after one call on the first of them to warm up."""
+    first = PairBatch(pairs.query_ids[:1], pairs.reference_ids[:1], pairs.query[:1], pairs.reference[:1])
+    raw_maps(explainer, model, encode_pairs(model, target, first.query, first.reference), first)
+    encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative)
+    with counted(model.trunk) as counts:
+        start = perf_counter()
+        maps = raw_maps(explainer, model, encoded, pairs)
+        seconds = perf_counter() - start
+    residual = residuals(explainer, model, encoded, maps)
+    return Properties(
+        counts.forwards / len(pairs),
+        counts.backwards / len(pairs),
+        1000 * seconds / len(pairs),
+        None if residual is None else float(residual.median()),
+    )
+
+
+def residuals(explainer: Explainer, model: SimilarityModel, encoded: Encoded, maps: RawMaps) -> Scores | None:
+    """|sum of the map - its total| / |score| of each pair, by the total that the explainer's card names."""
+    card = card_of(explainer)
+    if card.total == "none":
+        return None
+    whole = score(model.similarity, encoded.query.embeddings, encoded.terms)
+    total = whole
+    if card.total == "change":
+        empty = BASELINES[getattr(explainer, "baseline")](encoded.query.images)  # noqa: B009 (not all have one)
+        with torch.no_grad(), evaluating(model):
+            total = whole - score(model.similarity, model(empty), encoded.terms)
+    return (maps.sum(dim=(1, 2)) - total).abs() / whole.abs()

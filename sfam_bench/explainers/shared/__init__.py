@@ -1,0 +1,1 @@
+"""What methods share: their protocol, masks, attention, relevance, quadrature and preparation."""

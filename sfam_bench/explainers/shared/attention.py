@@ -1,0 +1,176 @@
+"""What methods on attention share: a vision transformer run block by block, its attention made visible, no hooks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import unit
+from sfam_bench.core.types import Embeddings, Images, RawMaps
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.tokens import CarriedTokens, ClassTail, PatchTail, PatchTokens, Tokens, last_tokens, read
+
+MEMORY = 2**28  # bytes of attention under way
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention, head by head: softmax(q k) = weights, weights v = output; each can be differentiated by."""
+
+    queries: Float[Tensor, "batch heads tokens dims"]
+    keys: Float[Tensor, "batch heads tokens dims"]
+    values: Float[Tensor, "batch heads tokens dims"]
+    weights: Float[Tensor, "batch heads tokens tokens"]
+    output: Float[Tensor, "batch heads tokens dims"]
+
+
+class Watching(TorchFunctionMode):
+    """While active, fused attention is computed step by step, and `seen` keeps each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Attention] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self.seen.append(attend(*args, **(kwargs or {})))
+        return self.seen[-1].output
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Attention:
+    """F.scaled_dot_product_attention by its definition, of images: without dropout, causality and grouped heads."""
+    if dropout_p or is_causal or enable_gqa:
+        raise UserError("methods on attention know no dropout, causal attention or grouped heads in it")
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    weights = scores.softmax(dim=-1)
+    if torch.is_grad_enabled() and not weights.requires_grad:
+        weights.requires_grad_()  # frozen weights before it leave nothing that would ask for a gradient
+    return Attention(query, key, value, weights, weights @ value)
+
+
+@contextmanager
+def watching(module: nn.Module) -> Iterator[list[Attention]]:
+    """Record every attention of a module while the block runs, whether timm's fused attention is on or off."""
+    unfused = [child for child in module.modules() if getattr(child, "fused_attn", True) is False]
+    try:
+        for child in unfused:
+            child.fused_attn = True  # type: ignore[assignment]
+        with Watching() as watch:
+            yield watch.seen
+    finally:
+        for child in unfused:
+            child.fused_attn = False  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A vision transformer of timm, trunk and tail together, as its blocks; `name` is the method's, for errors."""
+
+    model: SimilarityModel
+    name: str
+
+    def __post_init__(self) -> None:
+        found = self._trunk[-1]
+        if not (isinstance(found, PatchTokens | CarriedTokens) and isinstance(found.transformer, VisionTransformer)):
+            raise UserError(f"{self.name} needs a vision transformer: timm's vit_* or deit* (model=vit)")
+
+    @property
+    def _trunk(self) -> list[nn.Module]:
+        trunk = self.model.trunk
+        return list(trunk) if isinstance(trunk, nn.Sequential) else [trunk]
+
+    @property
+    def _transformer(self) -> VisionTransformer:
+        transformer: Any = self._trunk[-1].transformer
+        return transformer
+
+    @property
+    def _tail(self) -> PatchTail | ClassTail | None:
+        tail = self.model.embedder.tail
+        return tail if isinstance(tail, PatchTail | ClassTail) else None
+
+    @property
+    def steps(self) -> list[tuple[nn.Module, Callable[[Tensor], Tokens]]]:
+        """Each block, those behind the cut too, and how it is run; the first one on images, with what comes before."""
+        before: Any = self._transformer.blocks
+        steps: list[Any] = [(block, block) for block in before]
+        steps[0] = (before[0], lambda images: last_tokens(self._transformer, images, blocks=1))
+        if isinstance(self._tail, ClassTail):
+            tail, norm = self._tail, cast(nn.Module, self._transformer.norm)
+            steps.append((tail, lambda tokens: tail.block(tokens, norm(tokens))))
+        elif self._tail is not None:
+            steps += [(block, block) for block in cast(nn.Sequential, self._tail.blocks)]
+        return steps
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens stand before the patches."""
+        return self._transformer.num_prefix_tokens
+
+    @property
+    def reads_class(self) -> bool:
+        """Whether the embedding is the class token."""
+        return self._tail is not None and self._tail.token == "class"
+
+    def chunks(self, images: Images, size: tuple[int, int]) -> Iterator[Int[Tensor, " some"]]:
+        """Rows of a batch whose attention in one block fits into MEMORY, for heads of 64 channels and some copies."""
+        tokens = self.prefix + size[0] * size[1]
+        step = max(1, 4 * MEMORY // (tokens**2 * self._transformer.embed_dim))
+        yield from torch.arange(len(images), device=images.device).split(step)
+
+    def run(self, images: Images) -> Iterator[tuple[Tokens, Attention]]:
+        """The tokens after each block, and its attention; a gradient runs back through one block only."""
+        for step in self._trunk[:-1]:
+            images = step(images)
+        tokens = images
+        for block, run in self.steps:
+            with watching(block) as seen:
+                tokens = run(tokens.detach())
+            if len(seen) != 1 or seen[0].weights.shape[::3] != tokens.shape[:2]:
+                raise UserError(
+                    f"{self.name} needs one attention over all tokens a block, and {type(block).__name__} shows "
+                    f"{len(seen)}: take another of timm's vit_* or deit*"
+                )
+            yield tokens, seen[0]
+
+    def normed(self, tokens: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
+        """The norm after the last block."""
+        norm: Any = self._transformer.norm if self._tail is None else self._tail.norm
+        normed: Tensor = norm(tokens)
+        return normed
+
+    def embed(self, tokens: Tokens, size: tuple[int, int]) -> Embeddings:
+        """Embeddings, as if these tokens were those after the last block."""
+        grid = read(self.normed(tokens), self.prefix, "class" if self.reads_class else "patch", size)
+        return self.finish(self.model.embedder.pooling(grid.clone()))
+
+    def finish(self, pooled: Float[Tensor, "batch channels"]) -> Embeddings:
+        """Neck, head and L2."""
+        embeddings = self.model.embedder.project(pooled)
+        return unit(embeddings) if self.model.embedder.normalise else embeddings
+
+    def patches(self, by_token: Float[Tensor, "batch tokens"], size: tuple[int, int]) -> RawMaps:
+        """The patches' part of one value a token, as a grid."""
+        return by_token[:, self.prefix :].unflatten(1, size)

@@ -1,0 +1,109 @@
+"""What single positions add to an embedding, and pairs of positions to an inner product; Zhu, Yang, Chen, TIP 2021."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Side
+from sfam_bench.core.similarity import Cosine, NegativeEuclidean, norm
+from sfam_bench.core.types import Activations, Embeddings, RawMaps
+from sfam_bench.explainers.shared.forms import derivative, differentiating, gradients
+from sfam_bench.models.heads import is_affine
+from sfam_bench.models.poolings import BY_CHANNEL
+from sfam_bench.models.similarity_model import SimilarityModel
+
+Bias = Literal["drop", "spread"]
+Points: TypeAlias = Float[Tensor, "batch positions dims"]
+PointPairs: TypeAlias = Float[Tensor, "batch rows cols reference_rows reference_cols"]
+
+
+def point_to_point(
+    model: SimilarityModel,
+    query: Side,
+    reference: Side,
+    rectify: Literal["none", "pair"] = "none",
+    bias: Bias = "drop",
+) -> PointPairs:
+    """What each position of the query and each of the reference add together; large, so ask for few pairs."""
+    points, others = (point_embeddings(model, side, bias) for side in (query, reference))
+    shares = (points @ others.mT * factor(model)).view(len(points), *_grid(query), *_grid(reference))
+    return shares.clamp_min(0) if rectify == "pair" else shares
+
+
+def point_specific(
+    model: SimilarityModel,
+    query: Side,
+    reference: Side,
+    point: tuple[int, int],
+    on: Literal["query", "reference"] = "query",
+    rectify: Literal["none", "pair"] = "none",
+    bias: Bias = "drop",
+) -> RawMaps:
+    """A slice of `point_to_point`: the map over the image that `on` names, for one (row, col) of the other's grid."""
+    shown, pointed = (query, reference) if on == "query" else (reference, query)
+    (row, col), (rows, cols) = point, _grid(pointed)
+    if not (0 <= row < rows and 0 <= col < cols):
+        raise UserError(f"the point ({row}, {col}) is not on the grid of {rows} x {cols}: rows and cols count from 0")
+    other = point_embeddings(model, pointed, bias)[:, row * cols + col]
+    maps = torch.einsum("bnd,bd->bn", point_embeddings(model, shown, bias), other) * factor(model)
+    return (maps.clamp_min(0) if rectify == "pair" else maps).view_as(shown.activations[:, 0])
+
+
+def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:
+    """What each position adds to the embedding, over its length where the score is of unit vectors."""
+    embedder = model.embedder
+    by_channel = embedder.pools_the_cut and type(embedder.pooling) in BY_CHANNEL
+    whole, points = (pooled_points if by_channel else local_points)(model, side)
+    if bias == "spread":
+        points = points + (whole - points.sum(dim=1))[:, None] / points.shape[1]
+    return points / norm(whole)[:, None] if embedder.normalise or isinstance(model.similarity, Cosine) else points
+
+
+def pooled_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
+    """The embedding before L2, and the head's Jacobian times what pooling lets through of each position."""
+    embedder = model.embedder
+    shares = pooled_shares(model, embedder.pool, side.activations).flatten(2).mT
+    with differentiating(model):
+        pooled = embedder.pool(side.activations.detach()).detach()
+        whole = embedder.project(pooled).detach()
+        if type(embedder.projection) is nn.Identity:
+            return whole, shares
+        at = torch.zeros_like(pooled[:1]) if is_affine(embedder.projection) else pooled
+        rows = (len(at), whole.shape[1])  # a row a dimension, so that one backward pass gives them all
+        weights = derivative(
+            lambda p: embedder.project(p).unflatten(0, rows).diagonal(dim1=1, dim2=2), at.repeat_interleave(rows[1], 0)
+        )
+        return whole, shares @ weights.unflatten(0, rows).mT
+
+
+def local_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
+    """The embedding before L2, and its Jacobian by each position times the activations there."""
+    embedder = model.embedder
+    with differentiating(model):
+        leaf = side.activations.detach().clone().requires_grad_()
+        whole = embedder.project(embedder.pool(leaf))
+        points = [
+            (gradients(dimension.sum(), [leaf], again=True)[0] * leaf).detach().sum(dim=1).flatten(1)
+            for dimension in whole.unbind(dim=1)
+        ]
+    return whole.detach(), torch.stack(points, dim=2)
+
+
+def pooled_shares(model: SimilarityModel, pool: Callable[[Tensor], Tensor], activations: Activations) -> Activations:
+    """A_k dp_k/dA_k, what each position adds to a pooled channel, for poolings that take the channels one by one."""
+    with differentiating(model):
+        return activations * derivative(pool, activations)
+
+
+def factor(model: SimilarityModel) -> float:
+    """How often the inner product is in the score."""
+    return 2.0 if isinstance(model.similarity, NegativeEuclidean) else 1.0
+
+
+def _grid(side: Side) -> tuple[int, int]:
+    rows, cols = side.activations.shape[-2:]
+    return rows, cols

@@ -1,0 +1,34 @@
+"""Scores as multiples of <f, f'>, embeddings before L2, for methods that explain the product of two embeddings."""
+
+from typing import TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, norm
+from sfam_bench.core.types import Embeddings
+from sfam_bench.models.similarity_model import SimilarityModel
+
+Factor: TypeAlias = Float[Tensor, "batch 1"]
+
+
+def before_l2(model: SimilarityModel, activations: Tensor) -> Embeddings:
+    """Embeddings before L2."""
+    return model.embedder.project(model.embedder.pool(activations))
+
+
+def factor(model: SimilarityModel, query: Embeddings, reference: Embeddings) -> Factor:
+    """What <f, f'> is multiplied by in the score, with the lengths of both held constant.
+
+    -|e - e'|^2 = 2 <e, e'> - |e|^2 - |e'|^2: the terms of one image alone, constant for unit embeddings, are left out.
+    """
+    factors = {Cosine: 1.0, Dot: 1.0, NegativeEuclidean: 2.0}
+    if type(model.similarity) not in factors:
+        raise UserError(
+            f"the similarity '{model.similarity.name}' is not known to be made of an inner product: "
+            "use cosine, dot or negative_euclidean"
+        )
+    times = norm(query).new_full((len(query), 1), factors[type(model.similarity)])
+    by_length = model.embedder.normalise or isinstance(model.similarity, Cosine)
+    return times / (norm(query) * norm(reference)) if by_length else times

@@ -1,0 +1,198 @@
+"""Pieces of a planned evaluation, checked one by one and streamed into one file of records and one of curves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic, tidy
+from sfam_bench.jobs.plan import Plan
+from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.proof import read_pairs
+from sfam_bench.runs.store import RunStore
+
+ROWS = 1 << 17  # of a row group, and about as many as are held at a time
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge found: records and sound batches; batches not there, pairs that were skipped, and what is wrong."""
+
+    rows: int = 0
+    batches: int = 0
+    missing: list[int] = field(default_factory=list)
+    skipped: list[tuple[int, str, str, str]] = field(default_factory=list)
+    wrong: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record is there."""
+        return not (self.missing or self.skipped or self.wrong)
+
+    @property
+    def line(self) -> str:
+        """What is not there, the first few by name; nothing where all is."""
+        pairs = [f"{query} with {reference} ({why})" for _, query, reference, why in self.skipped]
+        found = [
+            _few("missing batches", [str(number) for number in self.missing]),
+            _few("pairs that could not be explained", pairs),
+            _few("unsound batches", list(self.wrong.values())),
+        ]
+        return "; ".join(filter(None, found))
+
+
+def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any] = NOTHING) -> Merged:
+    """Make one run of all pieces, or with `partial` of those that are sound; `facts` are added to the manifest.
+
+    UserError where one is missing or wrong, or lacks pairs. Pieces stay as they are, and until the manifest says that
+    the run is merged, readers read them.
+    """
+    plan.prove(root)
+    store, manifest = RunStore(root, plan.key), read_manifest(root)
+    if manifest.get("config_hash") != plan.facts.get("identity"):
+        raise UserError(f"{root}/manifest.json is not that of the plan: restore it, or plan again into another run_dir")
+    for folder in (root, *(root / kind for kind in ("records", "maps", "curves"))):
+        tidy(folder)
+    found, heard = _Found(), set[str]()
+    with atomic(root / "records.parquet") as records, atomic(root / "curves.parquet") as curves:
+        with _Stream(records, SCHEMA) as to_records, _Stream(curves, CURVES) as to_curves:
+            for piece in found.sound(root, plan):
+                if partial or found.merged.complete:  # else what is left is only looked at
+                    to_records.add(piece.records)
+                    to_curves.add(piece.curves)
+                    heard.update(piece.records["metric"].combine_chunks().dictionary.to_pylist())
+            to_records.flush()
+            to_curves.flush()
+        merged = found.result(to_records.rows)
+        if not (partial or merged.complete):
+            raise UserError(
+                f"{root} cannot be merged: {merged.line}; submit.py run run_dir={root} computes what is missing, "
+                "partial=true merges what is there"
+            )
+        earlier = {name: value for name, value in manifest.items() if name not in ("merged", "lost")}
+        store.write_manifest({**earlier, "done": False})  # until both files are in their places, pieces are read
+    late = {
+        **facts,
+        "shards": len(plan.batches),
+        "skipped": _silent(plan, manifest.get("metrics") or {}, heard),
+        "merged": {"batches": merged.batches, "records": to_records.rows, "curves": to_curves.rows},
+        **({} if merged.complete else {"lost": _lost(merged)}),
+    }
+    store.write_manifest({**earlier, **late, "done": merged.complete})
+    return merged
+
+
+@dataclass
+class _Found:
+    """What was found so far."""
+
+    merged: Merged = field(default_factory=Merged)
+    batches: int = 0
+
+    def sound(self, root: Path, plan: Plan) -> Iterator[Piece]:
+        """The pieces that are sound, in order; the others are noted."""
+        for number, pairs in enumerate(planned(root, plan)):
+            if not place(root, "records", number).exists():
+                self.merged.missing.append(number)
+                continue
+            try:
+                piece = Piece.read(root, number, plan.key, plan.passes, [plan.code])
+                _whole(piece, pairs, root, number)
+            except ValueError as error:
+                self.merged.wrong[number] = str(error)
+                continue
+            self.merged.skipped.extend((number, *one) for one in piece.skipped)
+            self.batches += 1
+            yield piece
+
+    def result(self, rows: int) -> Merged:
+        """All that was found, with so many records."""
+        return Merged(rows, self.batches, self.merged.missing, self.merged.skipped, self.merged.wrong)
+
+
+@dataclass
+class _Stream:
+    """Writes tables one after another in row groups of bounded size."""
+
+    path: Path
+    schema: pa.Schema
+    rows: int = 0
+    held: list[pa.Table] = field(default_factory=list)
+
+    def __enter__(self) -> "_Stream":
+        self.writer = pq.ParquetWriter(self.path, self.schema, **FORMAT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def add(self, table: pa.Table) -> None:
+        """Take one more."""
+        self.held.append(table)
+        self.rows += len(table)
+        if sum(map(len, self.held)) >= ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self.held:
+            table = pa.concat_tables([one.replace_schema_metadata(None) for one in self.held])
+            self.writer.write_table(table.unify_dictionaries().combine_chunks(), row_group_size=len(table))
+        self.held = []
+
+
+def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
+    """The pairs of each batch, as sfam_bench.datasets.pairs.batches cuts them."""
+    remedy = "plan again into another run_dir, with each of pairs.kinds once"
+    pairs = read_pairs(root, read_manifest(root), remedy)
+    kinds, _ = pd.factorize(pairs["kind"])
+    ids = [*pairs[list(PAIR)].iloc[np.argsort(kinds, kind="stable")].itertuples(index=False, name=None)]
+    for first, last in pairwise(accumulate(plan.batches, initial=0)):
+        yield ids[first:last]
+
+
+def _whole(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
+    """ValueError unless the records are those of these pairs, less the skipped, and nothing else is of another."""
+    records, curves, maps = (place(root, kind, number) for kind in ("records", "curves", "maps"))
+    left = {(query, reference) for query, reference, _ in piece.skipped}
+    expected, found = set(pairs) - left, distinct(piece.records)
+    if strange := left - set(pairs):
+        raise ValueError(f"{records} skips {_pair(strange)}, which its batch does not have")
+    if lost := expected - found:
+        raise ValueError(f"{records} lacks {_pair(lost)}")
+    for path, strange in ((records, found - expected), (curves, distinct(piece.curves) - expected)):
+        if strange:
+            raise ValueError(f"{path} holds {_pair(strange)}, which its batch does not have")
+    if piece.explained is not None and piece.explained != [pair for pair in pairs if pair in expected]:
+        raise ValueError(f"{maps} is of other pairs than its batch, or in another order")
+
+
+def _pair(pairs: set[tuple[str, str]]) -> str:
+    return f"{' with '.join(min(pairs))}" + (f" and {len(pairs) - 1} more" if len(pairs) > 1 else "")
+
+
+def _few(what: str, names: Sequence[str]) -> str:
+    return f"{what}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+
+
+def _silent(plan: Plan, metrics: Mapping[str, Any], heard: set[str]) -> list[str]:
+    """The metrics without a record, less those of a random share of pairs."""
+    settings = plan.config.get("metric") or {}
+    return [name for name in metrics if name not in heard and (settings.get(name) or {}).get("share", 1) == 1]
+
+
+def _lost(merged: Merged) -> dict[str, Any]:
+    """What a partial merge lacks."""
+    wrong = {str(number): why for number, why in merged.wrong.items()}
+    return {"missing": merged.missing, "skipped": merged.skipped, "wrong": wrong}

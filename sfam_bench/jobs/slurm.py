@@ -1,0 +1,150 @@
+"""Shards on SLURM: arrays by submitit, asked after by squeue, which every cluster has."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.ranges import Count, Natural, Positive
+from sfam_bench.jobs.plan import MOST
+
+REQUEUED = 20  # times that a task may run out of time: each goes on where the last one stopped
+AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a task asks of SLURM; null leaves it to the cluster.
+
+    account, partition: names that your cluster gave you. gpus, cpus: of each task. memory: GB of each task.
+    minutes: after which SLURM ends a task, `warning` seconds before which it is told to stop, and queued again.
+    at_once: tasks that may run at the same time. setup: shell lines before each task, such as module load.
+    """
+
+    account: str | None = None
+    partition: str | None = None
+    gpus: Natural = 0
+    cpus: Count = 2
+    memory: Positive | None = None
+    minutes: Count = 60
+    warning: Natural = 90
+    at_once: Count = 256
+    setup: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def parameters(self) -> dict[str, Any]:
+        """The same in submitit's words."""
+        asked = {
+            "account": self.account,
+            "partition": self.partition,
+            "gpus_per_node": self.gpus or None,
+            "mem": f"{self.memory}GB" if self.memory else None,
+            "setup": list(self.setup) or None,
+        }
+        return {
+            **{name: value for name, value in asked.items() if value is not None},
+            **{"job_name": "sfam_bench", "cpus_per_task": self.cpus, "time": self.minutes},
+            **{"signal_delay_s": self.warning, "array_parallelism": self.at_once, "stderr_to_stdout": True},
+        }
+
+
+# of what begins with PREFIXES: where SLURM is; further wishes of the user, which no setting of Request contradicts
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SBATCH_QOS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT")
+PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_")
+OF_A_JOB = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
+
+
+@contextmanager
+def clean_environment(request: Request) -> Iterator[None]:
+    """Submit without the variables of the job that this process runs in, which sbatch and the new job would obey.
+
+    Variables of sbatch that contradict a setting of the request are left out too, since they would win over it.
+    """
+    kept = {*KEPT, *(f"SBATCH_{name.upper()}" for name in ("account", "partition") if getattr(request, name) is None)}
+    inherited = OF_A_JOB if "SLURM_JOB_ID" in os.environ else ()
+    before = dict(os.environ)
+    for name in before:
+        if (name.startswith(PREFIXES) and name not in kept) or name in inherited:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def executor(request: Request, folder: Path) -> Any:
+    """submitit's executor; scripts, logs and what tasks are given lie in `folder`."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("SLURM needs submitit: pip install '.[cluster]' in the clone") from error
+    try:
+        made = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUED)
+    except RuntimeError as error:
+        raise UserError("there is no SLURM here (no srun): log in to the cluster, or use launcher=local") from error
+    made.update_parameters(**request.parameters())
+    return made
+
+
+def script(request: Request, folder: Path, tasks: int) -> str:
+    """What sbatch would be given for an array of so many tasks."""
+    made = executor(request, folder)
+    made.parameters["map_count"] = tasks
+    return str(made._make_submission_file_text(made._submitit_command_str, "dry-run"))
+
+
+def submit(request: Request, folder: Path, tasks: Mapping[str, Callable[[], object]]) -> dict[str, str]:
+    """Submit arrays of at most 1,000 tasks; the job id of each shard."""
+    made, shards, jobs = executor(request, folder), list(tasks), dict[str, str]()
+    for start in range(0, len(shards), MOST):
+        part = shards[start : start + MOST]
+        try:
+            with clean_environment(request), made.batch():
+                found = [made.submit(tasks[shard]) for shard in part]
+        except Exception as error:  # submitit's, of several kinds; sbatch's own words are on the terminal already
+            raise UserError("sbatch refused the array for the reason above: check cluster.* by dry_run=true") from error
+        jobs.update({shard: str(job.job_id) for shard, job in zip(part, found, strict=True)})
+    return jobs
+
+
+def queue(jobs: Mapping[str, str]) -> dict[str, str]:
+    """Which shards SLURM still knows: "running", "queued", or "held" for ever; `jobs` are job ids by shard."""
+    if not jobs:
+        return {}
+    arrays = sorted({job.split("_")[0] for job in jobs.values()})
+    command = ["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "--format", "%i|%T|%r"]
+    lines = (line.split("|") for line in ask(command, "Invalid job id").splitlines())
+    states = {job: standing(state, reason) for job, state, reason in lines}
+    return {shard: states[job] for shard, job in jobs.items() if job in states}
+
+
+def standing(state: str, reason: str) -> str:
+    """What a state of SLURM means; a task whose start failed on a broken node is held until somebody cares."""
+    if "held" in reason.lower() or reason == "DependencyNeverSatisfied":
+        return "held"
+    return "running" if state in AT_WORK else "queued"
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Take jobs out of the queue, and end those that run."""
+    if wanted := sorted(set(jobs)):
+        ask(["scancel", *wanted], "Invalid job id")
+
+
+def ask(command: Sequence[str], harmless: str) -> str:
+    """What a command of SLURM answers; an error that contains `harmless` counts as no answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(
+            f"cannot ask SLURM ({command[0]}: {error}): is it up, and are you on its login node?"
+        ) from error
+    if done.returncode and harmless not in done.stderr:
+        raise UserError(f"{command[0]} failed ({' '.join(done.stderr.split())[-300:]}): is SLURM up?")
+    return done.stdout

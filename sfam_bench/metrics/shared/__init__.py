@@ -1,0 +1,1 @@
+"""What metrics share: the protocol that they follow, walks along pixels, and what they ask of an evaluation."""

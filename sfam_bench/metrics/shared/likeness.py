@@ -1,0 +1,171 @@
+"""How alike two maps are, and a method's further maps: of a changed model, query or reference."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.maps import flagged, normalise, ranks, ties, upsample
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.types import Flags, Maps, RawMaps, Scores
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined
+from sfam_bench.metrics.shared.scene import Scene
+from sfam_bench.models.similarity_model import SimilarityModel
+
+Measure = Literal["spearman", "ssim"]
+Of = Literal["signed", "magnitude"]
+Places: TypeAlias = Float[Tensor, "batch pixels"]
+Found: TypeAlias = tuple[Scores, dict[str, Flags]]  # values, and by reason the pairs without one
+
+SIGMA, REACH = 1.5, 5  # px, of SSIM's Gaussian window: 11 x 11
+STABLE = (0.01, 0.03)  # SSIM's K1 and K2
+
+
+def places(maps: Maps) -> Places:
+    """Place of each pixel in the order of falling relevance from 1; pixels that tie share their mean place."""
+    order, flat = ranks(maps).flatten(1).long(), maps.flatten(1)
+    values = torch.empty_like(flat).scatter_(1, order, flat)
+    first, last = ties(values)
+    return ((first + last).double() / 2).gather(1, order)
+
+
+def spearman(maps: Maps, others: Maps) -> Scores:
+    """Spearman's correlation over pixels, ties as in scipy; exactly 1 for equal maps, NaN where one is constant."""
+    return correlation(places(maps), places(others)).to(maps.dtype)
+
+
+def correlation(one: Places, other: Places) -> Float[Tensor, " batch"]:
+    """Pearson's correlation of each row with its like."""
+    one, other = (place - place.mean(dim=1, keepdim=True) for place in (one, other))
+    spread = (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()
+    return ((one * other).sum(dim=1) / spread).clamp(-1, 1)
+
+
+def ssim(maps: Maps, others: Maps) -> Scores:
+    """Mean structural similarity of maps in [0, 1]; Wang et al., TIP 2004, with its window and constants."""
+    if min(maps.shape[-2:]) <= 2 * REACH:
+        raise UserError(
+            f"SSIM has a window of 11 x 11 pixels, more than maps of {tuple(maps.shape[-2:])}: use spearman"
+        )
+    rows, cols = (windows(side).to(maps) for side in maps.shape[-2:])
+    c1, c2 = (k**2 for k in STABLE)
+    means = rows @ maps @ cols.T, rows @ others @ cols.T
+    squares = rows @ (maps * maps + others * others) @ cols.T
+    together = rows @ (maps * others) @ cols.T - means[0] * means[1]
+    lightness = means[0] ** 2 + means[1] ** 2
+    found = (2 * means[0] * means[1] + c1) * (2 * together + c2) / ((lightness + c1) * (squares - lightness + c2))
+    return found.mean(dim=(1, 2)).clamp(-1, 1)
+
+
+def windows(side: int) -> Float[Tensor, "places pixels"]:
+    """Weights of the pixels of a line in each window that lies inside it."""
+    far = torch.arange(side, dtype=torch.float64) - torch.arange(REACH, side - REACH)[:, None]
+    weights = torch.where(far.abs() <= REACH, torch.exp(-far.square() / (2 * SIGMA**2)), 0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+class Asked(NamedTuple):
+    """What a method is asked to explain."""
+
+    model: SimilarityModel
+    encoded: Encoded
+    pairs: PairBatch
+
+
+@runtime_checkable
+class Change(Protocol):
+    """A changed model, query or reference; hashable, so that what several methods and metrics ask is made once."""
+
+    def __hash__(self) -> int: ...
+
+    def __call__(self, scene: Scene) -> Asked:
+        """Change a scene."""
+        ...
+
+
+def changed(scene: Scene, change: Change) -> Asked:
+    """A scene's change, made once."""
+    if change not in scene.shared:
+        scene.shared[change] = change(scene)
+    return cast(Asked, scene.shared[change])
+
+
+def further(explained: Explained, change: Change) -> RawMaps:
+    """The method's maps under a change, made once."""
+    if explained.remake is None:
+        raise ValueError("no further map can be made")
+    if change not in explained.further:
+        explained.further[change] = explained.remake(*changed(explained.scene, change))
+    return cast(RawMaps, explained.further[change])
+
+
+def sized(raw: RawMaps, like: Maps) -> Maps:
+    """Raw maps as metrics see them: normalised, at the size of the image."""
+    return upsample(normalise(raw), (like.shape[-2], like.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Remaking:
+    """What metrics share that ask a method for further maps; each is measured once, for values and reasons.
+
+    sampling: also for methods that take forward passes of their own, whose further maps are dear.
+    """
+
+    sampling: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def undefined(self, explained: Explained) -> dict[str, Flags]:
+        return self._found(explained)[1]
+
+    def __call__(self, explained: Explained) -> Scores:
+        return self._found(explained)[0]
+
+    def measured(self, explained: Explained) -> Found:
+        """Values, and why some are NaN."""
+        raise NotImplementedError
+
+    def _found(self, explained: Explained) -> Found:
+        if explained.remake is None or (explained.samples and not self.sampling):
+            maps = explained.maps
+            return maps.new_full((len(maps),), torch.nan), {NOT_DRAWN: maps.new_ones(len(maps), dtype=torch.bool)}
+        if self not in explained.further:
+            values, reasons = self.measured(explained)
+            explained.further[self] = defined(values, reasons), reasons
+        return cast(Found, explained.further[self])
+
+
+@dataclass(frozen=True)
+class Comparing(Remaking):
+    """The same, for those that compare the map with further ones.
+
+    measure: Spearman's rank correlation over pixels, or SSIM.
+    of: the maps as they are, or their magnitudes.
+    """
+
+    measure: Measure = "spearman"
+    of: Of = "signed"
+
+    def alike(self, maps: Maps, others: Maps, kept: dict[Hashable, Any] | None = None) -> Found:
+        """How alike they are; there is nothing to compare where one is constant.
+
+        `kept` is where the places of the first stay for the next comparison, if it is with the same.
+        """
+        one, other = (maps, others) if self.of == "signed" else (maps.abs(), others.abs())
+        if self.measure == "spearman":
+            kept = {} if kept is None else kept
+            if ("places", self.of) not in kept:
+                kept["places", self.of] = places(one)
+            found = correlation(kept["places", self.of], places(other)).to(maps.dtype)
+        else:  # which takes values below zero for bright where both are
+            found = ssim(one, other) if self.of == "magnitude" else ssim((one + 1) / 2, (other + 1) / 2)
+        return found, {"constant_map": flagged(one)[1], "constant_further_map": flagged(other)[1]}
+
+    def change(self, explained: Explained, change: Change) -> Found:
+        """How alike the method's map and that under a change are."""
+        return self.alike(explained.maps, sized(further(explained, change), explained.maps), explained.further)

@@ -1,0 +1,133 @@
+"""What is measured of a batch of pairs once for all methods."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfam_bench.core.baselines import Baseline
+from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import score, swapped
+from sfam_bench.core.types import Embeddings, Images, Masks, Scores
+from sfam_bench.engine.modes import evaluating
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.retrieval.recall import FOUND, Catalogue
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One encoded batch of pairs and what is measured of it once for all methods; `gallery` on the model's device."""
+
+    model: SimilarityModel
+    encoded: Encoded
+    pairs: PairBatch
+    facts: dict[str, Scores] = field(default_factory=dict)  # s_full, s_headless, s_base_<baseline>: of the pair itself
+    emptied: dict[Baseline, Images] = field(default_factory=dict)
+    embedded: dict[Baseline, Embeddings] = field(default_factory=dict)
+    gallery: Catalogue | None = None
+    known: dict[Tensor, Tensor] = field(default_factory=dict)  # by the tensor itself: all columns of what was read
+    shared: dict[Hashable, Any] = field(default_factory=dict)  # what metrics make of the pairs once for all methods
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What is read of each image in a query's place: the target, and what negatives and gallery allow."""
+        return "score", *(["margin"] * (self.pairs.negative is not None)), *(FOUND if self.gallery is not None else ())
+
+    @cached_property
+    def negative(self) -> Embeddings:
+        """Embeddings of the negatives, of which only a margin makes a term."""
+        if len(self.encoded.terms) > 1:
+            return self.encoded.terms[1].side.embeddings
+        if self.pairs.negative is None:
+            raise ValueError("these pairs have no negatives")
+        return self.model.encode(self.pairs.negative).embeddings
+
+    @cached_property
+    def swapped(self) -> "Scene":
+        """The same pairs seen from the reference."""
+        pairs = self.pairs
+        other = PairBatch(
+            query_ids=pairs.reference_ids,
+            reference_ids=pairs.query_ids,
+            query=pairs.reference,
+            reference=pairs.query,
+            keypoints=pairs.reference_keypoints,
+            reference_keypoints=pairs.keypoints,
+        )
+        return Scene(self.model, swapped(self.encoded), other)
+
+    def readings(self, embeddings: Embeddings, pair: int) -> Float[Tensor, "items columns"]:
+        """All `columns` of other images in the place of one pair's query."""
+        read = [self.read(embeddings, pair)[:, None]]
+        if "margin" in self.columns:
+            sides = self.encoded.terms[0].side.embeddings[pair], self.negative[pair]
+            near, far = (self.model.similarity(embeddings, side.expand_as(embeddings)) for side in sides)
+            read.append((near - far)[:, None])
+        if self.gallery is not None:
+            ids = self.pairs.query_ids[pair], self.pairs.reference_ids[pair]
+            read.append(self.gallery.find(self.model.similarity, embeddings, *ids))
+        return torch.cat(read, dim=1)
+
+    def reading(self, embeddings: Embeddings, name: str) -> Scores:
+        """One column of one image in each query's place; all columns are read once."""
+        if embeddings not in self.known:
+            rows = [self.readings(row[None], pair)[0] for pair, row in enumerate(embeddings)]
+            self.known[embeddings] = torch.stack(rows)
+        return self.known[embeddings][:, self.columns.index(name)]
+
+    def read(self, embeddings: Embeddings, pair: int) -> Scores:
+        """The target of other images in the place of one pair's query."""
+        pairs = torch.full((len(embeddings),), pair, device=embeddings.device)
+        return score(self.model.similarity, embeddings, self.encoded.terms, pairs)
+
+    def without(self, baseline: Baseline) -> Images:
+        """The queries without their content."""
+        if baseline not in self.emptied:
+            self.emptied[baseline] = baseline(self.encoded.query.images)
+        return self.emptied[baseline]
+
+    def full(self) -> Scores:
+        """The target of the untouched query."""
+        if "s_full" not in self.facts:
+            query = self.encoded.query.embeddings
+            self.facts["s_full"] = score(self.model.similarity, query, self.encoded.terms)
+        return self.facts["s_full"]
+
+    def base(self, baseline: Baseline) -> Scores:
+        """The target of the query without its content."""
+        key = f"s_base_{baseline.name}"
+        if key not in self.facts:
+            self.facts[key] = score(self.model.similarity, self.bare(baseline), self.encoded.terms)
+        return self.facts[key]
+
+    def bare(self, baseline: Baseline) -> Embeddings:
+        """The embeddings of the queries without their content."""
+        if baseline not in self.embedded:
+            with torch.no_grad(), evaluating(self.model):
+                self.embedded[baseline] = self.model(self.without(baseline))
+        return self.embedded[baseline]
+
+    def headless(self) -> Scores:
+        """The target of the pooled features: another similarity, which explaining without the head would explain."""
+        if "s_headless" not in self.facts:
+            embedder, query = self.model.embedder, self.encoded.query
+            with torch.no_grad(), evaluating(self.model):
+                sides = [embedder.features(side.activations) for side in (query, *(t.side for t in self.encoded.terms))]
+            terms = [
+                replace(term, side=replace(term.side, embeddings=features))
+                for term, features in zip(self.encoded.terms, sides[1:], strict=True)
+            ]
+            self.facts["s_headless"] = score(self.model.similarity, sides[0], tuple(terms))
+        return self.facts["s_headless"]
+
+    def has(self, need: str) -> bool:
+        """Whether a metric with this need applies."""
+        return self.gallery is not None if need == "gallery" else self.pairs.has(need)
+
+    def region(self, name: str) -> Masks:
+        """A region of the query, on the model's device."""
+        return self.pairs.masks[name].to(self.model.device)

@@ -1,0 +1,118 @@
+"""Deletion and insertion curves, drawn again from their stored points: means and bands."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sfam_bench.report.figures.style import (
+    COLOURS,
+    CONTROL,
+    LABEL,
+    MARKERS,
+    PAGE,
+    PLAIN,
+    SCREEN,
+    SMALL,
+    STYLES,
+    bare,
+    broken,
+    key,
+    save,
+    short,
+)
+from sfam_bench.report.names import Named, slug, sort_explainers, sort_metrics, words
+from sfam_bench.runs.reader import Run, read_curves
+from sfam_bench.statistics import RUN, clustered_intervals
+
+DRAWS = 2_000  # of a band's bootstrap
+PANEL = 6  # explainers in one panel; more would lie on top of one another
+EVERY = 5  # points of a curve between two marks
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One kind of curve of one run: a title, its name, a row a pair and explainer, and the classes of the queries."""
+
+    title: str
+    name: str
+    curves: pd.DataFrame
+    labels: pd.Series
+
+
+def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
+    """Figures of a run's curves in `out`, as PNG and SVG, a few methods each beside the controls; none without curves.
+
+    Bands are 95 % intervals, bootstrapped over the classes of the queries.
+    """
+    curves, blind = read_curves(run.root), run.manifest.get("blind") or ()
+    if curves.empty:
+        return []
+    titles = [str(run.manifest.get(name, "")) for name in RUN]
+    names = sort_explainers(curves["explainer"].drop_duplicates().tolist(), blind)
+    methods = [name for name in names if name not in blind]
+    controls = [name for name in names if name in blind and name in ("lafam", "chance", "centre")]
+    sheets = [methods[start : start + PANEL] for start in range(0, len(methods), PANEL)] or [[]]
+    found = [walk(run, curves, name) for name in sort_metrics(curves["curve"].drop_duplicates().tolist())]
+    paths: list[Path] = []
+    for number, sheet in enumerate(sheets, 1):
+        figure = draw_walks(found, [*sheet, *controls], controls, min(2, len(found)))
+        figure.suptitle(" · ".join(titles), fontsize=10, **PLAIN)
+        paths += save(figure, out, f"{named('curves', *titles)}-{number}", SCREEN)
+    return paths
+
+
+def walk(run: Run, curves: pd.DataFrame, name: str, of: str = "") -> Walk:
+    """The curves of this name, out of those of the run."""
+    labels = run.pairs.drop_duplicates("query_id").set_index("query_id")["query_label"]
+    title = "\n".join(filter(None, [short(of, 40), broken(words(name), 40)]))
+    return Walk(title, name, curves[curves["curve"] == name], labels)
+
+
+def draw_walks(
+    walks: Sequence[Walk], names: Sequence[str], controls: Container[str], columns: int, width: float = PAGE
+) -> Figure:
+    """A panel for each walk; every explainer has one line and mark in all of them, controls are grey."""
+    rows = -(-len(walks) // columns)
+    figure = Figure(figsize=(width, 0.6 + rows * (0.62 * width / columns)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(walks) :]:
+        axes.set_axis_off()
+    lines: dict[str, Line2D] = {}
+    for each, axes in zip(walks, grid.flat, strict=False):
+        for place, name in enumerate(names):
+            own = each.curves[each.curves["explainer"] == name]
+            if len(own):
+                lines.setdefault(name, _line(axes, own, each.labels, place, name in controls))
+        bare(axes).set_title(each.title, fontsize=LABEL, **PLAIN)
+        done = "restored" if each.name.startswith("insertion") else "removed"
+        axes.set_xlabel(f"share of pixels {done}", fontsize=SMALL)
+        axes.set_ylabel("score", fontsize=SMALL)
+    key(figure, {name: lines[name] for name in names if name in lines})
+    return figure
+
+
+def _line(axes: Axes, part: pd.DataFrame, labels: pd.Series, place: int, control: bool) -> Line2D:
+    """A mean and its band; the line's handle."""
+    at, scores = np.stack(part["fraction"].tolist())[0], np.stack(part["score"].tolist()).astype(float)
+    found = clustered_intervals(scores, labels.loc[part["query_id"]].to_numpy(), draws=DRAWS)
+    low, mean, high = (np.array([getattr(point, key) for point in found]) for key in ("low", "mean", "high"))
+    colour = CONTROL if control else COLOURS[place % len(COLOURS)]
+    (line,) = axes.plot(
+        at,
+        mean,
+        color=colour,
+        lw=1.2,
+        ls=STYLES[place % len(STYLES)],
+        marker=MARKERS[place % len(MARKERS)],
+        markevery=(place % EVERY, EVERY),
+        ms=3.2,
+        markerfacecolor="white" if control else colour,
+    )
+    axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
+    return line

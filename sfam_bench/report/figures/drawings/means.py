@@ -1,0 +1,84 @@
+"""Means of all methods side by side, and along a field of one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as with_
+
+from matplotlib.figure import Figure
+
+from sfam_bench.core.errors import check_choices
+from sfam_bench.core.ranges import Count
+from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking, means_of, metrics_of
+from sfam_bench.report.figures.means import draw_means, panel
+from sfam_bench.report.figures.sweep import FEWEST, along, draw_along
+from sfam_bench.report.figures.sweep import panel as swept
+from sfam_bench.report.stored import Stored
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means and 95 % intervals over classes, with the level of chance: a panel for each run and metric.
+
+    runs: names of stored runs, by what they are called in the figure.
+    metrics: names or patterns.
+    columns: panels side by side.
+    methods: which rows; all where none is named.
+    """
+
+    caption: str
+    alt: str
+    runs: Mapping[str, str]
+    metrics: Sequence[str]
+    columns: Count = 3
+    methods: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, stored: Stored) -> Figure:
+        panels = []
+        for title, name in self.runs.items():
+            run = stored.run(name)
+            for metric in metrics_of(run, self.metrics):
+                found = panel(run.means, metric, run.directions, title if len(self.runs) > 1 else "")
+                panels.append(with_(found, means=means_of(run, metric, self.methods)))
+        return draw_means(panels, min(self.columns, len(panels)))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Means and 95 % intervals along a field: a panel for each run and metric.
+
+    runs: names of stored runs, by what they are called in the figure.
+    sweep: what the names of the explainers begin with, before their number, as "sfam gamma".
+    metrics: names or patterns.
+    levels: explainers that stand as lines.
+    columns: panels side by side.
+    """
+
+    caption: str
+    alt: str
+    runs: Mapping[str, str]
+    sweep: str
+    metrics: Sequence[str]
+    levels: Sequence[str] = ()
+    columns: Count = 3
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def __call__(self, stored: Stored) -> Figure:
+        panels = []
+        for title, name in self.runs.items():
+            run = stored.run(name)
+            for metric in metrics_of(run, self.metrics):
+                own = means_of(run, metric, ())
+                values = along(own)
+                if values.loc[values["sweep"] == self.sweep, "at"].nunique() < FEWEST:
+                    raise lacking(
+                        run, f"{metric} along {self.sweep}", "evaluate it with variants=gamma (make table-choices)"
+                    )
+                levels = explainers_of(run, self.levels, own["explainer"].tolist(), metric) if self.levels else []
+                kept = own[own["explainer"].isin([*values["explainer"], *levels])]
+                panels.append(swept(kept, self.sweep, metric, title if len(self.runs) > 1 else ""))
+        return draw_along(panels, self.sweep.rpartition(" ")[2], min(self.columns, len(panels)))

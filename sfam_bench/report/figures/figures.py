@@ -1,0 +1,170 @@
+"""The maps of a few pairs over their images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sfam_bench.report.figures.style import LABEL, METHOD, MINUS, PAGE, PLAIN, SCREEN, SMALL, broken, save
+from sfam_bench.report.names import Named, slug, sort_explainers, words
+from sfam_bench.runs.reader import Run, image_path, read_image, read_maps
+from sfam_bench.statistics import RUN
+
+SHEET = 6  # explainers on one sheet of the gallery
+ROUNDING = 1e-5  # as in maps.py: range over largest magnitude below which a map is flat
+SIDES = ("query", "reference")
+LEFT, HEAD, GAP, KEY = 1.0, 0.36, 0.09, 0.5  # inches: captions, names of methods, between pairs, the key of colours
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair as it is drawn: a caption a side, both images, and both raw maps of each method that has them."""
+
+    captions: Sequence[str]
+    images: Sequence[np.ndarray]
+    maps: Mapping[str, Sequence[np.ndarray | None]]
+
+
+def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Path]:
+    """Sheets of pairs by explainers in the folder `out`; none if the run kept no maps or images."""
+    chosen = shown(run, with_images(run, pairs))
+    explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], blind(run))
+    if not explainers:
+        return []
+    stem = named("gallery", *(str(run.manifest.get(name, "")) for name in RUN))
+    sheets = [explainers[start : start + SHEET] for start in range(0, len(explainers), SHEET)]
+    return [
+        path
+        for number, sheet in enumerate(sheets, 1)
+        for path in save(draw_pairs(chosen, sheet), out, f"{stem}-{number}", SCREEN, ("png",))
+    ]
+
+
+def blind(run: Run) -> Sequence[str]:
+    """The explainers of a run that do not see the pair."""
+    return run.manifest.get("blind") or ()
+
+
+def with_images(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The first pairs whose images were kept, of each kind in turn; of all kinds where none is named."""
+    there = {path.name for path in (run.root / "images").glob("*.png")}
+    rows = run.pairs.drop_duplicates(["query_id", "reference_id"]).to_dict("records")
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        named = not kinds or row["kind"] in kinds
+        if named and all(image_path(run.root, row[f"{side}_id"]).name in there for side in SIDES):
+            kept.setdefault(row["kind"], []).append({str(name): value for name, value in row.items()})
+    in_turn = (row for rank in zip_longest(*kept.values()) for row in rank if row is not None)
+    return sorted(
+        [row for row, _ in zip(in_turn, range(count), strict=False)], key=lambda row: [*kept].index(row["kind"])
+    )
+
+
+def shown(run: Run, chosen: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> list[Shown]:
+    """The pairs with their images and maps out of the run folder, and a note on each."""
+    maps = read_maps(run.root, {(row["query_id"], row["reference_id"]) for row in chosen})
+    ids = zip(*(maps.get(f"{side}_id", np.array([])).tolist() for side in SIDES), strict=True)
+    place = {pair: row for row, pair in enumerate(ids)}
+    names = dict.fromkeys(name.rpartition("/")[0] for name in maps if "/" in name)
+    found = []
+    for pair, note in zip(chosen, notes or [""] * len(chosen), strict=True):
+        pixels = [np.asarray(read_image(run.root, run.manifest, pair[f"{side}_id"])) for side in SIDES]
+        where = place.get((pair["query_id"], pair["reference_id"]))
+        own = {
+            name: [
+                maps[key][where] if where is not None and (key := f"{name}/{side}") in maps else None for side in SIDES
+            ]
+            for name in names
+        }
+        found.append(Shown(_captions(pair, note), pixels, own))
+    return found
+
+
+def _captions(pair: Mapping[str, Any], note: str) -> tuple[str, str]:
+    """Kind, score and class beside the query, the class beside the reference."""
+    query, reference = (f"{side}:\n{broken(str(pair[f'{side}_class']), 16, 3)}" for side in SIDES)
+    facts = [broken(note, 16, 3)] if note else []
+    return "\n".join([*facts, broken(words(str(pair["kind"])), 16), f"score {pair['score']:.3f}", query]), reference
+
+
+def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE) -> Figure:
+    """Query above reference, a column for their images and one for each method's maps over them."""
+    size = min(1.1, (width - LEFT - 0.05) / (1 + len(names)) - 0.03)
+    height = HEAD + KEY + len(pairs) * (2 * (size + 0.03) + GAP)
+    figure = Figure(figsize=(width, height))
+    for row, pair in enumerate(pairs):
+        for side, image in enumerate(pair.images):
+            top = height - HEAD - row * (2 * (size + 0.03) + GAP) - side * (size + 0.03)
+            columns = [pair.maps.get(name, (None, None))[side] for name in names]
+            for column in range(1 + len(names)):
+                left = LEFT + column * (size + 0.03)
+                axes = figure.add_axes((left / width, (top - size) / height, size / width, size / height))
+                axes.set_axis_off()
+                if column:
+                    show(axes, image, columns[column - 1])
+                else:
+                    axes.imshow(image)
+                    at: dict[str, Any] = {"transform": axes.transAxes, "va": "center", "ha": "right", "fontsize": SMALL}
+                    axes.text(-0.05, 0.5, pair.captions[side], **at, **PLAIN)
+                if row == side == 0:
+                    axes.set_title(
+                        broken(["images", *names][column], 15), fontsize=LABEL if size > 0.85 else SMALL, pad=3, **PLAIN
+                    )
+    _key(figure, height)
+    return figure
+
+
+def _key(figure: Figure, height: float) -> None:
+    """The colours from against to for, over mid-grey."""
+    width = figure.get_figwidth()
+    axes = figure.add_axes((LEFT / width, (KEY - 0.2) / height, 1.6 / width, 0.11 / height))
+    ramp = np.linspace(-1, 1, 201, dtype=np.float32)[None]
+    axes.imshow(overlay(np.full((1, 201, 3), 128, np.uint8), ramp), aspect="auto", extent=(-1, 1, 0, 1))
+    axes.set_yticks([])
+    axes.set_xticks([-1, 0, 1], [f"{MINUS}1: against", "0", "1: for"], fontsize=SMALL)
+    axes.tick_params(length=2, pad=2)
+    note = "share of a map's largest magnitude; lines: half of it (dashed: against)"
+    figure.text((LEFT + 1.95) / width, (KEY - 0.145) / height, note, fontsize=SMALL, va="center")
+
+
+def show(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
+    """The map over its image, or a grey field with a word when there is nothing to see."""
+    word = "no map" if raw is None else "flagged" if _is_flat(raw) else ""
+    if raw is None or word:
+        axes.imshow(np.full_like(image, 205))
+        axes.text(0.5, 0.5, word, transform=axes.transAxes, ha="center", va="center", fontsize=LABEL, color="#333333")
+        return
+    axes.imshow(overlay(image, raw))
+    values = _scaled(raw, image)
+    for level, style in ((0.5, "solid"), (-0.5, "dashed")):  # so that grey print tells both signs too
+        if values.min() < level < values.max():
+            axes.contour(values, [level], colors="white", linewidths=0.7, linestyles=style)
+
+
+def _is_flat(raw: np.ndarray) -> bool:
+    return not np.isfinite(raw).all() or not np.ptp(raw) > ROUNDING * np.abs(raw).max()
+
+
+def _scaled(raw: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The map at the size of its image, divided by its largest magnitude."""
+    rows, cols = image.shape[:2]
+    plain = Image.fromarray(np.ascontiguousarray(raw, dtype=np.float32))
+    return np.asarray(plain.resize((cols, rows), Image.Resampling.BILINEAR)) / np.abs(raw).max()
+
+
+def overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    """The image in grey under the map: inferno for positive values, blue for negative ones, opaque by magnitude."""
+    values = _scaled(raw, image)
+    grey = np.repeat(np.asarray(Image.fromarray(image).convert("L"), dtype=float)[..., None] / 255, 3, axis=-1)
+    colour = np.where(
+        values[..., None] > 0, mpl.colormaps["inferno"](values.clip(0, 1))[..., :3], mpl.colors.to_rgb(METHOD)
+    )
+    alpha = 0.8 * np.abs(values).clip(0, 1)[..., None]
+    return np.asarray(255 * (alpha * colour + (1 - alpha) * grey)).astype(np.uint8)

@@ -1,0 +1,115 @@
+"""Every explainer's mean with its interval, a panel for each metric."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sfam_bench.report.figures.style import (
+    CONTROL,
+    LABEL,
+    METHOD,
+    PAGE,
+    PLAIN,
+    REFERENCE,
+    SCREEN,
+    SMALL,
+    bare,
+    broken,
+    save,
+    short,
+)
+from sfam_bench.report.names import COMPARED, Named, arrow, chance_of, group, slug, sort_explainers, sort_metrics, words
+from sfam_bench.statistics import FACTS, RUN
+
+
+def overview(
+    summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], out: Path, named: Named = slug
+) -> list[Path]:
+    """A panel for each metric of one (dataset, model, target): means and 95 % intervals, as PNG and SVG in `out`."""
+    own = scored(summary)
+    names = [name for name in sort_metrics(own["metric"].drop_duplicates().tolist()) if group(name) in COMPARED]
+    if not names:
+        return []
+    titles = [str(summary[name].iloc[0]) for name in RUN]
+    panels = [panel(summary, name, metrics) for name in names]
+    columns = min(4, len(names))
+    figure = draw_means(panels, columns, 1.2 + 2.3 * columns)
+    figure.suptitle(" · ".join(titles), fontsize=10, **PLAIN)
+    return save(figure, out, named("overview", *titles), SCREEN)
+
+
+def scored(summary: pd.DataFrame) -> pd.DataFrame:
+    """The means of methods that have a better side, and a pair that was not flagged."""
+    return summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna() & (summary["count"] > 0)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A metric's means, the level of chance where it is known, and a title."""
+
+    title: str
+    means: pd.DataFrame
+    chance: float
+
+
+def panel(summary: pd.DataFrame, metric: str, metrics: Mapping[str, Mapping[str, Any]], of: str = "") -> Panel:
+    """The panel of a metric out of the summary of its run."""
+    means = scored(summary[summary["metric"] == metric])
+    chance = float(summary.loc[summary["metric"] == chance_of(metric, metrics), "mean"].mean())
+    title = broken(words(metric), 28, 3) + (arrow(means["higher_is_better"].iloc[0]) if len(means) else "")
+    return Panel("\n".join(filter(None, [short(of, 34), title])), means, chance)
+
+
+def draw_means(panels: Sequence[Panel], columns: int, width: float = PAGE) -> Figure:
+    """Means and 95 % intervals of all explainers, a panel for each metric, a row for each explainer."""
+    whole = pd.concat([each.means for each in panels])
+    unseeing = set(whole.loc[whole["blind"].astype(bool), "explainer"])
+    explainers = sort_explainers(whole["explainer"].drop_duplicates().tolist(), unseeing)
+    rows = -(-len(panels) // columns)
+    tall = max(each.title.count("\n") for each in panels)
+    height = 0.45 + rows * (0.55 + 0.14 * tall + 0.15 * len(explainers))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for each, axes in zip(panels, grid.flat, strict=False):
+        _panel(bare(axes), each, explainers)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=5, fontsize=SMALL, frameon=False)
+    return figure
+
+
+def _panel(axes: Axes, shown: Panel, explainers: Sequence[str]) -> None:
+    for row in shown.means.to_dict("records"):
+        unseeing = row["blind"]
+        colour, place = (CONTROL if unseeing else METHOD), explainers.index(row["explainer"])
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4, solid_capstyle="round")
+        face = "white" if unseeing else colour
+        mark = "s" if unseeing else "o"
+        axes.plot(row["mean"], place, mark, color=colour, markerfacecolor=face, ms=4 + 2 * row["best"])
+        if row["explainer"] == "lafam":
+            axes.axvline(row["mean"], color=REFERENCE, lw=0.9, ls=":", zorder=0)
+    if np.isfinite(shown.chance):
+        axes.axvline(shown.chance, color="black", lw=0.9, ls="--", zorder=0)
+    axes.set_title(shown.title, fontsize=LABEL, **PLAIN)
+    axes.set_yticks(range(len(explainers)), [short(name, 30) for name in explainers], fontsize=SMALL, **PLAIN)
+    axes.set_ylim(len(explainers) - 0.4, -0.6)
+    axes.grid(axis="y", color="#eeeeee", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.locator_params(axis="x", nbins=4)
+
+
+def _legend() -> list[Line2D]:
+    return [
+        Line2D([], [], color=METHOD, marker="o", ms=4, lw=1.4, label="method, 95 % interval"),
+        Line2D([], [], color=METHOD, marker="o", ms=6, lw=0, label="larger: best"),
+        Line2D([], [], color=CONTROL, marker="s", ms=4, markerfacecolor="white", lw=1.4, label="blind to the pair"),
+        Line2D([], [], color=REFERENCE, lw=0.9, ls=":", label="lafam"),
+        Line2D([], [], color="black", lw=0.9, ls="--", label="chance level"),
+    ]

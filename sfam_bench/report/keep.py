@@ -1,0 +1,103 @@
+"""A run folder made light enough to be committed: all that tables and figures need, and no path of a machine."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import beside, digest, read_json, write_json
+from sfam_bench.report.page.pair_order import ordered
+from sfam_bench.runs.chunks import FORMAT, PAIR, line
+from sfam_bench.runs.proof import AGAIN, DIGESTS, file_digests, prove
+from sfam_bench.runs.reader import KINDS, Run, batches_of, image_path, read_maps, read_run, read_tables
+
+TRAINING = ("model.json", "history.csv", "retrieval.parquet")
+
+
+def keep(run: Path, out: Path, pictures: int = 0) -> Path:
+    """Write the run folder `run`, of an evaluation or of a training, into the new folder `out`, whole or not at all.
+
+    Records and curves become a file each; weights are left out. `pictures` is of how many pairs of each kind maps and
+    images are kept: of so many first ones, and of as many on which the first method does worst.
+    UserError where the run is unfinished, or `out` exists.
+    """
+    run, out = Path(run), Path(out)
+    if out.exists():
+        raise UserError(f"{out} exists: remove it first, or keep the run under another name")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with beside(out) as temporary:
+        fresh = temporary / "run"
+        fresh.mkdir()
+        if (run / TRAINING[0]).is_file():
+            _keep_training(run, fresh)
+        else:
+            _keep_evaluation(run, fresh, pictures)
+        fresh.rename(out)
+    return out
+
+
+def _keep_training(run: Path, out: Path) -> None:
+    if absent := [name for name in TRAINING if not (run / name).is_file()]:
+        raise UserError(f"{run} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
+    facts = read_json(run / TRAINING[0], "train again into another run_dir")
+    for name in TRAINING[1:]:
+        prove(run, facts, run / name, "train again into another run_dir")
+        shutil.copyfile(run / name, out / name)
+    digests = {name: digest(out / name) for name in TRAINING[1:]}
+    write_json(out / TRAINING[0], {**_placeless(facts), DIGESTS: digests})
+
+
+def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
+    found = read_run(run)
+    for kind in KINDS:
+        pq.write_table(read_tables(run, found.manifest, kind), out / f"{kind}.parquet", **FORMAT)
+    found.pairs.to_parquet(out / "pairs.parquet", index=False)
+    if (run / "config.yaml").is_file():
+        prove(run, found.manifest, run / "config.yaml")
+        try:
+            config = _placeless(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {run / 'config.yaml'} ({line(error)}): {AGAIN}") from error
+        (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if pictures:
+        _keep_pictures(found, out, pictures)
+    merged = {"batches": batches_of(run, found.manifest)}
+    write_json(out / "manifest.json", {**_placeless(found.manifest), "merged": merged, DIGESTS: file_digests(out)})
+
+
+def _keep_pictures(run: Run, out: Path, count: int) -> None:
+    """Maps as one shard, and the images that the pairs show."""
+    there = run.pairs.drop_duplicates(PAIR)
+    seen = [image_path(run.root, pair).is_file() for pair in there["query_id"]]
+    there = there[np.array(seen) & [image_path(run.root, pair).is_file() for pair in there["reference_id"]]]
+    worst = pd.DataFrame([pair.row for pair in ordered(there, run.records, run.manifest)], columns=there.columns)
+    few = pd.concat([pairs.groupby("kind", sort=False).head(count) for pairs in (there, worst)])
+    wanted = set(few[[*PAIR]].itertuples(index=False, name=None))
+    (out / "images").mkdir()
+    for name in sorted({name for pair in wanted for name in pair}):
+        prove(run.root, run.manifest, image_path(run.root, name))
+        shutil.copyfile(image_path(run.root, name), image_path(out, name))
+    if maps := read_maps(run.root, wanted, points=True):
+        (out / "maps").mkdir()
+        np.savez_compressed(out / "maps" / "00000.npz", **maps)  # type: ignore[arg-type]
+
+
+def _placeless(value: Any) -> Any:
+    """The same with each absolute path, and each that leads out, as its last two names."""
+    if isinstance(value, dict):
+        return {key: _placeless(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placeless(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "..")):
+        return "/".join(_names(value))
+    return value
+
+
+def _names(path: str) -> Iterator[str]:
+    yield from [name for name in Path(path).parts if name not in ("/", "..", "~")][-2:]

@@ -1,0 +1,1 @@
+"""The HTML page: its sections, the explorer of pairs, and the order in which pairs are shown."""

@@ -1,0 +1,192 @@
+"""The pairs of the page's explorer, packed small: images, maps, point-to-point maps, curves and values as JSON."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.report.figures.figures import ROUNDING
+from sfam_bench.report.figures.style import METHOD
+from sfam_bench.report.names import Named, arrow, group, slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.page.pair_order import Ordered, ordered
+from sfam_bench.report.tables.flagged import FLAGS
+from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
+from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, reasons
+
+SIDES = ("query", "reference")
+FINEST = 56  # rows and columns of a map; finer ones are averaged
+LONGEST = 256  # pixels of an image's longer side
+AT_ONCE = 64  # pairs whose maps are held at a time
+UNSAFE = {sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """An index of all pairs, and blocks of JSON by name, of which the page decodes those that it shows."""
+
+    index: dict[str, Any]
+    blocks: dict[str, str]
+
+
+def explore(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer | None:
+    """The pairs of the runs whose images were kept, worst first, in at most `budget` characters; None without any."""
+    images: dict[str, str] = {}  # data URI to name: the same photo is there once
+    blocks: dict[str, str] = {}
+    shown = []
+    for number, run in enumerate(runs):
+        share = (budget - sum(map(len, blocks.values()))) // (len(runs) - number)
+        if found := _packed(run, number, share, images, blocks):
+            titles = [str(run.manifest.get(name, "")) for name in RUN]
+            shown.append({"title": " · ".join(titles), "anchor": named(*titles), **found})
+    if not shown:
+        return None
+    inferno = (255 * mpl.colormaps["inferno"](np.arange(256))[:, :3]).round().astype(np.uint8)
+    return Explorer({"runs": shown, "inferno": _text(inferno), "negative": METHOD, "flags": FLAGS}, blocks)
+
+
+def as_json(value: Any) -> str:
+    """JSON that may stand in a <script> element, whatever texts it holds."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return "".join(UNSAFE.get(sign, sign) for sign in text) if any(sign in text for sign in UNSAFE) else text
+
+
+def _packed(run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str]) -> dict[str, Any] | None:
+    """The index of one run, whose pairs go to `blocks` until its share is spent."""
+    names = [str(run.manifest.get(name, "")) for name in RUN]
+    own = run.records[(run.records[RUN] == names).all(axis=1) & ~run.records["metric"].str.endswith(AREA_ERROR)]
+    pairs, blind = ordered(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
+    there = {path.name for path in (run.root / "images").glob("*.png")}
+    kept = [pair for pair in pairs if all(image_path(run.root, one).name in there for one in pair.ids)]
+    methods = sort_explainers([name for name in own["explainer"].unique().tolist() if name != FACTS], blind)
+    metrics = [name for name in sort_metrics(own["metric"].unique().tolist()) if not name.endswith("_chance")]
+    listed: list[dict[str, Any]] = []
+    for pair, packed, uris in _pairs(run, own, kept, methods):
+        new = {uri: f"image-{len(images) + place}" for place, uri in enumerate(dict.fromkeys(uris) - images.keys())}
+        packed["images"] = [(images | new)[uri] for uri in uris]
+        text, name = as_json(packed), f"pair-{number}-{len(listed)}"
+        share -= len(text) + sum(map(len, new))
+        if share < 0:
+            break
+        images |= new
+        blocks.update({name: text, **{place: as_json(uri) for uri, place in new.items()}})
+        listed.append({"block": name, **pair.shown})
+    if not listed:
+        return None
+    directions = run.manifest.get("metrics") or {}
+    return {
+        **{"of": len(pairs), "pictured": len(kept)},
+        **{"methods": methods, "blind": [name for name in methods if name in blind], "pairs": listed},
+        "metrics": {
+            name: [words(name) + arrow(directions.get(name, {}).get("higher_is_better")), group(name)]
+            for name in metrics
+        },
+    }
+
+
+def _pairs(
+    run: Run, records: pd.DataFrame, kept: Sequence[Ordered], methods: Sequence[str]
+) -> Iterator[tuple[Ordered, dict[str, Any], list[str]]]:
+    """Each pair, what is known of it, and its two images."""
+    curves = read_curves(run.root)
+    by_pair = {
+        name: dict(iter(frame.groupby(["query_id", "reference_id"], observed=True)))
+        for name, frame in {
+            "curves": curves,
+            "records": records.assign(reason=reasons(records)),
+        }.items()
+    }
+    for start in range(0, len(kept), AT_ONCE):
+        some = kept[start : start + AT_ONCE]
+        maps = read_maps(run.root, {pair.ids for pair in some}, points=True)
+        ids = (maps[f"{side}_id"].tolist() for side in SIDES) if maps else ((), ())
+        rows = {pair: row for row, pair in enumerate(zip(*ids, strict=True))}
+        for pair in some:
+            row = rows.get(pair.ids)
+            mine = {name: array[row] for name, array in maps.items()} if row is not None else {}
+            packed = {
+                "maps": {
+                    name: sides
+                    for name in methods
+                    if any(sides := [_map(mine.get(f"{name}/{side}")) for side in SIDES])
+                },
+                "points": _points(mine.get(POINT_TO_POINT)),
+                "curves": _curves(by_pair["curves"].get(pair.ids)),
+                **_values(by_pair["records"].get(pair.ids), methods),
+            }
+            yield pair, packed, [_image(read_image(run.root, run.manifest, one)) for one in pair.ids]
+
+
+def _values(records: pd.DataFrame | None, methods: Sequence[str]) -> dict[str, Any]:
+    """By metric a value of each method, or the reason why there is none; and what is known of the pair itself."""
+    facts: dict[str, float] = {}
+    values: dict[str, list[Any]] = {}
+    for row in () if records is None else records.to_dict("records"):
+        value = row["reason"] or float(f"{row['value']:.4g}")
+        if row["explainer"] == FACTS:
+            facts[row["metric"]] = value
+        else:
+            values.setdefault(row["metric"], [None] * len(methods))[methods.index(row["explainer"])] = value
+    return {"facts": facts, "values": values}
+
+
+def _map(raw: np.ndarray | None) -> dict[str, Any] | None:
+    """A map over its largest magnitude as int8; None where there is none, or one that says nothing."""
+    if raw is None or not np.isfinite(raw).all() or not np.ptp(raw) > ROUNDING * np.abs(raw).max():
+        return None
+    size = (min(raw.shape[1], FINEST), min(raw.shape[0], FINEST))
+    fine = Image.fromarray(np.ascontiguousarray(raw, dtype=np.float32))
+    values = np.asarray(fine.resize(size, Image.Resampling.BOX)) if size != fine.size else raw
+    scaled = (127 * (values / np.abs(values).max())).round().astype(np.int8)
+    return {"rows": size[1], "cols": size[0], "data": _text(scaled)}
+
+
+def _points(raw: np.ndarray | None) -> dict[str, Any] | None:
+    """What positions add together, as signed square roots in int8, so that faint points keep their shape too."""
+    if raw is None or not np.isfinite(raw).all() or not (top := float(np.abs(raw).max())):
+        return None
+    whole = raw.astype(np.float64)
+    roots = (127 * np.sign(whole) * np.sqrt(np.abs(whole) / top)).round().astype(np.int8)
+    sums = [[float(f"{one:.3g}") for one in whole.sum(axis=axes).ravel()] for axes in ((2, 3), (0, 1))]
+    total = float(f"{whole.sum():.4g}")
+    return {"grid": list(raw.shape), "sums": sums, "total": total, "data": _text(roots)}
+
+
+def _curves(curves: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Each curve with its fractions and its scores between their bounds, as uint16."""
+    found: list[dict[str, Any]] = []
+    for row in () if curves is None else curves.to_dict("records"):
+        score = np.asarray(row["score"], dtype=float)
+        low, high = float(score.min()), float(score.max())
+        scaled = (score - low) / (high - low or 1.0)
+        at = [(65535 * np.asarray(part, dtype=float)).round().astype("<u2") for part in (row["fraction"], scaled)]
+        named = {"method": str(row["explainer"]), "curve": str(row["curve"]), "words": words(str(row["curve"]))}
+        found.append({**named, "low": low, "high": high, "x": _text(at[0]), "y": _text(at[1])})
+    order = sort_metrics(sorted({one["curve"] for one in found}))
+    return sorted(found, key=lambda one: order.index(one["curve"]))
+
+
+def _image(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    picture.thumbnail((LONGEST, LONGEST))
+    picture.convert("RGB").save(content, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _text(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def metric_groups(metrics: Sequence[str]) -> Mapping[str, list[str]]:
+    """What metrics are called, by group, in reading order."""
+    found: dict[str, list[str]] = {}
+    for metric in sort_metrics(metrics):
+        found.setdefault(group(metric), []).append(words(metric))
+    return found

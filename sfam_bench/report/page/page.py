@@ -1,0 +1,110 @@
+"""One page that holds everything: tables, figures as data URIs, and how to read them."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+from PIL import Image
+
+from sfam_bench.report.names import Named, place, slug, words
+from sfam_bench.report.page.explorer import as_json, explore, metric_groups
+from sfam_bench.report.tables.tables import Table
+from sfam_bench.runs.reader import Run
+
+LIMIT = 15_000_000  # bytes of a page that still opens at once
+MARGIN = 1_000_000  # of these for everything but pictures and pairs
+SCRIPTS = ("report.js", "drawing.js", "explorer.js", "start.js")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a section, as a data URI, or as a mere name where the page would grow too large."""
+
+    name: str
+    caption: str
+    uri: str | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that one (dataset, model, target) has to show."""
+
+    title: str
+    anchor: str
+    protocol: Sequence[tuple[str, str]]
+    tables: Sequence[Table]
+    differences: Sequence[Table]
+    flagged: Table | None
+    pictures: Sequence[tuple[Path, str]]  # file and caption
+
+
+def template(name: str) -> Template:
+    """A template of this package; every text that it is given is escaped."""
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(name)
+
+
+def render(
+    sections: Sequence[Section],
+    comparison: Sequence[Table],
+    metrics: Sequence[str],
+    meta: Section | None = None,
+    runs: Sequence[Run] = (),
+    named: Named = slug,
+) -> str:
+    """The page; every text is escaped, nothing is loaded from elsewhere."""
+    meanings = [(words(metric), place(metric)[3]) for metric in metrics if place(metric)[3]]
+    pictures = _embedded([*sections, *([meta] if meta else [])])
+    spent = sum(len(shown.uri or "") for some in pictures.values() for shown in some)
+    explorer = explore(runs, LIMIT - MARGIN - spent, named)
+    data = {"metric-groups": as_json(metric_groups(metrics))}
+    if explorer:
+        data |= {"explorer-index": as_json(explorer.index), **explorer.blocks}
+    style, script = _file("report.css"), f'(() => {{\n"use strict";\n{"".join(map(_file, SCRIPTS))}}})();\n'
+    return template("index.html.j2").render(
+        **{"sections": sections, "comparison": comparison, "meanings": meanings, "pictures": pictures, "meta": meta},
+        **{"explorer": explorer, "blocks": {name: Markup(text) for name, text in data.items()}},
+        **{"style": Markup(style), "script": Markup(script), "policy": _policy(style, script)},
+    )
+
+
+def _file(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """What the page may do: show its own pictures and style, run its own script, and nothing else."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
+    )
+    own = f"style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'"
+    return f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
+
+
+def _embedded(sections: Sequence[Section]) -> dict[str, list[Picture]]:
+    """The pictures of each section by its anchor, embedded in order until the page is full."""
+    left = LIMIT - MARGIN
+    found: dict[str, list[Picture]] = {section.anchor: [] for section in sections}
+    for section in sections:
+        for path, caption in section.pictures:
+            uri = data_uri(path)
+            fits = len(uri) <= left
+            left -= len(uri) if fits else 0
+            found[section.anchor].append(Picture(path.name, caption, uri if fits else None))
+    return found
+
+
+def data_uri(path: Path) -> str:
+    """A picture as a data URI: photographs as JPEG, which is a fifth of their PNG, where that is smaller."""
+    png, jpeg = path.read_bytes(), io.BytesIO()
+    Image.open(path).convert("RGB").save(jpeg, format="JPEG", quality=88)
+    kind, content = ("jpeg", jpeg.getvalue()) if len(jpeg.getvalue()) < len(png) else ("png", png)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,107 @@
+"""In which order pairs are shown: where something failed first, then what was flagged, then by how badly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.report.names import sort_explainers, words
+from sfam_bench.report.tables.flagged import FLAGS
+from sfam_bench.statistics import FACTS, PAIR, reasons
+
+SIGNED = ("selectivity", "insertion_minus_deletion")  # metrics whose zero is chance, what sees the pair first
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """A pair, what failed and what was flagged of it in words, and how well it went among its like: 0 worst."""
+
+    row: Mapping[str, Any]
+    failed: tuple[str, ...]
+    flagged: tuple[str, ...]
+    well: float
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Query and reference."""
+        return self.row["query_id"], self.row["reference_id"]
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What a list of pairs says of it."""
+        texts = {name: str(self.row[name]) for name in (*PAIR, "query_class", "reference_class")}
+        score = float(self.row["score"])
+        known = {"kind": words(str(self.row["kind"])), "score": score if np.isfinite(score) else None}
+        return {**texts, **known, "failed": self.failed, "flagged": self.flagged}
+
+
+def ordered(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Ordered]:
+    """All pairs of one run, the worst of the first method first."""
+    pairs = pairs.drop_duplicates(PAIR)
+    if "reference_label" not in pairs:  # part agreement: many references of many classes, none of which can be shown
+        pairs = pairs.assign(reference_label=pairs["query_label"], reference_class="")
+    methods = sort_explainers(
+        [name for name in records["explainer"].unique().tolist() if name != FACTS], manifest.get("blind") or ()
+    )
+    values, places = _first_method(pairs, records, methods[0] if methods else "")
+    flags, nearer = _flags(pairs, records), _own_class(pairs)
+    found = []
+    for row in pairs.to_dict("records"):
+        ids = (row["query_id"], row["reference_id"])
+        metric, value = values.get(ids, ("", np.nan))
+        failed = [f"{words(metric)} of {methods[0]} is {value:.3f}: no better than chance"] if value <= 0 else []
+        if row["query_label"] != row["reference_label"] and row["score"] >= nearer.get(row["query_id"], np.inf):
+            failed.append("another class is nearer than the query's own")
+        found.append(Ordered({str(k): v for k, v in row.items()}, (*failed,), flags.get(ids, ()), places.get(ids, 1.0)))
+    return sorted(found, key=lambda pair: (not pair.failed, not pair.flagged, pair.well))
+
+
+def _first_method(
+    pairs: pd.DataFrame, records: pd.DataFrame, method: str
+) -> tuple[dict[Any, tuple[str, float]], dict[Any, float]]:
+    """By pair a signed metric with its value, and the place of that among all pairs that have it, from 0 to 1."""
+    own = records[(records["explainer"] == method) & records["value"].notna()]
+    names = own["metric"].drop_duplicates()
+    metrics = [found[0] for prefix in SIGNED if (found := names[names.str.startswith(prefix)].tolist())]
+    values: dict[Any, tuple[str, float]] = {}
+    places: dict[Any, float] = {}
+    for metric in metrics:
+        part = own[own["metric"] == metric]
+        part = part.assign(place=part["value"].rank(pct=True))
+        for row in part.to_dict("records"):
+            ids = (row["query_id"], row["reference_id"])
+            if ids not in values:
+                values[ids], places[ids] = (metric, row["value"]), row["place"]
+    return values, places
+
+
+def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
+    """By pair its flags in words, less those by design, which all pairs of its kind have for all methods."""
+    why = flagged(pairs, records)
+    found: dict[Any, tuple[str, ...]] = {}
+    for ids, part in why.groupby(PAIR, observed=True):
+        by_reason = part.groupby("reason", observed=True)["explainer"].agg(lambda names: [*dict.fromkeys(names)])
+        found[ids] = tuple(
+            f"{FLAGS.get(str(reason), words(str(reason)))} ({_few(names)})" for reason, names in by_reason.items()
+        )
+    return found
+
+
+def flagged(pairs: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """The records with a `reason`, less those by design: of a metric that gives it of all pairs of a kind."""
+    kinds = pairs[[*PAIR, "kind"]].drop_duplicates(PAIR)
+    why = records.assign(reason=reasons(records)).merge(kinds, on=PAIR)
+    every = why.groupby(["kind", "metric"], observed=True)["reason"].transform("nunique")
+    return why[(why["reason"] != "") & (every > 1)]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} methods"
+
+
+def _own_class(pairs: pd.DataFrame) -> dict[str, float]:
+    """By query the highest score with its own class in this run."""
+    own = pairs[pairs["query_label"] == pairs["reference_label"]]
+    return {str(query): float(score) for query, score in own.groupby("query_id")["score"].max().items()}

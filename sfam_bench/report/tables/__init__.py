@@ -1,0 +1,1 @@
+"""Tables of means and marks, and the formats in which they are written."""

@@ -1,0 +1,111 @@
+"""The table of a sweep: what became of each cell, and the means of those that are done; partial tables say so first."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic
+from sfam_bench.jobs.job import STATES, Job
+from sfam_bench.report.names import arrow, decimals, sort_metrics, words
+from sfam_bench.report.tables import formats
+from sfam_bench.report.tables.tables import MARKS, NOTHING, Cell, Column, Table
+from sfam_bench.runs.reader import read_run
+from sfam_bench.statistics import AREA_ERROR, FACTS, FEW_CLASSES, summary
+
+MOST = 200  # characters of an error in a table
+
+
+def write_cells(name: str, stages: Mapping[str, Sequence[Job]], out: Path) -> tuple[list[Job], list[Job]]:
+    """Write cells.csv and cells.md, a row for each cell of the last stage; which jobs are done, and which are not.
+
+    A cell whose records cannot be read counts as failed.
+    """
+    cells = [*stages.values()][-1]
+    means, broken = _means(cells)
+    states = {job.id: "failed" if job.id in broken else job.state for job in chain(*stages.values())}
+    why = {job.id: broken.get(job.id, job.why) for job in chain(*stages.values())}
+    (out / "cells.csv").write_text(formats.csv(_frame(cells, states, why, means)), encoding="utf-8")
+    counts = [(stage, _counted([states[job.id] for job in jobs])) for stage, jobs in stages.items()]
+    undone = [job for job in chain(*stages.values()) if states[job.id] != "done"]
+    lines = [
+        *counts,
+        *((f"not done: {job.id}", ": ".join(filter(None, [states[job.id], why[job.id][:MOST]]))) for job in undone),
+    ]
+    with atomic(out / "cells.md") as temporary:
+        page = formats.markdown(f"Sweep {name}", lines, _tables(cells, states, means))
+        temporary.write_text(page, encoding="utf-8")
+    return [job for job in cells if states[job.id] == "done"], undone
+
+
+def _counted(states: Sequence[str]) -> str:
+    found = Counter(states)
+    return f"{len(states)} cells: {', '.join(f'{found[state]} {state}' for state in STATES)}"
+
+
+def _means(cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """The summary of each cell that is done, without facts of pairs and checks of the protocol; what cannot be read."""
+    means, broken = {}, {}
+    for job in cells:
+        if not job.done:
+            continue
+        try:
+            run = read_run(job.folder)
+            records = run.records[~run.records["metric"].str.endswith(AREA_ERROR) & (run.records["explainer"] != FACTS)]
+            means[job.id] = summary(records, run.pairs, run.manifest.get("metrics") or {})
+        except UserError as error:
+            broken[job.id] = str(error)
+    return means, broken
+
+
+def _frame(
+    cells: Sequence[Job], states: Mapping[str, str], why: Mapping[str, str], means: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """One row a cell: axes, state, error, and mean, low and high of each metric and explainer."""
+    rows = []
+    for job in cells:
+        row = {"cell": job.id, **job.axes, "state": states[job.id], "error": why[job.id]}
+        for found in means.get(job.id, pd.DataFrame()).to_dict("records"):
+            of = f"{found['metric']} {found['explainer']}"
+            row |= {of: found["mean"], f"{of} low": found["low"], f"{of} high": found["high"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _tables(cells: Sequence[Job], states: Mapping[str, str], means: Mapping[str, pd.DataFrame]) -> list[Table]:
+    """A table of the states, then one for each metric that has a direction: cells down, explainers across."""
+    axes = [*cells[0].axes]
+    plain = [(job.id, (*(Cell(str(job.axes[axis])) for axis in axes), Cell(states[job.id]))) for job in cells]
+    tables = [Table("Cells", tuple(map(Column, [*axes, "state"])), tuple(plain), head="cell")]
+    if not means:
+        return tables
+    whole = pd.concat([table.assign(cell=cell) for cell, table in means.items()], ignore_index=True)
+    whole = whole[whole["higher_is_better"].notna()]
+    explainers = whole["explainer"].drop_duplicates().tolist()
+    for metric in sort_metrics(whole["metric"].drop_duplicates().tolist()):
+        part = whole[whole["metric"] == metric]
+        digits = decimals([*part["mean"], *part["low"], *part["high"]])
+        found = {(row["cell"], row["explainer"]): row for row in part.to_dict("records")}
+        rows = [
+            (job.id, tuple(_cell(found.get((job.id, name)), digits, states[job.id]) for name in explainers))
+            for job in cells
+        ]
+        title = words(metric) + arrow(part["higher_is_better"].iloc[0])
+        marks = MARKS.replace("column", "row")
+        note = f"Mean [95 % interval]; {marks}; no marks in rows of fewer than {FEW_CLASSES} classes."
+        tables.append(Table(title, tuple(map(Column, explainers)), tuple(rows), note, head="cell"))
+    return tables
+
+
+def _cell(row: Mapping[Any, Any] | None, digits: int, state: str) -> Cell:
+    if row is None:
+        return Cell(NOTHING if state == "done" else state)
+    if not row["count"]:
+        return Cell("flagged")
+    mean, low, high = (f"{row[name] + 0.0:.{digits}f}" for name in ("mean", "low", "high"))
+    interval = f"[{low}, {high}]" if pd.notna(row["low"]) and low != high else ""
+    return Cell(mean, interval, bool(row["best"]), bool(row["tied"]))

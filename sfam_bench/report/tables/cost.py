@@ -1,0 +1,31 @@
+"""Costs out of a manifest as rows of a summary, so that they stand in tables like any other metric."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.runs.reader import Run
+from sfam_bench.statistics import NOT_COMPARED, RUN
+
+
+def cost_rows(run: Run) -> pd.DataFrame:
+    """One row for each explainer and measure of cost; passes and memory were counted on one pair, time over the run.
+
+    Nobody is best: the cheapest are the controls.
+    """
+    facts = run.manifest.get("cost") or {}
+    keys = [str(run.manifest.get(name, "")) for name in RUN]
+    rows = [_row(keys, name, measure, value, run) for name, found in facts.items() for measure, value in found.items()]
+    return pd.DataFrame(rows)
+
+
+def _row(keys: list[str], explainer: str, measure: str, value: float, run: Run) -> Mapping[str, Any]:
+    pairs = len(run.pairs) if measure == "milliseconds" else 1
+    return {
+        **dict(zip(RUN, keys, strict=True)),
+        **{"explainer": explainer, "metric": f"cost_{measure}", "mean": value, "low": np.nan, "high": np.nan},
+        **{"count": pairs, "clusters": 0, "clustered": True, "flagged": "", "higher_is_better": False},
+        **NOT_COMPARED,
+    }

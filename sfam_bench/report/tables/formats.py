@@ -1,0 +1,232 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+import re
+import textwrap
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.report.names import COMPARED, arrow, decimals, group, headlines, sort_explainers, sort_metrics, words
+from sfam_bench.report.tables.protocols import OUTSIDE
+from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Report, Table
+from sfam_bench.statistics import FACTS, RUN
+
+QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # lines of the protocol that say what the numbers are worth
+ROWS = 26  # of two lines, which fill a page of LaTeX's article
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than the line
+LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
+    "`": r"\textasciigrave{}",
+    **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", "·": r"$\cdot$"},
+    **{"\N{MINUS SIGN}": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$"},
+}
+PRINTED = "\u2013—\u2018\u2019“”„†‡•…€"  # beside ASCII and the letters up to ž, what T1 fonts have
+FORMULA = ("=", "+", "-", "@")  # with what a cell begins that spreadsheets compute
+NOT_PRINTED = "ĦħĸĿŀŉŦŧ"
+
+
+def markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
+    """A page of tables under the protocol that they belong to."""
+    facts = "\n".join(f"- {name}: {_pipes(text)}" for name, text in lines)
+    return "\n\n".join([f"# {_pipes(title)}", facts, *(_markdown_table(table) for table in tables)]) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    heads = [
+        " ".join(filter(None, [column.label, f"({column.note})" if column.note else ""])) for column in table.columns
+    ]
+    rows = [[name, *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
+    lines = [[table.head, *heads], ["---", *[":--"] * len(heads)], *rows]
+    grid = "\n".join("| " + " | ".join(_pipes(text) for text in line) + " |" for line in lines)
+    return "\n\n".join(filter(None, [f"## {table.title}", grid, table.note]))
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best or cell.tied else cell.text
+    return " ".join(filter(None, [text, cell.interval, "≈" if cell.tied else ""]))
+
+
+def _pipes(text: str) -> str:
+    """Keep a cell in its cell, and HTML out of the page."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
+    r"""Tables to \input into a document with \usepackage{booktabs,graphicx} and T1 fonts."""
+    facts = [_comment(f"{name}: {text}") for name, text in lines]
+    pages = [_latex_table(page) for table in tables for page in _pages(table)]
+    return "\n\n".join(["\n".join([_comment(title), *facts]), *pages]) + "\n"
+
+
+def _comment(text: str) -> str:
+    return f"% {' '.join(text.split())}"
+
+
+def _pages(table: Table) -> list[Table]:
+    """The table in parts that a page has room for."""
+    starts = range(0, len(table.rows), ROWS) or [0]
+    parts = [replace(table, rows=table.rows[start : start + ROWS]) for start in starts]
+    return [parts[0], *(replace(part, title=f"{part.title}, continued", note="") for part in parts[1:])]
+
+
+def _latex_table(table: Table) -> str:
+    heads = " & ".join([_beginning(table.head), *(_latex_head(column) for column in table.columns)])
+    methods: list[str] = []
+    blind: list[str] = []
+    for name, cells in table.rows:
+        line = " & ".join([_beginning(name), *(_latex_cell(cell) for cell in cells)]) + r" \\"
+        (blind if name in table.blind else methods).append(line)
+    body = [*methods, *([r"\midrule"] if methods and blind else []), *blind]
+    return "\n".join(
+        [
+            r"\begin{table}[htbp]",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{escape_latex(_caption(table))}}}",
+            FITTED,
+            rf"\begin{{tabular}}{{l{'l' * len(table.columns)}}}",
+            *(r"\toprule", rf"{heads} \\", r"\midrule", *body, r"\bottomrule"),
+            *(r"\end{tabular}}", r"\end{table}"),
+        ]
+    )
+
+
+def _caption(table: Table) -> str:
+    title = table.title if table.title.endswith("?") else f"{table.title}."
+    return f"{title} {table.note}".strip()
+
+
+def _latex_head(column: Column) -> str:
+    parts = [*wrap(column.label, 16), *wrap(column.note, 22)]
+    lines = r" \\ ".join(_beginning(part) for part in parts)
+    return rf"\shortstack[l]{{{lines}}}"
+
+
+def _latex_cell(cell: Cell) -> str:
+    """The mean over its interval, which keeps five columns within a page."""
+    text = rf"\textbf{{{_latex_number(cell.text)}}}" if cell.best or cell.tied else _latex_number(cell.text)
+    text += r" $\approx$" if cell.tied else ""
+    if not cell.interval:
+        return text
+    stack = rf"{text} \\[-2pt] {{\tiny {_latex_number(cell.interval)}}}"
+    return rf"\begin{{tabular}}[t]{{@{{}}l@{{}}}}{stack}\end{{tabular}}"
+
+
+def _latex_number(text: str) -> str:
+    return text if text == NOTHING else re.sub(r"-(?=\d)", "$-$", escape_latex(text))
+
+
+def _beginning(text: str) -> str:
+    r"""The beginning of a line, where a bracket or a star would be taken for an argument of the \\ before it."""
+    escaped = escape_latex(text)
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of text whose arrow stays with its word."""
+    return [
+        line.replace("\N{NO-BREAK SPACE}", " ")
+        for line in textwrap.wrap(re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", text), width, break_long_words=False)
+    ]
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it stands, in one line and without ligatures; a letter it lacks becomes its code."""
+    line = " ".join(unicodedata.normalize("NFC", text).split())
+    return re.sub(r"([-',])(?=\1)", r"\1{}", "".join(map(_latex_sign, line)))
+
+
+def _latex_sign(sign: str) -> str:
+    if sign in LATEX:
+        return LATEX[sign]
+    known = " " <= sign <= "~" or ("¡" <= sign <= "ž" and sign not in NOT_PRINTED) or sign in PRINTED
+    return sign if known else f"[U+{ord(sign):04X}]"
+
+
+def wide(summary: pd.DataFrame) -> pd.DataFrame:
+    """Means alone, a row for each explainer and a column for each metric, for spreadsheets."""
+    own = summary[summary["explainer"] != FACTS]
+    order = own["metric"].drop_duplicates().tolist()
+    table = own.pivot_table(index=[*RUN, "explainer"], columns="metric", values="mean", sort=False)
+    return table.reindex(columns=order).reset_index()
+
+
+def csv(frame: pd.DataFrame, float_format: str | None = None) -> str:
+    """The rows of a frame as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    safe = frame.rename(columns=_no_formula)
+    for number, kind in enumerate(safe.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            safe.isetitem(number, [_no_formula(cell) for cell in safe.iloc[:, number]])
+    return str(safe.to_csv(index=False, float_format=float_format))
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(FORMULA) and not _is_number(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def terminal_table(report: Report, width: int = 120) -> str:
+    """Means with half their interval, headlines and what else fits a terminal, and what these numbers are worth."""
+    summary = report.summary
+    own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
+    own = own[own["metric"].map(group).isin(COMPARED)]
+    blocks: list[str] = []
+    for keys, part in own.groupby(RUN, sort=False):
+        title = " · ".join(map(str, keys))
+        facts = [f"{name}: {text}" for name, text in report.protocols.get(title, ()) if name in QUALIFY]
+        blocks.append("\n".join([title, _terminal_block(part, width), *(textwrap.fill(fact, width) for fact in facts)]))
+    return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not significantly worse than the best"])
+
+
+def _terminal_block(summary: pd.DataFrame, width: int) -> str:
+    blind = set(summary.loc[summary["blind"], "explainer"])
+    explainers = sort_explainers(summary["explainer"].drop_duplicates().tolist(), blind)
+    names = sort_metrics(summary["metric"].drop_duplicates().tolist())
+    first = _aligned(["", "", "", *explainers], str.ljust)
+    columns, left = {}, width - len(first[0])
+    for name in dict.fromkeys([*headlines(names), *names]):
+        column = _terminal_column(summary[summary["metric"] == name], explainers)
+        if len(column[0]) + 2 <= left:
+            columns[name], left = column, left - len(column[0]) - 2
+    grid = zip(first, *(columns[name] for name in names if name in columns), strict=True)
+    lines = [line for cells in grid if (line := "  ".join(cells).rstrip())]
+    more = len(names) - len(columns)
+    return "\n".join([*lines, *([f"and {more} more metrics in the report"] if more else [])])
+
+
+def _terminal_column(part: pd.DataFrame, explainers: Sequence[str]) -> list[str]:
+    """Three lines of head, then a cell for each explainer."""
+    label = words(part["metric"].iloc[0]) + arrow(part["higher_is_better"].iloc[0])
+    head = [f"{line}  " for line in wrap(label, max(13, len(label) // 3 + 4))[:3]]  # the marks of the cells stand right
+    digits = decimals([*part["mean"], *part["low"], *part["high"]])
+    rows = {row["explainer"]: row for row in part.to_dict("records")}
+    cells = [_terminal_cell(rows.get(explainer), digits) for explainer in explainers]
+    return _aligned([*[""] * (3 - len(head)), *head, *cells], str.rjust)
+
+
+def _terminal_cell(row: Mapping[Any, Any] | None, digits: int) -> str:
+    if row is None:
+        return "--  "
+    if not row["count"]:
+        return "flagged  "
+    mark = "*" if row["best"] else "≈" if row["tied"] else " "
+    half = (row["high"] - row["low"]) / 2
+    spread = f" ±{half:.{digits}f}" if np.isfinite(half) else ""
+    return f"{row['mean']:.{digits}f}{spread} {mark}"
+
+
+def _aligned(texts: Sequence[str], adjust: Callable[[str, int], str]) -> list[str]:
+    most = max(map(len, texts))
+    return [adjust(text, most) for text in texts]

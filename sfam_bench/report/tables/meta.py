@@ -1,0 +1,234 @@
+"""The meta-evaluation as a part of the page, and as files: do metrics agree, and do they tell truth from chance?"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.report.figures.meta_figures import agreement_matrix, critical_differences
+from sfam_bench.report.names import (
+    COMPARED,
+    Named,
+    arrow,
+    group,
+    headlines,
+    slug,
+    sort_explainers,
+    sort_metrics,
+    words,
+)
+from sfam_bench.report.page import page
+from sfam_bench.report.tables import formats
+from sfam_bench.report.tables.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
+from sfam_bench.runs.reader import Run
+from sfam_bench.statistics import FEW_CLASSES, RUN
+from sfam_bench.statistics import worth as meta
+from sfam_bench.statistics.agreement import tau_matrix
+
+TITLE = "What are the metrics worth?"
+FILES = ("meta.md", "meta.tex", "meta-*")
+TELLS = (
+    "Share of pairs on which the metric puts the exact decomposition above the control [95 % interval over classes], "
+    "ties count half; separates: above one half, p <= 0.05 by sign flips of classes after Holm over all rows and "
+    "columns of this table. Split-half reliability: mean Kendall's tau of the orders of explainers that two halves of "
+    "the classes give, which no agreement with another metric can be expected to exceed."
+)
+RANKS = (
+    "Mean rank, 1 is best; bold: best; ≈: within the critical difference (Nemenyi, 5 %) of the best. Blocks are means "
+    f"of classes, since pairs of a class are alike; no marks with fewer than {FEW_CLASSES} classes."
+)
+AGREES = (
+    "Kendall's W (1: one order, 0: none; its expectation for unrelated raters is 1 / raters), Krippendorff's ordinal "
+    "alpha of the ranks (0: chance) and Kendall's tau between raters, mean and least; in brackets without the "
+    "explainers that are blind to the pair, since any metric that puts chance last agrees on that."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The frames of one run, and what is needed to name and turn their metrics."""
+
+    tells: pd.DataFrame
+    ranks: pd.DataFrame
+    baselines: Sequence[str]
+    blind: Container[str]
+
+
+def measured(run: Run) -> Measured:
+    """What the metrics of a run are worth, as far as they say how true a map is."""
+    specs: Mapping[str, Any] = run.manifest.get("metrics") or {}
+    chosen = {name: specs[name] for name in sort_metrics([*specs]) if group(name) in COMPARED}
+    order = {name: place for place, name in enumerate(chosen)}
+    found = [frame(run.records, run.pairs, chosen) for frame in (meta.tells, meta.ranks)]
+    tells, ranks = (frame.sort_values("metric", key=lambda names: names.map(order), kind="stable") for frame in found)
+    return Measured(tells, ranks, meta.baselines(run.records), tuple(run.manifest.get("blind") or ()))
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The metrics of several runs, weighed: tables, those of mean ranks apart, and the frames behind them."""
+
+    tables: Sequence[Table]
+    rankings: Sequence[Table]
+    frames: Mapping[str, pd.DataFrame]  # tells, ranks, agreement
+    scores: pd.DataFrame  # of meta.ratings
+    directions: pd.Series
+    blind: Container[str]
+
+
+def weigh(runs: Sequence[Measured], summary: pd.DataFrame) -> Weighed | None:
+    """Tables over all runs, whose means are in `summary`; None without metrics."""
+    tells, ranks = (
+        pd.concat(frames, ignore_index=True) for frames in zip(*((r.tells, r.ranks) for r in runs), strict=True)
+    )
+    blind = {name for run in runs for name in ranks["explainer"].unique() if name in run.blind}
+    known = sorted({name for run in runs for name in run.baselines})
+    kinds = {name: group(name) for name in sort_metrics(summary["metric"].unique().tolist()) if group(name) in COMPARED}
+    scores = meta.ratings(summary, known, kinds)
+    if scores.empty:
+        return None
+    agreement = meta.agreement(scores, blind)
+    directions = summary.drop_duplicates("metric").set_index("metric")["higher_is_better"]
+    tables = [
+        *(_tells_table(" · ".join(keys), part, ranks, directions) for keys, part in _runs(tells)),
+        *([_agreement_table(agreement)] if len(agreement) else []),
+    ]
+    rankings = [t for keys, part in _runs(ranks) for t in _rank_tables(" · ".join(keys), part, blind, directions)]
+    return Weighed(
+        tables, rankings, {"tells": tells, "ranks": ranks, "agreement": agreement}, scores, directions, blind
+    )
+
+
+def write_meta(
+    runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "", named: Named = slug
+) -> page.Section | None:
+    """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
+
+    None without metrics.
+    """
+    weighed = weigh(runs, summary)
+    if weighed is None:
+        return None
+    tables = remarked([*weighed.tables, *weighed.rankings], remark)
+    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], weighed.directions, weighed.blind, out, named)
+    for name, frame in {**weighed.frames, "tau": taus}.items():
+        (out / f"meta-{name}.csv").write_text(formats.csv(frame), encoding="utf-8")
+    (out / "meta.md").write_text(formats.markdown(TITLE, [], tables), encoding="utf-8")
+    (out / "meta.tex").write_text(formats.latex(TITLE, [], tables), encoding="utf-8")
+    return page.Section(TITLE, "meta", [], tables, [], None, pictures)
+
+
+def _runs(frame: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    return [(tuple(map(str, keys)), part) for keys, part in frame.groupby(RUN, sort=False)]
+
+
+def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, directions: pd.Series) -> Table:
+    controls = [control for control in meta.CONTROLS if control in set(tells["control"])]
+    found = {(row["metric"], row["control"]): row for row in tells.to_dict("records")}
+    own = ranks[(ranks[RUN] == tells[RUN].iloc[0]).all(axis=1)]
+    halves = own.drop_duplicates("metric").set_index("metric")["halves"].to_dict()
+    metrics = tells["metric"].drop_duplicates().tolist()
+    rows = [
+        (
+            words(metric) + arrow(directions.get(metric)),
+            (*(_tells_cell(found.get((metric, control))) for control in controls), Cell(_number(halves.get(metric)))),
+        )
+        for metric in metrics
+    ]
+    columns = (*(Column(f"exact above {control}") for control in controls), Column("split-half reliability", "tau"))
+    return Table(
+        f"{title}: which metrics separate the exact decomposition from a control?",
+        columns,
+        tuple(rows),
+        TELLS,
+        head="metric",
+    )
+
+
+def _tells_cell(row: Mapping[Any, Any] | None) -> Cell:
+    if row is None or not row["count"]:
+        return Cell(NOTHING, hint="not measured")
+    interval = f"{row['share']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    hint = f"n = {row['count']} pairs, {row['clusters']} classes, p (Holm) = {row['p_holm']:.2g}"
+    return Cell("separates" if row["tells"] else "does not separate", interval, bool(row["tells"]), hint=hint)
+
+
+def _agreement_table(agreement: pd.DataFrame) -> Table:
+    keys = ["over", "within"]
+    with_, without = (agreement[agreement["controls"] == which].set_index(keys) for which in (True, False))
+    rows, alike = [], without.loc[with_.index].to_dict("records")
+    for (over, within), row, other in zip(with_.index, with_.to_dict("records"), alike, strict=True):
+        cells = [Cell(str(row["raters"])), Cell(str(row["explainers"]), f"({other['explainers']})")]
+        cells += [Cell(_number(row[name]), f"({_number(other[name])})") for name in ("w", "alpha", "tau", "least_tau")]
+        rows.append((f"{over} ({within})", tuple(cells)))
+    labels = ("raters", "explainers", "W", "alpha", "tau", "least tau")
+    return Table(
+        "Do they rank explainers alike?", tuple(map(Column, labels)), tuple(rows), AGREES, head="agreement over"
+    )
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None or np.isnan(value) else f"{value:.2f}"
+
+
+def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], directions: pd.Series) -> list[Table]:
+    """Mean ranks of the explainers, a column for each metric."""
+    metrics = ranks["metric"].drop_duplicates().tolist()
+    explainers = sort_explainers(ranks["explainer"].drop_duplicates().tolist(), blind)
+    places = ranks.set_index(["metric", "explainer"])["rank"].to_dict()
+    tables, count = [], -(-len(metrics) // WIDTH)
+    for number, chosen in enumerate(np.array_split(metrics, count), 1):
+        columns, cells = [], []
+        for metric in map(str, chosen):
+            own = ranks[ranks["metric"] == metric]
+            first, best = own.iloc[0], own["rank"].min()
+            note = f"{first['blocks']} {first['of']}; CD {first['critical_difference']:.1f}; p {first['p']:.1g}"
+            columns.append(Column(words(metric) + arrow(directions.get(metric)), note, "p is that of Friedman's test"))
+            few = first["of"] != "classes" or first["blocks"] < FEW_CLASSES
+            near = np.nan if few else best + first["critical_difference"]
+            cells.append([_rank_cell(places.get((metric, name)), best, near) for name in explainers])
+        rows = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
+        own_title = f"{title}: mean ranks" + (f" ({number} of {count})" if count > 1 else "")
+        tables.append(Table(own_title, tuple(columns), rows, RANKS, frozenset(n for n in explainers if n in blind)))
+    return tables
+
+
+def _rank_cell(rank: float | None, best: float, near: float) -> Cell:
+    if rank is None:
+        return Cell(NOTHING, hint="flagged too often to be ranked")
+    marks = np.isfinite(near)
+    return Cell(f"{rank:.1f}", "", bool(marks and rank == best), bool(best < rank <= near))
+
+
+def _figures(
+    scores: pd.DataFrame,
+    ranks: pd.DataFrame,
+    directions: pd.Series,
+    blind: Container[str],
+    out: Path,
+    named: Named,
+) -> tuple[list[tuple[Path, str]], pd.DataFrame]:
+    """Pictures with their captions, and the taus of any two metrics of one (dataset, model, target)."""
+    pictures: list[tuple[Path, str]] = []
+    rows: list[tuple[Any, ...]] = []
+    order = {name: place for place, name in enumerate(sort_metrics(scores.index.unique("metric").tolist()))}
+    for keys, part in scores.groupby(level=RUN, sort=False):
+        own = part.set_axis(part.index.get_level_values("metric"), axis=0).dropna(axis=1, how="all")
+        own = own.sort_index(key=lambda names: names.map(order))
+        seeing = own[[name for name in own.columns if name not in blind]]
+        names = own.index.tolist()
+        taus = tau_matrix(own.to_numpy(dtype=float)), tau_matrix(seeing.to_numpy(dtype=float))
+        for one, other in zip(*np.triu_indices(len(own), 1), strict=True):
+            pair = (names[one], names[other])
+            rows.append((*keys, *pair, *(tau[one, other] for tau in taus)))
+        if len(own) > 1:
+            drawn = agreement_matrix(own, taus, " · ".join(map(str, keys)), out, named)
+            pictures.append((drawn[0], "How far any two metrics order the explainers alike."))
+        mine = ranks[(ranks[RUN] == [*keys]).all(axis=1)]
+        shown = mine[mine["metric"].isin(headlines(mine["metric"].drop_duplicates().tolist()))]
+        caption = "Mean ranks; a bar joins explainers that Nemenyi's test cannot tell apart at 5 %."
+        pictures += [(path, caption) for path in critical_differences(shown, directions, blind, out, named)[:1]]
+    return pictures, pd.DataFrame(rows, columns=[*RUN, "metric", "other", "tau", "tau_without_blind"])

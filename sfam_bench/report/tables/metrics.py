@@ -1,0 +1,91 @@
+"""The table of metrics, and a card for each, out of docstrings, cards and settings."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+import pandas as pd
+
+from sfam_bench.core.method_card import remarks
+from sfam_bench.core.metric_card import Limits, measures_and_source, metric_card, needed, passes_a_map, settings
+from sfam_bench.report.tables.methods import field_lines, markdown, plain_text
+
+DIRECTIONS = {True: "higher", False: "lower", None: "--"}
+
+
+def metric_table(metrics: Mapping[str, Any], pixels: int) -> pd.DataFrame:
+    """A row for each metric, by its name in the tables; passes are for images of so many pixels."""
+    rows = []
+    for name, metric in metrics.items():
+        measures, source = measures_and_source(type(metric))
+        rows.append(
+            {
+                "metric": name,
+                "better": DIRECTIONS[metric.higher_is_better],
+                "range": interval(metric_card(metric).range),
+                "needs": ", ".join(needed(metric)),
+                "passes": f"{passes_a_map(metric, pixels):.3g}",
+                "maps": str(metric_card(metric).remakes),
+                "source": source,
+                "measures": measures,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
+    """The table and the cards as Markdown."""
+    table = metric_table(metrics, pixels)
+    kinds: dict[type, list[str]] = {}
+    for name, metric in metrics.items():
+        kinds.setdefault(type(metric), []).append(name)
+    kind_of = {name: kind.__name__ for kind, names in kinds.items() for name in names}
+    side = round(pixels**0.5)
+    head = [
+        "# The metrics",
+        "",
+        "Written by `make metrics`, from each metric's docstring, card and settings. *better* says whether a method "
+        "wants it higher or lower; -- marks what is no score of a method (a chance level, an error of measurement). "
+        "*passes* counts the perturbed images that a map costs, on average over pairs, at "
+        f"{side} x {side} pixels; methods whose maps coincide, and metrics that ask the same, share them. *maps* "
+        "counts the further maps that a method makes for each. A value that cannot be had is NaN with a reason, and a "
+        "metric whose regions a data set lacks is left out and named.",
+        "",
+        *markdown(
+            table.drop(columns="measures").assign(
+                metric=[f"[{name}](#{kind_of[name].lower()})" for name in table["metric"]]
+            )
+        ),
+    ]
+    cards = [line for kind, names in kinds.items() for line in _card_lines(kind, {n: metrics[n] for n in names})]
+    return "\n".join([*head, "", *cards]).rstrip() + "\n"
+
+
+def interval(limits: Limits | None) -> str:
+    """[0, 1], or [0, inf) where there is no bound."""
+    if limits is None:
+        return ""
+    low, high = limits
+    return f"{'(' if low == -inf else '['}{low:g}, {high:g}{')' if high == inf else ']'}"
+
+
+def told(own: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The settings that tell metrics of one kind apart."""
+    keys = dict.fromkeys(key for given in own.values() for key in given)
+    return [key for key in keys if len({given.get(key) for given in own.values()}) > 1]
+
+
+def _card_lines(kind: type, metrics: Mapping[str, Any]) -> list[str]:
+    measures, source = measures_and_source(kind)
+    said = [f"Source: {source}."] if source else []
+    lines = [f"## {kind.__name__}", "", plain_text(measures), ""]
+    about = plain_text(" ".join([*said, remarks(kind)])).strip()
+    lines += [about, ""] if about else []
+    lines += field_lines(kind)
+    own = {name: settings(metric) for name, metric in metrics.items()}
+    rows = [{"metric": name, **{key: given.get(key, "") for key in told(own)}} for name, given in own.items()]
+    lines += [*markdown(pd.DataFrame(rows)), ""]
+    degenerate = list(dict.fromkeys(entry for metric in metrics.values() for entry in metric_card(metric).degenerate))
+    if degenerate:
+        lines += ["Where it says nothing:", "", *(f"- {plain_text(entry)}" for entry in degenerate), ""]
+    return lines

@@ -1,0 +1,140 @@
+"""From run folders to tables, figures and one page; never imports torch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import beside
+from sfam_bench.report.figures.curves import draw_curves
+from sfam_bench.report.figures.figures import gallery
+from sfam_bench.report.figures.means import overview
+from sfam_bench.report.figures.sweep import sweeps
+from sfam_bench.report.names import Slugs, sort_metrics
+from sfam_bench.report.page import page
+from sfam_bench.report.tables import formats, tables
+from sfam_bench.report.tables.box_accuracy import with_box_accuracy
+from sfam_bench.report.tables.cost import cost_rows
+from sfam_bench.report.tables.flagged import flagged_table
+from sfam_bench.report.tables.meta import FILES, measured, write_meta
+from sfam_bench.report.tables.protocols import OUTSIDE, outside, protocol
+from sfam_bench.report.tables.tables import Report
+from sfam_bench.runs.reader import Run, read_run
+from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
+
+SHEETS = ("table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
+OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
+
+
+def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> Report:
+    """Write the report of several runs into the folder `out`, whole or not at all, and return the gist of it."""
+    found = [read_run(Path(run), allow_unfinished) for run in runs]
+    _check(found)
+    out = Path(out)
+    kept = _not_ours(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with beside(out) as temporary:
+        fresh, old = temporary / "new", temporary / "old"
+        fresh.mkdir()
+        report = _write(found, fresh, to)
+        for path in kept:
+            path.rename(fresh / path.name)
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    return report
+
+
+def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
+    sections, sums, differences, judged, named = [], [], [], [], Slugs()
+    for whole in map(with_box_accuracy, runs):
+        # area errors go to the protocol: in a table they would stand as if they told explainers apart
+        check = whole.records["metric"].str.endswith(AREA_ERROR)
+        run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
+        blind = run.manifest.get("blind") or ()
+        means = summary(run.records, run.pairs, run.manifest.get("metrics") or {})
+        sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
+        against = tables.adjusted(paired_difference(run.records, run.pairs, to), means)
+        differences.append(tables.mark(against, blind))
+        judged.append(measured(run))
+        parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
+        of_run = [_section(run, part, differences[-1], errors, out, named) for part in parts]
+        gallery(run, out, named=named)
+        lines = [
+            (path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out, named) if path.suffix == ".png"
+        ]
+        sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines]), *of_run[1:]]
+    table = pd.concat(sums, ignore_index=True)
+    (out / "summary.csv").write_text(formats.csv(table), encoding="utf-8")
+    (out / "differences.csv").write_text(formats.csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
+    alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
+    compared = [block for part in alike for block in tables.remarked(tables.side_by_side(part), _remark(runs, part))]
+    metrics = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
+    meta = write_meta(judged, table, out, _remark(runs, table), named)
+    whole_page = page.render(sections, compared, metrics, meta, runs, named)
+    (out / "index.html").write_text(whole_page, encoding="utf-8")
+    return Report(table, {section.title: section.protocol for section in sections})
+
+
+def _section(
+    run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd.DataFrame, out: Path, named: Slugs
+) -> page.Section:
+    """One (dataset, model, target): its part of the page, and its own files."""
+    names, metrics = [str(part[name].iloc[0]) for name in RUN], run.manifest.get("metrics") or {}
+    drawn = [
+        path for path in [*overview(part, metrics, out, named), *sweeps(part, out, named)] if path.suffix == ".png"
+    ]
+    remark = _remark([run], part)
+    flagged = flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
+    section = page.Section(
+        title=" · ".join(names),
+        anchor=named(*names),
+        protocol=protocol(run, part, area_errors(_of(errors, names))),
+        tables=tables.remarked(tables.metric_tables(part, metrics), remark),
+        differences=tables.remarked(tables.difference_tables(_of(differences, names)), remark),
+        flagged=tables.remarked([flagged], remark)[0] if flagged else None,
+        pictures=[(path, "Means and 95 % intervals.") for path in drawn],
+    )
+    everything = [*section.tables, *section.differences, *([section.flagged] if section.flagged else [])]
+    file = f"table-{section.anchor}"
+    (out / f"{file}.md").write_text(formats.markdown(section.title, section.protocol, everything), encoding="utf-8")
+    (out / f"{file}.tex").write_text(formats.latex(section.title, section.protocol, everything), encoding="utf-8")
+    (out / f"{file}.csv").write_text(formats.csv(formats.wide(part)), encoding="utf-8")
+    return section
+
+
+def _remark(runs: Sequence[Run], part: pd.DataFrame) -> str:
+    """Which models of this part of the summary stand outside the protocol, and why; nothing where none does."""
+    shown = set(part[RUN].itertuples(index=False, name=None))
+    found = {tuple(map(run.manifest.get, RUN)): outside(run.manifest) for run in runs}
+    texts = [f"{' · '.join(keys[:2])}: {why}" for keys, why in found.items() if why and keys in shown]
+    return f"{OUTSIDE}: {'; '.join(texts)}." if texts else ""
+
+
+def _of(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    return frame[(frame[RUN] == list(names)).all(axis=1)]
+
+
+def _check(runs: Sequence[Run]) -> None:
+    """Each (dataset, model, target) comes from one run, else their rows would mix."""
+    if not runs:
+        raise UserError("there is no run to report: pass the run folders, for example runs=[results/cub]")
+    seen: dict[tuple[str, ...], Path] = {}
+    for run in runs:
+        for keys in run.records[RUN].drop_duplicates().itertuples(index=False, name=None):
+            if other := seen.get(keys):
+                raise UserError(f"the runs {other} and {run.root} both hold {' · '.join(keys)}: pass one of them")
+            seen[keys] = run.root
+
+
+def _not_ours(out: Path) -> list[Path]:
+    """What must outlive the swap: Hydra's own files; anything else that no report wrote is not touched."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another folder for the report")
+    others = [path for path in out.glob("*") if not any(path.match(pattern) for pattern in OURS)]
+    hydras = [path for path in others if path.name.startswith(".") or path.suffix == ".log"]
+    if foreign := sorted(set(others) - set(hydras)):
+        raise UserError(f"{out} holds {foreign[0].name}, which no report wrote: choose another folder for the report")
+    return hydras

@@ -1,0 +1,206 @@
+"""Embed a gallery and ask how well it retrieves: leave-one-out over one set of images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Gallery, SimilarityFunction
+from sfam_bench.core.stream import chunked, prefetched, progress
+from sfam_bench.datasets.base import ROLES, Dataset, roles
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.retrieval.search import Engine, Roles, search
+
+Labels = Int[Tensor, " items"]
+RECALL_AT = (1, 2, 4, 8)
+FOUND = ("rank", "lead", "average_precision")  # the columns of `Catalogue.find`
+AT_ONCE = 2**22  # scores that are held at a time
+TIE = 1e-6  # of the largest score: by so much do products in float32 tell equal items apart
+
+
+def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch_size: int = 32) -> Gallery:
+    """Embed images by id; (items, dims) on the CPU."""
+    if not image_ids:
+        raise UserError(f"no images of {dataset.name} to embed: the split is empty")
+
+    def images(batch: Sequence[str]) -> Tensor:
+        return torch.stack([dataset.sample(image_id).image for image_id in batch])
+
+    chunks = list(chunked(image_ids, batch_size))
+    stream = progress(prefetched(images, chunks), f"embed {dataset.name}", len(chunks), "batch")
+    return torch.cat([model.encode(batch).embeddings.cpu() for batch in stream])
+
+
+def roles_of(dataset: Dataset, image_ids: Sequence[str]) -> Roles | None:
+    """Which of these images are queries and which are searched, where the data set tells them apart."""
+    if not set(ROLES) & set(dataset.index):
+        return None
+    return Roles(*map(torch.tensor, roles(dataset.index.loc[list(image_ids)])))
+
+
+def per_item(
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    labels: Labels,
+    recall_at: Sequence[int] = RECALL_AT,
+    engine: Engine = "torch",
+    roles: Roles | None = None,
+) -> pd.DataFrame:
+    """Leave-one-out recall@k, R-precision and MAP@R (Musgrave et al., ECCV 2020) of each item, by its place.
+
+    With `roles`, of each query among the searched items. Items that nothing of their class can be found for are absent.
+    """
+    if not recall_at or min(recall_at) < 1:
+        raise UserError(f"recall_at is {list(recall_at)}: give numbers of neighbours of at least 1")
+    every = torch.ones_like(labels, dtype=torch.bool)
+    queries, searched = (every, every) if roles is None else (roles.queries, roles.searched)
+    _, group = labels.unique(return_inverse=True)
+    found_in = labels[searched]
+    others = (torch.bincount(group[searched], minlength=int(group.max()) + 1)[group] - searched.long())[queries]
+    if not (others > 0).any():
+        raise UserError("no class has two images: retrieval needs at least one pair of a query and another image")
+    alone = int((queries & ~searched).any())  # such a query may find all
+    deepest = min(max(int(others.max()), *recall_at), len(found_in) - 1 + alone)
+    own = None if roles is None else roles.own.to(labels.device)
+    depths = torch.arange(1, deepest + 1, device=labels.device)
+    columns = [*(f"recall_at_{k}" for k in recall_at), "r_precision", "map_at_r"]
+    values, wanted = torch.empty(len(others), len(columns), dtype=torch.float64), labels[queries]
+    start = 0
+    for _, positions in search(similarity, gallery, deepest, engine=engine, roles=roles):
+        asked, positions = slice(start, start + len(positions)), positions.to(labels.device)
+        hits = found_in[positions] == wanted[asked, None]
+        if own is not None:
+            hits &= (positions != own[asked, None]) & (positions >= 0)
+        within = hits & (depths <= others[asked, None])
+        precision = within.cumsum(dim=1) / depths.double() * within
+        found = [*(hits[:, :k].any(dim=1) for k in recall_at), *(each.sum(dim=1) for each in (within, precision))]
+        values[asked] = torch.stack([column.double() for column in found], dim=1).cpu()
+        start = asked.stop
+    values[:, -2:] /= others[:, None].cpu()
+    places = queries.nonzero()[:, 0].cpu().numpy()
+    return pd.DataFrame(values.numpy(), columns=columns, index=places)[(others > 0).cpu().numpy()]
+
+
+def retrieval(
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    labels: Labels,
+    recall_at: Sequence[int] = RECALL_AT,
+    nmi: bool = False,
+    engine: Engine = "torch",
+    roles: Roles | None = None,
+) -> dict[str, int | float]:
+    """Means of `per_item`, and over how many; with `nmi` also how well clusters agree with classes, which is slow."""
+    return averages(per_item(similarity, gallery, labels, recall_at, engine, roles)) | (
+        {"nmi": cluster_agreement(similarity, gallery, labels)} if nmi else {}
+    )
+
+
+def averages(items: pd.DataFrame) -> dict[str, int | float]:
+    """What `retrieval` says of the values of `per_item`."""
+    return {"count": len(items), **{str(name): float(values.mean()) for name, values in items.items()}}
+
+
+def cluster_agreement(similarity: SimilarityFunction, gallery: Gallery, labels: Labels, seed: int = 0) -> float:
+    """NMI of classes and as many k-means clusters, over the mean of their entropies (Song et al., CVPR 2016).
+
+    Clusters are those of one start of k-means++ (Arthur and Vassilvitskii, 2007) over the keys of the similarity.
+    """
+    from sklearn.cluster import KMeans  # two seconds that every script would wait for
+    from sklearn.metrics import normalized_mutual_info_score
+
+    keys = similarity.keys(gallery).cpu().numpy()
+    clusters = KMeans(len(labels.unique()), n_init=1, random_state=seed).fit_predict(keys)
+    return float(normalized_mutual_info_score(labels.cpu().numpy(), clusters))
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """An embedded gallery with the ids and class labels of its items; `roles` says which of them are searched."""
+
+    embeddings: Gallery
+    labels: Labels
+    ids: tuple[str, ...]
+    roles: Roles | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.embeddings) == len(self.labels) == len(self.ids):
+            sizes = f"{len(self.embeddings)} embeddings, {len(self.labels)} labels and {len(self.ids)} ids"
+            raise UserError(f"a gallery needs one label and one id for each embedding, not {sizes}")
+
+    def to(self, device: torch.device) -> "Catalogue":
+        """The same, there."""
+        return Catalogue(self.embeddings.to(device), self.labels.to(device), self.ids, self.roles)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each id stands."""
+        return {image_id: place for place, image_id in enumerate(self.ids)}
+
+    def place(self, image_id: str) -> int:
+        """Where an id stands; UserError where it does not."""
+        if image_id not in self.places:
+            raise UserError(f"{image_id} is not in the gallery: embed the images of all pairs, not {len(self.ids)}")
+        return self.places[image_id]
+
+    @cached_property
+    def scaled(self) -> dict[SimilarityFunction, Gallery]:
+        """The keys of each similarity that has searched here."""
+        return {}
+
+    def keys(self, similarity: SimilarityFunction) -> Gallery:
+        """The embeddings as the similarity reads them, computed once."""
+        if similarity not in self.scaled:
+            self.scaled[similarity] = similarity.keys(self.embeddings)
+        return self.scaled[similarity]
+
+    def others(self, query: str) -> Bool[Tensor, " items"]:
+        """What a query is ranked against: all that is searched but itself."""
+        found = torch.ones_like(self.labels, dtype=torch.bool)
+        if self.roles is not None:
+            found &= self.roles.searched.to(found.device)
+        found[self.place(query)] = False
+        return found
+
+    def find_places(self, image_ids: Sequence[str]) -> Labels:
+        """Where several stand."""
+        return torch.tensor([self.place(image_id) for image_id in image_ids], device=self.labels.device)
+
+    def find(
+        self, similarity: SimilarityFunction, versions: Gallery, query: str, reference: str
+    ) -> Float[Tensor, "items found"]:
+        """How versions of one query retrieve, the query itself left out; ties count against, up to rounding.
+
+        Columns: rank of the reference, 1 first; lead of the nearest item of the query's class over the nearest other,
+        in units of the score, positive where recall@1 holds; average precision over the items of the query's class.
+        The last two are NaN for a query alone in its class, and a class alone in the gallery leads by infinity.
+        """
+        left_out, wanted = self.place(query), self.place(reference)
+        ranked, alike = self.others(query), self.labels == self.labels[left_out]
+        own, others = ranked & alike, ranked & ~alike
+        keys, found = self.keys(similarity), []
+        for part in similarity.keys(versions).split(max(1, AT_ONCE // len(self.ids))):
+            scores = similarity.compare(part, keys)
+            rounding = TIE * scores.abs().amax(dim=1, keepdim=True)
+            scores[:, ~ranked] = -torch.inf
+            rank = (scores >= scores[:, [wanted]] - rounding).sum(dim=1).to(scores.dtype)
+            if not own.any():
+                nothing = torch.full_like(rank, torch.nan)
+                found.append(torch.stack([rank, nothing, nothing], dim=1))
+                continue
+            nearest = scores[:, own]
+            rest = scores[:, others].amax(dim=1) if others.any() else torch.full_like(rank, -torch.inf)
+            lead = nearest.amax(dim=1) - rest
+            lead = torch.where(lead.abs() <= rounding[:, 0], 0, lead)
+            above_own, above_all = (
+                row.shape[1] - torch.searchsorted(row.sort(dim=1).values, nearest - rounding)
+                for row in (nearest, scores)
+            )
+            precision = (above_own / above_all).to(scores.dtype).mean(dim=1)
+            found.append(torch.stack([rank, lead, precision], dim=1))
+        return torch.cat(found)

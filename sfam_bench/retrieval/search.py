@@ -1,0 +1,139 @@
+"""Nearest neighbours within a gallery, each item left out of its own: exact, in bounded memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine, Dot, Gallery, Matrix, NegativeEuclidean, SimilarityFunction
+from sfam_bench.core.types import Embeddings
+
+Engine: TypeAlias = Literal["torch", "faiss"]
+Nearest: TypeAlias = tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]  # scores and positions, best first
+
+AT_ONCE = 2**24  # scores that are held at a time: 64 MiB in float32
+FAISS_ROWS = 2048  # queries at a time of faiss: it holds few scores, and with a few hundred takes thrice as long
+
+
+def neighbours(
+    similarity: SimilarityFunction, gallery: Gallery, k: int, chunk: int | None = None, engine: Engine = "torch"
+) -> Nearest:
+    """Scores and positions of the k nearest others of each item, (items, k), best first; ties: lower position first."""
+    scores, positions = zip(*search(similarity, gallery, k, chunk, engine), strict=True)
+    return torch.cat(scores), torch.cat(positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """Which items of a gallery are queries and which are searched, (items,) each."""
+
+    queries: Bool[Tensor, " items"]
+    searched: Bool[Tensor, " items"]
+
+    @property
+    def own(self) -> Int[Tensor, " queries"]:
+        """Where each query stands among the searched items, or -1 where it is none of them."""
+        places = torch.where(self.searched, self.searched.cumsum(0) - 1, -1)
+        return places[self.queries]
+
+
+def search(
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    k: int,
+    chunk: int | None = None,
+    engine: Engine = "torch",
+    roles: Roles | None = None,
+) -> Iterator[Nearest]:
+    """`neighbours` of one `chunk` of items after the other, of as many as memory allows unless given.
+
+    With `roles`, of the queries among the searched items, positions counted among these; where a query has fewer than k
+    others, its last position is -1 or its own. At the cut after k, torch keeps those of equal items that stand first,
+    faiss (Douze et al., 2024) any of them.
+    """
+    items = len(gallery) if roles is None else int(roles.searched.sum()) + 1
+    if not 1 <= k < items:
+        raise UserError(f"{k} neighbours of each of {items} items: ask for at least 1 and fewer than there are")
+    finite = gallery.isfinite().all(dim=1)
+    if not finite.all():
+        broken = (~finite).nonzero()[:, 0].tolist()
+        raise UserError(
+            f"{len(broken)} of {len(gallery)} embeddings hold NaN or infinity (first: item {broken[0]}): "
+            "train again with a lower rate, or embed again"
+        )
+    keys = similarity.keys(gallery)
+    with_faiss = _faiss(similarity) if engine == "faiss" else None
+    size = chunk or (FAISS_ROWS if with_faiss else max(1, AT_ONCE // len(gallery)))
+    asked, places = keys, torch.arange(len(keys))
+    if roles is not None:
+        asked, keys, places = keys[roles.queries.to(keys.device)], keys[roles.searched.to(keys.device)], roles.own
+    places = places.to(keys.device)
+    for start in range(0, len(asked), size):
+        queries, own = asked[start : start + size], places[start : start + size]
+        if with_faiss:
+            yield _others(own, *with_faiss(queries, keys, k + 1))
+        else:
+            scores = similarity.compare(queries, keys)
+            rows = (own >= 0).nonzero()[:, 0]
+            scores[rows, own[rows]] = -torch.inf
+            yield greatest(scores, k)
+
+
+def greatest(scores: Matrix, k: int) -> Nearest:
+    """The k greatest of at least k columns and where they stand, greatest first; of equals those that stand first."""
+    if scores.shape[1] == k:
+        return _ordered(scores, torch.arange(k, device=scores.device).expand(len(scores), k))
+    found = scores.topk(k + 1, dim=1)  # leaves the order of ties open, and which of them it takes
+    positions, least = found.indices[:, :k], found.values[:, k - 1 : k]
+    torn = found.values[:, k] == least[:, 0]
+    if torn.any():
+        positions[torn] = _first(scores[torn], least[torn], k)
+    return _ordered(scores.gather(1, positions), positions)
+
+
+def _first(scores: Matrix, least: Float[Tensor, "batch 1"], k: int) -> Int[Tensor, "batch k"]:
+    """Where the k greatest stand whose least is given: all above it, and the first of those on a level with it."""
+    above, level = scores > least, scores == least
+    room = k - above.sum(dim=1, keepdim=True)
+    level &= level.cumsum(dim=1, dtype=torch.int32) <= room
+    return (above | level).nonzero()[:, 1].view(-1, k)
+
+
+def _ordered(scores: Tensor, positions: Tensor) -> Nearest:
+    """Best first; of equals the lower position first."""
+    positions, by_position = positions.sort(dim=1)
+    scores, by_score = scores.gather(1, by_position).sort(dim=1, descending=True, stable=True)
+    return scores, positions.gather(1, by_score)
+
+
+def _others(own: Int[Tensor, " batch"], scores: Tensor, positions: Tensor) -> Nearest:
+    """One neighbour fewer: without the item itself, or where equals have kept it out, without the last."""
+    dropped = positions == own[:, None]
+    dropped[~dropped.any(dim=1), -1] = True
+    rows = len(own)
+    return _ordered(scores[~dropped].view(rows, -1), positions[~dropped].view(rows, -1))
+
+
+def _faiss(similarity: SimilarityFunction) -> Callable[[Embeddings, Gallery, int], tuple[Tensor, Tensor]]:
+    """Faiss's exact search for the k nearest of each query, both given as keys."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(
+            "engine=faiss needs faiss: pip install '.[faiss]' in the clone, or take engine=torch"
+        ) from error
+    product, square = (faiss.METRIC_INNER_PRODUCT, 1), (faiss.METRIC_L2, -1)  # its L2 is squared too
+    known = {Cosine: product, Dot: product, NegativeEuclidean: square}
+    if type(similarity) not in known:
+        raise UserError(f"faiss does not know the similarity {similarity.name}: take engine=torch")
+    metric, sign = known[type(similarity)]
+
+    def nearest(queries: Embeddings, keys: Gallery, k: int) -> tuple[Tensor, Tensor]:
+        scores, positions = faiss.knn(queries.float().cpu().numpy(), keys.float().cpu().numpy(), k, metric=metric)
+        return sign * torch.from_numpy(scores).to(keys.device), torch.from_numpy(positions).to(keys.device)
+
+    return nearest

@@ -1,0 +1,1 @@
+"""Run folders: written, proved, read, and kept small enough to be committed; no torch here."""

@@ -1,0 +1,232 @@
+"""Pieces: what one batch leaves on disk, each file with word of what it holds, so that no damage passes for a value."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sfam_bench.core.files import atomic, digest, regular
+from sfam_bench.core.provenance import running_code
+
+KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
+TEXT = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema([*((key, TEXT) for key in KEYS), ("value", pa.float64()), ("flag", TEXT)])
+PLAIN = pa.schema([(field.name, pa.string() if field.type == TEXT else field.type) for field in SCHEMA])
+POINTS = pa.list_(pa.float32())
+WALKS = ("explainer", "curve", "query_id", "reference_id")
+CURVES = pa.schema([*((key, TEXT) for key in WALKS), ("fraction", POINTS), ("score", POINTS)])
+PAIR = ("query_id", "reference_id")
+MARK = b"sfam_bench"  # what a piece says of itself, in the metadata of its file
+SEAL, BLANK = "sha256", "0" * 64  # the digest of a file that carries it, for which it is written as zeros
+FORMAT: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a batch left, read and verified.
+
+    `skipped` are pairs that could not be explained: ids, and why; `explained` the pairs of its maps, where it has any;
+    `code` the hash of the code that made it, and `passes` the mode in which that took forward passes.
+    """
+
+    records: pa.Table
+    curves: pa.Table
+    skipped: list[tuple[str, str, str]]
+    explained: list[tuple[str, str]] | None
+    code: str = ""
+    passes: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls,
+        root: Path,
+        number: int,
+        key: str,
+        passes: Mapping[str, Any] | None = None,
+        codes: Collection[str] | None = None,
+    ) -> "Piece":
+        """Read all of it; ValueError with what is wrong, in a line that begins with the file.
+
+        `passes` are those in which it must have been computed, `codes` the hashes of code that may have made it; None
+        accepts any.
+        """
+        records, said = read_piece(place(root, "records", number), SCHEMA, key, number)
+        check_made(place(root, "records", number), said, passes, codes)
+        repeats(records, KEYS, place(root, "records", number))
+        curves = CURVES.empty_table()
+        if said["curves"]:
+            path = place(root, "curves", number)
+            _prove(path, said["curves"]["sha256"])
+            curves, _ = read_piece(path, CURVES, key, number)
+            repeats(curves, WALKS, path)
+        explained = None
+        if said["maps"]:
+            path = place(root, "maps", number)
+            _prove(path, said["maps"]["sha256"])
+            explained = _maps(path, said["maps"]["names"])
+        skipped = [(one[0], one[1], one[2]) for one in said["skipped"]]
+        return cls(records, curves, skipped, explained, said["code"], said["passes"])
+
+
+def place(root: Path, kind: str, number: int) -> Path:
+    """Where the records, curves or maps of a batch lie."""
+    return root / kind / f"{number:05d}.{'npz' if kind == 'maps' else 'parquet'}"
+
+
+def write_piece(
+    root: Path,
+    number: int,
+    key: str,
+    records: Sequence[Any] | pd.DataFrame,
+    maps: Mapping[str, np.ndarray] | None,
+    curves: Sequence[Any],
+    skipped: Sequence[tuple[str, str, str]],
+    passes: Mapping[str, Any],
+) -> None:
+    """Write what a batch leaves, records last, which carry the digests of curves and maps."""
+    said: dict[str, Any] = {"key": key, "batch": number, "code": running_code(), "passes": dict(passes)}
+    beside: dict[str, Any] = {"skipped": [list(one) for one in skipped], "curves": None, "maps": None}
+    if len(curves):
+        path = place(root, "curves", number)
+        _write(path, pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES), said)
+        beside["curves"] = {"rows": len(curves), "sha256": digest(path)}
+    if maps is not None:
+        path = place(root, "maps", number)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **maps)  # type: ignore[arg-type]  # numpy's stub takes the names for allow_pickle
+        beside["maps"] = {"names": sorted(maps), "sha256": digest(path)}
+    frame = pd.DataFrame(records) if len(records) else pd.DataFrame(columns=SCHEMA.names)
+    table = pa.Table.from_pandas(frame[SCHEMA.names], schema=PLAIN, preserve_index=False, safe=True).cast(SCHEMA)
+    _write(place(root, "records", number), table, {**said, **beside})
+
+
+def says(path: Path) -> dict[str, Any]:
+    """What a piece says of itself, out of its footer alone; nothing where it is broken or says nothing."""
+    try:
+        found = json.loads((pq.read_metadata(path).metadata or {})[MARK])
+    except BROKEN:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def check_made(
+    path: Path, said: Mapping[str, Any], passes: Mapping[str, Any] | None, codes: Collection[str] | None
+) -> None:
+    """ValueError where a piece was computed in another mode of passes, or by other code."""
+    if passes is not None and said.get("passes") != dict(passes):
+        raise ValueError(f"{path} was computed with passes {shown(said.get('passes'))}, expected {shown(passes)}")
+    if codes is not None and said.get("code") not in codes:
+        raise ValueError(f"{path} was made by other code ({said.get('code')}, expected {' or '.join(codes)})")
+
+
+def shown(passes: Mapping[str, Any] | None) -> str:
+    """A mode of passes in one line."""
+    return ", ".join(f"{name} {value}" for name, value in (passes or {}).items()) or "unknown"
+
+
+def _write(path: Path, table: pa.Table, said: Mapping[str, Any]) -> None:
+    """Write a table whose footer carries the digest of the file."""
+    marked = {MARK: json.dumps({**said, "rows": len(table), SEAL: BLANK}, ensure_ascii=False).encode()}
+    with atomic(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(marked), temporary, **FORMAT)
+        content = temporary.read_bytes()
+        before, name, after = content.rpartition(_seal(BLANK))
+        temporary.write_bytes(before + name.replace(BLANK.encode(), _sha256(content).encode()) + after)
+
+
+def read_piece(
+    path: Path, schema: pa.Schema, key: str | None, number: int, sealed: bool = True
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The records or curves of a batch, and what they say of themselves, both proved by the digest.
+
+    With `key` None they may be of any plan. Without `sealed`, pieces that an older version wrote, which carry no
+    digest, are given as they are. ValueError with what is wrong, in a line that begins with the file.
+    """
+    try:
+        content = regular(path).read_bytes()
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+            table, footer = file.read(use_threads=False), file.metadata.metadata or {}
+        said = json.loads(footer.get(MARK, b"{}"))
+        seal = said.pop(SEAL, "")
+        before, _, after = content.rpartition(_seal(seal))
+    except Exception as error:  # a broken file raises a dozen kinds
+        raise ValueError(f"{path} cannot be read ({line(error)})") from error
+    if not (sealed or seal):
+        return table, said
+    if key is not None and said.get("key") != key:
+        raise ValueError(f"{path} is of another plan (key {said.get('key')}, expected {key})")
+    if said.get("batch") != number:
+        raise ValueError(f"{path} is of batch {said.get('batch')}")
+    if not table.schema.equals(schema):
+        raise ValueError(f"{path} has other columns than expected")
+    if said.get("rows") != len(table):
+        raise ValueError(f"{path} holds {len(table)} of {said.get('rows')} rows")
+    if seal != _sha256(before + _seal(BLANK) + after):
+        raise ValueError(f"{path} is damaged: its digest differs")
+    return table, said
+
+
+def _seal(value: str) -> bytes:
+    return f'"{SEAL}": "{value}"'.encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _prove(path: Path, expected: str) -> None:
+    """ValueError unless a file is the one that its records were written with."""
+    try:
+        found = digest(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({line(error)})") from error
+    if found != expected:
+        raise ValueError(f"{path} is damaged: its digest differs")
+
+
+def _maps(path: Path, names: list[str]) -> list[tuple[str, str]]:
+    """The pairs of a file of maps, each array of which is read against its checksum."""
+    try:
+        with np.load(regular(path), allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        pairs = list(zip(*(found[side].tolist() for side in PAIR), strict=True))
+    except Exception as error:  # a broken zip raises half a dozen kinds
+        raise ValueError(f"{path} cannot be read ({line(error)})") from error
+    if sorted(found) != names or {len(array) for array in found.values()} != {len(pairs)}:
+        raise ValueError(f"{path} holds other maps than its batch left")
+    return pairs
+
+
+def codes(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """A whole number a row, equal where all of these columns are."""
+    found = np.zeros(len(table), np.int64)
+    for name in names:
+        column = table[name].combine_chunks()
+        found = found * max(1, len(column.dictionary)) + column.indices.to_numpy()
+    return found
+
+
+def repeats(table: pa.Table, names: Sequence[str], path: Path) -> None:
+    """ValueError where two rows are of the same."""
+    if count := len(table) - len(pd.unique(codes(table, names))):
+        raise ValueError(f"{path} holds {count} rows twice")
+
+
+def distinct(table: pa.Table) -> set[tuple[str, str]]:
+    """The pairs that a table is of."""
+    both = pd.unique(codes(table, PAIR))
+    queries, references = (table[side].combine_chunks().dictionary.to_pylist() for side in PAIR)
+    return {(queries[code // len(references)], references[code % len(references)]) for code in both.tolist()}
+
+
+def line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error) or type(error).__name__).splitlines()[0]

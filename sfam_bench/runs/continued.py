@@ -1,0 +1,100 @@
+"""Whether a run folder may be begun, or continued: by the same config and the same code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.provenance import PACKAGES, Config, config_hash, differences, plain, run_facts
+from sfam_bench.runs.chunks import line
+from sfam_bench.runs.proof import RESTORE, prove
+
+Resume = bool | Literal["anyway"]
+FOLDERS = ("records", "maps", "images", "curves")
+
+
+def refuse(root: Path, resume: Resume) -> None:
+    """Raise UserError where a folder holds results and is not to be continued."""
+    if holds_results(root) and not resume:
+        raise UserError(f"run folder {root} exists: pass resume=true to continue it, or another run_dir")
+
+
+def begin(root: Path) -> Path:
+    """Make a folder for results that come all at the end (training); refuses one that holds results."""
+    if holds_results(root):
+        raise UserError(f"run folder {root} exists: choose another run_dir")
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def holds_results(root: Path) -> bool:
+    """Whether the folder holds more than what Hydra puts into a new one: hidden files and the log."""
+    return root.exists() and any(_shown(root))
+
+
+def was_begun(root: Path) -> bool:
+    """Whether a run was begun in a folder that holds nothing yet: a full disk, or a kill, came before its manifest."""
+    left = {path.name for path in _shown(root)} - {"config.yaml"} if root.is_dir() else {""}
+    return left <= {*FOLDERS} and not any(any(_shown(root / name)) for name in left)
+
+
+def claim(root: Path, resume: Resume) -> None:
+    """Make the folders of a run, which of two jobs that begin it at once only one can do."""
+    for name in FOLDERS:
+        try:
+            (root / name).mkdir(parents=True, exist_ok=bool(resume))
+        except FileExistsError:
+            raise UserError(f"another job has just begun the run folder {root}: choose another run_dir") from None
+
+
+def release(root: Path) -> None:
+    """Remove the folders of a run that could not be begun, so that the same command can begin it."""
+    (root / "config.yaml").unlink(missing_ok=True)
+    for name in FOLDERS:
+        (root / name).rmdir()
+
+
+def check_same(root: Path, manifest: Mapping[str, Any], config: Config, resume: Resume) -> dict[str, Any] | None:
+    """The facts of the code that goes on, where that is other code and `resume` is "anyway"; None for the same code.
+
+    UserError where the config is another, or the code is and that was not accepted.
+    """
+    if manifest.get("config_hash") != config_hash(config):
+        raise UserError(
+            f"run folder {root} has another config ({_differences(root, manifest, config)}): restore it "
+            "(config.yaml), or change run_dir"
+        )
+    now = run_facts()
+    before = [manifest, *(manifest.get("resumed") or [])][-1]
+    if not (changed := differences(_made(before), _made(now))):
+        return None
+    if resume != "anyway":
+        raise UserError(
+            f"run folder {root} was made by other code ({changed}): use that again (git {before.get('git')}), pass "
+            "resume=anyway to go on with this one, which the report will say, or change run_dir"
+        )
+    return now
+
+
+def _differences(root: Path, manifest: Mapping[str, Any], config: Config) -> str:
+    if "identity" in manifest:
+        return differences(manifest["identity"], config)
+    path = root / "config.yaml"
+    try:
+        prove(root, manifest, path, RESTORE)
+        was = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return f"which settings differ is not known: cannot read {path}: {line(error)}"
+    return differences(was if isinstance(was, Mapping) else {}, plain(config))
+
+
+def _made(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the code decides about numbers."""
+    versions = facts.get("versions") or {}
+    return {"code": facts.get("code"), **{name: versions[name] for name in PACKAGES[1:] if name in versions}}
+
+
+def _shown(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".log"]

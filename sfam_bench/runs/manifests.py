@@ -1,0 +1,97 @@
+"""The manifest of a run folder, read and checked."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import read_json
+from sfam_bench.core.protocol import CHOICES
+
+EACH = "*"  # in a mapping of what a manifest may hold: every key
+NUMBER, TEXT, NONE = (int, float), (str,), type(None)
+MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a mapping, its values by key
+    **dict.fromkeys(("kind", "dataset", "model", "target", "similarity", "git", "code", "config_hash"), TEXT),
+    **{
+        "done": (bool,),
+        "shards": (int,),
+        "merged": {"batches": (int,)},
+        "digests": {EACH: TEXT},
+        "files": {EACH: TEXT},
+    },
+    **{"metrics": {EACH: {"higher_is_better": (bool, NONE), "chance": TEXT}}, "cost": {EACH: {EACH: NUMBER}}},
+    **{"blind": [TEXT], "explainers": [TEXT], "skipped": [TEXT], "unsupported": {EACH: TEXT}},
+    **{"split": {"name": TEXT, "hash": TEXT}, "image_counts": {EACH: (int,)}, "retrieval": {EACH: NUMBER}},
+    "protocol": {
+        **{"source": (str, NONE), "chosen": (*CHOICES, NONE), "allowed": {EACH: TEXT}},
+        "trained_on": {"dataset": TEXT, "name": TEXT, "hash": TEXT, "classes": (int,)},
+    },
+    "passes": {
+        **{"mode": TEXT, "batch": (int,), "threads": (int,), "device": TEXT, "images_per_second": {EACH: NUMBER}},
+        **{"score_differences": {EACH: (*NUMBER, NONE)}, "refused": {EACH: TEXT}},
+    },
+    "tuned": {EACH: {"chosen": {}, "budget": {"completed": (int,)}, "objective": {"metric": TEXT}}},
+    **{"steps": {}, "prepared": {EACH: {}}, "codes": {EACH: TEXT}, "resumed": [{"code": TEXT, "git": TEXT}]},
+}
+NEEDED: Mapping[str, tuple[str, ...]] = {  # keys that a part has wherever it is there
+    **{"merged": ("batches",), "protocol": ("source", "chosen", "allowed")},
+    **{"protocol.trained_on": ("dataset", "name", "hash", "classes")},
+    **{
+        "tuned.*": ("chosen", "budget", "objective"),
+        "tuned.*.budget": ("completed",),
+        "tuned.*.objective": ("metric",),
+    },
+}
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Read the manifest of a run folder; UserError where there is none, or it is damaged or none of ours."""
+    if not Path(root).is_dir():
+        raise UserError(f"there is no run folder {root}: check the path")
+    if not (path := Path(root) / "manifest.json").is_file():
+        raise UserError(f"{root} is no run folder: it has no manifest.json; pass the folder that an evaluation wrote")
+    state = path.stat()
+    return deepcopy(_read(path.absolute(), state.st_size, state.st_mtime_ns, state.st_ino))
+
+
+@lru_cache(maxsize=1000)
+def _read(path: Path, *state: int) -> dict[str, Any]:
+    """A manifest, read once for as long as its file does not change: an old one is warned of once."""
+    manifest = read_json(path, "restore it, or evaluate again into another run_dir")
+    if wrong := misfit(manifest, MAY_HOLD):
+        raise UserError(f"{path} is no manifest of an evaluation: {wrong}; pass the folder that an evaluation wrote")
+    return manifest
+
+
+def misfit(value: Any, expected: Any, name: str = "", place: str = "") -> str:
+    """What is not as expected, and where; nothing where all is."""
+    if isinstance(expected, Mapping):
+        return "" if value is None else _misfit_of_mapping(value, expected, name, place)
+    if isinstance(expected, list):
+        if value is not None and not isinstance(value, list):
+            return f"{name} is {_short(value)}, not a list"
+        return next(
+            filter(None, (misfit(one, expected[0], f"{name}[{i}]", place) for i, one in enumerate(value or []))), ""
+        )
+    kinds = tuple(one for one in expected if isinstance(one, type))
+    right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    return "" if right or value in [one for one in expected if isinstance(one, str)] else f"{name} is {_short(value)}"
+
+
+def _misfit_of_mapping(value: Any, expected: Mapping[str, Any], name: str, place: str) -> str:
+    if not isinstance(value, Mapping):
+        return f"{name} is {_short(value)}, not a mapping"
+    if absent := [key for key in NEEDED.get(place, ()) if key not in value]:
+        return f"{name} has no {absent[0]}"
+    found = []
+    for key, one in value.items():
+        if (own := expected.get(key, expected.get(EACH))) is not None:
+            at = EACH if key not in expected else key
+            found.append(misfit(one, own, f"{name}.{key}".lstrip("."), f"{place}.{at}".lstrip(".")))
+    return next(filter(None, found), "")
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]

@@ -1,0 +1,125 @@
+"""The files of a run folder, proved by the digests in its manifest before their content is used."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import digest, regular
+from sfam_bench.runs.chunks import KEYS, PAIR, codes, distinct, line
+
+DIGESTS = "digests"
+RESTORE = "restore it, or choose another run_dir"
+AGAIN = "restore it, or evaluate again into another run_dir"
+FROZEN = ("config.yaml", "pairs.parquet")  # written once, when a run begins
+TABLES = ("records.parquet", "curves.parquet")  # of all batches
+IDS = ("query_id", "reference_id", "kind", "query_class")
+NUMBERS = ("score", "query_label")
+NOT_ALWAYS = ("reference_class", "reference_label")  # part agreement has many references
+
+
+def file_digests(root: Path) -> dict[str, str]:
+    """The digest of each file of a run folder that does not carry its own, by its path within the folder.
+
+    Records and curves of a batch carry theirs; those of its maps stand in its records.
+    """
+    batches = {path.stem for path in (root / "records").glob("[0-9]*.parquet")}
+    maps = [path for path in (root / "maps").glob("[0-9]*.npz") if path.stem not in batches]
+    paths = [root / name for name in (*FROZEN, *TABLES)] + sorted(maps) + sorted((root / "images").glob("*.png"))
+    return {path.relative_to(root).as_posix(): digest(path) for path in paths if path.is_file()}
+
+
+def prove(root: Path, manifest: Mapping[str, Any], path: Path, remedy: str = AGAIN) -> None:
+    """Raise UserError, ending with `remedy`, unless a file is the one whose digest the manifest keeps.
+
+    Nothing can be said of the files of runs that older versions wrote, and of images before a run is finished.
+    """
+    if DIGESTS not in manifest:
+        return
+    expected = manifest[DIGESTS].get(path.relative_to(root).as_posix())
+    if expected is None and manifest.get("done"):
+        raise UserError(f"{path} does not belong to what was written into {root}, by the digests there; {remedy}")
+    if expected is not None and digest_of(path) != expected:
+        raise UserError(f"{path} is damaged or was edited (its digest differs): {remedy}")
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a file, computed once for as long as the file does not change; UserError where it is not there."""
+    try:
+        state = path.stat()
+        return _digest_of(path, state.st_size, state.st_mtime_ns, state.st_ino)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({line(error)}): {AGAIN}") from error
+
+
+@lru_cache(maxsize=100_000)
+def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:
+    return digest(path)
+
+
+def read_table(path: Path, remedy: str = AGAIN) -> pa.Table:
+    """Read a table against its checksums, or say in one line what is wrong."""
+    try:
+        with pq.ParquetFile(regular(path), page_checksum_verification=True) as file:
+            return file.read()
+    except Exception as error:  # a broken file raises a dozen kinds
+        raise UserError(f"cannot read {path} ({line(error)}): {remedy}") from error
+
+
+def cast(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    """The columns of a schema, in its types; UserError where the table has others."""
+    if absent := [name for name in schema.names if table.column_names.count(name) != 1]:
+        count = "no" if absent[0] not in table.column_names else "more than one"
+        raise UserError(f"{path} is none of our tables: it has {count} column {absent[0]}: {AGAIN}")
+    try:
+        found = table.select(schema.names).replace_schema_metadata(None).cast(schema)
+    except (pa.ArrowException, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path} has columns of other types than ours ({line(error)}): {AGAIN}") from error
+    if empty := [name for name in schema.names if found[name].null_count and name != "value"]:  # NaN
+        raise UserError(f"{path} has empty cells in column {empty[0]}: {AGAIN}")
+    return found
+
+
+def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> pd.DataFrame:
+    """The pairs of a run; UserError where the file was changed, holds something else, or a pair of a kind twice."""
+    path = root / "pairs.parquet"
+    prove(root, manifest, path, remedy)
+    table = read_table(path, remedy)
+    if absent := [name for name in (*IDS, *NUMBERS) if table.column_names.count(name) != 1]:
+        raise UserError(f"{path} is no table of pairs: it has no column {absent[0]}; {remedy}")
+    try:
+        frame = table.to_pandas()
+    except Exception as error:  # of foreign types: any
+        raise UserError(f"cannot read {path} ({line(error)}): {remedy}") from error
+    there = [name for name in NOT_ALWAYS if name in frame]
+    if wrong := [
+        name for name in (*IDS, *there[:1]) if not frame[name].map(lambda value: isinstance(value, str)).all()
+    ]:
+        raise UserError(f"{path}: column {wrong[0]} does not hold strings; {remedy}")
+    if wrong := [name for name in (*NUMBERS, *there[1:]) if not pd.api.types.is_numeric_dtype(frame[name])]:
+        raise UserError(f"{path}: column {wrong[0]} does not hold numbers; {remedy}")
+    if count := int(frame.duplicated(["kind", *PAIR]).sum()):
+        raise UserError(f"{path} holds {count} pairs twice; {remedy}")
+    return frame
+
+
+def check_records(records: pa.Table, pairs: pd.DataFrame, root: Path) -> None:
+    """UserError where a value is of no pair of the run, or stands twice, but for once of each kind of its pair."""
+    if strange := distinct(records) - {*pairs[list(PAIR)].itertuples(index=False, name=None)}:
+        raise UserError(f"the records in {root} are of {' with '.join(min(strange))}, which is no pair of it: {AGAIN}")
+    rows = codes(records, KEYS)
+    if len(pd.unique(rows)) == len(rows):
+        return
+    kinds = pairs.groupby(list(PAIR)).size()
+    frame = records.select(list(KEYS)).to_pandas()
+    twice = frame.groupby(list(KEYS), observed=True).size()
+    twice = twice[twice > 1].reset_index(name="count")
+    known = kinds.reindex(pd.MultiIndex.from_frame(twice[list(PAIR)].astype(str))).fillna(1).to_numpy()
+    if len(wrong := twice[twice["count"].to_numpy() > known]):
+        first = " · ".join(map(str, wrong.iloc[0][list(KEYS)]))
+        raise UserError(f"the records in {root} hold {len(wrong)} values twice, first of {first}: {AGAIN}")

@@ -1,0 +1,215 @@
+"""Run folders, read: records, pairs, maps, curves and images, each proved before it is used."""
+
+import logging
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+
+from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import regular
+from sfam_bench.runs.chunks import CURVES, PLAIN, SCHEMA, line, place, read_piece, says, shown
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.proof import AGAIN, DIGESTS, cast, check_records, digest_of, prove, read_pairs, read_table
+
+log = logging.getLogger(__name__)
+KINDS = {"records": SCHEMA, "curves": CURVES}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read; `unfinished` says how much of it is there, where not all is."""
+
+    root: Path
+    manifest: dict[str, Any]
+    pairs: pd.DataFrame
+    records: pd.DataFrame
+    unfinished: str = ""
+
+
+def read_run(root: Path, allow_unfinished: bool = False) -> Run:
+    """Read a run folder, or say in one line what is wrong with it."""
+    root = Path(root)
+    manifest = read_manifest(root)
+    there = batches_of(root, manifest)
+    planned = manifest.get("shards", there)
+    unfinished = ""
+    if not manifest.get("done") or there < planned:
+        unfinished = f"{there} of {planned}" if "shards" in manifest else f"{there}"
+    if unfinished and not allow_unfinished:
+        raise UserError(
+            f"run folder {root} is unfinished: {unfinished} shards are there; continue it with resume=true (a planned "
+            "one with submit.py run and merge), or read what is there with allow_unfinished=true"
+        )
+    pairs, records = read_pairs(root, manifest), read_tables(root, manifest, "records")
+    if not manifest.get("merged"):
+        codes = codes_of(_agreeing(root, manifest))
+        manifest = {**manifest, **({"codes": codes} if len(codes) > 1 else {})}
+    check_records(records, pairs, root)
+    return Run(root, manifest, pairs, records.cast(PLAIN).to_pandas(), unfinished)
+
+
+def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:
+    """The records or curves of all batches."""
+    schema, path = KINDS[kind], root / f"{kind}.parquet"
+    if manifest.get("merged"):
+        if kind == "curves" and not path.exists() and DIGESTS not in manifest:
+            return schema.empty_table()
+        prove(root, manifest, path)
+        return cast(read_table(path), schema, path)
+    tables = []
+    for number, said in _batches(root):
+        path = place(root, kind, number)
+        if kind == "curves" and not (said.get("curves") or (DIGESTS not in manifest and path.exists())):
+            continue
+        try:
+            table, _ = read_piece(path, schema, said.get("key"), number, sealed=DIGESTS in manifest)
+        except ValueError as error:
+            raise UserError(f"{error}: {_anew(root, number)}") from error
+        tables.append(cast(table, schema, path))
+    return pa.concat_tables(tables or [schema.empty_table()]).unify_dictionaries().combine_chunks()
+
+
+def batches_of(root: Path, manifest: Mapping[str, Any]) -> int:
+    """How many batches a run holds."""
+    merged = manifest.get("merged")
+    return merged["batches"] if merged else sum(1 for _ in (root / "records").glob("[0-9]*.parquet"))
+
+
+def codes_of(said: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
+    """Which batches each code made, by its hash: {"0f3a": "0-4, 7"}; `said` is what each says of itself."""
+    found: dict[str, str] = {}
+    numbers = sorted(said)
+    for code in dict.fromkeys(str(said[number].get("code", "unknown")) for number in numbers):
+        own = [number for number in numbers if str(said[number].get("code", "unknown")) == code]
+        runs = [[n for _, n in run] for _, run in groupby(enumerate(own), lambda at: at[1] - at[0])]
+        found[code] = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    return found
+
+
+def read_maps(
+    root: Path, wanted: Container[tuple[str, str]] | None = None, points: bool = False
+) -> dict[str, np.ndarray]:
+    """Read the raw maps of all pairs, or of the `wanted` (query_id, reference_id) alone, as one array a name.
+
+    With `points` the large point-to-point maps stand among them, where the run kept any.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for path in _maps(Path(root)):
+        for name, array in _read_npz(path, wanted, () if points else (POINT_TO_POINT,)).items():
+            parts.setdefault(name, []).append(array)
+    shapes = {name: {array.shape[1:] for array in arrays} for name, arrays in parts.items()}
+    if uneven := [name for name, found in shapes.items() if len(found) > 1]:
+        raise UserError(f"the maps {uneven[0]} in {root} have several sizes: {AGAIN}")
+    maps = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    if len({len(array) for array in maps.values()}) > 1:
+        raise UserError(f"the map shards in {root} hold different explainers: {AGAIN}")
+    return maps
+
+
+def read_curves(root: Path) -> pd.DataFrame:
+    """Read the raw curves of a run: explainer, curve, query_id, reference_id, and arrays of fraction and score."""
+    root = Path(root)
+    return read_tables(root, _manifest(root), "curves").to_pandas()
+
+
+def read_image(root: Path, manifest: Mapping[str, Any], image_id: str) -> Image.Image:
+    """A picture that a run kept."""
+    path = image_path(root, image_id)
+    prove(root, manifest, path)
+    try:
+        return Image.open(path).convert("RGB")
+    except Exception as error:  # a broken picture raises half a dozen kinds
+        raise UserError(f"cannot read {path} ({line(error)}): {AGAIN}") from error
+
+
+def image_path(root: Path, image_id: str) -> Path:
+    """Where the picture of `image_id` lies, whatever slashes the id holds."""
+    return Path(root) / "images" / f"{quote(image_id, safe='')}.png"
+
+
+def _manifest(root: Path) -> dict[str, Any]:
+    return read_manifest(root) if (root / "manifest.json").is_file() else {}
+
+
+def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of each batch, and what its records say of themselves."""
+    for path in sorted((root / "records").glob("[0-9]*.parquet")):
+        if not path.stem.isdigit():
+            raise UserError(f"{path} is no batch of records: remove it")
+        yield int(path.stem), says(path)
+
+
+def _agreeing(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """What each batch says of itself; UserError where they are of several plans or modes of passes."""
+    said = {number: one for number, one in _batches(root) if one}  # very old ones say nothing of themselves
+    expected = manifest.get("passes") or {}
+    for number, one in said.items():
+        first = next(iter(said.values()))
+        if one.get("key") != first.get("key"):
+            raise UserError(f"{place(root, 'records', number)} is of another run than those before it: {AGAIN}")
+        passes = one.get("passes") or {}
+        if passes != (first.get("passes") or {}) or any(expected.get(k, value) != value for k, value in passes.items()):
+            known = {name: expected.get(name) for name in passes} if expected else first.get("passes")
+            raise UserError(
+                f"{place(root, 'records', number)} was computed with passes {shown(passes)}, and the run with "
+                f"{shown(known)}: {_anew(root, number)}"
+            )
+    return said
+
+
+def _maps(root: Path) -> Iterator[Path]:
+    """The files of maps, each proved by the records of its batch, or by the manifest of a run that was kept."""
+    manifest = _manifest(root)
+    said = dict(_batches(root))
+    if not any((root / "maps").glob("*.npz")) and any(one.get("maps") for one in said.values()):
+        log.warning("%s: its maps were removed, and are not shown", root)
+        return
+    for number, one in said.items():
+        path = place(root, "maps", number)
+        if not (kept := one.get("maps")):
+            continue
+        if isinstance(kept, Mapping) and digest_of(path) != kept["sha256"]:
+            raise UserError(f"{path} is damaged or was edited (its digest differs): {_anew(root, number)}")
+        if not isinstance(kept, Mapping) and DIGESTS in manifest:
+            raise UserError(
+                f"{place(root, 'records', number)} is of an older version than its run: {_anew(root, number)}"
+            )
+    for path in sorted((root / "maps").glob("[0-9]*.npz")):
+        if not path.stem.isdigit() or int(path.stem) not in said:
+            if DIGESTS in manifest and not manifest.get("done"):
+                continue  # of a batch that is not finished
+            prove(root, manifest, path)
+        elif not said[int(path.stem)].get("maps") and DIGESTS in manifest:
+            raise UserError(f"{path} does not belong to the run: remove it")
+        yield path
+
+
+def _anew(root: Path, number: int) -> str:
+    return f"delete {place(root, 'records', number)} and evaluate with resume=true"
+
+
+def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None, without: Container[str]) -> dict[str, np.ndarray]:
+    try:
+        with np.load(regular(path), allow_pickle=False) as arrays:
+            pairs = zip(arrays["query_id"].tolist(), arrays["reference_id"].tolist(), strict=True)
+            chosen = np.array([wanted is None or pair in wanted for pair in pairs], dtype=bool)
+            names = [name for name in arrays.files if name not in without]
+            found = {name: arrays[name] for name in names} if chosen.any() else {}
+            if uneven := [name for name, array in found.items() if array.shape[:1] != chosen.shape]:
+                raise ValueError(f"{uneven[0]} is not of {len(chosen)} pairs")
+            return {name: array[chosen] for name, array in found.items()}
+    except Exception as error:  # a broken zip raises half a dozen kinds
+        raise UserError(f"cannot read {path} ({line(error)}): {_anew(path.parents[1], _number(path))}") from error
+
+
+def _number(path: Path) -> int:
+    return int(path.stem) if path.stem.isdigit() else 0

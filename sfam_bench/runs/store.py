@@ -1,0 +1,220 @@
+"""Run folders: a manifest, the pairs, and shards of records and maps, each written whole or not at all."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic, digest, read_json, write_json
+from sfam_bench.core.provenance import Config, config_hash, plain, run_facts, running_code
+from sfam_bench.runs.chunks import Piece, check_made, place, says, write_piece
+from sfam_bench.runs.continued import Resume, check_same, claim, refuse, release, was_begun
+from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.proof import DIGESTS, FROZEN, RESTORE, file_digests, read_pairs
+from sfam_bench.runs.reader import codes_of, image_path
+
+PASSES = ("mode", "batch", "threads", "device")  # of how forward passes are taken, what may change values
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """Writes one run folder; make it with `RunStore.create`. Every shard carries the `key` of what made it.
+
+    It carries the mode of `passes` and the hash of the running code, too; `codes` are the hashes of code whose shards
+    are continued.
+    """
+
+    root: Path
+    key: str = ""
+    passes: Mapping[str, Any] = field(default_factory=dict)
+    codes: tuple[str, ...] = field(default_factory=lambda: (running_code(),))
+
+    @classmethod
+    def create(
+        cls, root: Path, config: Config, facts: Mapping[str, Any], resume: Resume = False, key: str = ""
+    ) -> "RunStore":
+        """Begin the run folder `root`, or continue it when `resume` is set, and config and code agree.
+
+        `config` must hold only what changes the numbers: its hash decides whether a run may be continued, and is the
+        key unless another is given. The mode in `facts["passes"]` is frozen with that; of a folder that is continued it
+        stays what it was. resume="anyway" goes on with other code, which the manifest lists under `resumed`.
+        """
+        store = cls(Path(root), key or config_hash(config))
+        refuse(store.root, resume)
+        if (store.root / "manifest.json").exists() or not (was_begun(store.root) or not store.root.exists()):
+            return store._continued(config, facts, resume)
+        claim(store.root, resume)
+        created = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **run_facts()}
+        try:
+            with atomic(store.root / "config.yaml") as temporary:
+                temporary.write_text(
+                    yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+                )
+            store.write_manifest({**facts, **created, "config_hash": config_hash(config), "done": False})
+        except Exception:
+            release(store.root)
+            raise
+        return replace(store, passes=frozen_passes(facts))
+
+    def _continued(self, config: Config, facts: Mapping[str, Any], resume: Resume) -> "RunStore":
+        manifest = read_manifest(self.root)
+        late = {name: value for name, value in facts.items() if name not in manifest}
+        if other := check_same(self.root, manifest, config, resume):
+            late["resumed"] = [*(manifest.get("resumed") or []), other]
+        if late:
+            self.write_manifest(manifest := {**manifest, **late})
+        made = [manifest, *(manifest.get("resumed") or [])]
+        return replace(
+            self, passes=frozen_passes(manifest), codes=tuple(dict.fromkeys(one.get("code") for one in made))
+        )
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is known of the run; nothing where it has not begun."""
+        return read_manifest(self.root) if (self.root / "manifest.json").exists() else {}
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest, with the digests of the files of the run; those of config and pairs are kept."""
+        frozen = {name: known for name, known in (manifest.get(DIGESTS) or {}).items() if name in FROZEN}
+        digests = {**file_digests(self.root), **frozen}
+        write_json(self.root / "manifest.json", plain({**manifest, DIGESTS: digests}))
+
+    def write_pairs(self, pairs: pd.DataFrame) -> None:
+        """Write which pairs the run explains: their ids, kind, classes and score.
+
+        UserError where the run has begun with others.
+        """
+        manifest, path = read_manifest(self.root), self.root / "pairs.parquet"
+        with atomic(path) as temporary:
+            pairs.to_parquet(temporary, index=False)
+            if (manifest.get(DIGESTS) or {}).get(path.name, found := digest(temporary)) != found:
+                raise UserError(f"{path} was lost, and other pairs are found now: {RESTORE}")
+        self.write_manifest(manifest)
+
+    def read_pairs(self) -> pd.DataFrame | None:
+        """The pairs that the run began with; None where it did not, or they were lost."""
+        path = self.root / "pairs.parquet"
+        if not path.exists() or path.name not in (manifest := read_manifest(self.root)).get(DIGESTS, ()):
+            return None
+        return read_pairs(self.root, manifest, f"delete it and evaluate with resume=true, or {RESTORE}")
+
+    def write_shard(
+        self,
+        number: int,
+        records: Sequence[Any] | pd.DataFrame,
+        maps: Mapping[str, np.ndarray] | None = None,
+        curves: Sequence[Any] = (),
+        skipped: Sequence[tuple[str, str, str]] = (),
+    ) -> None:
+        """Write one shard, records last: a shard is complete when its records can be read.
+
+        Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`; curves have the fields
+        of `Curve`; skipped are pairs that could not be explained: query, reference, and why.
+        """
+        write_piece(self.root, number, self.key, records, maps, curves, skipped, self.passes)
+
+    def write_cost(self, number: int, pairs: int, seconds: Mapping[str, float]) -> None:
+        """Write the seconds that each explainer took for the pairs of a shard, apart from what repeats to the bit."""
+        (self.root / "costs").mkdir(exist_ok=True)
+        write_json(self.root / "costs" / f"{number:05d}.json", {"pairs": pairs, "seconds": dict(seconds)})
+
+    def cost(self, counted: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What each explainer costs: as counted, and the milliseconds a pair over all shards."""
+        paths = sorted((self.root / "costs").glob("[0-9]*.json"))
+        notes = [read_json(path, "delete it and evaluate with resume=true: only times are lost") for path in paths]
+        spent, pairs = Counter[str](), sum(note["pairs"] for note in notes)
+        for note in notes:
+            spent.update(note["seconds"])
+        return {
+            name: {**one, **({"milliseconds": 1000 * spent[name] / pairs} if pairs else {})}
+            for name, one in counted.items()
+        }
+
+    def path(self, number: int) -> Path:
+        """Where the records of a shard lie."""
+        return place(self.root, "records", number)
+
+    def has_shard(self, number: int) -> bool:
+        """Whether the shard is there, made as this store makes them and without skipped pairs, by its footer alone."""
+        said = says(self.path(number))
+        if (said.get("key"), said.get("batch"), said.get("skipped")) != (self.key, number, []):
+            return False
+        try:
+            check_made(self.path(number), said, self.passes, self.codes)
+        except ValueError:
+            return False
+        return all(place(self.root, kind, number).exists() for kind in ("maps", "curves") if said[kind])
+
+    def due(self, shards: int) -> list[int]:
+        """The shards that are not there, or not sound: these are set aside, with a warning, and computed anew."""
+        found = []
+        for number in range(shards):
+            if self.path(number).exists() and (wrong := self.check_shard(number)):
+                log.warning("set aside, to be computed anew: %s", wrong)
+                self.set_aside(number)
+            if not self.has_shard(number):
+                found.append(number)
+        return found
+
+    def check_shard(self, number: int) -> str:
+        """What is wrong with a shard, in one line, with all of it read; nothing where it is sound."""
+        try:
+            Piece.read(self.root, number, self.key, self.passes, self.codes)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def set_aside(self, number: int) -> None:
+        """Rename a shard that is not sound, so that it is computed anew and can be looked at."""
+        path, count = self.path(number), 0
+        while (aside := path.with_name(f"{path.name}.bad{count or ''}")).exists():
+            count += 1
+        with suppress(FileNotFoundError):  # another has done so
+            path.rename(aside)
+
+    def size(self, number: int) -> int:
+        """Bytes of a shard on disk."""
+        paths = [place(self.root, kind, number) for kind in ("records", "maps", "curves")]
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    def write_image(self, image_id: str, pixels: np.ndarray) -> None:
+        """Write the picture that the model saw, uint8 (rows, cols, 3), for the gallery."""
+        with atomic(image_path(self.root, image_id)) as temporary:
+            Image.fromarray(pixels).save(temporary, format="PNG")
+
+    def silent(self, metrics: Iterable[str]) -> list[str]:
+        """The metrics that have no record in any shard, for want of something that they need."""
+        shards = (self.root / "records").glob("[0-9]*.parquet")
+        heard = {
+            name for path in shards for name in pq.read_table(path, columns=["metric"])["metric"].unique().to_pylist()
+        }
+        return [name for name in metrics if name not in heard]
+
+    def finish(self, **facts: Any) -> None:
+        """Mark the run complete, and add late facts to its manifest: costs, and which shards which code made."""
+        manifest = read_manifest(self.root)
+        costs = {"cost": self.cost(manifest["cost"])} if manifest.get("cost") else {}
+        codes = codes_of(
+            {int(path.stem): says(path) for path in sorted((self.root / "records").glob("[0-9]*.parquet"))}
+        )
+        self.write_manifest(
+            {**manifest, **costs, **({"codes": codes} if len(codes) > 1 else {}), **facts, "done": True}
+        )
+
+
+def frozen_passes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How forward passes are taken, out of a manifest: what all shards of a run share."""
+    return {name: value for name, value in (facts.get("passes") or {}).items() if name in PASSES}

@@ -1,0 +1,64 @@
+"""Which fields of a method are tried, and among which values; Optuna's distributions in the words of YAML."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sfam_bench.core.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Space:
+    """Which fields of a method are tried: a list of choices each, or {low, high} with log or step (Optuna's)."""
+
+    method: str
+    fields: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.fields:
+            raise UserError(f"the space of {self.method} names no field: add one to space.fields")
+
+    def distributions(self, default: Mapping[str, Any]) -> dict[str, "optuna.distributions.BaseDistribution"]:
+        """The same as Optuna's distributions; UserError where one lacks the default, which is tried first."""
+        kinds = loaded().distributions
+        found = {}
+        for name, values in self.fields.items():
+            try:
+                if isinstance(values, list):
+                    found[name] = kinds.CategoricalDistribution(values)
+                elif all(type(values[end]) is int for end in ("low", "high")):
+                    found[name] = kinds.IntDistribution(**values)
+                else:
+                    found[name] = kinds.FloatDistribution(**values)
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(
+                    f"space.fields.{name} is {values!r} ({error}): expected a list of choices, or low and high, which "
+                    "log: true or step may follow"
+                ) from error
+            if not holds(found[name], default[name]):
+                raise UserError(
+                    f"space.fields.{name} is {values}, without the default {default[name]!r}, which is tried first: "
+                    "add it"
+                )
+        return found
+
+
+def holds(distribution: "optuna.distributions.BaseDistribution", value: Any) -> bool:
+    """Whether a value can be tried."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (ValueError, TypeError):
+        return False
+
+
+def loaded() -> Any:
+    """Optuna, which is optional, and quiet."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("tuning needs Optuna: pip install '.[tune]' in the clone") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
