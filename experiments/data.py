@@ -1,4 +1,4 @@
-"""Download a data set from its configured addresses, with checksums, continuing where an earlier try broke off."""
+"""The command sfam-bench data as a script."""
 
 from sfam_bench.app.commands.data import main
 

@@ -1,4 +1,4 @@
-"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out."""
+"""The command sfam-bench embed as a script."""
 
 from sfam_bench.app.commands.embed import main
 

@@ -1,4 +1,4 @@
-"""Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder."""
+"""The command sfam-bench evaluate as a script."""
 
 from sfam_bench.app.commands.evaluate import main
 

@@ -1,4 +1,4 @@
-"""The intervention check of the planted set: does repainting the evidence, and it alone, change what is retrieved?"""
+"""The command sfam-bench intervene as a script."""
 
 from sfam_bench.app.commands.intervene import main
 

@@ -1,4 +1,4 @@
-"""Copy a run, light enough to be committed, to where tables and figures find it; needs neither torch nor a GPU."""
+"""The command sfam-bench keep as a script."""
 
 from sfam_bench.app.commands.keep import main
 

@@ -1,4 +1,4 @@
-"""Write the raw maps of one explainer, out of a run folder, as .npy files named by pair, which SavedMaps reads."""
+"""The command sfam-bench maps as a script."""
 
 from sfam_bench.app.commands.maps import main
 

@@ -1,4 +1,4 @@
-"""Print the table of methods, with what each costs and leaves over on a few pairs, and write the page of cards."""
+"""The command sfam-bench methods as a script."""
 
 from sfam_bench.app.commands.methods import main
 

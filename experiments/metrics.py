@@ -1,4 +1,4 @@
-"""Print the table of metrics, and write the page of cards."""
+"""The command sfam-bench metrics as a script."""
 
 from sfam_bench.app.commands.metrics import main
 

@@ -1,4 +1,4 @@
-"""Render the numbered tables and the figures of the benchmark out of stored records; needs neither torch nor a GPU."""
+"""The command sfam-bench paper as a script."""
 
 from sfam_bench.app.commands.paper import main
 

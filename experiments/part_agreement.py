@@ -1,4 +1,4 @@
-"""Part agreement: do maps of one query follow which parts its many references share with it? Leaves a run folder."""
+"""The command sfam-bench part-agreement as a script."""
 
 from sfam_bench.app.commands.part_agreement import main
 

@@ -1,4 +1,4 @@
-"""Render tables, figures and the page of one or more run folders; needs neither torch nor a GPU."""
+"""The command sfam-bench report as a script."""
 
 from sfam_bench.app.commands.report import main
 

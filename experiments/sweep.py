@@ -1,7 +1,4 @@
-"""Run a grid of trainings and evaluations (conf/sweep/) by Hydra's multirun, and tabulate it; again: what is missing.
-
-sweep=gamma [launcher=basic|joblib|slurm_cpu|slurm_gpu] [out=FOLDER] [more=['pairs.count=8']]
-"""
+"""The command sfam-bench sweep as a script."""
 
 from sfam_bench.app.commands.sweep import main
 

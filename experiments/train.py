@@ -1,7 +1,4 @@
-"""Train a metric-learning model; leaves model.safetensors with its facts, the history, and how each image retrieves.
-
-Stopped or killed, it is continued exactly by resume=true. On several GPUs: torchrun --nproc_per_node=N this file
-"""
+"""The command sfam-bench train as a script."""
 
 from sfam_bench.app.commands.train import main
 

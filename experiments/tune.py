@@ -1,7 +1,4 @@
-"""Tune a method's fields on training classes, the default first, and say on other training classes what that gains.
-
-A second run goes on to the budget; a run that was killed loses the trial that was under way.
-"""
+"""The command sfam-bench tune as a script."""
 
 from sfam_bench.app.commands.tune import main
 

@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sfam_bench.api import default_model, explain, score, show
 
-__all__ = ["default_model", "explain", "score", "show"]
+    __version__: str
+
+__all__ = ["__version__", "default_model", "explain", "score", "show"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the API at its first use: reports import this package and must not pay for torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sfam-bench")
     if name in __all__:
         from sfam_bench import api
 

@@ -30,6 +30,7 @@ from omegaconf import OmegaConf
 
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
+from sfam_bench.app.guide import commands
 from sfam_bench.app.settings import check_fields, check_settings, resolved
 from sfam_bench.app.sweeping import Sweep, written
 from sfam_bench.datasets.planted.dataset import Planted
@@ -46,6 +47,7 @@ LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMMANDS = commands()
 
 
 @dataclass
@@ -141,8 +143,10 @@ class Reader:
                 assert importlib.util.find_spec(module)
             case ["make", *arguments]:
                 self.made(arguments)
-            case ["sfam-bench", *arguments]:
-                assert console(arguments) == 0
+            case ["sfam-bench", "models", *_]:
+                assert console(words[1:]) == 0
+            case ["sfam-bench", command, *arguments] if command in COMMANDS:
+                self.script(COMMANDS[command], arguments, really)
             case ["pip", "install", "--quiet", package]:
                 assert set(re.findall(r"\[(\w+)\]", package)) <= set(PROJECT["optional-dependencies"])
             case ["export", *settings]:

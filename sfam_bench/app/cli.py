@@ -54,8 +54,8 @@ OmegaConf.register_new_resolver("shares", shares, replace=True)
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/joblib' is validated against ConfigStore schema")
 
 
-def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Decorate `main(cfg)` with the config `conf/<config>.yaml`."""
+def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorate `main(cfg)` with the config `conf/<config>.yaml`; a word in the first place is the setting `first`."""
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(main)
@@ -77,6 +77,8 @@ def script(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[],
             # Hydra prints its own errors and exits with 1; this hands them on
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
+                if first and sys.argv[1:] and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
+                    sys.argv[1] = f"{first}={sys.argv[1]}"
                 sys.argv[1:] = expanded(sys.argv[1:])
                 with readers_may_leave():
                     entry()

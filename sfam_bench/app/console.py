@@ -1,30 +1,41 @@
-"""The command sfam-bench: what needs neither torch nor a config."""
+"""The command sfam-bench: one word a command, then Hydra's overrides."""
 
-import argparse
-import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from difflib import get_close_matches
+from importlib import import_module
 
-from sfam_bench.app.presets import presets, table
-from sfam_bench.core.errors import UserError
+import sfam_bench
+from sfam_bench.app.guide import commands, overview, page
 from sfam_bench.core.signals import readers_may_leave
+
+HELP = {"-h", "--help", "help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; 0, or 2 where the user can mend what is wrong."""
-    parser = argparse.ArgumentParser(prog="sfam-bench", description="A benchmark of explanations for metric learning.")
-    models = parser.add_subparsers(required=True, metavar="models").add_parser("models", help="trainings ready-made")
-    listing = models.add_subparsers(required=True, metavar="ls").add_parser(
-        "ls", help="list them, with what was published, and the licence of the weights from which they start"
-    )
-    listing.add_argument("--json", action="store_true", help="all fields, with the setting that was published")
-    chosen = parser.parse_args(arguments)
-    try:
-        listed = presets()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Run a command line; 0, or 2 where the user can correct what is wrong.
+
+    Modules of the current folder can be imported, so that settings may name objects of one's own.
+    """
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    known = commands()
+    if command == "--version":
+        print(f"sfam-bench {sfam_bench.__version__}")
+        return 0
     with readers_may_leave():
-        print(json.dumps([asdict(preset) for preset in listed], indent=2) if chosen.json else table(listed))
+        if command in HELP:
+            print(overview(known))
+            return 0
+        if command not in known:
+            near = get_close_matches(command, known, 2)
+            meant = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(known)}"
+            print(f"error: no command '{command}': {meant}", file=sys.stderr)
+            return 2
+        if HELP & {*rest}:
+            print(page(command, known[command]))
+            return 0
+    sys.path.append(os.getcwd())  # noqa: PTH109  # last, so that no file of it stands for a library
+    sys.argv = [f"sfam-bench {command}", *rest]
+    import_module(f"sfam_bench.app.commands.{known[command]}").main()
     return 0

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -70,6 +70,7 @@ class Term:
     side: Side
 
 
+@runtime_checkable
 class Passes(Protocol):
     """A way to take forward passes, `batch` at once: the outputs of each series of inputs under its key, in order."""
 

@@ -1,4 +1,11 @@
-"""Download a data set from its configured addresses, with checksums, continuing where an earlier try broke off."""
+"""Download a data set from its configured addresses, with checksums, continuing where an earlier try stopped.
+
+Examples:
+
+    sfam-bench data download=cub
+    sfam-bench data download=sop
+    sfam-bench data download=cars196 download.root=/data
+"""
 
 from omegaconf import DictConfig
 

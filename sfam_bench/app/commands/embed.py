@@ -1,4 +1,13 @@
-"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out."""
+"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out.
+
+Examples:
+
+    sfam-bench embed experiment=planted
+    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all
+    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 model.checkpoint=RUN/model.safetensors nmi=true
+
+Settings: split, recall_at, nmi, engine, batch_size, device.
+"""
 
 import json
 

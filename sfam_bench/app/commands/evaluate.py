@@ -1,4 +1,13 @@
-"""Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder."""
+"""Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder.
+
+Examples:
+
+    sfam-bench evaluate experiment=planted run_dir=results/mine
+    sfam-bench evaluate experiment=cub dataset.root=CUB_200_2011 'explainer=[sfam,grad_cam]' pairs.count=20
+    sfam-bench evaluate experiment=planted run_dir=results/mine resume=true
+
+Settings: run_dir, pairs.kinds, pairs.count, maps.save, split, batch_size, device, resume, seed, unsupported.
+"""
 
 from pathlib import Path
 

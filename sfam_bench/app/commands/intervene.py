@@ -1,4 +1,13 @@
-"""The intervention check of the planted set: does repainting the evidence, and it alone, change what is retrieved?"""
+"""Repaint the evidence of the planted set, and only that: does it change what is retrieved?
+
+Examples:
+
+    sfam-bench intervene experiment=planted run_dir=results/intervention
+    sfam-bench intervene experiment=planted model.checkpoint=RUN/model.safetensors
+    sfam-bench intervene experiment=planted head=linear model.checkpoint=RUN/model.safetensors
+
+Settings: run_dir, seed, device.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,13 @@
-"""Copy a run, light enough to be committed, to where tables and figures find it; needs neither torch nor a GPU."""
+"""Copy a run, small enough to be committed, to where tables and figures find it; needs neither torch nor a GPU.
+
+Examples:
+
+    sfam-bench keep run=results/mine out=results/records/mine
+    sfam-bench keep run=results/mine out=results/records/mine pictures=2
+    sfam-bench keep run=results/train/mine out=results/records/train-mine
+
+Settings: run, out, pictures.
+"""
 
 from pathlib import Path
 

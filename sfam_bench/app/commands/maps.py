@@ -1,4 +1,13 @@
-"""Write the raw maps of one explainer, out of a run folder, as .npy files named by pair, which SavedMaps reads."""
+"""Write the raw maps of one explainer, out of a run folder, as .npy files named by pair, which SavedMaps reads.
+
+Examples:
+
+    sfam-bench maps run=results/mine method=sfam
+    sfam-bench maps run=results/mine method=grad_cam out=maps/ours
+    sfam-bench maps run=results/mine method=lafam
+
+Settings: run, method, out.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

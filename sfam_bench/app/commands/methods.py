@@ -1,4 +1,13 @@
-"""Print the table of methods, with what each costs and leaves over on a few pairs, and write the page of cards."""
+"""Print the table of methods, with what each costs and leaves over on a few pairs, and write the page of cards.
+
+Examples:
+
+    sfam-bench methods experiment=planted out=methods.md
+    sfam-bench methods experiment=planted 'explainer=[sfam,grad_cam]' out=methods.md
+    sfam-bench methods experiment=cub dataset.root=CUB_200_2011 out=methods.md
+
+Settings: out, pairs.count.
+"""
 
 from pathlib import Path
 

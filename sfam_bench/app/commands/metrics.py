@@ -1,4 +1,13 @@
-"""Print the table of metrics, and write the page of cards."""
+"""Print the table of metrics, and write the page of cards.
+
+Examples:
+
+    sfam-bench metrics model=lite0 out=metrics.md
+    sfam-bench metrics model=lite0 'metric=[deletion,insertion]' out=metrics.md
+    sfam-bench metrics model=resnet50 out=metrics.md
+
+Settings: out.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,13 @@
-"""Render the numbered tables and the figures of the benchmark out of stored records; needs neither torch nor a GPU."""
+"""Render the numbered tables and the figures of the benchmark from stored records; needs neither torch nor a GPU.
+
+Examples:
+
+    sfam-bench paper 'table=[1_models,2_faithfulness]'
+    sfam-bench paper 'figure=[curves]' out=mine
+    sfam-bench paper 'table=[7_cost]' document=true out=mine
+
+Settings: records, out, document.
+"""
 
 from pathlib import Path
 

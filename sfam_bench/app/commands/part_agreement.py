@@ -1,4 +1,13 @@
-"""Part agreement: do maps of one query follow which parts its many references share with it? Leaves a run folder."""
+"""Part agreement: do maps of one query follow which parts its many references share with it? Leaves a run folder.
+
+Examples:
+
+    sfam-bench part-agreement dataset=cub model=lite0 dataset.root=CUB_200_2011
+    sfam-bench part-agreement dataset=cub model=lite0 dataset.root=CUB_200_2011 agreement.queries=30
+    sfam-bench part-agreement dataset=cub model=lite0 dataset.root=CUB_200_2011 model.checkpoint=RUN/model.safetensors
+
+Settings: run_dir, agreement.queries, agreement.references, agreement.level, resume.
+"""
 
 from pathlib import Path
 

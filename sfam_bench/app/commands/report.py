@@ -1,4 +1,13 @@
-"""Render tables, figures and the page of one or more run folders; needs neither torch nor a GPU."""
+"""Render tables, figures and the page of one or more run folders; needs neither torch nor a GPU.
+
+Examples:
+
+    sfam-bench report 'runs=[results/mine]'
+    sfam-bench report 'runs=[results/mine,results/other]' out=results/both
+    sfam-bench report 'runs=[results/mine]' allow_unfinished=true
+
+Settings: runs, out, allow_unfinished.
+"""
 
 from pathlib import Path
 

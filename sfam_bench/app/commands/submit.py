@@ -1,6 +1,14 @@
-"""A big evaluation in shards, here or on SLURM: submit.py plan|run|status|merge|cancel run_dir=...
+"""Run a big evaluation in shards, here or on SLURM: submit plan|run|status|merge|cancel run_dir=...
 
-plan takes every setting of evaluate.py; the other verbs read them from the plan.
+plan takes every setting of evaluate; the other verbs read them from the plan.
+
+Examples:
+
+    sfam-bench submit plan experiment=planted run_dir=results/big shards=4
+    sfam-bench submit run run_dir=results/big workers=2 wait=true
+    sfam-bench submit merge run_dir=results/big
+
+Settings: run_dir, shards, task_minutes, launcher, workers, wait, dry_run, watch, partial.
 """
 
 import os
@@ -36,7 +44,7 @@ LATER = (
 WORK = ("-m", "sfam_bench.app.work")
 
 
-@script("submit")
+@script("submit", first="verb")
 def main(cfg: DictConfig) -> None:
     if cfg.verb not in VERBS:
         raise UserError(f"'{cfg.verb}' is no verb: say submit.py {'|'.join(VERBS)} run_dir=...")
@@ -206,8 +214,3 @@ VERBS: dict[str, Callable[[DictConfig], None]] = {
     "merge": merged,
     "cancel": cancel,
 }
-
-if __name__ == "__main__":
-    if sys.argv[1:] and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
-        sys.argv[1] = f"verb={sys.argv[1]}"
-    main()

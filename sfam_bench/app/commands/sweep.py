@@ -1,6 +1,12 @@
-"""Run a grid of trainings and evaluations (conf/sweep/) by Hydra's multirun, and tabulate it; again: what is missing.
+"""Run a grid of trainings and evaluations (conf/sweep/) with Hydra's multirun, and tabulate it; again: what is missing.
 
-sweep=gamma [launcher=basic|joblib|slurm_cpu|slurm_gpu] [out=FOLDER] [more=['pairs.count=8']]
+Examples:
+
+    sfam-bench sweep sweep=gamma
+    sfam-bench sweep sweep=losses launcher=joblib
+    sfam-bench sweep sweep=gamma 'more=["pairs.count=8"]' out=results/sweeps/small
+
+Settings: launcher, out, more, report.
 """
 
 import subprocess

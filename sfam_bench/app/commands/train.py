@@ -1,6 +1,12 @@
 """Train a metric-learning model; leaves model.safetensors with its facts, the history, and how each image retrieves.
 
-Stopped or killed, it is continued exactly by resume=true. On several GPUs: torchrun --nproc_per_node=N this file
+Examples:
+
+    sfam-bench train experiment=planted run_dir=results/train
+    sfam-bench train experiment=train/cub_arcface_resnet50 dataset.root=CUB_200_2011
+    sfam-bench train experiment=planted run_dir=results/train resume=true
+
+Settings: run_dir, resume, seed, device.
 """
 
 import json

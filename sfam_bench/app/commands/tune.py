@@ -1,6 +1,12 @@
-"""Tune a method's fields on training classes, the default first, and say on other training classes what that gains.
+"""Tune a method's fields on training classes, the default first, and measure on other training classes what that gains.
 
-A second run goes on to the budget; a run that was killed loses the trial that was under way.
+Examples:
+
+    sfam-bench tune experiment=planted space=sfam trials=10
+    sfam-bench tune experiment=planted space=rise objective=insertion_mean
+    sfam-bench tune experiment=cub dataset.root=CUB_200_2011 space=sfam model.checkpoint=RUN/model.safetensors
+
+Settings: run_dir, trials, objective, held_out, split.
 """
 
 from collections.abc import Mapping

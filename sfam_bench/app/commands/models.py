@@ -1,0 +1,30 @@
+"""List the trainings that are ready-made; with what was published of each, and the licence of the weights.
+
+Examples:
+
+    sfam-bench models
+    sfam-bench models ls --json
+    sfam-bench train experiment=train/cub_arcface_resnet50 dataset.root=CUB_200_2011
+"""
+
+import json
+import sys
+from dataclasses import asdict
+
+from sfam_bench.app.presets import presets, table
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.signals import readers_may_leave
+
+
+def main() -> None:
+    """Print the table; with --json all fields, and the setting that was published."""
+    options = [text for text in sys.argv[1:] if text != "ls"]
+    try:
+        if wrong := [text for text in options if text != "--json"]:
+            raise UserError(f"models takes --json, not {wrong[0]!r}")
+        listed = presets()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    with readers_may_leave():
+        print(json.dumps([asdict(preset) for preset in listed], indent=2) if options else table(listed))

@@ -1,0 +1,110 @@
+"""What a command says about itself: its docstring, the groups that it chooses from, the settings that people change.
+
+Neither a command nor Hydra is imported for it.
+"""
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from sfam_bench.app import commands as package
+from sfam_bench.core.conf import conf_folder, read_yaml
+
+SETTINGS = "Settings:"  # begins the paragraph of a command's docstring that names the settings that help explains
+TRAINING = {"miner", "loss", "recipe", "augmentation", "validation"}  # groups that only train and sweep read
+LINE = re.compile(r"^( *)([\w/]+):(?: +([^#]*?))?(?: +# *(.*))?$")
+WIDTH = 118
+OVERVIEW = """usage: sfam-bench COMMAND [SETTING=VALUE ...]
+
+{}
+
+sfam-bench COMMAND --help explains a command; sfam-bench --version"""
+GROUPS = "Groups, chosen as GROUP=NAME, or as GROUP=[NAME,...] where several are possible:\n{}"
+CHANGED = "Settings that people change, and their defaults:\n{}"
+MORE = "The whole config: sfam-bench {} --cfg job. Groups of your own: --config-dir FOLDER."
+
+
+def commands() -> dict[str, str]:
+    """Each command and the name of its module."""
+    return {found.name.replace("_", "-"): found.name for found in iter_modules(package.__path__)}
+
+
+def overview(known: Mapping[str, str]) -> str:
+    """All commands, a line each."""
+    wide = max(map(len, known))
+    purposes = {name: docstring(module).splitlines()[0].partition(";")[0] for name, module in known.items()}
+    short = {name: textwrap.shorten(text, WIDTH - wide, placeholder=" ...") for name, text in purposes.items()}
+    return OVERVIEW.format("\n".join(f"  {name:{wide}}  {text}" for name, text in short.items()))
+
+
+def page(command: str, module: str) -> str:
+    """One command: purpose, examples, groups with their choices, and the settings that people change."""
+    text, _, named = docstring(module).partition(SETTINGS)
+    files = [*_files(module)]
+    groups = [name for name in _groups(files) if module == "train" or name not in TRAINING]
+    parts = [text.strip()]
+    if groups:
+        parts.append(GROUPS.format("\n".join(map(_choices, groups))))
+    if named:
+        known = dict(_settings(files))
+        rows = [(f"  {name}={known[name][0]}", known[name][1]) for name in names(named)]
+        wide = max(len(given) for given, _ in rows)
+        parts.append(CHANGED.format("\n".join(f"{given:{wide}}  {comment}".rstrip() for given, comment in rows)))
+    return "\n\n".join([*parts, *([MORE.format(command)] if files else [])])
+
+
+def docstring(module: str) -> str:
+    """The docstring of a command."""
+    file = Path(package.__path__[0]) / f"{module}.py"
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False) or ""
+
+
+def names(settings: str) -> list[str]:
+    """The settings in the last paragraph of a docstring."""
+    return [name.strip(" .\n") for name in settings.split(",")]
+
+
+def _files(config: str) -> Iterator[Path]:
+    """The file of a command and those that it is based on; none where it has no settings."""
+    file = conf_folder() / f"{config}.yaml"
+    if file.is_file():
+        yield file
+        for entry in _defaults(file):
+            if isinstance(entry, str) and entry != "_self_":
+                yield from _files(entry)
+
+
+def _defaults(file: Path) -> list[Any]:
+    found: list[Any] = read_yaml(file).get("defaults", [])
+    return found
+
+
+def _groups(files: list[Path]) -> list[str]:
+    """The groups that a command chooses from, those of its own file first."""
+    found = [name for file in files for entry in _defaults(file) if isinstance(entry, dict) for name in entry]
+    return [name for name in dict.fromkeys(found) if (conf_folder() / name).is_dir()]
+
+
+def _choices(group: str) -> str:
+    root = conf_folder() / group
+    found = sorted(file.stem for file in root.glob("*.yaml"))
+    below = [
+        f"{folder.name}/NAME ({len([*folder.glob('*.yaml')])})" for folder in sorted(root.iterdir()) if folder.is_dir()
+    ]
+    text = f"  {group}: {', '.join([*found, *below])}"
+    return textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _settings(files: list[Path]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Each setting in these files with its default and comment as they are written; of several, the last holds."""
+    for file in reversed(files):
+        above: list[tuple[int, str]] = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if found := LINE.match(line):
+                indent = len(found[1])
+                above = [*((depth, name) for depth, name in above if depth < indent), (indent, found[2])]
+                yield ".".join(name for _, name in above), (found[3] or "", found[4] or "")
