@@ -28,9 +28,9 @@ from mkdocs.commands.build import build as build_site
 from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
+from sfam_bench.app import guide
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
-from sfam_bench.app.guide import commands
 from sfam_bench.app.settings import check_fields, check_settings, resolved
 from sfam_bench.app.sweeping import Sweep, written
 from sfam_bench.datasets.planted.dataset import Planted
@@ -47,7 +47,7 @@ LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-COMMANDS = commands()
+COMMANDS = guide.commands()
 
 
 @dataclass
@@ -145,7 +145,7 @@ class Reader:
                 self.made(arguments)
             case ["sfam-bench", "models", *_]:
                 assert console(words[1:]) == 0
-            case ["sfam-bench", command, *arguments] if command in COMMANDS:
+            case ["sfam-bench" | ".venv/bin/sfam-bench", command, *arguments] if command in COMMANDS:
                 self.script(COMMANDS[command], arguments, really)
             case ["pip", "install", "--quiet", package]:
                 assert set(re.findall(r"\[(\w+)\]", package)) <= set(PROJECT["optional-dependencies"])
@@ -175,7 +175,8 @@ class Reader:
         )
         assert found.returncode == 0, found.stderr
         parts = [part.strip() for line in found.stdout.splitlines() for part in line.split("&&")]
-        first = {shlex.split(part)[1]: part for part in reversed(parts) if ".venv/bin/python experiments/" in part[:30]}
+        first = {shlex.split(part)[1]: part for part in reversed(parts) if part.startswith(".venv/bin/sfam-bench ")}
+        assert first or ".venv/bin/sfam-bench" not in found.stdout
         for part in first.values():  # of each script, since further ones differ in a value
             self.command(shlex.split(part), False)
 

@@ -14,7 +14,7 @@ from tests.contract import CONF
 
 SCRIPTS = ("embed", "evaluate", "intervene", "methods", "metrics", "part_agreement", "submit", "train", "tune")
 EXPERIMENTS = [path.stem for path in sorted(CONF.glob("experiment/*.yaml"))]
-PRESETS = ["train/cub_triplet_vit_s16", "train/sop_proxy_anchor_bn_inception", "train/cars196_multi_similarity_lite0"]
+PRESETS = ["train/cub_triplet_vit_s16", "train/sop_proxy_anchor_bn_inception", "train/cars196_multi_similarity_vit_s16"]
 OTHERS = {  # scripts with a config of their own, and what they cannot do without
     "data": ["download=cub"],
     "keep": [],

@@ -1,8 +1,10 @@
 """The trainings that conf/ describes ready-made, read without Hydra, so that an installed package can list them."""
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from sfam_bench.core.conf import conf_folder, read_yaml
 from sfam_bench.core.errors import UserError
@@ -11,7 +13,6 @@ BACKBONES = {  # channels, and the licence of the weights; of ImageNet itself th
     "resnet50": (2048, "BSD-3-Clause"),
     "bn_inception": (1024, "not stated"),
     "vit_s16": (384, "Apache-2.0"),
-    "lite0": (1280, "Apache-2.0"),
 }
 
 
@@ -41,25 +42,39 @@ def presets(conf: Path | None = None) -> list[Preset]:
     files = sorted((root / "experiment" / "train").glob("*.yaml"))
     if not files:
         raise UserError(f"no presets in {root / 'experiment' / 'train'}: install the package again, or use a checkout")
-    return [_preset(file, root) for file in files]
+    known = published(root)
+    return [_preset(file, root, known.get(file.stem, {})) for file in files]
 
 
-def _preset(file: Path, conf: Path) -> Preset:
+def published(conf: Path | None = None) -> dict[str, dict[str, Any]]:
+    """What papers report of trainings like the presets, by the name of the preset: recall_at_1, source, mark, setting.
+
+    `mark` is verified or recalled; `setting` says where the published training differs. UserError where the table of
+    conf/ cannot be read.
+    """
+    file = (conf or conf_folder()) / "published.csv"
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = {row.pop("preset"): row for row in csv.DictReader(lines)}
+        return {name: {**row, "recall_at_1": float(row["recall_at_1"])} for name, row in rows.items()}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"cannot read {file} ({error}): restore it, or install again") from error
+
+
+def _preset(file: Path, conf: Path, reported: Mapping[str, Any]) -> Preset:
     body = read_yaml(file)
     entries = [entry for entry in body.get("defaults", []) if isinstance(entry, dict)]
     chosen = {key.removeprefix("override /"): choice for entry in entries for key, choice in entry.items()}
-    published = body.get("published", {})
     try:
         channels, licence = BACKBONES[chosen["model"]]
         head = read_yaml(conf / "head" / f"{chosen['head']}.yaml") if "head" in chosen else {}
-        return Preset(
-            **{"name": file.stem, "dataset": chosen["dataset"], "loss": chosen["loss"], "backbone": chosen["model"]},
-            **{"dims": (head | body.get("head", {})).get("dims", channels), "licence": licence},
-            **{"recall_at_1": published["recall_at_1"], "setting": published["setting"]},
-            **{name: published.get(name, "") for name in ("source", "mark")},
-        )
+        dims = (head | body.get("head", {})).get("dims", channels)
+        named = {name: chosen[name] for name in ("dataset", "loss")}
     except KeyError as error:
-        raise UserError(f"{file}: {error} is not known: a preset says data set, model, loss, published") from error
+        raise UserError(f"{file}: {error} is not known: a preset says data set, model, loss") from error
+    texts = {name: reported.get(name, "") for name in ("source", "mark", "setting")}
+    figure = reported.get("recall_at_1")
+    return Preset(file.stem, **named, backbone=chosen["model"], dims=dims, recall_at_1=figure, **texts, licence=licence)
 
 
 def table(listed: Sequence[Preset]) -> str:

@@ -20,7 +20,7 @@ from sfam_bench.core.errors import UserError
 CONF = conf_folder()
 FILES = ("experiment", "variants", ".@_global_")  # groups whose files set what others define; the last is local.yaml
 NAMED = ("explainer", "metric", "baseline", "table", "figure")  # dictionaries of objects, which anybody may add to
-OPEN = {"published", "sweep"}  # whose keys are read as data; their readers check them
+OPEN = {"sweep"}  # whose keys are read as data; their readers check them
 OPEN |= {f"hydra.{name}" for name in ("callbacks", "env", "help", "hydra_help", "launcher", "output", "overrides")}
 OPEN |= {f"hydra.{name}" for name in ("hydra_logging", "job_logging", "runtime", "sweeper", "job.env_set")}
 

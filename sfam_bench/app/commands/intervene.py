@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.parts import dataset_and_model
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import probe
+from sfam_bench.core.files import atomic, probe
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.evaluation.intervention import intervention_check
 from sfam_bench.report.tables.formats import csv
@@ -29,7 +29,10 @@ def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
     if not isinstance(dataset, Planted):
         raise UserError(f"{dataset.name} cannot be repainted: the intervention check needs dataset=planted")
-    run = begin(Path(cfg.run_dir))
+    if not cfg.resume:
+        begin(Path(cfg.run_dir))
     flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
-    (run / "intervention.csv").write_text(csv(flips), encoding="utf-8")
+    Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
+    with atomic(Path(cfg.run_dir) / "intervention.csv") as file:  # measured again with resume=true: it takes seconds
+        file.write_text(csv(flips), encoding="utf-8")
     print(flips.to_string(index=False, float_format="{:.3f}".format))

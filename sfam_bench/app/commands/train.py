@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
 from sfam_bench.app.parts import dataset_and_model, judged, labels
+from sfam_bench.app.presets import published
 from sfam_bench.app.settings import build, resolved
 from sfam_bench.app.training import (
     KEYS,
@@ -48,7 +49,7 @@ from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join, leave, rank
 from sfam_bench.training.loop import train
 
-SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation", "published")
+SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation")
 
 
 @script("train")
@@ -115,13 +116,14 @@ def trained(
     with atomic(run / "retrieval.parquet") as file:
         stages = {"frozen": before, "trained": after}
         pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)
+    choices = HydraConfig.get().runtime.choices
     facts = {
         **run_facts(),
         "computed_by": history.attrs["code"],
         **lineage(dataset, model.origin, "validation" if validation else "last epoch"),
         **({"validation": best_epoch(validation, history)} if validation else {}),
-        **{group: HydraConfig.get().runtime.choices[group] for group in ("loss", "miner", "recipe")},
-        "published": settings["published"],
+        **{group: choices[group] for group in ("loss", "miner", "recipe")},
+        "published": published().get(str(choices.get("experiment")).removeprefix("train/")),
         "retrieval_before": averages(before.drop(columns=KEYS)),
         "retrieval": averages(after.drop(columns=KEYS)),
         "config": settings,
