@@ -195,6 +195,9 @@ def test_no_presets_and_a_broken_one_are_one_line(tmp_path: Path, capsys: pytest
     folder = tmp_path / "experiment" / "train"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("defaults:\n  - override /dataset: cub\n")
+    with pytest.raises(UserError, match=r"cannot read .*published\.csv"):
+        presets(tmp_path)
+    (tmp_path / "published.csv").write_text("preset,recall_at_1,source,mark,setting\n")
     with pytest.raises(UserError, match=r"mine\.yaml: 'model' is not known"):
         presets(tmp_path)
     (folder / "mine.yaml").write_text("defaults: [")

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import STALE, atomic, digest, tidy
 from sfam_bench.core.provenance import code_hash, config_hash
+from sfam_bench.runs import chunks as pieces
 from sfam_bench.runs.chunks import SCHEMA, Piece, place
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import chunks as pieces
 from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_run
 from sfam_bench.runs.store import RunStore
 from tests.cluster.made import KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write

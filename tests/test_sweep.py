@@ -125,9 +125,9 @@ def test_every_sweep_names_groups_and_files_that_there_are(name: str, tmp_path: 
         assert len({job.id for job in jobs}) == len(jobs)
         for key, values in made.axes(stage).items():
             assert all((CONF / key / f"{value}.yaml").is_file() for value in values)
-    counts = re.search(r"(\d+) trainings, (\d+) evaluations", (CONF / "sweep" / f"{name}.yaml").read_text())
+    counts = re.search(r"(?:(\d+) trainings, )?(\d+) evaluations", (CONF / "sweep" / f"{name}.yaml").read_text())
     assert counts
-    assert [len(made.jobs(stage)) for stage in made.stages] == [int(number) for number in counts.groups()]
+    assert [str(len(made.jobs(stage))) for stage in made.stages] == [number for number in counts.groups() if number]
 
 
 def test_a_grid_is_a_product_and_an_evaluation_knows_its_training(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import time
 import traceback
 from collections import Counter
@@ -14,10 +13,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from sfam_bench.app.cli import one_line, script
+from sfam_bench.app.cli import one_line
 from sfam_bench.app.evaluation import Bench, Evaluation, write
 from sfam_bench.app.stored import stored
 from sfam_bench.core.errors import UserError
@@ -36,14 +34,6 @@ GALLERY = "gallery.safetensors"
 SKIPPED = ("query_id", "reference_id", "why", "traceback")
 Skipped = tuple[str, str, str, str]
 log = logging.getLogger(__name__)
-
-
-@script("work")
-def main(cfg: DictConfig) -> None:
-    stopped = work(Path(cfg.run_dir), cfg.shard, allow=cfg.allow)
-    if stopped:
-        print(f"stopped by {signal.Signals(stopped).name}: what was done is kept", file=sys.stderr)
-        sys.exit(128 + stopped)
 
 
 def work(root: Path, shard_id: str, stop_at: Sequence[signal.Signals] = ASKED, allow: Sequence[str] = ()) -> int | None:
@@ -173,7 +163,3 @@ class Worker:
 def threads(cpus: int) -> int:
     """How many threads a task takes: what it asked for, and no more than it may use."""
     return max(1, min(cpus, len(os.sched_getaffinity(0))))
-
-
-if __name__ == "__main__":
-    main()

@@ -28,7 +28,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_commands_are_there() -> None:
     named = "train embed evaluate report paper part-agreement methods metrics intervene sweep tune submit data models"
-    assert {*named.split(), "keep", "maps"} == {*COMMANDS}
+    assert {*named.split(), "keep", "maps", "work"} == {*COMMANDS}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["evaluate", "--help"], ["models", "ls"], ["--version"]])
@@ -77,7 +77,7 @@ def test_the_settings_of_the_help_are_those_of_the_config(command: str) -> None:
 def test_groups_of_the_help_are_those_of_the_config() -> None:
     text = page("evaluate", "evaluate")
     assert "\n  similarity: cosine, dot, negative_euclidean\n" in text
-    assert "train/NAME (48)" in text
+    assert "train/NAME (36)" in text
     assert "\n  loss: " not in text
     assert "\n  loss: " in page("train", "train")
 

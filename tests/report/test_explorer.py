@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.report.page import explorer
 from sfam_bench.report.page.explorer import as_json, explore
-from sfam_bench.report.page.page import explorer
 from sfam_bench.report.page.pair_order import ordered
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sfam_bench.report.figures.figures import figures
+from sfam_bench.report.figures import figures
 from sfam_bench.report.figures.means import overview
 from sfam_bench.report.tables.tables import mark
 from sfam_bench.runs.reader import read_run

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.report.tables import meta
 from sfam_bench.report.tables.meta import Measured, write_meta
-from sfam_bench.report.tables.tables import meta
 from sfam_bench.statistics import summary
 from sfam_bench.statistics import worth as judged
 

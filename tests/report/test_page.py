@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sfam_bench import report
 from sfam_bench.core.errors import UserError
 from sfam_bench.report.page import page
 from sfam_bench.report.tables import meta
@@ -157,7 +156,7 @@ def test_a_report_that_fails_leaves_the_old_one(
     out = tmp_path / "out"
     out.mkdir()
     (out / "index.html").write_text("old")
-    monkeypatch.setattr(report.page, "render", lambda *_: 1 / 0)
+    monkeypatch.setattr(page, "render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report([fake_run], out)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "index.html"]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sfam_bench.report.figures.figures import sweep as module
+from sfam_bench.report.figures import sweep as module
 from sfam_bench.report.figures.sweep import sweeps
 
 

@@ -41,7 +41,7 @@ LATER = (
     *("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial"),
     *("allow", "gone", "cluster", "verb", "hydra"),
 )
-WORK = ("-m", "sfam_bench.app.work")
+WORK = ("-m", "sfam_bench", "work")
 
 
 @script("submit", first="verb")
