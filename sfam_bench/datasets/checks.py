@@ -58,10 +58,10 @@ def check_rows(rows: pd.DataFrame, title: str, classes: int | None = None, numbe
     _check_unique(rows.index.to_series(), title, "image")
     _check_unique(rows["path"], title, "path")
     low, high = (0, np.inf) if classes is None else (1, classes)
-    for image_id, label in rows["label"].items():
+    for image_id, label, path in zip(rows.index, rows["label"], rows["path"], strict=True):
         if not isinstance(label, Integral) or not low <= int(label) <= high:
             expected = "a whole number of at least 0" if classes is None else f"a class id of 1 to {classes}"
-            raise UserError(f"{title}: the label of image {image_id!r} is {label}: expected {expected}; correct it")
+            raise UserError(f"{title}: the label of image {image_id!r} ({path}) is {label}: expected {expected}")
     if numbered:
         for image_id, path, label in zip(rows.index, rows["path"], rows["label"], strict=True):
             found = NUMBERED.match(path.split("/")[-2] if "/" in path else "")

@@ -286,7 +286,7 @@ def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> No
 def test_a_rehearsal_starts_nothing(run_script: Run, run: Path) -> None:
     lines = ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "dry_run=true", "workers=2")).splitlines()
     assert len(lines) == 3
-    assert all(line.startswith("2 at a time: ") and "work.py" in line for line in lines)
+    assert all(line.startswith("2 at a time: ") and " -m sfam_bench work " in line for line in lines)
     assert not (run / "logs").exists()
 
 

@@ -196,8 +196,8 @@ def test_missing_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"label": [0, -1]}, "label of image 'i1' is -1"),
-        ({"label": [0.0, float("nan")]}, "label of image 'i0' is 0.0"),
+        ({"label": [0, -1]}, r"label of image 'i1' .* is -1"),
+        ({"label": [0.0, float("nan")]}, r"label of image 'i0' .* is 0.0"),
         ({"label": [3, 3], "class_name": ["car", "bird"]}, "label 3 has the names 'car' and 'bird'"),
         ({"box": [(9.0, 0.0, 5.0, 20.0), None]}, "the box of image 'i0' is"),
         ({"box": [(0.0, 9.0, 5.0, 9.0), None]}, "the box of image 'i0' is"),
@@ -214,7 +214,7 @@ def test_an_index_is_checked_whoever_made_it(home: Path, columns: dict, says: st
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"label": [0, -1]}, "the label of image 'i1' is -1"),
+        ({"label": [0, -1]}, r"the label of image 'i1' .* is -1"),
         ({"split": ["train", "Test"]}, "the split of image 'i1' is 'Test'"),
         ({"path": ["a.jpg", None]}, "the path of image 'i1' is nan"),  # as pandas has it
         ({"path": ["a.jpg", 5]}, "the path of image 'i1' is 5"),
