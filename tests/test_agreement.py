@@ -42,11 +42,6 @@ def test_alpha_by_hand() -> None:
     assert krippendorff_alpha(ratings, "nominal") == pytest.approx(1 - (2 / 8) / (30 / 56))
 
 
-def test_an_unknown_level_is_named() -> None:
-    with pytest.raises(UserError, match="'ratio' is unknown"):
-        krippendorff_alpha(OBSERVERS, "ratio")
-
-
 def test_concordance_with_ties_by_hand() -> None:
     # Siegel and Castellan's correction: ranks 1 2.5 2.5 4 and 1 2 3 4; sums 2 4.5 5.5 8, S = 18.5, one tie of two
     assert kendall_w(np.array([[1.0, 2, 2, 4], [10, 20, 30, 40]])) == pytest.approx(12 * 18.5 / (4 * 60 - 2 * 6))

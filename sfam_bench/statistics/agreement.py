@@ -1,7 +1,9 @@
 """Do raters order the same things alike? Ranks, Friedman and Nemenyi, Kendall's W and tau, Krippendorff's alpha."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+import krippendorff
 import numpy as np
 from scipy import stats
 
@@ -72,35 +74,16 @@ def _counts(values: np.ndarray) -> np.ndarray:
     return np.unique(values, return_counts=True)[1]
 
 
-def krippendorff_alpha(ratings: np.ndarray, level: str = "ordinal") -> float:
+def krippendorff_alpha(ratings: np.ndarray, level: Literal["nominal", "ordinal", "interval"] = "ordinal") -> float:
     """Krippendorff's alpha of raters (rows) over things (columns); NaN is a rating not given.
 
     1 is agreement, 0 what chance would give, below 0 is worse than that; NaN where all ratings are equal, or no thing
     has two. `level` is nominal, ordinal or interval.
     """
-    given = np.isfinite(ratings)
-    ratings, given = ratings[:, given.sum(axis=0) > 1], given[:, given.sum(axis=0) > 1]
-    values, codes = np.unique(ratings[given], return_inverse=True)
-    if len(values) < 2:
+    rated = ratings[:, np.isfinite(ratings).sum(axis=0) > 1]
+    if len(np.unique(rated[np.isfinite(rated)])) < 2:
         return float("nan")
-    times = np.zeros((ratings.shape[1], len(values)))  # how often each thing was given each value
-    np.add.at(times, (np.nonzero(given)[1], codes), 1.0)
-    weight = 1 / (times.sum(axis=1) - 1)
-    observed = (times * weight[:, None]).T @ times - np.diag((times * weight[:, None]).sum(axis=0))
-    totals = times.sum(axis=0)
-    expected = (np.outer(totals, totals) - np.diag(totals)) / (totals.sum() - 1)
-    distance = _distance(values, totals, level)
-    return float(1 - (observed * distance).sum() / (expected * distance).sum())
-
-
-def _distance(values: np.ndarray, totals: np.ndarray, level: str) -> np.ndarray:
-    """Squared differences of values: of their places among all ratings if ordinal, of themselves if interval."""
-    if level == "nominal":
-        return 1.0 - np.eye(len(values))
-    if level not in ("ordinal", "interval"):
-        raise UserError(f"the level {level!r} is unknown: use nominal, ordinal or interval")
-    at = totals.cumsum() - totals / 2 if level == "ordinal" else values
-    return (at[:, None] - at) ** 2
+    return float(krippendorff.alpha(rated, level_of_measurement=level))
 
 
 def tau_matrix(ratings: np.ndarray) -> np.ndarray:
