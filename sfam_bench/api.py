@@ -29,7 +29,7 @@ from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.report.figures.pair import Panel, check_suffix, measured, pair_figure, save_figure
+from sfam_bench.report.figures.pair import MapPanel, check_suffix, measured, pair_figure, save_figure
 from sfam_bench.report.names import words
 
 METRICS: dict[str, Metric] = {  # as conf/metric has them
@@ -181,7 +181,7 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
     if path is not None:
         check_suffix(Path(path))
     panels = [
-        Panel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _beside(name, explanation, scores))
+        MapPanel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _beside(name, explanation, scores))
         for name, maps in explanation.query_maps.items()
     ]
     images = (pixels(explanation.query), pixels(explanation.reference))

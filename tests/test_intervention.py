@@ -8,7 +8,7 @@ import torch
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Embeddings, Images
 from sfam_bench.datasets.planted.dataset import Planted
-from sfam_bench.datasets.planted.scene import PARTS, STATES, Scene
+from sfam_bench.datasets.planted.scene import PARTS, STATES, PlantedScene
 from sfam_bench.evaluation.intervention import intervention_check
 
 
@@ -16,7 +16,7 @@ from sfam_bench.evaluation.intervention import intervention_check
 class Plain(Planted):
     """Each part is one pixel of the first row: its state, or its look, as a grey value."""
 
-    def _sample(self, scene: Scene) -> Sample:
+    def _sample(self, scene: PlantedScene) -> Sample:
         image, looks = torch.zeros(3, 1, len(PARTS)), dict(scene.variants)
         for place, part in enumerate(PARTS):
             state = getattr(scene, part, None)

@@ -19,7 +19,7 @@ from sfam_bench.core.similarity import Gallery
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.cost import Cost
-from sfam_bench.evaluation.evaluate import Shard, evaluate
+from sfam_bench.evaluation.evaluate import BatchResult, evaluate
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Prepared
 from sfam_bench.metrics.shared.base import Metric
@@ -140,7 +140,9 @@ class Bench:
         known = {"passes": self.passes.facts, "unsupported": self.left_out, "cost": counted}
         return {**known, **({"prepared": made} if made else {})}
 
-    def explain(self, batches: Iterator[PairBatch] | Sequence[PairBatch], catalogue: Catalogue) -> Iterator[Shard]:
+    def explain(
+        self, batches: Iterator[PairBatch] | Sequence[PairBatch], catalogue: Catalogue
+    ) -> Iterator[BatchResult]:
         """Records, maps and curves of each batch."""
         cfg, inputs = self.evaluation.cfg, self.evaluation.inputs
         return evaluate(
@@ -158,7 +160,7 @@ class Bench:
 
 
 def write(
-    store: RunStore, number: int, frame: pd.DataFrame, shard: Shard, skipped: Sequence[tuple[str, str, str]] = ()
+    store: RunStore, number: int, frame: pd.DataFrame, shard: BatchResult, skipped: Sequence[tuple[str, str, str]] = ()
 ) -> None:
     """Write one batch; without those pairs that could not be explained, and why."""
     left = {pair[:2] for pair in skipped}

@@ -24,7 +24,7 @@ from sfam_bench.core.records import PairBatch
 from sfam_bench.core.signals import ASKED, listening
 from sfam_bench.core.stream import prefetched
 from sfam_bench.datasets.pairs import load_batch
-from sfam_bench.evaluation.evaluate import Shard as Explained
+from sfam_bench.evaluation.evaluate import BatchResult
 from sfam_bench.jobs.notes import leave, running
 from sfam_bench.jobs.plan import FILE, PAIRS, Plan, Shard
 from sfam_bench.retrieval.recall import Catalogue
@@ -122,13 +122,13 @@ class Worker:
             raise UserError(f"{len(skipped)} of {pairs} pairs could not be explained, first {pair}: {why}") from cause
         (self.root / "failures" / f"{self.shard.id}.json").unlink(missing_ok=True)
 
-    def explained(self, due: Sequence[int]) -> Iterator[tuple[int, Explained, list[Skipped]]]:
+    def explained(self, due: Sequence[int]) -> Iterator[tuple[int, BatchResult, list[Skipped]]]:
         """Each batch, explained; where it cannot be as a whole, pair by pair, without those that cannot."""
         for number, batch in zip(due, prefetched(self.loaded, [self.frames[number] for number in due]), strict=True):
             try:
                 if isinstance(batch, Exception):
                     raise batch
-                whole: tuple[Explained, list[Skipped]] = self.one(batch), []
+                whole: tuple[BatchResult, list[Skipped]] = self.one(batch), []
             except Exception as error:  # of a method, a metric, a file: anything
                 log.warning("batch %d cannot be explained as a whole (%s): pair by pair", number, one_line(error))
                 whole = self.pair_by_pair(self.frames[number])
@@ -141,13 +141,13 @@ class Worker:
         except Exception as error:
             return error
 
-    def one(self, batch: PairBatch) -> Explained:
+    def one(self, batch: PairBatch) -> BatchResult:
         """One batch, explained."""
         return next(self.bench.explain([batch], self.catalogue))
 
-    def pair_by_pair(self, frame: pd.DataFrame) -> tuple[Explained, list[Skipped]]:
+    def pair_by_pair(self, frame: pd.DataFrame) -> tuple[BatchResult, list[Skipped]]:
         """The pairs of a batch that can be explained, and why the others cannot."""
-        good, left = Explained([]), list[Skipped]()
+        good, left = BatchResult([]), list[Skipped]()
         for at, (query, reference) in enumerate(zip(frame["query_id"], frame["reference_id"], strict=True)):
             try:
                 found = self.one(load_batch(self.bench.evaluation.inputs.dataset, frame[at : at + 1]))
@@ -156,7 +156,7 @@ class Worker:
                 continue
             maps = {name: torch.cat([good.maps.get(name, made[:0]), made]) for name, made in found.maps.items()}
             took = Counter(good.seconds) + Counter(found.seconds)
-            good = Explained(good.records + found.records, maps, dict(took), good.curves + found.curves)
+            good = BatchResult(good.records + found.records, maps, dict(took), good.curves + found.curves)
         return good, left
 
 

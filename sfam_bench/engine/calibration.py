@@ -59,7 +59,7 @@ class Calibration:
         """
         key = choice_key(model, images, self.batch)
         known = self.remembered(key)
-        trial = Trial(model, score, images, self.batch or known.get("batch"))
+        trial = ModeTrial(model, score, images, self.batch or known.get("batch"))
         known.setdefault("rate", trial.time("eager", self.seconds / 4))
         known["batch"] = len(trial.batch)
         if self.mode != "auto":
@@ -71,14 +71,14 @@ class Calibration:
         self.remember(key, known)
         return trial.passes(mode)
 
-    def fixed(self, trial: "Trial", mode: Mode) -> Mode:
+    def fixed(self, trial: "ModeTrial", mode: Mode) -> Mode:
         """The mode that was asked for, or eager where it is not true."""
         trial.time(mode, self.seconds, self.tolerance)
         if mode in trial.refused and mode not in trial.differences:
             raise UserError(f"passes.mode={mode} cannot be used here: {trial.refused[mode]}; choose auto")
         return "eager" if mode in trial.refused else mode
 
-    def fastest(self, trial: "Trial", known: Mode | None) -> Mode:
+    def fastest(self, trial: "ModeTrial", known: Mode | None) -> Mode:
         """The fastest of the true modes, or what that was the last time."""
         if known and (known == "eager" or trial.time(known, self.seconds, self.tolerance)):
             return known
@@ -114,7 +114,7 @@ class Calibration:
 
 
 @dataclass
-class Trial:
+class ModeTrial:
     """Modes on one batch: their functions, images a second, differences of scores, and why some are not used."""
 
     model: nn.Module

@@ -32,7 +32,7 @@ POSITIONS = 256  # of an image's grid up to which its point-to-point map is kept
 
 
 @dataclass(frozen=True)
-class Shard:
+class BatchResult:
     """What one batch of pairs gave: records, curves, and raw maps by "<explainer>/query" and "<explainer>/reference".
 
     Beside these maps stands "point_to_point", what each position of the query and each of the reference add together.
@@ -56,7 +56,7 @@ def evaluate(
     passes: Passes | None = None,
     gallery: Catalogue | None = None,
     keep_curves: bool = True,
-) -> Iterator[Shard]:
+) -> Iterator[BatchResult]:
     """Explain and measure batch by batch; a metric that needs what a batch or the run lacks gives no record for it."""
     check_names(explainers, metrics)
     searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
@@ -64,7 +64,7 @@ def evaluate(
         encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)
         scene = Scene(model, encoded, pairs, gallery=searched)
         same = self_pairs(pairs)
-        shard = Shard([], maps=joint(model, encoded) if keep_maps else {})
+        shard = BatchResult([], maps=joint(model, encoded) if keep_maps else {})
         names = (dataset, model.name, target.name)
         applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
         for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):

@@ -10,7 +10,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.render import render
-from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, Scene, bird, pose
+from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, PlantedScene, bird, pose
 
 SET = Planted(size=96, train_per_class=2, test_per_class=2)
 IDS = list(SET.index.index[::29])
@@ -86,7 +86,7 @@ def test_masks_are_disjoint_parts_of_the_foreground(image_id: str) -> None:
 @pytest.mark.parametrize("state", range(STATES))
 def test_evidence_lies_inside_the_frame_and_its_parts_well_apart(state: int) -> None:
     for k in range(20):
-        scene = Scene((3, k), crest=state, tail=state)
+        scene = PlantedScene((3, k), crest=state, tail=state)
         at = pose(scene)
         points = {layer.part: [] for layer in bird(scene, at)}
         for layer in bird(scene, at):

@@ -12,7 +12,7 @@ from torch import nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.engine import calibration
-from sfam_bench.engine.calibration import Calibration, Trial, rate
+from sfam_bench.engine.calibration import Calibration, ModeTrial, rate
 from sfam_bench.engine.passes import Passes
 
 IMAGES = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -359,7 +359,7 @@ def test_modes_are_those_there_are():
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 16, None])
 def test_the_batch_is_the_first_images_over_and_over(modes, size):
     modes()
-    trial = Trial(network(), products, IMAGES, size)
+    trial = ModeTrial(network(), products, IMAGES, size)
     assert len(trial.batch) == (size or 16)
     assert all(torch.equal(row, IMAGES[i % 3]) for i, row in enumerate(trial.batch))
     assert trial.batch.is_contiguous()

@@ -17,7 +17,7 @@ from sfam_bench.app.settings import build as made
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.protocol import Evaluated, Protocol
 from sfam_bench.core.similarity import Cosine, unit
-from sfam_bench.models.adapters.codebases import reading
+from sfam_bench.models.adapters.codebases import read_codebase
 from sfam_bench.models.adapters.head import head_of
 from sfam_bench.models.adapters.leftover import wrappers
 from sfam_bench.models.adapters.load import checkpoint
@@ -135,7 +135,7 @@ def test_revisiting_dml_says_by_its_name_on_what_it_was_chosen(resnet, on, chose
     state = {**body, **under("model.last_linear.", head), **under("layer_blocks.", blocks)}
     path = tmp_path / f"checkpoint_{on}_discriminative_e_recall@1.pth.tar"
     file = revisiting(state, path, monkeypatch, arch="resnet18_frozen", embed_dim=8)
-    assert reading(file).origin == {"source": "revisiting-dml", "chosen": chosen}
+    assert read_codebase(file).origin == {"source": "revisiting-dml", "chosen": chosen}
     if on != "Test":
         return  # their weights are alike
     model = loaded(file)
@@ -147,7 +147,7 @@ def test_revisiting_dml_says_by_its_name_on_what_it_was_chosen(resnet, on, chose
 @pytest.mark.parametrize(("arch", "pooling"), [("bninception_double", GAPGMP), ("bninception_normalize", GAP)])
 def test_revisiting_dml_reads_its_settings(arch, pooling, tmp_path, monkeypatch):
     state = {**under("model.", BNInception()), **under("model.last_linear.", linear(width=1024))}
-    found = reading(revisiting(state, tmp_path / "a.pth.tar", monkeypatch, arch=arch))
+    found = read_codebase(revisiting(state, tmp_path / "a.pth.tar", monkeypatch, arch=arch))
     assert isinstance(found.pooling, pooling)
     assert found.normalise == ("normalize" in arch)
     assert found.standardise is not None
@@ -169,7 +169,7 @@ def test_open_metric_learning_of_lightning(resnet, projection, tmp_path):
 
 
 def test_the_zoos_birds_are_closed_set(tmp_path, resnet):
-    origin = reading(saved({"state_dict": under("model.", resnet)}, tmp_path / "vits16_cub.ckpt")).origin
+    origin = read_codebase(saved({"state_dict": under("model.", resnet)}, tmp_path / "vits16_cub.ckpt")).origin
     with pytest.raises(UserError, match=r"chosen on the test classes; it was trained on 1 of the 1 classes"):
         Protocol().admit("vits16_cub", origin, Evaluated("cub", "hash", frozenset({150}), closed=False))
 

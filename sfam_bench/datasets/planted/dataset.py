@@ -16,13 +16,13 @@ from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.planted.render import render
-from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, Scene
+from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, PlantedScene
 
 TEST_SHARE = 3  # one combination in so many is a test class
 
 
 @lru_cache(maxsize=8192)  # 0.3 GB at 96 pixels
-def _drawn(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _drawn(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return render(scene, size)
 
 
@@ -106,12 +106,12 @@ class Planted:
             raise UserError(f"{self.name} has no image '{image_id}'; ids look like '{self.index.index[0]}'")
         return self._all_states[image_id]
 
-    def _scene(self, image_id: str) -> Scene:
+    def _scene(self, image_id: str) -> PlantedScene:
         digest = hashlib.sha256(image_id.encode()).digest()
         states = self._states(image_id)
-        return Scene((self.seed, int.from_bytes(digest[:8], "big")), states["crest"], states["tail"])
+        return PlantedScene((self.seed, int.from_bytes(digest[:8], "big")), states["crest"], states["tail"])
 
-    def _sample(self, scene: Scene) -> Sample:
+    def _sample(self, scene: PlantedScene) -> Sample:
         image, seen = _drawn(scene, self.size)
         masks = {"foreground": torch.from_numpy(seen > 0)}
         masks |= {f"part/{part}": torch.from_numpy(seen == k) for k, part in enumerate(PARTS, start=1)}

@@ -5,14 +5,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sfam_bench.datasets.planted import background
-from sfam_bench.datasets.planted.scene import CREST_COLOURS, PARTS, TAIL_COLOURS, Scene, bird, pose
+from sfam_bench.datasets.planted.scene import CREST_COLOURS, PARTS, TAIL_COLOURS, PlantedScene, bird, pose
 from sfam_bench.datasets.planted.shapes import Array, Layer
 
 FINE = 3  # sub-pixels across a pixel
 RIM = 0.55  # darkness of outlines
 
 
-def render(scene: Scene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw a scene: image (size, size, 3), and at each pixel the part in front, 1 + its place in PARTS or 0."""
     at = pose(scene)
     behind = background.clutter(scene.stream("clutter"), CREST_COLOURS + TAIL_COLOURS)

@@ -29,7 +29,7 @@ EXTENT = np.array([[-1.0, -0.93], [0.76, 0.60]])  # the largest bird in its own 
 
 
 @dataclass(frozen=True)
-class Scene:
+class PlantedScene:
     """The recipe of one picture: each factor has its own random stream, so that none can tell on another."""
 
     key: tuple[int, ...]
@@ -41,7 +41,7 @@ class Scene:
         """The random numbers of one factor: a part, the pose, the light, the background, ..."""
         return np.random.default_rng([*self.key, zlib.crc32(factor.encode()), dict(self.variants).get(factor, 0)])
 
-    def repainted(self, part: str, change: int) -> "Scene":
+    def repainted(self, part: str, change: int) -> "PlantedScene":
         """The same scene with evidence part `part` in state `change`, or another part in its look number `change`."""
         if part in EVIDENCE:
             return replace(self, **{part: change})  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ class Pose:
         return (points - self.centre) @ np.linalg.inv(self.matrix).T
 
 
-def pose(scene: Scene) -> Pose:
+def pose(scene: PlantedScene) -> Pose:
     """Draw position, scale, rotation and flip such that the largest bird would still be inside the frame."""
     draw = scene.stream("pose")
     angle, scale = np.deg2rad(draw.uniform(-14, 14)), draw.uniform(0.44, 0.53)
@@ -81,7 +81,7 @@ def pose(scene: Scene) -> Pose:
     return Pose(matrix, centre, draw.uniform(-12, 12), draw.uniform(-14, 14))
 
 
-def bird(scene: Scene, at: Pose) -> list[Layer]:
+def bird(scene: PlantedScene, at: Pose) -> list[Layer]:
     """The layers of the bird, back to front, in its own frame."""
     plumage = {
         "tail": _tail,
@@ -111,7 +111,7 @@ def _plumes(part: str, look: Look, feathers: list[Array]) -> list[Layer]:
     return [Layer(part, shape, look, shade=0.86 if k % 2 else 1.0) for k, shape in enumerate(feathers)]
 
 
-def _crest(scene: Scene, at: Pose) -> list[Layer]:
+def _crest(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw, state = scene.stream("crest"), scene.crest
     form, colour = divmod(state, len(CREST_COLOURS))
     base, dark = _jitter(draw, CREST_COLOURS[colour]), np.array([0.13, 0.09, 0.12])
@@ -128,7 +128,7 @@ def _crest(scene: Scene, at: Pose) -> list[Layer]:
     return _plumes("crest", Look(base, dark, "bands", 0.125, root), shapes)
 
 
-def _tail(scene: Scene, at: Pose) -> list[Layer]:
+def _tail(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw, state = scene.stream("tail"), scene.tail
     form, colour = divmod(state, len(TAIL_COLOURS))
     base, light = _jitter(draw, TAIL_COLOURS[colour]), np.array([0.96, 0.94, 0.86])
@@ -144,7 +144,7 @@ def _tail(scene: Scene, at: Pose) -> list[Layer]:
     return _plumes("tail", Look(base, light, "bands", 0.15, root), shapes)
 
 
-def _body(scene: Scene, at: Pose) -> list[Layer]:
+def _body(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw = scene.stream("body")
     fat, length = draw.uniform(0.26, 0.31), draw.uniform(0.40, 0.44)
     outline = [
@@ -162,7 +162,7 @@ def _body(scene: Scene, at: Pose) -> list[Layer]:
     return [Layer("body", smooth(np.array(outline)), look, rounded=True)]
 
 
-def _wing(scene: Scene, at: Pose) -> list[Layer]:
+def _wing(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw = scene.stream("wing")
     root, pattern = xy(0.17, -0.08), ("plain", "bands", "tip", "spots")[draw.integers(4)]
     look = Look(_any_colour(draw), _any_colour(draw), pattern, {"tip": 0.36, "bands": 0.16}.get(pattern, 0.11), root)
@@ -173,7 +173,7 @@ def _wing(scene: Scene, at: Pose) -> list[Layer]:
     )
 
 
-def _head(scene: Scene, at: Pose) -> list[Layer]:
+def _head(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw = scene.stream("head")
     look = Look(_any_colour(draw), _any_colour(draw), ("plain", "belly")[draw.integers(2)], 1.0, HEAD + xy(0.02, 0.03))
     eye, iris = HEAD + xy(0.06, -0.03), hsv(draw.uniform(0.04, 0.16), draw.uniform(0, 0.9), 0.95)
@@ -186,7 +186,7 @@ def _head(scene: Scene, at: Pose) -> list[Layer]:
     ]
 
 
-def _beak(scene: Scene, at: Pose) -> list[Layer]:
+def _beak(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw = scene.stream("beak")
     colour, root = _jitter(draw, HORN[draw.integers(len(HORN))]), HEAD + xy(0.13, 0.02)
     length, deep, hook = draw.uniform(0.16, 0.26), draw.uniform(0.05, 0.08), draw.uniform(0.0, 0.07)
@@ -195,7 +195,7 @@ def _beak(scene: Scene, at: Pose) -> list[Layer]:
     return [Layer("beak", root + lower, Look(colour * 0.75)), Layer("beak", root + upper, Look(colour))]
 
 
-def _legs(scene: Scene, at: Pose) -> list[Layer]:
+def _legs(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw = scene.stream("legs")
     colour, long = _jitter(draw, HORN[draw.integers(len(HORN))]), draw.uniform(0.46, 0.54)
     layers = []

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Reading:
+class CheckpointContent:
     """A file as its code base means it."""
 
     source: CodeBase
@@ -46,7 +46,7 @@ class Reading:
         return known if self.split is None else {**known, "split": self.split}
 
 
-def reading(path: Path, source: CodeBase | None = None) -> Reading:
+def read_codebase(path: Path, source: CodeBase | None = None) -> CheckpointContent:
     """Read a file as its code base means it, which is found out where it is not given."""
     content = read(path)
     state = merged(states_in(content, path))
@@ -88,27 +88,29 @@ def recognised(path: Path, content: Any, state: Mapping[str, Tensor]) -> CodeBas
     return "open-metric-learning" if lightning or wrapped or _zoo(path) else "plain"
 
 
-def pytorch_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Reading:
+def pytorch_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> CheckpointContent:
     """Musgrave's trainers and hooks: trunk_SUFFIX.pth beside embedder_SUFFIX.pth, plain state dicts."""
     role, suffix = re.fullmatch(r"(trunk|embedder)?(.*)", path.name).groups()  # type: ignore[union-attr]
     if role is None:
-        return Reading("pytorch-metric-learning", state)
+        return CheckpointContent("pytorch-metric-learning", state)
     both = {name: path.with_name(f"{name}{suffix}") for name in ("trunk", "embedder")}
     trunk = state if role == "trunk" else read_state(both["trunk"])
     head = read_state(both["embedder"]) if role == "trunk" and both["embedder"].is_file() else {}
     head = head if role == "trunk" else state
     if not head:
         log.warning("%s: no weights of an embedder in %s: the model has no head", path, both["embedder"].name)
-    return Reading("pytorch-metric-learning", {**trunk, **{f"embedder.{key}": value for key, value in head.items()}})
+    return CheckpointContent(
+        "pytorch-metric-learning", {**trunk, **{f"embedder.{key}": value for key, value in head.items()}}
+    )
 
 
-def proxy_anchor(_: Path, __: Any, state: dict[str, Tensor]) -> Reading:
+def proxy_anchor(_: Path, __: Any, state: dict[str, Tensor]) -> CheckpointContent:
     """Kim et al., CVPR 2020 (tjddus9597/Proxy-Anchor-CVPR2020), which keeps the epoch best on the test classes."""
     unused = ("fc", "last_linear", "classifier")  # of the ImageNet network to which it adds its own
-    return Reading("proxy-anchor", state, ("embedding",), GAPGMP(), chosen="test", ignored=unused)
+    return CheckpointContent("proxy-anchor", state, ("embedding",), GAPGMP(), chosen="test", ignored=unused)
 
 
-def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> Reading:
+def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> CheckpointContent:
     """Roth et al., ICML 2020 (Confusezius/Revisiting_Deep_Metric_Learning_PyTorch), settings beside the weights.
 
     The name of the file says on what the epoch was chosen; without use_tv_split that can only be the test classes.
@@ -123,7 +125,7 @@ def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> Readin
         pixels = Standardise((0.5,) * 3, (0.5,) * 3)  # torchvision's transform_input, after ImageNet's mean and std
     on = re.search(r"checkpoint_(Test|Val|Train)_", path.name)
     chosen: dict[str, Literal["test", "validation", "unknown"]] = {"Val": "validation", "Train": "unknown"}
-    return Reading(
+    return CheckpointContent(
         "revisiting-dml",
         state,
         ("last_linear",),
@@ -135,7 +137,7 @@ def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> Readin
     )
 
 
-def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Reading:
+def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> CheckpointContent:
     """OML-Team/open-metric-learning: Lightning's checkpoints of an extractor, and its zoo's.
 
     The zoo's CUB and Cars models were trained on images of all classes: its converters split by image (CUB's
@@ -147,7 +149,7 @@ def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Readin
     if classes:
         names = {"dataset": "cub" if data == "cub" else "cars196", "name": "official images", "hash": "official images"}
         split = {**names, "train_classes": list(range(classes + 1))}  # numbered from 0 or from 1
-    return Reading(
+    return CheckpointContent(
         "open-metric-learning",
         state,
         ("projection", "fc"),
@@ -159,9 +161,9 @@ def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Readin
     )
 
 
-def plain(_: Path, __: Any, state: dict[str, Tensor]) -> Reading:
+def plain(_: Path, __: Any, state: dict[str, Tensor]) -> CheckpointContent:
     """A state dict of timm, torchvision or anybody's."""
-    return Reading("plain", state)
+    return CheckpointContent("plain", state)
 
 
 def _zoo(path: Path) -> str | None:

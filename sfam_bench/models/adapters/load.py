@@ -13,7 +13,7 @@ from sfam_bench.core.errors import UserError, check_range
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.similarity import SimilarityFunction
 from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
-from sfam_bench.models.adapters.codebases import CodeBase, reading
+from sfam_bench.models.adapters.codebases import CodeBase, read_codebase
 from sfam_bench.models.adapters.head import Plain, head_of
 from sfam_bench.models.adapters.leftover import LeftOver, ask, short, without, wrappers
 from sfam_bench.models.backbones import Cut, trunk_and_tail
@@ -52,7 +52,7 @@ def checkpoint(
     """
     check_range("model.image_size", image_size, Count)
     file = Path(path)
-    found = reading(file, None if source == "auto" else source)
+    found = read_codebase(file, None if source == "auto" else source)
     state = without(found.state, ignore, file)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     check_finite(state, file)

@@ -19,7 +19,7 @@ NOTE = "Each map over its own image, divided by its largest magnitude:\nto yello
 
 
 @dataclass(frozen=True)
-class Panel:
+class MapPanel:
     """A row: a method's maps of query and reference, (rows, cols), zeros where flagged; and lines beside them."""
 
     name: str
@@ -36,13 +36,15 @@ class PairFigure(Figure):
         return file.getvalue()
 
 
-def pair_figure(query: np.ndarray, reference: np.ndarray, lines: Sequence[str], panels: Sequence[Panel]) -> PairFigure:
+def pair_figure(
+    query: np.ndarray, reference: np.ndarray, lines: Sequence[str], panels: Sequence[MapPanel]
+) -> PairFigure:
     """Query and reference, (rows, cols, 3) in bytes, in the first row, then a row for each method."""
     images = (query, reference)
     high, wide, aside, top, gap, foot = 1.9 * query.shape[0] / query.shape[1], 1.9, 2.9, 0.3, 0.08, 0.5
     width, height = gap + 2 * (wide + gap) + aside, top + (1 + len(panels)) * (high + gap) + foot
     figure = PairFigure(figsize=(width, height))
-    for row, panel in enumerate([Panel("", images, lines), *panels]):
+    for row, panel in enumerate([MapPanel("", images, lines), *panels]):
         low = height - top - (row + 1) * (high + gap) + gap
         for column, (image, title) in enumerate(zip(images, ("query", "reference"), strict=True)):
             axes = figure.add_axes(((gap + column * (wide + gap)) / width, low / height, wide / width, high / height))
