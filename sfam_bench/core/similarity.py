@@ -1,7 +1,7 @@
 """Scores of two embeddings, greater = more alike; each with its split over dimensions and its linear form."""
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,8 @@ EPS = 1e-12  # below the square of any float32 norm that carries meaning; only g
 
 Gallery: TypeAlias = Float[Tensor, "items dims"]
 Matrix: TypeAlias = Float[Tensor, "batch items"]
+Products: TypeAlias = Float[Tensor, "batch count"]
+Squares: TypeAlias = Float[Tensor, "batch 1"]
 
 
 @runtime_checkable
@@ -49,11 +51,45 @@ class SimilarityFunction(Protocol):
         ...
 
 
+@runtime_checkable
+class ProductForm(SimilarityFunction, Protocol):
+    """A similarity that follows from the inner product of two embeddings and their lengths.
+
+    A subclass that changes the score changes these too.
+    """
+
+    @property
+    def factor(self) -> float:
+        """How often the inner product is in the score."""
+        ...
+
+    @property
+    def by_length(self) -> bool:
+        """Whether the score divides by both lengths."""
+        ...
+
+    @property
+    def is_distance(self) -> bool:
+        """Whether the score is minus a distance."""
+        ...
+
+    def of_products(self, product: Products, square: Products, reference_square: Squares) -> Products:
+        """The score from <e, e'>, |e|^2 and |e'|^2."""
+        ...
+
+
 @dataclass(frozen=True)
 class Cosine:
     """cos(e, e') = sum_k e_k e'_k / (|e||e'|)."""
 
+    factor: ClassVar[float] = 1.0
+    by_length: ClassVar[bool] = True
+    is_distance: ClassVar[bool] = False
+
     name: str = "cosine"
+
+    def of_products(self, product: Products, square: Products, reference_square: Squares) -> Products:
+        return product / (square.clamp_min(EPS) * reference_square.clamp_min(EPS)).sqrt()
 
     def __call__(self, query: Embeddings, reference: Embeddings) -> Scores:
         return self.split(query, reference).sum(dim=1)
@@ -78,7 +114,14 @@ class Cosine:
 class Dot:
     """e . e', un-normalised."""
 
+    factor: ClassVar[float] = 1.0
+    by_length: ClassVar[bool] = False
+    is_distance: ClassVar[bool] = False
+
     name: str = "dot"
+
+    def of_products(self, product: Products, square: Products, reference_square: Squares) -> Products:
+        return product
 
     def __call__(self, query: Embeddings, reference: Embeddings) -> Scores:
         return self.split(query, reference).sum(dim=1)
@@ -106,7 +149,14 @@ class NegativeEuclidean:
     `direction` is the query's side: -|e - e'|^2 = (e' - e) . e + (e - e') . e', so the two images share the score.
     """
 
+    factor: ClassVar[float] = 2.0
+    by_length: ClassVar[bool] = False
+    is_distance: ClassVar[bool] = True
+
     name: str = "negative_euclidean"
+
+    def of_products(self, product: Products, square: Products, reference_square: Squares) -> Products:
+        return 2 * product - square - reference_square
 
     def __call__(self, query: Embeddings, reference: Embeddings) -> Scores:
         return self.split(query, reference).sum(dim=1)

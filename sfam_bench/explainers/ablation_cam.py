@@ -9,15 +9,13 @@ from torch import Tensor
 
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
-from sfam_bench.core.similarity import EPS, Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.similarity import EPS, ProductForm
 from sfam_bench.core.targets import score
 from sfam_bench.core.types import Activations, RawMaps, Weights
 from sfam_bench.explainers.shared.forms import channel_scores, combine, derivative, differentiating
 from sfam_bench.models.heads import is_affine
 from sfam_bench.models.poolings import BY_CHANNEL
 from sfam_bench.models.similarity_model import SimilarityModel
-
-SIMILARITIES = (Cosine, Dot, NegativeEuclidean)
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def has_closed_form(model: SimilarityModel) -> bool:
         embedder.pools_the_cut
         and type(embedder.pooling) in BY_CHANNEL
         and is_affine(embedder.projection)
-        and type(model.similarity) in SIMILARITIES
+        and isinstance(model.similarity, ProductForm)
     )
 
 
@@ -114,8 +112,5 @@ def from_products(
     if model.embedder.normalise:
         length = square.clamp_min(EPS).sqrt()
         product, square = product / length, square / length.square()
-    if isinstance(model.similarity, Dot):
-        return product
-    if isinstance(model.similarity, NegativeEuclidean):
-        return 2 * product - square - reference_square
-    return product / (square.clamp_min(EPS) * reference_square.clamp_min(EPS)).sqrt()
+    assert isinstance(model.similarity, ProductForm)  # as `has_closed_form` says
+    return model.similarity.of_products(product, square, reference_square)

@@ -9,7 +9,7 @@ from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Side
-from sfam_bench.core.similarity import NegativeEuclidean
+from sfam_bench.core.similarity import ProductForm
 from sfam_bench.core.types import Activations, RawMaps, Weights
 from sfam_bench.explainers.shared.forms import channel_form, combine, derivative, differentiating
 from sfam_bench.models.poolings import GAP
@@ -76,7 +76,7 @@ class SFAM:
     def weights(self, model: SimilarityModel, query: Side, reference: Side) -> Weights:
         """The channel weights (CIS) of one comparison, before normalisation."""
         w, p = self._form(model, query, reference)
-        if not isinstance(model.similarity, NegativeEuclidean):
+        if not (isinstance(model.similarity, ProductForm) and model.similarity.is_distance):
             return w * power(p, self.gamma)
         w_reference, p_reference = self._form(model, reference, query)
         return euclidean_weights(-(w * p + w_reference * p_reference), self.euclidean_cis, self.epsilon, self.tau)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.similarity import Cosine, Dot, Gallery, Matrix, NegativeEuclidean, SimilarityFunction
+from sfam_bench.core.similarity import Gallery, Matrix, ProductForm, SimilarityFunction
 from sfam_bench.core.types import Embeddings
 
 Engine: TypeAlias = Literal["torch", "faiss"]
@@ -126,11 +126,10 @@ def _faiss(similarity: SimilarityFunction) -> Callable[[Embeddings, Gallery, int
         raise UserError(
             "engine=faiss needs faiss: pip install '.[faiss]' in the clone, or take engine=torch"
         ) from error
-    product, square = (faiss.METRIC_INNER_PRODUCT, 1), (faiss.METRIC_L2, -1)  # its L2 is squared too
-    known = {Cosine: product, Dot: product, NegativeEuclidean: square}
-    if type(similarity) not in known:
+    if not isinstance(similarity, ProductForm):
         raise UserError(f"faiss does not know the similarity {similarity.name}: take engine=torch")
-    metric, sign = known[type(similarity)]
+    distance = similarity.is_distance
+    metric, sign = (faiss.METRIC_L2, -1) if distance else (faiss.METRIC_INNER_PRODUCT, 1)  # its L2 is squared too
 
     def nearest(queries: Embeddings, keys: Gallery, k: int) -> tuple[Tensor, Tensor]:
         scores, positions = faiss.knn(queries.float().cpu().numpy(), keys.float().cpu().numpy(), k, metric=metric)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Side
-from sfam_bench.core.similarity import Cosine, NegativeEuclidean, norm
+from sfam_bench.core.similarity import ProductForm, norm
 from sfam_bench.core.types import Activations, Embeddings, RawMaps
 from sfam_bench.explainers.shared.forms import derivative, differentiating, gradients
 from sfam_bench.models.heads import is_affine
@@ -60,7 +60,8 @@ def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:
     whole, points = (pooled_points if by_channel else local_points)(model, side)
     if bias == "spread":
         points = points + (whole - points.sum(dim=1))[:, None] / points.shape[1]
-    return points / norm(whole)[:, None] if embedder.normalise or isinstance(model.similarity, Cosine) else points
+    by_length = isinstance(model.similarity, ProductForm) and model.similarity.by_length
+    return points / norm(whole)[:, None] if embedder.normalise or by_length else points
 
 
 def pooled_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
@@ -101,7 +102,7 @@ def pooled_shares(model: SimilarityModel, pool: Callable[[Tensor], Tensor], acti
 
 def factor(model: SimilarityModel) -> float:
     """How often the inner product is in the score."""
-    return 2.0 if isinstance(model.similarity, NegativeEuclidean) else 1.0
+    return model.similarity.factor if isinstance(model.similarity, ProductForm) else 1.0
 
 
 def _grid(side: Side) -> tuple[int, int]:

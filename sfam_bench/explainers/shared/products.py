@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, norm
+from sfam_bench.core.similarity import ProductForm, norm
 from sfam_bench.core.types import Embeddings
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -23,12 +23,11 @@ def factor(model: SimilarityModel, query: Embeddings, reference: Embeddings) -> 
 
     -|e - e'|^2 = 2 <e, e'> - |e|^2 - |e'|^2: the terms of one image alone, constant for unit embeddings, are left out.
     """
-    factors = {Cosine: 1.0, Dot: 1.0, NegativeEuclidean: 2.0}
-    if type(model.similarity) not in factors:
+    if not isinstance(model.similarity, ProductForm):
         raise UserError(
             f"the similarity '{model.similarity.name}' is not known to be made of an inner product: "
             "use cosine, dot or negative_euclidean"
         )
-    times = norm(query).new_full((len(query), 1), factors[type(model.similarity)])
-    by_length = model.embedder.normalise or isinstance(model.similarity, Cosine)
+    times = norm(query).new_full((len(query), 1), model.similarity.factor)
+    by_length = model.embedder.normalise or model.similarity.by_length
     return times / (norm(query) * norm(reference)) if by_length else times
