@@ -158,6 +158,12 @@ def test_pairs_that_do_not_exist_leave_no_run_folder_behind(run_script: Run, tmp
     assert run_script(*call)[0] == 0  # the corrected call is not refused
 
 
+def test_a_plan_of_pairs_that_do_not_exist_leaves_no_folder_behind(run_script: Run, tmp_path: Path) -> None:
+    given = ("submit", "verb=plan", *TINY, f"run_dir={tmp_path / 'run'}")
+    says(mistake(run_script(*given, "pairs.kinds=[triplet]", "dataset.test_per_class=1")), "no pair of kind triplet")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_margin_target_without_triplets_leaves_no_run_folder_behind(run_script: Run, tmp_path: Path) -> None:
     call = ("evaluate", *TINY, f"run_dir={tmp_path / 'run'}", "target=margin")
     says(mistake(run_script(*call)), "margin", "pairs.kinds=[triplet]")

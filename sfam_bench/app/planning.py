@@ -1,5 +1,6 @@
 """Freeze an evaluation in a plan: choose its pairs, measure its first batch, cut it into shards."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from sfam_bench.datasets import pairs as pairing
 from sfam_bench.evaluation.evaluate import own_passes, planned
 from sfam_bench.jobs.plan import FILE, PAIRS, Plan, cut, shards_for
 from sfam_bench.jobs.status import duration
-from sfam_bench.runs.continued import was_begun
+from sfam_bench.runs.continued import refuse, was_begun
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore, frozen_passes
 
 CONFIG = "config.yaml"
+LOCK = ".plan.lock"
 WORKERS = (1, 8, 64)
 
 
@@ -36,10 +38,14 @@ def plan(cfg: DictConfig) -> None:
     probe(root)
     root.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(root / ".plan.lock", timeout=1):
+        with FileLock(root / LOCK, timeout=1):
             frozen(cfg, root)
     except Timeout as error:
         raise UserError(f"another plan is at work on {root}: wait for it, or choose another run_dir") from error
+    except UserError:
+        if [path.name for path in root.iterdir()] == [LOCK]:  # nothing was begun
+            shutil.rmtree(root, ignore_errors=True)
+        raise
 
 
 def frozen(cfg: DictConfig, root: Path) -> None:
@@ -56,12 +62,16 @@ def frozen(cfg: DictConfig, root: Path) -> None:
             raise UserError(f"{root} holds the plan of another config ({changed}): choose another run_dir")
         print(f"planned already: {described(known)}")
         return
-    store = RunStore.create(root, evaluation.identity, evaluation.facts, begun(root, identity))
+    resume = begun(root, identity)
+    refuse(root, resume)
+    if (root / "manifest.json").is_file():  # early where it is continued; a new folder when all else is there
+        RunStore.create(root, evaluation.identity, evaluation.facts, resume)
     rehearse(evaluation)
     gallery = evaluation.embedded()
     pairs = evaluation.paired(gallery)
     frames = evaluation.frames(pairs)
     bench = evaluation.tried(frames[0], len(pairs))
+    RunStore.create(root, evaluation.identity, evaluation.facts, resume)
     mode = {name: bench.passes.facts[name] for name in ("mode", "batch")}
     passes = frozen_passes(bench.facts)
     decides = {"identity": identity, "code": running_code(), "passes": passes, "pairs": pairs.to_csv(index=False)}
