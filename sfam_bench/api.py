@@ -33,9 +33,9 @@ from sfam_bench.report.figures.pair import Panel, check_suffix, measured, pair_f
 from sfam_bench.report.names import words
 
 METRICS: dict[str, Metric] = {  # as conf/metric has them
-    "insertion_minus_deletion_mean": Perturbation("insertion_minus_deletion"),
-    "deletion_mean": Perturbation("deletion"),
-    "insertion_mean": Perturbation("insertion"),
+    "insertion_minus_deletion_mean_colour": Perturbation("insertion_minus_deletion"),
+    "deletion_mean_colour": Perturbation("deletion"),
+    "insertion_mean_colour": Perturbation("insertion"),
     "average_drop": Keeping("drop"),
     "energy_pointing_game": EnergyPointingGame(),
     "energy_pointing_game_ratio": EnergyPointingGame(value="ratio"),
@@ -168,7 +168,7 @@ def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str | None) -> dict[
     for name, metric in chosen.items():
         check_method(metric, f"metric {name!r}", Metric)
     if not chosen:
-        raise UserError("no metric is chosen: name one, as metrics=['deletion_mean'], or leave them out")
+        raise UserError("no metric is chosen: name one, as metrics=['deletion_mean_colour'], or leave them out")
     return dict(chosen)
 
 

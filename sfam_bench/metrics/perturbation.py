@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.baselines import Baseline, Mean
+from sfam_bench.core.baselines import Baseline, MeanColour
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import flagged
 from sfam_bench.core.metric_card import ANY, MetricCard
@@ -17,7 +17,7 @@ from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined, sound
 from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid
 from sfam_bench.metrics.shared.walks import Curves, Degrade, Direction, Order, Walk, walk_of
 
-MEAN = Mean()
+MEAN = MeanColour()
 TWENTY = Midpoint(20)
 FULL = Trapezoid(224)
 FLAT = 1e-6  # a difference of scores that is rounding

@@ -121,7 +121,7 @@ def baselines(records: pd.DataFrame) -> list[str]:
 
 
 def named(metric: str, known: Sequence[str]) -> tuple[str, str, str]:
-    """Family, baseline and step count in the name of a metric: deletion_mean_31 is deletion, mean, 31."""
+    """Family, baseline and step count in the name of a metric: deletion_mean_colour_31 is deletion, mean, 31."""
     choices = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
     found = re.fullmatch(rf"(.+?)_({choices})(_.*?)??(?:_(\d+))?", metric) if known else None
     return (found[1] + (found[3] or ""), found[2], found[4] or "") if found else (metric, "", "")

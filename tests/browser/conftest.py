@@ -15,7 +15,7 @@ from sfam_bench.runs.store import RunStore
 
 HOSTILE = "<script>alert(1)</script>"
 METHODS = ("sfam", "grad_cam", "lafam")
-METRICS = {"selectivity_energy": True, "insertion_minus_deletion_mean": True, "deletion_mean": False}
+METRICS = {"selectivity_energy": True, "insertion_minus_deletion_mean_colour": True, "deletion_mean_colour": False}
 GRID, OTHER = (3, 4), (4, 5)  # of query and reference, unlike so that neither can pass for the other
 PAIRS = 8
 FAILED, FLAT = 2, 5  # numbers of pairs
@@ -103,7 +103,7 @@ def make_run(root: Path, model: str) -> Path:
         Curve(method, curve, *one, [0.0, 0.25, 0.5, 1.0], [0.9, 0.6 - place / 10, 0.3, 0.1])
         for one in ids
         for place, method in enumerate(METHODS)
-        for curve in ("deletion_mean", "insertion_mean")
+        for curve in ("deletion_mean_colour", "insertion_mean_colour")
     ]
     store.write_shard(0, records_of_run(pairs, model), maps, curves)
     for pair in pairs[:-1].to_dict("records"):

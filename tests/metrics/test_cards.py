@@ -89,7 +89,7 @@ def test_the_docstring_is_taken_apart() -> None:
 def test_passes_are_those_of_all_probes_by_the_share_of_pairs() -> None:
     assert passes_a_map(Made(), 100) == 0
     assert passes_a_map(Perturbation("insertion_minus_deletion", steps=Trapezoid(4)), 100) == 2 * 3
-    found = metrics("deletion")["deletion_mean_area_error"]
+    found = metrics("deletion")["deletion_mean_colour_area_error"]
     assert passes_a_map(found, 224**2) == pytest.approx(0.02 * (223 + 20))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.evaluation.properties import residuals
@@ -35,8 +35,10 @@ def test_the_rest_by_hand(explained):
     assert Completeness()(by_hand(explained, 0.3, 0.5)).item() == pytest.approx(0.4)
     assert Completeness()(by_hand(explained, -0.5, 0.5)).item() == pytest.approx(2)
     assert Completeness(Zeros())(by_hand(explained, 0.3, 0.5)).item() == pytest.approx(0.4)  # black scores 0
-    assert Completeness(Mean())(by_hand(explained, 0.0, 0.5)).item() == pytest.approx(0, abs=1e-6)  # scores as much
-    assert Completeness(Mean())(by_hand(explained, 0.3, 0.5)).item() == pytest.approx(0.6)
+    assert Completeness(MeanColour())(by_hand(explained, 0.0, 0.5)).item() == pytest.approx(
+        0, abs=1e-6
+    )  # scores as much
+    assert Completeness(MeanColour())(by_hand(explained, 0.3, 0.5)).item() == pytest.approx(0.6)
 
 
 def test_no_map_an_unsound_one_and_no_score_have_reasons(explained):
@@ -58,7 +60,7 @@ def test_no_map_an_unsound_one_and_no_score_have_reasons(explained):
     [
         (SimilarityDecomposition(), Completeness()),
         (IntegratedGradients(steps=4), Completeness(Zeros())),
-        (IntegratedGradients(steps=4, baseline="mean"), Completeness(Mean())),
+        (IntegratedGradients(steps=4, baseline="mean"), Completeness(MeanColour())),
     ],
 )
 @pytest.mark.parametrize("setup", [("cosine", "gap", "none"), ("dot", "gem", "mlp")])

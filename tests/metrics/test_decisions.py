@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.engine.modes import quietly
@@ -122,7 +122,7 @@ def test_values_are_those_of_the_first_step_that_is_sampled(seen):
 def test_what_is_never_lost_takes_all_pixels(seen):
     always = [QUERY, (1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)]
     given_a_colour = {"items": always, "labels": LABELS[:3], "ids": IDS[:3]}
-    metric = PixelsUntil("reference", baseline=Mean(), steps=Trapezoid(4))  # the mean keeps red and green
+    metric = PixelsUntil("reference", baseline=MeanColour(), steps=Trapezoid(4))  # the mean keeps red and green
     assert value(metric, seen(**given_a_colour)) == 1
     assert reasons(replace(metric, walk="insertion"), seen(**given_a_colour)) == ["holds_when_empty"]
 
@@ -260,12 +260,15 @@ def few(metrics, target=None, catalogue=gallery, explainers=None):
 
 
 STEPS = Midpoint(6)
-WALKS = {walk: Perturbation(walk, Mean(), STEPS, -1.0) for walk in ("deletion", "insertion")}
+WALKS = {walk: Perturbation(walk, MeanColour(), STEPS, -1.0) for walk in ("deletion", "insertion")}
 DECISIONS = {
-    **{of: RetrievalArea(of, "insertion_minus_deletion", Mean(), STEPS) for of in AREAS},
-    **{decision: PixelsUntil(decision, "deletion", Mean(), STEPS) for decision in ("reference", "class", "margin")},
-    "found": PixelsUntil("reference", "insertion", Mean(), STEPS),
-    "area": MarginArea("insertion_minus_deletion", Mean(), STEPS),
+    **{of: RetrievalArea(of, "insertion_minus_deletion", MeanColour(), STEPS) for of in AREAS},
+    **{
+        decision: PixelsUntil(decision, "deletion", MeanColour(), STEPS)
+        for decision in ("reference", "class", "margin")
+    },
+    "found": PixelsUntil("reference", "insertion", MeanColour(), STEPS),
+    "area": MarginArea("insertion_minus_deletion", MeanColour(), STEPS),
 }
 
 
@@ -307,8 +310,8 @@ def test_the_area_of_the_margin_is_that_of_the_target_margin(walk):
         Scene(model, encode_pairs(model, target, batch.query, batch.reference, batch.negative), batch)
         for target in (Similarity(), Margin())
     ]
-    ours, target = (MarginArea(walk, Mean(), STEPS)(Explained(scene, maps)) for scene in scenes)
-    theirs = Perturbation(walk, Mean(), STEPS)(Explained(scenes[1], maps))
+    ours, target = (MarginArea(walk, MeanColour(), STEPS)(Explained(scene, maps)) for scene in scenes)
+    theirs = Perturbation(walk, MeanColour(), STEPS)(Explained(scenes[1], maps))
     assert ours.isfinite().any()
     torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(target, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.maps import ranks
 from sfam_bench.core.metric_card import metric_card
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid, Walk
@@ -55,15 +55,17 @@ def test_ties_are_broken_in_raster_order():
 
 def test_zero_range_is_undefined_not_silent(explained):
     grey = torch.full((2, 2), 0.5)
-    assert measure(explained, "deletion", RED, baseline=Mean(), min_range=0.05, red=grey) != pytest.approx(0)
-    assert torch.tensor(measure(explained, "deletion", RED, baseline=Mean(), min_range=0.05, red=grey)).isnan()
+    assert measure(explained, "deletion", RED, baseline=MeanColour(), min_range=0.05, red=grey) != pytest.approx(0)
+    assert torch.tensor(measure(explained, "deletion", RED, baseline=MeanColour(), min_range=0.05, red=grey)).isnan()
 
 
 @pytest.mark.parametrize("walk", ["deletion", "insertion"])
 def test_the_mean_baseline_is_the_images_own_colour(explained, walk):
     seen = explained(red_image(RED), RED[None])
-    assert float(seen.scene.base(Mean())) == pytest.approx(float(seen.scene.full()))  # linear score: no range at all
-    assert Perturbation(walk, Mean(), Trapezoid(4))(seen).isnan().all()
+    assert float(seen.scene.base(MeanColour())) == pytest.approx(
+        float(seen.scene.full())
+    )  # linear score: no range at all
+    assert Perturbation(walk, MeanColour(), Trapezoid(4))(seen).isnan().all()
 
 
 def test_points_are_scored_once_for_all_metrics_and_ends_never_again(explained):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.records import PairBatch
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.metrics.localisation import PointingGame
@@ -146,13 +146,19 @@ def test_curves_are_those_of_all_pairs_by_name(explained):
         Perturbation("deletion", Zeros(), Trapezoid(4), 0.0),
         Perturbation("deletion", Zeros(), Chunks(10), 0.0),
         Perturbation("deletion", Zeros(), Stride(1), 0.0, order="least"),
-        Perturbation("deletion", Mean(), Trapezoid(4), -9.0),
+        Perturbation("deletion", MeanColour(), Trapezoid(4), -9.0),
     ]
     for metric in metrics[2:]:
         metric(seen)
     before = dict(seen.answers)
     found = curves(seen, metrics)
-    names = ["insertion_zeros", "deletion_zeros", "deletion_zeros_10_steps", "deletion_zeros_least", "deletion_mean"]
+    names = [
+        "insertion_zeros",
+        "deletion_zeros",
+        "deletion_zeros_10_steps",
+        "deletion_zeros_least",
+        "deletion_mean_colour",
+    ]
     assert list(found) == names
     assert seen.answers.keys() == before.keys()  # nothing is asked for them
     fraction, scores = found["deletion_zeros"]

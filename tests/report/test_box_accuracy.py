@@ -16,7 +16,7 @@ from sfam_bench.statistics import summary
 def boxed(fake_run: Path) -> Run:
     """A run with IoUs at three thresholds, and a pair that is flagged."""
     run, rng = read_run(fake_run), np.random.default_rng(0)
-    one = run.records[run.records["metric"] == "deletion_mean"]
+    one = run.records[run.records["metric"] == "deletion_mean_colour"]
     frames = [one.assign(metric=f"box_iou_{t}", value=rng.random(len(one)), flag="") for t in ("10", "20", "30")]
     for frame in frames:
         frame.loc[frame.index[:1], ["value", "flag"]] = [np.nan, "constant_map"]

@@ -44,7 +44,7 @@ EXTRA = {"sfam gamma 0.5": "sfam", "sfam gamma 1": "lafam"}  # whose numbers the
 PARTS = {f"part_heat_{part}": {"higher_is_better": None} for part in ("beak", "left_wing")}
 SAID: dict[str, Any] = {"caption": "c", "alt": "a"}
 RUNS = {"one": "one", ODD: "two"}
-CLOSE = "insertion_mean"
+CLOSE = "insertion_mean_colour"
 
 
 def make_stored(root: Path, name: str, seed: int) -> None:
@@ -63,7 +63,7 @@ def make_stored(root: Path, name: str, seed: int) -> None:
     walks = [
         Curve(each, walk, pair.query_id, pair.reference_id, [0.0, 0.5, 1.0], [1.0, float(rng.uniform()), 0.1])
         for each in names
-        for walk in ("deletion_mean", "insertion_mean")
+        for walk in ("deletion_mean_colour", "insertion_mean_colour")
         for pair in pairs.itertuples()
     ]
     maps = {key.replace("exact", ODD): array for key, array in make_maps(pairs, rng).items()}
@@ -86,14 +86,16 @@ METHODS = ["sfam", ODD, "chance"]
 DRAWINGS: dict[str, Any] = {
     "pairs": PairPanels(**SAID, runs=RUNS, methods=METHODS, pairs=2),
     "all_methods": PairPanels(**SAID, runs={"one": "one"}, pairs=1),
-    "curves": Curves(**SAID, runs=RUNS, walks=["deletion_mean", "insertion_mean"], methods=METHODS),
-    "ranks": CriticalDifference(**SAID, runs=RUNS, metrics=[CLOSE, "deletion_mean"]),
+    "curves": Curves(**SAID, runs=RUNS, walks=["deletion_mean_colour", "insertion_mean_colour"], methods=METHODS),
+    "ranks": CriticalDifference(**SAID, runs=RUNS, metrics=[CLOSE, "deletion_mean_colour"]),
     "sweep": Sweep(**SAID, runs=RUNS, sweep="sfam gamma", metrics=[CLOSE, "iou_*"], levels=["lafam", ODD]),
-    "agreement": MetricAgreement(**SAID, run="one", metrics=[CLOSE, "deletion_mean", "selectivity_energy", "iou_50"]),
+    "agreement": MetricAgreement(
+        **SAID, run="one", metrics=[CLOSE, "deletion_mean_colour", "selectivity_energy", "iou_50"]
+    ),
     "cost": CostFaithfulness(**SAID, runs=RUNS, metric=CLOSE),
     "forwards": CostFaithfulness(**SAID, runs={"one": "one"}, metric=CLOSE, cost="forwards"),
     "heat": PartHeat(**SAID, run="one"),
-    "failures": Failures(**SAID, run="one", method="sfam", metric="deletion_mean"),
+    "failures": Failures(**SAID, run="one", method="sfam", metric="deletion_mean_colour"),
     "by_name": Failures(**SAID, run="one", method=ODD, metric=CLOSE, pictures=False),
     "means": Means(**SAID, runs=RUNS, metrics=[CLOSE, "energy_pointing_game"], columns=2),
 }
@@ -203,16 +205,22 @@ def test_the_worst_pairs_come_first_whatever_is_better(stored: Stored) -> None:
     ("drawing", "message"),
     [
         (PairPanels(**SAID, runs={"": "bare"}), "bare has no pair with its images: .*maps.save=true"),
-        (Curves(**SAID, runs={"": "bare"}, walks=["deletion_mean"], methods=[]), "no deletion_mean curves: .*curves"),
-        (Curves(**SAID, runs={"": "one"}, walks=["deletion_mean"], methods=["rise"]), "no deletion_mean curve of rise"),
+        (
+            Curves(**SAID, runs={"": "bare"}, walks=["deletion_mean_colour"], methods=[]),
+            "no deletion_mean_colour curves: .*curves",
+        ),
+        (
+            Curves(**SAID, runs={"": "one"}, walks=["deletion_mean_colour"], methods=["rise"]),
+            "no deletion_mean_colour curve of rise",
+        ),
         (CriticalDifference(**SAID, runs={"": "one"}, metrics=["road"]), "the stored run one has no metric road"),
         (CriticalDifference(**SAID, runs={"": "one"}, metrics=["foreground_area"]), "no ranks of foreground_area"),
         (Sweep(**SAID, runs={"": "one"}, sweep="gam tau", metrics=[CLOSE]), "along gam tau: .*variants"),
         (MetricAgreement(**SAID, run="one", metrics=[CLOSE]), "no two of these metrics"),
         (CostFaithfulness(**SAID, runs={"": "bare"}, metric=CLOSE), "bare has no cost in milliseconds"),
-        (Means(**SAID, runs={"": "one"}, metrics=[CLOSE], methods=["rise"]), "no insertion_mean of rise"),
+        (Means(**SAID, runs={"": "one"}, metrics=[CLOSE], methods=["rise"]), "no insertion_mean_colour of rise"),
         (PartHeat(**SAID, run="bare"), "bare has no metric part_heat_.*make table-metrics-cub"),
-        (Failures(**SAID, run="one", method="rise", metric=CLOSE), "no insertion_mean of rise"),
+        (Failures(**SAID, run="one", method="rise", metric=CLOSE), "no insertion_mean_colour of rise"),
         (Failures(**SAID, run="one", method="sfam", metric="foreground_area"), "foreground_area with a better side"),
         (Failures(**SAID, run="gone", method="sfam", metric=CLOSE), "no stored run 'gone'"),
     ],

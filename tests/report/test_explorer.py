@@ -71,7 +71,12 @@ def test_points_keep_faint_values_and_their_sums() -> None:
 
 
 def test_curves_come_back_within_a_step_of_uint16() -> None:
-    given = {"explainer": "sfam", "curve": "deletion_mean", "fraction": [0.0, 0.5, 1.0], "score": [0.9, -0.2, 0.1]}
+    given = {
+        "explainer": "sfam",
+        "curve": "deletion_mean_colour",
+        "fraction": [0.0, 0.5, 1.0],
+        "score": [0.9, -0.2, 0.1],
+    }
     (packed,) = explorer._curves(pd.DataFrame([given]))
     across, up = (decoded(packed[axis], np.uint16) / 65535 for axis in "xy")
     np.testing.assert_allclose(across, given["fraction"], atol=1e-5)

@@ -11,7 +11,7 @@ from sfam_bench.report.tables.tables import meta
 from sfam_bench.statistics import summary
 from sfam_bench.statistics import worth as judged
 
-METRICS = {"deletion_mean": {"higher_is_better": False}, "insertion_mean": {"higher_is_better": True}}
+METRICS = {"deletion_mean_colour": {"higher_is_better": False}, "insertion_mean_colour": {"higher_is_better": True}}
 RUN = {"dataset": "cub", "model": "lite0", "target": "similarity", "reference_id": "r", "flag": ""}
 LEVELS = {judged.EXACT: 0.3, "sfam": 0.28, "grad_cam": 0.1, "lafam": 0.25, "chance": 0.0}
 
@@ -23,7 +23,7 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = [
         {**RUN, "explainer": name, "metric": metric, "query_id": f"q{n}", "value": value + rng.normal(0, spread)}
         for name, level in LEVELS.items()
-        for metric, value, spread in (("deletion_mean", -level, 0.02), ("insertion_mean", 0.0, 1.0))
+        for metric, value, spread in (("deletion_mean_colour", -level, 0.02), ("insertion_mean_colour", 0.0, 1.0))
         for n in range(count)
     ]
     pairs = pd.DataFrame({"query_id": [f"q{n}" for n in range(count)], "query_label": np.arange(count) // 4})

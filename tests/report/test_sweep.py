@@ -11,7 +11,13 @@ from sfam_bench.report.figures.sweep import sweeps
 
 
 def frame(names: list[str]) -> pd.DataFrame:
-    run = {"dataset": "cub", "model": "m", "target": "similarity", "metric": "deletion_mean", "higher_is_better": False}
+    run = {
+        "dataset": "cub",
+        "model": "m",
+        "target": "similarity",
+        "metric": "deletion_mean_colour",
+        "higher_is_better": False,
+    }
     rows = [{**run, "explainer": name, "mean": k / 10, "low": k / 11, "high": k / 9} for k, name in enumerate(names)]
     return pd.DataFrame(rows).assign(count=5)
 

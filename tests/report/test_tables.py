@@ -50,7 +50,7 @@ def test_the_blind_stand_last_and_facts_of_the_pair_not_at_all(summed: pd.DataFr
 
 def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame) -> None:
     found = {table.title: table for table in tables.metric_tables(summed, run.manifest["metrics"])}
-    row = summed.set_index(["explainer", "metric"]).loc[("grad_cam", "deletion_mean")]
+    row = summed.set_index(["explainer", "metric"]).loc[("grad_cam", "deletion_mean_colour")]
     shown = cell(found["Faithfulness"], "grad_cam", "deletion")
     assert shown.text == f"{row['mean']:.3f}"
     assert shown.interval == f"[{row['low']:.3f}, {row['high']:.3f}] (n = 37)"
@@ -81,8 +81,8 @@ def test_a_wide_group_is_split() -> None:
 
 
 def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
-    kept = summed[(summed["explainer"] != "exact") | (summed["metric"] != "deletion_mean")].copy()
-    nothing = (kept["explainer"] == "chance") & (kept["metric"] == "deletion_mean")
+    kept = summed[(summed["explainer"] != "exact") | (summed["metric"] != "deletion_mean_colour")].copy()
+    nothing = (kept["explainer"] == "chance") & (kept["metric"] == "deletion_mean_colour")
     kept.loc[nothing, ["count", "flagged"]] = [0, "zero_range 40"]
     kept.loc[nothing, ["mean", "low", "high"]] = np.nan
     table = tables.metric_tables(kept, {})[1]
@@ -91,7 +91,9 @@ def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
 
 
 def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataFrame) -> None:
-    own = run.records[run.records["metric"] == "deletion_mean"]  # of 8 classes, more comparisons could not be marked
+    own = run.records[
+        run.records["metric"] == "deletion_mean_colour"
+    ]  # of 8 classes, more comparisons could not be marked
     differences = tables.adjusted(paired_difference(own, run.pairs, draws=1000), summed)
     found = tables.difference_tables(tables.mark(differences, run.manifest["blind"]))
     table = next(table for table in found if table.title.startswith("Faithfulness"))
@@ -109,7 +111,7 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
 def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.DataFrame) -> None:
     differences = tables.adjusted(paired_difference(run.records, run.pairs, draws=1000), summed)
     assert set(differences["metric"]).isdisjoint({"foreground_area"})  # without a direction
-    shown = differences[differences["metric"].isin(["deletion_mean", "insertion_mean"])]
+    shown = differences[differences["metric"].isin(["deletion_mean_colour", "insertion_mean_colour"])]
     assert set(shown["table"]) == {"Faithfulness"}
     assert shown["p_holm"].to_numpy() == pytest.approx(holm(shown["p"].to_numpy()))
 
@@ -133,7 +135,7 @@ def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: in
 
 def test_a_method_that_is_not_compared_is_named(run: Run) -> None:
     records = run.records.copy()
-    lost = (records["explainer"] == "sfam") & (records["metric"] == "deletion_mean")
+    lost = (records["explainer"] == "sfam") & (records["metric"] == "deletion_mean_colour")
     lost &= records["query_id"].isin(run.pairs["query_id"].iloc[:25])
     records.loc[lost, ["value", "flag"]] = [np.nan, "constant_map"]
     means = tables.mark(summary(records, run.pairs, run.manifest["metrics"], draws=100), ())
@@ -167,7 +169,7 @@ def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed
     assert lines["Split"] == "zero-shot, last 100 classes (hash 3f2a)"
     assert lines["Retrieval"] == "recall@1 0.850, MAP@R 0.410, queries 420"
     assert "10 hard negative" in lines["Pairs"]
-    assert "s_base_mean 0.2" in lines["Means over pairs"]
+    assert "s_base_mean_colour 0.2" in lines["Means over pairs"]
 
 
 def test_area_errors_by_hand() -> None:
@@ -228,7 +230,7 @@ def test_a_metric_belongs_to_its_longest_prefix() -> None:
     assert names.group("part_pointing_game") == "Localisation"
     assert names.group("part_heat_beak") == "Heat by part"
     assert names.group("gini") == "Complexity and completeness"
-    assert names.sort_metrics(["gini", "iou_30", "deletion_mean", "selectivity_peak"])[0] == "selectivity_peak"
+    assert names.sort_metrics(["gini", "iou_30", "deletion_mean_colour", "selectivity_peak"])[0] == "selectivity_peak"
 
 
 def hostile() -> Table:
