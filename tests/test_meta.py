@@ -5,15 +5,24 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from sfam_bench.core.baselines import Blur
+from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
+from sfam_bench.metrics.localisation import PointingGame
+from sfam_bench.metrics.perturbation import Perturbation
+from sfam_bench.metrics.shared.steps import Midpoint
 from sfam_bench.statistics import worth as meta
 
 RUN = {"dataset": "cub", "model": "lite0", "target": "similarity", "reference_id": "r", "flag": ""}
-METRICS = {
-    "deletion_mean_colour": {"higher_is_better": False},
-    "insertion_mean_colour": {"higher_is_better": True},
-    "insertion_mean_colour_31": {"higher_is_better": True},
-    "area": {"higher_is_better": None},
-}
+METRICS = metric_facts(
+    {
+        "deletion_mean_colour": Perturbation("deletion"),
+        "deletion_blur": Perturbation("deletion", Blur()),
+        "insertion_mean_colour": Perturbation("insertion"),
+        "insertion_mean_colour_31": Perturbation("insertion", steps=Midpoint(31)),
+        "pointing_game": PointingGame(),
+        "area": Described(MetricCard()),
+    }
+)
 PAIRS = pd.DataFrame({"query_id": [f"q{n}" for n in range(12)], "query_label": np.arange(12) // 3})
 
 
@@ -89,24 +98,6 @@ def test_an_explainer_that_is_mostly_flagged_does_not_cost_the_others_their_pair
     assert set(found["blocks"]) == {4}
 
 
-@pytest.mark.parametrize(
-    ("metric", "parts"),
-    [
-        ("deletion_mean_colour", ("deletion", "mean", "")),
-        ("deletion_mean_colour_31", ("deletion", "mean", "31")),
-        ("insertion_minus_deletion_blur", ("insertion_minus_deletion", "blur", "")),
-        ("deletion_mean_colour_least", ("deletion_least", "mean", "")),
-        ("deletion_mean_colour_both_31", ("deletion_both", "mean", "31")),
-        ("deletion_patch_shuffle", ("deletion", "patch_shuffle", "")),
-        ("pointing_game", ("pointing_game", "", "")),
-        ("iou_50", ("iou_50", "", "")),
-    ],
-)
-def test_names_say_family_baseline_and_steps(metric: str, parts: tuple[str, str, str]) -> None:
-    assert meta.named(metric, ["mean", "blur", "patch_shuffle"]) == parts
-    assert meta.named(metric, []) == (metric, "", "")
-
-
 def summed(means: dict[str, dict[str, float]], model: str = "lite0") -> pd.DataFrame:
     run = {"dataset": "cub", "model": model, "target": "similarity", "count": 12}
     rows = [
@@ -119,11 +110,10 @@ def summed(means: dict[str, dict[str, float]], model: str = "lite0") -> pd.DataF
 
 UP = {"sfam": 0.3, "grad_cam": 0.2, "chance": 0.1}
 DOWN = {"sfam": 0.1, "grad_cam": 0.2, "chance": 0.3}
-KINDS = {"deletion_mean_colour": "Faithfulness", "deletion_blur": "Faithfulness", "pointing_game": "Localisation"}
 
 
 def agreed(frame: pd.DataFrame, over: str, controls: bool = True) -> pd.Series:
-    table = meta.agreement(meta.ratings(frame, ["mean", "blur"], KINDS), blind=["chance"])
+    table = meta.agreement(meta.ratings(frame, METRICS), blind=["chance"])
     (row,) = table[(table["over"] == over) & (table["controls"] == controls)].to_dict("records")
     return pd.Series(row)
 
@@ -134,6 +124,14 @@ def test_metrics_of_one_order_agree_whichever_side_is_better() -> None:
     assert (row["raters"], row["explainers"], row["w"], row["tau"], row["least_tau"]) == (3, 3, 1, 1, 1)
     assert agreed(frame, "baselines")["raters"] == 2
     assert agreed(frame, "metrics of a kind")["within"].endswith("Faithfulness")
+
+
+def test_step_counts_of_one_baseline_are_compared_and_nothing_that_differs_in_neither() -> None:
+    frame = summed({"insertion_mean_colour": UP, "insertion_mean_colour_31": DOWN, "pointing_game": UP})
+    row = agreed(frame, "step counts")
+    assert (row["raters"], row["tau"], row["within"]) == (2, -1, "cub · lite0 · similarity · insertion · mean_colour")
+    found = meta.agreement(meta.ratings(frame, METRICS))
+    assert "baselines" not in set(found["over"])
 
 
 def test_opposite_orders_disagree_and_blind_explainers_are_left_out_of_the_second_row() -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.core.protocol import CHOICES, FAULTS, Evaluated, Protocol
+from sfam_bench.report.tables import protocols
 from sfam_bench.report.tables.protocols import OUTSIDE
-from sfam_bench.report.tables.tables import protocols
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore

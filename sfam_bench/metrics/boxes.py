@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import SHARE, MetricCard, label
 from sfam_bench.core.ranges import Share
 from sfam_bench.core.types import Flags, Maps, Masks, Scores
 from sfam_bench.metrics.localisation import check_threshold, empty
@@ -79,9 +79,6 @@ class BoxIoU:
     boxes: the best of all boxes (MaxBoxAccV2), or that of the largest component, in pixels (MaxBoxAcc).
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, 1), degenerate=("boxes=all takes the best of all boxes, which speckled maps have by the hundred",)
-    )
     higher_is_better: ClassVar[bool] = True
 
     threshold: Share = 0.2
@@ -91,6 +88,22 @@ class BoxIoU:
     def __post_init__(self) -> None:
         check_choices(self)
         check_threshold("BoxIoU", self.threshold)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=SHARE,
+            degenerate=("boxes=all takes the best of all boxes, which speckled maps have by the hundred",),
+            group="Localisation",
+            label=label(
+                "box IoU", f"threshold {100 * self.threshold:g} %", "" if self.boxes == "all" else "largest component"
+            ),
+            meaning="overlap of the object's box with the best box of the map's high part"
+            if self.boxes == "all"
+            else "overlap of the object's box with the box of the map's largest high part",
+            family="box_iou" if self.boxes == "all" else "box_iou_largest",
+            threshold=self.threshold,
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import torch
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.core.types import Flags, Scores
 from sfam_bench.metrics.shared.base import Explained, defined
@@ -27,10 +27,6 @@ class Completeness:
     min_score: |score| under which the quotient is undefined, in units of the score.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, inf),
-        degenerate=("a method's own scale decides, where it claims no total", "a bias in the head is no position's"),
-    )
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool] = False
 
@@ -39,6 +35,21 @@ class Completeness:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(0, inf),
+            degenerate=(
+                "a method's own scale decides, where it claims no total",
+                "a bias in the head is no position's",
+            ),
+            group="Complexity and completeness",
+            label=label("completeness", f"from {self.baseline.name}" if self.baseline else ""),
+            meaning="what the map's sum misses of the similarity, as a share of it",
+            family="completeness",
+            baseline=self.baseline.name if self.baseline else None,
+        )
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         score = explained.scene.full()

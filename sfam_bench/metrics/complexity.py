@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.metric_card import SHARE, Limits, MetricCard, label
 from sfam_bench.core.types import Flags, Maps, Scores
 from sfam_bench.metrics.shared.base import Explained, defined
 
@@ -44,6 +44,10 @@ class _OfMap:
     def __post_init__(self) -> None:
         check_choices(self)
 
+    def _card(self, limits: Limits, name: str, meaning: str) -> MetricCard:
+        named = label(name, "" if self.of == "magnitude" else "positive part")
+        return MetricCard(range=limits, group="Complexity and completeness", label=named, meaning=meaning)
+
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         nothing = ~parts(explained.maps, self.of).any(dim=1)
         return {"constant_map" if self.of == "magnitude" else "no_positive_part": nothing}
@@ -62,7 +66,9 @@ class Gini(_OfMap):
     of: magnitudes, as Quantus by default, or the positive part.
     """
 
-    card: ClassVar[MetricCard] = SHARE
+    @property
+    def card(self) -> MetricCard:
+        return self._card(SHARE, "Gini index", "Gini index of the map: 0 even, 1 in one pixel")
 
     def __call__(self, explained: Explained) -> Scores:
         return self._defined(gini(parts(explained.maps, self.of)), explained)
@@ -78,7 +84,9 @@ class Entropy(_OfMap):
     of: magnitudes, as Quantus by default, or the positive part.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=(0, inf))
+    @property
+    def card(self) -> MetricCard:
+        return self._card((0, inf), "entropy", "entropy of the map in nats")
 
     def __call__(self, explained: Explained) -> Scores:
         return self._defined(entropy(parts(explained.maps, self.of)), explained)
@@ -93,7 +101,9 @@ class EffectiveArea(_OfMap):
     of: magnitudes, or the positive part.
     """
 
-    card: ClassVar[MetricCard] = SHARE
+    @property
+    def card(self) -> MetricCard:
+        return self._card(SHARE, "effective area", "share of the image over which the map is spread, by its entropy")
 
     def __call__(self, explained: Explained) -> Scores:
         weights = parts(explained.maps, self.of)

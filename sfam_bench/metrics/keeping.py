@@ -9,7 +9,7 @@ import torch
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import normalise
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Finite, Positive
 from sfam_bench.core.types import Flags, Maps, Scores
 from sfam_bench.engine.series import Masked, Series
@@ -72,7 +72,19 @@ class Keeping:
     @property
     def card(self) -> MetricCard:
         alike = "a map that keeps the whole image loses nothing, and none that keeps less can lose less"
-        return MetricCard(range=(0, inf if self.value == "drop" else self.times), degenerate=(alike,))
+        unlike = [] if self.scale == "range" else ["raw scores"]
+        unlike += [] if self.mask == "positive" else ["least to greatest"]
+        return MetricCard(
+            range=(0, inf if self.value == "drop" else self.times),
+            degenerate=(alike,),
+            group="Faithfulness",
+            label=label(f"average {self.value}", self.baseline.name, *unlike),
+            meaning="share of the score lost when the map alone is kept"
+            if self.value == "drop"
+            else "share of pairs whose score rises when the map alone is kept",
+            family="_".join(["average", self.value, self.mask, self.scale]),
+            baseline=self.baseline.name,
+        )
 
     @property
     def higher_is_better(self) -> bool:

@@ -10,10 +10,32 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import ties
-from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.metric_card import SHARE, VALUES, Group, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative, Share
 from sfam_bench.core.types import Flags, Maps, Masks, Scores
 from sfam_bench.metrics.shared.base import Explained, defined
+
+REGIONS = {  # in labels and in sentences; a region of another name stands for itself
+    "foreground": ("", "the foreground"),
+    "box": (", box", "the object's box"),
+    "shared": (", shared parts", "the parts that the two images share"),
+    "unshared": (", unshared parts", "the parts that the two images do not share"),
+}
+
+
+def region_words(region: str) -> tuple[str, str]:
+    """What a label adds to the name of a metric of this region, and what a sentence calls it."""
+    return REGIONS.get(region, (f", {region}", region))
+
+
+def region_group(region: str) -> Group:
+    """The table of metrics of a region: shared parts depend on both images."""
+    return "Metrics that see the pair" if region in ("shared", "unshared") else "Localisation"
+
+
+def within(tolerance: float) -> str:
+    """A tolerance as labels say it."""
+    return f"{tolerance:g} px" if tolerance else "no tolerance"
 
 
 def above(maps: Maps, threshold: float) -> Masks:
@@ -79,8 +101,6 @@ class PointingGame:
     `only_with` limits it to pairs that have that other region too (partial matches have an unshared one).
     """
 
-    card: ClassVar[MetricCard] = SHARE
-
     region: str = "foreground"
     tolerance: NotNegative = 15.0
     only_with: str | None = None
@@ -88,6 +108,19 @@ class PointingGame:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        at, where = region_words(self.region)
+        near = f", within {self.tolerance:g} px" if self.tolerance else ", to the pixel"
+        limited = f" (pairs with {region_words(self.only_with)[1]} too)" if self.only_with else ""
+        return MetricCard(
+            range=SHARE,
+            group=region_group(self.region),
+            label=label(f"pointing game{at}", within(self.tolerance), "partial matches" if self.only_with else ""),
+            meaning=f"does the peak lie on {where}{near}?{limited}",
+            family="_".join(["pointing_game", self.region, *([self.only_with] if self.only_with else [])]),
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -118,7 +151,20 @@ class EnergyPointingGame:
 
     @property
     def card(self) -> MetricCard:
-        return MetricCard(range=(0, inf)) if self.value == "ratio" else SHARE
+        at, where = region_words(self.region)
+        meanings = {
+            "share": f"share of the positive map on {where}",
+            "chance": f"share of the image taken by {where}",
+            "ratio": f"share of the positive map on {where} over that of the image: 1 for a blind map",
+        }
+        return MetricCard(
+            range=(0, inf) if self.value == "ratio" else SHARE,
+            group=region_group(self.region),
+            label=label(f"energy pointing game{at}", VALUES.get(self.value, "")),
+            meaning=meanings[self.value],
+            family=f"energy_pointing_game_{self.region}",
+            role=role(self.value),
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -147,7 +193,6 @@ class IoU:
     threshold: share of the map's maximum, which the pixels must exceed.
     """
 
-    card: ClassVar[MetricCard] = SHARE
     higher_is_better: ClassVar[bool] = True
 
     region: str = "foreground"
@@ -156,6 +201,18 @@ class IoU:
     def __post_init__(self) -> None:
         check_choices(self)
         check_threshold("IoU", self.threshold)
+
+    @property
+    def card(self) -> MetricCard:
+        at, where = region_words(self.region)
+        return MetricCard(
+            range=SHARE,
+            group=region_group(self.region),
+            label=label(f"IoU{at}", f"above {100 * self.threshold:g} % of the maximum"),
+            meaning=f"overlap of the thresholded map with {where}",
+            family=f"iou_{self.region}",
+            threshold=self.threshold,
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -183,14 +240,25 @@ class AveragePrecision:
     value: "precision", or its "chance" level: the region's area share, which a constant map scores too.
     """
 
-    card: ClassVar[MetricCard] = SHARE
-
     region: str = "foreground"
     value: Literal["precision", "chance"] = "precision"
     higher_is_better: bool | None = True  # null for "chance"
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        at, where = region_words(self.region)
+        precise = f"average precision of the map against {where}"
+        return MetricCard(
+            range=SHARE,
+            group=region_group(self.region),
+            label=label(f"average precision{at}", VALUES.get(self.value, "")),
+            meaning=precise if self.value == "precision" else f"share of the image taken by {where}",
+            family=f"average_precision_{self.region}",
+            role=role(self.value),
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import flagged
-from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.core.types import Flags, KeypointsBatch, Maps, Masks, Scores
-from sfam_bench.metrics.localisation import energy, without_positive_part
+from sfam_bench.metrics.localisation import energy, within, without_positive_part
 from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined
 
 # CUB's, in the order of parts/parts.txt
@@ -98,7 +98,6 @@ class PartPointingGame:
     tolerance: px, strict; the part's own pixel always counts.
     """
 
-    card: ClassVar[MetricCard] = SHARE
     needs: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     tolerance: NotNegative = 15.0
@@ -107,6 +106,18 @@ class PartPointingGame:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        hit = "does the peak lie on a visible part?"
+        return MetricCard(
+            range=SHARE,
+            group="Localisation",
+            label=label("part pointing game", within(self.tolerance), VALUES.get(self.value, "")),
+            meaning=hit if self.value == "hit" else "share of the image that lies on a visible part",
+            family="part_pointing_game",
+            role=role(self.value),
+        )
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         return {"no_parts": ~seen(explained).within(self.tolerance).flatten(1).any(dim=1)}
@@ -129,9 +140,6 @@ class SamePart:
     value: "same", or its "chance" level: how often two points at random would be.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, 1), remakes=1, degenerate=("it is 1 where each image shows the same one part and no other",)
-    )
     needs: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     value: Literal["same", "chance"] = "same"
@@ -139,6 +147,20 @@ class SamePart:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        same = "do the peaks of both images of a pair lie on the same part?"
+        return MetricCard(
+            range=SHARE,
+            remakes=1,
+            degenerate=("it is 1 where each image shows the same one part and no other",),
+            group="Metrics that see the pair",
+            label=label("same part", VALUES.get(self.value, "")),
+            meaning=same if self.value == "same" else "how often two random points of a pair lie on the same part",
+            family="same_part",
+            role=role(self.value),
+        )
 
     def undefined(self, explained: Explained) -> dict[str, Flags]:
         other = explained.other
@@ -187,7 +209,25 @@ class PartEnergy:
 
     @property
     def card(self) -> MetricCard:
-        return MetricCard(range=(0, inf)) if self.value == "ratio" else SHARE
+        meanings = {
+            "share": f"share of the positive map near {self.part or 'visible parts'}",
+            "chance": f"share of the image near {self.part or 'visible parts'}",
+            "ratio": f"share of the positive map near {self.part or 'visible parts'}, over the share of the area",
+        }
+        any_part = self.part is None
+        return MetricCard(
+            range=(0, inf) if self.value == "ratio" else SHARE,
+            group="Localisation" if any_part else "Heat by part",
+            label=label("part energy", VALUES.get(self.value, "")) if any_part else self._part_label,
+            meaning=meanings[self.value] + ("" if any_part else ": where the heat lies, no score"),
+            family="part_energy" if any_part else "part_heat" if self.value == "ratio" else f"part_{self.value}",
+            role=role(self.value),
+        )
+
+    @property
+    def _part_label(self) -> str:
+        """Of one part, which stands in a table of its own: the part."""
+        return label(str(self.part).replace("_", " "), "" if self.value == "ratio" else self.value)
 
     def region(self, explained: Explained) -> Masks:
         """Where the energy counts."""

@@ -9,17 +9,29 @@ import torch
 from sfam_bench.core.baselines import Baseline, MeanColour
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import flagged
-from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Finite, Natural, Positive, Share
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
 from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined, sound
-from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid
+from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid, named_steps
 from sfam_bench.metrics.shared.walks import Curves, Degrade, Direction, Order, Walk, walk_of
 
 MEAN = MeanColour()
 TWENTY = Midpoint(20)
 FULL = Trapezoid(224)
+AUC = {
+    "deletion": "deletion AUC",
+    "insertion": "insertion AUC",
+    "insertion_minus_deletion": "insertion - deletion AUC",
+}
+MEANINGS = {
+    "deletion": "score while the map's top pixels are removed",
+    "insertion": "score while the map's top pixels are restored",
+    "insertion_minus_deletion": "gap between the insertion and the deletion curve",
+}
+SCALES = {"range": "", "raw": "raw scores", "minmax": "each curve from 0 to 1"}
+DEGRADED = {"query": "", "reference": ", of the reference", "both": ", of both images"}
 FLAT = 1e-6  # a difference of scores that is rounding
 
 
@@ -59,10 +71,24 @@ class Perturbation:
         gap = self.walk == "insertion_minus_deletion"
         limits = (-self.times if gap else 0, self.times) if self.scale == "minmax" else ANY
         unbounded = "a curve that leaves the interval between s_base and s_full has an area below 0 or above 1"
+        unlike = [
+            self.walk,
+            *([] if self.order == "most" else ["least"]),
+            *([self.degrade] * (self.degrade != "query")),
+        ]
+        baseline = "/".join(dict.fromkeys(probe.baseline.name for probe in self.probes))
+        own = self.scale != "range"  # a protocol of others, whose steps tell it from the next
+        notes = [*([named_steps(self.steps)] * own), "least relevant first" if self.order == "least" else ""]
         return MetricCard(
             range=limits,
             remakes=int(self.degrade != "query"),
-            degenerate=(unbounded,) if self.scale == "range" else (),
+            degenerate=() if own else (unbounded,),
+            group="Faithfulness",
+            label=label(f"{AUC[self.walk]}{DEGRADED[self.degrade]}", baseline, SCALES[self.scale], *notes),
+            meaning=f"{MEANINGS[self.walk]}{f', {SCALES[self.scale]}' if own else ''}",
+            family="_".join([*unlike, *([self.scale] * own)]),
+            baseline=baseline,
+            steps=named_steps(self.steps),
         )
 
     @property
@@ -138,8 +164,6 @@ class AreaError:
     share: of how many curves it is taken.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=(0, inf))
-
     walk: Direction
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
@@ -152,6 +176,19 @@ class AreaError:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(0, inf),
+            group="Faithfulness",
+            label=label(f"area error of {self.walk}", self.baseline.name),
+            meaning="distance of the area at the steps of the run from that of the whole curve",
+            family=f"area_error_{self.walk}",
+            baseline=self.baseline.name,
+            steps=named_steps(self.steps),
+            role="check",
+        )
 
     @property
     def probes(self) -> tuple[Walk, ...]:

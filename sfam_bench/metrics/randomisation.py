@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
@@ -160,6 +160,12 @@ class ModelRandomisation(Comparing):
                 "what a method keeps of training images stays that of the trained model",
                 "a batch norm starts at mean 0 and variance 1, so that signals shrink with depth",
             ),
+            group="Sanity and robustness",
+            label=label("model randomisation", "all weights" if self.value == "full" else "", *self.likeness),
+            meaning="likeness to the map of a model whose weights are drawn anew, stage by stage"
+            if self.value == "mean"
+            else "likeness to the map of a model whose weights are all drawn anew",
+            family="model_randomisation",
         )
 
     def measured(self, explained: Explained) -> Found:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Image, Images, Scores
@@ -116,8 +116,6 @@ class Road:
     scale: over s_full - s_base (range), or as it is (raw), which is grad-cam's ROADCombined.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=ANY)
-
     levels: Count = 9
     noise: NotNegative = 0.01
     baseline: Baseline = MEAN
@@ -130,6 +128,17 @@ class Road:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=ANY,
+            group="Faithfulness",
+            label=label("ROAD", "" if self.scale == "range" else "raw scores"),
+            meaning="half the gap in score, least minus most relevant pixels imputed",
+            family=f"road_{self.scale}",
+            baseline=self.baseline.name if self.scale == "range" else None,
+        )
 
     @property
     def probes(self) -> tuple[Imputing, ...]:

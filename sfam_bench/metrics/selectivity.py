@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.core.types import Flags, Scores
 from sfam_bench.metrics.localisation import empty, energy, hits, without_positive_part
@@ -18,8 +18,6 @@ class Selectivity:
     A reference-blind map scores 0. `tolerance` in px applies to the peak.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=(-1, 1))
-
     of: Literal["energy", "peak"] = "energy"
     tolerance: NotNegative = 0.0
     higher_is_better: ClassVar[bool] = True
@@ -27,6 +25,16 @@ class Selectivity:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, 1),
+            group="Metrics that see the pair",
+            label=label("selectivity", self.of),
+            meaning=f"partial matches: {self.of} on what the two images share minus on what they do not",
+            family="selectivity",
+        )
 
     def __call__(self, explained: Explained) -> Scores:
         maps, shared, unshared = explained.maps, *(explained.scene.region(name) for name in self.needs)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Natural
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Images, Scores
@@ -15,6 +15,7 @@ from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found, Remaking
 from sfam_bench.metrics.shared.scene import Scene
 
 Other: TypeAlias = Literal["same_class", "other_class", "noise"]
+OTHERS = {"same_class": "one of its class", "other_class": "one of another class", "noise": "noise"}
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,28 @@ class ReferenceSensitivity(Comparing):
     """
 
     higher_is_better: ClassVar[bool | None] = None
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, 2),
-        remakes=1,
-        degenerate=(
-            "a map that is drawn anew for each reference, or whose sign flips, changes most: read it beside metrics of "
-            "faithfulness",
-            "ids stay those of the pair, so that the control chance, which hangs on them alone, does not change",
-        ),
-    )
 
     to: Other = "other_class"
     seed: Natural = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(0, 2),
+            remakes=1,
+            degenerate=(
+                "a map that is drawn anew for each reference, or whose sign flips, changes most: read it beside "
+                "metrics of faithfulness",
+                "ids stay those of the pair, so that the control chance, which depends on them alone, does not change",
+            ),
+            group="Metrics that see the pair",
+            label=label("reference sensitivity", self.to, *self.likeness),
+            meaning=f"how much the map changes with the reference: {OTHERS[self.to]}",
+            family="reference_sensitivity",
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -99,14 +107,21 @@ class ReferenceContrast(Comparing):
 
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("same_class", "other_class")
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(-2, 2),
-        remakes=2,
-        degenerate=(
-            "a model that takes the two references for alike leaves nothing to tell: see reference_similarity",
-            "beyond 0 more is not truer: on the planted set the exact decomposition changes less than Grad-CAM",
-        ),
-    )
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-2, 2),
+            remakes=2,
+            degenerate=(
+                "a model that takes the two references for alike leaves nothing to tell: see reference_similarity",
+                "beyond 0 more is not truer: on the planted set the exact decomposition changes less than Grad-CAM",
+            ),
+            group="Metrics that see the pair",
+            label=label("reference sensitivity contrast", *self.likeness),
+            meaning="does the map change more with another class's reference than with its own?",
+            family="reference_sensitivity_contrast",
+        )
 
     def measured(self, explained: Explained) -> Found:
         same, other = (
@@ -127,13 +142,22 @@ class ReferenceSimilarity:
     """
 
     higher_is_better: ClassVar[bool | None] = None
-    card: ClassVar[MetricCard] = MetricCard(range=ANY)
 
     to: Other = "other_class"
     seed: Natural = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=ANY,
+            group="Metrics that see the pair",
+            label=label("similarity of the references", self.to),
+            meaning=f"how alike the model finds the reference and {OTHERS[self.to]}",
+            family="reference_similarity",
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -165,6 +189,10 @@ class ExchangeAsymmetry(Remaking):
             "maps that share out nothing may have like totals too: uniform noise is near 0",
             "it says nothing of a target with two references, which cannot be exchanged",
         ),
+        group="Metrics that see the pair",
+        label="exchange asymmetry",
+        meaning="how unlike the totals of the maps of query and reference are",
+        family="exchange_asymmetry",
     )
 
     def measured(self, explained: Explained) -> Found:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import flagged, upsample
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Images, Maps, RawMaps
@@ -98,6 +98,10 @@ class MaxSensitivity(Remaking):
             range=(0, inf),
             remakes=self.samples,
             degenerate=("maps that do not look at the query are the steadiest: the control centre scores 0",),
+            group="Sanity and robustness",
+            label=label("max sensitivity", "" if self.scale == "peak" else "raw maps"),
+            meaning="greatest change of the map under small noise",
+            family="max_sensitivity",
         )
 
     def measured(self, explained: Explained) -> Found:
@@ -135,13 +139,20 @@ class AugmentationAgreement(Comparing):
 
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(-1, 1),
-        remakes=1,
-        degenerate=("maps that do not look at the query agree: the control centre scores 1 when mirrored",),
-    )
 
     by: Move = "flip"
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, 1),
+            remakes=1,
+            degenerate=("maps that do not look at the query agree: the control centre scores 1 when mirrored",),
+            group="Sanity and robustness",
+            label=label("augmentation agreement", self.by, *self.likeness),
+            meaning="likeness to the map of the flipped or cropped query",
+            family="augmentation_agreement",
+        )
 
     def measured(self, explained: Explained) -> Found:
         change = Moved(self.by)

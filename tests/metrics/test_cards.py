@@ -104,6 +104,7 @@ def test_the_table_has_a_row_for_each_metric_and_the_page_a_card_for_each_kind()
     chosen = {"one": Made(), "two": Made(power=2.0, higher_is_better=True)}
     table = metric_table(chosen, 100).set_index("metric")
     assert table.loc["one"].to_dict() == {
+        **{"label": "one", "table": "Others"},
         **{"better": "lower", "range": "[0, inf)", "needs": "other references, a gallery", "passes": "0", "maps": "2"},
         **{"source": "Nobody et al., 2020", "measures": "What is measured; with a twist"},
     }

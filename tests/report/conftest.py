@@ -9,22 +9,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.baselines import Blur
+from sfam_bench.core.metric_card import GROUPS, Described, MetricCard, metric_facts
+from sfam_bench.metrics.localisation import EnergyPointingGame, IoU
+from sfam_bench.metrics.perturbation import AreaError, Perturbation
+from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.runs.chunks import place, says
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore
 
 EXPLAINERS = {"sfam": 0.30, "grad_cam": 0.22, "exact": 0.31, "lafam": 0.20, "chance": 0.02}
 HOSTILE = "<script>alert('class')</script>"
-METRICS = {
-    "deletion_mean_colour": {"higher_is_better": False},
-    "insertion_mean_colour": {"higher_is_better": True},
-    "energy_pointing_game": {"higher_is_better": True, "chance": "energy_pointing_game_chance"},
-    "selectivity_energy": {"higher_is_better": True},
-    "part_agreement": {"higher_is_better": True},
-    "iou_50": {"higher_is_better": True},
-    "forward_passes": {"higher_is_better": False},
-    "foreground_area": {"higher_is_better": None},
-}
+METRICS = metric_facts(
+    {
+        "deletion_mean_colour": Perturbation("deletion"),
+        "insertion_mean_colour": Perturbation("insertion"),
+        "energy_pointing_game": EnergyPointingGame(),
+        "selectivity_energy": Selectivity(),
+        "part_agreement": Described(MetricCard(group=GROUPS[0], label="part agreement", family="part_agreement"), True),
+        "iou_50": IoU(),
+        "forward_passes": Described(MetricCard(group="Cost", label="forward passes"), False),
+        "foreground_area": Described(MetricCard(group="Localisation", label="foreground area")),
+    }
+)
+METRICS["energy_pointing_game"]["chance"] = "energy_pointing_game_chance"
 KINDS = ("nearest_positive", "hard_negative", "random_positive", "partial_match")
 
 
@@ -144,7 +152,13 @@ def checked_run(tmp_path_factory: pytest.TempPathFactory, fake_run: Path) -> Pat
         rows.append(drawn.assign(metric=metric, explainer=explainer, value=[*errors, np.nan], flag=flag))
     rewrite_records(copy, 1, pd.concat([records, *rows]))
     manifest = read_manifest(copy)
-    manifest["metrics"] |= {name: {"higher_is_better": None} for name in [*AREA_ERRORS, "deletion_blur_area_error"]}
+    manifest["metrics"] |= metric_facts(
+        {
+            "deletion_mean_colour_area_error": AreaError("deletion"),
+            "insertion_mean_colour_area_error": AreaError("insertion"),
+            "deletion_blur_area_error": AreaError("deletion", Blur()),
+        }
+    )
     manifest["skipped"].append("deletion_blur_area_error")
     RunStore(copy).write_manifest({**manifest, "passes": PASSES})
     return copy

@@ -41,7 +41,7 @@ def test_metrics_stand_side_by_side(stored: Stored) -> None:
     sheet = Metrics("Localisation", {"CUB": ["cub-frozen"]}, ["deletion_mean_colour", "energy_pointing_*"])(stored)
     assert [table.title for table in sheet.tables] == ["CUB: Faithfulness", "CUB: Localisation", "Flagged pairs"]
     means = stored.run("cub-frozen").means.set_index(["explainer", "metric"])
-    shown = column(sheet.tables[0], "deletion mean ↓")
+    shown = column(sheet.tables[0], "deletion AUC (mean colour) ↓")
     for name in ("sfam", "lafam"):
         assert shown[name].text == f"{means.loc[(name, 'deletion_mean_colour'), 'mean']:.3f}"
     assert sheet.tables[1].columns[0].note == "n = 40; 8 classes; marks: 38 shared pairs, 8 classes; chance 0.400"
@@ -52,7 +52,7 @@ def test_metrics_stand_side_by_side(stored: Stored) -> None:
 def test_runs_stand_side_by_side_and_are_called_by_what_tells_them_apart(stored: Stored) -> None:
     sheet = Metrics("Faithfulness", {"cub": ["cub-frozen", "cub-tuned"]}, ["deletion_mean_colour"], "runs")(stored)
     table, left_out = sheet.tables
-    assert table.title == "cub: deletion mean ↓"
+    assert table.title == "cub: deletion AUC (mean colour) ↓"
     assert [each.label for each in table.columns] == ["frozen", "tuned"]
     assert table.blind == {"lafam", "chance"}
     own = stored.run("cub-tuned").means.set_index(["explainer", "metric"]).loc[("sfam", "deletion_mean_colour")]

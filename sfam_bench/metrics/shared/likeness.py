@@ -151,6 +151,11 @@ class Comparing(Remaking):
     measure: Measure = "spearman"
     of: Of = "signed"
 
+    @property
+    def likeness(self) -> tuple[str, str]:
+        """For labels, what of the default measure of likeness is changed."""
+        return self.measure.upper() if self.measure == "ssim" else "", self.of if self.of == "magnitude" else ""
+
     def alike(self, maps: Maps, others: Maps, kept: dict[Hashable, Any] | None = None) -> Found:
         """How alike they are; there is nothing to compare where one is constant.
 
