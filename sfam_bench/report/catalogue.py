@@ -24,7 +24,8 @@ class Catalogue:
         """The metrics of runs, the first description of each, and the costs that reports add."""
         found: dict[str, Mapping[str, Any]] = {}
         for manifest in manifests:
-            found = {**(manifest.get("metrics") or {}), **found}
+            for metric, facts in (manifest.get("metrics") or {}).items():
+                found.setdefault(metric, facts)
         return cls({**found, **COSTS})
 
     def said(self, metric: str, name: str) -> Any:

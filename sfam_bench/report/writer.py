@@ -50,9 +50,11 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
 
 def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     sections, sums, differences, judged, named = [], [], [], [], Slugs()
-    for whole in map(with_box_accuracy, runs):
+    boxed = [*map(with_box_accuracy, runs)]
+    manifests = [run.manifest for run in boxed]
+    for whole in boxed:
         # area errors go to the protocol: in a table they would stand as if they told explainers apart
-        catalogue = Catalogue.of(whole.manifest)
+        catalogue = Catalogue.of(whole.manifest, *manifests)  # its own words first
         check = catalogue.checks(whole.records)
         run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
         blind = run.manifest.get("blind") or ()
@@ -62,7 +64,7 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         differences.append(tables.mark(against, blind))
         judged.append(measured(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
-        of_run = [_section(run, part, differences[-1], errors, out, named) for part in parts]
+        of_run = [_section(run, part, differences[-1], errors, catalogue, out, named) for part in parts]
         gallery(run, out, named=named)
         lines = [
             (path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out, named) if path.suffix == ".png"
@@ -71,7 +73,7 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     table = pd.concat(sums, ignore_index=True)
     (out / "summary.csv").write_text(formats.csv(table), encoding="utf-8")
     (out / "differences.csv").write_text(formats.csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
-    catalogue = Catalogue.of(*(with_box_accuracy(run).manifest for run in runs))
+    catalogue = Catalogue.of(*manifests)
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
     compared = [
         block for part in alike for block in tables.remarked(tables.side_by_side(part, catalogue), _remark(runs, part))
@@ -84,10 +86,16 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
 
 
 def _section(
-    run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd.DataFrame, out: Path, named: Slugs
+    run: Run,
+    part: pd.DataFrame,
+    differences: pd.DataFrame,
+    errors: pd.DataFrame,
+    catalogue: Catalogue,
+    out: Path,
+    named: Slugs,
 ) -> page.Section:
     """One (dataset, model, target): its part of the page, and its own files."""
-    names, catalogue = [str(part[name].iloc[0]) for name in RUN], Catalogue.of(run.manifest)
+    names = [str(part[name].iloc[0]) for name in RUN]
     drawn = [
         path
         for path in [*overview(part, catalogue, out, named), *sweeps(part, run.manifest, out, named)]

@@ -10,12 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.metrics.perturbation import Perturbation
+from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.report.writer import write_report
 from sfam_bench.runs.store import RunStore
 
 HOSTILE = "<script>alert(1)</script>"
 METHODS = ("sfam", "grad_cam", "lafam")
-METRICS = {"selectivity_energy": True, "insertion_minus_deletion_mean_colour": True, "deletion_mean_colour": False}
+METRICS = metric_facts(
+    {
+        "selectivity_energy": Selectivity(),
+        "insertion_minus_deletion_mean_colour": Perturbation("insertion_minus_deletion"),
+        "deletion_mean_colour": Perturbation("deletion"),
+    }
+)
 GRID, OTHER = (3, 4), (4, 5)  # of query and reference, unlike so that neither can pass for the other
 PAIRS = 8
 FAILED, FLAT = 2, 5  # numbers of pairs
@@ -88,7 +97,7 @@ def make_run(root: Path, model: str) -> Path:
         "similarity": "cosine",
         "shards": 1,
         "blind": ["lafam"],
-        "metrics": {name: {"higher_is_better": up} for name, up in METRICS.items()},
+        "metrics": METRICS,
     }
     store = RunStore.create(root, {"model": model}, facts)
     store.write_pairs(pairs)

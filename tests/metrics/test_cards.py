@@ -4,23 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import (
+    Described,
     Limits,
     MetricCard,
     measures_and_source,
     metric_card,
+    metric_facts,
     needed,
     passes_a_map,
     settings,
 )
 from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.metrics.perturbation import Perturbation, Trapezoid
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
@@ -50,6 +55,38 @@ def test_the_first_line_of_the_docstring_says_what_it_measures_and_after_whom(na
         measures, source = measures_and_source(type(metric))
         assert measures, f"{key}: {FIRST_LINE}"
         assert source or type(metric).__name__ in UNSOURCED, f"{key}: {FIRST_LINE}"
+
+
+def test_every_metric_says_what_tables_need_and_no_two_the_same() -> None:
+    facts = metric_facts({key: metric for name in METRICS for key, metric in metrics(name).items()})
+    for key, said in facts.items():
+        assert said["group"] not in ("Others", "Cost"), key
+        assert said["meaning"], key
+        assert said["role"] == "score" or said["higher_is_better"] is None, key
+    assert len({said["label"] for said in facts.values()}) == len(facts)
+    levels = [said["chance"] for said in facts.values() if "chance" in said]
+    assert sorted(levels) == sorted(key for key, said in facts.items() if said["role"] == "chance")
+
+
+def test_a_chance_level_is_that_of_the_same_settings_or_names_its_score() -> None:
+    found = metric_facts(
+        {
+            "share": EnergyPointingGame(),
+            "ratio": EnergyPointingGame(value="ratio"),
+            "box": EnergyPointingGame("box"),
+            "level": EnergyPointingGame(value="chance", higher_is_better=None),
+            "mine": Described(MetricCard(role="chance", of="box")),
+        }
+    )
+    assert {key: facts.get("chance") for key, facts in found.items()} == {
+        **{"share": "level", "box": "mine"},
+        **dict.fromkeys(("ratio", "level", "mine")),
+    }
+
+
+def test_a_group_that_no_table_has_is_refused() -> None:
+    with pytest.raises(UserError, match=r"MetricCard\.group is 'Faith': choose one of Metrics that see the pair, "):
+        MetricCard.__post_init__(SimpleNamespace(group="Faith", role="score"))  # no type checker stands before it
 
 
 @pytest.mark.parametrize("name", METRICS)

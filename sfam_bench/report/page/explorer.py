@@ -41,10 +41,10 @@ def explore(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer |
     """The pairs of the runs whose images were kept, worst first, in at most `budget` characters; None without any."""
     images: dict[str, str] = {}  # data URI to name: the same photo is there once
     blocks: dict[str, str] = {}
-    shown = []
+    shown, manifests = [], [run.manifest for run in runs]
     for number, run in enumerate(runs):
         share = (budget - sum(map(len, blocks.values()))) // (len(runs) - number)
-        if found := _packed(run, number, share, images, blocks):
+        if found := _packed(run, number, share, images, blocks, Catalogue.of(run.manifest, *manifests)):
             titles = [str(run.manifest.get(name, "")) for name in RUN]
             shown.append({"title": " · ".join(titles), "anchor": named(*titles), **found})
     if not shown:
@@ -59,10 +59,11 @@ def as_json(value: Any) -> str:
     return "".join(UNSAFE.get(sign, sign) for sign in text) if any(sign in text for sign in UNSAFE) else text
 
 
-def _packed(run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str]) -> dict[str, Any] | None:
+def _packed(
+    run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str], catalogue: Catalogue
+) -> dict[str, Any] | None:
     """The index of one run, whose pairs go to `blocks` until its share is spent."""
     names = [str(run.manifest.get(name, "")) for name in RUN]
-    catalogue = Catalogue.of(run.manifest)
     own = run.records[(run.records[RUN] == names).all(axis=1) & ~catalogue.checks(run.records)]
     pairs, blind = ordered(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
     there = {path.name for path in (run.root / "images").glob("*.png")}
