@@ -147,7 +147,7 @@ def test_the_table_has_a_row_for_each_metric_and_the_page_a_card_for_each_kind()
     }
     page = metrics_page(chosen, 100)
     assert page.count("## Made") == 1
-    assert "[two](#made) | higher" in page
+    assert "[two](#made) | two | Others | higher" in page
     assert "| two | 2.0 |" in page
     assert r"A remark on `some_thing`, which is a\*b." in page
     assert r"| `power` | `null` | of a\_b. |" in page
