@@ -181,7 +181,7 @@ def curves(model: SimilarityModel) -> Figure:
         at = 100 * np.array(placed(STEPS, SEEN.size**2)[0]) / SEEN.size**2
         for found, label, style in ((ours, "SFAM", "-"), (chance, "chance", "--")):
             scores = walk.scores(found, both)[0]
-            area = float(Perturbation(direction, steps=STEPS)(found))
+            area = float(Perturbation(direction, steps=STEPS)(found).values)
             axes.plot(at, scores, style, color=SHARED if found is ours else "0.4", label=f"{label}, area {area:.2f}")
         axes.fill_between(at, walk.scores(ours, both)[0], float(of.base(MeanColour())), color=SHARED, alpha=0.12, lw=0)
         axes.set_title(f"{direction}: similarity over pixels {'gone' if row == 0 else 'there'}, %", fontsize=9)
@@ -209,7 +209,7 @@ def selectivity(model: SimilarityModel) -> Figure:
         for axes, (name, method) in zip(grid[row, 2:], {"SFAM": SFAM(), "LaFAM, blind": LaFAM()}.items(), strict=True):
             found = explained(of, method)
             assert found.raw is not None
-            value = float(Selectivity()(found))
+            value = float(Selectivity()(found).values)
             show(axes, overlay(bird(QUERY), found.raw[0].numpy()), f"{name}\nselectivity {value:+.2f}")
         rims = {part: SHARED if part == shared else UNSHARED for part in ("crest", "tail")}
         for axes, image_id in zip(grid[row], (reference, QUERY, QUERY, QUERY), strict=True):

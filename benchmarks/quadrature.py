@@ -28,7 +28,7 @@ from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.evaluation.evaluate import answered, made
 from sfam_bench.metrics.perturbation import Midpoint, Trapezoid, Walk
-from sfam_bench.metrics.shared.base import Explained, Probe, Scene
+from sfam_bench.metrics.shared.base import Explained, Measured, Probe, Scene
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
@@ -100,11 +100,8 @@ class Curves:
     def asked(self, explained: Explained) -> Flags:
         return torch.ones(len(explained.maps), dtype=torch.bool)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {}
-
-    def __call__(self, explained: Explained) -> torch.Tensor:
-        return explained.scene.full()
+    def __call__(self, explained: Explained) -> Measured:
+        return Measured(explained.scene.full(), {})
 
 
 def collect(

@@ -11,9 +11,9 @@ from scipy import ndimage
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.metric_card import SHARE, MetricCard, label
 from sfam_bench.core.ranges import Share
-from sfam_bench.core.types import Flags, Maps, Masks, Scores
+from sfam_bench.core.types import Maps, Masks
 from sfam_bench.metrics.localisation import check_threshold, empty
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 TOUCHING = np.zeros((3, 3, 3), dtype=bool)  # within an image, corners too
 TOUCHING[1] = True
@@ -109,11 +109,7 @@ class BoxIoU:
     def needs(self) -> tuple[str, ...]:
         return (self.region,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        flat = explained.maps.flatten(1)
-        return {"empty_mask": empty(explained, self.region), "constant_map": flat.amax(dim=1) <= flat.amin(dim=1)}
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         found = components(cut(explained.maps, self.threshold))
         values = overlap(found.box, extent(explained.scene.region(self.region))[found.image])
         best = np.zeros(len(explained.maps))
@@ -122,4 +118,6 @@ class BoxIoU:
         else:
             order = np.argsort(found.pixels, kind="stable")  # the last to be written is the largest
             best[found.image[order]] = values[order]
-        return defined(torch.from_numpy(best).to(explained.maps), self.undefined(explained))
+        flat = explained.maps.flatten(1)
+        reasons = {"empty_mask": empty(explained, self.region), "constant_map": flat.amax(dim=1) <= flat.amin(dim=1)}
+        return defined(torch.from_numpy(best).to(explained.maps), reasons)

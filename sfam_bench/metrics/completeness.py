@@ -10,8 +10,7 @@ from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
-from sfam_bench.core.types import Flags, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,13 @@ class Completeness:
             baseline=self.baseline.name if self.baseline else None,
         )
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def __call__(self, explained: Explained) -> Measured:
         score = explained.scene.full()
-        missing = torch.full_like(score, explained.raw is None, dtype=torch.bool)
-        nonfinite = missing if explained.raw is None else ~explained.raw.flatten(1).isfinite().all(dim=1)
-        return {"no_raw_map": missing, "nonfinite_map": nonfinite, "zero_score": score.abs() < self.min_score}
-
-    def __call__(self, explained: Explained) -> Scores:
-        score = explained.scene.full()
+        reasons = {"zero_score": score.abs() < self.min_score}
         if explained.raw is None:
-            return torch.full_like(score, torch.nan)
+            missing = torch.ones_like(score, dtype=torch.bool)
+            return Measured(torch.full_like(score, torch.nan), {"no_raw_map": missing, **reasons})
+        reasons = {"nonfinite_map": ~explained.raw.flatten(1).isfinite().all(dim=1), **reasons}
         total = score if self.baseline is None else score - explained.scene.base(self.baseline)
         residual = (explained.raw.double().sum(dim=(1, 2)) - total).abs() / score.abs()
-        return defined(residual.to(score.dtype), self.undefined(explained))
+        return defined(residual.to(score.dtype), reasons)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.metric_card import SHARE, Limits, MetricCard, label
-from sfam_bench.core.types import Flags, Maps, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.core.types import Maps
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 Of = Literal["magnitude", "positive"]
 
@@ -48,12 +48,10 @@ class _OfMap:
         named = label(name, "" if self.of == "magnitude" else "positive part")
         return MetricCard(range=limits, group="Complexity and completeness", label=named, meaning=meaning)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _defined(self, values: Float[Tensor, " batch"], explained: Explained) -> Measured:
         nothing = ~parts(explained.maps, self.of).any(dim=1)
-        return {"constant_map" if self.of == "magnitude" else "no_positive_part": nothing}
-
-    def _defined(self, values: Scores, explained: Explained) -> Scores:
-        return defined(values.to(explained.maps.dtype), self.undefined(explained))
+        reason = "constant_map" if self.of == "magnitude" else "no_positive_part"
+        return defined(values.to(explained.maps.dtype), {reason: nothing})
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Gini(_OfMap):
     def card(self) -> MetricCard:
         return self._card(SHARE, "Gini index", "Gini index of the map: 0 even, 1 in one pixel")
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         return self._defined(gini(parts(explained.maps, self.of)), explained)
 
 
@@ -88,7 +86,7 @@ class Entropy(_OfMap):
     def card(self) -> MetricCard:
         return self._card((0, inf), "entropy", "entropy of the map in nats")
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         return self._defined(entropy(parts(explained.maps, self.of)), explained)
 
 
@@ -105,6 +103,6 @@ class EffectiveArea(_OfMap):
     def card(self) -> MetricCard:
         return self._card(SHARE, "effective area", "share of the image over which the map is spread, by its entropy")
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         weights = parts(explained.maps, self.of)
         return self._defined((entropy(weights) - math.log(weights.shape[1])).exp(), explained)

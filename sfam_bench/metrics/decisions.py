@@ -13,7 +13,7 @@ from sfam_bench.core.metric_card import ANY, SHARE, MetricCard, label
 from sfam_bench.core.ranges import Finite
 from sfam_bench.core.types import Flags, Scores
 from sfam_bench.metrics.perturbation import AUC, MEAN, TWENTY
-from sfam_bench.metrics.shared.base import Explained, sound
+from sfam_bench.metrics.shared.base import Explained, Measured, defined, sound
 from sfam_bench.metrics.shared.steps import Steps, named_steps, placed
 from sfam_bench.metrics.shared.walks import Curves, Direction, Walk
 
@@ -86,15 +86,15 @@ class RetrievalArea:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._reasons(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _reasons(self, explained: Explained) -> dict[str, Flags]:
         return unfit(explained, of_class=self.of != "rank")
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
-        areas = area(explained, self.probes, lambda walk: self._curve(walk, explained, asked))
-        return torch.where(asked, areas, torch.nan)
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._reasons(explained)
+        asked = sound(reasons)
+        return defined(area(explained, self.probes, lambda walk: self._curve(walk, explained, asked)), reasons)
 
     def _curve(self, walk: Walk, explained: Explained, asked: Flags) -> Curves:
         name = {"recall_at_1": DECISIONS["class"]}.get(self.of, self.of)
@@ -148,20 +148,21 @@ class MarginArea:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._reasons(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _reasons(self, explained: Explained) -> dict[str, Flags]:
         full, base = ends(explained, self.baseline, "margin")
         return {"zero_range": full - base < self.min_range}
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._reasons(explained)
+        asked = sound(reasons)
         full, base = (end[:, None] for end in ends(explained, self.baseline, "margin"))
 
         def curve(walk: Walk) -> Curves:
             return (walk.readings(explained, asked, "margin") - base) / (full - base)
 
-        return torch.where(asked, area(explained, self.probes, curve), torch.nan)
+        return defined(area(explained, self.probes, curve), reasons)
 
 
 @dataclass(frozen=True)
@@ -212,24 +213,24 @@ class PixelsUntil:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._reasons(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _reasons(self, explained: Explained) -> dict[str, Flags]:
         full, base = (holds(self.decision, end) for end in ends(explained, self.baseline, DECISIONS[self.decision]))
         made = {"holds_when_empty": base} if self.walk == "insertion" else {}
         if self.decision == "margin":
             return {"not_ahead": ~full, **made}
         return {**unfit(explained, of_class=self.decision == "class"), "not_matched": ~full, **made}
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._reasons(explained)
         (walk,) = self.probes
-        held = holds(self.decision, walk.readings(explained, asked, DECISIONS[self.decision]))
+        held = holds(self.decision, walk.readings(explained, sound(reasons), DECISIONS[self.decision]))
         over = held if self.walk == "insertion" else ~held
         over[:, -1] = True  # at the latest
         pixels = explained.maps[0].numel()
         counts = explained.maps.new_tensor(placed(self.steps, pixels)[0])
-        return torch.where(asked, counts[over.int().argmax(dim=1)] / pixels, torch.nan)
+        return defined(counts[over.int().argmax(dim=1)] / pixels, reasons)
 
 
 def walks(curve: Curve, baseline: Baseline, steps: Steps) -> tuple[Walk, ...]:

@@ -14,7 +14,7 @@ from sfam_bench.core.ranges import Finite, Positive
 from sfam_bench.core.types import Flags, Maps, Scores
 from sfam_bench.engine.series import Masked, Series
 from sfam_bench.metrics.perturbation import FLAT, MEAN
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 Mask = Literal["positive", "minmax"]
 
@@ -95,17 +95,17 @@ class Keeping:
         return (Kept(self.baseline, self.mask),)
 
     def asked(self, explained: Explained) -> Flags:
-        return ~self.undefined(explained)["zero_range"]
+        return ~self._without_range(explained)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"zero_range": explained.scene.full() - self._zero(explained) < self.min_range}
+    def _without_range(self, explained: Explained) -> Flags:
+        return explained.scene.full() - self._zero(explained) < self.min_range
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         zero, full = self._zero(explained), explained.scene.full()
         kept = explained.scores(self.probes[0], self.asked(explained))[:, 0]
         lost = (full - kept).clamp_min(0) / (full - zero)
         values = lost if self.value == "drop" else (kept > full + FLAT).to(full.dtype)
-        return defined(values * self.times, self.undefined(explained))
+        return defined(values * self.times, {"zero_range": self._without_range(explained)})
 
     def _zero(self, explained: Explained) -> Scores:
         full = explained.scene.full()

@@ -13,7 +13,7 @@ from sfam_bench.core.maps import ties
 from sfam_bench.core.metric_card import SHARE, VALUES, Group, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative, Share
 from sfam_bench.core.types import Flags, Maps, Masks, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 REGIONS = {  # in labels and in sentences; a region of another name stands for itself
     "foreground": ("", "the foreground"),
@@ -94,6 +94,11 @@ def without_positive_part(explained: Explained) -> Flags:
     return ~(explained.maps > 0).flatten(1).any(dim=1)
 
 
+def without_energy(explained: Explained, *regions: str) -> dict[str, Flags]:
+    """By reason, the pairs for which there is nothing to share out, or nothing to hit."""
+    return {"empty_mask": empty(explained, *regions), "no_positive_part": without_positive_part(explained)}
+
+
 @dataclass(frozen=True)
 class PointingGame:
     """1 where the peak is within `tolerance` px of the region; Zhang et al., IJCV 2018, with TorchRay's 15 px.
@@ -126,12 +131,9 @@ class PointingGame:
     def needs(self) -> tuple[str, ...]:
         return (self.region,) if self.only_with is None else (self.region, self.only_with)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"empty_mask": empty(explained, self.region)}
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         found = hits(explained.maps, explained.scene.region(self.region), self.tolerance)
-        return defined(found.to(explained.maps.dtype), self.undefined(explained))
+        return defined(found.to(explained.maps.dtype), {"empty_mask": empty(explained, self.region)})
 
 
 @dataclass(frozen=True)
@@ -170,18 +172,12 @@ class EnergyPointingGame:
     def needs(self) -> tuple[str, ...]:
         return (self.region,) if self.only_with is None else (self.region, self.only_with)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {
-            "empty_mask": empty(explained, self.region),
-            "no_positive_part": without_positive_part(explained),
-        }
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region = explained.scene.region(self.region)
         share = energy(explained.maps, region)
         chance = region.to(share.dtype).mean(dim=(1, 2))
         values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
-        return defined(values, self.undefined(explained))
+        return defined(values, without_energy(explained, self.region))
 
 
 @dataclass(frozen=True)
@@ -218,16 +214,10 @@ class IoU:
     def needs(self) -> tuple[str, ...]:
         return (self.region,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {
-            "empty_mask": empty(explained, self.region),
-            "no_positive_part": without_positive_part(explained),
-        }
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region, kept = explained.scene.region(self.region), above(explained.maps, self.threshold)
         both, either = (mask.sum(dim=(1, 2)) for mask in (region & kept, region | kept))
-        return defined((both / either).to(explained.maps.dtype), self.undefined(explained))
+        return defined((both / either).to(explained.maps.dtype), without_energy(explained, self.region))
 
 
 @dataclass(frozen=True)
@@ -264,13 +254,10 @@ class AveragePrecision:
     def needs(self) -> tuple[str, ...]:
         return (self.region,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"empty_mask": empty(explained, self.region)}
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region = explained.scene.region(self.region)
         if self.value == "chance":
             values = region.to(explained.maps.dtype).mean(dim=(1, 2))
         else:
             values = average_precision(explained.ranks, explained.maps, region)
-        return defined(values, self.undefined(explained))
+        return defined(values, {"empty_mask": empty(explained, self.region)})

@@ -13,9 +13,9 @@ from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import flagged
 from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative
-from sfam_bench.core.types import Flags, KeypointsBatch, Maps, Masks, Scores
+from sfam_bench.core.types import KeypointsBatch, Maps, Masks
 from sfam_bench.metrics.localisation import energy, within, without_positive_part
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined, not_drawn
 
 # CUB's, in the order of parts/parts.txt
 PARTS = (
@@ -119,15 +119,12 @@ class PartPointingGame:
             role=role(self.value),
         )
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"no_parts": ~seen(explained).within(self.tolerance).flatten(1).any(dim=1)}
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         near = seen(explained).within(self.tolerance)
         values = near.to(explained.maps.dtype).mean(dim=(1, 2))
         if self.value == "hit":
             values = at_peak(explained.maps, near).to(values)
-        return defined(values, self.undefined(explained))
+        return defined(values, {"no_parts": ~near.flatten(1).any(dim=1)})
 
 
 @dataclass(frozen=True)
@@ -162,17 +159,13 @@ class SamePart:
             role=role(self.value),
         )
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def __call__(self, explained: Explained) -> Measured:
         other = explained.other
         if other is None or other.raw is None:
-            return {NOT_DRAWN: torch.ones(len(explained.maps), dtype=torch.bool, device=explained.maps.device)}
+            return not_drawn(explained)
         hidden = [~seen(side).within(inf).flatten(1).any(dim=1) for side in (explained, other)]
-        return {"no_parts": torch.stack(hidden).any(dim=0), "reference_map": torch.stack(flagged(other.raw)).any(dim=0)}
-
-    def __call__(self, explained: Explained) -> Scores:
-        undefined, other = self.undefined(explained), explained.other
-        if other is None:
-            return torch.full_like(explained.scene.full(), torch.nan)
+        unsound = torch.stack(flagged(other.raw)).any(dim=0)
+        reasons = {"no_parts": torch.stack(hidden).any(dim=0), "reference_map": unsound}
         sides = [(side.maps, seen(side).kinds()) for side in (explained, other)]
         if self.value == "same":
             first, second = (at_peak(maps, kinds) for maps, kinds in sides)
@@ -181,7 +174,7 @@ class SamePart:
             count = 1 + max(int(kinds.max()) for _, kinds in sides)
             shares = [torch.stack([(kinds == k).double().mean(dim=(1, 2)) for k in range(count)]) for _, kinds in sides]
             values = (shares[0] * shares[1]).sum(dim=0).to(explained.maps.dtype)
-        return defined(values, undefined)
+        return defined(values, reasons)
 
 
 @dataclass(frozen=True)
@@ -235,14 +228,9 @@ class PartEnergy:
         near = ground.within(self.tolerance)
         return near if self.part is None else near & ground.of(self.part)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {
-            "no_parts": ~self.region(explained).flatten(1).any(dim=1),
-            "no_positive_part": without_positive_part(explained),
-        }
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region = self.region(explained)
         share, chance = energy(explained.maps, region), region.to(explained.maps.dtype).mean(dim=(1, 2))
         values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
-        return defined(values, self.undefined(explained))
+        reasons = {"no_parts": ~region.flatten(1).any(dim=1), "no_positive_part": without_positive_part(explained)}
+        return defined(values, reasons)

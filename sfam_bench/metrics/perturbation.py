@@ -13,7 +13,7 @@ from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Finite, Natural, Positive, Share
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined, sound
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, Measured, defined, sound
 from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid, named_steps
 from sfam_bench.metrics.shared.walks import Curves, Degrade, Direction, Order, Walk, walk_of
 
@@ -107,21 +107,16 @@ class Perturbation:
     def asked(self, explained: Explained) -> Flags:
         return sound(self._unasked(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def __call__(self, explained: Explained) -> Measured:
         reasons = self._unasked(explained)
-        asked = self.asked(explained)
-        if self.scale == "minmax" and asked.any():
-            flat = [spread(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
-            reasons["flat_curve"] = torch.stack(flat).any(dim=0)
-        return reasons
-
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
-        if not asked.any():
-            return torch.full_like(explained.scene.full(), torch.nan)
+        if not (asked := sound(reasons)).any():
+            return Measured(torch.full_like(explained.scene.full(), torch.nan), reasons)
         areas = [self._area(walk, explained, asked) for walk in self.probes]
         value = areas[0] - areas[1] if len(areas) == 2 else areas[0]
-        return defined(value * self.times, self.undefined(explained))
+        if self.scale == "minmax":
+            flat = [spread(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
+            reasons["flat_curve"] = torch.stack(flat).any(dim=0)
+        return defined(value * self.times, reasons)
 
     def _baseline(self, direction: Direction) -> Baseline:
         return self.insert_on if self.insert_on is not None and direction == "insertion" else self.baseline
@@ -195,15 +190,16 @@ class AreaError:
         return Walk(self.walk, self.baseline, self.full), Walk(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._unasked(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _unasked(self, explained: Explained) -> dict[str, Flags]:
         pairs = zip(explained.scene.pairs.query_ids, explained.scene.pairs.reference_ids, strict=True)
         curve = (explained.explainer, self.walk, self.baseline.name)
         draws = [pair_seed(self.seed, *pair, *curve) / 2**63 for pair in pairs]
         missed = torch.tensor(draws, device=explained.maps.device) >= self.share
         return {NOT_DRAWN: missed, "zero_range": self.probes[0].without_range(explained, self.min_range)}
 
-    def __call__(self, explained: Explained) -> Scores:
-        full, ours = (walk.area(explained, self.asked(explained)) for walk in self.probes)
-        return defined((ours - full).abs(), self.undefined(explained))
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._unasked(explained)
+        full, ours = (walk.area(explained, sound(reasons)) for walk in self.probes)
+        return defined((ours - full).abs(), reasons)

@@ -17,7 +17,7 @@ from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Image, Images, Scores
 from sfam_bench.engine.series import Ranks, Series
 from sfam_bench.metrics.perturbation import MEAN
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 from sfam_bench.metrics.shared.walks import Order, ordered
 
 WEIGHTS = {(row, col): 1 / (6 if 0 in (row, col) else 12) for row in (-1, 0, 1) for col in (-1, 0, 1) if row or col}
@@ -146,17 +146,16 @@ class Road:
         return tuple(Imputing(order, self.levels, self.noise, self.seed) for order in orders)
 
     def asked(self, explained: Explained) -> Flags:
-        return ~self.undefined(explained)["zero_range"]
+        return ~self._without_range(explained)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        narrow = self._range(explained) < self.min_range
-        return {"zero_range": narrow & (self.scale == "range")}
+    def _without_range(self, explained: Explained) -> Flags:
+        return (self._range(explained) < self.min_range) & (self.scale == "range")
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
-        most, least = (explained.scores(probe, asked).mean(dim=1) for probe in self.probes)
+    def __call__(self, explained: Explained) -> Measured:
+        narrow = self._without_range(explained)
+        most, least = (explained.scores(probe, ~narrow).mean(dim=1) for probe in self.probes)
         unit = self._range(explained) if self.scale == "range" else 1.0
-        return defined((least - most) / 2 / unit, self.undefined(explained))
+        return defined((least - most) / 2 / unit, {"zero_range": narrow})
 
     def _range(self, explained: Explained) -> Scores:
         return explained.scene.full() - explained.scene.base(self.baseline)

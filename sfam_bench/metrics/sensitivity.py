@@ -9,9 +9,9 @@ from sfam_bench.core.errors import check_choices
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Natural
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.types import Flags, Images, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found, Remaking, changed
+from sfam_bench.core.types import Flags, Images
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed
 from sfam_bench.metrics.shared.scene import Scene
 
 Other: TypeAlias = Literal["same_class", "other_class", "noise"]
@@ -91,10 +91,10 @@ class ReferenceSensitivity(Comparing):
     def needs(self) -> tuple[str, ...]:
         return () if self.to == "noise" else (self.to,)
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         change = OtherReference(self.to, self.seed)
-        found, reasons = self.change(explained, change)
-        return 1 - found, {"no_other_reference": change.lacking(explained.scene), **reasons}
+        found = self.change(explained, change)
+        return defined(1 - found.values, {"no_other_reference": change.lacking(explained.scene), **found.reasons})
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class ReferenceContrast(Comparing):
             family="reference_sensitivity_contrast",
         )
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         same, other = (
-            ReferenceSensitivity(self.sampling, self.measure, self.of, to) for to in ("same_class", "other_class")
+            ReferenceSensitivity(self.sampling, self.measure, self.of, to)(explained)
+            for to in ("same_class", "other_class")
         )
-        reasons = same.undefined(explained)
-        reasons = {name: flags | reasons[name] for name, flags in other.undefined(explained).items()}
-        return other(explained) - same(explained), reasons
+        reasons = {name: flags | same.reasons[name] for name, flags in other.reasons.items()}
+        return defined(other.values - same.values, reasons)
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,10 @@ class ReferenceSimilarity:
     def needs(self) -> tuple[str, ...]:
         return () if self.to == "noise" else (self.to,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"no_other_reference": OtherReference(self.to, self.seed).lacking(explained.scene)}
-
-    def __call__(self, explained: Explained) -> Scores:
-        other = changed(explained.scene, OtherReference(self.to, self.seed)).encoded.terms[0].side
-        own = explained.scene.encoded.terms[0].side
-        return defined(explained.scene.model.similarity(own.embeddings, other.embeddings), self.undefined(explained))
+    def __call__(self, explained: Explained) -> Measured:
+        scene, change = explained.scene, OtherReference(self.to, self.seed)
+        other, own = (seen.terms[0].side.embeddings for seen in (changed(scene, change).encoded, scene.encoded))
+        return defined(scene.model.similarity(own, other), {"no_other_reference": change.lacking(scene)})
 
 
 @dataclass(frozen=True)
@@ -195,13 +192,13 @@ class ExchangeAsymmetry(Remaking):
         family="exchange_asymmetry",
     )
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         other, own = explained.other, explained.raw
         if other is None or other.raw is None or own is None:
             nothing = explained.maps.new_full((len(explained.maps),), torch.nan)
-            return nothing, {"no_raw_map": nothing.isnan()}
+            return Measured(nothing, {"no_raw_map": nothing.isnan()})
         one, two = (raw.double().sum(dim=(1, 2)) for raw in (own, other.raw))
         whole = one.abs() + two.abs()
         share = (one - two).abs() / whole
         reasons = {"nonfinite_map": ~whole.isfinite(), "no_total": whole == 0}
-        return share.to(explained.maps.dtype), reasons
+        return defined(share.to(explained.maps.dtype), reasons)

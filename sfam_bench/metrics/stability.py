@@ -13,8 +13,8 @@ from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Images, Maps, RawMaps
-from sfam_bench.metrics.shared.base import Explained
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed, further, sized
 from sfam_bench.metrics.shared.scene import Scene
 
 Move: TypeAlias = Literal["flip", "crop"]
@@ -104,7 +104,7 @@ class MaxSensitivity(Remaking):
             family="max_sensitivity",
         )
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         own, remake = explained.maps, explained.remake
         if remake is None:
             raise ValueError("no further map can be made")
@@ -116,7 +116,7 @@ class MaxSensitivity(Remaking):
             changes.append(length(self._scaled(raw, own) - own) / length(own))
             unsound |= flagged(raw)[0]
         reasons = {"constant_map": flagged(own)[1], "nonfinite_further_map": unsound}
-        return torch.stack(changes).amax(dim=0), reasons
+        return defined(torch.stack(changes).amax(dim=0), reasons)
 
     def _scaled(self, raw: RawMaps, like: Maps) -> Maps:
         return sized(raw, like) if self.scale == "peak" else upsample(raw, (like.shape[-2], like.shape[-1]))
@@ -154,6 +154,6 @@ class AugmentationAgreement(Comparing):
             family="augmentation_agreement",
         )
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         change = Moved(self.by)
         return self.alike(change.maps(explained.maps), sized(further(explained, change), explained.maps))

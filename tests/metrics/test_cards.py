@@ -95,7 +95,7 @@ def test_values_lie_in_the_range_that_the_card_states(name: str, offset: float, 
     maps = (torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(1)) + offset).clamp(-1, 1)
     for key, metric in metrics(name).items():
         low, high = metric_card(metric).range or (-inf, inf)
-        values = metric(Explained(scene, maps, "sfam", maps, SFAM()))
+        values = metric(Explained(scene, maps, "sfam", maps, SFAM())).values
         kept = values[values.isfinite()]
         assert (kept >= low - ROUNDING).all(), key
         assert (kept <= high + ROUNDING).all(), key

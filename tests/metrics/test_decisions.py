@@ -57,12 +57,12 @@ def seen(explained):
 
 
 def value(metric, given):
-    return metric(given).item()
+    return metric(given).values.item()
 
 
 def reasons(metric, given):
-    found = [reason for reason, flags in metric.undefined(given).items() if flags.any()]
-    assert metric(given).isnan().any() == bool(found)
+    found = [reason for reason, flags in metric(given).reasons.items() if flags.any()]
+    assert metric(given).values.isnan().any() == bool(found)
     return found
 
 
@@ -217,7 +217,7 @@ def test_the_truth_is_best_and_its_inverse_worst(seen, red, green, order):
     alone = {"items": ITEMS[:3], "labels": LABELS[:3], "ids": IDS[:3]}
     three = [seen(maps, image, **alone) for maps in (truth, order, -truth)]
     for metric in EVERY:
-        best, some, worst = (metric(one).item() for one in three)
+        best, some, worst = (metric(one).values.item() for one in three)
         if torch.tensor([best, some, worst]).isnan().any():
             assert torch.tensor([best, some, worst]).isnan().all()  # reasons are those of the pair
             continue
@@ -230,8 +230,8 @@ def test_the_truth_is_best_and_its_inverse_worst(seen, red, green, order):
 def test_values_lie_in_their_range_and_scaling_a_map_changes_nothing(seen, red, green, order, factor):
     one, scaled = (seen(maps, images(red, green)) for maps in (order, order * factor))
     for metric in EVERY:
-        found = metric(one).item()
-        assert metric(scaled).item() == pytest.approx(found, abs=0, nan_ok=True)
+        found = metric(one).values.item()
+        assert metric(scaled).values.item() == pytest.approx(found, abs=0, nan_ok=True)
         low, high = metric.card.range
         assert found != found or low <= found <= high + 1e-6
 
@@ -240,7 +240,7 @@ def test_values_lie_in_their_range_and_scaling_a_map_changes_nothing(seen, red, 
 @given(colours, colours, orders)
 def test_more_steps_see_a_lost_decision_no_later(seen, red, green, order):
     given_these = seen(order, images(red, green))
-    coarse, fine = (PixelsUntil("reference", "deletion", Zeros(), Trapezoid(n))(given_these) for n in (3, 9))
+    coarse, fine = (PixelsUntil("reference", "deletion", Zeros(), Trapezoid(n))(given_these).values for n in (3, 9))
     assert fine.isnan().equal(coarse.isnan())
     assert not (fine > coarse).any()
 
@@ -310,8 +310,8 @@ def test_the_area_of_the_margin_is_that_of_the_target_margin(walk):
         Scene(model, encode_pairs(model, target, batch.query, batch.reference, batch.negative), batch)
         for target in (Similarity(), Margin())
     ]
-    ours, target = (MarginArea(walk, MeanColour(), STEPS)(Explained(scene, maps)) for scene in scenes)
-    theirs = Perturbation(walk, MeanColour(), STEPS)(Explained(scenes[1], maps))
+    ours, target = (MarginArea(walk, MeanColour(), STEPS)(Explained(scene, maps)).values for scene in scenes)
+    theirs = Perturbation(walk, MeanColour(), STEPS)(Explained(scenes[1], maps)).values
     assert ours.isfinite().any()
     torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(target, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)

@@ -25,7 +25,7 @@ def red_image(red):
 
 def measure(explained, walk, maps, baseline=None, intervals=4, min_range=0.0, red=RED):
     metric = Perturbation(walk, baseline or Zeros(), Trapezoid(intervals), min_range)
-    return float(metric(explained(red_image(red), maps[None])))
+    return float(metric(explained(red_image(red), maps[None])).values)
 
 
 def test_two_by_two_by_hand(explained):
@@ -65,7 +65,7 @@ def test_the_mean_baseline_is_the_images_own_colour(explained, walk):
     assert float(seen.scene.base(MeanColour())) == pytest.approx(
         float(seen.scene.full())
     )  # linear score: no range at all
-    assert Perturbation(walk, MeanColour(), Trapezoid(4))(seen).isnan().all()
+    assert Perturbation(walk, MeanColour(), Trapezoid(4))(seen).values.isnan().all()
 
 
 def test_points_are_scored_once_for_all_metrics_and_ends_never_again(explained):
@@ -125,23 +125,25 @@ def test_scaling_a_map_changes_nothing(explained):
     generator = torch.Generator().manual_seed(0)
     maps, image = torch.rand(1, 5, 7, generator=generator), torch.rand(1, 3, 5, 7, generator=generator)
     metric = Perturbation("insertion_minus_deletion", Zeros(), Midpoint(4))
-    assert torch.equal(metric(explained(image, maps)), metric(explained(image, maps * 4)))
+    assert torch.equal(metric(explained(image, maps)).values, metric(explained(image, maps * 4)).values)
 
 
 def test_the_true_map_is_best_and_its_inverse_worst(explained):
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 4, 4, generator=generator)
     metric = Perturbation("insertion_minus_deletion", Zeros(), Trapezoid(16))
-    values = [metric(explained(image, torch.rand(1, 4, 4, generator=generator))).item() for _ in range(50)]
-    assert metric(explained(image, image[:, 0])).item() > max(values)
-    assert metric(explained(image, -image[:, 0])).item() < min(values)
+    values = [metric(explained(image, torch.rand(1, 4, 4, generator=generator))).values.item() for _ in range(50)]
+    assert metric(explained(image, image[:, 0])).values.item() > max(values)
+    assert metric(explained(image, -image[:, 0])).values.item() < min(values)
 
 
 def test_the_area_error_is_that_of_the_curve_in_full(explained):
     generator = torch.Generator().manual_seed(0)
     seen = explained(torch.rand(1, 3, 4, 4, generator=generator), torch.rand(1, 4, 4, generator=generator))
-    coarse, full = (Perturbation("deletion", Zeros(), steps, 0.0)(seen) for steps in (Midpoint(4), Trapezoid(16)))
-    error = AreaError("deletion", Zeros(), Midpoint(4), Trapezoid(16), share=1.0, min_range=0.0)(seen)
+    coarse, full = (
+        Perturbation("deletion", Zeros(), steps, 0.0)(seen).values for steps in (Midpoint(4), Trapezoid(16))
+    )
+    error = AreaError("deletion", Zeros(), Midpoint(4), Trapezoid(16), share=1.0, min_range=0.0)(seen).values
     torch.testing.assert_close(error, (coarse - full).abs())
     assert error > 1e-3
 
@@ -152,8 +154,8 @@ def test_the_share_of_curves_in_full_is_drawn_by_pair_and_method(explained):
     metric = AreaError("deletion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
     asked = metric.asked(seen)
     assert 20 <= asked.sum() <= 60
-    assert torch.equal(metric(seen).isfinite(), asked)
-    assert torch.equal(asked, ~metric.undefined(seen)["not_drawn"])
+    assert torch.equal(metric(seen).values.isfinite(), asked)
+    assert torch.equal(asked, ~metric(seen).reasons["not_drawn"])
     assert {pair for _, pair in seen.answers} == set(asked.nonzero()[:, 0].tolist())  # the others cost nothing
     other = AreaError("insertion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
     assert not torch.equal(other.asked(seen), asked)
@@ -187,7 +189,7 @@ def test_a_minmaxed_area_lies_in_the_range_of_its_card(explained, weights, seed)
     seen = explained(image, maps)
     for walk in ("deletion", "insertion", "insertion_minus_deletion"):
         metric = Perturbation(walk, Zeros(), Midpoint(5), scale="minmax", times=100)
-        value, (low, high) = metric(seen).item(), metric_card(metric).range
+        value, (low, high) = metric(seen).values.item(), metric_card(metric).range
         assert value != value or low - 1e-3 <= value <= high + 1e-3
 
 
@@ -195,4 +197,4 @@ def test_a_minmaxed_area_lies_in_the_range_of_its_card(explained, weights, seed)
 def test_a_whole_number_is_a_share(explained, share):
     seen = explained(red_image(RED), RED[None])
     metric = AreaError("deletion", Zeros(), Midpoint(2), Trapezoid(4), share=share, min_range=0)
-    assert metric(seen).isfinite().all() == bool(share)
+    assert metric(seen).values.isfinite().all() == bool(share)

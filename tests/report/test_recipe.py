@@ -30,14 +30,12 @@ class Nearness:
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def undefined(self, explained):
-        return {"constant_map": explained.maps.flatten(1).std(dim=1) == 0}
-
     def __call__(self, explained):
         rows, cols = explained.maps.shape[-2:]
         peak = explained.maps.flatten(1).argmax(dim=1)
         down, across = (peak // cols + 0.5) / rows - 0.5, (peak % cols + 0.5) / cols - 0.5
-        return defined(1 - torch.hypot(down, across) * 2**0.5, self.undefined(explained))
+        reasons = {"constant_map": explained.maps.flatten(1).std(dim=1) == 0}
+        return defined(1 - torch.hypot(down, across) * 2**0.5, reasons)
 '''
 YAML = "peak_in_the_middle: {_target_: recipe_of_a_test.Nearness}\n"
 
