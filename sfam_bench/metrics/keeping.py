@@ -72,17 +72,17 @@ class Keeping:
     @property
     def card(self) -> MetricCard:
         alike = "a map that keeps the whole image loses nothing, and none that keeps less can lose less"
-        unlike = [] if self.scale == "range" else ["raw scores"]
-        unlike += [] if self.mask == "positive" else ["least to greatest"]
+        unit = "percent" if self.times == 100 else "share"
+        notes = "" if self.scale == "range" else "raw scores", "" if self.mask == "positive" else "least to greatest"
         return MetricCard(
             range=(0, inf if self.value == "drop" else self.times),
             degenerate=(alike,),
             group="Faithfulness",
-            label=label(f"average {self.value}", self.baseline.name, *unlike),
-            meaning="share of the score lost when the map alone is kept"
+            label=label(f"average {self.value}", self.baseline.name, *notes),
+            meaning=f"{unit} of the score lost when the map alone is kept"
             if self.value == "drop"
-            else "share of pairs whose score rises when the map alone is kept",
-            family="_".join(["average", self.value, self.mask, self.scale]),
+            else f"{unit} of pairs whose score rises when the map alone is kept",
+            family=f"average_{self.value}_{self.mask}_{self.scale}",
             baseline=self.baseline.name,
         )
 

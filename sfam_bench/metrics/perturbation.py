@@ -71,14 +71,10 @@ class Perturbation:
         gap = self.walk == "insertion_minus_deletion"
         limits = (-self.times if gap else 0, self.times) if self.scale == "minmax" else ANY
         unbounded = "a curve that leaves the interval between s_base and s_full has an area below 0 or above 1"
-        unlike = [
-            self.walk,
-            *([] if self.order == "most" else ["least"]),
-            *([self.degrade] * (self.degrade != "query")),
-        ]
         baseline = "/".join(dict.fromkeys(probe.baseline.name for probe in self.probes))
         own = self.scale != "range"  # a protocol of others, whose steps tell it from the next
-        notes = [*([named_steps(self.steps)] * own), "least relevant first" if self.order == "least" else ""]
+        notes = named_steps(self.steps) if own else "", "least relevant first" if self.order == "least" else ""
+        unlike = {"most": self.order, "query": self.degrade, "range": self.scale}  # by their defaults
         return MetricCard(
             range=limits,
             remakes=int(self.degrade != "query"),
@@ -86,7 +82,7 @@ class Perturbation:
             group="Faithfulness",
             label=label(f"{AUC[self.walk]}{DEGRADED[self.degrade]}", baseline, SCALES[self.scale], *notes),
             meaning=f"{MEANINGS[self.walk]}{f', {SCALES[self.scale]}' if own else ''}",
-            family="_".join([*unlike, *([self.scale] * own)]),
+            family="_".join([self.walk, *(value for usual, value in unlike.items() if value != usual)]),
             baseline=baseline,
             steps=named_steps(self.steps),
         )

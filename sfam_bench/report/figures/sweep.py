@@ -42,11 +42,6 @@ class Sweep:
     field: str
     points: Mapping[str, float]
 
-    @property
-    def title(self) -> str:
-        """What is drawn along what."""
-        return f"{self.kind} along {self.field}"
-
 
 @dataclass(frozen=True)
 class Along:
@@ -70,24 +65,23 @@ def sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named:
         panels = [panel(own, sweep, metric, catalogue) for metric in catalogue.sort(part["metric"].unique())]
         columns = min(4, len(panels))
         figure = draw_along(panels, sweep.field, columns, 0.6 + 2.6 * columns)
-        figure.suptitle(f"{sweep.title} · {' · '.join(titles)}", fontsize=10, **PLAIN)
+        figure.suptitle(f"{sweep.kind} along {sweep.field} · {' · '.join(titles)}", fontsize=10, **PLAIN)
         paths += save(figure, out, named("sweep", sweep.kind, sweep.field, *titles), SCREEN)
     return paths
 
 
 def sweeps_of(manifest: Mapping[str, Any]) -> list[Sweep]:
     """The sweeps among the explainers of a run, by their settings; of equal values the first explainer counts."""
-    found: dict[tuple[str, str], dict[float, str]] = {}
-    kinds: dict[tuple[str, str], tuple[str, str]] = {}
+    found: dict[tuple[str, str, str], dict[float, str]] = {}
     for name, settings in (manifest.get("explainer_settings") or {}).items():
+        kind = str(settings.get("_target_", "")).rpartition(".")[2]
         for field, value in settings.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                key = (field, repr(sorted((other, repr(is_)) for other, is_ in settings.items() if other != field)))
-                found.setdefault(key, {}).setdefault(float(value), name)
-                kinds[key] = (str(settings.get("_target_", "")).rpartition(".")[2], field)
+                others = repr(sorted((other, repr(its)) for other, its in settings.items() if other != field))
+                found.setdefault((kind, field, others), {}).setdefault(float(value), name)
     return [
-        Sweep(*kinds[key], {name: value for value, name in sorted(names.items())})
-        for key, names in found.items()
+        Sweep(kind, field, {name: value for value, name in sorted(names.items())})
+        for (kind, field, _), names in found.items()
         if len(names) >= FEWEST
     ]
 
