@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfam_bench.core.baselines import Mean
+from sfam_bench.core.baselines import MeanColour
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
@@ -171,7 +171,7 @@ def curves(model: SimilarityModel) -> Figure:
     grid = figure.add_gridspec(2, len(SHOWN) + 2)
     directions: tuple[Direction, ...] = ("deletion", "insertion")
     for row, direction in enumerate(directions):
-        walk = Walk(direction, Mean(), STEPS)
+        walk = Walk(direction, MeanColour(), STEPS)
         for place, share in enumerate(SHOWN):
             image = changed(of, ours, direction, share)
             score = float(of.read(model.encode(image[None]).embeddings, 0))
@@ -181,9 +181,9 @@ def curves(model: SimilarityModel) -> Figure:
         at = 100 * np.array(placed(STEPS, SEEN.size**2)[0]) / SEEN.size**2
         for found, label, style in ((ours, "SFAM", "-"), (chance, "chance", "--")):
             scores = walk.scores(found, both)[0]
-            area = float(Perturbation(direction, steps=STEPS)(found))
+            area = float(Perturbation(direction, steps=STEPS)(found).values)
             axes.plot(at, scores, style, color=SHARED if found is ours else "0.4", label=f"{label}, area {area:.2f}")
-        axes.fill_between(at, walk.scores(ours, both)[0], float(of.base(Mean())), color=SHARED, alpha=0.12, lw=0)
+        axes.fill_between(at, walk.scores(ours, both)[0], float(of.base(MeanColour())), color=SHARED, alpha=0.12, lw=0)
         axes.set_title(f"{direction}: similarity over pixels {'gone' if row == 0 else 'there'}, %", fontsize=9)
         axes.legend(fontsize=8, frameon=False, loc="upper right" if row == 0 else "lower right")
         axes.tick_params(labelsize=8)
@@ -193,7 +193,7 @@ def curves(model: SimilarityModel) -> Figure:
 
 def changed(of: Scene, found: Explained, direction: Direction, share: float) -> Tensor:
     """The query with a share of its pixels, the most relevant first, gone or there."""
-    full, bare = of.pairs.query[0], of.without(Mean())[0]
+    full, bare = of.pairs.query[0], of.without(MeanColour())[0]
     first = found.ranks[0] < share * found.ranks[0].numel()
     return torch.where(first, bare, full) if direction == "deletion" else torch.where(first, full, bare)
 
@@ -209,7 +209,7 @@ def selectivity(model: SimilarityModel) -> Figure:
         for axes, (name, method) in zip(grid[row, 2:], {"SFAM": SFAM(), "LaFAM, blind": LaFAM()}.items(), strict=True):
             found = explained(of, method)
             assert found.raw is not None
-            value = float(Selectivity()(found))
+            value = float(Selectivity()(found).values)
             show(axes, overlay(bird(QUERY), found.raw[0].numpy()), f"{name}\nselectivity {value:+.2f}")
         rims = {part: SHARED if part == shared else UNSHARED for part in ("crest", "tail")}
         for axes, image_id in zip(grid[row], (reference, QUERY, QUERY, QUERY), strict=True):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks import peers
 from benchmarks.subjects import SIX, first, network
 from benchmarks.timing import interleaved, ratio, spread
-from sfam_bench.core.baselines import Mean
+from sfam_bench.core.baselines import MeanColour
 from sfam_bench.core.records import PairBatch, Side, Term
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Images, Maps, RawMaps, Scores
@@ -62,7 +62,7 @@ class Setting:
 
     def walk(self, scene: Scene, explainers: Mapping[str, Explainer], steps: Steps) -> None:
         """Deletion and insertion areas of each method's maps, in one stream."""
-        metrics = [Perturbation(name, Mean(), steps, min_range=-9) for name in BOTH]
+        metrics = [Perturbation(name, MeanColour(), steps, min_range=-9) for name in BOTH]
         for method in answered(made(scene, explainers, [""] * len(self.pairs)), metrics, self.passes):
             for metric in metrics:
                 metric(method.explained)
@@ -108,7 +108,7 @@ def overhead(setting: Setting, methods: int, rounds: int) -> dict[str, float]:
     if count % len(batch):
         raise SystemExit(f"{count} passes are no whole number of batches of {len(batch)}: the last would be filled up")
     scene = setting.scene()
-    scene.full(), scene.base(Mean())
+    scene.full(), scene.base(MeanColour())
     chosen = list(SIX.items())[:methods]
     ready = {name: Ready(explainer(setting.model, scene.encoded, setting.pairs)) for name, explainer in chosen}
     tasks: dict[str, Callable[[], object]] = {
@@ -127,7 +127,7 @@ def curves(setting: Setting, rounds: int, rise: Any) -> dict[str, Any]:
     def score(images: Images) -> Scores:
         return setting.plain.similarity(setting.plain(images), reference)
 
-    walks = [peers.CausalCurve(score, name, 224, Mean(), stable=True) for name in BOTH]  # with our order of ties
+    walks = [peers.CausalCurve(score, name, 224, MeanColour(), stable=True) for name in BOTH]  # with our order of ties
     points: list[np.ndarray] = []
 
     def restated() -> None:
@@ -146,7 +146,7 @@ def curves(setting: Setting, rounds: int, rise: Any) -> dict[str, Any]:
     if rise:  # its ties fall in another order, and maps at 7 x 7 have ties at the borders
         restated()
     asked = torch.ones(1, dtype=torch.bool)
-    ours = [Walk(name, Mean(), Trapezoid(224)).scores(Explained(scene, maps), asked)[0] for name in BOTH]
+    ours = [Walk(name, MeanColour(), Trapezoid(224)).scores(Explained(scene, maps), asked)[0] for name in BOTH]
     apart = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, points, strict=True))
     return {
         "rise": "its own code" if rise else "re-stated",

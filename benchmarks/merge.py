@@ -92,7 +92,7 @@ def curves(frame: pd.DataFrame, draw: np.random.Generator) -> list[SimpleNamespa
             score=draw.random(21).tolist(),
         )
         for number in range(EXPLAINERS)
-        for walk in ("deletion_mean", "insertion_mean")
+        for walk in ("deletion_mean_colour", "insertion_mean_colour")
         for query, reference in zip(frame["query_id"], frame["reference_id"], strict=True)
     ]
 

@@ -20,7 +20,7 @@ import torch
 from numpy.polynomial import legendre
 
 from benchmarks.subjects import SIX, lite, photos, squeezenet
-from sfam_bench.core.baselines import Baseline, Blur, Mean
+from sfam_bench.core.baselines import Baseline, Blur, MeanColour
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Flags
@@ -28,7 +28,7 @@ from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.evaluation.evaluate import answered, made
 from sfam_bench.metrics.perturbation import Midpoint, Trapezoid, Walk
-from sfam_bench.metrics.shared.base import Explained, Probe, Scene
+from sfam_bench.metrics.shared.base import Explained, Measured, Probe, Scene
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
@@ -36,7 +36,7 @@ from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 OUT = Path(__file__).parents[1] / "results" / "bench" / "quadrature.json"
 PIXELS = 224 * 224
 Rule = tuple[np.ndarray, np.ndarray]  # counts of changed pixels, weights
-BASELINES: dict[str, Baseline] = {"mean": Mean(), "blur": Blur()}
+BASELINES: dict[str, Baseline] = {"mean_colour": MeanColour(), "blur": Blur()}
 RAW = 0.0005  # of the score: methods whose areas differ by less in full count as tied in `order_of_distinct`
 
 
@@ -100,11 +100,8 @@ class Curves:
     def asked(self, explained: Explained) -> Flags:
         return torch.ones(len(explained.maps), dtype=torch.bool)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {}
-
-    def __call__(self, explained: Explained) -> torch.Tensor:
-        return explained.scene.full()
+    def __call__(self, explained: Explained) -> Measured:
+        return Measured(explained.scene.full(), {})
 
 
 def collect(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_object
 from sfam_bench.core.maps import normalise, upsample
+from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity, swapped
 from sfam_bench.core.targets import score as target_score
@@ -29,13 +30,14 @@ from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.pair import MapPanel, check_suffix, measured, pair_figure, save_figure
 from sfam_bench.report.names import words
 
 METRICS: dict[str, Metric] = {  # as conf/metric has them
-    "insertion_minus_deletion_mean": Perturbation("insertion_minus_deletion"),
-    "deletion_mean": Perturbation("deletion"),
-    "insertion_mean": Perturbation("insertion"),
+    "insertion_minus_deletion_mean_colour": Perturbation("insertion_minus_deletion"),
+    "deletion_mean_colour": Perturbation("deletion"),
+    "insertion_mean_colour": Perturbation("insertion"),
     "average_drop": Keeping("drop"),
     "energy_pointing_game": EnergyPointingGame(),
     "energy_pointing_game_ratio": EnergyPointingGame(value="ratio"),
@@ -120,7 +122,8 @@ def score(
 
     A photo that its EXIF tag turns is refused with a mask or a box, which may be meant before or after it is turned.
 
-    attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "higher_is_better".
+    attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "metrics" with what each
+    says of itself (higher_is_better, label, meaning).
     """
     chosen, asked, model = explainers_of(explainers), _metrics(metrics), _model(model)
     pairs = pair(query, reference, model.image_size, foreground, box, background)
@@ -141,7 +144,7 @@ def score(
     )
     table.attrs["score"] = known[PAIR, "s_full"]
     table.attrs["flags"] = {name: {m: why for m, why in row.items() if why} for name, row in flags.items()}
-    table.attrs["higher_is_better"] = {name: metric.higher_is_better for name, metric in wanted.items()}
+    table.attrs["metrics"] = metric_facts(wanted)
     return table
 
 
@@ -168,7 +171,7 @@ def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str | None) -> dict[
     for name, metric in chosen.items():
         check_method(metric, f"metric {name!r}", Metric)
     if not chosen:
-        raise UserError("no metric is chosen: name one, as metrics=['deletion_mean'], or leave them out")
+        raise UserError("no metric is chosen: name one, as metrics=['deletion_mean_colour'], or leave them out")
     return dict(chosen)
 
 
@@ -199,7 +202,7 @@ def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) ->
         return []
     (row,) = scores.loc[[name]].to_dict("records")
     values = {str(metric): float(value) for metric, value in row.items()}
-    return measured(values, scores.attrs.get("higher_is_better", {}))
+    return measured(values, Catalogue(scores.attrs.get("metrics", {})))
 
 
 def pixels(image: Image) -> np.ndarray:

@@ -167,8 +167,8 @@ def test_explainers_that_cannot_be_are_refused(model, explainers, said):
 
 
 def test_metrics_go_by_name_too(model):
-    found = sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", ["deletion_mean", "gini"])
-    given = {name: METRICS[name] for name in ("deletion_mean", "gini")}
+    found = sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", ["deletion_mean_colour", "gini"])
+    given = {name: METRICS[name] for name in ("deletion_mean_colour", "gini")}
     pd.testing.assert_frame_equal(found, sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", given))
     assert [*sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", "gini").columns] == ["gini"]
 
@@ -219,7 +219,7 @@ for make in (
         "there is no metric 'delation' by name: choose from insertion_minus_deletion",
         "metric 'mine' is the class Gini: give an object, Gini(...)",
         "metric 'mine' is 3, of type int: give an object of Metric",
-        "no metric is chosen: name one, as metrics=['deletion_mean'], or leave them ",
+        "no metric is chosen: name one, as metrics=['deletion_mean_colour'], or leav",
         "Perturbation.baseline is the class Blur: give an object, Blur(...)",
         "Perturbation.baseline is 'blur', of type str: give an object of Baseline",
         "pooling is the class GAP: give an object, GAP(...)",
@@ -249,7 +249,7 @@ def test_scores_are_those_of_evaluate(model):
     assert table.shape == (2, len(METRICS))
     assert table.size == len(there)
     assert table.attrs["score"] == sfam_bench.explain(model, NOISE, NOISE.flip(2)).score
-    assert table.attrs["higher_is_better"]["deletion_mean"] is False
+    assert table.attrs["metrics"]["deletion_mean_colour"]["higher_is_better"] is False
 
 
 def test_localisation_needs_the_object(model):
@@ -322,7 +322,7 @@ def test_show_writes_what_it_returns(model, tmp_path):
     assert svg.read_bytes() == again.read_bytes()
     texts = [text.get_text() for text in figure.texts]
     assert {"sfam", "$<b>&", f"similarity {found.score:.3f}"} <= {*texts}
-    assert f"deletion mean ↓ {table.loc['sfam', 'deletion_mean']:.3f}" in "\n".join(texts)
+    assert f"deletion AUC (mean colour) ↓ {table.loc['sfam', 'deletion_mean_colour']:.3f}" in "\n".join(texts)
     assert [len(axes.images) for axes in figure.axes] == [1] * 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.svg", "new", "pair.svg"]
 

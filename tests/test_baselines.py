@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfam_bench.core.baselines import Blur, Colour, Mean, PatchShuffle, RiseBlur, Zeros
+from sfam_bench.core.baselines import Blur, Colour, MeanColour, PatchShuffle, RiseBlur, Zeros
 from sfam_bench.core.errors import UserError
 
 IMAGES = torch.rand(2, 3, 21, 13, generator=torch.Generator().manual_seed(0))
@@ -11,7 +11,16 @@ IMAGES = torch.rand(2, 3, 21, 13, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize(
     "baseline",
-    [Zeros(), Mean(), Blur(), Blur(sigma=0.5), Colour("white"), RiseBlur(), PatchShuffle(), PatchShuffle(grid=30)],
+    [
+        Zeros(),
+        MeanColour(),
+        Blur(),
+        Blur(sigma=0.5),
+        Colour("white"),
+        RiseBlur(),
+        PatchShuffle(),
+        PatchShuffle(grid=30),
+    ],
     ids=str,
 )
 def test_shape_and_range(baseline):
@@ -22,7 +31,7 @@ def test_shape_and_range(baseline):
 
 
 def test_mean_is_each_images_own_colour():
-    found = Mean()(IMAGES)
+    found = MeanColour()(IMAGES)
     torch.testing.assert_close(found[1, 2], IMAGES[1, 2].mean().expand(21, 13))
 
 
@@ -33,7 +42,7 @@ def test_blur_keeps_a_plain_image_and_flattens_a_busy_one():
 
 
 def test_one_image_does_not_colour_another():
-    for baseline in (Mean(), Blur(), RiseBlur(), PatchShuffle()):
+    for baseline in (MeanColour(), Blur(), RiseBlur(), PatchShuffle()):
         torch.testing.assert_close(baseline(IMAGES)[:1], baseline(IMAGES[:1]))
 
 

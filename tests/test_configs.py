@@ -94,7 +94,8 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
         assert metric.higher_is_better in (True, False, None)
         assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery"}
         explained = seen(scene)
-        values, reasons = metric(explained), metric.undefined(explained)
+        found = metric(explained)
+        values, reasons = found.values, found.reasons
         assert all(isinstance(reason, str) and reason for reason in reasons)
         assert torch.equal(torch.stack(list(reasons.values())).any(dim=0), values.isnan())
         assert values.shape == (3,)
@@ -107,12 +108,12 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_is_independent_of_the_batch(name: str, scene: Scene) -> None:
     for key, metric in metrics(name).items():
-        together = metric(seen(scene))
+        together = metric(seen(scene)).values
         for row in range(3):
             batch = only(scene.pairs, [row])
             encoded = encode_pairs(scene.model, Similarity(), batch.query, batch.reference)
             alone = Scene(scene.model, encoded, batch, gallery=scene.gallery)
-            value = metric(seen(alone, [row]))
+            value = metric(seen(alone, [row])).values
             torch.testing.assert_close(value, together[row : row + 1], rtol=1e-4, atol=1e-5, equal_nan=True, msg=key)
 
 
@@ -125,8 +126,8 @@ def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scen
             explained = seen(Scene(scene.model, scene.encoded, batch, gallery=scene.gallery))
             if region == getattr(metric, "only_with", None):
                 continue  # it only says to which batches the metric applies
-            assert metric(explained).isnan().tolist() == [False, True, False], key
-            assert metric.undefined(explained)["empty_mask"].tolist() == [False, True, False], key
+            assert metric(explained).values.isnan().tolist() == [False, True, False], key
+            assert metric(explained).reasons["empty_mask"].tolist() == [False, True, False], key
 
 
 # Parts of a model, baselines

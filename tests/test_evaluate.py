@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.core.baselines import Blur, Mean, Zeros
+from sfam_bench.core.baselines import Blur, MeanColour, Zeros
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import upsample
@@ -98,10 +98,10 @@ STEPS, WHOLE = Midpoint(5), Trapezoid(16)  # five and fifteen passes a walk
 FOUR = {"sfam": SFAM(), "grad_cam": GradCAM(), "lafam": LaFAM(), "chance": Chance()}
 ALIKE = {"grad_cam": GradCAM(relu=False), "hirescam": HiResCAM(), "xgrad_cam": XGradCAM(relu=False)}
 CURVES = {
-    "deletion": Perturbation("deletion", Mean(), STEPS),
+    "deletion": Perturbation("deletion", MeanColour(), STEPS),
     "point": PointingGame(),
     "both": Perturbation("insertion_minus_deletion", Zeros(), Midpoint(3), min_range=0.01),
-    "error": AreaError("deletion", Mean(), STEPS, WHOLE, share=0.5),
+    "error": AreaError("deletion", MeanColour(), STEPS, WHOLE, share=0.5),
     "black": Perturbation("insertion", Zeros(), STEPS, min_range=-9.0),
 }
 
@@ -243,7 +243,7 @@ def test_an_explainer_that_takes_passes_itself_disturbs_no_curve(size):
 
 def test_a_map_that_coincides_but_is_drawn_otherwise_gets_its_curve_in_full():
     network, pairs = lively(), batch(12)
-    metric = AreaError("deletion", Mean(), STEPS, WHOLE, share=0.5, min_range=-9.0)
+    metric = AreaError("deletion", MeanColour(), STEPS, WHOLE, share=0.5, min_range=-9.0)
     alike = {name: SFAM() for name in "abc"}
     found, count = taken(network, pairs, alike, {"error": metric})
     drawn = {name: {r.query_id for r in found if r.explainer == name} for name in alike}
@@ -259,7 +259,7 @@ def test_a_map_that_coincides_but_is_drawn_otherwise_gets_its_curve_in_full():
 
 def test_a_pair_that_is_not_drawn_leaves_no_record_whatever_its_map():
     network, pairs = lively(), batch(20)
-    metrics = {"error": AreaError("deletion", Mean(), STEPS, WHOLE, share=0.5)}
+    metrics = {"error": AreaError("deletion", MeanColour(), STEPS, WHOLE, share=0.5)}
     flat = {"flat": lambda network, encoded, pairs: torch.zeros(len(pairs), 4, 3)}
     found = [r for r in records(network, pairs, flat, metrics) if r.explainer == "flat"]
     assert 4 <= len(found) <= 16
@@ -309,11 +309,11 @@ def test_methods_are_made_when_their_turn_comes(metrics, ahead):
 @pytest.mark.parametrize("size", [1, 7, 16])
 def test_what_is_planned_is_what_is_taken(size):
     metrics = {
-        "deletion": Perturbation("deletion", Mean(), STEPS, -9.0),
-        "insertion": Perturbation("insertion", Mean(), STEPS, -9.0),
-        "both": Perturbation("insertion_minus_deletion", Mean(), STEPS, -9.0),
+        "deletion": Perturbation("deletion", MeanColour(), STEPS, -9.0),
+        "insertion": Perturbation("insertion", MeanColour(), STEPS, -9.0),
+        "both": Perturbation("insertion_minus_deletion", MeanColour(), STEPS, -9.0),
         "blurred": Perturbation("insertion_minus_deletion", Blur(), WHOLE, -9.0),
-        "error": AreaError("deletion", Mean(), STEPS, WHOLE, share=1.0, min_range=-9.0),
+        "error": AreaError("deletion", MeanColour(), STEPS, WHOLE, share=1.0, min_range=-9.0),
         "point": PointingGame(),
     }
     network, pairs = lively(), batch(3)
@@ -367,7 +367,7 @@ class Kept:
 def test_the_passes_of_explainers_themselves_are_planned(keep_maps):
     network, pairs = lively(), batch(3)
     explainers = {"first": Reads(0), "lafam": LaFAM(), "second": Reads(1)}
-    metrics = {"deletion": Perturbation("deletion", Mean(), STEPS, -9.0)}
+    metrics = {"deletion": Perturbation("deletion", MeanColour(), STEPS, -9.0)}
     own = own_passes(explainers.values(), network.encode(pairs.query[:1]), keep_maps)
     assert own == 2 * (2 * 6) * (2 if keep_maps else 1)
     passes, calls = counting(quietly(network, network))
@@ -408,18 +408,18 @@ def test_curves_are_those_that_the_metrics_rest_on():
     kept = {(curve.explainer, curve.curve, curve.query_id): curve for curve in shard.curves}
     assert len(kept) == len(shard.curves)
     assert {name for _, name, _ in kept} == {
-        "deletion_mean",
+        "deletion_mean_colour",
         "deletion_zeros",
         "insertion_zeros",
         "insertion_zeros_6_steps",
     }
-    assert {query for who, name, query in kept if (who, name) == ("sfam", "deletion_mean")} == {"q0", "q2", "q3"}
-    assert {query for who, name, query in kept if (who, name) == ("partly", "deletion_mean")} == {"q0", "q3"}
+    assert {query for who, name, query in kept if (who, name) == ("sfam", "deletion_mean_colour")} == {"q0", "q2", "q3"}
+    assert {query for who, name, query in kept if (who, name) == ("partly", "deletion_mean_colour")} == {"q0", "q3"}
     full = {r.query_id: r.value for r in shard.records if r.metric == "s_full"}
-    base = {r.query_id: r.value for r in shard.records if r.metric == "s_base_mean"}
+    base = {r.query_id: r.value for r in shard.records if r.metric == "s_base_mean_colour"}
     values = table(shard.records)
     for query in ("q0", "q2", "q3"):
-        curve = kept["sfam", "deletion_mean", query]
+        curve = kept["sfam", "deletion_mean_colour", query]
         assert curve.fraction[0] == 0
         assert curve.fraction[-1] == 1
         assert (curve.score[0], curve.score[-1]) == pytest.approx((full[query], base[query]))
@@ -449,7 +449,7 @@ def test_a_run_keeps_its_curves_compactly_and_its_report_draws_them(run_script, 
     code, _, err = run_script("evaluate", *data, *chosen, *asked, f"run_dir={run}")
     assert code == 0, err
     curves = read_curves(run)
-    walks = {"deletion_mean", "insertion_mean", "deletion_blur", "insertion_blur"}
+    walks = {"deletion_mean_colour", "insertion_mean_colour", "deletion_blur", "insertion_blur"}
     assert set(curves["curve"]) == walks
     assert len(curves) == 12 * 2 * 4
     assert {len(score) for score in curves["score"]} == {22}

@@ -156,7 +156,7 @@ def test_metrics_that_lack_what_they_need_are_said_once_by_what_it_is(run_script
     assert "pointing_game_box" in lines[0]
     assert lines[1].startswith("left out of planted, for want of negatives: margin_")
     run = read_run(tmp_path / "run")
-    assert {"box_iou_00", "margin_deletion_mean"} <= set(run.manifest["skipped"])
+    assert {"box_iou_00", "margin_deletion_mean_colour"} <= set(run.manifest["skipped"])
     assert not set(run.records["metric"]) & set(run.manifest["skipped"])
 
 
@@ -175,11 +175,11 @@ def test_retrieval_and_margin_are_read_along_deletion(run_script: Run, tmp_path:
     assert code == 0, err
     run = read_run(tmp_path / "run")
     own = dict(iter(run.records[run.records["explainer"] == "sfam"].groupby("metric")))
-    for metric in ("retrieval_rank_deletion_mean", "retrieval_recall_at_1_deletion_mean"):
+    for metric in ("retrieval_rank_deletion_mean_colour", "retrieval_recall_at_1_deletion_mean_colour"):
         assert own[metric]["query_id"].tolist() == run.pairs["query_id"].tolist()
         assert own[metric]["value"].between(0, 1 + 1e-6).all()
     nearest = (run.pairs["kind"] == "nearest_positive").to_numpy()
-    assert (own["retrieval_pixels_until_lost_mean"]["flag"][nearest] == "").all()  # no other item is nearer
-    margin = own["margin_pixels_until_flip_mean"]
+    assert (own["retrieval_pixels_until_lost_mean_colour"]["flag"][nearest] == "").all()  # no other item is nearer
+    margin = own["margin_pixels_until_flip_mean_colour"]
     assert margin["query_id"].tolist() == run.pairs["query_id"][~nearest].tolist()
     assert set(margin["flag"]) <= {"", "not_ahead"}

@@ -12,11 +12,13 @@ def test_explainers(name: str) -> None:
         check_names(["sfam", name], [])
 
 
-@pytest.mark.parametrize("name", ["s_full", "s_headless", "s_base_mean", "", "a/b"])
+@pytest.mark.parametrize("name", ["s_full", "s_headless", "s_base_mean_colour", "", "a/b"])
 def test_metrics(name: str) -> None:
     with pytest.raises(UserError, match=r"the metric .*: choose another"):
-        check_names([], ["deletion_mean", name])
+        check_names([], ["deletion_mean_colour", name])
 
 
 def test_what_is_in_use() -> None:
-    check_names(["sfam", "sfam gamma 0.25", "lite0 (tuned)", "RISE, 1000 masks"], ["pair", "deletion_mean", "s_fuller"])
+    check_names(
+        ["sfam", "sfam gamma 0.25", "lite0 (tuned)", "RISE, 1000 masks"], ["pair", "deletion_mean_colour", "s_fuller"]
+    )

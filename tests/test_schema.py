@@ -75,7 +75,7 @@ def test_shipped_experiments(experiment: str) -> None:
             "+explainer.sfam_2={_target_: sfam_bench.explainers.sfam.SFAM}",
             "++explainer.sfam_2.tau=1",
         ],
-        ["steps=rise", "baseline=[mean,patch_shuffle]", "metric=[parts,road]", "+metric.road.levels=2"],
+        ["steps=rise", "baseline=[mean_colour,patch_shuffle]", "metric=[parts,road]", "+metric.road.levels=2"],
         ["model=backbone", "model.trunk.name=resnet18", "head=mlp", "pooling=gem", "similarity=dot"],
         ["model=checkpoint", "model.path=x", "dataset=sop", "target=margin", "augmentation=crop_8", "validation=folds"],
         ["loss=triplet", "miner=semihard", "recipe=vit", "++seed=3", "protocol=null"],
@@ -105,7 +105,7 @@ def test_what_is_meant_is_accepted(overrides: list[str]) -> None:
         "+explainer.sfam.gama=1": "explainer.sfam has no setting 'gama': did you mean gamma?",
         "+explainer.other=3": "explainer has no setting 'other'",
         "+explainer.new={_target_: sfam_bench.explainers.sfam.SFAM, gama: 1}": "explainer.new has no setting 'gama'",
-        "+metric.deletion_mean.baseline={_target_: sfam_bench.core.baselines.Blur, sgima: 1}": "sgima",
+        "+metric.deletion_mean_colour.baseline={_target_: sfam_bench.core.baselines.Blur, sgima: 1}": "sgima",
         "+hydra.rnu.dir=x": "hydra has no setting 'rnu': did you mean run?",
     }.items(),
 )

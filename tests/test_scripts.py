@@ -91,7 +91,10 @@ def test_every_pair_has_one_record_a_method_and_metric(evaluated: Path) -> None:
     run = read_run(evaluated)
     assert not run.records.duplicated(["explainer", "metric", "query_id", "reference_id"]).any()
     counts = run.records.groupby(["metric", "explainer"]).size().unstack()
-    expected = {"deletion_mean": len(run.pairs), "selectivity_energy": (run.pairs["kind"] == "partial_match").sum()}
+    expected = {
+        "deletion_mean_colour": len(run.pairs),
+        "selectivity_energy": (run.pairs["kind"] == "partial_match").sum(),
+    }
     for metric, count in expected.items():
         assert counts.loc[metric, EXPLAINERS].eq(count).all()
     assert counts.loc["s_full", "pair"] == len(run.pairs)
@@ -264,14 +267,14 @@ def test_the_batch_of_the_passes_can_be_set_and_does_not_matter(run_script: Run,
 def test_all_curves_or_none_can_be_taken_in_full(run_script: Run, tmp_path: Path, share: float) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, f"full_share={share}", "min_range=-9.0", f"run_dir={tmp_path / 'run'}"))
     counts = read_run(tmp_path / "run").records.groupby("metric").size()
-    for name in ("deletion_mean", "deletion_blur"):
+    for name in ("deletion_mean_colour", "deletion_blur"):
         assert counts.get(f"{name}_area_error", 0) == share * counts[name]
 
 
 def test_the_protocol_in_full_has_225_points() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         configs = [compose("evaluate", overrides) for overrides in (["steps=rise"], [])]
-    rise, ours = (build(config.metric)["deletion_mean"].steps for config in configs)
+    rise, ours = (build(config.metric)["deletion_mean_colour"].steps for config in configs)
     counts, weights = rise(224 * 224)
     assert counts == list(range(0, 224 * 224 + 1, 224))
     assert len(counts) == len(weights) == 225

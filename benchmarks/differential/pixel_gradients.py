@@ -113,7 +113,7 @@ def integrated_jacobians() -> Iterator[Sides]:
     """A Jacobian a step, image and dimension, whole, and their product."""
     for setting in smalls():
         for space in ("cut", "image"):
-            method = IntegratedJacobians(space, steps=3, baseline="mean")
+            method = IntegratedJacobians(space, steps=3, baseline="mean_colour")
             found = [jacobian_map(setting, space, row) for row in range(2)]
             yield f"{space}, {setting.name}", setting.ours(method), torch.stack(found)
 

@@ -14,6 +14,7 @@ from sfam_bench.app.inputs import Inputs
 from sfam_bench.app.parts import keep_pictures, labels, passes_for, ready, supported
 from sfam_bench.app.settings import build, resolved
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Gallery
 from sfam_bench.datasets import pairs as pairing
@@ -49,8 +50,7 @@ class Evaluation:
     @property
     def facts(self) -> dict[str, Any]:
         """What a report reads in the manifest."""
-        directions = {name: {"higher_is_better": metric.higher_is_better} for name, metric in self.metrics.items()}
-        return self.inputs.facts("evaluate", steps=resolved(self.cfg)["steps"], metrics=directions)
+        return self.inputs.facts("evaluate", steps=resolved(self.cfg)["steps"], metrics=metric_facts(self.metrics))
 
     def embedded(self) -> Gallery:
         """Every image that may be explained, embedded."""

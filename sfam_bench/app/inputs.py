@@ -13,7 +13,7 @@ from sfam_bench.app.parts import dataset_and_model, image_ids, judged, train_ids
 from sfam_bench.app.settings import build, resolved
 from sfam_bench.app.tuned import read_all
 from sfam_bench.core.files import digest
-from sfam_bench.core.method_card import card_of
+from sfam_bench.core.method_card import card_of, method_settings
 from sfam_bench.core.targets import Target
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.explainers.shared.forms import Explainer
@@ -76,6 +76,7 @@ class Inputs:
         return {
             **{"kind": kind, "dataset": dataset.name, "model": model.name, "target": self.target.name},
             **{"similarity": model.similarity.name, "seed": self.cfg.seed, "explainers": list(explainers)},
+            "explainer_settings": {name: method_settings(made) for name, made in explainers.items()},
             **{"split": {"name": dataset.split_name, "hash": split_hash(dataset.index)}, "protocol": self.protocol},
             "image_counts": {self.cfg.split: len(self.explained)},
             **({"tuned": self.tuned} if self.tuned else {}),

@@ -63,10 +63,10 @@ class Colour:
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanColour:
     """The mean colour of each image."""
 
-    name: str = "mean"
+    name: str = "mean_colour"
 
     def __call__(self, images: Images) -> Images:
         return images.mean(dim=(2, 3), keepdim=True).expand_as(images).contiguous()
@@ -140,5 +140,7 @@ class PatchShuffle:
         return shuffled[..., :rows, :cols].contiguous()
 
 
-BaselineName: TypeAlias = Literal["zeros", "mean", "blur"]  # a field of explainers that need an image without content
-BASELINES: dict[BaselineName, Baseline] = {"zeros": Zeros(), "mean": Mean(), "blur": Blur()}
+BaselineName: TypeAlias = Literal[
+    "zeros", "mean_colour", "blur"
+]  # a field of explainers that need an image without content
+BASELINES: dict[BaselineName, Baseline] = {"zeros": Zeros(), "mean_colour": MeanColour(), "blur": Blur()}

@@ -1,8 +1,8 @@
 """What a method says about itself: for the table, the page of cards, and the contract tests that hold it to it."""
 
 import re
-from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, TypeAlias
 
 Total: TypeAlias = Literal["none", "score", "change"]
 
@@ -76,3 +76,10 @@ def _field_lines(method: type, text: str) -> list[str]:
     found = re.match(r"\s*([a-z_]\w*(?:, [a-z_]\w*)*):\s", text)
     names = found[1].split(", ") if found else []
     return names if set(names) <= {field.name for field in fields(method)} else []
+
+
+def method_settings(explainer: object) -> dict[str, Any]:
+    """The class of an explainer as "_target_", and its fields by name."""
+    kind = type(explainer)
+    own = [field.name for field in fields(explainer) if field.init] if is_dataclass(explainer) else []
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **{name: getattr(explainer, name) for name in own}}

@@ -69,13 +69,13 @@ def evaluate(
         applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
         for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
             for name, metric in applied.items():
-                undefined = {reason: flag.tolist() for reason, flag in metric.undefined(method.explained).items()}
-                missed = undefined.pop(NOT_DRAWN, [False] * len(pairs))
+                found = metric(method.explained)
+                holding = {reason: flags.tolist() for reason, flags in found.reasons.items()}
+                missed = holding.pop(NOT_DRAWN, [False] * len(pairs))
                 why = [
-                    NOT_DRAWN if missed[i] else flag or first_true(undefined, i) for i, flag in enumerate(method.flags)
+                    NOT_DRAWN if missed[i] else flag or first_true(holding, i) for i, flag in enumerate(method.flags)
                 ]
-                values = metric(method.explained).cpu()
-                shard.records.extend(rows((*names, method.name, name), pairs, values, why))
+                shard.records.extend(rows((*names, method.name, name), pairs, found.values.cpu(), why))
             shard.seconds[method.name] = method.seconds
             if keep_curves:
                 shard.curves.extend(walked(method, pairs, applied.values()))

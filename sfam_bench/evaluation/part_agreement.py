@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import flagged, normalise, upsample
+from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Record, Sample, Side, pair_seed
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
@@ -29,7 +30,31 @@ from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_par
 from sfam_bench.models.similarity_model import SimilarityModel
 
 METRIC, SHUFFLED = "part_agreement", "part_agreement_shuffled"
-METRICS = {METRIC: {"higher_is_better": True, "chance": SHUFFLED}, SHUFFLED: {"higher_is_better": None}}
+METRICS = metric_facts(
+    {
+        METRIC: Described(
+            MetricCard(
+                range=(-1, 1),
+                group="Metrics that see the pair",
+                label="part agreement",
+                meaning="does the map follow how much each part is alike?",
+                family="part_agreement",
+            ),
+            higher_is_better=True,
+        ),
+        SHUFFLED: Described(
+            MetricCard(
+                range=(-1, 1),
+                group="Metrics that see the pair",
+                label="part agreement (classes exchanged)",
+                meaning="part agreement with the descriptions of whole classes exchanged",
+                family="part_agreement",
+                role="chance",
+                of=METRIC,
+            )
+        ),
+    }
+)
 MANY = "*"  # stands for the reference of a value over many
 
 

@@ -29,7 +29,7 @@ class DistanceExplainer:
     grid: cells a side of a mask.
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
-    baseline: what is behind the masks; mean, so that passes are shared with RISE.
+    baseline: what is behind the masks; mean_colour, so that passes are shared with RISE.
     nearest, farthest: share of the masks that count on each side; 0 leaves a side out.
     softness: masks whose score is within this share of the range of scores from the edge of a side count in part, so
         that rounding does not move a whole mask over it; 0 is theirs.
@@ -47,7 +47,7 @@ class DistanceExplainer:
     grid: Count = 8
     keep: Share = 0.5
     seed: Natural = 0
-    baseline: BaselineName = "mean"
+    baseline: BaselineName = "mean_colour"
     nearest: Share = 0.1
     farthest: Share = 0.1
     softness: Share = 0.01

@@ -50,7 +50,7 @@ class KernelSHAP:
     samples: Count = 512
     weighting: Literal["shapley", "banzhaf"] = "shapley"
     seed: Natural = 0
-    baseline: BaselineName = "mean"
+    baseline: BaselineName = "mean_colour"
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -39,7 +39,7 @@ class RELAX:
     grid: Count = 8
     keep: Share = 0.5
     seed: Natural = 0
-    baseline: BaselineName = "mean"
+    baseline: BaselineName = "mean_colour"
 
     def __post_init__(self) -> None:
         check_choices(self)

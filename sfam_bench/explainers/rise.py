@@ -38,7 +38,7 @@ class RISE:
     grid: Count = 8
     keep: Share = 0.5
     seed: Natural = 0
-    baseline: BaselineName = "mean"
+    baseline: BaselineName = "mean_colour"
     subtract_mean: bool = True
 
     def __post_init__(self) -> None:

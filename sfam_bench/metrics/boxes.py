@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import SHARE, MetricCard, label
 from sfam_bench.core.ranges import Share
-from sfam_bench.core.types import Flags, Maps, Masks, Scores
+from sfam_bench.core.types import Maps, Masks
 from sfam_bench.metrics.localisation import check_threshold, empty
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 TOUCHING = np.zeros((3, 3, 3), dtype=bool)  # within an image, corners too
 TOUCHING[1] = True
@@ -79,9 +79,6 @@ class BoxIoU:
     boxes: the best of all boxes (MaxBoxAccV2), or that of the largest component, in pixels (MaxBoxAcc).
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, 1), degenerate=("boxes=all takes the best of all boxes, which speckled maps have by the hundred",)
-    )
     higher_is_better: ClassVar[bool] = True
 
     threshold: Share = 0.2
@@ -93,14 +90,26 @@ class BoxIoU:
         check_threshold("BoxIoU", self.threshold)
 
     @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=SHARE,
+            degenerate=("boxes=all takes the best of all boxes, which speckled maps have by the hundred",),
+            group="Localisation",
+            label=label(
+                "box IoU", f"threshold {100 * self.threshold:g} %", "" if self.boxes == "all" else "largest component"
+            ),
+            meaning="overlap of the object's box with the best box of the map's high part"
+            if self.boxes == "all"
+            else "overlap of the object's box with the box of the map's largest high part",
+            family="box_iou" if self.boxes == "all" else "box_iou_largest",
+            threshold=self.threshold,
+        )
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return (self.region,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        flat = explained.maps.flatten(1)
-        return {"empty_mask": empty(explained, self.region), "constant_map": flat.amax(dim=1) <= flat.amin(dim=1)}
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         found = components(cut(explained.maps, self.threshold))
         values = overlap(found.box, extent(explained.scene.region(self.region))[found.image])
         best = np.zeros(len(explained.maps))
@@ -109,4 +118,6 @@ class BoxIoU:
         else:
             order = np.argsort(found.pixels, kind="stable")  # the last to be written is the largest
             best[found.image[order]] = values[order]
-        return defined(torch.from_numpy(best).to(explained.maps), self.undefined(explained))
+        flat = explained.maps.flatten(1)
+        reasons = {"empty_mask": empty(explained, self.region), "constant_map": flat.amax(dim=1) <= flat.amin(dim=1)}
+        return defined(torch.from_numpy(best).to(explained.maps), reasons)

@@ -8,10 +8,9 @@ import torch
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
-from sfam_bench.core.types import Flags, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,6 @@ class Completeness:
     min_score: |score| under which the quotient is undefined, in units of the score.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, inf),
-        degenerate=("a method's own scale decides, where it claims no total", "a bias in the head is no position's"),
-    )
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool] = False
 
@@ -40,16 +35,28 @@ class Completeness:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        score = explained.scene.full()
-        missing = torch.full_like(score, explained.raw is None, dtype=torch.bool)
-        nonfinite = missing if explained.raw is None else ~explained.raw.flatten(1).isfinite().all(dim=1)
-        return {"no_raw_map": missing, "nonfinite_map": nonfinite, "zero_score": score.abs() < self.min_score}
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(0, inf),
+            degenerate=(
+                "a method's own scale decides, where it claims no total",
+                "a bias in the head is no position's",
+            ),
+            group="Complexity and completeness",
+            label=label("completeness", f"from {self.baseline.name}" if self.baseline else ""),
+            meaning="what the map's sum misses of the similarity, as a share of it",
+            family="completeness",
+            baseline=self.baseline.name if self.baseline else None,
+        )
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         score = explained.scene.full()
+        reasons = {"zero_score": score.abs() < self.min_score}
         if explained.raw is None:
-            return torch.full_like(score, torch.nan)
+            missing = torch.ones_like(score, dtype=torch.bool)
+            return Measured(torch.full_like(score, torch.nan), {"no_raw_map": missing, **reasons})
+        reasons = {"nonfinite_map": ~explained.raw.flatten(1).isfinite().all(dim=1), **reasons}
         total = score if self.baseline is None else score - explained.scene.base(self.baseline)
         residual = (explained.raw.double().sum(dim=(1, 2)) - total).abs() / score.abs()
-        return defined(residual.to(score.dtype), self.undefined(explained))
+        return defined(residual.to(score.dtype), reasons)

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import SHARE, MetricCard
-from sfam_bench.core.types import Flags, Maps, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.core.metric_card import SHARE, Limits, MetricCard, label
+from sfam_bench.core.types import Maps
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 Of = Literal["magnitude", "positive"]
 
@@ -44,12 +44,14 @@ class _OfMap:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        nothing = ~parts(explained.maps, self.of).any(dim=1)
-        return {"constant_map" if self.of == "magnitude" else "no_positive_part": nothing}
+    def _card(self, limits: Limits, name: str, meaning: str) -> MetricCard:
+        named = label(name, "" if self.of == "magnitude" else "positive part")
+        return MetricCard(range=limits, group="Complexity and completeness", label=named, meaning=meaning)
 
-    def _defined(self, values: Scores, explained: Explained) -> Scores:
-        return defined(values.to(explained.maps.dtype), self.undefined(explained))
+    def _defined(self, values: Float[Tensor, " batch"], explained: Explained) -> Measured:
+        nothing = ~parts(explained.maps, self.of).any(dim=1)
+        reason = "constant_map" if self.of == "magnitude" else "no_positive_part"
+        return defined(values.to(explained.maps.dtype), {reason: nothing})
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ class Gini(_OfMap):
     of: magnitudes, as Quantus by default, or the positive part.
     """
 
-    card: ClassVar[MetricCard] = SHARE
+    @property
+    def card(self) -> MetricCard:
+        return self._card(SHARE, "Gini index", "Gini index of the map: 0 even, 1 in one pixel")
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         return self._defined(gini(parts(explained.maps, self.of)), explained)
 
 
@@ -78,9 +82,11 @@ class Entropy(_OfMap):
     of: magnitudes, as Quantus by default, or the positive part.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=(0, inf))
+    @property
+    def card(self) -> MetricCard:
+        return self._card((0, inf), "entropy", "entropy of the map in nats")
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         return self._defined(entropy(parts(explained.maps, self.of)), explained)
 
 
@@ -93,8 +99,10 @@ class EffectiveArea(_OfMap):
     of: magnitudes, or the positive part.
     """
 
-    card: ClassVar[MetricCard] = SHARE
+    @property
+    def card(self) -> MetricCard:
+        return self._card(SHARE, "effective area", "share of the image over which the map is spread, by its entropy")
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         weights = parts(explained.maps, self.of)
         return self._defined((entropy(weights) - math.log(weights.shape[1])).exp(), explained)

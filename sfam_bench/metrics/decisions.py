@@ -2,23 +2,39 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, log
+from math import log
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.metric_card import ANY, SHARE, MetricCard, label
 from sfam_bench.core.ranges import Finite
 from sfam_bench.core.types import Flags, Scores
-from sfam_bench.metrics.perturbation import MEAN, TWENTY
-from sfam_bench.metrics.shared.base import Explained, sound
-from sfam_bench.metrics.shared.steps import Steps, placed
+from sfam_bench.metrics.perturbation import AUC, MEAN, TWENTY
+from sfam_bench.metrics.shared.base import Explained, Measured, defined, sound
+from sfam_bench.metrics.shared.steps import Steps, named_steps, placed
 from sfam_bench.metrics.shared.walks import Curves, Direction, Walk
 
 Curve: TypeAlias = Literal["deletion", "insertion", "insertion_minus_deletion"]
 DECISIONS = {"reference": "rank", "class": "lead", "margin": "margin"}  # and the reading that decides
+AREAS = {
+    "rank": ("retrieval rank", "rank of the reference in the gallery while pixels go or come: 1 first, 0 last"),
+    "recall_at_1": ("retrieval recall@1", "share of the way on which the nearest image is of the query's class"),
+    "average_precision": (
+        "retrieval average precision",
+        "average precision over the query's class while pixels go or come",
+    ),
+}
+UNTIL = {
+    ("reference", "deletion"): ("match is lost", "go until the query no longer finds its reference first"),
+    ("reference", "insertion"): ("match is found", "come until the query finds its reference first"),
+    ("class", "deletion"): ("class is lost", "go until the nearest image is of another class"),
+    ("class", "insertion"): ("class is found", "come until the nearest image is of the query's class"),
+    ("margin", "deletion"): ("negative is nearer", "go until the query is nearer to the other class"),
+    ("margin", "insertion"): ("reference is nearer", "come until the query is nearer to its reference"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +62,19 @@ class RetrievalArea:
 
     @property
     def card(self) -> MetricCard:
+        name, meaning = AREAS[self.of]
         return MetricCard(
-            range=(-1, 1) if self.walk == "insertion_minus_deletion" else (0, 1),
+            range=(-1, 1) if self.walk == "insertion_minus_deletion" else SHARE,
             degenerate=(
                 "ranks on a log scale hang on the size of the gallery: a rank drawn at random gives 1 / log(items)",
                 "in a gallery of one class recall@1 and average precision are always 1",
             ),
+            group="Metrics that see the pair",
+            label=label(f"{name}, {AUC[self.walk]}", self.baseline.name),
+            meaning=meaning,
+            family=f"retrieval_{self.of}_{self.walk}",
+            baseline=self.baseline.name,
+            steps=named_steps(self.steps),
         )
 
     @property
@@ -63,15 +86,15 @@ class RetrievalArea:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._reasons(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _reasons(self, explained: Explained) -> dict[str, Flags]:
         return unfit(explained, of_class=self.of != "rank")
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
-        areas = area(explained, self.probes, lambda walk: self._curve(walk, explained, asked))
-        return torch.where(asked, areas, torch.nan)
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._reasons(explained)
+        asked = sound(reasons)
+        return defined(area(explained, self.probes, lambda walk: self._curve(walk, explained, asked)), reasons)
 
     def _curve(self, walk: Walk, explained: Explained, asked: Flags) -> Curves:
         name = {"recall_at_1": DECISIONS["class"]}.get(self.of, self.of)
@@ -93,10 +116,6 @@ class MarginArea:
     walk: which curve, or the gap between the two.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(-inf, inf), degenerate=("a margin that grows on the way gives areas beyond 0 and 1",)
-    )
-
     walk: Curve
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
@@ -108,6 +127,19 @@ class MarginArea:
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=ANY,
+            degenerate=("a margin that grows on the way gives areas beyond 0 and 1",),
+            group="Metrics that see the pair",
+            label=label(f"margin, {AUC[self.walk]}", self.baseline.name),
+            meaning="the margin over another class while pixels go or come",
+            family=f"margin_{self.walk}",
+            baseline=self.baseline.name,
+            steps=named_steps(self.steps),
+        )
+
+    @property
     def higher_is_better(self) -> bool:
         return self.walk != "deletion"
 
@@ -116,20 +148,21 @@ class MarginArea:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._reasons(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _reasons(self, explained: Explained) -> dict[str, Flags]:
         full, base = ends(explained, self.baseline, "margin")
         return {"zero_range": full - base < self.min_range}
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._reasons(explained)
+        asked = sound(reasons)
         full, base = (end[:, None] for end in ends(explained, self.baseline, "margin"))
 
         def curve(walk: Walk) -> Curves:
             return (walk.readings(explained, asked, "margin") - base) / (full - base)
 
-        return torch.where(asked, area(explained, self.probes, curve), torch.nan)
+        return defined(area(explained, self.probes, curve), reasons)
 
 
 @dataclass(frozen=True)
@@ -145,11 +178,6 @@ class PixelsUntil:
     walk: pixels go until it is lost, or come until it is made.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=SHARE.range,
-        degenerate=("deletion may never change a decision that holds for the baseline image too: 1, whatever the map",),
-    )
-
     decision: Literal["reference", "class", "margin"]
     walk: Direction = "deletion"
     baseline: Baseline = MEAN
@@ -161,6 +189,22 @@ class PixelsUntil:
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        until, meaning = UNTIL[self.decision, self.walk]
+        return MetricCard(
+            range=SHARE,
+            degenerate=(
+                "deletion may never change a decision that holds for the baseline image too: 1, whatever the map",
+            ),
+            group="Metrics that see the pair",
+            label=label(f"pixels until the {until}", self.baseline.name),
+            meaning=f"share of pixels that {meaning}",
+            family=f"pixels_until_{self.decision}_{self.walk}",
+            baseline=self.baseline.name,
+            steps=named_steps(self.steps),
+        )
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return ("negative",) if self.decision == "margin" else ("gallery",)
 
@@ -169,24 +213,24 @@ class PixelsUntil:
         return walks(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._reasons(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _reasons(self, explained: Explained) -> dict[str, Flags]:
         full, base = (holds(self.decision, end) for end in ends(explained, self.baseline, DECISIONS[self.decision]))
         made = {"holds_when_empty": base} if self.walk == "insertion" else {}
         if self.decision == "margin":
             return {"not_ahead": ~full, **made}
         return {**unfit(explained, of_class=self.decision == "class"), "not_matched": ~full, **made}
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._reasons(explained)
         (walk,) = self.probes
-        held = holds(self.decision, walk.readings(explained, asked, DECISIONS[self.decision]))
+        held = holds(self.decision, walk.readings(explained, sound(reasons), DECISIONS[self.decision]))
         over = held if self.walk == "insertion" else ~held
         over[:, -1] = True  # at the latest
         pixels = explained.maps[0].numel()
         counts = explained.maps.new_tensor(placed(self.steps, pixels)[0])
-        return torch.where(asked, counts[over.int().argmax(dim=1)] / pixels, torch.nan)
+        return defined(counts[over.int().argmax(dim=1)] / pixels, reasons)
 
 
 def walks(curve: Curve, baseline: Baseline, steps: Steps) -> tuple[Walk, ...]:

@@ -9,12 +9,12 @@ import torch
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import normalise
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Finite, Positive
 from sfam_bench.core.types import Flags, Maps, Scores
 from sfam_bench.engine.series import Masked, Series
 from sfam_bench.metrics.perturbation import FLAT, MEAN
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 Mask = Literal["positive", "minmax"]
 
@@ -72,7 +72,19 @@ class Keeping:
     @property
     def card(self) -> MetricCard:
         alike = "a map that keeps the whole image loses nothing, and none that keeps less can lose less"
-        return MetricCard(range=(0, inf if self.value == "drop" else self.times), degenerate=(alike,))
+        unit = "percent" if self.times == 100 else "share"
+        notes = "" if self.scale == "range" else "raw scores", "" if self.mask == "positive" else "least to greatest"
+        return MetricCard(
+            range=(0, inf if self.value == "drop" else self.times),
+            degenerate=(alike,),
+            group="Faithfulness",
+            label=label(f"average {self.value}", self.baseline.name, *notes),
+            meaning=f"{unit} of the score lost when the map alone is kept"
+            if self.value == "drop"
+            else f"{unit} of pairs whose score rises when the map alone is kept",
+            family=f"average_{self.value}_{self.mask}_{self.scale}",
+            baseline=self.baseline.name,
+        )
 
     @property
     def higher_is_better(self) -> bool:
@@ -83,17 +95,17 @@ class Keeping:
         return (Kept(self.baseline, self.mask),)
 
     def asked(self, explained: Explained) -> Flags:
-        return ~self.undefined(explained)["zero_range"]
+        return ~self._without_range(explained)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"zero_range": explained.scene.full() - self._zero(explained) < self.min_range}
+    def _without_range(self, explained: Explained) -> Flags:
+        return explained.scene.full() - self._zero(explained) < self.min_range
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         zero, full = self._zero(explained), explained.scene.full()
         kept = explained.scores(self.probes[0], self.asked(explained))[:, 0]
         lost = (full - kept).clamp_min(0) / (full - zero)
         values = lost if self.value == "drop" else (kept > full + FLAT).to(full.dtype)
-        return defined(values * self.times, self.undefined(explained))
+        return defined(values * self.times, {"zero_range": self._without_range(explained)})
 
     def _zero(self, explained: Explained) -> Scores:
         full = explained.scene.full()

@@ -10,10 +10,32 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import ties
-from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.metric_card import SHARE, VALUES, Group, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative, Share
 from sfam_bench.core.types import Flags, Maps, Masks, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
+
+REGIONS = {  # in labels and in sentences; a region of another name stands for itself
+    "foreground": ("", "the foreground"),
+    "box": (", box", "the object's box"),
+    "shared": (", shared parts", "the parts that the two images share"),
+    "unshared": (", unshared parts", "the parts that the two images do not share"),
+}
+
+
+def region_words(region: str) -> tuple[str, str]:
+    """What a label adds to the name of a metric of this region, and what a sentence calls it."""
+    return REGIONS.get(region, (f", {region}", region))
+
+
+def region_group(region: str) -> Group:
+    """The table of metrics of a region: shared parts depend on both images."""
+    return "Metrics that see the pair" if region in ("shared", "unshared") else "Localisation"
+
+
+def within(tolerance: float) -> str:
+    """A tolerance as labels say it."""
+    return f"{tolerance:g} px" if tolerance else "no tolerance"
 
 
 def above(maps: Maps, threshold: float) -> Masks:
@@ -72,14 +94,17 @@ def without_positive_part(explained: Explained) -> Flags:
     return ~(explained.maps > 0).flatten(1).any(dim=1)
 
 
+def without_energy(explained: Explained, *regions: str) -> dict[str, Flags]:
+    """By reason, the pairs for which there is nothing to share out, or nothing to hit."""
+    return {"empty_mask": empty(explained, *regions), "no_positive_part": without_positive_part(explained)}
+
+
 @dataclass(frozen=True)
 class PointingGame:
     """1 where the peak is within `tolerance` px of the region; Zhang et al., IJCV 2018, with TorchRay's 15 px.
 
     `only_with` limits it to pairs that have that other region too (partial matches have an unshared one).
     """
-
-    card: ClassVar[MetricCard] = SHARE
 
     region: str = "foreground"
     tolerance: NotNegative = 15.0
@@ -90,15 +115,25 @@ class PointingGame:
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        at, where = region_words(self.region)
+        near = f", within {self.tolerance:g} px" if self.tolerance else ", to the pixel"
+        limited = f" (pairs with {region_words(self.only_with)[1]} too)" if self.only_with else ""
+        return MetricCard(
+            range=SHARE,
+            group=region_group(self.region),
+            label=label(f"pointing game{at}", within(self.tolerance), "partial matches" if self.only_with else ""),
+            meaning=f"does the peak lie on {where}{near}?{limited}",
+            family="_".join(["pointing_game", self.region, *([self.only_with] if self.only_with else [])]),
+        )
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return (self.region,) if self.only_with is None else (self.region, self.only_with)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"empty_mask": empty(explained, self.region)}
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         found = hits(explained.maps, explained.scene.region(self.region), self.tolerance)
-        return defined(found.to(explained.maps.dtype), self.undefined(explained))
+        return defined(found.to(explained.maps.dtype), {"empty_mask": empty(explained, self.region)})
 
 
 @dataclass(frozen=True)
@@ -118,24 +153,31 @@ class EnergyPointingGame:
 
     @property
     def card(self) -> MetricCard:
-        return MetricCard(range=(0, inf)) if self.value == "ratio" else SHARE
+        at, where = region_words(self.region)
+        meanings = {
+            "share": f"share of the positive map on {where}",
+            "chance": f"share of the image taken by {where}",
+            "ratio": f"share of the positive map on {where} over that of the image: 1 for a blind map",
+        }
+        return MetricCard(
+            range=(0, inf) if self.value == "ratio" else SHARE,
+            group=region_group(self.region),
+            label=label(f"energy pointing game{at}", VALUES.get(self.value, "")),
+            meaning=meanings[self.value],
+            family=f"energy_pointing_game_{self.region}",
+            role=role(self.value),
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
         return (self.region,) if self.only_with is None else (self.region, self.only_with)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {
-            "empty_mask": empty(explained, self.region),
-            "no_positive_part": without_positive_part(explained),
-        }
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region = explained.scene.region(self.region)
         share = energy(explained.maps, region)
         chance = region.to(share.dtype).mean(dim=(1, 2))
         values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
-        return defined(values, self.undefined(explained))
+        return defined(values, without_energy(explained, self.region))
 
 
 @dataclass(frozen=True)
@@ -147,7 +189,6 @@ class IoU:
     threshold: share of the map's maximum, which the pixels must exceed.
     """
 
-    card: ClassVar[MetricCard] = SHARE
     higher_is_better: ClassVar[bool] = True
 
     region: str = "foreground"
@@ -158,19 +199,25 @@ class IoU:
         check_threshold("IoU", self.threshold)
 
     @property
+    def card(self) -> MetricCard:
+        at, where = region_words(self.region)
+        return MetricCard(
+            range=SHARE,
+            group=region_group(self.region),
+            label=label(f"IoU{at}", f"above {100 * self.threshold:g} % of the maximum"),
+            meaning=f"overlap of the thresholded map with {where}",
+            family=f"iou_{self.region}",
+            threshold=self.threshold,
+        )
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return (self.region,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {
-            "empty_mask": empty(explained, self.region),
-            "no_positive_part": without_positive_part(explained),
-        }
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region, kept = explained.scene.region(self.region), above(explained.maps, self.threshold)
         both, either = (mask.sum(dim=(1, 2)) for mask in (region & kept, region | kept))
-        return defined((both / either).to(explained.maps.dtype), self.undefined(explained))
+        return defined((both / either).to(explained.maps.dtype), without_energy(explained, self.region))
 
 
 @dataclass(frozen=True)
@@ -183,8 +230,6 @@ class AveragePrecision:
     value: "precision", or its "chance" level: the region's area share, which a constant map scores too.
     """
 
-    card: ClassVar[MetricCard] = SHARE
-
     region: str = "foreground"
     value: Literal["precision", "chance"] = "precision"
     higher_is_better: bool | None = True  # null for "chance"
@@ -193,16 +238,26 @@ class AveragePrecision:
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        at, where = region_words(self.region)
+        precise = f"average precision of the map against {where}"
+        return MetricCard(
+            range=SHARE,
+            group=region_group(self.region),
+            label=label(f"average precision{at}", VALUES.get(self.value, "")),
+            meaning=precise if self.value == "precision" else f"share of the image taken by {where}",
+            family=f"average_precision_{self.region}",
+            role=role(self.value),
+        )
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return (self.region,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"empty_mask": empty(explained, self.region)}
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region = explained.scene.region(self.region)
         if self.value == "chance":
             values = region.to(explained.maps.dtype).mean(dim=(1, 2))
         else:
             values = average_precision(explained.ranks, explained.maps, region)
-        return defined(values, self.undefined(explained))
+        return defined(values, {"empty_mask": empty(explained, self.region)})

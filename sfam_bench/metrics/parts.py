@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import flagged
-from sfam_bench.core.metric_card import SHARE, MetricCard
+from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative
-from sfam_bench.core.types import Flags, KeypointsBatch, Maps, Masks, Scores
-from sfam_bench.metrics.localisation import energy, without_positive_part
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined
+from sfam_bench.core.types import KeypointsBatch, Maps, Masks
+from sfam_bench.metrics.localisation import energy, within, without_positive_part
+from sfam_bench.metrics.shared.base import Explained, Measured, defined, not_drawn
 
 # CUB's, in the order of parts/parts.txt
 PARTS = (
@@ -98,7 +98,6 @@ class PartPointingGame:
     tolerance: px, strict; the part's own pixel always counts.
     """
 
-    card: ClassVar[MetricCard] = SHARE
     needs: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     tolerance: NotNegative = 15.0
@@ -108,15 +107,24 @@ class PartPointingGame:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"no_parts": ~seen(explained).within(self.tolerance).flatten(1).any(dim=1)}
+    @property
+    def card(self) -> MetricCard:
+        hit = "does the peak lie on a visible part?"
+        return MetricCard(
+            range=SHARE,
+            group="Localisation",
+            label=label("part pointing game", within(self.tolerance), VALUES.get(self.value, "")),
+            meaning=hit if self.value == "hit" else "share of the image that lies on a visible part",
+            family="part_pointing_game",
+            role=role(self.value),
+        )
 
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         near = seen(explained).within(self.tolerance)
         values = near.to(explained.maps.dtype).mean(dim=(1, 2))
         if self.value == "hit":
             values = at_peak(explained.maps, near).to(values)
-        return defined(values, self.undefined(explained))
+        return defined(values, {"no_parts": ~near.flatten(1).any(dim=1)})
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,6 @@ class SamePart:
     value: "same", or its "chance" level: how often two points at random would be.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, 1), remakes=1, degenerate=("it is 1 where each image shows the same one part and no other",)
-    )
     needs: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     value: Literal["same", "chance"] = "same"
@@ -140,17 +145,27 @@ class SamePart:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    @property
+    def card(self) -> MetricCard:
+        same = "do the peaks of both images of a pair lie on the same part?"
+        return MetricCard(
+            range=SHARE,
+            remakes=1,
+            degenerate=("it is 1 where each image shows the same one part and no other",),
+            group="Metrics that see the pair",
+            label=label("same part", VALUES.get(self.value, "")),
+            meaning=same if self.value == "same" else "how often two random points of a pair lie on the same part",
+            family="same_part",
+            role=role(self.value),
+        )
+
+    def __call__(self, explained: Explained) -> Measured:
         other = explained.other
         if other is None or other.raw is None:
-            return {NOT_DRAWN: torch.ones(len(explained.maps), dtype=torch.bool, device=explained.maps.device)}
+            return not_drawn(explained)
         hidden = [~seen(side).within(inf).flatten(1).any(dim=1) for side in (explained, other)]
-        return {"no_parts": torch.stack(hidden).any(dim=0), "reference_map": torch.stack(flagged(other.raw)).any(dim=0)}
-
-    def __call__(self, explained: Explained) -> Scores:
-        undefined, other = self.undefined(explained), explained.other
-        if other is None:
-            return torch.full_like(explained.scene.full(), torch.nan)
+        unsound = torch.stack(flagged(other.raw)).any(dim=0)
+        reasons = {"no_parts": torch.stack(hidden).any(dim=0), "reference_map": unsound}
         sides = [(side.maps, seen(side).kinds()) for side in (explained, other)]
         if self.value == "same":
             first, second = (at_peak(maps, kinds) for maps, kinds in sides)
@@ -159,7 +174,7 @@ class SamePart:
             count = 1 + max(int(kinds.max()) for _, kinds in sides)
             shares = [torch.stack([(kinds == k).double().mean(dim=(1, 2)) for k in range(count)]) for _, kinds in sides]
             values = (shares[0] * shares[1]).sum(dim=0).to(explained.maps.dtype)
-        return defined(values, undefined)
+        return defined(values, reasons)
 
 
 @dataclass(frozen=True)
@@ -187,7 +202,25 @@ class PartEnergy:
 
     @property
     def card(self) -> MetricCard:
-        return MetricCard(range=(0, inf)) if self.value == "ratio" else SHARE
+        meanings = {
+            "share": f"share of the positive map near {self.part or 'visible parts'}",
+            "chance": f"share of the image near {self.part or 'visible parts'}",
+            "ratio": f"share of the positive map near {self.part or 'visible parts'}, over the share of the area",
+        }
+        any_part = self.part is None
+        return MetricCard(
+            range=(0, inf) if self.value == "ratio" else SHARE,
+            group="Localisation" if any_part else "Heat by part",
+            label=label("part energy", VALUES.get(self.value, "")) if any_part else self._part_label,
+            meaning=meanings[self.value] + ("" if any_part else ": where the heat lies, no score"),
+            family="part_energy" if any_part else "part_heat" if self.value == "ratio" else f"part_{self.value}",
+            role=role(self.value),
+        )
+
+    @property
+    def _part_label(self) -> str:
+        """Of one part, which stands in a table of its own: the part."""
+        return label(str(self.part).replace("_", " "), "" if self.value == "ratio" else self.value)
 
     def region(self, explained: Explained) -> Masks:
         """Where the energy counts."""
@@ -195,14 +228,9 @@ class PartEnergy:
         near = ground.within(self.tolerance)
         return near if self.part is None else near & ground.of(self.part)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {
-            "no_parts": ~self.region(explained).flatten(1).any(dim=1),
-            "no_positive_part": without_positive_part(explained),
-        }
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         region = self.region(explained)
         share, chance = energy(explained.maps, region), region.to(explained.maps.dtype).mean(dim=(1, 2))
         values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
-        return defined(values, self.undefined(explained))
+        reasons = {"no_parts": ~region.flatten(1).any(dim=1), "no_positive_part": without_positive_part(explained)}
+        return defined(values, reasons)

@@ -6,20 +6,32 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.baselines import Baseline, Mean
+from sfam_bench.core.baselines import Baseline, MeanColour
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import flagged
-from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Finite, Natural, Positive, Share
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined, sound
-from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, Measured, defined, sound
+from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid, named_steps
 from sfam_bench.metrics.shared.walks import Curves, Degrade, Direction, Order, Walk, walk_of
 
-MEAN = Mean()
+MEAN = MeanColour()
 TWENTY = Midpoint(20)
 FULL = Trapezoid(224)
+AUC = {
+    "deletion": "deletion AUC",
+    "insertion": "insertion AUC",
+    "insertion_minus_deletion": "insertion - deletion AUC",
+}
+MEANINGS = {
+    "deletion": "score while the map's top pixels are removed",
+    "insertion": "score while the map's top pixels are restored",
+    "insertion_minus_deletion": "gap between the insertion and the deletion curve",
+}
+SCALES = {"range": "", "raw": "raw scores", "minmax": "each curve from 0 to 1"}
+DEGRADED = {"query": "", "reference": ", of the reference", "both": ", of both images"}
 FLAT = 1e-6  # a difference of scores that is rounding
 
 
@@ -59,10 +71,20 @@ class Perturbation:
         gap = self.walk == "insertion_minus_deletion"
         limits = (-self.times if gap else 0, self.times) if self.scale == "minmax" else ANY
         unbounded = "a curve that leaves the interval between s_base and s_full has an area below 0 or above 1"
+        baseline = "/".join(dict.fromkeys(probe.baseline.name for probe in self.probes))
+        own = self.scale != "range"  # a protocol of others, whose steps tell it from the next
+        notes = named_steps(self.steps) if own else "", "least relevant first" if self.order == "least" else ""
+        unlike = {"most": self.order, "query": self.degrade, "range": self.scale}  # by their defaults
         return MetricCard(
             range=limits,
             remakes=int(self.degrade != "query"),
-            degenerate=(unbounded,) if self.scale == "range" else (),
+            degenerate=() if own else (unbounded,),
+            group="Faithfulness",
+            label=label(f"{AUC[self.walk]}{DEGRADED[self.degrade]}", baseline, SCALES[self.scale], *notes),
+            meaning=f"{MEANINGS[self.walk]}{f', {SCALES[self.scale]}' if own else ''}",
+            family="_".join([self.walk, *(value for usual, value in unlike.items() if value != usual)]),
+            baseline=baseline,
+            steps=named_steps(self.steps),
         )
 
     @property
@@ -81,21 +103,16 @@ class Perturbation:
     def asked(self, explained: Explained) -> Flags:
         return sound(self._unasked(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def __call__(self, explained: Explained) -> Measured:
         reasons = self._unasked(explained)
-        asked = self.asked(explained)
-        if self.scale == "minmax" and asked.any():
-            flat = [spread(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
-            reasons["flat_curve"] = torch.stack(flat).any(dim=0)
-        return reasons
-
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
-        if not asked.any():
-            return torch.full_like(explained.scene.full(), torch.nan)
+        if not (asked := sound(reasons)).any():
+            return Measured(torch.full_like(explained.scene.full(), torch.nan), reasons)
         areas = [self._area(walk, explained, asked) for walk in self.probes]
         value = areas[0] - areas[1] if len(areas) == 2 else areas[0]
-        return defined(value * self.times, self.undefined(explained))
+        if self.scale == "minmax":
+            flat = [spread(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
+            reasons["flat_curve"] = torch.stack(flat).any(dim=0)
+        return defined(value * self.times, reasons)
 
     def _baseline(self, direction: Direction) -> Baseline:
         return self.insert_on if self.insert_on is not None and direction == "insertion" else self.baseline
@@ -138,8 +155,6 @@ class AreaError:
     share: of how many curves it is taken.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=(0, inf))
-
     walk: Direction
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
@@ -154,19 +169,33 @@ class AreaError:
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(0, inf),
+            group="Faithfulness",
+            label=label(f"area error of {self.walk}", self.baseline.name),
+            meaning="distance of the area at the steps of the run from that of the whole curve",
+            family=f"area_error_{self.walk}",
+            baseline=self.baseline.name,
+            steps=named_steps(self.steps),
+            role="check",
+        )
+
+    @property
     def probes(self) -> tuple[Walk, ...]:
         return Walk(self.walk, self.baseline, self.full), Walk(self.walk, self.baseline, self.steps)
 
     def asked(self, explained: Explained) -> Flags:
-        return sound(self.undefined(explained))
+        return sound(self._unasked(explained))
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
+    def _unasked(self, explained: Explained) -> dict[str, Flags]:
         pairs = zip(explained.scene.pairs.query_ids, explained.scene.pairs.reference_ids, strict=True)
         curve = (explained.explainer, self.walk, self.baseline.name)
         draws = [pair_seed(self.seed, *pair, *curve) / 2**63 for pair in pairs]
         missed = torch.tensor(draws, device=explained.maps.device) >= self.share
         return {NOT_DRAWN: missed, "zero_range": self.probes[0].without_range(explained, self.min_range)}
 
-    def __call__(self, explained: Explained) -> Scores:
-        full, ours = (walk.area(explained, self.asked(explained)) for walk in self.probes)
-        return defined((ours - full).abs(), self.undefined(explained))
+    def __call__(self, explained: Explained) -> Measured:
+        reasons = self._unasked(explained)
+        full, ours = (walk.area(explained, sound(reasons)) for walk in self.probes)
+        return defined((ours - full).abs(), reasons)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.metrics.shared.base import Explained
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.likeness import Asked, Comparing
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -160,14 +160,22 @@ class ModelRandomisation(Comparing):
                 "what a method keeps of training images stays that of the trained model",
                 "a batch norm starts at mean 0 and variance 1, so that signals shrink with depth",
             ),
+            group="Sanity and robustness",
+            label=label("model randomisation", "all weights" if self.value == "full" else "", *self.likeness),
+            meaning="likeness to the map of a model whose weights are drawn anew, stage by stage"
+            if self.value == "mean"
+            else "likeness to the map of a model whose weights are all drawn anew",
+            family="model_randomisation",
         )
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         count = len(cascade(explained.scene.model, self.seed, self.stages))
         chosen = range(count) if self.value == "mean" else [count - 1]
         values, reasons = list[Scores](), dict[str, Flags]()
         for stage in chosen:
-            found, why = self.change(explained, Randomised(stage, self.seed, self.stages))
-            values.append(found)
-            reasons = {name: flags | reasons[name] if name in reasons else flags for name, flags in why.items()}
-        return torch.stack(values).mean(dim=0), reasons
+            found = self.change(explained, Randomised(stage, self.seed, self.stages))
+            values.append(found.values)
+            reasons = {
+                name: flags | reasons[name] if name in reasons else flags for name, flags in found.reasons.items()
+            }
+        return defined(torch.stack(values).mean(dim=0), reasons)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Image, Images, Scores
 from sfam_bench.engine.series import Ranks, Series
 from sfam_bench.metrics.perturbation import MEAN
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 from sfam_bench.metrics.shared.walks import Order, ordered
 
 WEIGHTS = {(row, col): 1 / (6 if 0 in (row, col) else 12) for row in (-1, 0, 1) for col in (-1, 0, 1) if row or col}
@@ -116,8 +116,6 @@ class Road:
     scale: over s_full - s_base (range), or as it is (raw), which is grad-cam's ROADCombined.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=ANY)
-
     levels: Count = 9
     noise: NotNegative = 0.01
     baseline: Baseline = MEAN
@@ -132,22 +130,32 @@ class Road:
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=ANY,
+            group="Faithfulness",
+            label=label("ROAD", "" if self.scale == "range" else "raw scores"),
+            meaning="half the gap in score, least minus most relevant pixels imputed",
+            family=f"road_{self.scale}",
+            baseline=self.baseline.name if self.scale == "range" else None,
+        )
+
+    @property
     def probes(self) -> tuple[Imputing, ...]:
         orders: tuple[Order, ...] = ("most", "least")
         return tuple(Imputing(order, self.levels, self.noise, self.seed) for order in orders)
 
     def asked(self, explained: Explained) -> Flags:
-        return ~self.undefined(explained)["zero_range"]
+        return ~self._without_range(explained)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        narrow = self._range(explained) < self.min_range
-        return {"zero_range": narrow & (self.scale == "range")}
+    def _without_range(self, explained: Explained) -> Flags:
+        return (self._range(explained) < self.min_range) & (self.scale == "range")
 
-    def __call__(self, explained: Explained) -> Scores:
-        asked = self.asked(explained)
-        most, least = (explained.scores(probe, asked).mean(dim=1) for probe in self.probes)
+    def __call__(self, explained: Explained) -> Measured:
+        narrow = self._without_range(explained)
+        most, least = (explained.scores(probe, ~narrow).mean(dim=1) for probe in self.probes)
         unit = self._range(explained) if self.scale == "range" else 1.0
-        return defined((least - most) / 2 / unit, self.undefined(explained))
+        return defined((least - most) / 2 / unit, {"zero_range": narrow})
 
     def _range(self, explained: Explained) -> Scores:
         return explained.scene.full() - explained.scene.base(self.baseline)

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
-from sfam_bench.core.types import Flags, Scores
-from sfam_bench.metrics.localisation import empty, energy, hits, without_positive_part
-from sfam_bench.metrics.shared.base import Explained, defined
+from sfam_bench.metrics.localisation import empty, energy, hits, without_energy
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,6 @@ class Selectivity:
     A reference-blind map scores 0. `tolerance` in px applies to the peak.
     """
 
-    card: ClassVar[MetricCard] = MetricCard(range=(-1, 1))
-
     of: Literal["energy", "peak"] = "energy"
     tolerance: NotNegative = 0.0
     higher_is_better: ClassVar[bool] = True
@@ -28,14 +25,21 @@ class Selectivity:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def __call__(self, explained: Explained) -> Scores:
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, 1),
+            group="Metrics that see the pair",
+            label=label("selectivity", self.of),
+            meaning=f"partial matches: {self.of} on what the two images share minus on what they do not",
+            family="selectivity",
+        )
+
+    def __call__(self, explained: Explained) -> Measured:
         maps, shared, unshared = explained.maps, *(explained.scene.region(name) for name in self.needs)
         if self.of == "energy":
             values = energy(maps, shared) - energy(maps, unshared)
         else:
             values = hits(maps, shared, self.tolerance).to(maps) - hits(maps, unshared, self.tolerance).to(maps)
-        return defined(values, self.undefined(explained))
-
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
         hidden = {"empty_mask": empty(explained, *self.needs)}
-        return hidden if self.of == "peak" else {**hidden, "no_positive_part": without_positive_part(explained)}
+        return defined(values, hidden if self.of == "peak" else without_energy(explained, *self.needs))

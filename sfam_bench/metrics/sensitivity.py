@@ -6,15 +6,16 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.metric_card import ANY, MetricCard
+from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Natural
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.types import Flags, Images, Scores
-from sfam_bench.metrics.shared.base import Explained, defined
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found, Remaking, changed
+from sfam_bench.core.types import Flags, Images
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed
 from sfam_bench.metrics.shared.scene import Scene
 
 Other: TypeAlias = Literal["same_class", "other_class", "noise"]
+OTHERS = {"same_class": "one of its class", "other_class": "one of another class", "noise": "noise"}
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,6 @@ class ReferenceSensitivity(Comparing):
     """
 
     higher_is_better: ClassVar[bool | None] = None
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(0, 2),
-        remakes=1,
-        degenerate=(
-            "a map that is drawn anew for each reference, or whose sign flips, changes most: read it beside metrics of "
-            "faithfulness",
-            "ids stay those of the pair, so that the control chance, which hangs on them alone, does not change",
-        ),
-    )
 
     to: Other = "other_class"
     seed: Natural = 0
@@ -80,13 +72,29 @@ class ReferenceSensitivity(Comparing):
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(0, 2),
+            remakes=1,
+            degenerate=(
+                "a map that is drawn anew for each reference, or whose sign flips, changes most: read it beside "
+                "metrics of faithfulness",
+                "ids stay those of the pair, so that the control chance, which depends on them alone, does not change",
+            ),
+            group="Metrics that see the pair",
+            label=label("reference sensitivity", self.to, *self.likeness),
+            meaning=f"how much the map changes with the reference: {OTHERS[self.to]}",
+            family="reference_sensitivity",
+        )
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return () if self.to == "noise" else (self.to,)
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         change = OtherReference(self.to, self.seed)
-        found, reasons = self.change(explained, change)
-        return 1 - found, {"no_other_reference": change.lacking(explained.scene), **reasons}
+        found = self.change(explained, change)
+        return defined(1 - found.values, {"no_other_reference": change.lacking(explained.scene), **found.reasons})
 
 
 @dataclass(frozen=True)
@@ -99,22 +107,29 @@ class ReferenceContrast(Comparing):
 
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("same_class", "other_class")
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(-2, 2),
-        remakes=2,
-        degenerate=(
-            "a model that takes the two references for alike leaves nothing to tell: see reference_similarity",
-            "beyond 0 more is not truer: on the planted set the exact decomposition changes less than Grad-CAM",
-        ),
-    )
 
-    def measured(self, explained: Explained) -> Found:
-        same, other = (
-            ReferenceSensitivity(self.sampling, self.measure, self.of, to) for to in ("same_class", "other_class")
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-2, 2),
+            remakes=2,
+            degenerate=(
+                "a model that takes the two references for alike leaves nothing to tell: see reference_similarity",
+                "beyond 0 more is not truer: on the planted set the exact decomposition changes less than Grad-CAM",
+            ),
+            group="Metrics that see the pair",
+            label=label("reference sensitivity contrast", *self.likeness),
+            meaning="does the map change more with another class's reference than with its own?",
+            family="reference_sensitivity_contrast",
         )
-        reasons = same.undefined(explained)
-        reasons = {name: flags | reasons[name] for name, flags in other.undefined(explained).items()}
-        return other(explained) - same(explained), reasons
+
+    def measured(self, explained: Explained) -> Measured:
+        same, other = (
+            ReferenceSensitivity(self.sampling, self.measure, self.of, to)(explained)
+            for to in ("same_class", "other_class")
+        )
+        reasons = {name: flags | same.reasons[name] for name, flags in other.reasons.items()}
+        return defined(other.values - same.values, reasons)
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,6 @@ class ReferenceSimilarity:
     """
 
     higher_is_better: ClassVar[bool | None] = None
-    card: ClassVar[MetricCard] = MetricCard(range=ANY)
 
     to: Other = "other_class"
     seed: Natural = 0
@@ -136,16 +150,23 @@ class ReferenceSimilarity:
         check_choices(self)
 
     @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=ANY,
+            group="Metrics that see the pair",
+            label=label("similarity of the references", self.to),
+            meaning=f"how alike the model finds the reference and {OTHERS[self.to]}",
+            family="reference_similarity",
+        )
+
+    @property
     def needs(self) -> tuple[str, ...]:
         return () if self.to == "noise" else (self.to,)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return {"no_other_reference": OtherReference(self.to, self.seed).lacking(explained.scene)}
-
-    def __call__(self, explained: Explained) -> Scores:
-        other = changed(explained.scene, OtherReference(self.to, self.seed)).encoded.terms[0].side
-        own = explained.scene.encoded.terms[0].side
-        return defined(explained.scene.model.similarity(own.embeddings, other.embeddings), self.undefined(explained))
+    def __call__(self, explained: Explained) -> Measured:
+        scene, change = explained.scene, OtherReference(self.to, self.seed)
+        other, own = (seen.terms[0].side.embeddings for seen in (changed(scene, change).encoded, scene.encoded))
+        return defined(scene.model.similarity(own, other), {"no_other_reference": change.lacking(scene)})
 
 
 @dataclass(frozen=True)
@@ -165,15 +186,19 @@ class ExchangeAsymmetry(Remaking):
             "maps that share out nothing may have like totals too: uniform noise is near 0",
             "it says nothing of a target with two references, which cannot be exchanged",
         ),
+        group="Metrics that see the pair",
+        label="exchange asymmetry",
+        meaning="how unlike the totals of the maps of query and reference are",
+        family="exchange_asymmetry",
     )
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         other, own = explained.other, explained.raw
         if other is None or other.raw is None or own is None:
             nothing = explained.maps.new_full((len(explained.maps),), torch.nan)
-            return nothing, {"no_raw_map": nothing.isnan()}
+            return Measured(nothing, {"no_raw_map": nothing.isnan()})
         one, two = (raw.double().sum(dim=(1, 2)) for raw in (own, other.raw))
         whole = one.abs() + two.abs()
         share = (one - two).abs() / whole
         reasons = {"nonfinite_map": ~whole.isfinite(), "no_total": whole == 0}
-        return share.to(explained.maps.dtype), reasons
+        return defined(share.to(explained.maps.dtype), reasons)

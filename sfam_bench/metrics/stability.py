@@ -9,12 +9,12 @@ from torch import Tensor
 
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import flagged, upsample
-from sfam_bench.core.metric_card import MetricCard
+from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Images, Maps, RawMaps
-from sfam_bench.metrics.shared.base import Explained
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Found, Remaking, changed, further, sized
+from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed, further, sized
 from sfam_bench.metrics.shared.scene import Scene
 
 Move: TypeAlias = Literal["flip", "crop"]
@@ -98,9 +98,13 @@ class MaxSensitivity(Remaking):
             range=(0, inf),
             remakes=self.samples,
             degenerate=("maps that do not look at the query are the steadiest: the control centre scores 0",),
+            group="Sanity and robustness",
+            label=label("max sensitivity", "" if self.scale == "peak" else "raw maps"),
+            meaning="greatest change of the map under small noise",
+            family="max_sensitivity",
         )
 
-    def measured(self, explained: Explained) -> Found:
+    def measured(self, explained: Explained) -> Measured:
         own, remake = explained.maps, explained.remake
         if remake is None:
             raise ValueError("no further map can be made")
@@ -112,7 +116,7 @@ class MaxSensitivity(Remaking):
             changes.append(length(self._scaled(raw, own) - own) / length(own))
             unsound |= flagged(raw)[0]
         reasons = {"constant_map": flagged(own)[1], "nonfinite_further_map": unsound}
-        return torch.stack(changes).amax(dim=0), reasons
+        return defined(torch.stack(changes).amax(dim=0), reasons)
 
     def _scaled(self, raw: RawMaps, like: Maps) -> Maps:
         return sized(raw, like) if self.scale == "peak" else upsample(raw, (like.shape[-2], like.shape[-1]))
@@ -135,14 +139,21 @@ class AugmentationAgreement(Comparing):
 
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
-    card: ClassVar[MetricCard] = MetricCard(
-        range=(-1, 1),
-        remakes=1,
-        degenerate=("maps that do not look at the query agree: the control centre scores 1 when mirrored",),
-    )
 
     by: Move = "flip"
 
-    def measured(self, explained: Explained) -> Found:
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, 1),
+            remakes=1,
+            degenerate=("maps that do not look at the query agree: the control centre scores 1 when mirrored",),
+            group="Sanity and robustness",
+            label=label("augmentation agreement", self.by, *self.likeness),
+            meaning="likeness to the map of the flipped or cropped query",
+            family="augmentation_agreement",
+        )
+
+    def measured(self, explained: Explained) -> Measured:
         change = Moved(self.by)
         return self.alike(change.maps(explained.maps), sized(further(explained, change), explained.maps))

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.files import atomic
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.style import save
-from sfam_bench.report.names import arrow, chance_of, sort_metrics, words
 from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables import formats, tables
@@ -145,7 +145,7 @@ class Metrics:
         if not shown:
             wanted = ", ".join(self.metrics)
             raise UserError(f"the stored run {run.name} has none of the metrics {wanted}: evaluate it with them")
-        levels = {chance_of(name, run.directions) for name in shown}
+        levels = [*map(run.catalogue.chance, shown)]
         return means[means["metric"].isin([*shown, *levels])]
 
     def _part(self, title: str, names: Sequence[str], stored: Stored, found: Mapping[str, pd.DataFrame]) -> list[Table]:
@@ -153,22 +153,21 @@ class Metrics:
             return [
                 table
                 for name in names
-                for table in tables.metric_tables(found[name], stored.run(name).directions, of(title, name, names))
+                for table in tables.metric_tables(found[name], stored.run(name).catalogue, of(title, name, names))
             ]
         # letters are compared on purpose: a name is cut at its dashes, and is no path
         shared = commonprefix(names).rpartition("-")[0] if len(names) > 1 else ""  # noqa: RUF071
         own = {name: name.removeprefix(f"{shared}-") for name in names}  # what tells it from the others
         whole = pd.concat([found[name].assign(model=own[name]) for name in names])
-        directions = stored.run(names[0]).directions
-        levels = {str(name): chance_of(str(name), directions) for name in whole["metric"].unique()}
+        catalogue = Catalogue.of(*(stored.run(name).run.manifest for name in names))
+        levels = {metric: catalogue.chance(metric) for metric in whole["metric"].unique()}
         means = whole[(whole["explainer"] != FACTS) & ~whole["metric"].isin(levels.values())]
         made = []
-        for metric in sort_metrics(means["metric"].drop_duplicates().tolist()):
+        for metric in catalogue.sort(means["metric"].unique()):
             part = means[means["metric"] == metric]
             level = whole[whole["metric"] == levels[metric]].groupby("model")["mean"].mean()
             chances = dict(zip(level.index.astype(str), level.tolist(), strict=True))
-            heading = f"{title}: {words(metric)}{arrow(part['higher_is_better'].iloc[0])}"
-            made.append(tables.run_table(heading, part, chances))
+            made.append(tables.run_table(f"{title}: {catalogue.title(metric)}", part, chances, catalogue))
         return made
 
 
@@ -206,7 +205,8 @@ class Agreement:
 
     def __call__(self, stored: Stored) -> Sheet:
         runs = [stored.run(name) for name in self.runs]
-        found = weigh([measured(each.run) for each in runs], pd.concat([each.means for each in runs]))
+        catalogue = Catalogue.of(*(each.run.manifest for each in runs))
+        found = weigh([measured(each.run) for each in runs], pd.concat([each.means for each in runs]), catalogue)
         if found is None:
             raise UserError(f"the stored runs {', '.join(self.runs)} have no metric that says how true a map is")
         lines = [(each.name, line(each, each.means)) for each in runs]

@@ -1,21 +1,21 @@
 """Stored runs by name, each read and summed up once, however many tables and figures ask for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables.box_accuracy import with_box_accuracy
 from sfam_bench.report.tables.cost import cost_rows
 from sfam_bench.report.tables.models import Training, read_training
 from sfam_bench.report.tables.tables import mark
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import AREA_ERROR, FACTS, area_errors, summary
+from sfam_bench.statistics import FACTS, area_errors, summary
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stored:
         """An evaluation; UserError where there is none of this name."""
         if name not in self._read:
             whole = with_box_accuracy(read_run(self._folder(name)))
-            check = whole.records["metric"].str.endswith(AREA_ERROR)  # these judge the protocol, no explainer
+            check = Catalogue.of(whole.manifest).checks(whole.records)  # these judge the protocol, no explainer
             run = replace(whole, records=whole.records[~check])
             self._read[name] = Summed(name, run, area_errors(whole.records[check]))
         return self._read[name]
@@ -54,10 +54,10 @@ class Summed:
     run: Run
     errors: np.ndarray
 
-    @property
-    def directions(self) -> Mapping[str, Mapping[str, Any]]:
-        """Of each metric, whether higher is better, and the name of its chance level."""
-        return self.run.manifest.get("metrics") or {}
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What is known of its metrics."""
+        return Catalogue.of(self.run.manifest)
 
     @cached_property
     def means(self) -> pd.DataFrame:
@@ -76,7 +76,7 @@ class Summed:
     def _summed(self, records: pd.DataFrame) -> pd.DataFrame:
         costs = cost_rows(self.run)
         costs = costs[costs["explainer"].isin(records["explainer"])] if len(costs) else costs
-        whole = pd.concat([summary(records, self.run.pairs, self.directions), costs], ignore_index=True)
+        whole = pd.concat([summary(records, self.run.pairs, self.catalogue.facts), costs], ignore_index=True)
         return mark(whole, self.run.manifest.get("blind") or ())
 
     def kept(self, means: pd.DataFrame) -> pd.DataFrame:

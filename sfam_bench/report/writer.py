@@ -8,11 +8,12 @@ import pandas as pd
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import beside
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.curves import draw_curves
 from sfam_bench.report.figures.figures import gallery
 from sfam_bench.report.figures.means import overview
 from sfam_bench.report.figures.sweep import sweeps
-from sfam_bench.report.names import Slugs, sort_metrics
+from sfam_bench.report.names import Slugs
 from sfam_bench.report.page import page
 from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.box_accuracy import with_box_accuracy
@@ -22,7 +23,7 @@ from sfam_bench.report.tables.meta import FILES, measured, write_meta
 from sfam_bench.report.tables.protocols import OUTSIDE, outside, protocol
 from sfam_bench.report.tables.tables import Report
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, area_errors, paired_difference, summary
+from sfam_bench.statistics import FACTS, RUN, area_errors, paired_difference, summary
 
 SHEETS = ("table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
 OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
@@ -49,18 +50,21 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
 
 def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     sections, sums, differences, judged, named = [], [], [], [], Slugs()
-    for whole in map(with_box_accuracy, runs):
+    boxed = [*map(with_box_accuracy, runs)]
+    manifests = [run.manifest for run in boxed]
+    for whole in boxed:
         # area errors go to the protocol: in a table they would stand as if they told explainers apart
-        check = whole.records["metric"].str.endswith(AREA_ERROR)
+        catalogue = Catalogue.of(whole.manifest, *manifests)  # its own words first
+        check = catalogue.checks(whole.records)
         run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
         blind = run.manifest.get("blind") or ()
-        means = summary(run.records, run.pairs, run.manifest.get("metrics") or {})
+        means = summary(run.records, run.pairs, catalogue.facts)
         sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
-        against = tables.adjusted(paired_difference(run.records, run.pairs, to), means)
+        against = tables.adjusted(paired_difference(run.records, run.pairs, to), catalogue)
         differences.append(tables.mark(against, blind))
         judged.append(measured(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
-        of_run = [_section(run, part, differences[-1], errors, out, named) for part in parts]
+        of_run = [_section(run, part, differences[-1], errors, catalogue, out, named) for part in parts]
         gallery(run, out, named=named)
         lines = [
             (path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out, named) if path.suffix == ".png"
@@ -69,22 +73,33 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     table = pd.concat(sums, ignore_index=True)
     (out / "summary.csv").write_text(formats.csv(table), encoding="utf-8")
     (out / "differences.csv").write_text(formats.csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
+    catalogue = Catalogue.of(*manifests)
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
-    compared = [block for part in alike for block in tables.remarked(tables.side_by_side(part), _remark(runs, part))]
-    metrics = sort_metrics(table.loc[table["explainer"] != FACTS, "metric"].drop_duplicates().tolist())
-    meta = write_meta(judged, table, out, _remark(runs, table), named)
-    whole_page = page.render(sections, compared, metrics, meta, runs, named)
+    compared = [
+        block for part in alike for block in tables.remarked(tables.side_by_side(part, catalogue), _remark(runs, part))
+    ]
+    metrics = catalogue.sort(table.loc[table["explainer"] != FACTS, "metric"].unique())
+    meta = write_meta(judged, table, catalogue, out, _remark(runs, table), named)
+    whole_page = page.render(sections, compared, catalogue, metrics, meta, runs, named)
     (out / "index.html").write_text(whole_page, encoding="utf-8")
-    return Report(table, {section.title: section.protocol for section in sections})
+    return Report(table, catalogue, {section.title: section.protocol for section in sections})
 
 
 def _section(
-    run: Run, part: pd.DataFrame, differences: pd.DataFrame, errors: pd.DataFrame, out: Path, named: Slugs
+    run: Run,
+    part: pd.DataFrame,
+    differences: pd.DataFrame,
+    errors: pd.DataFrame,
+    catalogue: Catalogue,
+    out: Path,
+    named: Slugs,
 ) -> page.Section:
     """One (dataset, model, target): its part of the page, and its own files."""
-    names, metrics = [str(part[name].iloc[0]) for name in RUN], run.manifest.get("metrics") or {}
+    names = [str(part[name].iloc[0]) for name in RUN]
     drawn = [
-        path for path in [*overview(part, metrics, out, named), *sweeps(part, out, named)] if path.suffix == ".png"
+        path
+        for path in [*overview(part, catalogue, out, named), *sweeps(part, run.manifest, out, named)]
+        if path.suffix == ".png"
     ]
     remark = _remark([run], part)
     flagged = flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
@@ -92,8 +107,8 @@ def _section(
         title=" · ".join(names),
         anchor=named(*names),
         protocol=protocol(run, part, area_errors(_of(errors, names))),
-        tables=tables.remarked(tables.metric_tables(part, metrics), remark),
-        differences=tables.remarked(tables.difference_tables(_of(differences, names)), remark),
+        tables=tables.remarked(tables.metric_tables(part, catalogue), remark),
+        differences=tables.remarked(tables.difference_tables(_of(differences, names), catalogue), remark),
         flagged=tables.remarked([flagged], remark)[0] if flagged else None,
         pictures=[(path, "Means and 95 % intervals.") for path in drawn],
     )

@@ -12,6 +12,11 @@ from sfam_bench.core.protocol import CHOICES
 
 EACH = "*"  # in a mapping of what a manifest may hold: every key
 NUMBER, TEXT, NONE = (int, float), (str,), type(None)
+SAID: Mapping[str, Any] = {  # of a metric
+    **{"higher_is_better": (bool, NONE), "threshold": (*NUMBER, NONE)},
+    **dict.fromkeys(("group", "label", "meaning", "family", "role", "chance"), TEXT),
+    **dict.fromkeys(("baseline", "steps"), (str, NONE)),
+}
 MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a mapping, its values by key
     **dict.fromkeys(("kind", "dataset", "model", "target", "similarity", "git", "code", "config_hash"), TEXT),
     **{
@@ -21,7 +26,8 @@ MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a 
         "digests": {EACH: TEXT},
         "files": {EACH: TEXT},
     },
-    **{"metrics": {EACH: {"higher_is_better": (bool, NONE), "chance": TEXT}}, "cost": {EACH: {EACH: NUMBER}}},
+    **{"metrics": {EACH: SAID}, "cost": {EACH: {EACH: NUMBER}}},
+    "explainer_settings": {EACH: {}},
     **{"blind": [TEXT], "explainers": [TEXT], "skipped": [TEXT], "unsupported": {EACH: TEXT}},
     **{"split": {"name": TEXT, "hash": TEXT}, "image_counts": {EACH: (int,)}, "retrieval": {EACH: NUMBER}},
     "protocol": {

@@ -17,6 +17,7 @@ from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import regular
 from sfam_bench.runs.chunks import CURVES, PLAIN, SCHEMA, line, place, read_piece, says, shown
+from sfam_bench.runs.described import with_descriptions
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import AGAIN, DIGESTS, cast, check_records, digest_of, prove, read_pairs, read_table
 
@@ -54,7 +55,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
         codes = codes_of(_agreeing(root, manifest))
         manifest = {**manifest, **({"codes": codes} if len(codes) > 1 else {})}
     check_records(records, pairs, root)
-    return Run(root, manifest, pairs, records.cast(PLAIN).to_pandas(), unfinished)
+    return Run(root, with_descriptions(manifest), pairs, records.cast(PLAIN).to_pandas(), unfinished)
 
 
 def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:

@@ -11,7 +11,6 @@ from sfam_bench.statistics.comparisons import (
 )
 from sfam_bench.statistics.intervals import Interval, clustered_bootstrap, clustered_intervals
 from sfam_bench.statistics.matrices import (
-    AREA_ERROR,
     FACTS,
     NO_REASON,
     PAIR,
@@ -24,7 +23,6 @@ from sfam_bench.statistics.matrices import (
 from sfam_bench.statistics.summaries import NOT_COMPARED, paired_difference, summary
 
 __all__ = [
-    "AREA_ERROR",
     "FACTS",
     "FEW_CLASSES",
     "LEVEL",

@@ -11,7 +11,6 @@ from sfam_bench.core.errors import UserError
 RUN = ["dataset", "model", "target"]
 PAIR = ["query_id", "reference_id"]
 FACTS = "pair"  # the explainer under which facts of the pair itself are recorded
-AREA_ERROR = "_area_error"  # ends the names of metrics that check the protocol, and say nothing of an explainer
 NO_REASON = "no_reason"  # the flag of a value that is not finite although nothing was flagged
 
 
@@ -54,7 +53,10 @@ def reasons(records: pd.DataFrame) -> pd.Series:
     return flag.mask((flag == "") & ~np.isfinite(records["value"].to_numpy(dtype=float)), NO_REASON)
 
 
-def area_errors(records: pd.DataFrame) -> np.ndarray:
-    """The integration error of each curve that was also computed in full; a pair that two kinds hold counts once."""
-    errors = records[records["metric"].str.endswith(AREA_ERROR)].drop_duplicates([*RUN, "explainer", "metric", *PAIR])
+def area_errors(checks: pd.DataFrame) -> np.ndarray:
+    """The integration error of each curve that was also computed in full; a pair that two kinds hold counts once.
+
+    `checks` are the records of metrics whose role that is.
+    """
+    errors = checks.drop_duplicates([*RUN, "explainer", "metric", *PAIR])
     return errors.loc[reasons(errors) == "", "value"].to_numpy(dtype=float)

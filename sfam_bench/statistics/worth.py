@@ -1,7 +1,6 @@
 """What metrics are worth: do they rank explainers alike, and do they tell the exact decomposition from the controls?"""
 
-import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,19 +13,19 @@ from sfam_bench.statistics.agreement import kendall_w, krippendorff_alpha, ranki
 
 EXACT = "similarity_decomposition"
 CONTROLS = ("chance", "lafam")
-BASE = "s_base_"  # begins the facts of a pair that name the baselines
 HALVES = 100  # random halves of the classes
 FULL_ENOUGH = 0.5  # of the pairs: an explainer with fewer would cost the others theirs
 TELLS = [*RUN, "metric", "explainer", "control", "share", "low", "high", "count", "clusters", "p_holm", "tells"]
 RANKS = [*RUN, "metric", "explainer", "rank", "blocks", "of", "statistic", "p", "critical_difference", "halves"]
 AGREEMENT = ["over", "within", "raters", "controls", "explainers", "w", "alpha", "tau", "least_tau"]
-AXES = {  # what the raters differ in: what they have in common
-    "metrics": RUN,
-    "metrics of a kind": [*RUN, "kind"],
-    "baselines": [*RUN, "family", "steps"],
-    "step counts": [*RUN, "family", "baseline"],
-    "data sets and models": ["target", "metric"],
+AXES = {  # what the raters differ in, and what they have in common
+    "metrics": (["metric"], RUN),
+    "metrics of a kind": (["metric"], [*RUN, "group"]),
+    "baselines": (["baseline"], [*RUN, "family", "steps"]),
+    "step counts": (["steps"], [*RUN, "family", "baseline"]),
+    "data sets and models": (["dataset", "model"], ["target", "metric"]),
 }
+SHARED = ("group", "family", "baseline", "steps")  # of a metric's facts
 
 
 def tells(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -114,29 +113,18 @@ def _halves(scores: np.ndarray, seed: int = 0) -> float:
     return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else float("nan")
 
 
-def baselines(records: pd.DataFrame) -> list[str]:
-    """The baselines of a run, by the facts of its pairs."""
-    names = records.loc[records["explainer"] == FACTS, "metric"].unique()
-    return sorted(name.removeprefix(BASE) for name in names if name.startswith(BASE))
+def ratings(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """A row for each (dataset, model, target, metric), a column for each explainer: means, greater is better.
 
-
-def named(metric: str, known: Sequence[str]) -> tuple[str, str, str]:
-    """Family, baseline and step count in the name of a metric: deletion_mean_31 is deletion, mean, 31."""
-    choices = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-    found = re.fullmatch(rf"(.+?)_({choices})(_.*?)??(?:_(\d+))?", metric) if known else None
-    return (found[1] + (found[3] or ""), found[2], found[4] or "") if found else (metric, "", "")
-
-
-def ratings(summary: pd.DataFrame, known: Sequence[str], kinds: Mapping[str, str]) -> pd.DataFrame:
-    """A row for each (dataset, model, target, metric), a column for each explainer: means, greater is better."""
+    `metrics` are those that are rated, each with what a manifest says of it.
+    """
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna() & (summary["count"] > 0)]
-    own = own[own["metric"].isin([*kinds])]
+    own = own[own["metric"].isin([*metrics])]
     signed = own.assign(mean=own["mean"].where(own["higher_is_better"].astype(bool), -own["mean"]))
     table = signed.pivot(index=[*RUN, "metric"], columns="explainer", values="mean").reset_index()
-    names = [named(metric, known) for metric in table["metric"]]
-    parts = pd.DataFrame(names, columns=["family", "baseline", "steps"], index=table.index)
-    table = table.join(parts).assign(kind=table["metric"].map(kinds))
-    return table.set_index([*RUN, "metric", "family", "baseline", "steps", "kind"])
+    for name in SHARED:
+        table[name] = [str(metrics[metric].get(name) or "") for metric in table["metric"]]
+    return table.set_index([*RUN, "metric", *SHARED])
 
 
 def agreement(table: pd.DataFrame, blind: Container[str] = ()) -> pd.DataFrame:
@@ -146,9 +134,9 @@ def agreement(table: pd.DataFrame, blind: Container[str] = ()) -> pd.DataFrame:
     """
     rows: list[tuple[Any, ...]] = []
     seeing = [name for name in table.columns if name not in blind]
-    for axis, shared in AXES.items():
+    for axis, (differing, shared) in AXES.items():
         for keys, group in table.groupby(level=shared, sort=False):
-            if len(group) < 2:
+            if len(group.index.to_frame()[differing].drop_duplicates()) < 2:
                 continue
             within = " · ".join(str(key) for key in (keys if isinstance(keys, tuple) else (keys,)) if key)
             for controls, chosen in ((True, [*table.columns]), (False, seeing)):

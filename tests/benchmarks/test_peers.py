@@ -22,7 +22,7 @@ from benchmarks.peers import (
     torchcam_maps,
     torchcam_score_cam,
 )
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.maps import upsample
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
@@ -91,7 +91,7 @@ def test_similarity_net_has_the_pairs_on_its_diagonal(setting):
     assert single.requires_grad
 
 
-@pytest.mark.parametrize("baseline", [Zeros(), Mean()], ids=lambda b: b.name)
+@pytest.mark.parametrize("baseline", [Zeros(), MeanColour()], ids=lambda b: b.name)
 @pytest.mark.parametrize("tied", [False, True])
 def test_causal_curve_equals_ours(setting, direction, baseline, tied):
     maps = (distinct() * 5).floor() if tied else distinct()
@@ -143,7 +143,8 @@ def test_causal_curve_takes_an_expanded_base(setting):
 
     image, maps = setting.query[:1], distinct()[0].numpy()
     found, expected = (
-        CausalCurve(setting.score(slice(0, 1)), "insertion", SIDE, base)(image, maps) for base in (expanded, Mean())
+        CausalCurve(setting.score(slice(0, 1)), "insertion", SIDE, base)(image, maps)
+        for base in (expanded, MeanColour())
     )
     np.testing.assert_array_equal(found, expected)
 
@@ -175,7 +176,7 @@ def test_the_restatement_equals_the_original(setting, direction):
     rise, reason = original_rise()
     if rise is None:
         pytest.skip(reason)
-    walk = CausalCurve(setting.score(slice(0, 1)), direction, SIDE, Mean())
+    walk = CausalCurve(setting.score(slice(0, 1)), direction, SIDE, MeanColour())
     for saliency in (distinct()[0].numpy(), np.zeros((SIDE, SIDE), np.float32)):
         theirs = original_curve(rise, walk, setting.query[:1], saliency)
         np.testing.assert_array_equal(walk(setting.query[:1], saliency), theirs)
@@ -263,7 +264,7 @@ def test_quantus_mean_is_another_baseline(setting):
     pytest.importorskip("quantus")
     maps = distinct()
     theirs = quantus_pixel_flipping(setting.model, setting.query, setting.references, maps, SIDE, "mean")
-    assert np.abs(theirs[:, 2::3] - setting.ours(maps, Mean(), "deletion")[:, 1:]).max() > 1e-5
+    assert np.abs(theirs[:, 2::3] - setting.ours(maps, MeanColour(), "deletion")[:, 1:]).max() > 1e-5
 
 
 def test_road_changes_more_with_more_pixels(setting):

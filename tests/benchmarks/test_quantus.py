@@ -68,5 +68,9 @@ def test_selectivity_is_the_curve_of_deletion(explained: Explained) -> None:
 
 def test_sparseness_is_the_gini_index_and_complexity_the_entropy(explained: Explained) -> None:
     plain = {**PLAIN, "abs": True}
-    assert Gini()(explained).item() == pytest.approx(float(scores(quantus.Sparseness(**plain), explained)), abs=1e-4)
-    assert Entropy()(explained).item() == pytest.approx(float(scores(quantus.Complexity(**plain), explained)), abs=1e-4)
+    assert Gini()(explained).values.item() == pytest.approx(
+        float(scores(quantus.Sparseness(**plain), explained)), abs=1e-4
+    )
+    assert Entropy()(explained).values.item() == pytest.approx(
+        float(scores(quantus.Complexity(**plain), explained)), abs=1e-4
+    )

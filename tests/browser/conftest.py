@@ -10,12 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.metrics.perturbation import Perturbation
+from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.report.writer import write_report
 from sfam_bench.runs.store import RunStore
 
 HOSTILE = "<script>alert(1)</script>"
 METHODS = ("sfam", "grad_cam", "lafam")
-METRICS = {"selectivity_energy": True, "insertion_minus_deletion_mean": True, "deletion_mean": False}
+METRICS = metric_facts(
+    {
+        "selectivity_energy": Selectivity(),
+        "insertion_minus_deletion_mean_colour": Perturbation("insertion_minus_deletion"),
+        "deletion_mean_colour": Perturbation("deletion"),
+    }
+)
 GRID, OTHER = (3, 4), (4, 5)  # of query and reference, unlike so that neither can pass for the other
 PAIRS = 8
 FAILED, FLAT = 2, 5  # numbers of pairs
@@ -88,7 +97,7 @@ def make_run(root: Path, model: str) -> Path:
         "similarity": "cosine",
         "shards": 1,
         "blind": ["lafam"],
-        "metrics": {name: {"higher_is_better": up} for name, up in METRICS.items()},
+        "metrics": METRICS,
     }
     store = RunStore.create(root, {"model": model}, facts)
     store.write_pairs(pairs)
@@ -103,7 +112,7 @@ def make_run(root: Path, model: str) -> Path:
         Curve(method, curve, *one, [0.0, 0.25, 0.5, 1.0], [0.9, 0.6 - place / 10, 0.3, 0.1])
         for one in ids
         for place, method in enumerate(METHODS)
-        for curve in ("deletion_mean", "insertion_mean")
+        for curve in ("deletion_mean_colour", "insertion_mean_colour")
     ]
     store.write_shard(0, records_of_run(pairs, model), maps, curves)
     for pair in pairs[:-1].to_dict("records"):

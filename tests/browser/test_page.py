@@ -62,8 +62,8 @@ def test_a_class_named_as_markup_is_text(opened: Opened) -> None:
 
 
 def test_columns_are_sorted_by_number_and_the_third_click_gives_the_first_order(opened: Opened) -> None:
-    table = table_with(opened.open(), "deletion mean")
-    first, head = names(table), table.locator("thead th", has_text="deletion mean").first
+    table = table_with(opened.open(), "deletion AUC (mean colour)")
+    first, head = names(table), table.locator("thead th", has_text="deletion AUC (mean colour)").first
     column = head.evaluate("head => head.cellIndex")
     seen = []
     for state in ("ascending", "descending", None):
@@ -79,19 +79,19 @@ def test_columns_are_sorted_by_number_and_the_third_click_gives_the_first_order(
 
 def test_enter_sorts_too_and_the_order_is_in_the_address(opened: Opened) -> None:
     page = opened.open()
-    head = table_with(page, "deletion mean").locator("thead th").first
+    head = table_with(page, "deletion AUC (mean colour)").locator("thead th").first
     head.locator("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "ascending"
-    address, order = settled(page), names(table_with(page, "deletion mean"))
+    address, order = settled(page), names(table_with(page, "deletion AUC (mean colour)"))
     assert order == sorted(order)
     again = opened.open(address)
-    assert names(table_with(again, "deletion mean")) == order
+    assert names(table_with(again, "deletion AUC (mean colour)")) == order
 
 
 def test_rows_blind_methods_and_columns_are_filtered(opened: Opened) -> None:
     page = opened.open()
-    table = table_with(page, "deletion mean")
+    table = table_with(page, "deletion AUC (mean colour)")
     assert names(table) == [*METHODS]
     page.check("#blind")
     assert names(table) == ["sfam", "grad_cam"]
@@ -104,10 +104,14 @@ def test_rows_blind_methods_and_columns_are_filtered(opened: Opened) -> None:
     assert table.locator(".none").is_visible()
     page.fill("#rows", "")
     page.click("summary")
-    page.uncheck('#metrics input[value="deletion mean"]')
-    assert not page.locator("thead th:visible", has_text="deletion mean").filter(has_not_text="insertion").count()
-    assert page.locator("#values th", has_text="insertion minus deletion mean").count() == 1
-    assert page.locator("#values th").filter(has_text="deletion mean").count() == 1
+    page.uncheck('#metrics input[value="deletion AUC (mean colour)"]')
+    assert (
+        not page.locator("thead th:visible", has_text="deletion AUC (mean colour)")
+        .filter(has_not_text="insertion")
+        .count()
+    )
+    assert page.locator("#values th", has_text="insertion - deletion AUC (mean colour)").count() == 1
+    assert page.locator("#values th").filter(has_text="deletion AUC (mean colour)").count() == 1
 
 
 def test_failures_come_first_then_flags_and_both_are_in_words(opened: Opened) -> None:
@@ -115,7 +119,7 @@ def test_failures_come_first_then_flags_and_both_are_in_words(opened: Opened) ->
     groups = page.locator("#pair optgroup").evaluate_all("all => all.map(one => one.label)")
     assert groups == ["Failures (1)", "Flagged (1)", "Others, worst first (5)"]
     assert f"q/{FAILED}" in page.inner_text("#pair-title")
-    assert "selectivity energy of sfam is -0.200: no better than chance" in page.inner_text("#flags")
+    assert "selectivity (energy) of sfam is -0.200: no better than chance" in page.inner_text("#flags")
     page.keyboard.press("j")
     until(page, f"document.querySelector('#pair-title').textContent.includes('q/{FLAT} ')")
     until(page, "document.querySelector('#flags').textContent.includes('constant map (grad_cam)')")

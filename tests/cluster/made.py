@@ -22,7 +22,7 @@ PASSES = {"mode": "eager", "batch": 4}
 # kinds are mixed, and the pair of a and r is of both
 PAIRS = [("a", "near"), ("a", "hard"), ("b", "near"), ("c", "near"), ("d", "hard"), ("e", "near"), ("f", "near")]
 BATCHES = [["a", "b"], ["c", "e"], ["f"], ["a", "d"]]  # by hand: near first, as it comes first
-EXPLAINERS, METRICS = ("sfam", "chance"), ("deletion_mean", "insertion_mean")
+EXPLAINERS, METRICS = ("sfam", "chance"), ("deletion_mean_colour", "insertion_mean_colour")
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.cluster.made"])
 FACTS = {"metrics": {name: {"higher_is_better": True} for name in (*METRICS, "wanting", "drawn")}}

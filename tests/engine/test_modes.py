@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.core.baselines import Mean
+from sfam_bench.core.baselines import MeanColour
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
@@ -235,7 +235,7 @@ def test_records_do_not_hang_on_how_passes_are_taken():
     pairs = PairBatch(tuple("abc"), tuple("def"), *torch.rand(2, 3, 3, 32, 24))
     fast = Calibration("openvino", seconds=0.01)(model, model.similarity.matrix, pairs.query, 1)
     assert fast.facts["mode"] == "openvino"
-    metrics = {"area": Perturbation("insertion_minus_deletion", Mean(), Midpoint(5), min_range=-9.0)}
+    metrics = {"area": Perturbation("insertion_minus_deletion", MeanColour(), Midpoint(5), min_range=-9.0)}
     explainers = {"sfam": SFAM(), "lafam": LaFAM()}
 
     def values(passes):

@@ -52,7 +52,7 @@ def test_at_the_cut_point_to_point_it_is_zhus_product():
 @pytest.mark.parametrize("similarity", SIMILARITIES, ids=lambda s: s.name)
 def test_point_to_point_sums_to_the_map_of_either_side(similarity, space):
     model, encoded, pairs = setting(head=mlp(), similarity=similarity, size=(4, 3))
-    method = IntegratedJacobians(space, steps=3, baseline="mean")
+    method = IntegratedJacobians(space, steps=3, baseline="mean_colour")
     points = point_to_point(method, model, encoded.query, encoded.terms[0].side)
     torch.testing.assert_close(points.sum(dim=(3, 4)), method(model, encoded, pairs), **CLOSE)
     torch.testing.assert_close(points.sum(dim=(1, 2)), method(model, swapped(encoded), pairs), **CLOSE)
@@ -61,7 +61,7 @@ def test_point_to_point_sums_to_the_map_of_either_side(similarity, space):
 @pytest.mark.parametrize("space", SPACES)
 def test_it_is_the_product_of_jacobians_that_are_written_out(space):
     model, encoded, pairs = setting(head=mlp(), size=(4, 3), count=1)
-    method, sides = IntegratedJacobians(space, steps=4, baseline="mean"), (encoded.query, encoded.terms[0].side)
+    method, sides = IntegratedJacobians(space, steps=4, baseline="mean_colour"), (encoded.query, encoded.terms[0].side)
     jacobians, changes = [], []
     for side in sides:
         x = side.images if space == "image" else side.activations
@@ -101,7 +101,7 @@ def test_the_map_and_the_reference_terms_balance(space, pooling, similarity, tar
 
 def test_the_terms_are_products_with_the_reference_inputs():
     model, encoded, pairs = setting(head=mlp(), similarity=Dot(), normalise=False)
-    _, terms, _ = IntegratedJacobians("image", baseline="mean").split(model, encoded)
+    _, terms, _ = IntegratedJacobians("image", baseline="mean_colour").split(model, encoded)
     a, b = pairs.query, pairs.reference
     blank_a, blank_b = (image.mean(dim=(2, 3), keepdim=True).expand_as(image) for image in (a, b))
     expected = [(raw(model, left) * raw(model, right)).sum(dim=1) for left in (a, blank_a) for right in (b, blank_b)]

@@ -126,16 +126,16 @@ def test_other_masks_take_their_own_passes(model, other):
 
 def test_what_is_kept_is_of_the_same_pairs_and_target(model):
     encoded, pairs, taken = setting(model, target=Margin())
-    first = masked_scores(model, encoded, pairs, GRIDS, "mean").target
-    renamed = masked_scores(model, encoded, replace(pairs, query_ids=("c", "b")), GRIDS, "mean").target
+    first = masked_scores(model, encoded, pairs, GRIDS, "mean_colour").target
+    renamed = masked_scores(model, encoded, replace(pairs, query_ids=("c", "b")), GRIDS, "mean_colour").target
     torch.testing.assert_close(renamed[1], first[1])
     assert not torch.allclose(renamed[0], first[0])
     one, two = (replace(encoded, terms=(term,)) for term in encoded.terms)
-    parts = [masked_scores(model, part, pairs, GRIDS, "mean").target for part in (one, two)]
+    parts = [masked_scores(model, part, pairs, GRIDS, "mean_colour").target for part in (one, two)]
     torch.testing.assert_close(parts[0] + parts[1], first)
     assert len(taken) == 4 * 2 * 20
     other = swapped(one)
-    assert not torch.allclose(masked_scores(model, other, pairs, GRIDS, "mean").target, parts[0])
+    assert not torch.allclose(masked_scores(model, other, pairs, GRIDS, "mean_colour").target, parts[0])
 
 
 def test_the_scores_are_those_of_the_masked_images(model):

@@ -23,7 +23,7 @@ def test_rise_is_the_covariance_of_score_and_mask(keep):
     model, encoded, pairs = setting()
     found = RISE(masks=30, grid=3, keep=keep)(model, encoded, pairs)[1]
     masking = Grids(30, 3, keep, 0)
-    scores = masked_scores(model, encoded, pairs, masking, "mean").target[1]
+    scores = masked_scores(model, encoded, pairs, masking, "mean_colour").target[1]
     masks = masking.draw("b", (11, 8)).made(0, 30)
     expected = torch.cov(torch.cat([scores[None], masks.flatten(1).T]), correction=0)[0, 1:].view(11, 8) / keep
     torch.testing.assert_close(found, expected, **CLOSE)
@@ -33,7 +33,7 @@ def test_plain_rise_is_the_papers_sum():
     model, encoded, pairs = setting()
     plain, less = (RISE(masks=30, subtract_mean=subtract)(model, encoded, pairs)[0] for subtract in (False, True))
     masking = Grids(30, 8, 0.5, 0)
-    scores = masked_scores(model, encoded, pairs, masking, "mean").target[0]
+    scores = masked_scores(model, encoded, pairs, masking, "mean_colour").target[0]
     masks = masking.draw("a", (11, 8)).made(0, 30)
     torch.testing.assert_close(plain, (scores[:, None, None] * masks).sum(dim=0) / 15, **CLOSE)
     torch.testing.assert_close(plain - less, scores.mean() * masks.mean(dim=0) / 0.5, **CLOSE)
@@ -54,7 +54,7 @@ def test_relax_of_one_mask_is_its_cosine_where_the_mask_keeps_anything():
     relax = RELAX(masks=1, grid=4)
     maps = relax(model, encoded, pairs)
     masking = Grids(1, 4, 0.5, 0)
-    cosines = masked_scores(model, encoded, pairs, masking, "mean").itself
+    cosines = masked_scores(model, encoded, pairs, masking, "mean_colour").itself
     for row, query_id in enumerate("ab"):
         (mask,) = masking.draw(query_id, (11, 8)).made(0, 1)
         assert (mask == 0).any()

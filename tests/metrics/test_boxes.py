@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.boxes import BoxIoU, components, cut, extent, overlap
-from sfam_bench.report.tables.box_accuracy import in_family, max_box_accuracy
+from sfam_bench.report.tables.box_accuracy import max_box_accuracy, thresholds_of
 from sfam_bench.statistics import RUN
 
 SIZE = (20, 30)
@@ -44,48 +45,48 @@ def smooth(count: int, seed: int, size: tuple[int, int] = (40, 60)) -> torch.Ten
 )
 def test_iou_by_hand(explained, threshold, boxes, expected):
     seen = explained(IMAGE, two_blobs(), masks={"box": box(10, 15, 21, 26)})
-    assert BoxIoU(threshold, boxes)(seen).tolist() == pytest.approx([expected])
+    assert BoxIoU(threshold, boxes)(seen).values.tolist() == pytest.approx([expected])
 
 
 def test_pixels_must_exceed_the_threshold(explained):
     maps = 1.0 * box(1, 4, 2, 6) + 0.5 * box(10, 15, 20, 26)
     seen = explained(IMAGE, maps, masks={"box": box(10, 15, 20, 26)})
-    assert [BoxIoU(at)(seen).item() for at in (0.49, 0.5)] == [1.0, 0.0]
+    assert [BoxIoU(at)(seen).values.item() for at in (0.49, 0.5)] == [1.0, 0.0]
 
 
 def test_all_boxes_may_be_better_than_the_largest(explained):
     seen = explained(IMAGE, two_blobs(), masks={"box": box(1, 4, 2, 6)})
-    assert BoxIoU(0.2)(seen).tolist() == [1.0]
-    assert BoxIoU(0.2, "largest")(seen).tolist() == [0.0]
+    assert BoxIoU(0.2)(seen).values.tolist() == [1.0]
+    assert BoxIoU(0.2, "largest")(seen).values.tolist() == [0.0]
 
 
 def test_rows_are_not_columns(explained):
     seen = explained(IMAGE, box(2, 4, 5, 25).float(), masks={"box": box(2, 18, 5, 7)})
-    assert BoxIoU()(seen).tolist() == pytest.approx([2 * 2 / (2 * 20 + 16 * 2 - 4)])
+    assert BoxIoU()(seen).values.tolist() == pytest.approx([2 * 2 / (2 * 20 + 16 * 2 - 4)])
 
 
 def test_corners_connect_and_edges_count(explained):
     corners = box(0, 2, 0, 3) | box(2, 4, 3, 5)
     seen = explained(IMAGE, corners.float(), masks={"box": box(0, 4, 0, 5)})
-    assert BoxIoU(boxes="largest")(seen).tolist() == [1.0]
+    assert BoxIoU(boxes="largest")(seen).values.tolist() == [1.0]
     last = box(15, 20, 28, 30)
-    assert BoxIoU()(explained(IMAGE, last.float(), masks={"box": last})).tolist() == [1.0]
+    assert BoxIoU()(explained(IMAGE, last.float(), masks={"box": last})).values.tolist() == [1.0]
 
 
 def test_the_object_scores_best_and_what_is_not_it_worst(explained):
     mask = box(8, 16, 0, 13)
-    assert BoxIoU()(explained(IMAGE, mask.float(), masks={"box": mask})).tolist() == [1.0]
+    assert BoxIoU()(explained(IMAGE, mask.float(), masks={"box": mask})).values.tolist() == [1.0]
     beside = box(8, 16, 13, 30)
-    assert BoxIoU()(explained(IMAGE, beside.float(), masks={"box": mask})).tolist() == [0.0]
+    assert BoxIoU()(explained(IMAGE, beside.float(), masks={"box": mask})).values.tolist() == [0.0]
 
 
 def test_nothing_to_measure_has_a_reason(explained):
     images, masks = IMAGE.expand(3, -1, -1, -1), torch.cat([box(1, 4, 2, 6), box(0, 0, 0, 0), box(1, 4, 2, 6)])
     seen = explained(images, torch.cat([two_blobs(), two_blobs(), torch.full((1, *SIZE), 0.3)]), masks={"box": masks})
     metric = BoxIoU()
-    assert metric(seen).isnan().tolist() == [False, True, True]
-    assert metric.undefined(seen)["empty_mask"].tolist() == [False, True, False]
-    assert metric.undefined(seen)["constant_map"].tolist() == [False, False, True]
+    assert metric(seen).values.isnan().tolist() == [False, True, True]
+    assert metric(seen).reasons["empty_mask"].tolist() == [False, True, False]
+    assert metric(seen).reasons["constant_map"].tolist() == [False, False, True]
 
 
 def test_images_of_a_batch_do_not_connect(explained):
@@ -94,8 +95,8 @@ def test_images_of_a_batch_do_not_connect(explained):
     masks["box"][:, 10:20, 15:40] = True
     images = torch.rand(1, 3, 40, 60).expand(32, -1, -1, -1)
     for metric in (BoxIoU(0.5), BoxIoU(0.5, "largest")):
-        together = metric(explained(images, maps, masks=masks))
-        alone = [metric(explained(images[:1], maps[[k]], masks={"box": masks["box"][[k]]})) for k in range(32)]
+        together = metric(explained(images, maps, masks=masks)).values
+        alone = [metric(explained(images[:1], maps[[k]], masks={"box": masks["box"][[k]]})).values for k in range(32)]
         assert torch.equal(together, torch.cat(alone))
         assert len(set(together.tolist())) > 10
 
@@ -152,13 +153,16 @@ def records(values: dict[int, list[float]], explainer: str = "sfam") -> pd.DataF
     return pd.DataFrame(rows)
 
 
+THRESHOLDS = {f"box_iou_{per_cent:02d}": per_cent / 100 for per_cent in range(0, 100, 5)}
+
+
 def accuracies(found: pd.DataFrame) -> list[tuple[float, float]]:
     return list(zip(found["accuracy"].tolist(), found["threshold"].tolist(), strict=True))
 
 
 def test_one_threshold_serves_all_pairs_by_hand():
     # at 0.05 two of four reach 0.3, at 0.20 three do; 0.5 is reached by one at either; 0.7 by one at 0.05 alone
-    found = max_box_accuracy(records({5: [0.8, 0.3, 0.1, 0.2], 20: [0.6, 0.4, 0.35, 0.0]}))
+    found = max_box_accuracy(records({5: [0.8, 0.3, 0.1, 0.2], 20: [0.6, 0.4, 0.35, 0.0]}), THRESHOLDS)
     assert accuracies(found)[:3] == [(75.0, 0.2), (25.0, 0.05), (25.0, 0.05)]
     assert found["accuracy"].iloc[3] == pytest.approx((75 + 25 + 25) / 3)
     assert found["delta"].iloc[:3].tolist() == [0.3, 0.5, 0.7]
@@ -167,27 +171,27 @@ def test_one_threshold_serves_all_pairs_by_hand():
 
 
 def test_an_iou_of_exactly_delta_counts():
-    found = max_box_accuracy(records({5: [0.3, 0.5, 0.7]}))
+    found = max_box_accuracy(records({5: [0.3, 0.5, 0.7]}), THRESHOLDS)
     assert found["accuracy"].iloc[:3].tolist() == pytest.approx([100, 200 / 3, 100 / 3])
 
 
 def test_a_threshold_for_each_image_would_score_more():
     values = {5: [0.9, 0.0], 20: [0.0, 0.9]}
-    found = max_box_accuracy(records(values))
+    found = max_box_accuracy(records(values), THRESHOLDS)
     assert accuracies(found)[1] == (50.0, 0.05)  # and not 100
 
 
 def test_pairs_without_a_box_and_other_metrics_do_not_count():
     frame = records({5: [0.9, np.nan, 0.1], 20: [0.9, np.nan, 0.1]})
     others = frame.assign(metric="box_iou_largest", value=1.0)
-    found = max_box_accuracy(pd.concat([frame, frame, others, frame.assign(explainer="pair")]))
+    found = max_box_accuracy(pd.concat([frame, frame, others, frame.assign(explainer="pair")]), THRESHOLDS)
     assert accuracies(found)[0] == (50.0, 0.05)
     assert (found["count"] == 2).all()
     assert found["explainer"].unique().tolist() == ["sfam"]
-    assert in_family("box_iou_05")
-    assert not in_family("box_iou_largest")
-    assert max_box_accuracy(others).empty
-    empty = max_box_accuracy(records({5: [np.nan]}))
+    family = {"mine": BoxIoU(0.05), "one": BoxIoU(0.2), "other": BoxIoU(0.2, boxes="largest")}
+    assert thresholds_of({"metrics": metric_facts(family)}) == {"mine": 0.05, "one": 0.2}
+    assert max_box_accuracy(others, THRESHOLDS).empty
+    empty = max_box_accuracy(records({5: [np.nan]}), THRESHOLDS)
     assert empty["accuracy"].isna().all()
 
 
@@ -221,8 +225,8 @@ def test_max_box_acc_v2_is_that_of_the_protocol(explained):
     objects = torch.cat([box(2 + k // 3, 12 + k // 2, 3 + k, 12 + k) for k in range(count)])
     maps += objects * torch.linspace(0, 6, count)[:, None, None]
     seen = explained(IMAGE.expand(count, -1, -1, -1), maps, masks={"box": objects})
-    frame = records({round(100 * at): BoxIoU(at)(seen).tolist() for at in thresholds})
-    found = max_box_accuracy(frame)
+    frame = records({round(100 * at): BoxIoU(at)(seen).values.tolist() for at in thresholds})
+    found = max_box_accuracy(frame, THRESHOLDS)
     expected = [reference(maps.double().numpy(), objects.numpy(), thresholds, delta) for delta in (0.3, 0.5, 0.7)]
     assert found["accuracy"].tolist() == pytest.approx([*expected, np.mean(expected)])
     assert len(set(expected)) > 1

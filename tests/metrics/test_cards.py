@@ -4,23 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from sfam_bench.app.settings import build
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import (
+    Described,
     Limits,
     MetricCard,
     measures_and_source,
     metric_card,
+    metric_facts,
     needed,
     passes_a_map,
     settings,
 )
 from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.metrics.perturbation import Perturbation, Trapezoid
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
@@ -52,13 +57,45 @@ def test_the_first_line_of_the_docstring_says_what_it_measures_and_after_whom(na
         assert source or type(metric).__name__ in UNSOURCED, f"{key}: {FIRST_LINE}"
 
 
+def test_every_metric_says_what_tables_need_and_no_two_the_same() -> None:
+    facts = metric_facts({key: metric for name in METRICS for key, metric in metrics(name).items()})
+    for key, said in facts.items():
+        assert said["group"] not in ("Others", "Cost"), key
+        assert said["meaning"], key
+        assert said["role"] == "score" or said["higher_is_better"] is None, key
+    assert len({said["label"] for said in facts.values()}) == len(facts)
+    levels = [said["chance"] for said in facts.values() if "chance" in said]
+    assert sorted(levels) == sorted(key for key, said in facts.items() if said["role"] == "chance")
+
+
+def test_a_chance_level_is_that_of_the_same_settings_or_names_its_score() -> None:
+    found = metric_facts(
+        {
+            "share": EnergyPointingGame(),
+            "ratio": EnergyPointingGame(value="ratio"),
+            "box": EnergyPointingGame("box"),
+            "level": EnergyPointingGame(value="chance", higher_is_better=None),
+            "mine": Described(MetricCard(role="chance", of="box")),
+        }
+    )
+    assert {key: facts.get("chance") for key, facts in found.items()} == {
+        **{"share": "level", "box": "mine"},
+        **dict.fromkeys(("ratio", "level", "mine")),
+    }
+
+
+def test_a_group_that_no_table_has_is_refused() -> None:
+    with pytest.raises(UserError, match=r"MetricCard\.group is 'Faith': choose one of Metrics that see the pair, "):
+        MetricCard.__post_init__(SimpleNamespace(group="Faith", role="score"))  # no type checker stands before it
+
+
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("offset", [-0.3, 0.0, -1.0])
 def test_values_lie_in_the_range_that_the_card_states(name: str, offset: float, scene: Scene) -> None:
     maps = (torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(1)) + offset).clamp(-1, 1)
     for key, metric in metrics(name).items():
         low, high = metric_card(metric).range or (-inf, inf)
-        values = metric(Explained(scene, maps, "sfam", maps, SFAM()))
+        values = metric(Explained(scene, maps, "sfam", maps, SFAM())).values
         kept = values[values.isfinite()]
         assert (kept >= low - ROUNDING).all(), key
         assert (kept <= high + ROUNDING).all(), key
@@ -89,7 +126,7 @@ def test_the_docstring_is_taken_apart() -> None:
 def test_passes_are_those_of_all_probes_by_the_share_of_pairs() -> None:
     assert passes_a_map(Made(), 100) == 0
     assert passes_a_map(Perturbation("insertion_minus_deletion", steps=Trapezoid(4)), 100) == 2 * 3
-    found = metrics("deletion")["deletion_mean_area_error"]
+    found = metrics("deletion")["deletion_mean_colour_area_error"]
     assert passes_a_map(found, 224**2) == pytest.approx(0.02 * (223 + 20))
 
 
@@ -104,12 +141,13 @@ def test_the_table_has_a_row_for_each_metric_and_the_page_a_card_for_each_kind()
     chosen = {"one": Made(), "two": Made(power=2.0, higher_is_better=True)}
     table = metric_table(chosen, 100).set_index("metric")
     assert table.loc["one"].to_dict() == {
+        **{"label": "one", "table": "Others"},
         **{"better": "lower", "range": "[0, inf)", "needs": "other references, a gallery", "passes": "0", "maps": "2"},
         **{"source": "Nobody et al., 2020", "measures": "What is measured; with a twist"},
     }
     page = metrics_page(chosen, 100)
     assert page.count("## Made") == 1
-    assert "[two](#made) | higher" in page
+    assert "[two](#made) | two | Others | higher" in page
     assert "| two | 2.0 |" in page
     assert r"A remark on `some_thing`, which is a\*b." in page
     assert r"| `power` | `null` | of a\_b. |" in page

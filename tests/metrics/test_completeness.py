@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.evaluation.properties import residuals
@@ -31,26 +31,28 @@ def by_hand(explained, total: float, score: float, raw: torch.Tensor | None = No
 
 
 def test_the_rest_by_hand(explained):
-    assert Completeness()(by_hand(explained, 0.5, 0.5)).item() == pytest.approx(0, abs=1e-6)
-    assert Completeness()(by_hand(explained, 0.3, 0.5)).item() == pytest.approx(0.4)
-    assert Completeness()(by_hand(explained, -0.5, 0.5)).item() == pytest.approx(2)
-    assert Completeness(Zeros())(by_hand(explained, 0.3, 0.5)).item() == pytest.approx(0.4)  # black scores 0
-    assert Completeness(Mean())(by_hand(explained, 0.0, 0.5)).item() == pytest.approx(0, abs=1e-6)  # scores as much
-    assert Completeness(Mean())(by_hand(explained, 0.3, 0.5)).item() == pytest.approx(0.6)
+    assert Completeness()(by_hand(explained, 0.5, 0.5)).values.item() == pytest.approx(0, abs=1e-6)
+    assert Completeness()(by_hand(explained, 0.3, 0.5)).values.item() == pytest.approx(0.4)
+    assert Completeness()(by_hand(explained, -0.5, 0.5)).values.item() == pytest.approx(2)
+    assert Completeness(Zeros())(by_hand(explained, 0.3, 0.5)).values.item() == pytest.approx(0.4)  # black scores 0
+    assert Completeness(MeanColour())(by_hand(explained, 0.0, 0.5)).values.item() == pytest.approx(
+        0, abs=1e-6
+    )  # scores as much
+    assert Completeness(MeanColour())(by_hand(explained, 0.3, 0.5)).values.item() == pytest.approx(0.6)
 
 
 def test_no_map_an_unsound_one_and_no_score_have_reasons(explained):
     seen = by_hand(explained, 0.3, 0.5)
     without = Explained(seen.scene, seen.maps)
-    assert Completeness()(without).isnan().all()
-    assert Completeness().undefined(without)["no_raw_map"].all()
+    assert Completeness()(without).values.isnan().all()
+    assert Completeness()(without).reasons["no_raw_map"].all()
     unsound = by_hand(explained, 0.3, 0.5, torch.full((1, 2, 2), torch.inf))
-    assert Completeness()(unsound).isnan().all()
-    assert Completeness().undefined(unsound)["nonfinite_map"].all()
+    assert Completeness()(unsound).values.isnan().all()
+    assert Completeness()(unsound).reasons["nonfinite_map"].all()
     nothing = by_hand(explained, 0.3, 0.04)
-    assert Completeness()(nothing).isnan().all()
-    assert Completeness().undefined(nothing)["zero_score"].all()
-    assert Completeness(min_score=0.01)(nothing).isfinite().all()
+    assert Completeness()(nothing).values.isnan().all()
+    assert Completeness()(nothing).reasons["zero_score"].all()
+    assert Completeness(min_score=0.01)(nothing).values.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_no_map_an_unsound_one_and_no_score_have_reasons(explained):
     [
         (SimilarityDecomposition(), Completeness()),
         (IntegratedGradients(steps=4), Completeness(Zeros())),
-        (IntegratedGradients(steps=4, baseline="mean"), Completeness(Mean())),
+        (IntegratedGradients(steps=4, baseline="mean_colour"), Completeness(MeanColour())),
     ],
 )
 @pytest.mark.parametrize("setup", [("cosine", "gap", "none"), ("dot", "gem", "mlp")])
@@ -68,7 +70,7 @@ def test_it_is_what_the_table_of_methods_measures(setup, explainer, metric):
     raw = explainer(model, encoded, batch).detach()
     seen = Explained(Scene(model, encoded, batch), upsample(normalise(raw), SIZE), "x", raw)
     expected = residuals(explainer, model, encoded, raw)
-    torch.testing.assert_close(metric(seen), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metric(seen).values, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_exact_split_leaves_nothing_and_sfam_does():
@@ -77,7 +79,9 @@ def test_the_exact_split_leaves_nothing_and_sfam_does():
         encoded = encode_pairs(model, target, batch.query, batch.reference, negative)
         for explainer, exact in ((SimilarityDecomposition(), True), (SFAM(), False)):
             raw = explainer(model, encoded, batch).detach()
-            found = Completeness(min_score=0.0)(Explained(Scene(model, encoded, batch), raw, "x", raw))
+            found = Completeness(min_score=0.0)(Explained(Scene(model, encoded, batch), raw, "x", raw)).values
             assert ((found < 1e-3) == exact).all()
             halved = Explained(Scene(model, encoded, batch), raw, "x", raw / 2)
-            assert not exact or Completeness(min_score=0.0)(halved).tolist() == pytest.approx([0.5] * 3, abs=1e-3)
+            assert not exact or Completeness(min_score=0.0)(halved).values.tolist() == pytest.approx(
+                [0.5] * 3, abs=1e-3
+            )

@@ -19,7 +19,7 @@ KINDS = [Gini, Entropy, EffectiveArea]
 
 def values(explained, maps: torch.Tensor, of: str = "magnitude") -> list[float]:
     seen = explained(IMAGE.expand(len(maps), -1, -1, -1), maps)
-    return [kind(of)(seen).item() for kind in KINDS]
+    return [kind(of)(seen).values.item() for kind in KINDS]
 
 
 def test_a_flat_map_a_pixel_and_a_quarter_by_hand(explained):
@@ -35,7 +35,9 @@ def test_a_flat_map_a_pixel_and_a_quarter_by_hand(explained):
 def test_gini_of_two_levels_by_hand(explained):
     maps = torch.ones(1, ROWS, COLS)
     maps[0, : ROWS // 2] = 3  # half of the pixels have three quarters: the area under Lorenz's curve is 3/8
-    assert Gini()(explained(IMAGE, maps)).item() == pytest.approx(1 - 2 * (0.5 * 0.25 * 0.5 + 0.5 * (0.25 + 1) * 0.5))
+    assert Gini()(explained(IMAGE, maps)).values.item() == pytest.approx(
+        1 - 2 * (0.5 * 0.25 * 0.5 + 0.5 * (0.25 + 1) * 0.5)
+    )
 
 
 def test_only_what_is_asked_for_counts(explained):
@@ -48,10 +50,10 @@ def test_only_what_is_asked_for_counts(explained):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_map_of_nothing_has_no_concentration(explained, kind):
     seen = explained(IMAGE.expand(2, -1, -1, -1), torch.stack([torch.zeros(ROWS, COLS), -torch.rand(ROWS, COLS)]))
-    assert kind()(seen).isnan().tolist() == [True, False]
-    assert kind().undefined(seen)["constant_map"].tolist() == [True, False]
-    assert kind("positive")(seen).isnan().tolist() == [True, True]
-    assert kind("positive").undefined(seen)["no_positive_part"].tolist() == [True, True]
+    assert kind()(seen).values.isnan().tolist() == [True, False]
+    assert kind()(seen).reasons["constant_map"].tolist() == [True, False]
+    assert kind("positive")(seen).values.isnan().tolist() == [True, True]
+    assert kind("positive")(seen).reasons["no_positive_part"].tolist() == [True, True]
     assert kind().higher_is_better is None
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.engine.modes import quietly
@@ -57,12 +57,12 @@ def seen(explained):
 
 
 def value(metric, given):
-    return metric(given).item()
+    return metric(given).values.item()
 
 
 def reasons(metric, given):
-    found = [reason for reason, flags in metric.undefined(given).items() if flags.any()]
-    assert metric(given).isnan().any() == bool(found)
+    found = [reason for reason, flags in metric(given).reasons.items() if flags.any()]
+    assert metric(given).values.isnan().any() == bool(found)
     return found
 
 
@@ -122,7 +122,7 @@ def test_values_are_those_of_the_first_step_that_is_sampled(seen):
 def test_what_is_never_lost_takes_all_pixels(seen):
     always = [QUERY, (1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)]
     given_a_colour = {"items": always, "labels": LABELS[:3], "ids": IDS[:3]}
-    metric = PixelsUntil("reference", baseline=Mean(), steps=Trapezoid(4))  # the mean keeps red and green
+    metric = PixelsUntil("reference", baseline=MeanColour(), steps=Trapezoid(4))  # the mean keeps red and green
     assert value(metric, seen(**given_a_colour)) == 1
     assert reasons(replace(metric, walk="insertion"), seen(**given_a_colour)) == ["holds_when_empty"]
 
@@ -217,7 +217,7 @@ def test_the_truth_is_best_and_its_inverse_worst(seen, red, green, order):
     alone = {"items": ITEMS[:3], "labels": LABELS[:3], "ids": IDS[:3]}
     three = [seen(maps, image, **alone) for maps in (truth, order, -truth)]
     for metric in EVERY:
-        best, some, worst = (metric(one).item() for one in three)
+        best, some, worst = (metric(one).values.item() for one in three)
         if torch.tensor([best, some, worst]).isnan().any():
             assert torch.tensor([best, some, worst]).isnan().all()  # reasons are those of the pair
             continue
@@ -230,8 +230,8 @@ def test_the_truth_is_best_and_its_inverse_worst(seen, red, green, order):
 def test_values_lie_in_their_range_and_scaling_a_map_changes_nothing(seen, red, green, order, factor):
     one, scaled = (seen(maps, images(red, green)) for maps in (order, order * factor))
     for metric in EVERY:
-        found = metric(one).item()
-        assert metric(scaled).item() == pytest.approx(found, abs=0, nan_ok=True)
+        found = metric(one).values.item()
+        assert metric(scaled).values.item() == pytest.approx(found, abs=0, nan_ok=True)
         low, high = metric.card.range
         assert found != found or low <= found <= high + 1e-6
 
@@ -240,7 +240,7 @@ def test_values_lie_in_their_range_and_scaling_a_map_changes_nothing(seen, red, 
 @given(colours, colours, orders)
 def test_more_steps_see_a_lost_decision_no_later(seen, red, green, order):
     given_these = seen(order, images(red, green))
-    coarse, fine = (PixelsUntil("reference", "deletion", Zeros(), Trapezoid(n))(given_these) for n in (3, 9))
+    coarse, fine = (PixelsUntil("reference", "deletion", Zeros(), Trapezoid(n))(given_these).values for n in (3, 9))
     assert fine.isnan().equal(coarse.isnan())
     assert not (fine > coarse).any()
 
@@ -260,12 +260,15 @@ def few(metrics, target=None, catalogue=gallery, explainers=None):
 
 
 STEPS = Midpoint(6)
-WALKS = {walk: Perturbation(walk, Mean(), STEPS, -1.0) for walk in ("deletion", "insertion")}
+WALKS = {walk: Perturbation(walk, MeanColour(), STEPS, -1.0) for walk in ("deletion", "insertion")}
 DECISIONS = {
-    **{of: RetrievalArea(of, "insertion_minus_deletion", Mean(), STEPS) for of in AREAS},
-    **{decision: PixelsUntil(decision, "deletion", Mean(), STEPS) for decision in ("reference", "class", "margin")},
-    "found": PixelsUntil("reference", "insertion", Mean(), STEPS),
-    "area": MarginArea("insertion_minus_deletion", Mean(), STEPS),
+    **{of: RetrievalArea(of, "insertion_minus_deletion", MeanColour(), STEPS) for of in AREAS},
+    **{
+        decision: PixelsUntil(decision, "deletion", MeanColour(), STEPS)
+        for decision in ("reference", "class", "margin")
+    },
+    "found": PixelsUntil("reference", "insertion", MeanColour(), STEPS),
+    "area": MarginArea("insertion_minus_deletion", MeanColour(), STEPS),
 }
 
 
@@ -307,8 +310,8 @@ def test_the_area_of_the_margin_is_that_of_the_target_margin(walk):
         Scene(model, encode_pairs(model, target, batch.query, batch.reference, batch.negative), batch)
         for target in (Similarity(), Margin())
     ]
-    ours, target = (MarginArea(walk, Mean(), STEPS)(Explained(scene, maps)) for scene in scenes)
-    theirs = Perturbation(walk, Mean(), STEPS)(Explained(scenes[1], maps))
+    ours, target = (MarginArea(walk, MeanColour(), STEPS)(Explained(scene, maps)).values for scene in scenes)
+    theirs = Perturbation(walk, MeanColour(), STEPS)(Explained(scenes[1], maps)).values
     assert ours.isfinite().any()
     torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(target, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)

@@ -23,16 +23,16 @@ def red_image(red):
 def test_by_hand(explained):
     maps = torch.tensor([[[1.0, 0.5, -1.0, 0.0]]])  # keeps 8 and half of 4 of 16
     seen = explained(red_image(RED), maps)
-    assert DROP(seen).item() == pytest.approx(100 * (1 - 10 / 16))
-    assert INCREASE(seen).item() == 0
+    assert DROP(seen).values.item() == pytest.approx(100 * (1 - 10 / 16))
+    assert INCREASE(seen).values.item() == 0
     whole = explained(red_image(RED), torch.ones(1, 1, 4))
-    assert (DROP(whole).item(), INCREASE(whole).item()) == (0, 0)
+    assert (DROP(whole).values.item(), INCREASE(whole).values.item()) == (0, 0)
 
 
 def test_without_what_speaks_against_the_score_rises(explained):
     red = torch.tensor([[[8.0, 4.0, -2.0, -2.0]]]) / 8
     seen = explained(red_image(red), (red > 0).float())
-    assert (DROP(seen).item(), INCREASE(seen).item()) == (0, 100)
+    assert (DROP(seen).values.item(), INCREASE(seen).values.item()) == (0, 100)
 
 
 def test_minmax_is_that_of_the_map_before_it_was_resized(explained):
@@ -42,7 +42,7 @@ def test_minmax_is_that_of_the_map_before_it_was_resized(explained):
     first = explained(red_image(RED), cells)
     seen = Explained(first.scene, cells, "", raw)
     torch.testing.assert_close(metric.probes[0].seen(seen), torch.tensor([[[0, 0.25, 0.75, 1]]]))
-    assert metric(seen).item() == pytest.approx(100 * (1 - (4 * 0.25 + 2 * 0.75 + 2) / 16))
+    assert metric(seen).values.item() == pytest.approx(100 * (1 - (4 * 0.25 + 2 * 0.75 + 2) / 16))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -52,7 +52,7 @@ def test_values_stay_in_range_and_do_not_hang_on_the_scale_of_the_map(explained,
     found = []
     for scaled in (normalise(maps), normalise(maps * factor)):
         seen = explained(red_image(RED), scaled)
-        drop, increase = DROP(seen).item(), INCREASE(seen).item()
+        drop, increase = DROP(seen).values.item(), INCREASE(seen).values.item()
         assert 0 <= drop <= 100 + 1e-4  # a positive score has no more to lose
         assert increase in (0, 100)
         found.append((drop, increase))
@@ -60,16 +60,18 @@ def test_values_stay_in_range_and_do_not_hang_on_the_scale_of_the_map(explained,
 
 
 def test_the_more_a_map_keeps_the_less_is_lost(explained):
-    drops = [DROP(explained(red_image(RED), torch.full((1, 1, 4), kept))).item() for kept in (0.0, 0.25, 0.5, 1.0)]
+    drops = [
+        DROP(explained(red_image(RED), torch.full((1, 1, 4), kept))).values.item() for kept in (0.0, 0.25, 0.5, 1.0)
+    ]
     assert drops == pytest.approx([100, 75, 50, 0])
 
 
 def test_the_true_map_beats_its_inverse(explained):
     red = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0)) - 0.3
     true, inverse = (explained(red_image(red), sign * red.sign()) for sign in (1, -1))
-    assert DROP(true).item() == 0
-    assert DROP(inverse).item() > 100
-    assert (INCREASE(true).item(), INCREASE(inverse).item()) == (100, 0)
+    assert DROP(true).values.item() == 0
+    assert DROP(inverse).values.item() > 100
+    assert (INCREASE(true).values.item(), INCREASE(inverse).values.item()) == (100, 0)
 
 
 def test_nothing_to_lose_is_undefined_and_asks_nothing(explained):
@@ -77,7 +79,7 @@ def test_nothing_to_lose_is_undefined_and_asks_nothing(explained):
     seen = explained(image, torch.ones(2, 1, 4))
     for value in ("drop", "increase"):
         metric = Keeping(value, Zeros(), min_range=0.05)
-        assert metric.undefined(seen)["zero_range"].tolist() == [False, True]
-        assert metric(seen).isnan().tolist() == [False, True]
+        assert metric(seen).reasons["zero_range"].tolist() == [False, True]
+        assert metric(seen).values.isnan().tolist() == [False, True]
     assert {pair for _, pair in seen.answers} == {0}
     assert len(seen.answers) == 1  # both metrics ask one image

@@ -64,10 +64,10 @@ def test_magnitudes_do_not_see_signs() -> None:
     maps = noise(3)
     seen = Explained(scene, maps, remake=lambda *_: -maps)
     for measure in ("spearman", "ssim"):
-        found = ReferenceSensitivity(to="noise", measure=measure, of="magnitude")(seen)
+        found = ReferenceSensitivity(to="noise", measure=measure, of="magnitude")(seen).values
         assert found.tolist() == pytest.approx([0] * 3, abs=1e-6)
-    assert ReferenceSensitivity(to="noise")(seen).tolist() == [2.0] * 3
-    assert (ReferenceSensitivity(to="noise", measure="ssim")(seen) > 1).all()
+    assert ReferenceSensitivity(to="noise")(seen).values.tolist() == [2.0] * 3
+    assert (ReferenceSensitivity(to="noise", measure="ssim")(seen).values > 1).all()
 
 
 def test_a_method_is_left_alone_where_it_cannot_or_should_not_be_asked_again() -> None:
@@ -80,10 +80,10 @@ def test_a_method_is_left_alone_where_it_cannot_or_should_not_be_asked_again() -
 
     metric = ReferenceSensitivity(to="noise")
     for seen in (Explained(scene, maps), Explained(scene, maps, remake=never, samples=True)):
-        assert metric(seen).isnan().all()
-        assert metric.undefined(seen)[NOT_DRAWN].all()
+        assert metric(seen).values.isnan().all()
+        assert metric(seen).reasons[NOT_DRAWN].all()
     dear = ReferenceSensitivity(sampling=True, to="noise")
-    assert dear(Explained(scene, maps, remake=lambda *_: maps, samples=True)).tolist() == [0.0] * 3
+    assert dear(Explained(scene, maps, remake=lambda *_: maps, samples=True)).values.tolist() == [0.0] * 3
 
 
 def test_a_constant_further_map_is_a_reason_and_no_value() -> None:
@@ -93,7 +93,7 @@ def test_a_constant_further_map_is_a_reason_and_no_value() -> None:
     flat = maps.clone()
     flat[1], flat[2, 0, 0] = 0.3, torch.nan
     metric, seen = ReferenceSensitivity(to="noise"), Explained(scene, maps, remake=lambda *_: flat)
-    assert metric(seen).isnan().tolist() == [False, True, True]
-    assert metric.undefined(seen)["constant_further_map"].tolist() == [False, True, True]
+    assert metric(seen).values.isnan().tolist() == [False, True, True]
+    assert metric(seen).reasons["constant_further_map"].tolist() == [False, True, True]
     none = Explained(scene, torch.zeros_like(maps), remake=lambda *_: maps)
-    assert metric.undefined(none)["constant_map"].all()
+    assert metric(none).reasons["constant_map"].all()

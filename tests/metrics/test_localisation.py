@@ -48,7 +48,7 @@ def point(row, col):
 )
 def test_pointing_game_by_hand(explained, peak, tolerance, hit):
     seen = explained(IMAGE, point(*peak), masks={"foreground": box(8, 16, 8, 13)})
-    assert PointingGame(tolerance=float(tolerance))(seen).tolist() == [hit]
+    assert PointingGame(tolerance=float(tolerance))(seen).values.tolist() == [hit]
 
 
 def test_the_first_of_equal_peaks_counts():
@@ -60,14 +60,14 @@ def test_energy_by_hand_ignores_what_is_negative(explained):
     maps = 3 * point(9, 9) + 1 * point(0, 0) - 100 * point(10, 9)
     masks = {"foreground": box(8, 16, 8, 13)}
     seen = explained(IMAGE, maps, masks=masks)
-    assert EnergyPointingGame()(seen).tolist() == [0.75]
-    assert EnergyPointingGame(value="chance")(seen).tolist() == pytest.approx([8 * 5 / 600])
-    assert EnergyPointingGame(value="ratio")(seen).tolist() == pytest.approx([0.75 * 600 / 40])
+    assert EnergyPointingGame()(seen).values.tolist() == [0.75]
+    assert EnergyPointingGame(value="chance")(seen).values.tolist() == pytest.approx([8 * 5 / 600])
+    assert EnergyPointingGame(value="ratio")(seen).values.tolist() == pytest.approx([0.75 * 600 / 40])
 
 
 def test_a_map_without_positive_part_has_no_energy(explained):
     seen = explained(IMAGE, -torch.ones(1, 20, 30), masks={"foreground": box(8, 16, 8, 13)})
-    assert EnergyPointingGame()(seen).isnan().all()
+    assert EnergyPointingGame()(seen).values.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_a_map_without_positive_part_has_no_energy(explained):
 )
 def test_an_empty_mask_is_neither_hit_nor_miss(explained, metric):
     seen = explained(IMAGE, point(3, 3), masks={"foreground": box(0, 0, 0, 0)})
-    assert metric(seen).isnan().all()
+    assert metric(seen).values.isnan().all()
 
 
 def test_a_random_map_has_the_energy_of_the_area(explained):
     images = IMAGE.expand(400, -1, -1, -1)
     maps = torch.rand(400, 20, 30, generator=torch.Generator().manual_seed(1))
     seen = explained(images, maps, masks={"foreground": box(8, 16, 8, 13).expand(400, -1, -1)})
-    share = EnergyPointingGame()(seen)
+    share = EnergyPointingGame()(seen).values
     error = share.std() / 20
     assert abs(float(share.mean()) - 40 / 600) < 4 * float(error)
 
@@ -91,10 +91,10 @@ def test_the_mask_itself_scores_best_and_its_inverse_worst(explained):
     mask = box(8, 16, 8, 13)
     for maps, expected in ((mask.float(), 1.0), (1 - mask.float(), 0.0)):
         seen = explained(IMAGE, maps, masks={"foreground": mask})
-        assert EnergyPointingGame()(seen).item() == pytest.approx(expected)
-        assert PointingGame(tolerance=0.0)(seen).item() == expected
-        assert IoU()(seen).item() == expected
-    assert AveragePrecision()(explained(IMAGE, mask.float(), masks={"foreground": mask})).item() == 1
+        assert EnergyPointingGame()(seen).values.item() == pytest.approx(expected)
+        assert PointingGame(tolerance=0.0)(seen).values.item() == expected
+        assert IoU()(seen).values.item() == expected
+    assert AveragePrecision()(explained(IMAGE, mask.float(), masks={"foreground": mask})).values.item() == 1
 
 
 @pytest.mark.parametrize(
@@ -109,23 +109,23 @@ def test_the_mask_itself_scores_best_and_its_inverse_worst(explained):
 def test_iou_by_hand(explained, threshold, expected):
     maps = 1.0 * box(8, 10, 8, 9) + 0.5 * box(15, 17, 11, 13) - 3.0 * box(0, 4, 0, 30)
     seen = explained(IMAGE, maps.float(), masks={"foreground": box(8, 16, 8, 13)})
-    assert IoU(threshold=threshold)(seen).tolist() == pytest.approx([expected])
+    assert IoU(threshold=threshold)(seen).values.tolist() == pytest.approx([expected])
 
 
 def test_selectivity_by_hand(explained):
     masks = {"shared": box(0, 4, 0, 4), "unshared": box(10, 14, 20, 24)}
     maps = 3 * point(2, 2) + 1 * point(12, 22) + 4 * point(19, 0)
     seen = explained(IMAGE, maps, masks=masks)
-    assert Selectivity("energy")(seen).tolist() == pytest.approx([3 / 8 - 1 / 8])
-    assert Selectivity("peak")(seen).tolist() == [0.0]
-    assert Selectivity("peak")(explained(IMAGE, point(2, 2), masks=masks)).tolist() == [1.0]
-    assert Selectivity("peak")(explained(IMAGE, point(12, 22), masks=masks)).tolist() == [-1.0]
+    assert Selectivity("energy")(seen).values.tolist() == pytest.approx([3 / 8 - 1 / 8])
+    assert Selectivity("peak")(seen).values.tolist() == [0.0]
+    assert Selectivity("peak")(explained(IMAGE, point(2, 2), masks=masks)).values.tolist() == [1.0]
+    assert Selectivity("peak")(explained(IMAGE, point(12, 22), masks=masks)).values.tolist() == [-1.0]
 
 
 def test_selectivity_of_a_hidden_part_is_undefined(explained):
     masks = {"shared": box(0, 4, 0, 4), "unshared": box(0, 0, 0, 0)}
     for of in ("energy", "peak"):
-        assert Selectivity(of)(explained(IMAGE, point(2, 2), masks=masks)).isnan().all()
+        assert Selectivity(of)(explained(IMAGE, point(2, 2), masks=masks)).values.isnan().all()
 
 
 def test_what_a_metric_needs():
@@ -136,8 +136,8 @@ def test_what_a_metric_needs():
 
 def test_iou_of_a_map_without_positive_part_is_undefined(explained):
     seen = explained(IMAGE, -torch.rand(1, 20, 30), masks={"foreground": box(8, 16, 8, 13)})
-    assert IoU()(seen).isnan().all()
-    assert IoU().undefined(seen)["no_positive_part"].all()
+    assert IoU()(seen).values.isnan().all()
+    assert IoU()(seen).reasons["no_positive_part"].all()
 
 
 @pytest.mark.parametrize("threshold", [1.0, -0.5])
@@ -151,21 +151,21 @@ def test_average_precision_by_hand(explained):
     region = box(9, 10, 9, 10) | box(10, 11, 9, 10) | box(12, 13, 12, 13)
     seen = explained(IMAGE, maps, masks={"foreground": region})
     # found first, third and, behind all the zeros, last of 600
-    assert AveragePrecision()(seen).tolist() == pytest.approx([(1 / 1 + 2 / 3 + 3 / 600) / 3])
-    assert AveragePrecision(value="chance")(seen).tolist() == pytest.approx([3 / 600])
+    assert AveragePrecision()(seen).values.tolist() == pytest.approx([(1 / 1 + 2 / 3 + 3 / 600) / 3])
+    assert AveragePrecision(value="chance")(seen).values.tolist() == pytest.approx([3 / 600])
 
 
 def test_average_precision_of_the_inverse_is_the_worst_there_is(explained):
     mask = box(8, 16, 8, 13)
     last = torch.arange(600.0).reshape(1, 20, 30) * ~mask - torch.rand(1, 20, 30) * mask
-    found = AveragePrecision()(explained(IMAGE, last, masks={"foreground": mask})).item()
+    found = AveragePrecision()(explained(IMAGE, last, masks={"foreground": mask})).values.item()
     assert found == pytest.approx(sum(k / (560 + k) for k in range(1, 41)) / 40)
     assert found < 40 / 600
 
 
 def test_a_constant_map_has_the_precision_of_chance(explained):
     seen = explained(IMAGE, torch.ones(1, 20, 30), masks={"foreground": box(8, 16, 8, 13)})
-    assert AveragePrecision()(seen).tolist() == AveragePrecision(value="chance")(seen).tolist()
+    assert AveragePrecision()(seen).values.tolist() == AveragePrecision(value="chance")(seen).values.tolist()
 
 
 @settings(deadline=None, max_examples=40)
@@ -189,8 +189,8 @@ def test_values_hang_on_no_other_pair(explained, metric):
     region = maps.roll(9, 2) > 0.3
     region[:, 5:9, 5:20] = True
     images = torch.rand(1, 3, 40, 60).expand(32, -1, -1, -1)
-    together = metric(explained(images, maps, masks={"foreground": region}))
-    alone = [metric(explained(images[:1], maps[[k]], masks={"foreground": region[[k]]})) for k in range(32)]
+    together = metric(explained(images, maps, masks={"foreground": region})).values
+    alone = [metric(explained(images[:1], maps[[k]], masks={"foreground": region[[k]]})).values for k in range(32)]
     torch.testing.assert_close(together, torch.cat(alone))
     assert together.isfinite().all()
     assert len(together.unique()) > 1

@@ -76,25 +76,28 @@ TWO = keypoints((25.5, 3.9, 1), (2.2, 10.0, 1), (28.0, 18.0, 0))  # back, beak; 
 )
 def test_pointing_at_any_visible_part_by_hand(explained, peak, tolerance, hit):
     seen = marked(explained, point(*peak), TWO)
-    assert PartPointingGame(tolerance)(seen).tolist() == [hit]
-    assert PartPointingGame(tolerance)(seen) == PointingGame(tolerance=tolerance)(on_parts(explained, seen.maps, TWO))
+    assert PartPointingGame(tolerance)(seen).values.tolist() == [hit]
+    assert (
+        PartPointingGame(tolerance)(seen).values
+        == PointingGame(tolerance=tolerance)(on_parts(explained, seen.maps, TWO)).values
+    )
 
 
 def test_chance_is_the_area_within_reach_by_hand(explained):
     seen = marked(explained, point(0, 0), TWO)
-    assert PartPointingGame(1.5, "chance")(seen).tolist() == pytest.approx([(9 + 9) / 600])
-    assert PartPointingGame(0.0, "chance")(seen).tolist() == pytest.approx([2 / 600])
-    assert PartEnergy(tolerance=1.5, value="chance")(seen).tolist() == pytest.approx([18 / 600])
+    assert PartPointingGame(1.5, "chance")(seen).values.tolist() == pytest.approx([(9 + 9) / 600])
+    assert PartPointingGame(0.0, "chance")(seen).values.tolist() == pytest.approx([2 / 600])
+    assert PartEnergy(tolerance=1.5, value="chance")(seen).values.tolist() == pytest.approx([18 / 600])
 
 
 def test_energy_by_hand(explained):
     maps = point(3, 24, 0.5) + point(10, 2, 0.2) + point(19, 29, 0.3) + point(0, 0, -1.0)
     seen = marked(explained, maps, TWO)
-    assert PartEnergy(tolerance=1.5)(seen).tolist() == pytest.approx([0.7])
-    assert PartEnergy(tolerance=1.5, value="ratio")(seen).tolist() == pytest.approx([0.7 * 600 / 18])
-    assert PartEnergy("back", 1.5)(seen).tolist() == pytest.approx([0.5])
-    assert PartEnergy("beak", 1.5, "ratio")(seen).tolist() == pytest.approx([0.2 * 600 / 9])
-    assert PartEnergy("belly", 1.5)(seen).isnan().all()
+    assert PartEnergy(tolerance=1.5)(seen).values.tolist() == pytest.approx([0.7])
+    assert PartEnergy(tolerance=1.5, value="ratio")(seen).values.tolist() == pytest.approx([0.7 * 600 / 18])
+    assert PartEnergy("back", 1.5)(seen).values.tolist() == pytest.approx([0.5])
+    assert PartEnergy("beak", 1.5, "ratio")(seen).values.tolist() == pytest.approx([0.2 * 600 / 9])
+    assert PartEnergy("belly", 1.5)(seen).values.isnan().all()
     assert heat_by_part(maps, TWO, 1.5)[0, :4].tolist() == pytest.approx([0.5, 0.2, 0, 0])
     assert heat_by_part(maps, TWO)[0, :4].tolist() == pytest.approx([0.8, 0.2, 0, 0])  # the corner is the back's
 
@@ -104,13 +107,13 @@ def test_left_and_right_are_one_kind(explained):
     marks[0, PARTS.index("left_eye")] = torch.tensor([5.0, 5.0, 1.0])
     marks[0, PARTS.index("right_eye")] = torch.tensor([20.0, 5.0, 1.0])
     seen = marked(explained, point(5, 5, 0.6) + point(5, 20, 0.3) + point(19, 0, 0.1), marks)
-    assert PartEnergy("eye", 3.0)(seen).tolist() == pytest.approx([0.9])
-    assert PartEnergy("left_eye", 3.0)(seen).tolist() == pytest.approx([0.6])
+    assert PartEnergy("eye", 3.0)(seen).values.tolist() == pytest.approx([0.9])
+    assert PartEnergy("left_eye", 3.0)(seen).values.tolist() == pytest.approx([0.6])
     assert len(KINDS) == 12
     with pytest.raises(UserError, match="choose one of back, beak"):
         PartEnergy("left")
     few = marked(explained, point(5, 5), marks[:, :7])
-    assert PartEnergy()(few).isfinite().all()
+    assert PartEnergy()(few).values.isfinite().all()
     with pytest.raises(UserError, match="these images have 7 parts"):
         PartEnergy("eye")(few)
 
@@ -147,15 +150,17 @@ def test_any_part_is_the_sum_of_all_and_the_games_on_their_pixels(explained):
     marks[0, :, 2] = 0
     seen, region = marked(explained, maps, marks), on_parts(explained, maps, marks)
     heat = heat_by_part(maps, marks, 4.0).sum(dim=1)
-    energy = PartEnergy(tolerance=4.0)(seen)
+    energy = PartEnergy(tolerance=4.0)(seen).values
     assert energy.isnan().tolist() == [True] + [False] * 7
     torch.testing.assert_close(energy[1:], heat[1:])
-    by_kind = torch.stack([PartEnergy(kind, 4.0)(seen).nan_to_num() for kind in KINDS]).sum(dim=0)
+    by_kind = torch.stack([PartEnergy(kind, 4.0)(seen).values.nan_to_num() for kind in KINDS]).sum(dim=0)
     torch.testing.assert_close(by_kind[1:], heat[1:])
-    torch.testing.assert_close(PartEnergy(tolerance=0.0)(seen), EnergyPointingGame()(region), equal_nan=True)
+    torch.testing.assert_close(
+        PartEnergy(tolerance=0.0)(seen).values, EnergyPointingGame()(region).values, equal_nan=True
+    )
     for tolerance in (0.0, 2.0, 5.0):
-        hits = PartPointingGame(tolerance)(seen)
-        torch.testing.assert_close(hits, PointingGame(tolerance=tolerance)(region), equal_nan=True)
+        hits = PartPointingGame(tolerance)(seen).values
+        torch.testing.assert_close(hits, PointingGame(tolerance=tolerance)(region).values, equal_nan=True)
 
 
 def test_the_parts_themselves_score_best_and_all_else_worst(explained):
@@ -163,18 +168,18 @@ def test_the_parts_themselves_score_best_and_all_else_worst(explained):
     near = territories(TWO, ROWS, COLS, DEVICE).within(3.0)
     for maps, expected in ((near.float(), 1.0), (1 - near.float(), 0.0)):
         seen = marked(explained, maps, TWO)
-        assert PartPointingGame(3.0)(seen).tolist() == [expected]
-        assert PartEnergy(tolerance=3.0)(seen).tolist() == pytest.approx([expected])
+        assert PartPointingGame(3.0)(seen).values.tolist() == [expected]
+        assert PartEnergy(tolerance=3.0)(seen).values.tolist() == pytest.approx([expected])
 
 
 def test_without_a_visible_part_there_is_a_reason(explained):
     marks = torch.cat([TWO, keypoints((5, 5, 0))])
     seen = marked(explained, point(3, 25).expand(2, -1, -1), marks)
     for metric in (PartPointingGame(), PartPointingGame(value="chance"), PartEnergy(), PartEnergy(value="ratio")):
-        assert metric(seen).isnan().tolist() == [False, True]
-        assert metric.undefined(seen)["no_parts"].tolist() == [False, True]
+        assert metric(seen).values.isnan().tolist() == [False, True]
+        assert metric(seen).reasons["no_parts"].tolist() == [False, True]
     negative = marked(explained, -torch.rand(1, ROWS, COLS), TWO)
-    assert PartEnergy().undefined(negative)["no_positive_part"].all()
+    assert PartEnergy()(negative).reasons["no_positive_part"].all()
 
 
 # Do the peaks of both images name the same part?
@@ -192,7 +197,7 @@ class Pointed:
 
 def same_part(explained, first, second, peaks, metric=SamePart()):  # noqa: B008 (frozen)
     seen = marked(explained, point(*peaks[0]), first, second)
-    return metric(Explained(seen.scene, seen.maps, "told", seen.maps, Pointed({"r0": peaks[1], "0": peaks[0]})))
+    return metric(Explained(seen.scene, seen.maps, "told", seen.maps, Pointed({"r0": peaks[1], "0": peaks[0]}))).values
 
 
 LEFT = keypoints((5, 5, 1), (20, 5, 1))  # back left, beak right
@@ -227,12 +232,12 @@ def test_chance_is_how_often_two_points_agree_by_hand(explained):
 def test_pairs_without_a_map_of_the_reference_are_left_alone(explained):
     seen = marked(explained, point(3, 25), TWO)
     for metric in (SamePart(), SamePart("chance")):
-        assert metric.undefined(seen)[NOT_DRAWN].all()
-        assert metric(seen).isnan().all()
+        assert metric(seen).reasons[NOT_DRAWN].all()
+        assert metric(seen).values.isnan().all()
     model, batch = tiny("cosine", "gap", "none"), pairs()
     encoded = encode_pairs(model, Margin(), batch.query, batch.reference, batch.query.flip(0))
     margin = Explained(Scene(model, encoded, batch), torch.rand(3, *SIZE), "sfam", None, SFAM())
-    assert SamePart().undefined(margin)[NOT_DRAWN].all()
+    assert SamePart()(margin).reasons[NOT_DRAWN].all()
     batch = replace(batch, negative_ids=("x", "y", "z"), negative=batch.query.flip(0))
     (shard,) = evaluate(model, Margin(), [batch], {"sfam": SFAM()}, {"same": SamePart(), "p": PartEnergy()}, "made")
     assert {record.metric for record in shard.records if record.explainer == "sfam"} == {"p"}
@@ -241,12 +246,12 @@ def test_pairs_without_a_map_of_the_reference_are_left_alone(explained):
 def test_a_flat_or_hidden_reference_has_a_reason(explained):
     hidden = marked(explained, point(3, 25), TWO, keypoints((5, 5, 0)))
     told = Explained(hidden.scene, hidden.maps, "told", hidden.maps, Pointed({"r0": (3, 25)}))
-    assert SamePart().undefined(told)["no_parts"].all()
-    assert SamePart()(told).isnan().all()
+    assert SamePart()(told).reasons["no_parts"].all()
+    assert SamePart()(told).values.isnan().all()
     seen = marked(explained, point(3, 25), TWO)
     flat = Explained(seen.scene, seen.maps, "flat", seen.maps, lambda *_: torch.ones(1, 4, 5))
-    assert SamePart().undefined(flat)["reference_map"].all()
-    assert SamePart()(flat).isnan().all()
+    assert SamePart()(flat).reasons["reference_map"].all()
+    assert SamePart()(flat).values.isnan().all()
 
 
 def test_an_image_and_itself_name_the_same_part():
@@ -255,8 +260,8 @@ def test_an_image_and_itself_name_the_same_part():
     encoded = encode_pairs(model, Similarity(), itself.query, itself.reference)
     raw = SFAM()(model, encoded, itself).detach()
     seen = Explained(Scene(model, encoded, itself), upsample(normalise(raw), SIZE), "sfam", raw, SFAM())
-    assert SamePart()(seen).tolist() == [1.0] * 3
-    assert (SamePart("chance")(seen) < 0.5).all()
+    assert SamePart()(seen).values.tolist() == [1.0] * 3
+    assert (SamePart("chance")(seen).values < 0.5).all()
 
 
 @pytest.mark.parametrize(
@@ -270,6 +275,6 @@ def test_values_hang_on_no_other_pair(metric):
     for rows in ([0, 1, 2, 3, 4, 5], *([k] for k in range(6))):
         some = only(batch, rows)
         scene = Scene(model, encode_pairs(model, Similarity(), some.query, some.reference), some)
-        values.append(metric(Explained(scene, maps[rows], "sfam", maps[rows], SFAM())))
+        values.append(metric(Explained(scene, maps[rows], "sfam", maps[rows], SFAM())).values)
     torch.testing.assert_close(values[0], torch.cat(values[1:]))
     assert values[0].isfinite().all()

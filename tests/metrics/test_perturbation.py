@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.maps import ranks
 from sfam_bench.core.metric_card import metric_card
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid, Walk
@@ -25,7 +25,7 @@ def red_image(red):
 
 def measure(explained, walk, maps, baseline=None, intervals=4, min_range=0.0, red=RED):
     metric = Perturbation(walk, baseline or Zeros(), Trapezoid(intervals), min_range)
-    return float(metric(explained(red_image(red), maps[None])))
+    return float(metric(explained(red_image(red), maps[None])).values)
 
 
 def test_two_by_two_by_hand(explained):
@@ -55,15 +55,17 @@ def test_ties_are_broken_in_raster_order():
 
 def test_zero_range_is_undefined_not_silent(explained):
     grey = torch.full((2, 2), 0.5)
-    assert measure(explained, "deletion", RED, baseline=Mean(), min_range=0.05, red=grey) != pytest.approx(0)
-    assert torch.tensor(measure(explained, "deletion", RED, baseline=Mean(), min_range=0.05, red=grey)).isnan()
+    assert measure(explained, "deletion", RED, baseline=MeanColour(), min_range=0.05, red=grey) != pytest.approx(0)
+    assert torch.tensor(measure(explained, "deletion", RED, baseline=MeanColour(), min_range=0.05, red=grey)).isnan()
 
 
 @pytest.mark.parametrize("walk", ["deletion", "insertion"])
 def test_the_mean_baseline_is_the_images_own_colour(explained, walk):
     seen = explained(red_image(RED), RED[None])
-    assert float(seen.scene.base(Mean())) == pytest.approx(float(seen.scene.full()))  # linear score: no range at all
-    assert Perturbation(walk, Mean(), Trapezoid(4))(seen).isnan().all()
+    assert float(seen.scene.base(MeanColour())) == pytest.approx(
+        float(seen.scene.full())
+    )  # linear score: no range at all
+    assert Perturbation(walk, MeanColour(), Trapezoid(4))(seen).values.isnan().all()
 
 
 def test_points_are_scored_once_for_all_metrics_and_ends_never_again(explained):
@@ -123,23 +125,25 @@ def test_scaling_a_map_changes_nothing(explained):
     generator = torch.Generator().manual_seed(0)
     maps, image = torch.rand(1, 5, 7, generator=generator), torch.rand(1, 3, 5, 7, generator=generator)
     metric = Perturbation("insertion_minus_deletion", Zeros(), Midpoint(4))
-    assert torch.equal(metric(explained(image, maps)), metric(explained(image, maps * 4)))
+    assert torch.equal(metric(explained(image, maps)).values, metric(explained(image, maps * 4)).values)
 
 
 def test_the_true_map_is_best_and_its_inverse_worst(explained):
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 4, 4, generator=generator)
     metric = Perturbation("insertion_minus_deletion", Zeros(), Trapezoid(16))
-    values = [metric(explained(image, torch.rand(1, 4, 4, generator=generator))).item() for _ in range(50)]
-    assert metric(explained(image, image[:, 0])).item() > max(values)
-    assert metric(explained(image, -image[:, 0])).item() < min(values)
+    values = [metric(explained(image, torch.rand(1, 4, 4, generator=generator))).values.item() for _ in range(50)]
+    assert metric(explained(image, image[:, 0])).values.item() > max(values)
+    assert metric(explained(image, -image[:, 0])).values.item() < min(values)
 
 
 def test_the_area_error_is_that_of_the_curve_in_full(explained):
     generator = torch.Generator().manual_seed(0)
     seen = explained(torch.rand(1, 3, 4, 4, generator=generator), torch.rand(1, 4, 4, generator=generator))
-    coarse, full = (Perturbation("deletion", Zeros(), steps, 0.0)(seen) for steps in (Midpoint(4), Trapezoid(16)))
-    error = AreaError("deletion", Zeros(), Midpoint(4), Trapezoid(16), share=1.0, min_range=0.0)(seen)
+    coarse, full = (
+        Perturbation("deletion", Zeros(), steps, 0.0)(seen).values for steps in (Midpoint(4), Trapezoid(16))
+    )
+    error = AreaError("deletion", Zeros(), Midpoint(4), Trapezoid(16), share=1.0, min_range=0.0)(seen).values
     torch.testing.assert_close(error, (coarse - full).abs())
     assert error > 1e-3
 
@@ -150,8 +154,8 @@ def test_the_share_of_curves_in_full_is_drawn_by_pair_and_method(explained):
     metric = AreaError("deletion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
     asked = metric.asked(seen)
     assert 20 <= asked.sum() <= 60
-    assert torch.equal(metric(seen).isfinite(), asked)
-    assert torch.equal(asked, ~metric.undefined(seen)["not_drawn"])
+    assert torch.equal(metric(seen).values.isfinite(), asked)
+    assert torch.equal(asked, ~metric(seen).reasons["not_drawn"])
     assert {pair for _, pair in seen.answers} == set(asked.nonzero()[:, 0].tolist())  # the others cost nothing
     other = AreaError("insertion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
     assert not torch.equal(other.asked(seen), asked)
@@ -185,7 +189,7 @@ def test_a_minmaxed_area_lies_in_the_range_of_its_card(explained, weights, seed)
     seen = explained(image, maps)
     for walk in ("deletion", "insertion", "insertion_minus_deletion"):
         metric = Perturbation(walk, Zeros(), Midpoint(5), scale="minmax", times=100)
-        value, (low, high) = metric(seen).item(), metric_card(metric).range
+        value, (low, high) = metric(seen).values.item(), metric_card(metric).range
         assert value != value or low - 1e-3 <= value <= high + 1e-3
 
 
@@ -193,4 +197,4 @@ def test_a_minmaxed_area_lies_in_the_range_of_its_card(explained, weights, seed)
 def test_a_whole_number_is_a_share(explained, share):
     seen = explained(red_image(RED), RED[None])
     metric = AreaError("deletion", Zeros(), Midpoint(2), Trapezoid(4), share=share, min_range=0)
-    assert metric(seen).isfinite().all() == bool(share)
+    assert metric(seen).values.isfinite().all() == bool(share)

@@ -63,7 +63,7 @@ class Setting:
         return np.array(scores)
 
     def found(self, name):
-        return self.metrics[name](self.seen).numpy()
+        return self.metrics[name](self.seen).values.numpy()
 
 
 @pytest.fixture(scope="module")

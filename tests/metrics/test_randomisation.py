@@ -138,7 +138,7 @@ def test_models_are_kept_for_later_batches_and_go_with_the_original() -> None:
 @pytest.mark.parametrize("method", [Edges(), Centre(), Chance()], ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("measure", ["spearman", "ssim"])
 def test_maps_that_hang_on_no_weights_score_1(method: object, measure: str) -> None:
-    found = ModelRandomisation(measure=measure)(explained(scene_of(), method))
+    found = ModelRandomisation(measure=measure)(explained(scene_of(), method)).values
     assert found.tolist() == pytest.approx([1] * 3, abs=1e-6)
 
 
@@ -151,9 +151,9 @@ def test_values_by_hand() -> None:
         return own if model.trunk.layers[0].weight is MODEL.trunk.layers[0].weight else 19 - own
 
     seen = explained(scene, turns)
-    assert ModelRandomisation(value="full", seed=1)(seen).tolist() == pytest.approx([-1] * 3, abs=1e-6)
-    assert ModelRandomisation(stages=4, seed=1)(seen).tolist() == pytest.approx([(3 - 1) / 4] * 3, abs=1e-6)
-    assert ModelRandomisation(stages=1, seed=1)(seen).tolist() == pytest.approx([-1] * 3, abs=1e-6)
+    assert ModelRandomisation(value="full", seed=1)(seen).values.tolist() == pytest.approx([-1] * 3, abs=1e-6)
+    assert ModelRandomisation(stages=4, seed=1)(seen).values.tolist() == pytest.approx([(3 - 1) / 4] * 3, abs=1e-6)
+    assert ModelRandomisation(stages=1, seed=1)(seen).values.tolist() == pytest.approx([-1] * 3, abs=1e-6)
 
 
 def test_the_mean_is_that_of_the_methods_maps_of_each_model() -> None:
@@ -163,8 +163,8 @@ def test_the_mean_is_that_of_the_methods_maps_of_each_model() -> None:
     for model in cascade(MODEL, 0, 3):
         encoded = encode_pairs(model, Similarity(), scene.pairs.query, scene.pairs.reference)
         expected.append(spearman(seen.maps, sized(SFAM()(model, encoded, scene.pairs), seen.maps)))
-    torch.testing.assert_close(ModelRandomisation(stages=3)(seen), torch.stack(expected).mean(dim=0))
-    torch.testing.assert_close(ModelRandomisation(stages=3, value="full")(seen), expected[-1])
+    torch.testing.assert_close(ModelRandomisation(stages=3)(seen).values, torch.stack(expected).mean(dim=0))
+    torch.testing.assert_close(ModelRandomisation(stages=3, value="full")(seen).values, expected[-1])
 
 
 def test_a_method_that_samples_asks_the_randomised_model() -> None:
@@ -184,8 +184,8 @@ def test_one_stage_without_a_map_leaves_no_value() -> None:
         return own
 
     seen = explained(scene_of(), lost)
-    assert ModelRandomisation()(seen).isnan().tolist() == [False, True, False]
-    assert ModelRandomisation().undefined(seen)["constant_further_map"].tolist() == [False, True, False]
+    assert ModelRandomisation()(seen).values.isnan().tolist() == [False, True, False]
+    assert ModelRandomisation()(seen).reasons["constant_further_map"].tolist() == [False, True, False]
 
 
 def test_no_stage_is_refused() -> None:

@@ -72,8 +72,8 @@ def test_in_full_it_is_grad_cams_combined(explained, monkeypatch):
         return (images.mean(dim=(2, 3)) @ torch.tensor(weights))[:, None]
 
     theirs = road.ROADCombined()(images, maps.numpy(), [ClassifierOutputTarget(0)] * 2, net)
-    np.testing.assert_allclose(RAW(seen).numpy(), theirs, atol=1e-6)
-    torch.testing.assert_close(PLAIN(seen) * seen.scene.full(), RAW(seen))
+    np.testing.assert_allclose(RAW(seen).values.numpy(), theirs, atol=1e-6)
+    torch.testing.assert_close(PLAIN(seen).values * seen.scene.full(), RAW(seen).values)
 
 
 @pytest.mark.parametrize("pixels", [11, 24, 1000, 1024])
@@ -88,12 +88,12 @@ def test_the_truth_is_best_its_inverse_worst_and_chance_between(explained):
     red = smooth(0, 1, 16, 16)
     image = torch.zeros(1, 3, 16, 16)
     image[:, 0] = red - red.min()
-    best, worst = (PLAIN(explained(image, sign * red)).item() for sign in (1, -1))
+    best, worst = (PLAIN(explained(image, sign * red)).values.item() for sign in (1, -1))
     assert worst < 0 < best
     assert best == pytest.approx(-worst, abs=1e-5)
     for seed in range(5):
         maps = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(seed))
-        assert worst < PLAIN(explained(image, maps)).item() < best
+        assert worst < PLAIN(explained(image, maps)).values.item() < best
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -101,7 +101,8 @@ def test_the_truth_is_best_its_inverse_worst_and_chance_between(explained):
 def test_scaling_a_map_changes_nothing(explained, factor, seed):
     image, maps = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(seed)), smooth(seed, 1, 9, 7)
     assert torch.equal(
-        Road(baseline=Zeros())(explained(image, maps)), Road(baseline=Zeros())(explained(image, maps * factor))
+        Road(baseline=Zeros())(explained(image, maps)).values,
+        Road(baseline=Zeros())(explained(image, maps * factor)).values,
     )
 
 
@@ -119,7 +120,7 @@ def test_noise_hangs_on_the_pair_and_the_seed(explained):
     difference = out[0, 0] - out[1, 0]
     assert 0.005 < difference[1][difference[1] != 0].std() < 0.03
     assert not torch.equal(out[0, 0], out[0, 1])
-    assert Road(noise=0.01, baseline=Zeros())(seen)[0] != Road(noise=0.01, baseline=Zeros())(seen)[1]
+    assert Road(noise=0.01, baseline=Zeros())(seen).values[0] != Road(noise=0.01, baseline=Zeros())(seen).values[1]
 
 
 def test_without_range_it_is_undefined_and_asks_nothing(explained):
@@ -127,5 +128,5 @@ def test_without_range_it_is_undefined_and_asks_nothing(explained):
     image[1] = 0
     seen = explained(image, image[:, 0])
     metric = Road(baseline=Zeros())
-    assert metric(seen).isnan().tolist() == [False, True]
+    assert metric(seen).values.isnan().tolist() == [False, True]
     assert {pair for _, pair in seen.answers} == {0}

@@ -62,7 +62,7 @@ def test_captum_agrees() -> None:
     images = seen.scene.encoded.query.images
     options = {"n_perturb_samples": 4, "max_examples_per_batch": len(images)}
     theirs = metrics.sensitivity_max(maps, images, perturb_func=lambda _: next(noisy), **options)
-    ours = MaxSensitivity(samples=4, radius=0.05, scale="raw", seed=3)(seen)
+    ours = MaxSensitivity(samples=4, radius=0.05, scale="raw", seed=3)(seen).values
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert (ours > 1e-4).all()
 
@@ -76,10 +76,10 @@ def test_the_greatest_of_the_samples_by_hand() -> None:
 
     own = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(1))
     seen = Explained(scene, upsample(normalise(own), SIZE), "grows", own, grows)
-    assert MaxSensitivity(samples=3, scale="raw")(seen).tolist() == pytest.approx([0.8] * 3)
+    assert MaxSensitivity(samples=3, scale="raw")(seen).values.tolist() == pytest.approx([0.8] * 3)
     factors = iter([1.5, 0.2, 1.1])
     again = Explained(scene, upsample(normalise(own), SIZE), "grows", own, grows)
-    assert MaxSensitivity(samples=3)(again).tolist() == pytest.approx([0] * 3, abs=1e-6)  # the peak is always 1
+    assert MaxSensitivity(samples=3)(again).values.tolist() == pytest.approx([0] * 3, abs=1e-6)  # the peak is always 1
 
 
 def test_noise_keeps_to_its_radius_and_to_the_range_of_images() -> None:
@@ -103,14 +103,14 @@ def test_only_the_query_changes_and_its_embedding_with_it() -> None:
 
 
 def test_a_map_that_does_not_look_at_the_query_is_steady() -> None:
-    assert MaxSensitivity()(explained(Centre())).tolist() == [0.0] * 3
+    assert MaxSensitivity()(explained(Centre())).values.tolist() == [0.0] * 3
 
 
 @settings(deadline=None, max_examples=10)
 @given(st.floats(1e-3, 0.05), st.floats(1.5, 4))
 def test_more_noise_changes_a_map_of_pixels_more(radius: float, times: float) -> None:
     seen = explained(red, grey(0.5))
-    small, great = (MaxSensitivity(samples=1, radius=r, scale="raw")(seen) for r in (radius, radius * times))
+    small, great = (MaxSensitivity(samples=1, radius=r, scale="raw")(seen).values for r in (radius, radius * times))
     torch.testing.assert_close(great, small * times, rtol=1e-2, atol=1e-6)
 
 
@@ -123,9 +123,9 @@ def test_an_unsound_further_map_is_a_reason_and_no_value() -> None:
 
     for scale in ("peak", "raw"):
         seen = Explained(scene, upsample(normalise(own), SIZE), "breaks", own, breaks)
-        assert MaxSensitivity(samples=2, scale=scale)(seen).isnan().tolist() == [False, True, False]
+        assert MaxSensitivity(samples=2, scale=scale)(seen).values.isnan().tolist() == [False, True, False]
     metric = MaxSensitivity(samples=2)
-    assert metric.undefined(seen)["nonfinite_further_map"].tolist() == [False, True, False]
+    assert metric(seen).reasons["nonfinite_further_map"].tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("fields", [{"samples": 0}, {"radius": 0}, {"radius": -0.1}])
@@ -136,9 +136,9 @@ def test_no_sample_and_no_radius_are_refused(fields: dict[str, float]) -> None:
 
 def test_a_map_that_moves_along_agrees_and_one_that_stays_does_not() -> None:
     for by in ("flip", "crop"):
-        assert AugmentationAgreement(by=by)(explained(red)).tolist() == pytest.approx([1] * 3, abs=1e-5)
+        assert AugmentationAgreement(by=by)(explained(red)).values.tolist() == pytest.approx([1] * 3, abs=1e-5)
         stays = explained(fixed)
-        found = AugmentationAgreement(by=by)(stays)
+        found = AugmentationAgreement(by=by)(stays).values
         torch.testing.assert_close(found, spearman(Moved(by).maps(stays.maps), stays.maps))
         assert (found < 0.95).all()
 
@@ -169,6 +169,6 @@ def test_a_map_that_is_constant_inside_the_crop_has_nothing_to_compare() -> None
         return maps
 
     seen = explained(corner)
-    assert AugmentationAgreement(by="crop")(seen).isnan().tolist() == [True, True, False]
-    assert AugmentationAgreement(by="crop").undefined(seen)["constant_map"].tolist() == [True, True, False]
-    assert AugmentationAgreement(by="flip")(seen).isfinite().all()
+    assert AugmentationAgreement(by="crop")(seen).values.isnan().tolist() == [True, True, False]
+    assert AugmentationAgreement(by="crop")(seen).reasons["constant_map"].tolist() == [True, True, False]
+    assert AugmentationAgreement(by="flip")(seen).values.isfinite().all()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.baselines import Mean, Zeros
+from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.records import PairBatch
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.metrics.localisation import PointingGame
@@ -66,7 +66,7 @@ def test_the_gap_of_the_orders_is_insertion_minus_deletion(explained):
     seen = explained(torch.rand(1, 3, 5, 7, generator=generator), torch.rand(1, 5, 7, generator=generator))
     least, most = (Perturbation("deletion", Zeros(), Trapezoid(35), 0.0, order=order) for order in ("least", "most"))
     both = Perturbation("insertion_minus_deletion", Zeros(), Trapezoid(35), 0.0)
-    torch.testing.assert_close(least(seen) - most(seen), both(seen))
+    torch.testing.assert_close(least(seen).values - most(seen).values, both(seen).values)
     assert least.higher_is_better
     assert not most.higher_is_better
 
@@ -90,23 +90,23 @@ def test_both_images_go_step_by_step(both):
     shares = [1, 1 / 2 * 4 / 8, 1 / 4 * 2 / 8, 1 / 8 * 1 / 8, 0]  # of the query's red, times of the reference's
     assert (found * 8).tolist() == pytest.approx(shares)
     metric = Perturbation("deletion", Zeros(), Trapezoid(4), 0.0, degrade="both")
-    assert metric(both).item() == pytest.approx(sum(shares[1:4]) / 4 + 1 / 8)
+    assert metric(both).values.item() == pytest.approx(sum(shares[1:4]) / 4 + 1 / 8)
     assert {len(answer) for answer in both.answers.values()} == {3}
 
 
 def test_a_walk_of_the_reference_needs_its_map(both):
     alone = Explained(both.scene, both.maps, "saved", both.raw)
     metric = Perturbation("deletion", Zeros(), Trapezoid(4), 0.0, degrade="reference")
-    assert metric.undefined(alone)["not_drawn"].all()
-    assert metric(alone).isnan().all()
+    assert metric(alone).reasons["not_drawn"].all()
+    assert metric(alone).values.isnan().all()
     assert curves(alone, [metric]) == {}
 
 
 def test_a_reference_whose_map_is_constant_says_so(both):
     flat = Explained(both.scene, both.maps, "flat", both.raw, lambda model, encoded, pairs: 0 * pairs.query[:, 0])
     metric = Perturbation("deletion", Zeros(), Trapezoid(4), 0.0, degrade="both")
-    assert metric.undefined(flat)["reference_map"].tolist() == [True]
-    assert metric(flat).isnan().all()
+    assert metric(flat).reasons["reference_map"].tolist() == [True]
+    assert metric(flat).values.isnan().all()
 
 
 @pytest.mark.parametrize("degrade", ["query", "reference", "both"])
@@ -116,7 +116,7 @@ def test_the_true_order_is_best_and_its_inverse_worst_whichever_image_goes(both,
 
     def gap(remake):
         maps = remake(both.scene.model, both.scene.encoded, both.scene.pairs)
-        return metric(Explained(both.scene, maps, "", maps, remake)).item()
+        return metric(Explained(both.scene, maps, "", maps, remake)).values.item()
 
     best, worst = gap(brightness), gap(lambda *given: -brightness(*given))
     for _ in range(10):
@@ -131,7 +131,7 @@ def test_random_maps_are_at_chance(explained):
     image = torch.rand(1, 3, 8, 8, generator=generator).expand(count, -1, -1, -1).contiguous()
     seen = explained(image, torch.rand(count, 8, 8, generator=generator))
     for walk, chance in (("deletion", 0.5), ("insertion", 0.5), ("insertion_minus_deletion", 0.0)):
-        values = Perturbation(walk, Zeros(), Trapezoid(64), 0.0)(seen)
+        values = Perturbation(walk, Zeros(), Trapezoid(64), 0.0)(seen).values
         assert abs(values.mean() - chance) < 3 * values.std() / count**0.5
         assert values.std() > 0.01
 
@@ -146,13 +146,19 @@ def test_curves_are_those_of_all_pairs_by_name(explained):
         Perturbation("deletion", Zeros(), Trapezoid(4), 0.0),
         Perturbation("deletion", Zeros(), Chunks(10), 0.0),
         Perturbation("deletion", Zeros(), Stride(1), 0.0, order="least"),
-        Perturbation("deletion", Mean(), Trapezoid(4), -9.0),
+        Perturbation("deletion", MeanColour(), Trapezoid(4), -9.0),
     ]
     for metric in metrics[2:]:
         metric(seen)
     before = dict(seen.answers)
     found = curves(seen, metrics)
-    names = ["insertion_zeros", "deletion_zeros", "deletion_zeros_10_steps", "deletion_zeros_least", "deletion_mean"]
+    names = [
+        "insertion_zeros",
+        "deletion_zeros",
+        "deletion_zeros_10_steps",
+        "deletion_zeros_least",
+        "deletion_mean_colour",
+    ]
     assert list(found) == names
     assert seen.answers.keys() == before.keys()  # nothing is asked for them
     fraction, scores = found["deletion_zeros"]
@@ -171,6 +177,6 @@ def test_a_pair_that_no_metric_asks_has_no_curve(explained):
     image[1] = 0
     seen = explained(image, image[:, 0])
     metric = Perturbation("deletion", Zeros(), Trapezoid(4), 0.01)
-    assert metric.undefined(seen)["zero_range"].tolist() == [False, True]
+    assert metric(seen).reasons["zero_range"].tolist() == [False, True]
     (_, scores) = curves(seen, [metric])["deletion_zeros"]
     assert scores.isnan().any(dim=1).tolist() == [False, True]

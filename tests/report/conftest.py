@@ -9,22 +9,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.baselines import Blur
+from sfam_bench.core.metric_card import GROUPS, Described, MetricCard, metric_facts
+from sfam_bench.metrics.localisation import EnergyPointingGame, IoU
+from sfam_bench.metrics.perturbation import AreaError, Perturbation
+from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.runs.chunks import place, says
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore
 
 EXPLAINERS = {"sfam": 0.30, "grad_cam": 0.22, "exact": 0.31, "lafam": 0.20, "chance": 0.02}
 HOSTILE = "<script>alert('class')</script>"
-METRICS = {
-    "deletion_mean": {"higher_is_better": False},
-    "insertion_mean": {"higher_is_better": True},
-    "energy_pointing_game": {"higher_is_better": True, "chance": "energy_pointing_game_chance"},
-    "selectivity_energy": {"higher_is_better": True},
-    "part_agreement": {"higher_is_better": True},
-    "iou_50": {"higher_is_better": True},
-    "forward_passes": {"higher_is_better": False},
-    "foreground_area": {"higher_is_better": None},
-}
+METRICS = metric_facts(
+    {
+        "deletion_mean_colour": Perturbation("deletion"),
+        "insertion_mean_colour": Perturbation("insertion"),
+        "energy_pointing_game": EnergyPointingGame(),
+        "selectivity_energy": Selectivity(),
+        "part_agreement": Described(MetricCard(group=GROUPS[0], label="part agreement", family="part_agreement"), True),
+        "iou_50": IoU(),
+        "forward_passes": Described(MetricCard(group="Cost", label="forward passes"), False),
+        "foreground_area": Described(MetricCard(group="Localisation", label="foreground area")),
+    }
+)
+METRICS["energy_pointing_game"]["chance"] = "energy_pointing_game_chance"
 KINDS = ("nearest_positive", "hard_negative", "random_positive", "partial_match")
 
 
@@ -53,12 +61,12 @@ def make_records(model: str, pairs: pd.DataFrame, rng: np.random.Generator, gain
                     sign = -1 if metric.startswith("deletion") else 1
                     value = 0.5 + sign * gain * level + base + of_class + rng.normal(0, 0.03)
                 row = {**where, "explainer": explainer, "metric": metric, "value": value, "flag": ""}
-                if pair.Index == 3 and metric in ("deletion_mean", "insertion_mean"):
+                if pair.Index == 3 and metric in ("deletion_mean_colour", "insertion_mean_colour"):
                     row |= {"value": np.nan, "flag": "zero_range"}
                 if pair.Index in (1, 5) and explainer == "grad_cam" and metric != "forward_passes":
                     row |= {"value": np.nan, "flag": "constant_map"}
                 rows.append(row)
-        for fact, value in {"s_full": 0.8, "s_base_mean": 0.2, "energy_pointing_game_chance": 0.4}.items():
+        for fact, value in {"s_full": 0.8, "s_base_mean_colour": 0.2, "energy_pointing_game_chance": 0.4}.items():
             noisy = value + rng.normal(0, 0.01)
             rows.append({**where, "explainer": "pair", "metric": fact, "value": noisy, "flag": ""})
     return pd.DataFrame(rows)
@@ -114,7 +122,10 @@ def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "frozen", "lite0 frozen", 0)
 
 
-AREA_ERRORS = {"deletion_mean_area_error": [0.001, 0.004, 0.002], "insertion_mean_area_error": [0.003, 0.0044123]}
+AREA_ERRORS = {
+    "deletion_mean_colour_area_error": [0.001, 0.004, 0.002],
+    "insertion_mean_colour_area_error": [0.003, 0.0044123],
+}
 PASSES = {
     **{"mode": "openvino", "batch": 16, "threads": 1, "images_per_second": {"eager": 60.0, "openvino": 130.0}},
     **{"score_differences": {"compiled": 6e-8, "openvino": 3.6e-7}, "refused": {}},
@@ -141,7 +152,13 @@ def checked_run(tmp_path_factory: pytest.TempPathFactory, fake_run: Path) -> Pat
         rows.append(drawn.assign(metric=metric, explainer=explainer, value=[*errors, np.nan], flag=flag))
     rewrite_records(copy, 1, pd.concat([records, *rows]))
     manifest = read_manifest(copy)
-    manifest["metrics"] |= {name: {"higher_is_better": None} for name in [*AREA_ERRORS, "deletion_blur_area_error"]}
+    manifest["metrics"] |= metric_facts(
+        {
+            "deletion_mean_colour_area_error": AreaError("deletion"),
+            "insertion_mean_colour_area_error": AreaError("insertion"),
+            "deletion_blur_area_error": AreaError("deletion", Blur()),
+        }
+    )
     manifest["skipped"].append("deletion_blur_area_error")
     RunStore(copy).write_manifest({**manifest, "passes": PASSES})
     return copy

@@ -15,7 +15,7 @@ from tests.report.conftest import make_run, rewrite_records
 
 def walk(explainer, pair, drop):
     fraction = [0.0, 0.25, 0.5, 1.0]
-    return Curve(explainer, "deletion_mean", *pair, fraction, [1.0, 1 - drop, 1 - 2 * drop, 0.1])
+    return Curve(explainer, "deletion_mean_colour", *pair, fraction, [1.0, 1 - drop, 1 - 2 * drop, 0.1])
 
 
 def test_curves_and_costs_of_a_run_reach_its_report(tmp_path):
@@ -38,7 +38,7 @@ def test_curves_and_costs_of_a_run_reach_its_report(tmp_path):
     assert rows["mean"].to_dict() == {"sfam": 0.0, "rise": 1008.0}
     assert not rows["best"].any()
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "cost forwards" in page
+    assert "forward passes a map" in page
     assert "1008" in page
 
 

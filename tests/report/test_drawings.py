@@ -17,7 +17,12 @@ from matplotlib.transforms import Bbox
 
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.method_card import method_settings
+from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import Curve
+from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.parts import PartEnergy
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.drawings import (
     CostFaithfulness,
     CriticalDifference,
@@ -41,10 +46,13 @@ from tests.report.conftest import METRICS, make_image, make_maps, make_pairs, ma
 ODD = "a $\\frac$ <b> name_that_is_much_longer_than_any_column_of_it"
 RENAMED = {"exact": ODD, "grad_cam": "sfam gamma 0"}
 EXTRA = {"sfam gamma 0.5": "sfam", "sfam gamma 1": "lafam"}  # whose numbers they take
-PARTS = {f"part_heat_{part}": {"higher_is_better": None} for part in ("beak", "left_wing")}
+PARTS = metric_facts(
+    {f"part_heat_{part}": PartEnergy(part, value="ratio", higher_is_better=None) for part in ("beak", "left_wing")}
+)
+GAMMAS = {"sfam gamma 0": 0.0, **dict(zip(EXTRA, (0.5, 1.0), strict=True))}
 SAID: dict[str, Any] = {"caption": "c", "alt": "a"}
 RUNS = {"one": "one", ODD: "two"}
-CLOSE = "insertion_mean"
+CLOSE = "insertion_mean_colour"
 
 
 def make_stored(root: Path, name: str, seed: int) -> None:
@@ -58,12 +66,13 @@ def make_stored(root: Path, name: str, seed: int) -> None:
     names = records.loc[records["explainer"] != "pair", "explainer"].unique().tolist()
     costs = {each: {"milliseconds": 1 + at / 50, "forwards": float(at)} for at, each in enumerate(names)}
     facts = {"dataset": "cub", "model": name, "target": "similarity", "blind": ["lafam", "chance"], "cost": costs}
+    facts["explainer_settings"] = {each: method_settings(SFAM(gamma=gamma)) for each, gamma in GAMMAS.items()}
     store = RunStore.create(root / name, {"seed": seed}, {**facts, "metrics": {**METRICS, **PARTS}, "shards": 1})
     store.write_pairs(pairs)
     walks = [
         Curve(each, walk, pair.query_id, pair.reference_id, [0.0, 0.5, 1.0], [1.0, float(rng.uniform()), 0.1])
         for each in names
-        for walk in ("deletion_mean", "insertion_mean")
+        for walk in ("deletion_mean_colour", "insertion_mean_colour")
         for pair in pairs.itertuples()
     ]
     maps = {key.replace("exact", ODD): array for key, array in make_maps(pairs, rng).items()}
@@ -86,14 +95,16 @@ METHODS = ["sfam", ODD, "chance"]
 DRAWINGS: dict[str, Any] = {
     "pairs": PairPanels(**SAID, runs=RUNS, methods=METHODS, pairs=2),
     "all_methods": PairPanels(**SAID, runs={"one": "one"}, pairs=1),
-    "curves": Curves(**SAID, runs=RUNS, walks=["deletion_mean", "insertion_mean"], methods=METHODS),
-    "ranks": CriticalDifference(**SAID, runs=RUNS, metrics=[CLOSE, "deletion_mean"]),
-    "sweep": Sweep(**SAID, runs=RUNS, sweep="sfam gamma", metrics=[CLOSE, "iou_*"], levels=["lafam", ODD]),
-    "agreement": MetricAgreement(**SAID, run="one", metrics=[CLOSE, "deletion_mean", "selectivity_energy", "iou_50"]),
+    "curves": Curves(**SAID, runs=RUNS, walks=["deletion_mean_colour", "insertion_mean_colour"], methods=METHODS),
+    "ranks": CriticalDifference(**SAID, runs=RUNS, metrics=[CLOSE, "deletion_mean_colour"]),
+    "sweep": Sweep(**SAID, runs=RUNS, field="gamma", metrics=[CLOSE, "iou_*"], levels=["lafam", ODD]),
+    "agreement": MetricAgreement(
+        **SAID, run="one", metrics=[CLOSE, "deletion_mean_colour", "selectivity_energy", "iou_50"]
+    ),
     "cost": CostFaithfulness(**SAID, runs=RUNS, metric=CLOSE),
     "forwards": CostFaithfulness(**SAID, runs={"one": "one"}, metric=CLOSE, cost="forwards"),
     "heat": PartHeat(**SAID, run="one"),
-    "failures": Failures(**SAID, run="one", method="sfam", metric="deletion_mean"),
+    "failures": Failures(**SAID, run="one", method="sfam", metric="deletion_mean_colour"),
     "by_name": Failures(**SAID, run="one", method=ODD, metric=CLOSE, pictures=False),
     "means": Means(**SAID, runs=RUNS, metrics=[CLOSE, "energy_pointing_game"], columns=2),
 }
@@ -172,10 +183,10 @@ def test_names_are_no_mathematics(stored: Stored) -> None:
 
 def test_a_clique_joins_what_lies_within_the_critical_difference() -> None:
     ranks = pd.DataFrame({"metric": "iou_50", "explainer": [*"dabc"], "rank": [4.0, 1.0, 1.5, 2.4]})
-    found = diagram(ranks.assign(critical_difference=1.0), pd.Series({"iou_50": True}))
+    found = diagram(ranks.assign(critical_difference=1.0), Catalogue(METRICS))
     assert found.ranks["explainer"].tolist() == [*"abcd"]
     assert found.bars == [(0, 1), (1, 2)]  # a and c are 1.4 apart, and d is 1.6 from c
-    assert found.title == "IoU 50 ↑"
+    assert found.title == "IoU (above 50 % of the maximum) ↑"
 
 
 def test_a_label_takes_the_nearest_place_that_is_free() -> None:
@@ -203,16 +214,22 @@ def test_the_worst_pairs_come_first_whatever_is_better(stored: Stored) -> None:
     ("drawing", "message"),
     [
         (PairPanels(**SAID, runs={"": "bare"}), "bare has no pair with its images: .*maps.save=true"),
-        (Curves(**SAID, runs={"": "bare"}, walks=["deletion_mean"], methods=[]), "no deletion_mean curves: .*curves"),
-        (Curves(**SAID, runs={"": "one"}, walks=["deletion_mean"], methods=["rise"]), "no deletion_mean curve of rise"),
+        (
+            Curves(**SAID, runs={"": "bare"}, walks=["deletion_mean_colour"], methods=[]),
+            "no deletion_mean_colour curves: .*curves",
+        ),
+        (
+            Curves(**SAID, runs={"": "one"}, walks=["deletion_mean_colour"], methods=["rise"]),
+            "no deletion_mean_colour curve of rise",
+        ),
         (CriticalDifference(**SAID, runs={"": "one"}, metrics=["road"]), "the stored run one has no metric road"),
         (CriticalDifference(**SAID, runs={"": "one"}, metrics=["foreground_area"]), "no ranks of foreground_area"),
-        (Sweep(**SAID, runs={"": "one"}, sweep="gam tau", metrics=[CLOSE]), "along gam tau: .*variants"),
+        (Sweep(**SAID, runs={"": "one"}, field="tau", metrics=[CLOSE]), "explainers along tau: .*variants"),
         (MetricAgreement(**SAID, run="one", metrics=[CLOSE]), "no two of these metrics"),
         (CostFaithfulness(**SAID, runs={"": "bare"}, metric=CLOSE), "bare has no cost in milliseconds"),
-        (Means(**SAID, runs={"": "one"}, metrics=[CLOSE], methods=["rise"]), "no insertion_mean of rise"),
-        (PartHeat(**SAID, run="bare"), "bare has no metric part_heat_.*make table-metrics-cub"),
-        (Failures(**SAID, run="one", method="rise", metric=CLOSE), "no insertion_mean of rise"),
+        (Means(**SAID, runs={"": "one"}, metrics=[CLOSE], methods=["rise"]), "no insertion_mean_colour of rise"),
+        (PartHeat(**SAID, run="bare"), "bare has no metric of the family part_heat: .*make table-metrics-cub"),
+        (Failures(**SAID, run="one", method="rise", metric=CLOSE), "no insertion_mean_colour of rise"),
         (Failures(**SAID, run="one", method="sfam", metric="foreground_area"), "foreground_area with a better side"),
         (Failures(**SAID, run="gone", method="sfam", metric=CLOSE), "no stored run 'gone'"),
     ],

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.report.page import explorer
 from sfam_bench.report.page.explorer import as_json, explore
 from sfam_bench.report.page.pair_order import ordered
@@ -16,6 +18,7 @@ from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
 
 PLENTY = 10_000_000
+METRICS = metric_facts({"selectivity_peak": Selectivity("peak")})
 UNICODE_LINES = "\u2028\u2029"
 
 
@@ -71,7 +74,12 @@ def test_points_keep_faint_values_and_their_sums() -> None:
 
 
 def test_curves_come_back_within_a_step_of_uint16() -> None:
-    given = {"explainer": "sfam", "curve": "deletion_mean", "fraction": [0.0, 0.5, 1.0], "score": [0.9, -0.2, 0.1]}
+    given = {
+        "explainer": "sfam",
+        "curve": "deletion_mean_colour",
+        "fraction": [0.0, 0.5, 1.0],
+        "score": [0.9, -0.2, 0.1],
+    }
     (packed,) = explorer._curves(pd.DataFrame([given]))
     across, up = (decoded(packed[axis], np.uint16) / 65535 for axis in "xy")
     np.testing.assert_allclose(across, given["fraction"], atol=1e-5)
@@ -131,7 +139,7 @@ def made(values: dict[str, float], kind: str = "partial_match", flags: dict[str,
             flag = (flags or {}).get(query, "")
             number = np.nan if flag else value if method == "sfam" else 0.9
             records.append({**ids, "explainer": method, "metric": "selectivity_peak", "value": number, "flag": flag})
-    found = ordered(pd.DataFrame(pairs), pd.DataFrame(records), {"blind": ["lafam"]})
+    found = ordered(pd.DataFrame(pairs), pd.DataFrame(records), {"blind": ["lafam"], "metrics": METRICS})
     return [(pair.ids[0], bool(pair.failed), bool(pair.flagged)) for pair in found]
 
 

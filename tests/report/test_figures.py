@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures import figures
 from sfam_bench.report.figures.means import overview
 from sfam_bench.report.tables.tables import mark
@@ -64,14 +65,14 @@ def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: P
     run = read_run(fake_run)
     records = run.records.assign(explainer=run.records["explainer"].replace("exact", "$\\frac$"))
     table = mark(summary(records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
-    png, svg = overview(table, run.manifest["metrics"], tmp_path)
+    png, svg = overview(table, Catalogue.of(run.manifest), tmp_path)
     assert Image.open(png).size[0] > 500
     first = svg.read_bytes()
-    overview(table, run.manifest["metrics"], tmp_path)
+    overview(table, Catalogue.of(run.manifest), tmp_path)
     assert svg.read_bytes() == first
 
 
 def test_an_overview_of_nothing_is_no_file(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
     table: pd.DataFrame = mark(summary(run.records, run.pairs, {}, draws=50), ())
-    assert overview(table, {}, tmp_path) == []
+    assert overview(table, Catalogue({}), tmp_path) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table
 from sfam_bench.runs.reader import read_run
@@ -144,7 +145,7 @@ def test_all_letters_up_to_z_with_caron_compile(tmp_path: Path) -> None:
 def test_means_of_a_run(tmp_path: Path, fake_run: Path) -> None:
     run = read_run(fake_run)
     frame = tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
-    made = tables.metric_tables(frame, run.manifest["metrics"])
+    made = tables.metric_tables(frame, Catalogue.of(run.manifest))
     log, text = compiled(formats.latex("Run", [("Data", "made")], made), tmp_path)
     assert not wrong(log)
     assert all(f"{table.title}." in " ".join(text.split()) for table in made)

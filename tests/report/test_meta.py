@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.metrics.perturbation import Perturbation
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables import meta
 from sfam_bench.report.tables.meta import Measured, write_meta
 from sfam_bench.statistics import summary
 from sfam_bench.statistics import worth as judged
 
-METRICS = {"deletion_mean": {"higher_is_better": False}, "insertion_mean": {"higher_is_better": True}}
+METRICS = metric_facts(
+    {"deletion_mean_colour": Perturbation("deletion"), "insertion_mean_colour": Perturbation("insertion")}
+)
 RUN = {"dataset": "cub", "model": "lite0", "target": "similarity", "reference_id": "r", "flag": ""}
 LEVELS = {judged.EXACT: 0.3, "sfam": 0.28, "grad_cam": 0.1, "lafam": 0.25, "chance": 0.0}
 
@@ -23,7 +28,7 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = [
         {**RUN, "explainer": name, "metric": metric, "query_id": f"q{n}", "value": value + rng.normal(0, spread)}
         for name, level in LEVELS.items()
-        for metric, value, spread in (("deletion_mean", -level, 0.02), ("insertion_mean", 0.0, 1.0))
+        for metric, value, spread in (("deletion_mean_colour", -level, 0.02), ("insertion_mean_colour", 0.0, 1.0))
         for n in range(count)
     ]
     pairs = pd.DataFrame({"query_id": [f"q{n}" for n in range(count)], "query_label": np.arange(count) // 4})
@@ -35,8 +40,8 @@ def found(frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path_factory: pytest.Te
     records, pairs = frames
     out = tmp_path_factory.mktemp("meta")
     tells, ranks = judged.tells(records, pairs, METRICS), judged.ranks(records, pairs, METRICS)
-    runs = [Measured(tells, ranks, ["mean"], ("lafam", "chance"))]
-    return write_meta(runs, summary(records, pairs, METRICS), out), out
+    runs = [Measured(tells, ranks, ("lafam", "chance"))]
+    return write_meta(runs, summary(records, pairs, METRICS), Catalogue(METRICS), out), out
 
 
 def test_a_metric_that_does_not_separate_is_named(found) -> None:
@@ -69,6 +74,6 @@ def test_mean_ranks_mark_the_best_and_what_cannot_be_told_from_it(found) -> None
 def test_without_metrics_there_is_no_part(tmp_path: Path) -> None:
     rows = pd.DataFrame([{**RUN, "explainer": "pair", "metric": "s_full", "query_id": "q0", "value": 0.5}])
     pairs = pd.DataFrame({"query_id": ["q0"], "query_label": [0]})
-    nothing = Measured(judged.tells(rows, pairs, {}), judged.ranks(rows, pairs, {}), [], ())
-    assert write_meta([nothing], summary(rows, pairs, {}), tmp_path) is None
+    nothing = Measured(judged.tells(rows, pairs, {}), judged.ranks(rows, pairs, {}), ())
+    assert write_meta([nothing], summary(rows, pairs, {}), Catalogue({}), tmp_path) is None
     assert not list(tmp_path.iterdir())

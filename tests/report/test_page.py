@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.page import page
 from sfam_bench.report.tables import meta
 from sfam_bench.report.tables.formats import terminal_table
@@ -105,7 +106,9 @@ def test_names_are_text() -> None:
         HOSTILE, (Column(HOSTILE, HOSTILE, f'"{HOSTILE}'),), ((HOSTILE, (Cell(HOSTILE, hint=f'"{HOSTILE}'),)),)
     )
     section = page.Section(HOSTILE, "a", [(HOSTILE, HOSTILE)], [table], [], table, [])
-    reader = read(page.render([section], [table], [HOSTILE]))
+    reader = read(
+        page.render([section], [table], Catalogue({HOSTILE: {"label": HOSTILE, "meaning": HOSTILE}}), [HOSTILE])
+    )
     assert reader.scripts == [None]
     assert HOSTILE in reader.text
 
@@ -125,7 +128,7 @@ def test_pictures_that_do_not_fit_are_named_instead(tmp_path: Path, monkeypatch:
     Image.effect_noise((300, 300), 90).save(tmp_path / "gallery-1.png")
     monkeypatch.setattr(page, "LIMIT", page.MARGIN + 1000)
     section = page.Section("t", "a", [], [], [], None, [(tmp_path / "gallery-1.png", "Maps")])
-    text = page.render([section], [], [])
+    text = page.render([section], [], Catalogue({}), [])
     assert "see the file gallery-1.png" in text
     assert "data:image" not in text
 

@@ -38,33 +38,33 @@ def column(table: Table, label: str) -> dict[str, Cell]:
 
 
 def test_metrics_stand_side_by_side(stored: Stored) -> None:
-    sheet = Metrics("Localisation", {"CUB": ["cub-frozen"]}, ["deletion_mean", "energy_pointing_*"])(stored)
+    sheet = Metrics("Localisation", {"CUB": ["cub-frozen"]}, ["deletion_mean_colour", "energy_pointing_*"])(stored)
     assert [table.title for table in sheet.tables] == ["CUB: Faithfulness", "CUB: Localisation", "Flagged pairs"]
     means = stored.run("cub-frozen").means.set_index(["explainer", "metric"])
-    shown = column(sheet.tables[0], "deletion mean ↓")
+    shown = column(sheet.tables[0], "deletion AUC (mean colour) ↓")
     for name in ("sfam", "lafam"):
-        assert shown[name].text == f"{means.loc[(name, 'deletion_mean'), 'mean']:.3f}"
+        assert shown[name].text == f"{means.loc[(name, 'deletion_mean_colour'), 'mean']:.3f}"
     assert sheet.tables[1].columns[0].note == "n = 40; 8 classes; marks: 38 shared pairs, 8 classes; chance 0.400"
     assert "git" in dict(sheet.protocol)["cub-frozen"]
     assert "pairs 40" in dict(sheet.protocol)["cub-frozen"]
 
 
 def test_runs_stand_side_by_side_and_are_called_by_what_tells_them_apart(stored: Stored) -> None:
-    sheet = Metrics("Faithfulness", {"cub": ["cub-frozen", "cub-tuned"]}, ["deletion_mean"], "runs")(stored)
+    sheet = Metrics("Faithfulness", {"cub": ["cub-frozen", "cub-tuned"]}, ["deletion_mean_colour"], "runs")(stored)
     table, left_out = sheet.tables
-    assert table.title == "cub: deletion mean ↓"
+    assert table.title == "cub: deletion AUC (mean colour) ↓"
     assert [each.label for each in table.columns] == ["frozen", "tuned"]
     assert table.blind == {"lafam", "chance"}
-    own = stored.run("cub-tuned").means.set_index(["explainer", "metric"]).loc[("sfam", "deletion_mean")]
+    own = stored.run("cub-tuned").means.set_index(["explainer", "metric"]).loc[("sfam", "deletion_mean_colour")]
     assert column(table, "tuned")["sfam"].text == f"{own['mean']:.3f}"
     assert {name: cells[0].text for name, cells in left_out.rows} == {"cub-frozen": "40", "cub-tuned": "40"}
 
 
 def test_the_best_is_the_best_of_those_shown(stored: Stored) -> None:
-    whole = Metrics("x", {"cub": ["cub-frozen"]}, ["insertion_mean"])(stored).tables[0]
+    whole = Metrics("x", {"cub": ["cub-frozen"]}, ["insertion_mean_colour"])(stored).tables[0]
     (best,) = (name for name, (cell,) in whole.rows if cell.best)
     others = [name for name, _ in whole.rows if name != best]
-    part = Metrics("x", {"cub": ["cub-frozen"]}, ["insertion_mean"], explainers=others)(stored).tables[0]
+    part = Metrics("x", {"cub": ["cub-frozen"]}, ["insertion_mean_colour"], explainers=others)(stored).tables[0]
     assert [name for name, _ in part.rows] == others
     assert sum(cell.best for _, (cell,) in part.rows) == 1
 
@@ -84,7 +84,7 @@ def test_metrics_are_weighed(stored: Stored) -> None:
 
 
 def test_every_format_is_written_and_marks_the_best_and_the_tied(stored: Stored, tmp_path: Path) -> None:
-    table = Metrics("Deletion", {"cub": ["cub-frozen"]}, ["deletion_mean"])
+    table = Metrics("Deletion", {"cub": ["cub-frozen"]}, ["deletion_mean_colour"])
     paths = write_paper(stored, {"table_2": table}, {}, tmp_path, document=True)
     names = {path.relative_to(tmp_path).as_posix() for path in paths}
     assert names == {*(f"tables/table_2.{kind}" for kind in ("md", "tex", "html", "csv")), "paper.tex"}
@@ -101,8 +101,8 @@ def test_every_format_is_written_and_marks_the_best_and_the_tied(stored: Stored,
 
 
 def test_nothing_is_written_where_one_table_cannot_be_made(stored: Stored, tmp_path: Path) -> None:
-    sound = Metrics("Deletion", {"cub": ["cub-frozen"]}, ["deletion_mean"])
-    absent = Metrics("Deletion", {"cub": ["gone"]}, ["deletion_mean"])
+    sound = Metrics("Deletion", {"cub": ["cub-frozen"]}, ["deletion_mean_colour"])
+    absent = Metrics("Deletion", {"cub": ["gone"]}, ["deletion_mean_colour"])
     with pytest.raises(UserError, match=r"there is no stored run 'gone' in .* it has cub-frozen, cub-tuned"):
         write_paper(stored, {"table_1": sound, "table_2": absent}, {}, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -112,9 +112,9 @@ def test_nothing_is_written_where_one_table_cannot_be_made(stored: Stored, tmp_p
     ("table", "message"),
     [
         (Metrics("x", {"a": ["cub-frozen"]}, ["accuracy"]), "has none of the metrics accuracy"),
-        (Metrics("x", {"a": ["cub-frozen"]}, ["deletion_mean", "road*"]), "'x' has a metric road\\*"),
-        (Metrics("x", {"a": ["cub-frozen"]}, ["deletion_mean"], explainers=["zhu"]), "has no explainer zhu"),
-        (Metrics("x", {"a": ["../records/cub-frozen"]}, ["deletion_mean"]), "there is no stored run"),
+        (Metrics("x", {"a": ["cub-frozen"]}, ["deletion_mean_colour", "road*"]), "'x' has a metric road\\*"),
+        (Metrics("x", {"a": ["cub-frozen"]}, ["deletion_mean_colour"], explainers=["zhu"]), "has no explainer zhu"),
+        (Metrics("x", {"a": ["../records/cub-frozen"]}, ["deletion_mean_colour"]), "there is no stored run"),
         (Models("x", ["cub-frozen"]), "is no finished training"),
     ],
 )

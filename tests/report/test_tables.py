@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.metrics import perturbation
 from sfam_bench.metrics.shared import steps
 from sfam_bench.report import names
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables import formats, protocols, tables
 from sfam_bench.report.tables.flagged import flagged_table
 from sfam_bench.report.tables.tables import Cell, Column, Report, Table
@@ -27,30 +29,35 @@ def summed(run: Run) -> pd.DataFrame:
     return tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=1000), run.manifest["blind"])
 
 
+@pytest.fixture(scope="module")
+def catalogue(run: Run) -> Catalogue:
+    return Catalogue.of(run.manifest)
+
+
 def cell(table: Table, explainer: str, label: str) -> Cell:
     (place,) = (number for number, column in enumerate(table.columns) if column.label.startswith(label))
     return dict(table.rows)[explainer][place]
 
 
-def test_groups_stand_in_reading_order(run: Run, summed: pd.DataFrame) -> None:
-    found = {table.title: [c.label for c in table.columns] for table in tables.metric_tables(summed, {})}
+def test_groups_stand_in_reading_order(summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    found = {table.title: [c.label for c in table.columns] for table in tables.metric_tables(summed, catalogue)}
     assert found == {
-        "Metrics that see the pair": ["selectivity energy ↑", "part agreement ↑"],
-        "Faithfulness": ["deletion mean ↓", "insertion mean ↑"],
-        "Localisation": ["energy pointing game ↑", "IoU 50 ↑", "foreground area"],
-        "Cost and others": ["forward passes ↓"],
+        "Metrics that see the pair": ["selectivity (energy) ↑", "part agreement ↑"],
+        "Faithfulness": ["deletion AUC (mean colour) ↓", "insertion AUC (mean colour) ↑"],
+        "Localisation": ["energy pointing game ↑", "IoU (above 50 % of the maximum) ↑", "foreground area"],
+        "Cost": ["forward passes ↓"],
     }
 
 
-def test_the_blind_stand_last_and_facts_of_the_pair_not_at_all(summed: pd.DataFrame) -> None:
-    for table in tables.metric_tables(summed, {}):
+def test_the_blind_stand_last_and_facts_of_the_pair_not_at_all(summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    for table in tables.metric_tables(summed, catalogue):
         assert [name for name, _ in table.rows] == ["sfam", "grad_cam", "exact", "lafam", "chance"]
         assert table.blind == {"lafam", "chance"}
 
 
-def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame) -> None:
-    found = {table.title: table for table in tables.metric_tables(summed, run.manifest["metrics"])}
-    row = summed.set_index(["explainer", "metric"]).loc[("grad_cam", "deletion_mean")]
+def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    found = {table.title: table for table in tables.metric_tables(summed, catalogue)}
+    row = summed.set_index(["explainer", "metric"]).loc[("grad_cam", "deletion_mean_colour")]
     shown = cell(found["Faithfulness"], "grad_cam", "deletion")
     assert shown.text == f"{row['mean']:.3f}"
     assert shown.interval == f"[{row['low']:.3f}, {row['high']:.3f}] (n = 37)"
@@ -64,36 +71,41 @@ def test_cells_hold_the_summary(run: Run, summed: pd.DataFrame) -> None:
             assert best == (0 if column.label.startswith(("foreground", "forward")) else 1)
 
 
-def test_a_chance_level_stands_above_its_metric_not_beside_it(run: Run, summed: pd.DataFrame) -> None:
+def test_a_chance_level_stands_above_its_metric_not_beside_it(
+    run: Run, summed: pd.DataFrame, catalogue: Catalogue
+) -> None:
     of_each = summed.assign(explainer=summed["explainer"].replace("pair", "sfam"))  # recorded under every explainer
-    table = next(table for table in tables.metric_tables(of_each, {}) if table.title == "Localisation")
+    table = next(table for table in tables.metric_tables(of_each, catalogue) if table.title == "Localisation")
     assert [column.label for column in table.columns if "chance" in column.label] == []
     assert table.columns[0].note == "n = 40; 8 classes; marks: 38 shared pairs, 8 classes; chance 0.400"
 
 
 def test_a_wide_group_is_split() -> None:
+    catalogue = Catalogue({f"iou_{n}": {"group": "Localisation"} for n in range(12)})
     run = {"dataset": "d", "model": "m", "target": "t", "explainer": "sfam", "mean": 0.5, "low": 0.4, "high": 0.6}
     fixed = {"count": 3, "clusters": 3, "clustered": True, "flagged": "", "higher_is_better": True, **NOT_COMPARED}
     frame = pd.DataFrame([{**run, **fixed, "blind": False, "metric": f"iou_{n}"} for n in range(12)])
-    found = tables.metric_tables(frame, {})
+    found = tables.metric_tables(frame, catalogue)
     assert [len(table.columns) for table in found] == [4, 4, 4]
     assert [table.title for table in found] == [f"Localisation ({n} of 3)" for n in (1, 2, 3)]
 
 
-def test_what_was_not_measured_is_no_number(summed: pd.DataFrame) -> None:
-    kept = summed[(summed["explainer"] != "exact") | (summed["metric"] != "deletion_mean")].copy()
-    nothing = (kept["explainer"] == "chance") & (kept["metric"] == "deletion_mean")
+def test_what_was_not_measured_is_no_number(summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    kept = summed[(summed["explainer"] != "exact") | (summed["metric"] != "deletion_mean_colour")].copy()
+    nothing = (kept["explainer"] == "chance") & (kept["metric"] == "deletion_mean_colour")
     kept.loc[nothing, ["count", "flagged"]] = [0, "zero_range 40"]
     kept.loc[nothing, ["mean", "low", "high"]] = np.nan
-    table = tables.metric_tables(kept, {})[1]
+    table = tables.metric_tables(kept, catalogue)[1]
     assert cell(table, "exact", "deletion").text == tables.NOTHING
     assert cell(table, "chance", "deletion") == Cell("flagged", hint="flagged: zero_range 40")
 
 
-def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataFrame) -> None:
-    own = run.records[run.records["metric"] == "deletion_mean"]  # of 8 classes, more comparisons could not be marked
-    differences = tables.adjusted(paired_difference(own, run.pairs, draws=1000), summed)
-    found = tables.difference_tables(tables.mark(differences, run.manifest["blind"]))
+def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    own = run.records[
+        run.records["metric"] == "deletion_mean_colour"
+    ]  # of 8 classes, more comparisons could not be marked
+    differences = tables.adjusted(paired_difference(own, run.pairs, draws=1000), catalogue)
+    found = tables.difference_tables(tables.mark(differences, run.manifest["blind"]), catalogue)
     table = next(table for table in found if table.title.startswith("Faithfulness"))
     assert "lafam" not in dict(table.rows)
     lower = cell(table, "sfam", "deletion")
@@ -106,38 +118,38 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
     assert "Holm over the 4 comparisons shown" in table.note
 
 
-def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.DataFrame) -> None:
-    differences = tables.adjusted(paired_difference(run.records, run.pairs, draws=1000), summed)
+def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    differences = tables.adjusted(paired_difference(run.records, run.pairs, draws=1000), catalogue)
     assert set(differences["metric"]).isdisjoint({"foreground_area"})  # without a direction
-    shown = differences[differences["metric"].isin(["deletion_mean", "insertion_mean"])]
+    shown = differences[differences["metric"].isin(["deletion_mean_colour", "insertion_mean_colour"])]
     assert set(shown["table"]) == {"Faithfulness"}
     assert shown["p_holm"].to_numpy() == pytest.approx(holm(shown["p"].to_numpy()))
 
 
 @pytest.mark.parametrize("classes", [1, 5])
-def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: int) -> None:
+def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: int, catalogue: Catalogue) -> None:
     few = run.pairs["query_label"] < classes
     records = run.records[run.records["query_id"].isin(run.pairs.loc[few, "query_id"])]
     means = tables.mark(summary(records, run.pairs, run.manifest["metrics"], draws=100), ())
-    for table in tables.metric_tables(means, run.manifest["metrics"]):
+    for table in tables.metric_tables(means, catalogue):
         assert not any(cell.best or cell.tied for _, cells in table.rows for cell in cells)
         notes = {column.label: column.note for column in table.columns}
         directed = [note for label, note in notes.items() if label[-1] in "↑↓"]
         assert all("no marks: fewer than 6 classes" in note for note in directed)
         assert all(f"{classes} class" in note for note in directed)
     (_, faithful, *_) = tables.difference_tables(
-        tables.mark(tables.adjusted(paired_difference(records, run.pairs, draws=100), means), ())
+        tables.mark(tables.adjusted(paired_difference(records, run.pairs, draws=100), catalogue), ()), catalogue
     )
     assert not any(cell.best for _, cells in faithful.rows for cell in cells)
 
 
-def test_a_method_that_is_not_compared_is_named(run: Run) -> None:
+def test_a_method_that_is_not_compared_is_named(run: Run, catalogue: Catalogue) -> None:
     records = run.records.copy()
-    lost = (records["explainer"] == "sfam") & (records["metric"] == "deletion_mean")
+    lost = (records["explainer"] == "sfam") & (records["metric"] == "deletion_mean_colour")
     lost &= records["query_id"].isin(run.pairs["query_id"].iloc[:25])
     records.loc[lost, ["value", "flag"]] = [np.nan, "constant_map"]
     means = tables.mark(summary(records, run.pairs, run.manifest["metrics"], draws=100), ())
-    table = next(t for t in tables.metric_tables(means, {}) if t.title == "Faithfulness")
+    table = next(t for t in tables.metric_tables(means, catalogue) if t.title == "Faithfulness")
     assert "not compared, too few pairs: sfam" in table.columns[0].note
     assert not cell(table, "sfam", "deletion").tied
 
@@ -156,10 +168,13 @@ def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:
     both = pd.concat(
         [tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=200), ()) for run in found]
     )
-    columns = [column for table in tables.side_by_side(both.reset_index(drop=True)) for column in table.columns]
-    assert [column.label for column in columns[:3]] == ["selectivity energy ↑"] * 2 + ["part agreement ↑"]
+    catalogue = Catalogue.of(*(run.manifest for run in found))
+    columns = [
+        column for table in tables.side_by_side(both.reset_index(drop=True), catalogue) for column in table.columns
+    ]
+    assert [column.label for column in columns[:3]] == ["selectivity (energy) ↑"] * 2 + ["part agreement ↑"]
     assert [column.note.split(";")[0] for column in columns[:2]] == ["lite0 frozen", "lite0 fine-tuned"]
-    assert tables.side_by_side(both[both["model"] == "lite0 frozen"]) == []
+    assert tables.side_by_side(both[both["model"] == "lite0 frozen"], catalogue) == []
 
 
 def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed: pd.DataFrame) -> None:
@@ -167,7 +182,7 @@ def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed
     assert lines["Split"] == "zero-shot, last 100 classes (hash 3f2a)"
     assert lines["Retrieval"] == "recall@1 0.850, MAP@R 0.410, queries 420"
     assert "10 hard negative" in lines["Pairs"]
-    assert "s_base_mean 0.2" in lines["Means over pairs"]
+    assert "s_base_mean_colour 0.2" in lines["Means over pairs"]
 
 
 def test_area_errors_by_hand() -> None:
@@ -223,12 +238,17 @@ def test_digits(values: list[float], digits: int) -> None:
     assert names.decimals(values) == digits
 
 
-def test_a_metric_belongs_to_its_longest_prefix() -> None:
-    assert names.group("part_agreement") == "Metrics that see the pair"
-    assert names.group("part_pointing_game") == "Localisation"
-    assert names.group("part_heat_beak") == "Heat by part"
-    assert names.group("gini") == "Complexity and completeness"
-    assert names.sort_metrics(["gini", "iou_30", "deletion_mean", "selectivity_peak"])[0] == "selectivity_peak"
+def test_a_metric_has_its_key_where_it_says_nothing_or_what_another_says() -> None:
+    card = MetricCard(group="Faithfulness", label="area", family="area")
+    facts = metric_facts({"one": Described(card, True), "two": Described(card, False), "three": Described(card, True)})
+    facts["three"]["label"] = "length"
+    catalogue = Catalogue({"unknown": {"higher_is_better": True, "group": "a title of tomorrow"}, **facts})
+    assert [*map(catalogue.title, ("one", "two", "three", "unknown"))] == [
+        *("area [one] ↑", "area [two] ↓", "length ↑", "unknown ↑")
+    ]
+    assert [*map(catalogue.group, ("one", "unknown", "gone"))] == ["Faithfulness", "Others", "Others"]
+    assert catalogue.sort(["gone", "unknown", "three", "one"]) == ["one", "three", "unknown", "gone"]
+    assert catalogue.first(["area", "gone"], ["three", "two"]) == ["two"]
 
 
 def hostile() -> Table:
@@ -247,8 +267,8 @@ def test_latex_is_escaped() -> None:
     assert formats.escape_latex("\\^~") == r"\textbackslash{}\textasciicircum{}\textasciitilde{}"
 
 
-def test_latex_sets_the_blind_apart(summed: pd.DataFrame) -> None:
-    text = formats.latex("", [], tables.metric_tables(summed, {})[:1])
+def test_latex_sets_the_blind_apart(summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    text = formats.latex("", [], tables.metric_tables(summed, catalogue)[:1])
     body = text[text.index(r"\midrule") :]
     assert body.index("exact") < body.index(r"\midrule", 10) < body.index("lafam")
 
@@ -266,15 +286,15 @@ def test_wide_has_a_row_for_each_explainer(summed: pd.DataFrame) -> None:
     )
 
 
-def test_the_terminal_table_fits(summed: pd.DataFrame) -> None:
-    text = formats.terminal_table(Report(summed))
+def test_the_terminal_table_fits(summed: pd.DataFrame, catalogue: Catalogue) -> None:
+    text = formats.terminal_table(Report(summed, catalogue))
     assert max(map(len, text.splitlines())) <= 120
     assert text.startswith("cub · lite0 frozen · similarity")
     assert "forward" not in text
-    narrow = formats.terminal_table(Report(summed), width=60)
+    narrow = formats.terminal_table(Report(summed, catalogue), width=60)
     assert max(map(len, narrow.splitlines()[:-1])) <= 60
     assert "and 3 more metrics" in narrow
-    assert "energy" in narrow.splitlines()[1] + narrow.splitlines()[2]
+    assert "(energy)" in "".join(narrow.splitlines()[1:4])
 
 
 def test_what_was_tuned_is_said(run: Run) -> None:

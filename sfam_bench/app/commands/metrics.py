@@ -16,14 +16,15 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.settings import build
 from sfam_bench.core.files import atomic
-from sfam_bench.report.names import sort_metrics
+from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables.metrics import metric_table, metrics_page
 
 
 @script("metrics")
 def main(cfg: DictConfig) -> None:
     built, pixels = build(cfg.metric), int(cfg.model.image_size) ** 2
-    metrics = {name: built[name] for name in sort_metrics([*built])}
+    metrics = {name: built[name] for name in Catalogue(metric_facts(built)).sort(built)}
     print(metric_table(metrics, pixels).drop(columns="measures").to_string(index=False))
     with atomic(Path(cfg.out)) as path:
         path.write_text(metrics_page(metrics, pixels), encoding="utf-8")

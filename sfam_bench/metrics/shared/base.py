@@ -1,6 +1,6 @@
 """What a metric sees, and what it must say about itself."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -104,9 +104,17 @@ class Reading(Probe, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One value a pair, (batch,), NaN where it is undefined; and by reason the pairs for which there is none."""
+
+    values: Scores
+    reasons: Mapping[str, Flags]
+
+
 @runtime_checkable
 class Metric(Protocol):
-    """One value a pair; NaN where it is undefined."""
+    """One value a pair, with the reasons for those that are undefined."""
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -118,11 +126,7 @@ class Metric(Protocol):
         """Regions of the query, "negative" or "gallery", without which the metric does not apply."""
         ...
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        """By reason, the pairs for which there is nothing to measure."""
-        ...
-
-    def __call__(self, explained: Explained) -> Scores:
+    def __call__(self, explained: Explained) -> Measured:
         """Measure each pair."""
         ...
 
@@ -146,11 +150,17 @@ class Asking(Metric, Protocol):
         ...
 
 
-def defined(values: Scores, undefined: dict[str, Flags]) -> Scores:
-    """NaN where any reason holds."""
-    return torch.where(sound(undefined), values, torch.nan)
+def defined(values: Scores, reasons: Mapping[str, Flags]) -> Measured:
+    """The values, NaN where any reason holds."""
+    return Measured(torch.where(sound(reasons), values, torch.nan), reasons)
 
 
-def sound(undefined: dict[str, Flags]) -> Flags:
+def not_drawn(explained: Explained) -> Measured:
+    """No value and no record of any pair."""
+    maps = explained.maps
+    return Measured(maps.new_full((len(maps),), torch.nan), {NOT_DRAWN: maps.new_ones(len(maps), dtype=torch.bool)})
+
+
+def sound(reasons: Mapping[str, Flags]) -> Flags:
     """The pairs for which no reason holds."""
-    return ~torch.stack(list(undefined.values())).any(dim=0)
+    return ~torch.stack(list(reasons.values())).any(dim=0)

@@ -11,15 +11,14 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import flagged, normalise, ranks, ties, upsample
 from sfam_bench.core.records import Encoded, PairBatch
-from sfam_bench.core.types import Flags, Maps, RawMaps, Scores
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, defined
+from sfam_bench.core.types import Maps, RawMaps, Scores
+from sfam_bench.metrics.shared.base import Explained, Measured, defined, not_drawn
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 
 Measure = Literal["spearman", "ssim"]
 Of = Literal["signed", "magnitude"]
 Places: TypeAlias = Float[Tensor, "batch pixels"]
-Found: TypeAlias = tuple[Scores, dict[str, Flags]]  # values, and by reason the pairs without one
 
 SIGMA, REACH = 1.5, 5  # px, of SSIM's Gaussian window: 11 x 11
 STABLE = (0.01, 0.03)  # SSIM's K1 and K2
@@ -110,7 +109,7 @@ def sized(raw: RawMaps, like: Maps) -> Maps:
 
 @dataclass(frozen=True)
 class Remaking:
-    """What metrics share that ask a method for further maps; each is measured once, for values and reasons.
+    """What metrics share that ask a method for further maps.
 
     sampling: also for methods that take forward passes of their own, whose further maps are dear.
     """
@@ -120,24 +119,14 @@ class Remaking:
     def __post_init__(self) -> None:
         check_choices(self)
 
-    def undefined(self, explained: Explained) -> dict[str, Flags]:
-        return self._found(explained)[1]
-
-    def __call__(self, explained: Explained) -> Scores:
-        return self._found(explained)[0]
-
-    def measured(self, explained: Explained) -> Found:
-        """Values, and why some are NaN."""
-        raise NotImplementedError
-
-    def _found(self, explained: Explained) -> Found:
+    def __call__(self, explained: Explained) -> Measured:
         if explained.remake is None or (explained.samples and not self.sampling):
-            maps = explained.maps
-            return maps.new_full((len(maps),), torch.nan), {NOT_DRAWN: maps.new_ones(len(maps), dtype=torch.bool)}
-        if self not in explained.further:
-            values, reasons = self.measured(explained)
-            explained.further[self] = defined(values, reasons), reasons
-        return cast(Found, explained.further[self])
+            return not_drawn(explained)
+        return self.measured(explained)
+
+    def measured(self, explained: Explained) -> Measured:
+        """Measure each pair of a method that makes further maps."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -151,7 +140,12 @@ class Comparing(Remaking):
     measure: Measure = "spearman"
     of: Of = "signed"
 
-    def alike(self, maps: Maps, others: Maps, kept: dict[Hashable, Any] | None = None) -> Found:
+    @property
+    def likeness(self) -> tuple[str, str]:
+        """For labels, what of the default measure of likeness is changed."""
+        return self.measure.upper() if self.measure == "ssim" else "", self.of if self.of == "magnitude" else ""
+
+    def alike(self, maps: Maps, others: Maps, kept: dict[Hashable, Any] | None = None) -> Measured:
         """How alike they are; there is nothing to compare where one is constant.
 
         `kept` is where the places of the first stay for the next comparison, if it is with the same.
@@ -164,8 +158,8 @@ class Comparing(Remaking):
             found = correlation(kept["places", self.of], places(other)).to(maps.dtype)
         else:  # which takes values below zero for bright where both are
             found = ssim(one, other) if self.of == "magnitude" else ssim((one + 1) / 2, (other + 1) / 2)
-        return found, {"constant_map": flagged(one)[1], "constant_further_map": flagged(other)[1]}
+        return defined(found, {"constant_map": flagged(one)[1], "constant_further_map": flagged(other)[1]})
 
-    def change(self, explained: Explained, change: Change) -> Found:
+    def change(self, explained: Explained, change: Change) -> Measured:
         """How alike the method's map and that under a change are."""
         return self.alike(explained.maps, sized(further(explained, change), explained.maps), explained.further)

@@ -89,6 +89,11 @@ def trapezoids(places: np.ndarray) -> list[float]:
     return ((np.append(widths, 0) + np.append(0, widths)) / 2).tolist()
 
 
+def named_steps(steps: Steps) -> str:
+    """Steps by their class and its numbers, as "Midpoint 20"."""
+    return " ".join([type(steps).__name__, *map(str, vars(steps).values())])
+
+
 @lru_cache
 def placed(steps: Steps, pixels: int) -> tuple[list[int], list[float]]:
     """The steps of an image of so many pixels, worked out once."""

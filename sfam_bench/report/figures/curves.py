@@ -26,7 +26,7 @@ from sfam_bench.report.figures.style import (
     save,
     short,
 )
-from sfam_bench.report.names import Named, slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import Named, slug, sort_explainers, words
 from sfam_bench.runs.reader import Run, read_curves
 from sfam_bench.statistics import RUN, clustered_intervals
 
@@ -58,7 +58,7 @@ def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
     methods = [name for name in names if name not in blind]
     controls = [name for name in names if name in blind and name in ("lafam", "chance", "centre")]
     sheets = [methods[start : start + PANEL] for start in range(0, len(methods), PANEL)] or [[]]
-    found = [walk(run, curves, name) for name in sort_metrics(curves["curve"].drop_duplicates().tolist())]
+    found = [walk(run, curves, name) for name in sorted(curves["curve"].unique())]
     paths: list[Path] = []
     for number, sheet in enumerate(sheets, 1):
         figure = draw_walks(found, [*sheet, *controls], controls, min(2, len(found)))

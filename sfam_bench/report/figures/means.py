@@ -1,9 +1,8 @@
 """Every explainer's mean with its interval, a panel for each metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.style import (
     CONTROL,
     LABEL,
@@ -25,16 +25,14 @@ from sfam_bench.report.figures.style import (
     save,
     short,
 )
-from sfam_bench.report.names import COMPARED, Named, arrow, chance_of, group, slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import Named, arrow, slug, sort_explainers
 from sfam_bench.statistics import FACTS, RUN
 
 
-def overview(
-    summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], out: Path, named: Named = slug
-) -> list[Path]:
+def overview(summary: pd.DataFrame, metrics: Catalogue, out: Path, named: Named = slug) -> list[Path]:
     """A panel for each metric of one (dataset, model, target): means and 95 % intervals, as PNG and SVG in `out`."""
     own = scored(summary)
-    names = [name for name in sort_metrics(own["metric"].drop_duplicates().tolist()) if group(name) in COMPARED]
+    names = [*filter(metrics.is_compared, metrics.sort(own["metric"].unique()))]
     if not names:
         return []
     titles = [str(summary[name].iloc[0]) for name in RUN]
@@ -59,11 +57,11 @@ class Panel:
     chance: float
 
 
-def panel(summary: pd.DataFrame, metric: str, metrics: Mapping[str, Mapping[str, Any]], of: str = "") -> Panel:
+def panel(summary: pd.DataFrame, metric: str, metrics: Catalogue, of: str = "") -> Panel:
     """The panel of a metric out of the summary of its run."""
     means = scored(summary[summary["metric"] == metric])
-    chance = float(summary.loc[summary["metric"] == chance_of(metric, metrics), "mean"].mean())
-    title = broken(words(metric), 28, 3) + (arrow(means["higher_is_better"].iloc[0]) if len(means) else "")
+    chance = float(summary.loc[summary["metric"] == metrics.chance(metric), "mean"].mean())
+    title = broken(metrics.label(metric), 28, 3) + arrow(metrics.direction(metric))
     return Panel("\n".join(filter(None, [short(of, 34), title])), means, chance)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.style import (
     CONTROL,
     LABEL,
@@ -23,7 +24,7 @@ from sfam_bench.report.figures.style import (
     save,
     short,
 )
-from sfam_bench.report.names import Named, arrow, slug, words
+from sfam_bench.report.names import Named, slug
 from sfam_bench.statistics import RUN
 from sfam_bench.statistics.agreement import cliques
 
@@ -52,18 +53,18 @@ class Diagram:
         return ABOVE + 0.15 + ROW * -(-len(self.ranks) // 2) + BAR * len(self.bars)
 
 
-def diagram(ranks: pd.DataFrame, directions: pd.Series, of: str = "") -> Diagram:
+def diagram(ranks: pd.DataFrame, metrics: Catalogue, of: str = "") -> Diagram:
     """The diagram of a metric out of its rows of meta.ranks."""
     metric = str(ranks["metric"].iloc[0])
-    title = " · ".join(filter(None, [short(of, 24), short(words(metric), 40)])) + arrow(directions.get(metric))
+    title = " · ".join(filter(None, [short(of, 24), short(metrics.title(metric), 60)]))
     return Diagram(title, ranks.sort_values("rank", kind="stable"))
 
 
 def critical_differences(
-    ranks: pd.DataFrame, directions: pd.Series, blind: Container[str], out: Path, named: Named = slug
+    ranks: pd.DataFrame, metrics: Catalogue, blind: Container[str], out: Path, named: Named = slug
 ) -> list[Path]:
     """A diagram for each metric of one (dataset, model, target): mean ranks, bars over what cannot be told apart."""
-    found = [diagram(part, directions) for _, part in ranks.groupby("metric", sort=False)]
+    found = [diagram(part, metrics) for _, part in ranks.groupby("metric", sort=False)]
     if not found:
         return []
     titles = [str(ranks[name].iloc[0]) for name in RUN]
@@ -139,22 +140,19 @@ def _inches(axes: Axes) -> mpl.transforms.Transform:
 
 
 def agreement_matrix(
-    scores: pd.DataFrame, taus: tuple[np.ndarray, np.ndarray], title: str, out: Path, named: Named = slug
+    labels: Sequence[str], taus: tuple[np.ndarray, np.ndarray], title: str, out: Path, named: Named = slug
 ) -> list[Path]:
-    """Kendall's tau of any two metrics: all explainers below the diagonal, without blind ones above it.
-
-    `scores` has a row for each metric; `taus` are the two matrices.
-    """
-    count = len(scores)
+    """Kendall's tau of any two metrics: all explainers below the diagonal, without blind ones above it."""
+    count = len(labels)
     size = max(3.2, (0.44 if count <= NUMBERED else 0.2) * count) + 3.2
-    figure = draw_taus([str(name) for name in scores.index], taus, size)
+    figure = draw_taus(labels, taus, size)
     figure.suptitle(f"Do metrics rank explainers alike? Kendall's tau\n{title}", fontsize=10, **PLAIN)
     return save(figure, out, named("meta", "agreement", *title.split(" · ")), SCREEN)
 
 
-def draw_taus(names: Sequence[str], taus: tuple[np.ndarray, np.ndarray], width: float = PAGE) -> Figure:
+def draw_taus(labels: Sequence[str], taus: tuple[np.ndarray, np.ndarray], width: float = PAGE) -> Figure:
     """The matrix of two matrices, one below the diagonal and one above it."""
-    metrics, count = [short(words(name), 42) for name in names], len(names)
+    metrics, count = [short(label, 52) for label in labels], len(labels)
     shown = np.where(np.tri(count, dtype=bool), *taus)
     np.fill_diagonal(shown, np.nan)
     figure = Figure(figsize=(width, width - 0.9), layout="constrained")

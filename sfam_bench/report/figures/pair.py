@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.figures import overlay
 from sfam_bench.report.figures.style import PLAIN, save
-from sfam_bench.report.names import arrow, sort_metrics, words
 
 KINDS = (".png", ".svg")
 DPI = 150
@@ -83,7 +83,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         ) from None
 
 
-def measured(values: Mapping[str, float], directions: Mapping[str, bool | None], most: int = 7) -> list[str]:
+def measured(values: Mapping[str, float], metrics: Catalogue, most: int = 7) -> list[str]:
     """Lines for a panel: the metrics that have a direction, in reading order."""
-    names = [name for name in sort_metrics([*values]) if directions.get(name) is not None]
-    return [f"{words(name)}{arrow(directions[name])} {values[name]:.3f}" for name in names[:most]]
+    names = [name for name in metrics.sort(values) if metrics.direction(name) is not None]
+    return [f"{metrics.title(name)} {values[name]:.3f}" for name in names[:most]]

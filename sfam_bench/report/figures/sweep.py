@@ -1,14 +1,16 @@
-"""Explainers that differ in one field alone, drawn along it: "sfam gamma 0", "sfam gamma 0.5", ..."""
+"""Explainers that differ in one number alone, drawn along it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.means import scored
 from sfam_bench.report.figures.style import (
     COLOURS,
@@ -26,11 +28,19 @@ from sfam_bench.report.figures.style import (
     save,
     short,
 )
-from sfam_bench.report.names import COMPARED, Named, arrow, group, slug, sort_metrics, words
+from sfam_bench.report.names import Named, arrow, slug
 from sfam_bench.statistics import RUN
 
-NUMBERED = r"^(?P<sweep>.+) (?P<at>-?\d+(?:\.\d+)?)$"
 FEWEST = 3  # values that make a sweep
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Explainers of one kind that differ in one number alone: its field, and its value for each."""
+
+    kind: str
+    field: str
+    points: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -38,43 +48,52 @@ class Along:
     """A metric along a field: the means at each value in order, and those of what does not sweep."""
 
     title: str
+    kind: str
     part: pd.DataFrame
     levels: pd.DataFrame
 
 
-def sweeps(summary: pd.DataFrame, out: Path, named: Named = slug) -> list[Path]:
+def sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named: Named = slug) -> list[Path]:
     """A figure for each sweep of one (dataset, model, target), as PNG and SVG in `out`."""
-    own = scored(summary)
-    own = own[own["metric"].map(group).isin(COMPARED)]
-    numbered, paths = along(own), []
-    for name in numbered["sweep"].drop_duplicates():
-        part = numbered[numbered["sweep"] == name]
-        if part["at"].nunique() < FEWEST:
+    catalogue, own, paths = Catalogue.of(manifest), scored(summary), list[Path]()
+    own = own[own["metric"].map(catalogue.is_compared).astype(bool)]
+    for sweep in sweeps_of(manifest):
+        part = own[own["explainer"].isin(sweep.points)]
+        if part["explainer"].nunique() < FEWEST:
             continue
         titles = [str(part[key].iloc[0]) for key in RUN]
-        panels = [panel(own, name, metric) for metric in sort_metrics(part["metric"].drop_duplicates().tolist())]
+        panels = [panel(own, sweep, metric, catalogue) for metric in catalogue.sort(part["metric"].unique())]
         columns = min(4, len(panels))
-        figure = draw_along(panels, name.rpartition(" ")[2], columns, 0.6 + 2.6 * columns)
-        head, _, field = name.rpartition(" ")
-        figure.suptitle(f"{head} along {field} · {' · '.join(titles)}", fontsize=10, **PLAIN)
-        paths += save(figure, out, named("sweep", name, *titles), SCREEN)
+        figure = draw_along(panels, sweep.field, columns, 0.6 + 2.6 * columns)
+        figure.suptitle(f"{sweep.kind} along {sweep.field} · {' · '.join(titles)}", fontsize=10, **PLAIN)
+        paths += save(figure, out, named("sweep", sweep.kind, sweep.field, *titles), SCREEN)
     return paths
 
 
-def along(own: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose explainer ends in a number: what sweeps, and at which value."""
-    numbered = own.join(own["explainer"].str.extract(NUMBERED)).dropna(subset="sweep")
-    return numbered.assign(at=numbered["at"].astype(float))
+def sweeps_of(manifest: Mapping[str, Any]) -> list[Sweep]:
+    """The sweeps among the explainers of a run, by their settings; of equal values the first explainer counts."""
+    found: dict[tuple[str, str, str], dict[float, str]] = {}
+    for name, settings in (manifest.get("explainer_settings") or {}).items():
+        kind = str(settings.get("_target_", "")).rpartition(".")[2]
+        for field, value in settings.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                others = repr(sorted((other, repr(its)) for other, its in settings.items() if other != field))
+                found.setdefault((kind, field, others), {}).setdefault(float(value), name)
+    return [
+        Sweep(kind, field, {name: value for value, name in sorted(names.items())})
+        for (kind, field, _), names in found.items()
+        if len(names) >= FEWEST
+    ]
 
 
-def panel(own: pd.DataFrame, name: str, metric: str, of: str = "") -> Along:
-    """The panel of a metric of the sweep of this name."""
+def panel(own: pd.DataFrame, sweep: Sweep, metric: str, catalogue: Catalogue, of: str = "") -> Along:
+    """The panel of a metric of a sweep."""
     whole = own[own["metric"] == metric]
-    numbered = along(whole)
-    part = numbered[numbered["sweep"] == name].sort_values("at")
-    title = broken(words(metric), 28) + arrow(part["higher_is_better"].iloc[0])
-    levels = whole[~whole["explainer"].isin(numbered["explainer"])]
-    return Along("\n".join(filter(None, [short(of, 34), title])), part, levels)
+    swept = whole["explainer"].isin(sweep.points)
+    part = whole[swept].assign(at=whole["explainer"].map(sweep.points)).sort_values("at")
+    label = broken(catalogue.label(metric), 34) + arrow(catalogue.direction(metric))
+    title = "\n".join(filter(None, [short(of, 34), label]))
+    return Along(title, sweep.kind, part, whole[~swept])
 
 
 def draw_along(panels: Sequence[Along], field: str, columns: int, width: float = PAGE) -> Figure:
@@ -98,7 +117,7 @@ def _panel(axes: Axes, shown: Along, names: Sequence[str]) -> dict[str, Line2D]:
     part = shown.part
     axes.fill_between(part["at"], part["low"], part["high"], color=METHOD, alpha=0.18, lw=0)
     (line,) = axes.plot(part["at"], part["mean"], "o-", color=METHOD, ms=3, lw=1.2)
-    lines: dict[str, Line2D] = {str(part["sweep"].iloc[0]): line}
+    lines: dict[str, Line2D] = {shown.kind: line}
     for row in shown.levels.to_dict("records"):
         place = names.index(row["explainer"])
         colour = CONTROL if row.get("blind") else COLOURS[1 + place % (len(COLOURS) - 1)]

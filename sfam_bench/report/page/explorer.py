@@ -13,13 +13,14 @@ import pandas as pd
 from PIL import Image
 
 from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.figures import ROUNDING
 from sfam_bench.report.figures.style import METHOD
-from sfam_bench.report.names import Named, arrow, group, slug, sort_explainers, sort_metrics, words
+from sfam_bench.report.names import Named, slug, sort_explainers, words
 from sfam_bench.report.page.pair_order import Ordered, ordered
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
-from sfam_bench.statistics import AREA_ERROR, FACTS, RUN, reasons
+from sfam_bench.statistics import FACTS, RUN, reasons
 
 SIDES = ("query", "reference")
 FINEST = 56  # rows and columns of a map; finer ones are averaged
@@ -40,10 +41,10 @@ def explore(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer |
     """The pairs of the runs whose images were kept, worst first, in at most `budget` characters; None without any."""
     images: dict[str, str] = {}  # data URI to name: the same photo is there once
     blocks: dict[str, str] = {}
-    shown = []
+    shown, manifests = [], [run.manifest for run in runs]
     for number, run in enumerate(runs):
         share = (budget - sum(map(len, blocks.values()))) // (len(runs) - number)
-        if found := _packed(run, number, share, images, blocks):
+        if found := _packed(run, number, share, images, blocks, Catalogue.of(run.manifest, *manifests)):
             titles = [str(run.manifest.get(name, "")) for name in RUN]
             shown.append({"title": " · ".join(titles), "anchor": named(*titles), **found})
     if not shown:
@@ -58,15 +59,17 @@ def as_json(value: Any) -> str:
     return "".join(UNSAFE.get(sign, sign) for sign in text) if any(sign in text for sign in UNSAFE) else text
 
 
-def _packed(run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str]) -> dict[str, Any] | None:
+def _packed(
+    run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str], catalogue: Catalogue
+) -> dict[str, Any] | None:
     """The index of one run, whose pairs go to `blocks` until its share is spent."""
     names = [str(run.manifest.get(name, "")) for name in RUN]
-    own = run.records[(run.records[RUN] == names).all(axis=1) & ~run.records["metric"].str.endswith(AREA_ERROR)]
+    own = run.records[(run.records[RUN] == names).all(axis=1) & ~catalogue.checks(run.records)]
     pairs, blind = ordered(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
     there = {path.name for path in (run.root / "images").glob("*.png")}
     kept = [pair for pair in pairs if all(image_path(run.root, one).name in there for one in pair.ids)]
     methods = sort_explainers([name for name in own["explainer"].unique().tolist() if name != FACTS], blind)
-    metrics = [name for name in sort_metrics(own["metric"].unique().tolist()) if not name.endswith("_chance")]
+    metrics = catalogue.with_role("score", catalogue.sort(own["metric"].unique()))
     listed: list[dict[str, Any]] = []
     for pair, packed, uris in _pairs(run, own, kept, methods):
         new = {uri: f"image-{len(images) + place}" for place, uri in enumerate(dict.fromkeys(uris) - images.keys())}
@@ -80,14 +83,10 @@ def _packed(run: Run, number: int, share: int, images: dict[str, str], blocks: d
         listed.append({"block": name, **pair.shown})
     if not listed:
         return None
-    directions = run.manifest.get("metrics") or {}
     return {
         **{"of": len(pairs), "pictured": len(kept)},
         **{"methods": methods, "blind": [name for name in methods if name in blind], "pairs": listed},
-        "metrics": {
-            name: [words(name) + arrow(directions.get(name, {}).get("higher_is_better")), group(name)]
-            for name in metrics
-        },
+        "metrics": {name: [catalogue.title(name), catalogue.group(name)] for name in metrics},
     }
 
 
@@ -169,8 +168,7 @@ def _curves(curves: pd.DataFrame | None) -> list[dict[str, Any]]:
         at = [(65535 * np.asarray(part, dtype=float)).round().astype("<u2") for part in (row["fraction"], scaled)]
         named = {"method": str(row["explainer"]), "curve": str(row["curve"]), "words": words(str(row["curve"]))}
         found.append({**named, "low": low, "high": high, "x": _text(at[0]), "y": _text(at[1])})
-    order = sort_metrics(sorted({one["curve"] for one in found}))
-    return sorted(found, key=lambda one: order.index(one["curve"]))
+    return sorted(found, key=lambda one: str(one["curve"]))
 
 
 def _image(picture: Image.Image) -> str:
@@ -184,9 +182,9 @@ def _text(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-def metric_groups(metrics: Sequence[str]) -> Mapping[str, list[str]]:
-    """What metrics are called, by group, in reading order."""
+def metric_groups(catalogue: Catalogue, metrics: Sequence[str]) -> Mapping[str, list[str]]:
+    """The labels of metrics by group, in reading order."""
     found: dict[str, list[str]] = {}
-    for metric in sort_metrics(metrics):
-        found.setdefault(group(metric), []).append(words(metric))
+    for metric in catalogue.sort(metrics):
+        found.setdefault(catalogue.group(metric), []).append(catalogue.label(metric))
     return found

@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
-from sfam_bench.report.names import Named, place, slug, words
+from sfam_bench.report.catalogue import Catalogue
+from sfam_bench.report.names import Named, slug
 from sfam_bench.report.page.explorer import as_json, explore, metric_groups
 from sfam_bench.report.tables.tables import Table
 from sfam_bench.runs.reader import Run
@@ -55,17 +56,18 @@ def template(name: str) -> Template:
 def render(
     sections: Sequence[Section],
     comparison: Sequence[Table],
+    catalogue: Catalogue,
     metrics: Sequence[str],
     meta: Section | None = None,
     runs: Sequence[Run] = (),
     named: Named = slug,
 ) -> str:
     """The page; every text is escaped, nothing is loaded from elsewhere."""
-    meanings = [(words(metric), place(metric)[3]) for metric in metrics if place(metric)[3]]
+    meanings = [(catalogue.label(metric), text) for metric in metrics if (text := catalogue.meaning(metric))]
     pictures = _embedded([*sections, *([meta] if meta else [])])
     spent = sum(len(shown.uri or "") for some in pictures.values() for shown in some)
     explorer = explore(runs, LIMIT - MARGIN - spent, named)
-    data = {"metric-groups": as_json(metric_groups(metrics))}
+    data = {"metric-groups": as_json(metric_groups(catalogue, metrics))}
     if explorer:
         data |= {"explorer-index": as_json(explorer.index), **explorer.blocks}
     style, script = _file("report.css"), f'(() => {{\n"use strict";\n{"".join(map(_file, SCRIPTS))}}})();\n'

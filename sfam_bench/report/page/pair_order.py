@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.core.metric_card import SIGNED
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import sort_explainers, words
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.statistics import FACTS, PAIR, reasons
-
-SIGNED = ("selectivity", "insertion_minus_deletion")  # metrics whose zero is chance, what sees the pair first
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,16 @@ def ordered(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str, A
     methods = sort_explainers(
         [name for name in records["explainer"].unique().tolist() if name != FACTS], manifest.get("blind") or ()
     )
-    values, places = _first_method(pairs, records, methods[0] if methods else "")
+    catalogue = Catalogue.of(manifest)
+    values, places = _first_method(records, methods[0] if methods else "", catalogue)
     flags, nearer = _flags(pairs, records), _own_class(pairs)
     found = []
     for row in pairs.to_dict("records"):
         ids = (row["query_id"], row["reference_id"])
         metric, value = values.get(ids, ("", np.nan))
-        failed = [f"{words(metric)} of {methods[0]} is {value:.3f}: no better than chance"] if value <= 0 else []
+        failed = (
+            [f"{catalogue.label(metric)} of {methods[0]} is {value:.3f}: no better than chance"] if value <= 0 else []
+        )
         if row["query_label"] != row["reference_label"] and row["score"] >= nearer.get(row["query_id"], np.inf):
             failed.append("another class is nearer than the query's own")
         found.append(Ordered({str(k): v for k, v in row.items()}, (*failed,), flags.get(ids, ()), places.get(ids, 1.0)))
@@ -59,15 +62,13 @@ def ordered(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str, A
 
 
 def _first_method(
-    pairs: pd.DataFrame, records: pd.DataFrame, method: str
+    records: pd.DataFrame, method: str, catalogue: Catalogue
 ) -> tuple[dict[Any, tuple[str, float]], dict[Any, float]]:
     """By pair a signed metric with its value, and the place of that among all pairs that have it, from 0 to 1."""
     own = records[(records["explainer"] == method) & records["value"].notna()]
-    names = own["metric"].drop_duplicates()
-    metrics = [found[0] for prefix in SIGNED if (found := names[names.str.startswith(prefix)].tolist())]
     values: dict[Any, tuple[str, float]] = {}
     places: dict[Any, float] = {}
-    for metric in metrics:
+    for metric in catalogue.first(SIGNED, own["metric"].unique()):
         part = own[own["metric"] == metric]
         part = part.assign(place=part["value"].rank(pct=True))
         for row in part.to_dict("records"):

@@ -11,11 +11,12 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic
 from sfam_bench.jobs.job import STATES, Job
-from sfam_bench.report.names import arrow, decimals, sort_metrics, words
+from sfam_bench.report.catalogue import Catalogue
+from sfam_bench.report.names import decimals
 from sfam_bench.report.tables import formats
 from sfam_bench.report.tables.tables import MARKS, NOTHING, Cell, Column, Table
 from sfam_bench.runs.reader import read_run
-from sfam_bench.statistics import AREA_ERROR, FACTS, FEW_CLASSES, summary
+from sfam_bench.statistics import FACTS, FEW_CLASSES, summary
 
 MOST = 200  # characters of an error in a table
 
@@ -26,7 +27,7 @@ def write_cells(name: str, stages: Mapping[str, Sequence[Job]], out: Path) -> tu
     A cell whose records cannot be read counts as failed.
     """
     cells = [*stages.values()][-1]
-    means, broken = _means(cells)
+    means, catalogue, broken = _means(cells)
     states = {job.id: "failed" if job.id in broken else job.state for job in chain(*stages.values())}
     why = {job.id: broken.get(job.id, job.why) for job in chain(*stages.values())}
     (out / "cells.csv").write_text(formats.csv(_frame(cells, states, why, means)), encoding="utf-8")
@@ -37,7 +38,7 @@ def write_cells(name: str, stages: Mapping[str, Sequence[Job]], out: Path) -> tu
         *((f"not done: {job.id}", ": ".join(filter(None, [states[job.id], why[job.id][:MOST]]))) for job in undone),
     ]
     with atomic(out / "cells.md") as temporary:
-        page = formats.markdown(f"Sweep {name}", lines, _tables(cells, states, means))
+        page = formats.markdown(f"Sweep {name}", lines, _tables(cells, states, means, catalogue))
         temporary.write_text(page, encoding="utf-8")
     return [job for job in cells if states[job.id] == "done"], undone
 
@@ -47,19 +48,23 @@ def _counted(states: Sequence[str]) -> str:
     return f"{len(states)} cells: {', '.join(f'{found[state]} {state}' for state in STATES)}"
 
 
-def _means(cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The summary of each cell that is done, without facts of pairs and checks of the protocol; what cannot be read."""
-    means, broken = {}, {}
+def _means(cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], Catalogue, dict[str, str]]:
+    """The summary of each cell that is done, without facts of pairs and checks of the protocol; their metrics; what
+    cannot be read.
+    """
+    means, manifests, broken = {}, [], {}
     for job in cells:
         if not job.done:
             continue
         try:
             run = read_run(job.folder)
-            records = run.records[~run.records["metric"].str.endswith(AREA_ERROR) & (run.records["explainer"] != FACTS)]
-            means[job.id] = summary(records, run.pairs, run.manifest.get("metrics") or {})
+            catalogue = Catalogue.of(run.manifest)
+            records = run.records[~catalogue.checks(run.records) & (run.records["explainer"] != FACTS)]
+            means[job.id] = summary(records, run.pairs, catalogue.facts)
+            manifests.append(run.manifest)
         except UserError as error:
             broken[job.id] = str(error)
-    return means, broken
+    return means, Catalogue.of(*manifests), broken
 
 
 def _frame(
@@ -76,7 +81,9 @@ def _frame(
     return pd.DataFrame(rows)
 
 
-def _tables(cells: Sequence[Job], states: Mapping[str, str], means: Mapping[str, pd.DataFrame]) -> list[Table]:
+def _tables(
+    cells: Sequence[Job], states: Mapping[str, str], means: Mapping[str, pd.DataFrame], catalogue: Catalogue
+) -> list[Table]:
     """A table of the states, then one for each metric that has a direction: cells down, explainers across."""
     axes = [*cells[0].axes]
     plain = [(job.id, (*(Cell(str(job.axes[axis])) for axis in axes), Cell(states[job.id]))) for job in cells]
@@ -86,7 +93,7 @@ def _tables(cells: Sequence[Job], states: Mapping[str, str], means: Mapping[str,
     whole = pd.concat([table.assign(cell=cell) for cell, table in means.items()], ignore_index=True)
     whole = whole[whole["higher_is_better"].notna()]
     explainers = whole["explainer"].drop_duplicates().tolist()
-    for metric in sort_metrics(whole["metric"].drop_duplicates().tolist()):
+    for metric in catalogue.sort(whole["metric"].unique()):
         part = whole[whole["metric"] == metric]
         digits = decimals([*part["mean"], *part["low"], *part["high"]])
         found = {(row["cell"], row["explainer"]): row for row in part.to_dict("records")}
@@ -94,10 +101,9 @@ def _tables(cells: Sequence[Job], states: Mapping[str, str], means: Mapping[str,
             (job.id, tuple(_cell(found.get((job.id, name)), digits, states[job.id]) for name in explainers))
             for job in cells
         ]
-        title = words(metric) + arrow(part["higher_is_better"].iloc[0])
         marks = MARKS.replace("column", "row")
         note = f"Mean [95 % interval]; {marks}; no marks in rows of fewer than {FEW_CLASSES} classes."
-        tables.append(Table(title, tuple(map(Column, explainers)), tuple(rows), note, head="cell"))
+        tables.append(Table(catalogue.title(metric), tuple(map(Column, explainers)), tuple(rows), note, head="cell"))
     return tables
 
 

@@ -6,8 +6,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.runs.reader import Run
 from sfam_bench.statistics import NOT_COMPARED, RUN
+
+LABELS = {
+    "milliseconds": "milliseconds a map",
+    "forwards": "forward passes a map",
+    "backwards": "backward passes a map",
+    "megabytes": "megabytes a map",
+}
+MEANINGS = {
+    "milliseconds": "time of a map, over the run",
+    "forwards": "images through the trunk for a map, beyond encoding the pair once",
+    "backwards": "gradients back to the trunk for a map",
+    "megabytes": "tensors held at the peak of making a map",
+}
+
+
+def cost_key(measure: str) -> str:
+    """The key under which a measure of cost stands among the metrics."""
+    return f"cost_{measure}"
+
+
+COSTS = metric_facts(
+    {
+        cost_key(measure): Described(
+            MetricCard(group="Cost", label=text, meaning=MEANINGS[measure], family="cost"), False
+        )
+        for measure, text in LABELS.items()
+    }
+)
 
 
 def cost_rows(run: Run) -> pd.DataFrame:
@@ -25,7 +54,7 @@ def _row(keys: list[str], explainer: str, measure: str, value: float, run: Run) 
     pairs = len(run.pairs) if measure == "milliseconds" else 1
     return {
         **dict(zip(RUN, keys, strict=True)),
-        **{"explainer": explainer, "metric": f"cost_{measure}", "mean": value, "low": np.nan, "high": np.nan},
+        **{"explainer": explainer, "metric": cost_key(measure), "mean": value, "low": np.nan, "high": np.nan},
         **{"count": pairs, "clusters": 0, "clustered": True, "flagged": "", "higher_is_better": False},
         **NOT_COMPARED,
     }

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.report.names import COMPARED, arrow, decimals, group, headlines, sort_explainers, sort_metrics, words
+from sfam_bench.report.catalogue import Catalogue
+from sfam_bench.report.names import decimals, sort_explainers
 from sfam_bench.report.tables.protocols import OUTSIDE
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
@@ -181,23 +182,27 @@ def terminal_table(report: Report, width: int = 120) -> str:
     """Means with half their interval, headlines and what else fits a terminal, and what these numbers are worth."""
     summary = report.summary
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
-    own = own[own["metric"].map(group).isin(COMPARED)]
+    own = own[own["metric"].map(report.catalogue.is_compared).astype(bool)]
     blocks: list[str] = []
     for keys, part in own.groupby(RUN, sort=False):
         title = " · ".join(map(str, keys))
         facts = [f"{name}: {text}" for name, text in report.protocols.get(title, ()) if name in QUALIFY]
-        blocks.append("\n".join([title, _terminal_block(part, width), *(textwrap.fill(fact, width) for fact in facts)]))
+        blocks.append(
+            "\n".join(
+                [title, _terminal_block(part, width, report.catalogue), *(textwrap.fill(fact, width) for fact in facts)]
+            )
+        )
     return "\n\n".join([*blocks, "mean ± half of its 95 % interval; * best, ≈ not significantly worse than the best"])
 
 
-def _terminal_block(summary: pd.DataFrame, width: int) -> str:
+def _terminal_block(summary: pd.DataFrame, width: int, catalogue: Catalogue) -> str:
     blind = set(summary.loc[summary["blind"], "explainer"])
     explainers = sort_explainers(summary["explainer"].drop_duplicates().tolist(), blind)
-    names = sort_metrics(summary["metric"].drop_duplicates().tolist())
+    names = catalogue.sort(summary["metric"].unique())
     first = _aligned(["", "", "", *explainers], str.ljust)
     columns, left = {}, width - len(first[0])
-    for name in dict.fromkeys([*headlines(names), *names]):
-        column = _terminal_column(summary[summary["metric"] == name], explainers)
+    for name in dict.fromkeys([*catalogue.headlines(names), *names]):
+        column = _terminal_column(summary[summary["metric"] == name], explainers, catalogue.title(name))
         if len(column[0]) + 2 <= left:
             columns[name], left = column, left - len(column[0]) - 2
     grid = zip(first, *(columns[name] for name in names if name in columns), strict=True)
@@ -206,9 +211,8 @@ def _terminal_block(summary: pd.DataFrame, width: int) -> str:
     return "\n".join([*lines, *([f"and {more} more metrics in the report"] if more else [])])
 
 
-def _terminal_column(part: pd.DataFrame, explainers: Sequence[str]) -> list[str]:
+def _terminal_column(part: pd.DataFrame, explainers: Sequence[str], label: str) -> list[str]:
     """Three lines of head, then a cell for each explainer."""
-    label = words(part["metric"].iloc[0]) + arrow(part["higher_is_better"].iloc[0])
     head = [f"{line}  " for line in wrap(label, max(13, len(label) // 3 + 4))[:3]]  # the marks of the cells stand right
     digits = decimals([*part["mean"], *part["low"], *part["high"]])
     rows = {row["explainer"]: row for row in part.to_dict("records")}

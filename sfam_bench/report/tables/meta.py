@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.meta_figures import agreement_matrix, critical_differences
-from sfam_bench.report.names import (
-    COMPARED,
-    Named,
-    arrow,
-    group,
-    headlines,
-    slug,
-    sort_explainers,
-    sort_metrics,
-    words,
-)
+from sfam_bench.report.names import Named, slug, sort_explainers
 from sfam_bench.report.page import page
 from sfam_bench.report.tables import formats
 from sfam_bench.report.tables.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
@@ -49,22 +40,21 @@ AGREES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """The frames of one run, and what is needed to name and turn their metrics."""
+    """The frames of one run, and its explainers that are blind to the pair."""
 
     tells: pd.DataFrame
     ranks: pd.DataFrame
-    baselines: Sequence[str]
     blind: Container[str]
 
 
 def measured(run: Run) -> Measured:
     """What the metrics of a run are worth, as far as they say how true a map is."""
-    specs: Mapping[str, Any] = run.manifest.get("metrics") or {}
-    chosen = {name: specs[name] for name in sort_metrics([*specs]) if group(name) in COMPARED}
+    catalogue = Catalogue.of(run.manifest)
+    chosen = {name: catalogue.facts[name] for name in filter(catalogue.is_compared, catalogue.sort(catalogue.facts))}
     order = {name: place for place, name in enumerate(chosen)}
     found = [frame(run.records, run.pairs, chosen) for frame in (meta.tells, meta.ranks)]
     tells, ranks = (frame.sort_values("metric", key=lambda names: names.map(order), kind="stable") for frame in found)
-    return Measured(tells, ranks, meta.baselines(run.records), tuple(run.manifest.get("blind") or ()))
+    return Measured(tells, ranks, tuple(run.manifest.get("blind") or ()))
 
 
 @dataclass(frozen=True)
@@ -75,45 +65,45 @@ class Weighed:
     rankings: Sequence[Table]
     frames: Mapping[str, pd.DataFrame]  # tells, ranks, agreement
     scores: pd.DataFrame  # of meta.ratings
-    directions: pd.Series
     blind: Container[str]
 
 
-def weigh(runs: Sequence[Measured], summary: pd.DataFrame) -> Weighed | None:
+def weigh(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Catalogue) -> Weighed | None:
     """Tables over all runs, whose means are in `summary`; None without metrics."""
     tells, ranks = (
         pd.concat(frames, ignore_index=True) for frames in zip(*((r.tells, r.ranks) for r in runs), strict=True)
     )
     blind = {name for run in runs for name in ranks["explainer"].unique() if name in run.blind}
-    known = sorted({name for run in runs for name in run.baselines})
-    kinds = {name: group(name) for name in sort_metrics(summary["metric"].unique().tolist()) if group(name) in COMPARED}
-    scores = meta.ratings(summary, known, kinds)
+    compared = filter(catalogue.is_compared, catalogue.sort(summary["metric"].unique()))
+    scores = meta.ratings(summary, {name: catalogue.facts[name] for name in compared})
     if scores.empty:
         return None
     agreement = meta.agreement(scores, blind)
-    directions = summary.drop_duplicates("metric").set_index("metric")["higher_is_better"]
     tables = [
-        *(_tells_table(" · ".join(keys), part, ranks, directions) for keys, part in _runs(tells)),
+        *(_tells_table(" · ".join(keys), part, ranks, catalogue) for keys, part in _runs(tells)),
         *([_agreement_table(agreement)] if len(agreement) else []),
     ]
-    rankings = [t for keys, part in _runs(ranks) for t in _rank_tables(" · ".join(keys), part, blind, directions)]
-    return Weighed(
-        tables, rankings, {"tells": tells, "ranks": ranks, "agreement": agreement}, scores, directions, blind
-    )
+    rankings = [t for keys, part in _runs(ranks) for t in _rank_tables(" · ".join(keys), part, blind, catalogue)]
+    return Weighed(tables, rankings, {"tells": tells, "ranks": ranks, "agreement": agreement}, scores, blind)
 
 
 def write_meta(
-    runs: Sequence[Measured], summary: pd.DataFrame, out: Path, remark: str = "", named: Named = slug
+    runs: Sequence[Measured],
+    summary: pd.DataFrame,
+    catalogue: Catalogue,
+    out: Path,
+    remark: str = "",
+    named: Named = slug,
 ) -> page.Section | None:
     """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
 
     None without metrics.
     """
-    weighed = weigh(runs, summary)
+    weighed = weigh(runs, summary, catalogue)
     if weighed is None:
         return None
     tables = remarked([*weighed.tables, *weighed.rankings], remark)
-    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], weighed.directions, weighed.blind, out, named)
+    pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], catalogue, weighed.blind, out, named)
     for name, frame in {**weighed.frames, "tau": taus}.items():
         (out / f"meta-{name}.csv").write_text(formats.csv(frame), encoding="utf-8")
     (out / "meta.md").write_text(formats.markdown(TITLE, [], tables), encoding="utf-8")
@@ -125,7 +115,7 @@ def _runs(frame: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     return [(tuple(map(str, keys)), part) for keys, part in frame.groupby(RUN, sort=False)]
 
 
-def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, directions: pd.Series) -> Table:
+def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, catalogue: Catalogue) -> Table:
     controls = [control for control in meta.CONTROLS if control in set(tells["control"])]
     found = {(row["metric"], row["control"]): row for row in tells.to_dict("records")}
     own = ranks[(ranks[RUN] == tells[RUN].iloc[0]).all(axis=1)]
@@ -133,7 +123,7 @@ def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, direction
     metrics = tells["metric"].drop_duplicates().tolist()
     rows = [
         (
-            words(metric) + arrow(directions.get(metric)),
+            catalogue.title(metric),
             (*(_tells_cell(found.get((metric, control))) for control in controls), Cell(_number(halves.get(metric)))),
         )
         for metric in metrics
@@ -174,7 +164,7 @@ def _number(value: float | None) -> str:
     return NOTHING if value is None or np.isnan(value) else f"{value:.2f}"
 
 
-def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], directions: pd.Series) -> list[Table]:
+def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], catalogue: Catalogue) -> list[Table]:
     """Mean ranks of the explainers, a column for each metric."""
     metrics = ranks["metric"].drop_duplicates().tolist()
     explainers = sort_explainers(ranks["explainer"].drop_duplicates().tolist(), blind)
@@ -186,7 +176,7 @@ def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], directi
             own = ranks[ranks["metric"] == metric]
             first, best = own.iloc[0], own["rank"].min()
             note = f"{first['blocks']} {first['of']}; CD {first['critical_difference']:.1f}; p {first['p']:.1g}"
-            columns.append(Column(words(metric) + arrow(directions.get(metric)), note, "p is that of Friedman's test"))
+            columns.append(Column(catalogue.title(metric), note, "p is that of Friedman's test"))
             few = first["of"] != "classes" or first["blocks"] < FEW_CLASSES
             near = np.nan if few else best + first["critical_difference"]
             cells.append([_rank_cell(places.get((metric, name)), best, near) for name in explainers])
@@ -206,7 +196,7 @@ def _rank_cell(rank: float | None, best: float, near: float) -> Cell:
 def _figures(
     scores: pd.DataFrame,
     ranks: pd.DataFrame,
-    directions: pd.Series,
+    catalogue: Catalogue,
     blind: Container[str],
     out: Path,
     named: Named,
@@ -214,7 +204,7 @@ def _figures(
     """Pictures with their captions, and the taus of any two metrics of one (dataset, model, target)."""
     pictures: list[tuple[Path, str]] = []
     rows: list[tuple[Any, ...]] = []
-    order = {name: place for place, name in enumerate(sort_metrics(scores.index.unique("metric").tolist()))}
+    order = {name: place for place, name in enumerate(catalogue.sort(scores.index.unique("metric")))}
     for keys, part in scores.groupby(level=RUN, sort=False):
         own = part.set_axis(part.index.get_level_values("metric"), axis=0).dropna(axis=1, how="all")
         own = own.sort_index(key=lambda names: names.map(order))
@@ -225,10 +215,10 @@ def _figures(
             pair = (names[one], names[other])
             rows.append((*keys, *pair, *(tau[one, other] for tau in taus)))
         if len(own) > 1:
-            drawn = agreement_matrix(own, taus, " · ".join(map(str, keys)), out, named)
+            drawn = agreement_matrix([*map(catalogue.label, names)], taus, " · ".join(map(str, keys)), out, named)
             pictures.append((drawn[0], "How far any two metrics order the explainers alike."))
         mine = ranks[(ranks[RUN] == [*keys]).all(axis=1)]
-        shown = mine[mine["metric"].isin(headlines(mine["metric"].drop_duplicates().tolist()))]
+        shown = mine[mine["metric"].isin(catalogue.headlines(mine["metric"].unique()))]
         caption = "Mean ranks; a bar joins explainers that Nemenyi's test cannot tell apart at 5 %."
-        pictures += [(path, caption) for path in critical_differences(shown, directions, blind, out, named)[:1]]
+        pictures += [(path, caption) for path in critical_differences(shown, catalogue, blind, out, named)[:1]]
     return pictures, pd.DataFrame(rows, columns=[*RUN, "metric", "other", "tau", "tau_without_blind"])

@@ -7,7 +7,15 @@ from typing import Any
 import pandas as pd
 
 from sfam_bench.core.method_card import remarks
-from sfam_bench.core.metric_card import Limits, measures_and_source, metric_card, needed, passes_a_map, settings
+from sfam_bench.core.metric_card import (
+    Limits,
+    measures_and_source,
+    metric_card,
+    metric_facts,
+    needed,
+    passes_a_map,
+    settings,
+)
 from sfam_bench.report.tables.methods import field_lines, markdown, plain_text
 
 DIRECTIONS = {True: "higher", False: "lower", None: "--"}
@@ -15,12 +23,14 @@ DIRECTIONS = {True: "higher", False: "lower", None: "--"}
 
 def metric_table(metrics: Mapping[str, Any], pixels: int) -> pd.DataFrame:
     """A row for each metric, by its name in the tables; passes are for images of so many pixels."""
-    rows = []
+    rows, facts = [], metric_facts(metrics)
     for name, metric in metrics.items():
         measures, source = measures_and_source(type(metric))
         rows.append(
             {
                 "metric": name,
+                "label": facts[name]["label"],
+                "table": facts[name]["group"],
                 "better": DIRECTIONS[metric.higher_is_better],
                 "range": interval(metric_card(metric).range),
                 "needs": ", ".join(needed(metric)),
@@ -44,12 +54,12 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
     head = [
         "# The metrics",
         "",
-        "Written by `make metrics`, from each metric's docstring, card and settings. *better* says whether a method "
-        "wants it higher or lower; -- marks what is no score of a method (a chance level, an error of measurement). "
-        "*passes* counts the perturbed images that a map costs, on average over pairs, at "
-        f"{side} x {side} pixels; methods whose maps coincide, and metrics that ask the same, share them. *maps* "
-        "counts the further maps that a method makes for each. A value that cannot be had is NaN with a reason, and a "
-        "metric whose regions a data set lacks is left out and named.",
+        "Written by `make metrics`, from each metric's docstring, card and settings. *label* is its name in tables and "
+        "figures, *table* the title of its table. *better* says whether a method wants it higher or lower; -- marks "
+        "what is no score of a method (a chance level, an error of measurement). *passes* counts the perturbed images "
+        f"that a map costs, on average over pairs, at {side} x {side} pixels; methods whose maps coincide, and metrics "
+        "that ask the same, share them. *maps* counts the further maps that a method makes for each. A value that "
+        "cannot be had is NaN with a reason, and a metric whose regions a data set lacks is left out and named.",
         "",
         *markdown(
             table.drop(columns="measures").assign(

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.protocol import CHOICES
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import words
 from sfam_bench.runs.reader import Run
-from sfam_bench.statistics import AREA_ERROR, FACTS
+from sfam_bench.statistics import FACTS
 
 OUTSIDE = "Outside the protocol"
 IN_A_LINE = ("Data set", "Model", "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
@@ -27,7 +28,9 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
     counts = facts.get("image_counts") or {}
     of_gallery = {"queries" if name == "count" else words(name): _fact(value) for name, value in found.items()}
     code = re.sub(r"(?<=^\w{10})\w+", "", facts.get("git", "unknown"))  # short, but still -dirty
-    left_out = [name for name in facts.get("skipped") or [] if not name.endswith(AREA_ERROR)]  # those were not drawn
+    catalogue, skipped = Catalogue.of(facts), facts.get("skipped") or []
+    left_out = [name for name in skipped if name not in catalogue.with_role("check", skipped)]  # those were not drawn
+    sampled = any(catalogue.said(metric, "steps") for metric in summary["metric"].unique())
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
@@ -42,7 +45,7 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {words(str(kind))}" for kind, count in kinds.items()),
         "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
         "Steps": _steps(facts.get("steps") or {}),
-        "Curves": _curves(errors) if summary["metric"].str.startswith(("deletion", "insertion")).any() else "",
+        "Curves": _curves(errors) if sampled else "",
         "Passes": _passes(facts.get("passes") or {}),
         "Left out": "; ".join(
             [*left_out, *(f"{name}: {why}" for name, why in (facts.get("unsupported") or {}).items())]

@@ -8,19 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.report.names import (
-    COMPARED,
-    GROUPS,
-    arrow,
-    chance_of,
-    decimals,
-    group,
-    headlines,
-    place,
-    sort_explainers,
-    sort_metrics,
-    words,
-)
+from sfam_bench.core.metric_card import GROUPS
+from sfam_bench.report.catalogue import Catalogue
+from sfam_bench.report.names import decimals, sort_explainers
 from sfam_bench.statistics import FACTS, FEW_CLASSES, LEVEL, NOT_COMPARED, RUN, holm
 
 MARKS = (
@@ -69,6 +59,7 @@ class Report:
     """The means of all runs, and by its title the protocol of each (dataset, model, target)."""
 
     summary: pd.DataFrame
+    catalogue: Catalogue
     protocols: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
@@ -82,19 +73,19 @@ def remarked(tables: Sequence[Table], remark: str) -> list[Table]:
     return [replace(table, note=" ".join(filter(None, [table.note, remark]))) for table in tables]
 
 
-def metric_tables(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]], head: str = "") -> list[Table]:
+def metric_tables(summary: pd.DataFrame, catalogue: Catalogue, head: str = "") -> list[Table]:
     """The tables of one (dataset, model, target); `head` begins their titles."""
     names = summary["metric"].drop_duplicates().tolist()
-    levels = {name: chance_of(name, metrics) for name in names}
+    levels = {name: catalogue.chance(name) for name in names}
     chances = {name: float(summary.loc[summary["metric"] == level, "mean"].mean()) for name, level in levels.items()}
     own = summary[(summary["explainer"] != FACTS) & ~summary["metric"].isin(levels.values())]
-    blocks = [(": ".join(filter(None, [head, title])), part) for _, title, part in _blocks(own)]
-    return [_table(title, part, MEANS, chances) for title, part in blocks]
+    blocks = [(": ".join(filter(None, [head, title])), part) for _, title, part in _blocks(own, catalogue)]
+    return [_table(title, part, MEANS, chances, catalogue) for title, part in blocks]
 
 
-def run_table(title: str, summary: pd.DataFrame, chances: Mapping[str, float]) -> Table:
+def run_table(title: str, summary: pd.DataFrame, chances: Mapping[str, float], catalogue: Catalogue) -> Table:
     """One metric, a column for each model; `chances` are its chance levels by model."""
-    whole = _table(title, summary, MEANS, {})
+    whole = _table(title, summary, MEANS, {}, catalogue)
     models = summary["model"].drop_duplicates().astype(str).tolist()
     levels = [f"chance {chances[model]:.3f}" if model in chances else "" for model in models]
     counts = [_counts(summary[summary["model"] == model]) for model in models]
@@ -103,44 +94,44 @@ def run_table(title: str, summary: pd.DataFrame, chances: Mapping[str, float]) -
     return replace(whole, columns=columns)
 
 
-def adjusted(differences: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+def adjusted(differences: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
     """Paired differences of the metrics that have a direction, with `table`, the title under which they are shown,
     and `p_holm`, adjusted over all comparisons of that table.
     """
-    directions = summary.drop_duplicates("metric").set_index("metric")["higher_is_better"]
-    frame = differences.assign(higher_is_better=differences["metric"].map(directions).astype("boolean"))
+    directions = differences["metric"].map(catalogue.direction)
+    frame = differences.assign(higher_is_better=directions.astype("boolean"))
     frame = frame[frame["higher_is_better"].notna()]
     parts = [
         part.assign(table=title, p_holm=holm(part["p"].to_numpy()))
         for _, run in frame.groupby(RUN, sort=False)
-        for _, title, part in _blocks(run)
+        for _, title, part in _blocks(run, catalogue)
     ]
     return pd.concat(parts, ignore_index=True) if parts else frame.assign(table="", p_holm=np.nan)
 
 
-def difference_tables(differences: pd.DataFrame) -> list[Table]:
+def difference_tables(differences: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
     """The differences of one (dataset, model, target), as `adjusted` gives them, of the metrics that judge a map."""
     frame = differences.assign(**NOT_COMPARED, mean=differences["difference"], flagged="", signed=True)
     ahead = (frame["mean"] > 0).where(frame["higher_is_better"].astype(bool), frame["mean"] < 0)
     frame["best"] = ahead & (frame["p_holm"] <= LEVEL)
     tables = []
     for title, part in frame.groupby("table", sort=False):
-        if group(part["metric"].iloc[0]) in COMPARED:
+        if catalogue.is_compared(part["metric"].iloc[0]):
             to = part["to"].iloc[0]
             note = (
                 f"Explainer minus {to} over the same pairs [95 % interval of each alone]; bold: better than {to}, "
                 f"p <= {LEVEL} by sign flips of classes after Holm over the {part['p'].notna().sum()} comparisons "
                 "shown."
             )
-            tables.append(_table(f"{title}: difference to {to}", part, note, {}))
+            tables.append(_table(f"{title}: difference to {to}", part, note, {}, catalogue))
     return tables
 
 
-def side_by_side(summary: pd.DataFrame) -> list[Table]:
+def side_by_side(summary: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
     """The headline metrics of all models of one data set and target next to one another."""
     models = summary["model"].drop_duplicates().tolist()
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
-    names = headlines(own["metric"].drop_duplicates().tolist())
+    names = catalogue.headlines(own["metric"].unique())
     frame = own[own["metric"].isin(names)]
     if len(models) < 2 or frame.empty:
         return []
@@ -149,20 +140,20 @@ def side_by_side(summary: pd.DataFrame) -> list[Table]:
     step = max(1, WIDTH // len(models)) * len(models)
     parts = (keys.iloc[start : start + step].merge(frame) for start in range(0, len(keys), step))
     title = " · ".join(str(summary[name].iloc[0]) for name in ("dataset", "target"))
-    return [_table(title, part, MEANS, {}) for part in parts]
+    return [_table(title, part, MEANS, {}, catalogue) for part in parts]
 
 
-def _blocks(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def _blocks(frame: pd.DataFrame, catalogue: Catalogue) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Parts of the frame whose metrics stand in one table, each with its group and its title."""
     for title in GROUPS:
-        names = [name for name in sort_metrics(frame["metric"].drop_duplicates().tolist()) if group(name) == title]
+        names = [name for name in catalogue.sort(frame["metric"].unique()) if catalogue.group(name) == title]
         count = -(-len(names) // WIDTH)
         for number, chosen in enumerate(np.array_split(names, count) if names else (), 1):  # of like width
             own = f"{title} ({number} of {count})" if count > 1 else title
             yield title, own, pd.DataFrame({"metric": chosen}).merge(frame, on="metric")
 
 
-def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, float]) -> Table:
+def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, float], catalogue: Catalogue) -> Table:
     """Columns in the order of the frame; one for each metric, or metric and model where there are several."""
     blind = frozenset(frame.loc[frame["blind"], "explainer"])
     explainers = sort_explainers(frame["explainer"].drop_duplicates().tolist(), blind)
@@ -170,17 +161,17 @@ def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, flo
     columns, cells = [], []
     for metric, model in zip(keys["metric"], keys["model"], strict=True):
         part = frame[(frame["metric"] == metric) & (frame["model"] == model)]
-        label, most = words(metric) + arrow(part["higher_is_better"].iloc[0]), int(part["count"].max())
+        most = int(part["count"].max())
         chance = chances.get(metric, np.nan)
         notes = [
             model if len(set(keys["model"])) > 1 else "",
             _counts(part),
             "" if np.isnan(chance) else f"chance {chance:.3f}",
         ]
-        columns.append(Column(label, "; ".join(filter(None, notes)), place(metric)[3]))
+        columns.append(Column(catalogue.title(metric), "; ".join(filter(None, notes)), catalogue.meaning(metric)))
         rows = {row["explainer"]: row for row in part.to_dict("records")}
         whole = decimals([*part["mean"], *part["low"], *part["high"]])
-        costs = metric.startswith("cost_")  # from thousandths to thousands in one column
+        costs = catalogue.group(metric) == "Cost"  # from thousandths to thousands in one column
         digits = {name: decimals([row["mean"]]) if costs else whole for name, row in rows.items()}
         cells.append([_cell(rows.get(name), digits.get(name, whole), most) for name in explainers])
     rows_ = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.report.figures.means import scored
-from sfam_bench.report.names import sort_explainers, sort_metrics
+from sfam_bench.report.names import sort_explainers
 from sfam_bench.report.stored import Summed
 from sfam_bench.statistics import FACTS
 
@@ -31,7 +31,7 @@ def metrics_of(run: Summed, patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in there):
             raise lacking(run, f"metric {pattern}", "evaluate it with that metric (metric=[...]; make table-metrics)")
-    return sort_metrics([name for name in there if any(fnmatchcase(name, pattern) for pattern in patterns)])
+    return run.catalogue.sort([name for name in there if any(fnmatchcase(name, pattern) for pattern in patterns)])
 
 
 def means_of(run: Summed, metric: str, named: Sequence[str]) -> pd.DataFrame:

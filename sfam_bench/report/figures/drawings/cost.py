@@ -15,10 +15,10 @@ from matplotlib.transforms import Bbox, BboxBase
 
 from sfam_bench.report.figures.drawings.chosen import lacking, means_of
 from sfam_bench.report.figures.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, SMALL, bare, broken, short
-from sfam_bench.report.names import arrow, words
+from sfam_bench.report.names import arrow
 from sfam_bench.report.stored import Stored, Summed
+from sfam_bench.report.tables.cost import LABELS, cost_key
 
-UNITS = {"milliseconds": "milliseconds a map", "forwards": "forward passes a map", "backwards": "backward passes a map"}
 REACH = (5, 9, 14, 20, 27, 35, 44, 54, 66, 80)  # points between a mark and its label, the nearest free first
 AROUND = np.deg2rad([0, 180, 90, 270, 45, 135, 315, 225, 20, 160, 200, 340])
 CROWD = 60  # points within which marks crowd one another
@@ -43,26 +43,27 @@ class CostFaithfulness:
     methods: Sequence[str] = ()
 
     def __call__(self, stored: Stored) -> Figure:
-        found = [(title, self._of(stored.run(name))) for title, name in self.runs.items()]
+        runs = {title: stored.run(name) for title, name in self.runs.items()}
+        found = [(title, self._of(run), run.catalogue.label(self.metric)) for title, run in runs.items()]
         figure = Figure(figsize=(PAGE, 0.2 + 3.0 * len(found)), layout="constrained")
         grid = figure.subplots(len(found), 1, squeeze=False)
-        for (title, means), axes in zip(found, grid.flat, strict=True):
-            self._panel(bare(axes), means)
+        for (title, means, label), axes in zip(found, grid.flat, strict=True):
+            self._panel(bare(axes), means, label)
             axes.set_title(short(title, 70), fontsize=LABEL, **PLAIN)
         canvas = FigureCanvasAgg(figure)
         figure.draw_without_rendering()  # places axes and ticks, which labels hang on
-        for (_, means), axes in zip(found, grid.flat, strict=True):
+        for (_, means, _), axes in zip(found, grid.flat, strict=True):
             _label(axes, means, canvas)
         return figure
 
     def _of(self, run: Summed) -> pd.DataFrame:
         means = means_of(run, self.metric, self.methods)
-        costs = run.means[run.means["metric"] == f"cost_{self.cost}"].set_index("explainer")["mean"]
+        costs = run.means[run.means["metric"] == cost_key(self.cost)].set_index("explainer")["mean"]
         if not means["explainer"].isin(costs.index).any():
             raise lacking(run, f"cost in {self.cost}", "evaluate it again, which measures costs (make table-methods)")
         return means.assign(cost=means["explainer"].map(costs)).dropna(subset=["cost", "mean"])
 
-    def _panel(self, axes: Axes, means: pd.DataFrame) -> None:
+    def _panel(self, axes: Axes, means: pd.DataFrame, label: str) -> None:
         for row in means.to_dict("records"):
             colour, mark, face = (CONTROL, "s", "white") if row["blind"] else (METHOD, "o", METHOD)
             axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=colour, lw=1)
@@ -77,9 +78,8 @@ class CostFaithfulness:
         axes.margins(x=0.12, y=0.12)
         axes.grid(color="#eeeeee", lw=0.7)
         axes.set_axisbelow(True)
-        axes.set_xlabel(UNITS.get(self.cost, f"{self.cost} a map"), fontsize=LABEL, **PLAIN)
-        better = arrow(means["higher_is_better"].iloc[0])
-        axes.set_ylabel(broken(words(self.metric), 30) + better, fontsize=LABEL, **PLAIN)
+        axes.set_xlabel(LABELS.get(self.cost, f"{self.cost} a map"), fontsize=LABEL, **PLAIN)
+        axes.set_ylabel(broken(label, 30) + arrow(means["higher_is_better"].iloc[0]), fontsize=LABEL, **PLAIN)
 
 
 def _label(axes: Axes, means: pd.DataFrame, canvas: FigureCanvasAgg) -> None:

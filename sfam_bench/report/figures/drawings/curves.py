@@ -16,7 +16,7 @@ class Curves:
     """Mean score and its 95 % interval over classes, while pixels go or come: a row for each run.
 
     runs: names of stored runs, by what they are called in the figure.
-    walks: names of curves, as deletion_mean.
+    walks: names of curves, as deletion_mean_colour.
     methods: which stand in each panel, not more than one can tell apart.
     """
 

@@ -57,8 +57,7 @@ class Failures:
         rows = figure.add_gridspec(2, 1, height_ratios=(ABOVE, tall))
         above, below = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
         left, right = above.subplots(1, 2, width_ratios=(1.25, 1))
-        better = arrow(run.directions[self.metric]["higher_is_better"])
-        self._values(bare(left), ordered["value"].to_numpy(dtype=float), which, better, len(pictured))
+        self._values(bare(left), ordered["value"].to_numpy(dtype=float), which, run, len(pictured))
         _flags(bare(right), run)
         worst = [{str(key): value for key, value in row.items()} for row in ordered.iloc[which].to_dict("records")]
         if pictured:
@@ -69,7 +68,7 @@ class Failures:
 
     def _ordered(self, run: Summed) -> pd.DataFrame:
         """The pairs with their values, worst first."""
-        better = run.directions.get(self.metric, {}).get("higher_is_better")
+        better = run.catalogue.direction(self.metric)
         if better is None:
             raise lacking(
                 run, f"metric {self.metric} with a better side", "evaluate it with that metric (metric=[...])"
@@ -82,7 +81,7 @@ class Failures:
         joined = own[[*PAIR, "value"]].merge(run.run.pairs.drop_duplicates(PAIR), on=PAIR)
         return joined.sort_values(["value", *PAIR], ascending=[bool(better), True, True], kind="stable")
 
-    def _values(self, axes: Axes, values: np.ndarray, which: list[int], better: str, pictured: int) -> None:
+    def _values(self, axes: Axes, values: np.ndarray, which: list[int], run: Summed, pictured: int) -> None:
         """All pairs in order; those that are shown carry their numbers."""
         axes.plot(np.arange(1, len(values) + 1), values, ".", color=CONTROL, ms=3)
         axes.plot(np.array(which) + 1, values[which], "D", color=REFERENCE, ms=4.5, ls="")
@@ -92,7 +91,8 @@ class Failures:
             ha="right", fontsize=SMALL, color=METHOD,
         )  # fmt: skip
         axes.set_xlabel(f"{len(values)} pairs, worst first", fontsize=SMALL)
-        axes.set_ylabel(broken(words(self.metric), 26) + better, fontsize=SMALL, **PLAIN)
+        better = arrow(run.catalogue.direction(self.metric))
+        axes.set_ylabel(broken(run.catalogue.label(self.metric), 26) + better, fontsize=SMALL, **PLAIN)
         of = f"worst of the {pictured} pairs with images" if pictured else "worst pairs"
         axes.set_title(f"{short(self.method, 26)}; diamonds: {of}, below", fontsize=LABEL, **PLAIN)
 

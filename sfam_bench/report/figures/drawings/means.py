@@ -10,7 +10,7 @@ from sfam_bench.core.errors import check_choices
 from sfam_bench.core.ranges import Count
 from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking, means_of, metrics_of
 from sfam_bench.report.figures.means import draw_means, panel
-from sfam_bench.report.figures.sweep import FEWEST, along, draw_along
+from sfam_bench.report.figures.sweep import draw_along, sweeps_of
 from sfam_bench.report.figures.sweep import panel as swept
 from sfam_bench.report.stored import Stored
 
@@ -40,7 +40,7 @@ class Means:
         for title, name in self.runs.items():
             run = stored.run(name)
             for metric in metrics_of(run, self.metrics):
-                found = panel(run.means, metric, run.directions, title if len(self.runs) > 1 else "")
+                found = panel(run.means, metric, run.catalogue, title if len(self.runs) > 1 else "")
                 panels.append(with_(found, means=means_of(run, metric, self.methods)))
         return draw_means(panels, min(self.columns, len(panels)))
 
@@ -50,7 +50,7 @@ class Sweep:
     """Means and 95 % intervals along a field: a panel for each run and metric.
 
     runs: names of stored runs, by what they are called in the figure.
-    sweep: what the names of the explainers begin with, before their number, as "sfam gamma".
+    field: the number in which the explainers differ, such as gamma.
     metrics: names or patterns.
     levels: explainers that stand as lines.
     columns: panels side by side.
@@ -59,7 +59,7 @@ class Sweep:
     caption: str
     alt: str
     runs: Mapping[str, str]
-    sweep: str
+    field: str
     metrics: Sequence[str]
     levels: Sequence[str] = ()
     columns: Count = 3
@@ -71,14 +71,14 @@ class Sweep:
         panels = []
         for title, name in self.runs.items():
             run = stored.run(name)
+            found = [sweep for sweep in sweeps_of(run.run.manifest) if sweep.field == self.field]
+            if not found:
+                raise lacking(
+                    run, f"explainers along {self.field}", "evaluate it with variants=gamma (make table-choices)"
+                )
             for metric in metrics_of(run, self.metrics):
                 own = means_of(run, metric, ())
-                values = along(own)
-                if values.loc[values["sweep"] == self.sweep, "at"].nunique() < FEWEST:
-                    raise lacking(
-                        run, f"{metric} along {self.sweep}", "evaluate it with variants=gamma (make table-choices)"
-                    )
                 levels = explainers_of(run, self.levels, own["explainer"].tolist(), metric) if self.levels else []
-                kept = own[own["explainer"].isin([*values["explainer"], *levels])]
-                panels.append(swept(kept, self.sweep, metric, title if len(self.runs) > 1 else ""))
-        return draw_along(panels, self.sweep.rpartition(" ")[2], min(self.columns, len(panels)))
+                kept = own[own["explainer"].isin([*found[0].points, *levels])]
+                panels.append(swept(kept, found[0], metric, run.catalogue, title if len(self.runs) > 1 else ""))
+        return draw_along(panels, self.field, min(self.columns, len(panels)))

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 
 from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking
 from sfam_bench.report.figures.style import LABEL, PAGE, PLAIN, SMALL, short
-from sfam_bench.report.names import words
 from sfam_bench.report.stored import Stored
 
-PREFIX = "part_heat_"
+FAMILY = "part_heat"  # of metrics.parts.PartEnergy
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,12 @@ class PartHeat:
 
     def __call__(self, stored: Stored) -> Figure:
         run = stored.run(self.run)
-        own = run.means[run.means["metric"].str.startswith(PREFIX) & (run.means["count"] > 0)]
+        of_family = run.means["metric"].map(run.catalogue.family) == FAMILY
+        own = run.means[of_family & (run.means["count"] > 0)]
         if own.empty:
-            raise lacking(run, f"metric {PREFIX}*", "evaluate birds with metric=[parts] (make table-metrics-cub)")
+            raise lacking(
+                run, f"metric of the family {FAMILY}", "evaluate birds with metric=[parts] (make table-metrics-cub)"
+            )
         names = explainers_of(run, self.methods, own["explainer"].drop_duplicates().tolist(), "heat by part")
         wide = own.pivot(index="explainer", columns="metric")
         means = pd.Series(wide["mean"].mean(axis=0))
@@ -48,7 +50,7 @@ class PartHeat:
             text = "" if np.isnan(value) else f"({value:.1f})" if unclear else f"{value:.1f}"
             colour = "black" if value > half else "white"
             axes.text(column, row, text, ha="center", va="center", fontsize=SMALL, color=colour)
-        titles = [words(part.removeprefix(PREFIX)) for part in parts]
+        titles = [run.catalogue.label(part) for part in parts]
         axes.set_xticks(range(len(parts)), [short(title, 14) for title in titles], fontsize=LABEL, rotation=35, **PLAIN)
         axes.set_yticks(range(len(names)), [short(name, 30) for name in names], fontsize=LABEL, **PLAIN)
         axes.tick_params(length=0)

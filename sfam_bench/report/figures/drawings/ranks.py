@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from sfam_bench.report.figures.drawings.chosen import lacking, metrics_of
 from sfam_bench.report.figures.meta_figures import diagram, draw_diagrams, draw_taus
-from sfam_bench.report.names import group
 from sfam_bench.report.stored import Stored
 from sfam_bench.statistics import worth as meta
 from sfam_bench.statistics.agreement import tau_matrix
@@ -36,19 +34,18 @@ class CriticalDifference:
         diagrams, blind = [], set()
         for title, name in self.runs.items():
             run = stored.run(name)
-            specs = {metric: run.directions[metric] for metric in metrics_of(run, self.metrics)}
+            specs = {metric: run.catalogue.facts[metric] for metric in metrics_of(run, self.metrics)}
             records = run.run.records[run.run.records["metric"].isin([*specs])]
             if self.methods:
                 records = records[records["explainer"].isin(self.methods)]
             found = meta.ranks(records, run.run.pairs, specs)
-            directions = pd.Series({metric: spec["higher_is_better"] for metric, spec in specs.items()}, dtype=object)
             for metric in specs:
                 own = found[found["metric"] == metric]
                 if own.empty:
                     raise lacking(
                         run, f"ranks of {metric}", "choose a metric with a better side, and two methods or more"
                     )
-                diagrams.append(diagram(own, directions, title if len(self.runs) > 1 else ""))
+                diagrams.append(diagram(own, run.catalogue, title if len(self.runs) > 1 else ""))
             blind |= {*(run.run.manifest.get("blind") or ())}
         return draw_diagrams(diagrams, blind)
 
@@ -69,11 +66,11 @@ class MetricAgreement:
     def __call__(self, stored: Stored) -> Figure:
         run = stored.run(self.run)
         names, blind = metrics_of(run, self.metrics), run.run.manifest.get("blind") or ()
-        scores = meta.ratings(run.means, meta.baselines(run.run.records), {name: group(name) for name in names})
+        scores = meta.ratings(run.means, {name: run.catalogue.facts[name] for name in names})
         scores = scores.set_axis(scores.index.get_level_values("metric"), axis=0).dropna(axis=1, how="all")
         scores = scores.loc[[name for name in names if name in scores.index]]
         if len(scores) < FEWEST:
             raise lacking(run, "two of these metrics with a better side", "evaluate more of them (make table-metrics)")
         seeing = scores[[name for name in scores.columns if name not in blind]]
         taus = [tau_matrix(np.asarray(each, dtype=float)) for each in (scores, seeing)]
-        return draw_taus([str(name) for name in scores.index], (taus[0], taus[1]))
+        return draw_taus([run.catalogue.label(str(name)) for name in scores.index], (taus[0], taus[1]))

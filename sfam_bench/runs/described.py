@@ -1,0 +1,30 @@
+"""What older manifests did not say of their metrics, out of a list of the keys that they used."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LIST = Path(__file__).with_name("older_metrics.json")
+
+
+def with_descriptions(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with a description of each metric whose key is known; what it says itself stays.
+
+    Curves whose steps the list leaves open were sampled by the steps of the run.
+    """
+    metrics = manifest.get("metrics") or {}
+    if not any("group" not in facts for facts in metrics.values()):
+        return dict(manifest)
+    target, *values = (manifest.get("steps") or {"_target_": ""}).values()
+    steps = " ".join([str(target).rpartition(".")[2], *map(str, values)])
+    found = {name: {**older_metrics().get(name, {}), **facts} for name, facts in metrics.items()}
+    return {**manifest, "metrics": {n: {**f, "steps": steps} if f.get("steps") == "" else f for n, f in found.items()}}
+
+
+@cache
+def older_metrics() -> dict[str, dict[str, Any]]:
+    """By key, the metrics of runs from before manifests described them."""
+    known: dict[str, dict[str, Any]] = json.loads(LIST.read_text(encoding="utf-8"))
+    return known
