@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 
-import sfam_bench
 from sfam_bench.app.guide import commands, overview, page
 from sfam_bench.core.signals import readers_may_leave
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     known = commands()
     if command == "--version":
-        print(f"sfam-bench {sfam_bench.__version__}")
+        print(f"sfam-bench {version('sfam-bench')}")
         return 0
     with readers_may_leave():
         if command in HELP:

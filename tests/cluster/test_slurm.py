@@ -19,7 +19,7 @@ import yaml
 from sfam_bench.jobs.slurm import Request
 from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried
-from tests.cluster.lab import HERE, ROOT, Lab, Trial, lacking
+from tests.cluster.lab import HERE, ROOT, Lab, PlannedRun, lacking
 from tests.cluster.page import PAGE, commands, settings
 
 QUICK = {"gpus": (0,), "preemption": (10,), "timeout": (20,), "kill_task": (20,)}
@@ -54,11 +54,11 @@ def test_a_comparison_sees_what_is_lost_doubled_and_wrong(tmp_path: Path, monkey
     found.loc[1, "value"] = 1.5
     frames = {tmp_path / "run": found, tmp_path / "whole": whole}
     monkeypatch.setattr("tests.cluster.lab.read_run", lambda root, _: SimpleNamespace(records=frames[root]))
-    assert Trial(Lab(tmp_path, {}), tmp_path / "run").compared() == {
+    assert PlannedRun(Lab(tmp_path, {}), tmp_path / "run").compared() == {
         **{"records": 3, "lost": 1, "added": 0, "duplicated": 1, "difference": 0.5}
     }
     found.loc[1, "flag"] = "constant_map"
-    assert Trial(Lab(tmp_path, {}), tmp_path / "run").compared()["difference"] != 0.5
+    assert PlannedRun(Lab(tmp_path, {}), tmp_path / "run").compared()["difference"] != 0.5
 
 
 def test_a_fault_that_did_not_happen_proves_nothing() -> None:
