@@ -119,10 +119,10 @@ part-agreement: setup  ## do maps follow which parts two birds share? frozen and
 	$(foreach m,frozen fine-tuned,$(foreach s,$(SIMILARITIES),$(agreement) similarity=$s model.name='lite0 $m $s' $(if $(filter fine-tuned,$m),model.checkpoint=results/part-agreement/train/model.safetensors) $(if $(filter negative_euclidean,$s),$(FORMS)) run_dir=results/part-agreement/$m-$s &&)) true
 	$(PY) experiments/report.py 'runs=[$(subst $(empty) $(empty),$(comma),$(foreach m,frozen fine-tuned,$(foreach s,$(SIMILARITIES),results/part-agreement/$m-$s)))]' out=results/part-agreement/report
 
-# A grid of conf/sweep/; LAUNCHER=joblib, slurm_cpu or slurm_gpu. Started again, it makes what is missing.
-LAUNCHER ?= basic
+# A grid of conf/sweep/; LAUNCHER=here, local or slurm. Started again, it continues what is not done.
+LAUNCHER ?= here
 
-sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=joblib] [MORE='pairs.count=8'] (results/sweeps/)
+sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=local] [MORE='pairs.count=8'] (results/sweeps/)
 	$(PY) experiments/sweep.py sweep=$(SWEEP) launcher=$(LAUNCHER) "more=[$(subst $(empty) $(empty),$(comma),$(foreach m,$(MORE),'$m'))]"
 
 differential: setup  ## compare the methods with other people's code, and write docs/differential.md
