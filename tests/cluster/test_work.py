@@ -320,3 +320,31 @@ def test_a_task_is_loaded_without_torch() -> None:
     """Signals that come while submitit unpickles it would kill the process."""
     code = "import sys, sfam_bench.app.task; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_this_process_does_one_shard_after_another_and_goes_on_past_a_failure(
+    run_script: Run, run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ("submit", "run", ALLOW, f"run_dir={run}", "launcher=here")
+    before = Path.cwd()
+    monkeypatch.setenv("POISON", pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[3])
+    refused(run_script(*call), "3 shards: 2 done, 1 failed")
+    assert list(read_notes(run, "failures")) == [Plan.read(run).shards[0].id]
+    monkeypatch.delenv("POISON")
+    assert ok(run_script(*call)).splitlines() == ["1 of 3 shards to do", "3 shards: 3 done; 6 of 6 batches"]
+    assert Path.cwd() == before
+    ok(run_script("submit", "merge", f"run_dir={run}"))
+    same(run, whole)
+    facts = read_run(run).manifest["cost"]
+    assert all(cost["milliseconds"] > 0 for cost in facts.values())
+
+
+def test_a_shard_that_loses_a_pair_in_a_later_turn_is_not_done(
+    run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = Plan.read(run).shards[0].id
+    ok(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"))
+    (run / "records" / "00001.parquet").unlink()
+    monkeypatch.setenv("POISON", pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[3])
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"), "could not be explained")
+    assert "1 failed, 2 waiting" in ok(run_script("submit", "status", f"run_dir={run}"))
