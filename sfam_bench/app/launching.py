@@ -200,8 +200,8 @@ def finish(cfg: DictConfig, root: Path, plan: AnyPlan) -> Status:
     return now
 
 
-def cancel(root: Path) -> None:
-    """Stop what is at work or queued; what is done is kept."""
+def cancel(root: Path, plan: AnyPlan) -> Status:
+    """Stop what is at work or queued, and wait a while until it has ended; what is done is kept."""
     slurm.cancel({its.split("_")[0] for its in read_submitted(root).values()})
     # the driver first, which would begin its processes again
     for note in [*read_notes(root, "launches").values(), *read_notes(root, "running").values()]:
@@ -209,3 +209,7 @@ def cancel(root: Path) -> None:
     for job, note in read_notes(root, "running").items():
         if standing(note) == UNKNOWN and not note["slurm"]:
             print(f"not stopped: {job}, process {note['pid']} of host {note['host']}: stop it there", file=sys.stderr)
+    until = time.monotonic() + local.GRACE
+    while (now := read_status(root, plan)).live and time.monotonic() < until:
+        time.sleep(0.5)
+    return now

@@ -253,7 +253,7 @@ def two_writers(run: PlannedRun, _: int) -> None:
         _, err = process.communicate(timeout=300)
         second = "is being computed by process" in err  # came later, and was refused
         must(process.returncode == 0 or second, f"a writer failed: {err}")
-    run.launcher = [f"run_dir={run.root}", "wait=true", *HERE]
+    run.launcher = [f"run_dir={run.root}", "wait=true", ALLOW, *HERE]
 
 
 @fault("`run` said twice at once", 0, 10)

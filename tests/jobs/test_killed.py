@@ -130,7 +130,9 @@ def test_what_is_cancelled_stops_and_waits(kind: str, run_script: Run, tmp_path:
     while not read_notes(root, "running"):
         assert driver.poll() is None
         time.sleep(0.01)
-    ok(run_script("submit", "cancel", f"run_dir={root}"))
+    said = ok(run_script("submit", "cancel", f"run_dir={root}"))
+    assert "running" not in said
+    assert "queued" not in said
     assert driver.wait(60) != 0
     found = read_notes(root, "running")
     assert not any(map(alive, found.values()))

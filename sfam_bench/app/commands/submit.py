@@ -105,8 +105,7 @@ def merge_shards(cfg: DictConfig) -> None:
 def cancel_jobs(cfg: DictConfig) -> None:
     """Stop what is at work or queued; what is done is kept."""
     root, plan = read_root(cfg)
-    cancel(root)
-    print(read_status(root, plan).line)
+    print(cancel(root, plan).line)
 
 
 VERBS: dict[str, Callable[[DictConfig], None]] = {
