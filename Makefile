@@ -117,10 +117,10 @@ part-agreement: results/train/cub/model.safetensors  ## do maps follow which par
 	$(agreement) model.name='lite0 fine-tuned negative_euclidean' similarity=negative_euclidean $(FORMS) model.checkpoint=$< run_dir=results/part-agreement/fine-tuned-negative_euclidean
 	$(SB) report 'runs=$(call list,$(foreach r,frozen fine-tuned,results/part-agreement/$r-cosine results/part-agreement/$r-negative_euclidean))' out=results/part-agreement/report
 
-# A grid of conf/sweep/; LAUNCHER=joblib, slurm_cpu or slurm_gpu. Started again, it makes what is missing.
-LAUNCHER ?= basic
+# A grid of conf/sweep/; LAUNCHER=here, local or slurm. Started again, it continues what is not done.
+LAUNCHER ?= here
 
-sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=joblib] [MORE='pairs.count=8'] (results/sweeps/)
+sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=local] [MORE='pairs.count=8'] (results/sweeps/)
 	$(SB) sweep sweep=$(SWEEP) launcher=$(LAUNCHER) "more=$(call list,$(foreach m,$(MORE),'$m'))"
 
 differential: setup  ## compare the methods with other people's code, and write docs/differential.md

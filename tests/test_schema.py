@@ -54,7 +54,7 @@ def test_scripts_of_their_own(config: str) -> None:
 
 def test_every_script_is_here() -> None:
     """So that none goes unchecked."""
-    assert {*SCRIPTS, *OTHERS} == {path.stem for path in CONF.glob("*.yaml")} - {"base", "local"}
+    assert {*SCRIPTS, *OTHERS} == {path.stem for path in CONF.glob("*.yaml")} - {"base", "cluster", "local"}
 
 
 @pytest.mark.parametrize("experiment", [*EXPERIMENTS, *PRESETS])
@@ -128,7 +128,7 @@ def test_a_file_for_every_script_may_set_what_one_of_them_has() -> None:
 
 
 def test_local_settings_are_no_part_of_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("base.yaml", "evaluate.yaml"):
+    for name in ("base.yaml", "cluster.yaml", "evaluate.yaml"):
         (tmp_path / name).write_text((CONF / name).read_text())
     for folder in CONF.iterdir():
         if folder.is_dir():

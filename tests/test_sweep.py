@@ -1,16 +1,11 @@
-"""A sweep: names that cannot collide, jobs that are done once, failures that leave their traceback, partial tables."""
+"""A sweep: names that cannot collide, cells that are done once, failures that leave their traceback, partial tables."""
 
 import csv
 import json
-import os
-import pickle
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +15,18 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
-from sfam_bench.app import cli
-from sfam_bench.app.sweeping import LONGEST, Sweep, named, parsed, shares, written
+from sfam_bench.app import cells as celling
+from sfam_bench.app.sweeping import LONGEST, Sweep, cell_name, parse_overrides, written
+from sfam_bench.app.work import work
 from sfam_bench.core.errors import UserError
-from sfam_bench.jobs.job import DONE, Job
+from sfam_bench.jobs.job import Job
+from sfam_bench.jobs.notes import read_notes, write_note
+from sfam_bench.jobs.plan import JobList
+from sfam_bench.jobs.status import Status
 from sfam_bench.report.tables.cells import write_cells
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
@@ -65,16 +63,13 @@ def sweep(out: Path, *more: str, **changed: Any) -> Sweep:
 
 def test_a_name_says_the_axes_and_hangs_on_all_that_matters() -> None:
     overrides = ["experiment=planted", "pooling=gap", "loss.criterion.margin=0.2", "explainer=[sfam,lafam]"]
-    name = named(overrides, ["pooling", "loss.criterion.margin", "explainer"])
+    name = cell_name(overrides, ["pooling", "loss.criterion.margin", "explainer"])
     assert re.fullmatch(r"gap-margin0\.2-sfam-lafam-[0-9a-f]{8}", name)
-    assert named(overrides[::-1], ["pooling", "loss.criterion.margin", "explainer"]) == name
-    assert named([*overrides, "cluster.cpus=4", "model.name='${cell:[]}'"], ["pooling"]) == named(
-        overrides, ["pooling"]
-    )
+    assert cell_name(overrides[::-1], ["pooling", "loss.criterion.margin", "explainer"]) == name
+    assert cell_name([*overrides, "cluster.cpus=4"], ["pooling"]) == cell_name(overrides, ["pooling"])
     for changed in ("experiment=cub", "seed=1", "+seed=1"):
-        assert named([*overrides, changed], ["pooling"]) != named(overrides, ["pooling"])
-    assert named([*overrides, "similarity=dot"], ["pooling"], ["similarity"]) == named(overrides, ["pooling"])
-    assert named([*overrides, "pooling=gem"], ["pooling"]).startswith("gem-")  # the later counts
+        assert cell_name([*overrides, changed], ["pooling"]) != cell_name(overrides, ["pooling"])
+    assert cell_name([*overrides, "pooling=gem"], ["pooling"]).startswith("gem-")  # the later counts
 
 
 VALUES = st.recursive(
@@ -91,8 +86,8 @@ VALUES = st.recursive(
 @given(VALUES)
 @settings(max_examples=150, deadline=None)
 def test_a_value_reaches_hydra_as_it_is_and_its_name_is_safe(value: Any) -> None:
-    assert parsed([f"key={written(value)}"]) == {"key": value}
-    name = named([f"a.key={written(value)}"])
+    assert parse_overrides([f"key={written(value)}"]) == {"key": value}
+    name = cell_name([f"a.key={written(value)}"])
     assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
     assert ".." not in Path(name).parts
     assert len(name) <= LONGEST + 9
@@ -101,7 +96,7 @@ def test_a_value_reaches_hydra_as_it_is_and_its_name_is_safe(value: Any) -> None
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=6, unique_by=lambda pair: json.dumps(pair)))
 @settings(max_examples=30, deadline=None)
 def test_cells_that_differ_never_share_a_name(values: list[tuple[Any, Any]]) -> None:
-    names = {named([f"a={written(first)}", f"b={written(second)}"]) for first, second in values}
+    names = {cell_name([f"a={written(first)}", f"b={written(second)}"]) for first, second in values}
     assert len(names) == len(values)
 
 
@@ -109,8 +104,8 @@ def test_cells_that_differ_never_share_a_name(values: list[tuple[Any, Any]]) -> 
     "text", ["1e3", "null", "True", "nan", "it's", "a\\", "a\\'b", "a,b", "${x}", "", " a", "a=b", "é"]
 )
 def test_texts_that_look_like_something_else(text: str) -> None:
-    assert parsed([f"key={written(text)}"]) == {"key": text}
-    assert parsed([f"key=[{written(text)}]"]) == {"key": [text]}
+    assert parse_overrides([f"key={written(text)}"]) == {"key": text}
+    assert parse_overrides([f"key=[{written(text)}]"]) == {"key": [text]}
 
 
 # Grids
@@ -136,19 +131,20 @@ def test_a_grid_is_a_product_and_an_evaluation_knows_its_training(tmp_path: Path
     assert [tuple(job.axes.values()) for job in made.jobs("evaluate")] == [
         *[("gap", "cosine"), ("gap", "dot"), ("gem", "cosine"), ("gem", "dot")]
     ]
-    assert "pooling=gap,gem" in made.arguments("train", made.jobs("train"))
-    due = [job for job in made.jobs("evaluate") if job.axes["pooling"] == "gem"]
-    arguments = made.arguments("evaluate", due)
-    assert {"pooling=gem", "similarity=cosine,dot", "pairs.count=8"} <= {*arguments}
-    assert any(argument.startswith("model.checkpoint=") for argument in arguments)
+    trainings, cells = made.jobs("train"), made.jobs("evaluate")
+    assert [job.after for job in cells] == [[trainings[0].id]] * 2 + [[trainings[1].id]] * 2
+    assert [job.after for job in trainings] == [[], []]
+    assert cells[3].command[0] == "evaluate"
+    assert {"pooling=gem", "similarity=dot", "pairs.count=8"} <= {*cells[3].command}
+    assert [job.id for job in made.plan().jobs] == [job.id for job in [*trainings, *cells]]
 
 
 def test_without_training_nothing_is_loaded(tmp_path: Path) -> None:
     made = sweep(tmp_path, "model.checkpoint=mine.safetensors", train=None)
     assert made.stages == ("evaluate",)
-    assert [argument for argument in made.arguments("evaluate", []) if "checkpoint" in argument] == [
-        "model.checkpoint=mine.safetensors"
-    ]
+    for job in made.jobs("evaluate"):
+        assert not job.after
+        assert [word for word in job.command if "checkpoint" in word] == ["model.checkpoint=mine.safetensors"]
     assert len(sweep(tmp_path, train={}, evaluate={}).jobs("evaluate")) == 1
 
 
@@ -176,7 +172,8 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path, changed: dict[str, Any], wo
     [
         (["sweep=nonsense"], ("no sweep 'nonsense'", "gamma", "losses")),
         ([], ("sweep=",)),
-        (["sweep=gamma", "launcher=carrier_pigeon"], ("launcher is 'carrier_pigeon'", "basic, joblib, slurm_cpu")),
+        (["sweep=gamma", "launcher=carrier_pigeon"], ("launcher=carrier_pigeon", "here, local, slurm")),
+        (["sweep=gamma", "cluster.cpus=0"], ("cpus", "at least 1")),
         (["sweep=gamma", "more=['pooling=gap']"], ("pooling is an axis",)),
         (["sweep=gamma", "more=['pairs.count']"], ("cannot read the override", "KEY=VALUE")),
     ],
@@ -189,147 +186,64 @@ def test_a_mistake_is_one_line(run_script: Run, tmp_path: Path, overrides: list[
     assert not (tmp_path / "out").exists()
 
 
-# Launchers
+# Cells
 
 
-def launcher(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("evaluate", [f"hydra/launcher={name}", *overrides], return_hydra_config=True)
+def failures(root: Path) -> dict[str, dict[str, Any]]:
+    return read_notes(root, "failures")
 
 
-def test_a_slurm_launcher_asks_for_what_the_config_says() -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    asked = ["cluster.account=birds", "cluster.partition=long", "cluster.gpus=2", "cluster.cpus=6", "cluster.memory=32"]
-    asked += ["cluster.minutes=90", "cluster.setup=[module load cuda]", "cluster.warning=45", "cluster.at_once=7"]
-    for name, gpus in (("slurm_cpu", None), ("slurm_gpu", 2)):
-        cfg = launcher(name, *asked)
-        HydraConfig.instance().set_config(cfg)
-        params = instantiate(cfg.hydra.launcher).params
-        assert params["max_num_timeout"] > 0
-        assert {key: params[key] for key in ("account", "partition", "gpus_per_node", "cpus_per_task", "mem_gb")} == {
-            **{"account": "birds", "partition": "long", "gpus_per_node": gpus, "cpus_per_task": 6, "mem_gb": 32}
-        }
-        assert (params["timeout_min"], params["signal_delay_s"], params["array_parallelism"]) == (90, 45, 7)
-        assert params["setup"] == ["module load cuda"]
+def planned(root: Path, *overrides: str) -> JobList:
+    """A sweep of a single evaluation."""
+    plan = sweep(root, *SMALL, *overrides, train=None, evaluate={}).plan()
+    root.mkdir()
+    plan.write(root)
+    return plan
 
 
-@pytest.mark.filterwarnings(r"ignore:\s*.hydra.launcher.joblib. is validated")
-def test_joblib_takes_as_many_jobs_as_fit_or_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
-    assert (shares(1), shares(2), shares(9), shares(64)) == (9, 4, 1, 1)
-    monkeypatch.delenv("SFAM_BENCH_JOBS", raising=False)
-    assert launcher("joblib", "cluster.cpus=4").hydra.launcher.n_jobs == 2
-    monkeypatch.setenv("SFAM_BENCH_JOBS", "5")
-    assert instantiate(launcher("joblib").hydra.launcher).joblib["n_jobs"] == 5
-
-
-# Jobs
-
-
-def of(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-
-
-def test_a_multirun_goes_on_past_a_failure_and_keeps_its_traceback(run_script: Run, tmp_path: Path) -> None:
-    call = ("evaluate", "--multirun", f"hydra.sweep.dir={tmp_path}", *SMALL)
-    code, out, err = run_script(*call, "batch_size=0,8")
+def test_a_multirun_is_refused(run_script: Run) -> None:
+    code, out, err = run_script("evaluate", "--multirun", "seed=0,1")
     assert (code, out) == (2, "")
-    (failed,) = of(tmp_path / "failures").items()
-    assert failed[0].startswith("evaluate-")
-    assert failed[1]["error"] == "batch_size is 0: expected a whole number of at least 1"
-    assert "in check_settings" in failed[1]["traceback"]
-    assert "batch_size=0" in failed[1]["overrides"]
-    assert "in check_settings" in err  # the log
-    assert f"error: {failed[0]}: batch_size is 0" in err.splitlines()[-1]
-    (done,) = tmp_path.glob("evaluate-*/done.json")
-    assert done.parent.name != failed[0]
-    assert {"overrides", "seconds", "code"} <= json.loads(done.read_text()).keys()
-    assert "records of 3 pairs" in (done.parent / "job.log").read_text()
+    assert "sfam-bench sweep" in err
 
 
-def job(folder: Path) -> DictConfig:
-    """Pretend to be a job of a multirun in this folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        own = {"mode": "MULTIRUN", "job.name": "evaluate", "job.num": 0, "job.id": 0, "runtime.output_dir": folder}
-        overrides = [*(f"hydra.{key}={value}" for key, value in own.items()), "pooling=gem"]
-        cfg = compose("evaluate", overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
+def test_a_cell_that_fails_leaves_its_traceback_and_a_success_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "out"
+    (job,) = planned(root).jobs
 
+    def fail(cfg: DictConfig) -> None:
+        raise OSError(28, "disk full")
 
-def test_a_job_is_done_once_in_its_own_folder(tmp_path: Path) -> None:
-    seen = []
-    for _ in range(2):
-        cli.once(lambda cfg: seen.append((cfg.run_dir, cfg.resume)), job(tmp_path / "evaluate-a"))
-    assert seen == [(str(tmp_path / "evaluate-a"), True)]
-    assert json.loads((tmp_path / "evaluate-a" / DONE).read_text())["overrides"] == ["pooling=gem"]
-
-
-class Odd(Exception):
-    """An error that cannot be carried from one process to another."""
-
-    def __init__(self, first: int, second: int) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
-
-
-@pytest.mark.parametrize("error", [UserError("mend it"), Odd(1, 2), MemoryError("no room"), OSError(28, "disk full")])
-def test_a_failure_can_be_carried_and_a_success_removes_it(tmp_path: Path, error: Exception) -> None:
-    def fails(cfg: DictConfig) -> None:
-        raise error
-
-    with pytest.raises(UserError) as raised:
-        cli.once(fails, job(tmp_path / "evaluate-a"))
-    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)  # noqa: S301
-    found = of(tmp_path / "failures")["evaluate-a"]
-    assert found["error"]
-    assert "in fails" in found["traceback"]
+    with monkeypatch.context() as patched:
+        patched.setattr("sfam_bench.app.commands.evaluate.main", fail)
+        with pytest.raises(OSError, match="disk full"):
+            work(root, job.id)
+    found = failures(root)[job.id]
+    assert "disk full" in found["error"]
+    assert "in fail" in found["traceback"]
     assert found["host"]
-    assert not (tmp_path / "evaluate-a" / DONE).exists()
-    cli.once(lambda cfg: None, job(tmp_path / "evaluate-a"))
-    assert of(tmp_path / "failures") == {}
-    assert (tmp_path / "evaluate-a" / DONE).exists()
+    assert not read_notes(root, "done")
+    assert work(root, job.id) is None
+    assert failures(root) == read_notes(root, "running") == {}
+    assert read_notes(root, "done")[job.id]["code"]
+    assert len(read_run(root / job.id).pairs) == 3
 
 
-def test_of_a_job_that_was_started_twice_the_second_waits_for_the_first(tmp_path: Path) -> None:
-    order = []
-
-    def second() -> None:
-        with cli.locked(tmp_path):
-            order.append("second")
-
-    with cli.locked(tmp_path):
-        thread = threading.Thread(target=second)
-        thread.start()
-        time.sleep(0.2)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
+def test_a_signal_that_ended_a_training_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "out"
+    (job,) = planned(root).jobs
+    monkeypatch.setattr("sfam_bench.app.commands.evaluate.main", lambda cfg: sys.exit(128 + signal.SIGUSR2))
+    assert work(root, job.id) == signal.SIGUSR2
+    assert Status.of(root, JobList("sweep", "/", [job]), {}).of_state("waiting") == [job.id]
 
 
-def test_a_signal_that_ended_a_job_is_handed_to_who_listened_before(tmp_path: Path) -> None:
-    heard: list[int] = []
-
-    def stops(cfg: DictConfig) -> None:
-        sys.exit(128 + signal.SIGUSR2)
-
-    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
-    try:
-        with pytest.raises(SystemExit):
-            cli.once(stops, job(tmp_path / "evaluate-a"))
-    finally:
-        signal.signal(signal.SIGUSR2, before)
-    assert heard == [signal.SIGUSR2]
-    assert Job("evaluate-a", tmp_path).state == "missing"
-
-
-def test_a_job_that_was_killed_before_its_manifest_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def begins(cfg: DictConfig) -> None:
-        RunStore.create(Path(cfg.run_dir), {}, {}, cfg.resume)
+def test_a_cell_that_was_killed_before_its_manifest_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "out"
+    (job,) = planned(root).jobs
 
     class Killed(BaseException): ...
 
@@ -339,35 +253,62 @@ def test_a_job_that_was_killed_before_its_manifest_begins_anew(tmp_path: Path, m
     with monkeypatch.context() as patched:
         patched.setattr(RunStore, "write_manifest", kill)
         with pytest.raises(Killed):
-            cli.once(begins, job(tmp_path / "evaluate-a"))
-    assert (tmp_path / "evaluate-a" / "records").is_dir()
-    assert Job("evaluate-a", tmp_path).state == "missing"
-    cli.once(begins, job(tmp_path / "evaluate-a"))
-    assert Job("evaluate-a", tmp_path).done
+            work(root, job.id)
+    assert (root / job.id / "records").is_dir()
+    assert not failures(root)
+    assert work(root, job.id) is None
 
 
 def test_an_evaluation_says_which_training_it_lacks(tmp_path: Path) -> None:
-    training = Job("train-gap-1", tmp_path)
-    model = {"checkpoint": str(training.folder / "model.safetensors")}
-    cfg = OmegaConf.create({"run_dir": str(tmp_path / "evaluate-gap-1"), "model": model})
-    with pytest.raises(UserError, match=r"its training train-gap-1 is missing: start the sweep again"):
-        cli.trained(cfg)
-    training.failed({"error": "no such loss"})
-    with pytest.raises(UserError, match=r"its training train-gap-1 is failed: no such loss"):
-        cli.trained(cfg)
-    training.folder.mkdir()
-    training.finished({})
-    cli.trained(cfg)
-    cli.trained(OmegaConf.create({"run_dir": "a", "model": {"checkpoint": "b/train-x/model.safetensors"}}))
+    plan = sweep(tmp_path).plan()
+    plan.write(tmp_path)
+    cell = plan.jobs[-1]
+    with pytest.raises(UserError, match=f"{cell.id} needs {cell.after[0]}, which is not done"):
+        work(tmp_path, cell.id)
+    assert not failures(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["data", "download=cub"], "would run 'data'"),
+        (["evaluate", "+explainer.own={_target_: os.system}"], "os.system"),
+        (["evaluate", "explainer.sfam._target_=subprocess.Popen"], "subprocess.Popen"),
+        (["evaluate", "seed=0,1"], "0,1"),
+    ],
+)
+def test_a_plan_of_somebody_else_runs_nothing_that_is_not_admitted(
+    tmp_path: Path, command: list[str], words: str
+) -> None:
+    JobList("sweep", str(tmp_path), [Job("evaluate-a", command=command)]).write(tmp_path)
+    with pytest.raises(Exception, match=re.escape(words)):
+        work(tmp_path, "evaluate-a")
+    assert words in failures(tmp_path)["evaluate-a"]["error"]
+    assert not (tmp_path / "evaluate-a").exists()
+
+
+def test_the_config_of_a_cell_is_that_of_its_command_alone(tmp_path: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        outer = compose("sweep", ["sweep=gamma"], return_hydra_config=True)
+        HydraConfig.instance().set_config(outer)
+        with celling.compose_command("evaluate", ["seed=7", "loss=triplet"]) as cfg:
+            assert cfg.seed == 7
+            assert HydraConfig.get().runtime.choices["loss"] == "triplet"
+        assert HydraConfig.get().runtime.choices["sweep"] == "gamma"
+        assert compose("sweep", ["sweep=losses"]).sweep.train
 
 
 # The table
 
 
+def write(root: Path, jobs: list[Job]) -> tuple[list[str], list[str]]:
+    plan = JobList("sweep", "/", jobs, facts={"name": "mine"})
+    return write_cells(root, plan, Status.of(root, plan, {}))
+
+
 def finished(root: Path, name: str, values: dict[str, list[float]], axes: dict[str, Any]) -> Job:
-    """A job with a run folder of two pairs of two classes each, and one metric."""
-    made = Job(name, root, axes)
-    store = RunStore.create(made.folder, {"name": name}, {"metrics": {"iou_50": {"higher_is_better": True}}})
+    """A cell with a run folder of two pairs of two classes each, and one metric."""
+    store = RunStore.create(root / name, {"name": name}, {"metrics": {"iou_50": {"higher_is_better": True}}})
     ids = [f"q{number}" for number in range(4)]
     where = {"query_id": ids, "reference_id": ids}
     facts = {"kind": "random_positive", "score": 0.5, "query_class": "x"}
@@ -377,24 +318,29 @@ def finished(root: Path, name: str, values: dict[str, list[float]], axes: dict[s
         0, pd.concat([pd.DataFrame({**where, **of_all, "explainer": k, "value": v}) for k, v in values.items()])
     )
     store.finish(shards=1)
-    made.finished({})
-    return made
+    write_note(root, "done", name, seconds=1.0)
+    return Job(name, command=["evaluate"], axes=axes)
 
 
 def test_the_table_has_a_row_a_cell_and_names_first_what_is_missing(tmp_path: Path) -> None:
     values = {"sfam": [0.1, 0.3, 0.5, 0.9], "lafam": [0.1, 0.1, 0.1, 0.1]}
-    cells = [finished(tmp_path, "evaluate-a", values, {"loss": "a"}), Job("evaluate-b", tmp_path, {"loss": "b"})]
-    cells += [Job("evaluate-c", tmp_path, {"loss": "c"}), finished(tmp_path, "evaluate-d", values, {"loss": "d"})]
-    cells[1].failed({"error": "cannot read x|y"})
+    cells = [
+        finished(tmp_path, "evaluate-a", values, {"loss": "a"}),
+        Job("evaluate-b", command=["evaluate"], axes={"loss": "b"}),
+    ]
+    cells += [
+        Job("evaluate-c", command=["evaluate"], axes={"loss": "c"}),
+        finished(tmp_path, "evaluate-d", values, {"loss": "d"}),
+    ]
+    write_note(tmp_path, "failures", "evaluate-b", error="cannot read x|y")
     (tmp_path / "evaluate-d" / "records" / "00000.parquet").write_bytes(b"half")
-    training = Job("train-a", tmp_path)
-    done, undone = write_cells("mine", {"train": [training], "evaluate": cells}, tmp_path)
-    assert [one.id for one in done] == ["evaluate-a"]
-    assert [one.id for one in undone] == ["train-a", "evaluate-b", "evaluate-c", "evaluate-d"]
+    done, found = write(tmp_path, [Job("train-a", command=["train"]), *cells])
+    assert done == ["evaluate-a"]
+    assert found == ["evaluate-a", "evaluate-b", "evaluate-c", "evaluate-d"]
     with (tmp_path / "cells.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["cell"], row["loss"], row["state"]) for row in rows] == [
-        *[("evaluate-a", "a", "done"), ("evaluate-b", "b", "failed"), ("evaluate-c", "c", "missing")],
+        *[("evaluate-a", "a", "done"), ("evaluate-b", "b", "failed"), ("evaluate-c", "c", "waiting")],
         ("evaluate-d", "d", "failed"),
     ]
     assert float(rows[0]["iou_50 sfam"]) == pytest.approx(0.45)
@@ -406,105 +352,75 @@ def test_the_table_has_a_row_a_cell_and_names_first_what_is_missing(tmp_path: Pa
     assert page.splitlines()[:7] == [
         "# Sweep mine",
         "",
-        "- train: 1 cells: 0 done, 0 failed, 1 missing",
-        "- evaluate: 4 cells: 1 done, 2 failed, 1 missing",
-        "- not done: train-a: missing",
+        "- train: 1 cells: 1 waiting",
+        "- evaluate: 4 cells: 1 done, 2 failed, 1 waiting",
+        "- not done: train-a: waiting",
         r"- not done: evaluate-b: failed: cannot read x\|y",
-        "- not done: evaluate-c: missing",
+        "- not done: evaluate-c: waiting",
     ]
     assert "| evaluate-a | 0.45 [" in page  # without a mark, since two classes give none
     assert "| evaluate-b | failed | failed |" in page
-    assert "| evaluate-c | missing | missing |" in page
+    assert "| evaluate-c | waiting | waiting |" in page
 
 
 def test_a_table_of_nothing_names_all(tmp_path: Path) -> None:
-    cells = [Job("evaluate-a", tmp_path, {}), Job("evaluate-b", tmp_path, {})]
-    (tmp_path / "failures").mkdir()
-    cells[0].failure.write_text("{half")
-    done, undone = write_cells("mine", {"evaluate": cells}, tmp_path)
-    assert (done, undone) == ([], cells)
+    cells = [Job("evaluate-a", command=["evaluate"]), Job("evaluate-b", command=["evaluate"])]
+    write_note(tmp_path, "failures", "evaluate-a", error="no such loss")
+    done, found = write(tmp_path, cells)
+    assert (done, found) == ([], ["evaluate-a", "evaluate-b"])
     page = (tmp_path / "cells.md").read_text()
-    assert f"not done: evaluate-a: failed: see {cells[0].failure}" in page
-    assert "not done: evaluate-b: missing" in page
+    assert "not done: evaluate-a: failed: no such loss" in page
+    assert "not done: evaluate-b: waiting" in page
 
 
 # Whole sweeps
 
 
-def moments(jobs: Sequence[Job]) -> dict[str, int]:
-    """When each file of these jobs was written last; the log says that a job was asked again."""
-    files = [path for one in jobs for path in one.folder.rglob("*") if path.is_file() and path.name != "job.log"]
+def moments(root: Path, jobs: Sequence[Job]) -> dict[str, int]:
+    """When each file of these cells was written last."""
+    files = [path for one in jobs for path in (root / one.id).rglob("*") if path.is_file()]
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
-def test_failed_cells_are_named_and_made_alone_once_the_cause_is_mended(
-    run_script: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    monkeypatch.setenv("SFAM_BENCH_JOBS", "2")
+def test_failed_cells_are_named_and_made_alone_once_the_cause_is_corrected(run_script: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = sweep(out, *SMALL)
     trainings, cells = (made.jobs(stage) for stage in made.stages)
-    call = ("sweep", "sweep=losses", *GRID, f"out={out}", f"more={written(SMALL)}", "report=false")
+    call = ("sweep", "sweep=losses", *GRID, f"out={out}", f"more={written(SMALL)}", "report=false", "cluster.cpus=1")
     # both models are trained, then one is cut short on the disk
-    assert run_script("train", *made.arguments("train", trainings))[0] == 0
-    assert all(one.done for one in trainings)
-    model = trainings[1].folder / "model.safetensors"
+    out.mkdir()
+    made.plan().write(out)
+    for one in trainings:
+        assert work(out, one.id) is None
+    model = out / trainings[1].id / "model.safetensors"
     model.write_bytes(model.read_bytes()[:1000])
 
-    code, printed, err = run_script(*call, "launcher=joblib")
+    code, printed, err = run_script(*call, "launcher=local", "workers=2")
     assert code == 1
-    assert "train: 2 cells, 0 to do" in printed
-    assert "error: 2 of 4 cells are missing" in err
-    assert "Traceback" in capfd.readouterr().err  # of the process that joblib started
+    assert "4 of 6 jobs to do" in printed
+    assert "error: 2 of 4 cells are not done" in err
     bad = [one for one in cells if one.axes["pooling"] == "gem"]
-    assert [one.state for one in cells] == ["done", "done", "failed", "failed"]
+    assert {*failures(out)} == {one.id for one in bad}
     for one in bad:
-        failure = of(out / "failures")[one.id]
-        assert str(model) in failure["error"]
-        assert "in read_state" in failure["traceback"]
+        assert str(model) in failures(out)[one.id]["error"]
+        assert "in read_state" in failures(out)[one.id]["traceback"]
+        assert str(model) in (out / "logs" / f"{one.id}.log").read_text()
     top = (out / "cells.md").read_text().split("## Cells")[0]
     assert [one.id for one in cells if one.id in top] == [one.id for one in bad]
 
     good = [*trainings[:1], *cells[:2]]
-    before = moments(good)
-    shutil.rmtree(trainings[1].folder)
+    before = moments(out, good)
+    shutil.rmtree(out / trainings[1].id)
     code, printed, _ = run_script(*call)
     assert code == 0
-    assert "train: 2 cells, 1 to do" in printed
-    assert "evaluate: 4 cells, 2 to do" in printed
-    assert moments(good) == before
-    assert all(one.done for one in cells)
-    assert of(out / "failures") == {}
+    assert "3 of 6 jobs to do" in printed
+    assert moments(out, good) == before
+    assert failures(out) == {}
     assert "not done" not in (out / "cells.md").read_text()
-    assert len({tuple(read_run(one.folder).records["model"].unique()) for one in cells}) == 4
+    assert len({tuple(read_run(out / one.id).records["model"].unique()) for one in cells}) == 4
 
-    before = moments([*trainings, *cells])
+    before = moments(out, [*trainings, *cells])
     code, printed, _ = run_script(*call)
     assert code == 0
-    assert "evaluate: 4 cells, 0 to do" in printed
-    assert moments([*trainings, *cells]) == before
-
-
-def test_a_killed_sweep_goes_on_where_it_was(run_script: Run, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    made = sweep(tmp_path / "out", *SMALL, "batch_size=1", train=None, evaluate={"seed": [0, 1, 2, 3]})
-    cells = made.jobs("evaluate")
-    command = [sys.executable, str(ROOT / "experiments" / "evaluate.py"), *made.arguments("evaluate", cells, "joblib")]
-    environment = {**os.environ, "SFAM_BENCH_JOBS": "2", "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    while not any(one.done for one in cells):
-        assert running.poll() is None
-        time.sleep(0.01)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    done = [one for one in cells if one.done]
-    assert 0 < len(done) < len(cells)
-    assert {one.state for one in cells} == {"done", "missing"}
-    _, undone = write_cells("mine", {"evaluate": cells}, made.out)
-    assert undone == [one for one in cells if one not in done]
-    before = moments(done)
-    assert run_script("evaluate", *made.arguments("evaluate", undone))[0] == 0
-    assert all(one.done for one in cells)
-    assert moments(done) == before
-    assert [len(read_run(one.folder).pairs) for one in cells] == [3, 3, 3, 3]
+    assert "0 of 6 jobs to do" in printed
+    assert moments(out, [*trainings, *cells]) == before

@@ -36,7 +36,7 @@ DEFAULT = {"x": 1.0, "kind": "a"}
 
 def opened(path: Path, space: Space = SPACE, default: Mapping[str, Any] = DEFAULT, **more: Any) -> Any:
     settings = {"higher": True, "seed": 3, "identity": "one", "known": False, **more}
-    found: AbstractContextManager[Study] = Study.opened(path, space, default, **settings)
+    found: AbstractContextManager[Study] = Study.open(path, space, default, **settings)
     return found
 
 

@@ -115,7 +115,7 @@ def compute(root: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         shards = ["0" * 16]  # the scripts say what is wrong
     for shard in shards:
-        script("work", f"run_dir={root}", f"shard={shard}")
+        script("work", f"run_dir={root}", f"job={shard}")
     script("submit", "verb=merge", f"run_dir={root}")
 
 

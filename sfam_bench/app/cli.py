@@ -1,41 +1,26 @@
 """What every script shares: Hydra's entry, and one-line errors with exit code 2 for what the user can mend."""
 
-import fcntl
 import functools
-import logging
 import os
 import re
 import shlex
-import signal
-import socket
 import sys
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sfam_bench.app.paths import expand, expanded
 from sfam_bench.app.schema import CONF, check_keys, suggestion
 from sfam_bench.app.settings import check_settings
-from sfam_bench.app.sweeping import cell, own_overrides, shares
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.provenance import run_facts
 from sfam_bench.core.signals import readers_may_leave
-from sfam_bench.jobs.job import Job
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
@@ -46,23 +31,16 @@ PLAINER = {
     r"^In '\w+': | Available options in .*| Config search path: .*|, set env var HYDRA_FULL_ERROR=1.*": "",
 }
 
-log = logging.getLogger(__name__)
-# here, since the processes of joblib and submitit import this file before they read a config
-OmegaConf.register_new_resolver("cell", cell, replace=True)
-OmegaConf.register_new_resolver("shares", shares, replace=True)
-# that it is checked by the launcher's own schema is welcome
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/joblib' is validated against ConfigStore schema")
-
 
 def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Decorate `main(cfg)` with the config `conf/<config>.yaml`; a word in the first place is the setting `first`."""
+    """Decorate `main(cfg)` with the config `conf/<config>.yaml`; a word in the first place is the setting `first`.
+
+    `inspect.unwrap` gives `main` back.
+    """
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def task(cfg: DictConfig) -> None:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                once(main, cfg)
-                return
             try:
                 expand(cfg)
                 check_keys(cfg)
@@ -73,12 +51,17 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
 
         entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)
 
+        @functools.wraps(main)
         def run() -> None:
             # Hydra prints its own errors and exits with 1; this hands them on
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 if first and sys.argv[1:] and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
                     sys.argv[1] = f"{first}={sys.argv[1]}"
+                if {"-m", "--multirun"} & {*sys.argv[1:]}:
+                    raise UserError(
+                        "a multirun is a sweep: write conf/sweep/NAME.yaml, then sfam-bench sweep sweep=NAME"
+                    )
                 sys.argv[1:] = expanded(sys.argv[1:])
                 with readers_may_leave():
                     entry()
@@ -97,71 +80,6 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
         return run
 
     return decorate
-
-
-def once(main: Callable[[DictConfig], None], cfg: DictConfig) -> None:
-    """Do a job of a multirun in its own folder unless it is done there; an unfinished one is continued.
-
-    Leaves done.json, or failures/ID.json with the traceback, which launchers lose, and raises what they can carry.
-    """
-    hydras, start = HydraConfig.get(), time.perf_counter()
-    folder = Path(hydras.runtime.output_dir)
-    job = Job(folder.name, folder.parent)
-    facts = {"overrides": own_overrides(), "host": socket.gethostname(), "pid": os.getpid()}
-    with locked(folder), (folder / "job.log").open("a") as printed, redirect_stdout(printed):
-        if job.done:
-            log.info("%s: done already", job.id)
-            return
-        try:
-            for name, value in {"run_dir": str(folder), "resume": cfg.get("resume") or True}.items():
-                if name in cfg:
-                    cfg[name] = value
-            spread()
-            expand(cfg)
-            check_keys(cfg)
-            check_settings(cfg)
-            trained(cfg)
-            main(cfg)
-        except SystemExit as stop:
-            hand_on(stop)
-            raise
-        except Exception as error:
-            log.exception("%s failed", job.id)
-            why = one_line(error) or type(error).__name__
-            at = datetime.now(UTC).isoformat(timespec="seconds")
-            job.failed({**facts, "at": at, "error": why, "traceback": traceback.format_exc()})
-            raise UserError(f"{job.id}: {why} (traceback: {job.failure})") from None  # others may not be picklable
-        job.finished({**facts, "seconds": time.perf_counter() - start, "code": run_facts()["git"]})
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, whoever else wants it waits: a job that was started twice is done once."""
-    with (folder / ".lock").open("w") as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def spread() -> None:
-    """Take as many threads as SLURM gave, which may let a job see all cores of its node."""
-    if (cpus := os.environ.get("SLURM_CPUS_PER_TASK")) and (torch := sys.modules.get("torch")):
-        torch.set_num_threads(int(cpus))
-
-
-def trained(cfg: DictConfig) -> None:
-    """Raise UserError where a job needs the model of another job of its sweep that is not done."""
-    checkpoint = Path(OmegaConf.select(cfg, "model.checkpoint") or "")
-    training = Job(checkpoint.parent.name, checkpoint.parent.parent)
-    if training.id.startswith("train-") and training.root == Path(cfg.run_dir).parent and not training.done:
-        raise UserError(f"its training {training.id} is {training.state}: {training.why or 'start the sweep again'}")
-
-
-def hand_on(stop: SystemExit) -> None:
-    """Send a signal that ended a job once more, to whoever listened before: submitit, which has SLURM start it anew."""
-    number = stop.code - 128 if isinstance(stop.code, int) else 0
-    if number in set(signal.Signals) and callable(signal.getsignal(number)):
-        signal.raise_signal(number)
 
 
 def fail(error: BaseException) -> NoReturn:

@@ -1,5 +1,6 @@
 """What several scripts build alike from the config."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ from sfam_bench.runs.continued import Resume, refuse
 from sfam_bench.runs.store import RunStore
 
 NOT_ONE = "none of the explainers fits this model and target: choose others"
+
+
+def use_allotted_threads() -> None:
+    """Take as many threads as SLURM gave, which may let a job see all cores of its node."""
+    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
+        torch.set_num_threads(int(cpus))
 
 
 def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:

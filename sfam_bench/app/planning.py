@@ -1,5 +1,6 @@
 """Freeze an evaluation in a plan: choose its pairs, measure its first batch, cut it into shards."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -14,8 +15,8 @@ from safetensors.torch import save
 from sfam_bench.app.evaluation import Bench, Evaluation, write
 from sfam_bench.app.rehearsal import rehearse
 from sfam_bench.app.settings import resolved
+from sfam_bench.app.shards import GALLERY
 from sfam_bench.app.stored import needed
-from sfam_bench.app.work import GALLERY, threads
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, digest, probe
 from sfam_bench.core.provenance import config_hash, differences, running_code
@@ -50,7 +51,7 @@ def plan(cfg: DictConfig) -> None:
 
 def frozen(cfg: DictConfig, root: Path) -> None:
     """The same, in a folder that no other process plans in."""
-    torch.set_num_threads(threads(cfg.cluster.cpus))
+    torch.set_num_threads(max(1, min(cfg.cluster.cpus, len(os.sched_getaffinity(0)))))  # what a job has, at most
     evaluation = Evaluation.of(cfg)
     identity = config_hash(evaluation.identity)
     if (root / FILE).is_file():

@@ -1,7 +1,6 @@
-"""A grid of trainings and evaluations: its cells, what they are called, and Hydra's arguments that make them."""
+"""A grid of trainings and evaluations: its cells, what they are called, and the commands that make them."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +8,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
 
+from sfam_bench.app.stored import needed
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash
 from sfam_bench.jobs.job import Job
+from sfam_bench.jobs.plan import JobList
 
 KEYS = ("experiment", "fixed", "train", "evaluate")
 STAGES = ("train", "evaluate")
@@ -27,32 +26,17 @@ PLAIN = re.compile(
 LONGEST = 64  # characters of a name before its hash
 
 
-def cell(axes: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
-    """The name of this job of a multirun, as `named`; a resolver, for configs."""
-    return named(own_overrides(), axes, without)
-
-
-def own_overrides() -> list[str]:
-    """The overrides of this job as they were given; those that hang on its name are not resolved."""
-    return [*OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)]  # type: ignore[misc]
-
-
-def shares(cpus: int) -> int:
-    """How many jobs of so many cores go into this machine; a resolver, for configs."""
-    return max(1, len(os.sched_getaffinity(0)) // max(1, cpus))
-
-
-def named(overrides: Sequence[str], axes: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
+def cell_name(overrides: Sequence[str], axes: Sequence[str] | None = None) -> str:
     """A readable word for each of the axes (of all overrides) and a hash of all that matters, in whatever order.
 
-    Left out are the axes `without`, what a job asks of the cluster, and what hangs on this name.
+    What a job asks of the cluster is left out.
     """
-    values = {key: value for key, value in parsed(overrides).items() if matters(key, value) and key not in without}
+    values = {key: value for key, value in parse_overrides(overrides).items() if matters(key)}
     shown = [word(key, values[key]) for key in (values if axes is None else axes) if key in values]
     return "-".join(filter(None, ["-".join(shown)[:LONGEST].strip("-"), config_hash(values)[:8]]))
 
 
-def parsed(overrides: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """The value of each override by its key; of two with one key the later counts, as for Hydra."""
     try:
         found = OverridesParser.create().parse_overrides(list(overrides))
@@ -61,9 +45,9 @@ def parsed(overrides: Sequence[str]) -> dict[str, Any]:
     return {override.get_key_element(): override.value() for override in found}
 
 
-def matters(key: str, value: Any) -> bool:
+def matters(key: str) -> bool:
     """Whether an override changes what a job computes."""
-    return not key.startswith("cluster.") and key != "resume" and "${cell:" not in str(value)
+    return not key.startswith("cluster.") and key != "resume"
 
 
 def word(key: str, value: Any) -> str:
@@ -111,7 +95,7 @@ class Sweep:
                     raise UserError(f"sweep {name}: {stage}.{key} names a value twice: {written(values)}")
         experiment = {"experiment": config["experiment"]} if config.get("experiment") else {}
         given = (*(f"{key}={written(value)}" for key, value in {**experiment, **fixed}.items()), *more)
-        keys = [*{**experiment, **fixed}, *(key.lstrip("+") for key in parsed(more)), *train, *evaluate]
+        keys = [*{**experiment, **fixed}, *(key.lstrip("+") for key in parse_overrides(more)), *train, *evaluate]
         for key in (*OURS, *(("model.checkpoint",) if config.get("train") is not None else ())):
             if key in keys:
                 raise UserError(f"sweep {name} sets {key} itself: leave it out")
@@ -124,36 +108,36 @@ class Sweep:
         """Which scripts it runs."""
         return STAGES if self.train is not None else STAGES[1:]
 
+    @property
+    def packages(self) -> list[str]:
+        """The packages of the user's own whose objects it names; given on the command line, they are admitted."""
+        return sorted({name for job in self.jobs(STAGES[1]) for name in needed(parse_overrides(job.command[1:]))})
+
     def axes(self, stage: str) -> dict[str, list[Any]]:
         """What varies in a stage; an evaluation varies what its training did, too."""
         return (self.train or {}) if stage == STAGES[0] else {**(self.train or {}), **self.evaluate}
 
     def jobs(self, stage: str) -> list[Job]:
-        """The cells of a stage, in the order in which Hydra makes them."""
+        """The cells of a stage."""
         axes = self.axes(stage)
-        grid = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-        named_ = [
-            named([*self.given, *(f"{key}={written(value)}" for key, value in one.items())], list(axes)) for one in grid
-        ]
-        return [Job(f"{stage}-{name}", self.out, one) for name, one in zip(named_, grid, strict=True)]
+        return [self.job(stage, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
 
-    def arguments(self, stage: str, due: Sequence[Job], launcher: str = "basic") -> list[str]:
-        """What to hand to the script of a stage so that it makes the cells that are due.
-
-        Hydra knows products only: of each axis the values that are due, so that a few done cells may come along.
-        """
-        axes = self.axes(stage)
-        wanted = {key: [v for v in values if any(job.axes[key] == v for job in due)] for key, values in axes.items()}
-        swept = [f"{key}={','.join(map(written, values))}" for key, values in wanted.items()]
-        name = f"${{cell:{json.dumps(list(axes))}}}"
-        places = [f"hydra.sweep.dir={written(str(self.out))}", f"hydra.sweep.subdir='{stage}-{name}'"]
-        own = []
+    def job(self, stage: str, values: Mapping[str, Any]) -> Job:
+        """The cell at some values of the axes of a stage."""
+        overrides = [*self.given, *(f"{key}={written(value)}" for key, value in values.items())]
+        name = cell_name(overrides, list(values))
+        folder, after = f"{stage}-{name}", list[str]()
         if stage == STAGES[1]:
-            own.append(f"model.name='{name}'")
+            overrides.append(f"model.name={written(name)}")
             if self.train is not None:
-                training = f"train-${{cell:{json.dumps(list(self.train))},{json.dumps(list(self.evaluate))}}}"
-                own.append(f"model.checkpoint={written(f'{self.out}/{training}/model.safetensors')}")
-        return ["--multirun", f"hydra/launcher={launcher}", *places, *self.given, *swept, *own]
+                after = [self.job(STAGES[0], {key: values[key] for key in self.train}).id]
+        result = "model.safetensors" if stage == STAGES[0] else "manifest.json"
+        return Job(folder, after, [f"{folder}/{result}"], [stage, *overrides], axes=dict(values))
+
+    def plan(self) -> JobList:
+        """All cells as jobs, trainings first."""
+        jobs = [job for stage in self.stages for job in self.jobs(stage)]
+        return JobList("sweep", str(Path.cwd()), jobs, facts={"name": self.name})
 
 
 def mapping(name: str, key: str, value: Any) -> dict[str, Any]:

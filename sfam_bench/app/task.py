@@ -1,4 +1,4 @@
-"""A shard as submitit calls it; imports little, so that signals that come while torch is loaded find a handler."""
+"""A job as submitit calls it; imports little, so that signals that come while torch is loaded find a handler."""
 
 import signal
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Task:
-    """One shard, queued again by submitit when it ran out of time."""
+    """One job, queued again by submitit when it ran out of time."""
 
     root: str
-    shard: str
+    job: str
     allow: tuple[str, ...] = ()
 
     def __call__(self) -> None:
-        """Compute it, and hand the warning before the end of its time on to submitit.
+        """Do it, and hand the warning before the end of its time on to submitit.
 
         SIGTERM does not stop it: of a task that ends by itself after it, SLURM thinks that it was done.
         """
         from sfam_bench.app.work import work
 
-        if stopped := work(Path(self.root), self.shard, [signal.SIGUSR2], self.allow):
+        if stopped := work(Path(self.root), self.job, [signal.SIGUSR2], self.allow):
             signal.raise_signal(stopped)
 
     def checkpoint(self) -> Any:
-        """What is begun when it is queued again: the same, since pieces hold what was done."""
+        """What is begun when it is queued again: the same, since what was done is kept."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -46,7 +46,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class Task:
+class Tuning:
     """What is tuned, by what, on what."""
 
     cfg: DictConfig
@@ -60,7 +60,7 @@ class Task:
     protocol: dict[str, Any]
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> "Task":
+    def of(cls, cfg: DictConfig) -> "Tuning":
         """Build it; UserError where this model or these classes may not be tuned on."""
         space: Space = build(cfg.space)
         node, explainer = method(cfg, space)

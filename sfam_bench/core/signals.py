@@ -1,4 +1,4 @@
-"""Asked to stop by the system: the work at hand is finished and written first."""
+"""The system asks to stop: the work at hand is finished and written first."""
 
 import os
 import select
@@ -19,7 +19,7 @@ class Interrupted(Exception):
         self.number = number
 
 
-class Asked:
+class StopRequest:
     """Whether a signal has come, and which."""
 
     number: int | None = None
@@ -30,15 +30,15 @@ class Asked:
 
 
 @contextmanager
-def listening(signals: Sequence[signal.Signals] = ASKED) -> Iterator[Asked]:
-    """Note signals instead of dying of them, while the block runs; only the main thread can."""
-    asked = Asked()
+def listening(signals: Sequence[signal.Signals] = ASKED) -> Iterator[StopRequest]:
+    """Note signals instead of ending at them, while the block runs; only the main thread can."""
+    request = StopRequest()
     try:
-        before = {number: signal.signal(number, asked.note) for number in signals}
+        before = {number: signal.signal(number, request.note) for number in signals}
     except ValueError:
         before = {}
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

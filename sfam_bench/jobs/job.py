@@ -1,66 +1,48 @@
-"""A job of a sweep: done, failed or missing, as the files say that it leaves."""
+"""A job: what a launcher starts, what it needs first, and what it leaves; shards, cells and trials are jobs alike."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfam_bench.core.files import atomic
+from sfam_bench.jobs.notes import read_notes
 
-DONE = "done.json"
-STATES = ("done", "failed", "missing")
+STATES = ("done", "running", "elsewhere", "queued", "held", "failed", "waiting")
+DUE = ("held", "failed", "waiting")  # what the next run starts
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a sweep by its folder ROOT/ID, and the values of the axes that it stands for."""
+    """A piece of work with an id of its own below a root.
+
+    after: ids of jobs that must be done first.
+    results: files below the root, without which it is not done, whatever its note says.
+    command: words after `sfam-bench`, where it is a command.
+    size: amount of work, in the unit of its plan.
+    axes: what varies among the jobs of a grid.
+    """
 
     id: str
-    root: Path
-    axes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """Where its results lie."""
-        return self.root / self.id
-
-    @property
-    def failure(self) -> Path:
-        """What it leaves when it fails."""
-        return self.root / "failures" / f"{self.id}.json"
-
-    @property
-    def done(self) -> bool:
-        """Whether it came to its end."""
-        return (self.folder / DONE).is_file()
-
-    @property
-    def state(self) -> str:
-        """One of STATES; a job that was killed, or still runs, is missing."""
-        return "done" if self.done else "failed" if self.failure.is_file() else "missing"
-
-    @property
-    def why(self) -> str:
-        """The error of a failed job, on one line."""
-        if self.state != "failed":
-            return ""
-        try:
-            return str(json.loads(self.failure.read_text())["error"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return f"see {self.failure}"
-
-    def finished(self, facts: Mapping[str, Any]) -> None:
-        """Leave word that it is done, the last file of all."""
-        _write(self.folder / DONE, facts)
-        self.failure.unlink(missing_ok=True)
-
-    def failed(self, facts: Mapping[str, Any]) -> None:
-        """Leave word of its failure."""
-        self.failure.parent.mkdir(exist_ok=True)
-        _write(self.failure, facts)
+    after: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    size: int = 1
+    axes: dict[str, Any] = field(default_factory=dict)
 
 
-def _write(path: Path, facts: Mapping[str, Any]) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+def is_done(root: Path, job: Job) -> bool:
+    """Whether a job has left its note and all its results."""
+    return bool(read_notes(root, "done", job.id)) and all((root / name).is_file() for name in job.results)
+
+
+def has_failed(root: Path, job: Job) -> bool:
+    """Whether a job has left a failure since the run that may start it began."""
+    return bool(read_notes(root, "failures", job.id))
+
+
+def levels(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs in groups, each of which needs jobs of earlier groups alone; of jobs, those that others need come first."""
+    depth: dict[str, int] = {}
+    for job in jobs:
+        depth[job.id] = 1 + max((depth[name] for name in job.after if name in depth), default=-1)
+    return [[job for job in jobs if depth[job.id] == level] for level in sorted({*depth.values()})]

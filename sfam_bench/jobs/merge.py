@@ -77,8 +77,8 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
         merged = found.result(to_records.rows)
         if not (partial or merged.complete):
             raise UserError(
-                f"{root} cannot be merged: {merged.line}; submit.py run run_dir={root} computes what is missing, "
-                "partial=true merges what is there"
+                f"{root} cannot be merged: {merged.line}; sfam-bench submit run run_dir={root} computes what is "
+                "missing, partial=true merges what is there"
             )
         earlier = {name: value for name, value in manifest.items() if name not in ("merged", "lost")}
         store.write_manifest({**earlier, "done": False})  # until both files are in their places, pieces are read
@@ -146,7 +146,7 @@ class _Stream:
 
     def flush(self) -> None:
         """Write what is held."""
-        if self.held:
+        if any(map(len, self.held)):  # a row group has a row
             table = pa.concat_tables([one.replace_schema_metadata(None) for one in self.held])
             self.writer.write_table(table.unify_dictionaries().combine_chunks(), row_group_size=len(table))
         self.held = []

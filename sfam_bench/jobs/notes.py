@@ -1,9 +1,8 @@
-"""Notes: what tasks and drivers write about themselves into a run folder, one sealed file each."""
+"""Notes: what jobs and drivers write about themselves below a root, one sealed file each, KIND/ID.json."""
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -14,63 +13,63 @@ from sfam_bench.core.files import read_json, write_json
 from sfam_bench.core.provenance import plain
 from sfam_bench.jobs.processes import alive, identity
 
-EVERY: Mapping[str, Any] = {"shard": str, "host": str, "boot": str, "space": str, "pid": int, "at": str}
-FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "shards": {"state": str, "pairs": int, "spent": dict},
+EVERY: Mapping[str, Any] = {"id": str, "host": str, "boot": str, "space": str, "pid": int, "at": str}
+FIELDS: Mapping[str, Mapping[str, Any]] = {  # of each kind
+    "done": {"seconds": float},
     "failures": {"error": str},
-    "running": {"born": int | None, "job": str | None},
-    "jobs": {"born": int | None},
+    "running": {"born": int | None, "slurm": str | None},
+    "launches": {"born": int | None},  # drivers, and what was submitted
 }
 log = logging.getLogger(__name__)
 
 
-def leave(root: Path, kind: str, shard_id: str, pid: int | None = None, **facts: Any) -> None:
-    """Write KIND/ID.json in a run folder, about this process or another one of this machine."""
+def write_note(root: Path, kind: str, name: str, pid: int | None = None, **facts: Any) -> None:
+    """Write KIND/NAME.json, about this process or another one of this machine."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-    who = {"shard": shard_id, **identity(pid or os.getpid()), "job": job}
+    slurm = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+    who = {"id": name, **identity(pid or os.getpid()), "slurm": slurm}
     (root / kind).mkdir(exist_ok=True)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(root / kind / f"{shard_id}.json", plain({**who, "at": at, **facts}))
+    write_json(root / kind / f"{name}.json", plain({**who, "at": at, **facts}))
 
 
-@contextmanager
-def running(root: Path, shard_id: str) -> Iterator[None]:
-    """Say that this process works on a shard, while the block runs; UserError where another process does."""
-    other = left(root, "running", shard_id).get(shard_id)
+def remove_note(root: Path, kind: str, name: str) -> None:
+    """Remove a note, if it is there."""
+    (root / kind / f"{name}.json").unlink(missing_ok=True)
+
+
+def claim(root: Path, name: str) -> None:
+    """Note that this process does a job; UserError where another living process does it."""
+    other = read_notes(root, "running", name).get(name)
     if other and other["pid"] != os.getpid() and alive(other):
         raise UserError(
-            f"shard {shard_id} is being computed by process {other['pid']}: see submit.py status run_dir={root}"
+            f"{name} is being computed by process {other['pid']}: see sfam-bench submit status run_dir={root}"
         )
-    leave(root, "running", shard_id)
-    try:
-        yield
-    finally:
-        (root / "running" / f"{shard_id}.json").unlink(missing_ok=True)
+    write_note(root, "running", name)
 
 
-def left(root: Path, kind: str, shard_id: str = "*") -> dict[str, dict[str, Any]]:
-    """The notes of a kind, by shard, or one of them; one that is damaged is named in the log and treated as absent."""
+def read_notes(root: Path, kind: str, name: str = "*") -> dict[str, dict[str, Any]]:
+    """The notes of a kind by id, or one of them; a damaged one is named in the log and treated as absent."""
     found = {}
-    for path in sorted((root / kind).glob(f"{shard_id}.json")):
+    for path in sorted((root / kind).glob(f"{name}.json")):
         try:
             note = read_json(path, "it is treated as absent")
         except UserError as error:
             if path.exists():  # else it was removed at this moment
-                _say(str(error))
+                _warn(str(error))
             continue
-        if note.get("shard") != path.stem or not _complete(note, {**EVERY, **FIELDS[kind]}):
-            _say(f"{path} is no note of this version about {path.stem}: it is treated as absent")
+        if note.get("id") != path.stem or not _is_complete(note, {**EVERY, **FIELDS[kind]}):
+            _warn(f"{path} is no note of this version about {path.stem}: it is treated as absent")
             continue
         found[path.stem] = note
     return found
 
 
-def _complete(note: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+def _is_complete(note: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     return all(name in note and isinstance(note[name], kind) for name, kind in fields.items())
 
 
 @cache
-def _say(line: str) -> None:
+def _warn(line: str) -> None:
     """Once, since notes are read again and again."""
     log.warning("%s", line)

@@ -1,5 +1,6 @@
-"""A big evaluation, frozen in a file and cut into shards that any machine can compute."""
+"""Plans: all jobs below a root, sealed in plan.json; shards of an evaluation, cells of a sweep or trials of a study."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -7,21 +8,24 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from math import inf
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_type_hints
 
 from beartype.door import is_bearable
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.core.provenance import config_hash, plain, running_code
+from sfam_bench.jobs.job import Job
+from sfam_bench.runs.chunks import place
 
 FILE, PAIRS = "plan.json", "pairs.parquet"
+ID = re.compile(r"\w[\w.-]*")
 MOST = 1000  # tasks of an array: SLURM's MaxArraySize is 1001 where nobody raised it
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Batches `first` to `last` - 1, computed by one task; the id is a hash of all that decides its numbers."""
+    """Batches `first` to `last` - 1, computed by one job; the id is a hash of all that decides its numbers."""
 
     id: str
     first: int
@@ -35,7 +39,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every task of one evaluation is given.
+    """What every shard of one evaluation is given.
 
     key: hash of config, weights, split, pairs, passes and code, which every piece on disk carries.
     folder: where relative paths of the config begin.
@@ -56,6 +60,17 @@ class Plan:
     shards: list[Shard]
     frozen: dict[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["evaluation"] = "evaluation"
+    word: ClassVar[str] = "shards"
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """A job for each shard."""
+        return [Job(shard.id, results=_records(shard), size=self.pairs_of(shard)) for shard in self.shards]
+
+    def chain(self, name: str) -> list[Job]:
+        """The job of this id; UserError where there is none."""
+        return [find_job(self.jobs, name)]
 
     @property
     def pairs(self) -> int:
@@ -97,23 +112,14 @@ class Plan:
     @classmethod
     def read(cls, root: Path) -> "Plan":
         """Read the plan of a run folder; UserError unless it is exactly what was written."""
-        if not (root / FILE).is_file():
-            raise UserError(f"{root} holds no plan ({FILE}): make one with submit.py plan run_dir={root}")
-        remedy = "plan again into another run_dir"
-        found = read_json(root / FILE, remedy)
-        try:
-            plan = cls(**{**found, "shards": [Shard(**shard) for shard in found["shards"]]})
-            plan._verify()
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{root / FILE} is no plan of this version ({why}): {remedy}") from error
+        plan = read_plan(root)
+        if not isinstance(plan, cls):
+            raise UserError(f"{root} holds a {plan.kind}, not the shards of an evaluation: give the folder of one")
         return plan
 
     def _verify(self) -> None:
         """ValueError where fields are of other types than declared, or the shards are not those of the batches."""
-        for known in fields(self):
-            if not is_bearable(getattr(self, known.name), HINTS[known.name]):
-                raise ValueError(f"{known.name} is of another type")
+        _check_types(self)
         if not self.batches or min(self.batches) < 1 or not 0 < self.rate < inf:
             raise ValueError("batches and rate must be positive")
         if any(Path(name).name != name for name in self.frozen) or not self.frozen.keys() >= {PAIRS}:
@@ -126,7 +132,90 @@ class Plan:
             raise ValueError("its shards are not those of its batches")
 
 
-HINTS = get_type_hints(Plan)
+@dataclass(frozen=True)
+class JobList:
+    """Jobs named one by one: the cells of a sweep, or the trials of a study.
+
+    folder: where relative paths of commands and config begin.
+    chained: whether one process does all jobs, one after another.
+    config: what all jobs share, resolved.
+    """
+
+    kind: Literal["sweep", "study"]
+    folder: str
+    jobs: list[Job]
+    chained: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    word: ClassVar[str] = "jobs"
+
+    def write(self, root: Path) -> None:
+        """Write the plan below its root, in the place of an earlier one."""
+        write_json(root / FILE, plain(asdict(self)))
+
+    def chain(self, name: str) -> list[Job]:
+        """The job of this id and, where one process does all jobs, those that come later."""
+        job = find_job(self.jobs, name)
+        return self.jobs[self.jobs.index(job) :] if self.chained else [job]
+
+    def _verify(self) -> None:
+        """ValueError where fields are of other types than declared, or jobs need others that are not there."""
+        _check_types(self)
+        for job in self.jobs:
+            _check_types(job)
+        ids = [job.id for job in self.jobs]
+        if not ids or len({*ids}) < len(ids) or not all(map(ID.fullmatch, ids)):
+            raise ValueError("its jobs need ids of their own, of letters, digits, dots and dashes")
+        for number, job in enumerate(self.jobs):
+            if strange := {*job.after} - {*ids[:number]}:
+                raise ValueError(f"{job.id} needs {min(strange)}, which does not come before it")
+
+
+AnyPlan: TypeAlias = Plan | JobList
+Made = TypeVar("Made", Plan, JobList)
+
+
+def read_plan(root: Path) -> AnyPlan:
+    """Read the plan below a root, of whatever kind; UserError unless it is exactly what was written."""
+    if not (root / FILE).is_file():
+        raise UserError(
+            f"{root} holds no plan ({FILE}): make one with sfam-bench submit plan run_dir={root}, sweep or tune"
+        )
+    remedy = "plan again into another run_dir"
+    found = read_json(root / FILE, remedy)
+    try:
+        if found.get("kind") == Plan.kind:
+            return _verified(Plan(**{**found, "shards": [Shard(**shard) for shard in found["shards"]]}))
+        return _verified(JobList(**{**found, "jobs": [Job(**job) for job in found["jobs"]]}))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{root / FILE} is no plan of this version ({why}): {remedy}") from error
+
+
+def find_job(jobs: Sequence[Job], name: str) -> Job:
+    """The job of this id; UserError where there is none."""
+    for job in jobs:
+        if job.id == name:
+            return job
+    raise UserError(f"there is no job {name} in the plan: see sfam-bench submit status")
+
+
+def _verified(plan: Made) -> Made:
+    plan._verify()
+    return plan
+
+
+def _check_types(instance: Any) -> None:
+    """ValueError where a field of a dataclass is of another type than declared."""
+    hints = get_type_hints(type(instance))
+    for known in fields(instance):
+        if not is_bearable(getattr(instance, known.name), hints[known.name]):
+            raise ValueError(f"{known.name} is of another type")
+
+
+def _records(shard: Shard) -> list[str]:
+    """The files of records of a shard, below the root."""
+    return [str(place(Path(), "records", number)) for number in shard.batches]
 
 
 def named(key: str, first: int, last: int) -> Shard:

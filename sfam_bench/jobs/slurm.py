@@ -1,15 +1,17 @@
-"""Shards on SLURM: arrays by submitit, asked after by squeue, which every cluster has."""
+"""Jobs on SLURM: arrays by submitit, asked after by squeue, which every cluster has."""
 
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.ranges import Count, Natural, Positive
+from sfam_bench.jobs.job import Job, levels
 from sfam_bench.jobs.plan import MOST
 
 REQUEUED = 20  # times that a task may run out of time: each goes on where the last one stopped
@@ -99,29 +101,45 @@ def script(request: Request, folder: Path, tasks: int) -> str:
     return str(made._make_submission_file_text(made._submitit_command_str, "dry-run"))
 
 
-def submit(request: Request, folder: Path, tasks: Mapping[str, Callable[[], object]]) -> dict[str, str]:
-    """Submit arrays of at most 1,000 tasks; the job id of each shard."""
-    made, shards, jobs = executor(request, folder), list(tasks), dict[str, str]()
-    for start in range(0, len(shards), MOST):
-        part = shards[start : start + MOST]
-        try:
-            with clean_environment(request), made.batch():
-                found = [made.submit(tasks[shard]) for shard in part]
-        except Exception as error:  # submitit's, of several kinds; sbatch's own words are on the terminal already
-            raise UserError("sbatch refused the array for the reason above: check cluster.* by dry_run=true") from error
-        jobs.update({shard: str(job.job_id) for shard, job in zip(part, found, strict=True)})
-    return jobs
+def submit(
+    request: Request,
+    folder: Path,
+    tasks: Mapping[str, Callable[[], object]],
+    after: Mapping[str, Collection[str]] = MappingProxyType({}),
+    queued: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Submit arrays of at most 1,000 tasks; the id in SLURM of each.
+
+    An array starts once all that its tasks need (`after`) has ended; `queued` are ids of what is in the queue.
+    """
+    found, jobs = dict[str, str](), [Job(name, [*after.get(name, ())]) for name in tasks]
+    for level in levels(jobs):
+        known = {**queued, **found}
+        needed = sorted({known[name].split("_")[0] for job in level for name in job.after if name in known})
+        made = executor(request, folder)
+        if needed:
+            made.update_parameters(dependency=f"afterany:{':'.join(needed)}")
+        for start in range(0, len(level), MOST):
+            part = [job.id for job in level[start : start + MOST]]
+            try:
+                with clean_environment(request), made.batch():
+                    submitted = [made.submit(tasks[name]) for name in part]
+            except Exception as error:  # submitit's, of several kinds; sbatch's own words are on the terminal already
+                why = "sbatch refused the array for the reason above: check cluster.* by dry_run=true"
+                raise UserError(why) from error
+            found.update({name: str(job.job_id) for name, job in zip(part, submitted, strict=True)})
+    return found
 
 
 def queue(jobs: Mapping[str, str]) -> dict[str, str]:
-    """Which shards SLURM still knows: "running", "queued", or "held" for ever; `jobs` are job ids by shard."""
+    """Which jobs SLURM still knows: "running", "queued", or "held" for ever; `jobs` are ids in SLURM by job."""
     if not jobs:
         return {}
     arrays = sorted({job.split("_")[0] for job in jobs.values()})
     command = ["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "--format", "%i|%T|%r"]
     lines = (line.split("|") for line in ask(command, "Invalid job id").splitlines())
     states = {job: standing(state, reason) for job, state, reason in lines}
-    return {shard: states[job] for shard, job in jobs.items() if job in states}
+    return {name: states[job] for name, job in jobs.items() if job in states}
 
 
 def standing(state: str, reason: str) -> str:

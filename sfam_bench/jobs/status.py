@@ -1,90 +1,102 @@
-"""Where each shard stands, told from what lies in the run folder and from what is still alive."""
+"""The state of each job, from what lies below its root and from what is still alive."""
 
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sfam_bench.jobs.notes import left
-from sfam_bench.jobs.plan import Plan
+from sfam_bench.jobs.job import STATES
+from sfam_bench.jobs.notes import read_notes
+from sfam_bench.jobs.plan import AnyPlan, Plan
 from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, standing
 
-STATES = ("done", "incomplete", "running", "elsewhere", "queued", "held", "failed", "missing")
-DUE = ("incomplete", "held", "failed", "missing")
 RECENT = 600  # seconds over which the rate is taken
 
 
 @dataclass(frozen=True)
 class Status:
-    """One row a shard: state, why, batches and how many of them are there, pairs."""
+    """One row a job: id, state, why, results and how many of them are there, size."""
 
-    shards: pd.DataFrame
-    rate: float  # pairs a second, of late
+    jobs: pd.DataFrame
+    word: str  # what jobs are called here
+    rate: float = 0.0  # pairs a second, of late
 
     @classmethod
-    def of(cls, root: Path, plan: Plan, queue: Mapping[str, str], ended: Container[str] = ()) -> "Status":
-        """Look at a run folder; `queue` holds the shards that a scheduler knows, as "running" or "queued".
+    def of(cls, root: Path, plan: AnyPlan, queue: Mapping[str, str], ended: Container[str] = ()) -> "Status":
+        """Look below a root; `queue` holds the jobs that a scheduler or a driver knows, as "running" or "queued".
 
-        `ended` are shards whose processes are known to have ended, though this cannot be seen from this host.
+        `ended` are jobs whose processes are known to have ended, though this cannot be seen from this host.
         """
-        pieces = {int(path.stem): path for path in (root / "records").glob("[0-9]*.parquet")}
-        noted, failed, at_work = left(root, "shards"), left(root, "failures"), left(root, "running")
-        rows = []
-        for shard in plan.shards:
-            there = sum(number in pieces for number in shard.batches)
-            end = noted.get(shard.id, {}).get("state")
-            process = at_work.get(shard.id)
+        present = list_files(root, {str(Path(name).parent) for job in plan.jobs for name in job.results})
+        done, failed, at_work = (read_notes(root, kind) for kind in ("done", "failures", "running"))
+        rows, states = [], dict[str, str]()
+        for job in plan.jobs:  # a job comes after those that it needs
+            there = sum(name in present for name in job.results)
+            process = at_work.get(job.id)
             stands = standing(process) if process else ENDED
-            if end == "done" and there == len(shard.batches):
-                state, why = "done", ""
+            needed = [name for name in job.after if states.get(name) != "done"]
+            state, why = "waiting", ""
+            if job.id in done and there == len(job.results):
+                state = "done"
             elif stands == ALIVE:
-                state, why = "running", ""
-            elif shard.id in queue:
-                state, why = queue[shard.id], ""
-            elif process and stands == UNKNOWN and shard.id not in ended:
-                state, why = "elsewhere", described(process)
-            elif end == "incomplete":
-                state, why = "incomplete", failed.get(shard.id, {}).get("error", "")
-            elif shard.id in failed:
-                state, why = "failed", failed[shard.id]["error"]
-            else:
-                state, why = "missing", ""
-            rows.append((shard.id, state, there, len(shard.batches), plan.pairs_of(shard), why))
-        columns = ["shard", "state", "there", "batches", "pairs", "why"]
-        return cls(pd.DataFrame(rows, columns=columns), recent_rate(plan, pieces))
+                state = "running"
+            elif job.id in queue:
+                state = "queued" if needed and queue[job.id] == "running" else queue[job.id]
+            elif process and stands == UNKNOWN and job.id not in ended:
+                state, why = "elsewhere", describe_process(process)
+            elif job.id in failed:
+                state, why = "failed", failed[job.id]["error"]
+            elif lost := [name for name in needed if states.get(name) == "failed"]:
+                why = f"needs {lost[0]}, which failed"
+            states[job.id] = state
+            rows.append((job.id, state, there, len(job.results), job.size, why))
+        frame = pd.DataFrame(rows, columns=["job", "state", "there", "results", "size", "why"])
+        return cls(frame, plan.word, recent_rate(root, plan) if isinstance(plan, Plan) else 0.0)
 
     def of_state(self, *states: str) -> list[str]:
-        """The ids of shards in some states."""
-        return [str(shard) for shard in self.shards.loc[self.shards["state"].isin(states), "shard"]]
+        """The ids of jobs in some states."""
+        return [str(job) for job in self.jobs.loc[self.jobs["state"].isin(states), "job"]]
 
     @property
     def live(self) -> bool:
-        """Whether anything is at work, or waits for its turn."""
+        """Whether anything is at work, or in a queue."""
         return bool(self.of_state("running", "queued"))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all jobs are done."""
+        return bool((self.jobs["state"] == "done").all())
 
     @property
     def line(self) -> str:
         """Everything on one line."""
-        counts = self.shards["state"].value_counts()
+        counts = self.jobs["state"].value_counts()
         states = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
-        there, batches = int(self.shards["there"].sum()), int(self.shards["batches"].sum())
-        line = f"{len(self.shards)} shards: {states}; {there} of {batches} batches"
+        there, results = int(self.jobs["there"].sum()), int(self.jobs["results"].sum())
+        line = f"{len(self.jobs)} {self.word}: {states}"
+        if self.word == Plan.word:
+            line += f"; {there} of {results} batches"
         if self.live and self.rate:
-            share = self.shards["pairs"] * (1 - self.shards["there"] / self.shards["batches"])
+            share = self.jobs["size"] * (1 - self.jobs["there"] / self.jobs["results"])
             line += f"; {self.rate:.1f} pairs a second, {duration(share.sum() / self.rate)} to go"
         return line
 
     @property
     def troubles(self) -> str:
-        """Each shard that failed or is incomplete, and why."""
-        bad = self.shards[self.shards["why"] != ""]
-        return "\n".join(f"{row.state} {row.shard}: {row.why}" for row in bad.itertuples())
+        """Each job with a reason why it is not done."""
+        bad = self.jobs[self.jobs["why"] != ""]
+        return "\n".join(f"{row.state} {row.job}: {row.why}" for row in bad.itertuples())
 
 
-def described(note: Mapping[str, Any]) -> str:
+def list_files(root: Path, folders: Iterable[str]) -> set[str]:
+    """The files in some folders below a root, by their names below it; each folder is read once."""
+    return {str(path.relative_to(root)) for folder in folders for path in (root / folder).glob("*")}
+
+
+def describe_process(note: Mapping[str, Any]) -> str:
     """Where a process is that cannot be seen from this host, and what to do about it."""
     return (
         f"process {note['pid']} of host {note['host']} computes it since {note['at']}, which cannot be verified from "
@@ -92,12 +104,12 @@ def described(note: Mapping[str, Any]) -> str:
     )
 
 
-def recent_rate(plan: Plan, pieces: Mapping[int, Path]) -> float:
-    """Pairs a second, from the age of the pieces that were written last."""
-    now, ages = time.time(), {}
-    for number, path in pieces.items():
+def recent_rate(root: Path, plan: Plan) -> float:
+    """Pairs a second, from the age of the chunks that were written last."""
+    now, ages = time.time(), dict[int, float]()
+    for path in (root / "records").glob("[0-9]*.parquet"):
         try:
-            ages[number] = now - path.stat().st_mtime
+            ages[int(path.stem)] = now - path.stat().st_mtime
         except OSError:  # set aside at this moment
             continue
     recent = {number: age for number, age in ages.items() if age < RECENT}

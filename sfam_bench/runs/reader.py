@@ -48,7 +48,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     if unfinished and not allow_unfinished:
         raise UserError(
             f"run folder {root} is unfinished: {unfinished} shards are there; continue it with resume=true (a planned "
-            "one with submit.py run and merge), or read what is there with allow_unfinished=true"
+            "one with sfam-bench submit run and merge), or read what is there with allow_unfinished=true"
         )
     pairs, records = read_pairs(root, manifest), read_tables(root, manifest, "records")
     if not manifest.get("merged"):

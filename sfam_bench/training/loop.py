@@ -17,7 +17,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic
 from sfam_bench.core.provenance import Config
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.signals import Asked, Interrupted, listening
+from sfam_bench.core.signals import Interrupted, StopRequest, listening
 from sfam_bench.core.stream import progress
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -108,7 +108,7 @@ class _Training:
             self._write()  # what cannot be saved, or not here, is not trained first
         steps, size = self.recipe.epochs * len(self.order), self.recipe.batch_size
         batches = loader(self.data, self.order, self.recipe.workers, pin=self.model.device.type == "cuda")
-        with progress(None, "train", steps * size, "image") as bar, listening() as asked:
+        with progress(None, "train", steps * size, "image") as bar, listening() as request:
             bar.disable = bar.disable or rank() > 0
             bar.update(self.at.step * size)
             while self.at.step < steps:
@@ -128,7 +128,7 @@ class _Training:
                         self.log(self.at.step, {"loss": loss, "lr": self.optimiser.param_groups[0]["lr"]})
                     if done + 1 == len(self.order):
                         self._end_epoch(epoch + 1, images_seen, perf_counter() - started)
-                    self._pause(asked)
+                    self._pause(request)
         self._finish()
         history = pd.DataFrame(self.at.history)
         history.attrs["code"] = self.checkpoints.code if self.checkpoints else []
@@ -173,13 +173,13 @@ class _Training:
         self.model.eval()
         train_mode(self.trained, self.recipe.freeze_batchnorm)
 
-    def _pause(self, asked: Asked) -> None:
+    def _pause(self, request: StopRequest) -> None:
         """Write a checkpoint where one is due; stop where a signal has come to any process."""
-        stop = anywhere(asked.number is not None, self.model.device)
+        stop = anywhere(request.number is not None, self.model.device)
         if stop or self.at.step % self.recipe.checkpoint_steps == 0:
             self._write()
         if stop:
-            raise Interrupted(asked.number or 15, f"update {self.at.step}")
+            raise Interrupted(request.number or 15, f"update {self.at.step}")
 
     def _write(self) -> None:
         if self.checkpoints and rank() == 0:

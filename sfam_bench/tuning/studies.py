@@ -1,7 +1,7 @@
 """A search for the fields of one method, kept in a database trial by trial; what is measured is the caller's.
 
-A trial's place is how many were finished before it. What it tries hangs on the seed, its place and the finished trials
-alone, so that a study that was stopped goes on as if it had not been.
+A trial's place is how many were finished before it. What it tries depends on the seed, its place and the finished
+trials alone, so that a study that was stopped goes on as if it had not been.
 """
 
 import fcntl
@@ -40,7 +40,7 @@ class Trial:
 
 @dataclass
 class Study:
-    """Trials of a space in a database, the default first; make it with `Study.opened`."""
+    """Trials of a space in a database, the default first; make it with `Study.open`."""
 
     base: "optuna.Study"
     space: Space
@@ -51,7 +51,7 @@ class Study:
 
     @classmethod
     @contextmanager
-    def opened(
+    def open(
         cls, path: Path, space: Space, default: Fields, higher: bool, seed: int, identity: str, known: bool
     ) -> Iterator["Study"]:
         """The study in the file `path`, begun anew or gone on with; UserError where it is of another `identity`.

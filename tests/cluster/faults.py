@@ -18,13 +18,13 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.jobs.plan import Plan
-from tests.cluster.lab import ALLOW, ROOT, Lab, Trial, lacking, slurm, until
+from tests.cluster.lab import ALLOW, ROOT, Lab, PlannedRun, lacking, slurm, until
 
 SLURM = ("launcher=slurm", "cluster.cpus=1")
 TWO = (*SLURM, "cluster.at_once=2")
 HERE = ("launcher=local", "workers=2")
 OUT = ROOT / "results" / "tables" / "cluster"
-Inflict = Callable[[Trial, int], None]
+Inflict = Callable[[PlannedRun, int], None]
 
 
 @dataclass(frozen=True)
@@ -58,25 +58,25 @@ def must(true: bool, what: str) -> None:
 
 
 @fault("none: an array of 7 tasks", 0, shards=7)
-def array(run: Trial, _: int) -> None:
+def array(run: PlannedRun, _: int) -> None:
     run.start(*SLURM)
     code, err = run.ended()
     must(code == 0, f"an array that nothing befell ended with {code}: {err}")
 
 
 @fault("none: one task", 0, shards=1)
-def single(run: Trial, _: int) -> None:
+def single(run: PlannedRun, _: int) -> None:
     array(run, 0)
 
 
 @fault("none: two tasks at once, a GPU each", 0)
-def gpus(run: Trial, _: int) -> None:
+def gpus(run: PlannedRun, _: int) -> None:
     run.start(*SLURM, "cluster.gpus=1", PAUSE="0.3")
     seen = until(lambda: visible(run) if len(visible(run)) == 2 else None, "two tasks at once")
     must(sorted(seen) == ["0", "1"], f"two tasks see GPUs {seen}")
 
 
-def visible(run: Trial) -> list[str]:
+def visible(run: PlannedRun) -> list[str]:
     """The GPU of each task at work."""
     found = []
     for note in run.at_work():
@@ -89,7 +89,7 @@ def visible(run: Trial) -> list[str]:
 
 
 @fault("preempted by a job of a better partition", 2, 10, 18)
-def preemption(run: Trial, moment: int) -> None:
+def preemption(run: PlannedRun, moment: int) -> None:
     run.start(*TWO, PAUSE="2")  # SLURM ends the time of grace late
     run.pieces(moment)
     run.lab.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
@@ -97,23 +97,23 @@ def preemption(run: Trial, moment: int) -> None:
 
 
 @fault("out of time", 10, 20, shards=1)
-def timeout(run: Trial, warning: int) -> None:
+def timeout(run: PlannedRun, warning: int) -> None:
     run.start(*TWO, "cluster.minutes=1", f"cluster.warning={warning}", PAUSE="1.2")
     must(run.ended()[0] == 0, "a task that ran out of time is not queued again")
     must(run.restarts() > 0, "the task was done in time")
 
 
 @fault("one task cancelled by scancel", 2, 20, 45)
-def scancel_task(run: Trial, moment: int) -> None:
+def scancel_task(run: PlannedRun, moment: int) -> None:
     run.start(*TWO, PAUSE="0.3")
     run.pieces(moment)
-    job = until(run.at_work, "a task at work")[0]["job"]
+    job = until(run.at_work, "a task at work")[0]["slurm"]
     run.lab.ask("scancel", job)
     must(run.ended()[0] != 0, "the task was not cancelled")
 
 
 @fault("the whole array cancelled by scancel", 2, 30)
-def scancel_array(run: Trial, moment: int) -> None:
+def scancel_array(run: PlannedRun, moment: int) -> None:
     run.start(*TWO, PAUSE="0.3")
     run.pieces(moment)
     run.lab.ask("scancel", *run.arrays())
@@ -121,7 +121,7 @@ def scancel_array(run: Trial, moment: int) -> None:
 
 
 @fault("cancelled by submit.py cancel", 0, 1)
-def cancel(run: Trial, local: int) -> None:
+def cancel(run: PlannedRun, local: int) -> None:
     run.start(*(HERE if local else TWO), PAUSE="0.3")
     run.pieces(8)
     run.lab.script("submit", "cancel", f"run_dir={run.root}")
@@ -129,7 +129,7 @@ def cancel(run: Trial, local: int) -> None:
 
 
 @fault("node drained, and resumed", 5)
-def drain(run: Trial, moment: int) -> None:
+def drain(run: PlannedRun, moment: int) -> None:
     run.start(*TWO, PAUSE="0.3")
     run.pieces(moment)
     node(run, "state=drain", "reason=fault")
@@ -138,7 +138,7 @@ def drain(run: Trial, moment: int) -> None:
 
 
 @fault("node down, and back", 5, 30)
-def down(run: Trial, moment: int) -> None:
+def down(run: PlannedRun, moment: int) -> None:
     run.start(*TWO, PAUSE="0.3")
     run.pieces(moment)
     node(run, "state=down", "reason=fault")
@@ -150,13 +150,13 @@ def down(run: Trial, moment: int) -> None:
     until(lambda: run.restarts() > 0, "tasks that are begun again")
 
 
-def node(run: Trial, *words: str) -> None:
+def node(run: PlannedRun, *words: str) -> None:
     """Do as an administrator does with the node."""
     run.lab.ask("scontrol", "update", f"nodename={socket.gethostname().split('.')[0]}", *words)
 
 
 @fault("SIGKILL of a task", 2, 20, 45)
-def kill_task(run: Trial, moment: int) -> None:
+def kill_task(run: PlannedRun, moment: int) -> None:
     run.start(*TWO, PAUSE="0.3")
     run.pieces(moment)
     os.kill(until(run.at_work, "a task at work")[0]["pid"], signal.SIGKILL)
@@ -164,7 +164,7 @@ def kill_task(run: Trial, moment: int) -> None:
 
 
 @fault("SIGKILL of the process that waits for SLURM", 0, 20)
-def kill_waiting(run: Trial, moment: int) -> None:
+def kill_waiting(run: PlannedRun, moment: int) -> None:
     process = run.start(*TWO, PAUSE="0.3")
     until(run.arrays, "a submitted array")
     run.pieces(moment)
@@ -172,28 +172,28 @@ def kill_waiting(run: Trial, moment: int) -> None:
 
 
 @fault("SIGKILL of a local worker", 2, 20, 45)
-def kill_worker(run: Trial, moment: int) -> None:
+def kill_worker(run: PlannedRun, moment: int) -> None:
     run.start(*HERE, PAUSE="0.3")
     run.pieces(moment)
     os.kill(until(run.at_work, "a worker")[0]["pid"], signal.SIGKILL)
 
 
 @fault("SIGKILL of the local driver; its workers go on", 2, 30)
-def kill_driver(run: Trial, moment: int) -> None:
+def kill_driver(run: PlannedRun, moment: int) -> None:
     process = run.start(*HERE, PAUSE="0.3")
     run.pieces(moment)
     run.kill(process)
 
 
 @fault("SIGKILL of the local driver and its workers", 0, 2, 30)
-def kill_all(run: Trial, moment: int) -> None:
+def kill_all(run: PlannedRun, moment: int) -> None:
     process = run.start(*HERE, PAUSE="0.3")
     run.pieces(moment)
     os.killpg(process.pid, signal.SIGKILL)
 
 
 @fault("SIGTERM to the local driver", 20)
-def terminate(run: Trial, moment: int) -> None:
+def terminate(run: PlannedRun, moment: int) -> None:
     process = run.start(*HERE, PAUSE="0.3")
     run.pieces(moment)
     process.terminate()
@@ -201,7 +201,7 @@ def terminate(run: Trial, moment: int) -> None:
 
 
 @fault("disk full, then room is made", 100, 200, 300)
-def disk_full(run: Trial, kilobytes: int) -> None:
+def disk_full(run: PlannedRun, kilobytes: int) -> None:
     used = sum(path.stat().st_blocks * 512 for path in run.root.rglob("*")) // 1024
     with mounted(run, used + kilobytes):
         run.start(*HERE)
@@ -219,7 +219,7 @@ def disk_full(run: Trial, kilobytes: int) -> None:
 class mounted:
     """A small disk at the folder of a run, which holds the plan."""
 
-    def __init__(self, run: Trial, kilobytes: int) -> None:
+    def __init__(self, run: PlannedRun, kilobytes: int) -> None:
         self.root, self.size = run.root, kilobytes
 
     def __enter__(self) -> None:
@@ -233,7 +233,7 @@ class mounted:
 
 
 @fault("a piece damaged on disk", *range(6))
-def corrupt(run: Trial, kind: int) -> None:
+def corrupt(run: PlannedRun, kind: int) -> None:
     run.start(*HERE)
     must(run.ended()[0] == 0, "the run did not complete")
     path = run.root / ("records", "curves")[kind % 2] / "00009.parquet"
@@ -246,18 +246,18 @@ def corrupt(run: Trial, kind: int) -> None:
 
 
 @fault("two processes compute the same shards", 0, 1)
-def two_writers(run: Trial, _: int) -> None:
+def two_writers(run: PlannedRun, _: int) -> None:
     shards = [shard.id for shard in Plan.read(run.root).shards]
-    both = [run.lab.begin("work", ALLOW, f"run_dir={run.root}", f"shard={shard}") for shard in shards[:2] for _ in "ab"]
+    both = [run.lab.begin("work", ALLOW, f"run_dir={run.root}", f"job={shard}") for shard in shards[:2] for _ in "ab"]
     for process in both:
         _, err = process.communicate(timeout=300)
         second = "is being computed by process" in err  # came later, and was refused
         must(process.returncode == 0 or second, f"a writer failed: {err}")
-    run.launcher = [f"run_dir={run.root}", "wait=true", *HERE]
+    run.launcher = [f"run_dir={run.root}", "wait=true", ALLOW, *HERE]
 
 
 @fault("`run` said twice at once", 0, 10)
-def two_runs(run: Trial, moment: int) -> None:
+def two_runs(run: PlannedRun, moment: int) -> None:
     run.start(*HERE, PAUSE="0.3")
     until((run.root / "run.lock").exists, "a run that has begun")
     run.pieces(moment)
@@ -266,12 +266,12 @@ def two_runs(run: Trial, moment: int) -> None:
 
 
 @fault("a pair that cannot be explained, then can", 0, 1)
-def poisoned(run: Trial, local: int) -> None:
+def poisoned(run: PlannedRun, local: int) -> None:
     pairs = pd.read_parquet(run.root / "pairs.parquet")
     query = str(pairs["query_id"].iloc[len(pairs) // 3])
     run.start(*(HERE if local else TWO), POISON=query)
     code, err = run.ended()
-    must(code == 2 and "incomplete" in err and "poisoned" in err, f"nothing was said of the pair: {code} {err}")
+    must(code == 2 and "failed" in err and "poisoned" in err, f"nothing was said of the pair: {code} {err}")
     refused = run.lab.script("submit", "merge", f"run_dir={run.root}", code=2)
     must(query in refused, f"the merge does not name the pair: {refused}")
     run.lab.script("submit", "merge", f"run_dir={run.root}", "partial=true")
@@ -281,7 +281,7 @@ def poisoned(run: Trial, local: int) -> None:
 
 
 @fault("none: an array of 64 tasks", 0, shards=64)
-def many(run: Trial, _: int) -> None:
+def many(run: PlannedRun, _: int) -> None:
     array(run, 0)
 
 

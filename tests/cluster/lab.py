@@ -115,18 +115,18 @@ class Lab:
         env = {**os.environ, **self.slurm}
         return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60).stdout
 
-    def planned(self, shards: int, at: Path | None = None) -> "Trial":
+    def planned(self, shards: int, at: Path | None = None) -> "PlannedRun":
         """A run that is planned, and not begun."""
         if shards not in self.plans:
             self.plans[shards] = self.folder / f"plan-{shards}"
             self.script("submit", "plan", *SETTINGS, self.model, f"shards={shards}", f"run_dir={self.plans[shards]}")
         self.count += 1
         root = shutil.copytree(self.plans[shards], at or self.folder / f"run-{self.count}", dirs_exist_ok=True)
-        return Trial(self, root)
+        return PlannedRun(self, root)
 
 
 @dataclass
-class Trial:
+class PlannedRun:
     """One run, and what befell it."""
 
     lab: Lab
@@ -161,7 +161,7 @@ class Trial:
 
     def arrays(self) -> list[str]:
         """The jobs that were submitted, as SLURM numbers arrays."""
-        notes = [json.loads(path.read_text()) for path in (self.root / "jobs").glob("*.json")]
+        notes = [json.loads(path.read_text()) for path in (self.root / "launches").glob("*.json")]
         return sorted({job.split("_")[0] for note in notes for job in note.get("jobs", {}).values()})
 
     def restarts(self) -> int:

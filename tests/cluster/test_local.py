@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.jobs.local import ATTEMPTS, Claims, compute, cores, started
+from sfam_bench.jobs.local import ATTEMPTS, Claims, compute, cores, start
 from sfam_bench.jobs.processes import identity
 
 
@@ -74,13 +74,13 @@ def test_a_signal_stops_all_and_begins_none(tmp_path: Path) -> None:
 def test_a_process_begins_once_it_is_noted_and_keeps_its_identity(tmp_path: Path) -> None:
     noted: dict[str, dict[str, object]] = {}
     text = "import json, os, sfam_bench.jobs.processes as made; print(json.dumps(made.identity(os.getpid())))"
-    claims = Claims(claim=lambda shard, pid: noted.update({shard: identity(pid)}))
+    claims = Claims(claim=lambda job, pid: noted.update({job: identity(pid)}))
     compute({name: command(text) for name in "ab"}, 1, tmp_path / "logs", claims=claims)
     assert {name: json.loads((tmp_path / "logs" / f"{name}.log").read_text()) for name in "ab"} == noted
 
 
 def test_a_process_that_is_never_noted_ends_without_having_begun(tmp_path: Path) -> None:
-    process = started(command(f"open({str(tmp_path / 'begun')!r}, 'w')"), tmp_path / "log", (0, cores(1)[0]))
+    process = start(command(f"open({str(tmp_path / 'begun')!r}, 'w')"), tmp_path / "log", (0, cores(1)[0]))
     assert process.stdin
     process.stdin.close()  # as when its driver is killed
     assert process.wait(20) != 0
@@ -92,7 +92,10 @@ def test_a_shard_of_another_process_is_awaited_and_computed_only_where_that_did_
     tmp_path: Path, completed: bool
 ) -> None:
     other = subprocess.Popen(command("import time; time.sleep(0.5)"))
-    claims = Claims(taken=lambda shard: shard == "a" and other.poll() is None, ended=lambda _: completed)
+    claims = Claims(
+        taken=lambda job: job == "a" and other.poll() is None,
+        done=lambda job: job == "a" and completed and other.poll() is not None,
+    )
     text = "open({!r}, 'a').write('x')"
     made = {name: command(text.format(str(tmp_path / name))) for name in "ab"}
     assert compute(made, 2, tmp_path / "logs", claims=claims) is None
@@ -105,14 +108,14 @@ DRIVER = """
 import sys
 from pathlib import Path
 from sfam_bench.jobs.local import Claims, compute
-from sfam_bench.jobs.notes import leave, left
+from sfam_bench.jobs.notes import read_notes, write_note
 from sfam_bench.jobs.processes import alive
 
 root = Path(sys.argv[1])
 (root / "done").mkdir(exist_ok=True)
 
 def taken(shard):
-    note = left(root, "running", shard).get(shard)
+    note = read_notes(root, "running", shard).get(shard)
     return note is not None and alive(note)
 
 # says when it begins and ends, and whether anybody else has begun and not ended
@@ -131,7 +134,7 @@ os.unlink(f"{root}/{shard}.busy")
 commands = {shard: [sys.executable, "-c", TASK, str(root), shard] for shard in "abcd"}
 ended = lambda shard: (root / "done" / shard).exists()
 due = {shard: command for shard, command in commands.items() if not ended(shard)}
-claims = Claims(taken, ended, lambda shard, pid: leave(root, "running", shard, pid))
+claims = Claims(taken, ended, claim=lambda shard, pid: write_note(root, "running", shard, pid))
 sys.exit(compute(due, 2, root / "logs", claims=claims))
 """
 
@@ -150,3 +153,20 @@ def test_no_shard_is_computed_twice_at_once_or_lost_however_often_the_driver_is_
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == list("abcd")
     assert not (tmp_path / "twice").exists()
     assert [path.read_text() for path in (tmp_path / "done").iterdir()] == ["x"] * 4
+
+
+def test_a_job_starts_once_what_it_needs_is_done_and_not_at_all_where_that_failed(tmp_path: Path) -> None:
+    text = "import os, sys; os.path.exists({need!r}) or sys.exit('too early'); {fail} or open({own!r}, 'a').write('x')"
+    fails, after = {"c"}, {"b": ["a"], "d": ["c"], "e": ["b", "d"]}
+    needs = {name: str(tmp_path / after.get(name, [""])[0]) for name in "abcde"}
+    commands = {
+        name: command(
+            text.format(need=needs[name], fail="sys.exit(1)" if name in fails else "0", own=str(tmp_path / name))
+        )
+        for name in "edcba"
+    }
+    claims = Claims(done=lambda name: (tmp_path / name).exists())
+    assert compute(commands, 2, tmp_path / "logs", claims=claims, after=after) is None
+    assert [name for name in "abcde" if (tmp_path / name).exists()] == ["a", "b"]
+    assert (tmp_path / "b").read_text() == "x"
+    assert not (tmp_path / "logs" / "d.log").exists()

@@ -66,6 +66,14 @@ def test_a_merged_run_holds_what_its_pieces_held(made: Made) -> None:
     assert manifest["retrieval"] == {"recall_at_1": 0.5}
 
 
+def test_a_run_without_curves_is_merged(made: Made) -> None:
+    store, plan = made
+    for number, queries in enumerate(BATCHES):
+        store.write_shard(number, records(queries, number), maps(queries, number), [])  # type: ignore[arg-type]
+    assert merge(store.root, plan).rows == 35
+    assert read_curves(store.root).empty
+
+
 def test_row_groups_and_what_is_held_are_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     store, plan = made
     held: list[int] = []
@@ -99,7 +107,7 @@ def test_gaps_and_skipped_pairs_are_refused_in_one_line(made: Made) -> None:
         merge(store.root, plan)
     assert str(raised.value) == (
         f"{store.root} cannot be merged: missing batches: 2 (1, 2); pairs that could not be explained: 1 (d with r "
-        f"(no such image)); submit.py run run_dir={store.root} computes what is missing, "
+        f"(no such image)); sfam-bench submit run run_dir={store.root} computes what is missing, "
         "partial=true merges what is there"
     )
     assert not (store.root / "records.parquet").exists()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest, write_json
 from sfam_bench.core.provenance import running_code
-from sfam_bench.jobs.plan import FILE, MOST, PAIRS, Plan, cut, shards_for
+from sfam_bench.jobs.job import Job
+from sfam_bench.jobs.plan import FILE, MOST, PAIRS, JobList, Plan, cut, read_plan, shards_for
 from tests.cluster.damage import damaged
 
 
@@ -67,7 +68,7 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_what_is_no_plan_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no plan \(plan.json\): make one with submit.py plan"):
+    with pytest.raises(UserError, match=r"holds no plan \(plan.json\): make one with sfam-bench submit plan"):
         Plan.read(tmp_path)
     for text in ("", "[]", "{}", '{"shards": [[]]}', "[" * 9999):
         (tmp_path / FILE).write_text(text)
@@ -119,3 +120,50 @@ def test_a_plan_is_frozen() -> None:
     with pytest.raises(AttributeError):
         plan([1], 1).key = "other"  # type: ignore[misc]
     assert replace(plan([1], 1), key="other").key == "other"
+
+
+def cells() -> list[Job]:
+    return [
+        Job("train-a"),
+        Job("evaluate-a", ["train-a"], ["evaluate-a/manifest.json"], ["evaluate"], axes={"seed": 1}),
+    ]
+
+
+def test_a_list_of_jobs_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    made = JobList("sweep", "/", cells(), facts={"name": "mine"})
+    made.write(tmp_path)
+    assert read_plan(tmp_path) == made
+    with pytest.raises(UserError, match="holds a sweep, not the shards of an evaluation"):
+        Plan.read(tmp_path)
+
+
+def test_one_process_does_a_job_or_a_chain_of_jobs() -> None:
+    single, chained = (JobList("study", "/", cells(), chained=chained) for chained in (False, True))
+    assert [[job.id for job in made.chain("train-a")] for made in (single, chained)] == [
+        ["train-a"],
+        ["train-a", "evaluate-a"],
+    ]
+    with pytest.raises(UserError, match="no job nobody"):
+        single.chain("nobody")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"jobs": []},
+        {"jobs": [{"id": "../a"}]},
+        {"jobs": [{"id": ".hidden"}]},
+        {"jobs": [{"id": "a"}, {"id": "a"}]},
+        {"jobs": [{"id": "a", "after": ["b"]}, {"id": "b"}]},
+        {"jobs": [{"id": "a", "after": ["a"]}]},
+        {"jobs": [{"id": "a", "command": "evaluate"}]},
+        {"jobs": [{"id": "a", "shell": "ls"}]},
+        {"kind": "evaluation"},
+        {"kind": "party"},
+    ],
+)
+def test_a_list_of_other_jobs_than_declared_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    JobList("sweep", "/", cells()).write(tmp_path)
+    write_json(tmp_path / FILE, {**json.loads((tmp_path / FILE).read_text()), **wrong})
+    with pytest.raises(UserError, match=r"plan.json is no plan of this version .*: plan again"):
+        read_plan(tmp_path)

@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from sfam_bench.app.sweeping import written
 from sfam_bench.jobs.slurm import Request
 from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried
-from tests.cluster.lab import HERE, ROOT, Lab, Trial, lacking
+from tests.cluster.lab import HERE, ROOT, SMALL, Lab, PlannedRun, lacking
 from tests.cluster.page import PAGE, commands, settings
 
 QUICK = {"gpus": (0,), "preemption": (10,), "timeout": (20,), "kill_task": (20,)}
@@ -54,11 +55,11 @@ def test_a_comparison_sees_what_is_lost_doubled_and_wrong(tmp_path: Path, monkey
     found.loc[1, "value"] = 1.5
     frames = {tmp_path / "run": found, tmp_path / "whole": whole}
     monkeypatch.setattr("tests.cluster.lab.read_run", lambda root, _: SimpleNamespace(records=frames[root]))
-    assert Trial(Lab(tmp_path, {}), tmp_path / "run").compared() == {
+    assert PlannedRun(Lab(tmp_path, {}), tmp_path / "run").compared() == {
         **{"records": 3, "lost": 1, "added": 0, "duplicated": 1, "difference": 0.5}
     }
     found.loc[1, "flag"] = "constant_map"
-    assert Trial(Lab(tmp_path, {}), tmp_path / "run").compared()["difference"] != 0.5
+    assert PlannedRun(Lab(tmp_path, {}), tmp_path / "run").compared()["difference"] != 0.5
 
 
 def test_a_fault_that_did_not_happen_proves_nothing() -> None:
@@ -117,3 +118,19 @@ def test_without_slurm_its_tests_say_what_is_lacking(monkeypatch: pytest.MonkeyP
     assert lacking() == "no SLURM here: slurmd, munged not found (tests/cluster/install.sh installs it on Debian)"
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert lacking() == "no SLURM here: its daemons need root"
+
+
+def test_a_sweep_and_a_study_run_on_slurm_with_what_depends_on_what(lab: Lab) -> None:
+    small = [*SMALL, "pairs.kinds=[partial_match]", "pairs.count=3", "metric=[evidence]"]
+    more = written([*small, "train.epochs=1", "explainer=[sfam,lafam]"])
+    grid = ["sweep=losses", "~sweep.train.loss", "sweep.train.pooling=[gap]", "sweep.evaluate.similarity=[cosine,dot]"]
+    slurm = ["launcher=slurm", "cluster.cpus=1"]
+    said = lab.script("sweep", *grid, f"more={more}", *slurm, "report=false", f"out={lab.folder / 'sweep'}")
+    submitted = re.search(r"submitted: (\d+), (\d+);", said)  # trainings, and evaluations that depend on them
+    assert submitted
+    assert "3 jobs: 3 done" in lab.script("submit", "status", f"run_dir={lab.folder / 'sweep'}")
+    (second,) = lab.folder.glob(f"sweep/logs/{submitted[2]}_submission.sh")
+    assert f"--dependency=afterany:{submitted[1]}" in second.read_text()
+    study = ["objective=evidence_energy", "trials=5", f"run_dir={lab.folder / 'study'}"]
+    assert "tuned: " in lab.script("tune", *small, *study, *slurm)
+    assert "6 jobs: 6 done" in lab.script("submit", "status", f"run_dir={lab.folder / 'study'}")

@@ -126,3 +126,20 @@ def test_what_is_submitted_does_not_inherit_the_job_that_submits_it(
     assert "SBATCH_ACCOUNT" not in seen  # it would win over cluster.account
     assert seen["SBATCH_PARTITION"] == "other"
     assert seen["CUDA_VISIBLE_DEVICES"] == "3"  # of the user, and of no job
+
+
+def test_what_others_need_is_an_array_of_its_own_that_the_others_depend_on(commands: Path, tmp_path: Path) -> None:
+    command(commands, "srun", "exit 1")
+    command(
+        commands,
+        "sbatch",
+        f'for file; do :; done; echo x >> {commands}/n; n=$(wc -l < {commands}/n); cp "$file" {commands}/script-$n; '
+        'echo "Submitted batch job $n"',
+    )
+    after = {"c": ["a"], "d": ["b", "z"], "e": ["c"]}
+    found = slurm.submit(slurm.Request(), tmp_path / "logs", dict.fromkeys("abcde", int), after, {"z": "77_3"})
+    assert found == {"a": "1_0", "b": "1_1", "c": "2_0", "d": "2_1", "e": "3"}
+    asked = [(commands / f"script-{number}").read_text() for number in (1, 2, 3)]
+    assert ["--dependency" in text for text in asked] == [False, True, True]
+    assert "--dependency=afterany:1:77" in asked[1]
+    assert "--dependency=afterany:2" in asked[2]

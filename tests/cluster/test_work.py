@@ -16,7 +16,7 @@ from filelock import FileLock
 from sfam_bench.app.task import Task
 from sfam_bench.core.files import write_json
 from sfam_bench.jobs import local
-from sfam_bench.jobs.notes import left
+from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan
 from sfam_bench.runs.reader import read_run
 from tests.cluster.damage import damaged
@@ -80,7 +80,7 @@ def refused(outcome: Outcome, *words: str, code: int = 2) -> None:
 
 
 def work(run_script: Run, run: Path) -> list[Outcome]:
-    return [run_script("work", ALLOW, f"run_dir={run}", f"shard={shard.id}") for shard in Plan.read(run).shards]
+    return [run_script("work", ALLOW, f"run_dir={run}", f"job={shard.id}") for shard in Plan.read(run).shards]
 
 
 def same(run: Path, whole: Path) -> None:
@@ -111,11 +111,11 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
 
 def test_processes_of_this_machine_compute_it(run_script: Run, run: Path, whole: Path) -> None:
     said = ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "workers=2", "wait=true"))
-    assert said.splitlines() == ["3 of 3 shards to compute", "3 shards: 3 done; 6 of 6 batches"]
+    assert said.splitlines() == ["3 of 3 shards to do", "3 shards: 3 done; 6 of 6 batches"]
     ok(run_script("submit", "merge", f"run_dir={run}"))
     same(run, whole)
     stamps = {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()}
-    assert "0 of 3 shards to compute" in ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"))
+    assert "0 of 3 shards to do" in ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"))
     assert {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()} == stamps
 
 
@@ -127,11 +127,11 @@ def test_a_poisoned_pair_is_recorded_skipped_and_made_up_for(
     outcomes = work(run_script, run)
     assert [code for code, *_ in outcomes] == [2, 0, 0]
     refused(outcomes[0], "1 of 2 pairs could not be explained", poisoned, "the map is poisoned")
-    (skipped,) = left(run, "shards")[plan.shards[0].id]["skipped"]
+    (skipped,) = read_notes(run, "failures")[plan.shards[0].id]["skipped"]
     assert (skipped["batch"], skipped["query_id"]) == (1, poisoned)
     assert 'raise RuntimeError("the map' in skipped["traceback"]
     said = ok(run_script("submit", "status", f"run_dir={run}"))
-    assert "2 done, 1 incomplete" in said
+    assert "2 done, 1 failed" in said
     assert poisoned in said
     refused(
         run_script("submit", "merge", f"run_dir={run}"), "pairs that could not be explained: 1", poisoned, "poisoned"
@@ -154,11 +154,11 @@ def test_where_no_pair_can_be_explained_that_is_said_with_its_traceback(
 ) -> None:
     monkeypatch.setenv("POISON", "every")
     shard = Plan.read(run).shards[1].id
-    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "3 of 3 pairs could not be explained")
-    note = left(run, "failures")[shard]
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"), "3 of 3 pairs could not be explained")
+    note = read_notes(run, "failures")[shard]
     assert "the map is poisoned" in note["error"]
     assert 'raise RuntimeError("the map' in note["traceback"]
-    assert "1 incomplete" in ok(run_script("submit", "status", f"run_dir={run}"))
+    assert "1 failed" in ok(run_script("submit", "status", f"run_dir={run}"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
@@ -167,7 +167,7 @@ def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
 ) -> None:
     pairs, plan = pd.read_parquet(run / "pairs.parquet"), Plan.read(run)
     monkeypatch.setenv("SIGNAL", f"{pairs['query_id'].iloc[4]}:{int(number)}")  # of batch 2
-    code, _, err = run_script("work", ALLOW, f"run_dir={run}", f"shard={plan.shards[1].id}")
+    code, _, err = run_script("work", ALLOW, f"run_dir={run}", f"job={plan.shards[1].id}")
     assert code == 128 + number
     assert f"stopped by {number.name}: what was done is kept" in err
     assert sorted(path.stem for path in (run / "records").iterdir()) == ["00000", "00002"]
@@ -186,24 +186,24 @@ def test_a_shard_whose_process_is_killed_again_and_again_is_not_awaited(
     query = pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[4]
     monkeypatch.setenv("SIGNAL", f"{query}:{int(signal.SIGKILL)}")
     monkeypatch.setattr(local, "ATTEMPTS", 1)
-    refused(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"), "2 done, 1 missing", "submit.py run")
+    refused(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"), "2 done, 1 waiting", "submit run")
 
 
 def test_other_code_other_weights_and_other_shards_are_refused(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = Plan.read(run).shards[1].id
-    refused(run_script("work", ALLOW, f"run_dir={run}", "shard=nobody"), "has no shard nobody")
+    refused(run_script("work", ALLOW, f"run_dir={run}", "job=nobody"), "no job nobody")
     plan = json.loads((run / "plan.json").read_text())
     write_json(run / "plan.json", {**plan, "config": {**plan["config"], "seed": 7}})
-    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "no longer those of the plan")
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"), "no longer those of the plan")
     write_json(run / "plan.json", {**plan, "passes": {**plan["passes"], "device": "cuda"}})
-    other = run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}")
+    other = run_script("work", ALLOW, f"run_dir={run}", f"job={shard}")
     refused(other, "passes cannot be computed here as in the plan", 'device was "cuda", is "cpu"', "plan again")
     write_json(run / "plan.json", {**plan, "code": "another"})
-    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), "the code", "another", "plan again")
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"), "the code", "another", "plan again")
     refused(run_script("submit", "run", ALLOW, f"run_dir={run}"), "the code", "another", "plan again")
-    assert "the code" in left(run, "failures")[shard]["error"]
+    assert "the code" in read_notes(run, "failures")[shard]["error"]
 
 
 def test_what_a_plan_froze_is_proved_by_every_reader(run_script: Run, run: Path) -> None:
@@ -212,7 +212,7 @@ def test_what_a_plan_froze_is_proved_by_every_reader(run_script: Run, run: Path)
         whole = (run / name).read_bytes()
         (copy,) = damaged(whole, "flipped", 1)
         (run / name).write_bytes(copy)
-        refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={shard}"), name, "not the file of the plan")
+        refused(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"), name, "not the file of the plan")
         refused(run_script("submit", "run", ALLOW, f"run_dir={run}"), name, "not the file of the plan")
         refused(run_script("submit", "merge", f"run_dir={run}"), name, "not the file of the plan")
         refused(run_script("submit", "plan", *SETTINGS, f"run_dir={run}"), name, "not the file of the plan")
@@ -223,15 +223,15 @@ def test_what_a_plan_froze_is_proved_by_every_reader(run_script: Run, run: Path)
 def test_a_plan_builds_nothing_of_packages_that_are_not_admitted(run_script: Run, run: Path) -> None:
     shard = Plan.read(run).shards[1].id
     words = ("plan.json: explainer.poison._target_", "tests.cluster.poison.Poison", "pass allow=[tests]")
-    refused(run_script("work", f"run_dir={run}", f"shard={shard}"), *words)
+    refused(run_script("work", f"run_dir={run}", f"job={shard}"), *words)
     refused(run_script("submit", "run", f"run_dir={run}"), *words)
-    refused(run_script("work", "allow=[test]", f"run_dir={run}", f"shard={shard}"), *words)
+    refused(run_script("work", "allow=[test]", f"run_dir={run}", f"job={shard}"), *words)
 
 
 def test_a_plan_whose_folder_is_gone_is_refused(run_script: Run, run: Path, tmp_path: Path) -> None:
     plan = json.loads((run / "plan.json").read_text())
     write_json(run / "plan.json", {**plan, "folder": str(tmp_path / "gone")})
-    refused(run_script("work", ALLOW, f"run_dir={run}", f"shard={plan['shards'][0]['id']}"), "cannot enter", "gone")
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"job={plan['shards'][0]['id']}"), "cannot enter", "gone")
 
 
 def test_two_plans_at_once_and_what_a_stopped_one_left(run_script: Run, tmp_path: Path) -> None:
@@ -274,9 +274,9 @@ def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> No
     refused(run_script("submit", "begin", where), "'begin' is no verb", "plan|run|status|merge|cancel")
     refused(run_script("submit"), "verb is not given")
     refused(run_script("submit", "run", ALLOW, where, "explainer=[sfam]"), "explainer is frozen in the plan")
-    refused(run_script("submit", "run", ALLOW, where, "launcher=moon"), "launcher=moon: choose local, slurm")
+    refused(run_script("submit", "run", ALLOW, where, "launcher=moon"), "launcher=moon: choose here, local, slurm")
     refused(run_script("submit", "run", ALLOW, where, "workers=-1", "wait=true"), "workers is -1", "at least 1")
-    refused(run_script("submit", "status", f"run_dir={tmp_path}"), "holds no plan", "submit.py plan")
+    refused(run_script("submit", "status", f"run_dir={tmp_path}"), "holds no plan", "submit plan")
     refused(run_script("submit", "merge", where), "missing batches: 5", "partial=true")
     refused(run_script("submit", "plan", *SETTINGS, "cluster.gpus=many", f"run_dir={tmp_path / 'x'}"), "cluster.gpus")
     with FileLock(run / "run.lock"):
@@ -309,7 +309,7 @@ def test_a_task_of_slurm_hands_its_warning_on(
         Task(str(run), plan.shards[2].id, ("tests",))()
         task.checkpoint().function()
         assert (run / "records" / "00003.parquet").exists()
-        assert list(left(run, "shards")) == sorted(shard.id for shard in plan.shards[1:])
+        assert list(read_notes(run, "done")) == sorted(shard.id for shard in plan.shards[1:])
     finally:
         for number, handler in zip((signal.SIGUSR2, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
@@ -320,3 +320,31 @@ def test_a_task_is_loaded_without_torch() -> None:
     """Signals that come while submitit unpickles it would kill the process."""
     code = "import sys, sfam_bench.app.task; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_this_process_does_one_shard_after_another_and_goes_on_past_a_failure(
+    run_script: Run, run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ("submit", "run", ALLOW, f"run_dir={run}", "launcher=here")
+    before = Path.cwd()
+    monkeypatch.setenv("POISON", pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[3])
+    refused(run_script(*call), "3 shards: 2 done, 1 failed")
+    assert list(read_notes(run, "failures")) == [Plan.read(run).shards[0].id]
+    monkeypatch.delenv("POISON")
+    assert ok(run_script(*call)).splitlines() == ["1 of 3 shards to do", "3 shards: 3 done; 6 of 6 batches"]
+    assert Path.cwd() == before
+    ok(run_script("submit", "merge", f"run_dir={run}"))
+    same(run, whole)
+    facts = read_run(run).manifest["cost"]
+    assert all(cost["milliseconds"] > 0 for cost in facts.values())
+
+
+def test_a_shard_that_loses_a_pair_in_a_later_turn_is_not_done(
+    run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = Plan.read(run).shards[0].id
+    ok(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"))
+    (run / "records" / "00001.parquet").unlink()
+    monkeypatch.setenv("POISON", pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[3])
+    refused(run_script("work", ALLOW, f"run_dir={run}", f"job={shard}"), "could not be explained")
+    assert "1 failed, 2 waiting" in ok(run_script("submit", "status", f"run_dir={run}"))

@@ -1,31 +1,29 @@
-"""Run a grid of trainings and evaluations (conf/sweep/) with Hydra's multirun, and tabulate it; again: what is missing.
+"""Run a grid of trainings and evaluations (conf/sweep/) as jobs, and tabulate it; again: what is not done.
 
 Examples:
 
     sfam-bench sweep sweep=gamma
-    sfam-bench sweep sweep=losses launcher=joblib
+    sfam-bench sweep sweep=losses launcher=local workers=2
     sfam-bench sweep sweep=gamma 'more=["pairs.count=8"]' out=results/sweeps/small
 
-Settings: launcher, out, more, report.
+Settings: launcher, workers, out, more, report.
 """
 
-import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from sfam_bench.app.cli import script
+from sfam_bench.app.launching import check_launcher, launch
+from sfam_bench.app.settings import build
 from sfam_bench.app.sweeping import Sweep
-from sfam_bench.core.conf import conf_folder
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import probe
+from sfam_bench.jobs.plan import JobList
+from sfam_bench.jobs.watching import read_status, wait
 from sfam_bench.report.tables.cells import write_cells
 from sfam_bench.report.writer import write_report
-
-NEEDS = {"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}
-SLURM = "hydra_plugins.hydra_submitit_launcher"
 
 
 @script("sweep")
@@ -33,32 +31,27 @@ def main(cfg: DictConfig) -> None:
     name = HydraConfig.get().runtime.choices["sweep"]
     out = Path("results/sweeps", name) if OmegaConf.is_missing(cfg, "out") else Path(cfg.out)
     sweep = Sweep.of(name, OmegaConf.to_container(cfg.sweep), out, list(cfg.more))  # type: ignore[arg-type]
-    slurm = conf_folder().glob("hydra/launcher/slurm*.yaml")
-    launchers = [*NEEDS, *sorted(file.stem for file in slurm)]
-    if cfg.launcher not in launchers:
-        raise UserError(f"launcher is '{cfg.launcher}': choose {', '.join(launchers)}")
-    if not find_spec(NEEDS.get(cfg.launcher, SLURM)):
-        raise UserError(f"launcher={cfg.launcher} needs more packages: pip install '.[cluster]' in the clone")
+    check_launcher(cfg.launcher)
+    build(cfg.cluster)  # checked before anything is computed
+    plan = sweep.plan()
+    cfg.allow = [*cfg.allow, *sweep.packages]
+    probe(sweep.out)
     sweep.out.mkdir(parents=True, exist_ok=True)
-    stages = {stage: sweep.jobs(stage) for stage in sweep.stages}
-    worked = False
-    for stage, jobs in stages.items():
-        due = [job for job in jobs if not job.done]
-        print(f"{stage}: {len(jobs)} cells, {len(due)} to do", flush=True)
-        if due:
-            worked = True
-            command = [sys.executable, "-m", "sfam_bench", stage]
-            code = subprocess.run([*command, *sweep.arguments(stage, due, cfg.launcher)]).returncode
-            if code and all(job.state == "missing" for job in jobs):  # a mistake that no job came to, which it has said
-                sys.exit(code)
-    done, undone = write_cells(name, stages, sweep.out)
-    print(f"table: {sweep.out / 'cells.md'}")
-    page = sweep.out / "report" / "index.html"
-    if done and cfg.report and (worked or not page.exists()):
-        write_report([job.folder for job in done], page.parent)
+    unchanged = read_status(sweep.out, plan, cfg.gone).complete
+    launch(cfg, sweep.out, plan)
+    wait(sweep.out, plan, cfg.gone)
+    tabulate(cfg, sweep.out, plan, unchanged)
+
+
+def tabulate(cfg: DictConfig, out: Path, plan: JobList, unchanged: bool) -> None:
+    """Write the table of a sweep, and the page where cells are new; exit with 1 where cells are not done."""
+    done, cells = write_cells(out, plan, read_status(out, plan, cfg.gone))
+    print(f"table: {out / 'cells.md'}")
+    page = out / "report" / "index.html"
+    if done and cfg.report and not (unchanged and page.exists()):
+        write_report([out / name for name in done], page.parent)
         print(f"page: {page}")
-    if undone:
-        cells = [*stages.values()][-1]
-        where = f"see {sweep.out / 'cells.md'} and {sweep.out / 'failures'}, mend it, and start the sweep again"
-        print(f"error: {len(cells) - len(done)} of {len(cells)} cells are missing: {where}", file=sys.stderr)
+    if len(done) < len(cells):
+        where = f"see {out / 'cells.md'} and {out / 'failures'}, correct the cause, and start the sweep again"
+        print(f"error: {len(cells) - len(done)} of {len(cells)} cells are not done: {where}", file=sys.stderr)
         sys.exit(1)

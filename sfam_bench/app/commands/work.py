@@ -1,12 +1,12 @@
-"""Compute one shard of a planned evaluation in this process, as `submit run` has its tasks do.
+"""Do one job of a plan in this process; what launchers and other schedulers call.
 
 Examples:
 
-    sfam-bench work run_dir=results/big shard=00000
-    sfam-bench work run_dir=results/big shard=00001
-    sfam-bench work run_dir=results/big shard=00000 'allow=[my_package]'
+    sfam-bench work run_dir=results/big job=0123456789abcdef
+    sfam-bench work run_dir=results/sweeps/gamma job=train-gap-none-01234567
+    sfam-bench work run_dir=results/tune/sfam job=trial-0003 allow=[my_package]
 
-Settings: run_dir, shard, allow.
+Settings: run_dir, job, allow.
 """
 
 import signal
@@ -21,7 +21,7 @@ from sfam_bench.app.work import work
 
 @script("work")
 def main(cfg: DictConfig) -> None:
-    stopped = work(Path(cfg.run_dir), cfg.shard, allow=cfg.allow)
+    stopped = work(Path(cfg.run_dir), cfg.job, allow=cfg.allow)
     if stopped:
         print(f"stopped by {signal.Signals(stopped).name}: what was done is kept", file=sys.stderr)
         sys.exit(128 + stopped)

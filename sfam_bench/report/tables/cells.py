@@ -1,8 +1,7 @@
 """The table of a sweep: what became of each cell, and the means of those that are done; partial tables say so first."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic
 from sfam_bench.jobs.job import STATES, Job
+from sfam_bench.jobs.plan import JobList
+from sfam_bench.jobs.status import Status
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import decimals
 from sfam_bench.report.tables import formats
@@ -21,43 +22,44 @@ from sfam_bench.statistics import FACTS, FEW_CLASSES, summary
 MOST = 200  # characters of an error in a table
 
 
-def write_cells(name: str, stages: Mapping[str, Sequence[Job]], out: Path) -> tuple[list[Job], list[Job]]:
-    """Write cells.csv and cells.md, a row for each cell of the last stage; which jobs are done, and which are not.
+def write_cells(out: Path, plan: JobList, status: Status) -> tuple[list[str], list[str]]:
+    """Write cells.csv and cells.md, a row for each cell of the last stage; the ids of those that are done, and of all.
 
     A cell whose records cannot be read counts as failed.
     """
+    stages: dict[str, list[Job]] = {}
+    for job in plan.jobs:
+        stages.setdefault(job.command[0], []).append(job)
+    found = status.jobs.set_index("job")
+    states, why = ({str(job): str(text) for job, text in found[name].items()} for name in ("state", "why"))
     cells = [*stages.values()][-1]
-    means, catalogue, broken = _means(cells)
-    states = {job.id: "failed" if job.id in broken else job.state for job in chain(*stages.values())}
-    why = {job.id: broken.get(job.id, job.why) for job in chain(*stages.values())}
+    means, catalogue, broken = _means(out, [job for job in cells if states[job.id] == "done"])
+    states |= dict.fromkeys(broken, "failed")
+    why |= broken
     (out / "cells.csv").write_text(formats.csv(_frame(cells, states, why, means)), encoding="utf-8")
-    counts = [(stage, _counted([states[job.id] for job in jobs])) for stage, jobs in stages.items()]
-    undone = [job for job in chain(*stages.values()) if states[job.id] != "done"]
+    counts = [(stage, _count(states[job.id] for job in jobs)) for stage, jobs in stages.items()]
+    undone = [job.id for job in plan.jobs if states[job.id] != "done"]
     lines = [
         *counts,
-        *((f"not done: {job.id}", ": ".join(filter(None, [states[job.id], why[job.id][:MOST]]))) for job in undone),
+        *((f"not done: {name}", ": ".join(filter(None, [states[name], why[name][:MOST]]))) for name in undone),
     ]
     with atomic(out / "cells.md") as temporary:
-        page = formats.markdown(f"Sweep {name}", lines, _tables(cells, states, means, catalogue))
+        page = formats.markdown(f"Sweep {plan.facts['name']}", lines, _tables(cells, states, means, catalogue))
         temporary.write_text(page, encoding="utf-8")
-    return [job for job in cells if states[job.id] == "done"], undone
+    return [job.id for job in cells if states[job.id] == "done"], [job.id for job in cells]
 
 
-def _counted(states: Sequence[str]) -> str:
+def _count(states: Iterable[str]) -> str:
     found = Counter(states)
-    return f"{len(states)} cells: {', '.join(f'{found[state]} {state}' for state in STATES)}"
+    return f"{found.total()} cells: {', '.join(f'{found[state]} {state}' for state in STATES if state in found)}"
 
 
-def _means(cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], Catalogue, dict[str, str]]:
-    """The summary of each cell that is done, without facts of pairs and checks of the protocol; their metrics; what
-    cannot be read.
-    """
+def _means(out: Path, cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], Catalogue, dict[str, str]]:
+    """The summary of each cell, without facts of pairs and checks of the protocol; their metrics; what is unreadable."""
     means, manifests, broken = {}, [], {}
     for job in cells:
-        if not job.done:
-            continue
         try:
-            run = read_run(job.folder)
+            run = read_run(out / job.id)
             catalogue = Catalogue.of(run.manifest)
             records = run.records[~catalogue.checks(run.records) & (run.records["explainer"] != FACTS)]
             means[job.id] = summary(records, run.pairs, catalogue.facts)

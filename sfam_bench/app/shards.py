@@ -1,0 +1,148 @@
+"""Compute one shard of a planned evaluation, batch by batch."""
+
+import logging
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from sfam_bench.app.cli import one_line
+from sfam_bench.app.evaluation import Bench, Evaluation, write
+from sfam_bench.app.stored import stored
+from sfam_bench.app.work import Perform
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.provenance import config_hash, differences
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.signals import Interrupted, listening
+from sfam_bench.core.stream import prefetched
+from sfam_bench.datasets.pairs import load_batch
+from sfam_bench.evaluation.evaluate import BatchResult
+from sfam_bench.jobs.job import Job
+from sfam_bench.jobs.plan import FILE, PAIRS, Plan, Shard
+from sfam_bench.retrieval.recall import Catalogue
+from sfam_bench.runs.store import RunStore, frozen_passes
+
+GALLERY = "gallery.safetensors"
+SKIPPED = ("query_id", "reference_id", "why", "traceback")
+Skipped = tuple[str, str, str, str]
+log = logging.getLogger(__name__)
+
+
+class IncompleteError(UserError):
+    """A shard that came to its end without some of its pairs; `facts` are for its note."""
+
+    def __init__(self, message: str, facts: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
+@contextmanager
+def shard_worker(root: Path, plan: Plan, job: Job, allow: Sequence[str]) -> Iterator[Perform]:
+    """What computes the shard of a job."""
+    worker = Worker.of(root, plan, plan.by_id[job.id], allow)
+    yield lambda _, stop_at: worker.run(stop_at)
+
+
+@dataclass
+class Worker:
+    """One process at work on one shard."""
+
+    root: Path
+    plan: Plan
+    shard: Shard
+    store: RunStore
+    frames: list[pd.DataFrame]
+    bench: Bench
+    catalogue: Catalogue
+    spent: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, root: Path, plan: Plan, shard: Shard, allow: Sequence[str] = ()) -> "Worker":
+        """Build what the plan says, and make sure that it is still the same."""
+        plan.check(root)
+        cfg = stored(plan.config, root / FILE, allow)
+        torch.set_num_threads(plan.passes["threads"])  # which may change the last bits
+        evaluation = Evaluation.of(cfg)
+        if config_hash(evaluation.identity) != plan.facts["identity"]:
+            raise UserError(f"model or data set are no longer those of the plan {root}: restore them, or plan again")
+        frames = evaluation.frames(pd.read_parquet(root / PAIRS))
+        made = evaluation.prepared()
+        explainers = {name: explainer for name, explainer in made.items() if name not in plan.left_out}
+        bench = evaluation.bench(explainers, frames[shard.first], plan.pairs_of(shard))
+        if changed := differences(plan.passes, frozen_passes(bench.facts)):
+            raise UserError(
+                f"passes cannot be computed here as in the plan {root} ({changed}): compute on such machines as "
+                "planned it, or plan again"
+            )
+        catalogue = evaluation.catalogue(load_file(root / GALLERY)["gallery"])
+        if any("gallery" in metric.needs for metric in evaluation.metrics.values()):
+            catalogue = catalogue.to(evaluation.inputs.model.device)
+        return cls(root, plan, shard, RunStore(root, plan.key, plan.passes), frames, bench, catalogue)
+
+    def run(self, stop_at: Sequence[signal.Signals]) -> dict[str, Any]:
+        """Compute and write each batch that is missing; the number of pairs, and the seconds that each method spent.
+
+        Interrupted, between two batches, at a signal; IncompleteError where pairs could not be explained.
+        """
+        due = [number for number in self.shard.batches if not self.store.has_shard(number)]
+        skipped: list[dict[str, Any]] = []
+        with listening(stop_at) as request:
+            for number, explained, left in self.explained(due):
+                write(self.store, number, self.frames[number], explained, [one[:3] for one in left])
+                self.spent.update(explained.seconds)
+                skipped += [dict(zip(("batch", *SKIPPED), (number, *one), strict=True)) for one in left]
+                if request.number is not None and number != due[-1]:
+                    raise Interrupted(request.number, f"batch {number}")
+        pairs = sum(len(self.frames[number]) for number in due)
+        facts = {"pairs": pairs, "spent": dict(self.spent)}
+        if skipped:
+            pair, why = " with ".join(skipped[0][name] for name in SKIPPED[:2]), skipped[0]["why"]
+            message = f"{len(skipped)} of {pairs} pairs could not be explained, first {pair}: {why}"
+            cause = RuntimeError(skipped[0]["traceback"])
+            raise IncompleteError(message, {**facts, "skipped": skipped}) from cause
+        return facts
+
+    def explained(self, due: Sequence[int]) -> Iterator[tuple[int, BatchResult, list[Skipped]]]:
+        """Each batch, explained; where it cannot be as a whole, pair by pair, without those that cannot."""
+        for number, batch in zip(due, prefetched(self.loaded, [self.frames[number] for number in due]), strict=True):
+            try:
+                if isinstance(batch, Exception):
+                    raise batch
+                whole: tuple[BatchResult, list[Skipped]] = self.one(batch), []
+            except Exception as error:  # of a method, a metric, a file: anything
+                log.warning("batch %d cannot be explained as a whole (%s): pair by pair", number, one_line(error))
+                whole = self.pair_by_pair(self.frames[number])
+            yield number, *whole
+
+    def loaded(self, frame: pd.DataFrame) -> PairBatch | Exception:
+        """A batch, or why it cannot be read."""
+        try:
+            return load_batch(self.bench.evaluation.inputs.dataset, frame)
+        except Exception as error:
+            return error
+
+    def one(self, batch: PairBatch) -> BatchResult:
+        """One batch, explained."""
+        return next(self.bench.explain([batch], self.catalogue))
+
+    def pair_by_pair(self, frame: pd.DataFrame) -> tuple[BatchResult, list[Skipped]]:
+        """The pairs of a batch that can be explained, and why the others cannot."""
+        good, left = BatchResult([]), list[Skipped]()
+        for at, (query, reference) in enumerate(zip(frame["query_id"], frame["reference_id"], strict=True)):
+            try:
+                found = self.one(load_batch(self.bench.evaluation.inputs.dataset, frame[at : at + 1]))
+            except Exception as error:
+                left.append((query, reference, one_line(error) or type(error).__name__, traceback.format_exc()))
+                continue
+            maps = {name: torch.cat([good.maps.get(name, made[:0]), made]) for name, made in found.maps.items()}
+            took = Counter(good.seconds) + Counter(found.seconds)
+            good = BatchResult(good.records + found.records, maps, dict(took), good.curves + found.curves)
+        return good, left

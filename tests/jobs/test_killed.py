@@ -1,0 +1,139 @@
+"""An evaluation in shards, a sweep and a study, killed half way: one status, one way to continue, the same results."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from sfam_bench.app.sweeping import written
+from sfam_bench.jobs.notes import read_notes
+from sfam_bench.jobs.plan import Plan, read_plan
+from sfam_bench.jobs.processes import alive
+from sfam_bench.runs.reader import read_run
+
+Outcome = tuple[int, str, str]
+Run = Callable[..., Outcome]
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
+    *("pairs.kinds=[partial_match]", "pairs.count=6", "batch_size=2", "steps.intervals=4", "passes.mode=eager"),
+]
+METHODS = ["explainer=[sfam,lafam]", "metric=[deletion,evidence]"]
+CELLS = [*SMALL, *METHODS, "train.epochs=1", "train.batch_size=16"]
+GRID = ["sweep=losses", "~sweep.train.loss", "sweep.evaluate.similarity=[cosine,dot]", "report=false"]
+KINDS = {  # the words that start each; its folder comes last
+    "evaluation": ("submit", ["plan", *SMALL, *METHODS, "cluster.cpus=1", "shards=3"], "run_dir"),
+    "sweep": ("sweep", [*GRID, f"more={written(CELLS)}"], "out"),
+    "study": ("tune", [*SMALL, "metric=[evidence]", "objective=evidence_energy", "trials=24"], "run_dir"),
+}
+LOCAL = ["launcher=local", "workers=2", "cluster.cpus=1"]
+
+
+def ok(outcome: Outcome) -> str:
+    assert outcome[0] == 0, outcome[2]
+    return outcome[1]
+
+
+def start(kind: str, root: Path, run_script: Run) -> "subprocess.Popen[bytes]":
+    """The driver of processes that do all jobs of a kind, in a process group of its own."""
+    command, words, folder = KINDS[kind]
+    if kind == "evaluation":
+        ok(run_script(command, *words, f"{folder}={root}"))
+        command, words, folder = "submit", ["run", "wait=true"], "run_dir"
+    call = [sys.executable, "-m", "sfam_bench", command, *words, f"{folder}={root}", *LOCAL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(call, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def finish_uninterrupted(kind: str, root: Path, run_script: Run) -> None:
+    """Do the same in this process, which nothing stops."""
+    command, words, folder = KINDS[kind]
+    if kind == "evaluation":
+        ok(run_script("evaluate", *SMALL, *METHODS, f"run_dir={root}"))
+    else:
+        ok(run_script(command, *words, f"{folder}={root}"))
+
+
+def read_results(kind: str, root: Path, run_script: Run) -> list[pd.DataFrame]:
+    """What it found, without times."""
+    if kind == "study":
+        chosen = pd.DataFrame([yaml.safe_load((root / "chosen.yaml").read_text())["sfam"]])
+        return [pd.read_csv(root / "trials.csv").drop(columns="seconds"), chosen]
+    if kind == "sweep":
+        cells = [job.id for job in read_plan(root).jobs if job.command[0] == "evaluate"]
+        return [read_run(root / cell).records for cell in cells]
+    if (root / "plan.json").exists():
+        ok(run_script("submit", "merge", f"run_dir={root}"))
+    return [read_run(root).records]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_killed_half_way_is_continued_to_the_same_results(kind: str, run_script: Run, tmp_path: Path) -> None:
+    root, count = tmp_path / "killed", 3 if kind == "study" else 1
+    driver = start(kind, root, run_script)
+    while len(read_notes(root, "done")) < count:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    os.killpg(driver.pid, signal.SIGKILL)  # the driver and its workers
+    driver.wait()
+    done = read_notes(root, "done")
+    jobs = len(read_plan(root).jobs)
+    assert count <= len(done) < jobs
+    word = Plan.word if kind == "evaluation" else "jobs"
+    assert f"{jobs} {word}: {len(done)} done, {jobs - len(done)} waiting" in status(run_script, root)
+
+    said = ok(run_script("submit", "run", f"run_dir={root}", "wait=true", *LOCAL))
+    assert said.splitlines()[0] == f"{jobs - len(done)} of {jobs} {word} to do"
+    assert f"{jobs} {word}: {jobs} done" in said
+    assert f"{jobs} {word}: {jobs} done" in status(run_script, root)
+    assert {name: read_notes(root, "done")[name] for name in done} == done  # nothing was done twice
+    finish_uninterrupted(kind, tmp_path / "whole", run_script)
+    pairs = zip(*(read_results(kind, each, run_script) for each in (root, tmp_path / "whole")), strict=True)
+    for found, whole in pairs:
+        keys = [name for name in ("explainer", "metric", "query_id", "reference_id") if name in whole]
+        both = (frame.sort_values(keys, ignore_index=True) if keys else frame for frame in (found, whole))
+        pd.testing.assert_frame_equal(*both, check_exact=True)
+
+
+def status(run_script: Run, root: Path) -> str:
+    return ok(run_script("submit", "status", f"run_dir={root}"))
+
+
+def test_trials_of_a_worker_whose_driver_was_killed_are_waited_for(run_script: Run, tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    driver = start("study", root, run_script)
+    while not read_notes(root, "done"):
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    (note,) = read_notes(root, "running").values()
+    assert alive(note)
+    assert "1 running" in status(run_script, root)
+    said = ok(run_script("submit", "run", f"run_dir={root}", "wait=true", *LOCAL))
+    assert "1 jobs are being done by processes of an earlier run: waiting for them" in said
+    assert "25 jobs: 25 done" in said
+    assert {found["pid"] for found in read_notes(root, "done").values()} == {note["pid"]}
+
+
+@pytest.mark.parametrize("kind", ["sweep", "study"])
+def test_what_is_cancelled_stops_and_waits(kind: str, run_script: Run, tmp_path: Path) -> None:
+    root = tmp_path / "cancelled"
+    driver = start(kind, root, run_script)
+    while not read_notes(root, "running"):
+        assert driver.poll() is None
+        time.sleep(0.01)
+    said = ok(run_script("submit", "cancel", f"run_dir={root}"))
+    assert "running" not in said
+    assert "queued" not in said
+    assert driver.wait(60) != 0
+    found = read_notes(root, "running")
+    assert not any(map(alive, found.values()))
+    assert "waiting" in status(run_script, root)
