@@ -19,12 +19,7 @@ from sfam_bench.core.targets import score as target_score
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.pictures import Corners, Picture, Region, pair
 from sfam_bench.evaluation.evaluate import PAIR, evaluate, raw_maps, reasons, self_pairs
-from sfam_bench.evaluation.named import Explainers, check_method, explainers_of
-from sfam_bench.metrics.completeness import Completeness
-from sfam_bench.metrics.complexity import Gini
-from sfam_bench.metrics.keeping import Keeping
-from sfam_bench.metrics.localisation import EnergyPointingGame, IoU, PointingGame
-from sfam_bench.metrics.perturbation import Perturbation
+from sfam_bench.evaluation.named import Explainers, check_method, explainers_of, find_object
 from sfam_bench.metrics.shared.base import NOT_DRAWN, Metric
 from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
@@ -34,18 +29,18 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.pair import MapPanel, check_suffix, measured, pair_figure, save_figure
 from sfam_bench.report.names import words
 
-METRICS: dict[str, Metric] = {  # as conf/metric has them
-    "insertion_minus_deletion_mean_colour": Perturbation("insertion_minus_deletion"),
-    "deletion_mean_colour": Perturbation("deletion"),
-    "insertion_mean_colour": Perturbation("insertion"),
-    "average_drop": Keeping("drop"),
-    "energy_pointing_game": EnergyPointingGame(),
-    "energy_pointing_game_ratio": EnergyPointingGame(value="ratio"),
-    "pointing_game": PointingGame(),
-    "iou_50": IoU(threshold=0.5),
-    "gini": Gini(),
-    "completeness": Completeness(),
-}
+METRICS = (  # of conf/metric, by default
+    "insertion_minus_deletion_mean_colour",
+    "deletion_mean_colour",
+    "insertion_mean_colour",
+    "average_drop",
+    "energy_pointing_game",
+    "energy_pointing_game_ratio",
+    "pointing_game",
+    "iou_50",
+    "gini",
+    "completeness",
+)
 GIVE = {"foreground": "give foreground= or box=", "box": "give box="}
 
 
@@ -113,7 +108,7 @@ def score(
 ) -> pd.DataFrame:
     """Measure explanations of one pair: explainers down, metrics across, NaN where there is nothing to measure.
 
-    metrics: names of METRICS, or objects by name; by default deletion, insertion, their difference, average drop,
+    metrics: names of conf/metric, or objects by name; by default deletion, insertion, their difference, average drop,
         concentration and completeness, and where the object is known, localisation.
     foreground: the query's object, a mask as large as the query: of bools, of 0 and 1, or one whose light pixels are
         inside; one whose levels may be labels is refused.
@@ -125,13 +120,15 @@ def score(
     attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "metrics" with what each
     says of itself (higher_is_better, label, meaning).
     """
-    chosen, asked, model = explainers_of(explainers), _metrics(metrics), _model(model)
+    chosen, model = explainers_of(explainers), _model(model)
+    asked = None if metrics is None else _metrics(metrics)
     pairs = pair(query, reference, model.image_size, foreground, box, background)
-    wanted = {name: m for name, m in METRICS.items() if all(map(pairs.has, m.needs))} if asked is None else asked
+    if (wanted := asked) is None:
+        wanted = {name: metric for name, metric in _metrics(METRICS).items() if all(map(pairs.has, metric.needs))}
     for name, metric in wanted.items():
         for need in metric.needs:
             if not pairs.has(need):
-                how = GIVE.get(need, "leave it out, or use experiments/evaluate.py")
+                how = GIVE.get(need, "leave it out, or use sfam-bench evaluate")
                 raise UserError(f"{name} needs {need}, which is not known of this pair: {how}")
     (shard,) = evaluate(model, Similarity(), [pairs], chosen, wanted, "pair", keep_curves=False)
     cells = {(record.explainer, record.metric): record for record in shard.records}
@@ -155,19 +152,11 @@ def _model(model: SimilarityModel | None) -> SimilarityModel:
     return model
 
 
-def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str | None) -> dict[str, Metric] | None:
-    """Objects as they are, names looked up in METRICS."""
-    if chosen is None:
-        return None
+def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str) -> dict[str, Metric]:
+    """Objects as they are, names looked up in conf/metric."""
     check_object(chosen, "metrics", Mapping, Sequence)
     if not isinstance(chosen, Mapping):
-        names = [chosen] if isinstance(chosen, str) else chosen
-        if absent := [name for name in names if name not in METRICS]:
-            raise UserError(
-                f"there is no metric {absent[0]!r:.60} by name: choose from {', '.join(METRICS)}, or give objects as "
-                "metrics={'name': object}"
-            )
-        chosen = {name: METRICS[name] for name in names}
+        chosen = {name: find_object("metric", name) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     for name, metric in chosen.items():
         check_method(metric, f"metric {name!r}", Metric)
     if not chosen:

@@ -9,7 +9,6 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-import yaml
 
 import sfam_bench
 from sfam_bench.api import METRICS
@@ -20,7 +19,7 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
 from sfam_bench.datasets.pictures import sample
 from sfam_bench.evaluation.evaluate import PAIR, evaluate
-from sfam_bench.evaluation.named import named
+from sfam_bench.evaluation.named import find_object
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.decisions import MarginArea
@@ -140,13 +139,13 @@ def test_names_of_explainers_are_looked_up(model):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_means_what_it_means_to_evaluate(name):
-    assert named(name) == settings.build(choosing("explainer", name).explainer)[name]
+    assert find_object("explainer", name) == settings.build(choosing("explainer", name).explainer)[name]
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_default_metrics_are_those_of_conf(name):
-    group = next(file.stem for file in (CONF / "metric").glob("*.yaml") if name in yaml.safe_load(file.read_text()))
-    assert settings.build(choosing("metric", group).metric)[name] == METRICS[name]
+@pytest.mark.parametrize("file", sorted(file.stem for file in (CONF / "metric").glob("*.yaml")))
+def test_the_name_of_a_metric_means_what_it_means_to_evaluate(file):
+    expected = settings.build(choosing("metric", file).metric)
+    assert {name: find_object("metric", name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -168,7 +167,7 @@ def test_explainers_that_cannot_be_are_refused(model, explainers, said):
 
 def test_metrics_go_by_name_too(model):
     found = sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", ["deletion_mean_colour", "gini"])
-    given = {name: METRICS[name] for name in ("deletion_mean_colour", "gini")}
+    given = {name: find_object("metric", name) for name in ("deletion_mean_colour", "gini")}
     pd.testing.assert_frame_equal(found, sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", given))
     assert [*sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", "gini").columns] == ["gini"]
 
@@ -243,7 +242,9 @@ def test_scores_are_those_of_evaluate(model):
     chosen = {"sfam": SFAM(), "chance": Chance()}
     table = sfam_bench.score(model, NOISE, NOISE.flip(2), chosen, foreground=mask)
     pairs = PairBatch(("query",), ("reference",), NOISE[None], NOISE.flip(2)[None], masks={"foreground": mask[None]})
-    (shard,) = evaluate(model, Similarity(), [pairs], chosen, METRICS, "any")
+    (shard,) = evaluate(
+        model, Similarity(), [pairs], chosen, {name: find_object("metric", name) for name in METRICS}, "any"
+    )
     there = {(r.explainer, r.metric): r.value for r in shard.records if r.explainer != PAIR}
     assert {key: table.loc[key] for key in there} == pytest.approx(there, nan_ok=True)
     assert table.shape == (2, len(METRICS))
@@ -274,7 +275,7 @@ def test_a_metric_that_a_pair_alone_cannot_have_is_refused(model):
     with pytest.raises(UserError, match=r"^area needs negative, which is not known of this pair: leave it out"):
         sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", {"area": MarginArea("deletion")})
     with pytest.raises(UserError, match=r"needs foreground.*: give foreground= or box="):
-        sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", {"game": METRICS["pointing_game"]})
+        sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", {"game": find_object("metric", "pointing_game")})
 
 
 def test_marks_go_through_the_geometry_of_their_image(model, tmp_path):

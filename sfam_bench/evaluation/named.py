@@ -1,10 +1,11 @@
-"""Methods by the names that they have in conf/explainer, without Hydra."""
+"""Methods and metrics by their names in conf/, without Hydra."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from sfam_bench.core.conf import conf_folder, read_yaml
 from sfam_bench.core.errors import UserError, check_choices, check_object
@@ -12,7 +13,7 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 
-PACKAGE = "sfam_bench.explainers."  # nothing else is imported, whatever a file says
+PACKAGE = "sfam_bench."  # nothing else is imported, whatever a file says
 Explainers: TypeAlias = Mapping[str, Explainer] | Sequence[str] | str | None
 
 
@@ -24,7 +25,7 @@ def explainers_of(chosen: Explainers) -> dict[str, Explainer]:
     if isinstance(chosen, Mapping):
         found = dict(chosen)
     else:
-        found = {name: named(name) for name in ([chosen] if isinstance(chosen, str) else chosen)}
+        found = {name: find_object("explainer", name) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     for name, method in found.items():
         check_method(method, f"explainer {name!r}", Explainer)
     if not found:
@@ -39,19 +40,46 @@ def check_method(method: object, what: str, kind: type) -> None:
         check_choices(method)
 
 
-def named(name: str) -> Explainer:
-    """The method that evaluate.py calls so; its settings that refer to others keep their defaults (seed 0)."""
-    files = {file.stem: file for file in (conf_folder() / "explainer").glob("*.yaml")}
+def find_object(group: Literal["explainer", "metric"], name: str) -> Any:
+    """Build the method or metric of this name as conf/ says, with the defaults of conf/base.yaml (seed 0).
+
+    UserError where there is none, or conf/ names what is not of this package.
+    """
+    known = _entries(group)
     if not isinstance(name, str):
-        raise UserError(f"a list of explainers holds names, not {name!r:.60}: give objects as {{'name': object}}")
-    if name not in files:
-        near = ", ".join(get_close_matches(name, files, 3)) or f"one of {', '.join(sorted(files))}"
-        raise UserError(f"there is no explainer {name!r}: did you mean {near}?")
-    fields: dict[str, Any] = dict(read_yaml(files[name])[name])
-    target = str(fields.pop("_target_"))
-    if not target.startswith(PACKAGE):
-        raise UserError(f"{files[name]} takes {target}, which is not of {PACKAGE}*: give the object itself")
-    module, _, kind = target.rpartition(".")
-    own = {key: value for key, value in fields.items() if not (isinstance(value, str) and "${" in value)}
-    method: Explainer = getattr(import_module(module), kind)(**own)
-    return method
+        raise UserError(f"a list of {group}s holds names, not {name!r:.60}: give objects as {{'name': object}}")
+    if name not in known:
+        near = ", ".join(get_close_matches(name, known, 3)) or f"one of {', '.join(known)}"
+        raise UserError(f"there is no {group} {name!r}: did you mean {near}?")
+    return _build(known[name])
+
+
+@cache
+def _entries(group: str) -> dict[str, Mapping[str, Any]]:
+    """What the files of a group describe, by key."""
+    files = (read_yaml(file) for file in sorted((conf_folder() / group).glob("*.yaml")))
+    return {name: node for file in files for name, node in file.items() if isinstance(node, dict)}
+
+
+def _build(node: Mapping[str, Any]) -> Any:
+    module, _, kind = str(node["_target_"]).rpartition(".")
+    if not module.startswith(PACKAGE):
+        raise UserError(f"conf/ takes {node['_target_']}, which is not of {PACKAGE}*: give the object itself")
+    fields = {key: _resolve(value) for key, value in node.items() if key != "_target_"}
+    return getattr(import_module(module), kind)(**fields)
+
+
+def _resolve(value: Any) -> Any:
+    """A value of conf/: objects built; ${setting}, ${group} and ${group.key} replaced by what they are by default."""
+    if isinstance(value, dict) and "_target_" in value:
+        return _build(value)
+    if not (isinstance(value, str) and value.startswith("${") and value.endswith("}")):
+        return value
+    group, _, key = value[2:-1].partition(".")
+    if key:
+        return _build(_entries(group)[key])
+    base = read_yaml(conf_folder() / "base.yaml")
+    if (conf_folder() / group).is_dir():
+        chosen = next(entry[group] for entry in base["defaults"] if isinstance(entry, dict) and group in entry)
+        return _build(read_yaml(conf_folder() / group / f"{chosen}.yaml"))
+    return _resolve(base[group])

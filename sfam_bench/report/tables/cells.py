@@ -55,7 +55,7 @@ def _count(states: Iterable[str]) -> str:
 
 
 def _means(out: Path, cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], Catalogue, dict[str, str]]:
-    """The summary of each cell, without facts of pairs and checks of the protocol; their metrics; what is unreadable."""
+    """The summary of each cell, without facts of pairs and checks of the protocol; metrics; what is unreadable."""
     means, manifests, broken = {}, [], {}
     for job in cells:
         try:
