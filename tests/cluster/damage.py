@@ -14,7 +14,7 @@ def damaged(whole: bytes, kind: str, count: int, seed: int = 0) -> Iterator[byte
         if kind == "flipped":
             copy = whole[:at] + bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :]
         elif kind == "cut":
-            copy = whole[:at]
+            copy = whole[: min(at, len(whole.rstrip()) - 1)]  # without its last line break a text is whole
         else:
             copy = whole[:at] + bytes(min(BLOCK, len(whole) - at)) + whole[at + BLOCK :]
         if copy != whole:
