@@ -19,7 +19,7 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
 from sfam_bench.datasets.pictures import sample
 from sfam_bench.evaluation.evaluate import PAIR, evaluate
-from sfam_bench.evaluation.named import find_object
+from sfam_bench.evaluation.named import _entries, find_object
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.decisions import MarginArea
@@ -215,7 +215,7 @@ for make in (
         "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', euc",
         "explainer 'mine' is 'sfam', of type str: give an object of Explainer",
         "model is Linear(in_features=2, out_features=2, bias=True), of type Linear: ",
-        "there is no metric 'delation' by name: choose from insertion_minus_deletion",
+        "there is no metric 'delation': did you mean sane_deletion, rise_deletion, d",
         "metric 'mine' is the class Gini: give an object, Gini(...)",
         "metric 'mine' is 3, of type int: give an object of Metric",
         "no metric is chosen: name one, as metrics=['deletion_mean_colour'], or leav",
@@ -232,8 +232,10 @@ def test_only_methods_of_the_package_are_imported(tmp_path, monkeypatch):
     (tmp_path / "explainer").mkdir()
     (tmp_path / "explainer" / "evil.yaml").write_text("evil: {_target_: os.system, command: 'true'}")
     monkeypatch.setattr("sfam_bench.evaluation.named.conf_folder", lambda: tmp_path)
-    with pytest.raises(UserError, match=r"takes os.system, which is not of sfam_bench.explainers"):
-        named("evil")
+    _entries.cache_clear()
+    with pytest.raises(UserError, match=r"takes os.system, which is not of sfam_bench"):
+        find_object("explainer", "evil")
+    _entries.cache_clear()
 
 
 def test_scores_are_those_of_evaluate(model):
