@@ -1,8 +1,8 @@
 """Somebody else's maps as a folder of .npy files: captum's LayerGradCam of the pairs of a run, both ways.
 
-python experiments/evaluate.py ... explainer=[grad_cam] explainer.grad_cam.relu=false run_dir=results/ours
+sfam-bench evaluate ... explainer=[grad_cam] explainer.grad_cam.relu=false run_dir=results/ours
 python -m benchmarks.captum_maps results/ours maps/captum
-python experiments/evaluate.py ... '+explainer.captum={_target_: sfam_bench.explainers.saved_maps.SavedMaps,
+sfam-bench evaluate ... '+explainer.captum={_target_: sfam_bench.explainers.saved_maps.SavedMaps,
     folder: maps/captum}' run_dir=results/theirs
 """
 

@@ -1,4 +1,4 @@
-"""Settings that were tuned, read from the folders of experiments/tune.py for an evaluation."""
+"""Settings that were tuned, read from the folders of sfam-bench tune for an evaluation."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,9 +35,9 @@ class Tuned:
         """Read it; UserError where it is no finished study."""
         manifest = read_manifest(root)
         if manifest.get("kind") != KIND:
-            raise UserError(f"tuned names {root}, which holds no study: pass a folder that experiments/tune.py wrote")
+            raise UserError(f"tuned names {root}, which holds no study: pass a folder that sfam-bench tune wrote")
         if not manifest.get("done"):
-            raise UserError(f"the study in {root} is unfinished: run experiments/tune.py with run_dir={root} again")
+            raise UserError(f"the study in {root} is unfinished: run sfam-bench tune with run_dir={root} again")
         again = "tune again into another run_dir"
         if "files" in manifest and digest_of(root / CHOSEN) != manifest["files"][CHOSEN]:
             raise UserError(f"{root / CHOSEN} is damaged or was edited (its digest differs): {again}")

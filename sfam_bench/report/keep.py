@@ -44,7 +44,7 @@ def keep(run: Path, out: Path, pictures: int = 0) -> Path:
 
 def _keep_training(run: Path, out: Path) -> None:
     if absent := [name for name in TRAINING if not (run / name).is_file()]:
-        raise UserError(f"{run} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
+        raise UserError(f"{run} is no finished training: it has no {absent[0]}; pass a run_dir of train")
     facts = read_json(run / TRAINING[0], "train again into another run_dir")
     for name in TRAINING[1:]:
         prove(run, facts, run / name, "train again into another run_dir")

@@ -52,7 +52,7 @@ BESIDE = (
 
 @dataclass(frozen=True)
 class Training:
-    """What one run folder of train.py says: its facts, and the values of each test image at both stages."""
+    """What one run folder of train says: its facts, and the values of each test image at both stages."""
 
     root: Path
     facts: Mapping[str, Any]
@@ -66,10 +66,10 @@ class Training:
 
 
 def read_training(root: Path) -> Training:
-    """Read a run folder of train.py; UserError where it is none, or not whole."""
+    """Read a run folder of train; UserError where it is none, or not whole."""
     again = "train again into another run_dir"
     if absent := [name for name in FILES if not (root / name).is_file()]:
-        raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train.py")
+        raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train")
     facts = read_json(root / "model.json", again)
     if wrong := misfit(facts, MAY_HOLD):
         raise UserError(f"{root / 'model.json'} does not describe a training: {wrong}; {again}")
@@ -116,7 +116,7 @@ def _by_image(root: Path, items: pd.DataFrame) -> pd.DataFrame:
 def model_table(trainings: Sequence[Training], draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """One row a training: means and intervals of both stages and of their difference, and what was published."""
     if not trainings:
-        raise UserError("there is no training to report: pass run folders of train.py, for example runs=[results/cub]")
+        raise UserError("there is no training to report: pass run folders of train, for example runs=[results/cub]")
     seen: dict[tuple[str, ...], Path] = {}
     for training in trainings:
         if other := seen.get(training.key):
