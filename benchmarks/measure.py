@@ -25,7 +25,7 @@ from sfam_bench.core.types import Images, Maps, RawMaps, Scores
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.modes import available
 from sfam_bench.engine.passes import Passes
-from sfam_bench.evaluation.evaluate import answered, made
+from sfam_bench.evaluation.evaluate import answer_questions, make_methods
 from sfam_bench.explainers.ablation_cam import AblationCAM, drops_by_passes
 from sfam_bench.explainers.controls import Chance
 from sfam_bench.explainers.grad_cam import GradCAM
@@ -63,14 +63,14 @@ class Setting:
     def walk(self, scene: Scene, explainers: Mapping[str, Explainer], steps: Steps) -> None:
         """Deletion and insertion areas of each method's maps, in one stream."""
         metrics = [Perturbation(name, MeanColour(), steps, min_range=-9) for name in BOTH]
-        for method in answered(made(scene, explainers, [""] * len(self.pairs)), metrics, self.passes):
+        for method in answer_questions(make_methods(scene, explainers, [""] * len(self.pairs)), metrics, self.passes):
             for metric in metrics:
                 metric(method.explained)
 
     def sfam(self) -> tuple[Scene, Maps]:
         """SFAM's maps of the pairs."""
         scene = self.scene()
-        (method,) = made(scene, {"sfam": SIX["sfam"]}, [""] * len(self.pairs))
+        (method,) = make_methods(scene, {"sfam": SIX["sfam"]}, [""] * len(self.pairs))
         return scene, method.explained.maps
 
 

@@ -26,7 +26,7 @@ from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Flags
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
-from sfam_bench.evaluation.evaluate import answered, made
+from sfam_bench.evaluation.evaluate import answer_questions, make_methods
 from sfam_bench.metrics.perturbation import Midpoint, Trapezoid, Walk
 from sfam_bench.metrics.shared.base import Explained, Measured, Probe, Scene
 from sfam_bench.models.build import build
@@ -114,7 +114,7 @@ def collect(
     walks = [Walk(name, baseline, Every()) for baseline in baselines for name in ("deletion", "insertion")]
     everyone = torch.ones(count, dtype=torch.bool)
     curves, groups = [], []
-    for method in answered(made(scene, SIX, [""] * count), [Curves(tuple(walks))], passes):
+    for method in answer_questions(make_methods(scene, SIX, [""] * count), [Curves(tuple(walks))], passes):
         for number, walk in enumerate(walks):
             curves.append(walk.scores(method.explained, everyone).numpy().astype(float))
             groups.append(np.arange(count) * len(walks) + number)

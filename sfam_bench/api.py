@@ -14,7 +14,7 @@ from sfam_bench.core.errors import UserError, check_object
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.core.targets import Similarity, swapped
+from sfam_bench.core.targets import Similarity, swap_sides
 from sfam_bench.core.targets import score as target_score
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.pictures import Corners, Picture, Region, pair
@@ -26,7 +26,7 @@ from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.figures.pair import MapPanel, check_suffix, measured, pair_figure, save_figure
+from sfam_bench.report.figures.pair import MapPanel, check_suffix, pair_figure, panel_lines, save_figure
 from sfam_bench.report.names import words
 
 METRICS = (  # of conf/metric, by default
@@ -86,7 +86,7 @@ def explain(
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
     for name, explainer in chosen.items():
-        for side, seen in (("query", encoded), ("reference", swapped(encoded))):
+        for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
             raw = raw_maps(explainer, model, seen, pairs)
             (reason,) = reasons(raw, self_pairs(pairs))
             sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
@@ -191,7 +191,7 @@ def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) ->
         return []
     (row,) = scores.loc[[name]].to_dict("records")
     values = {str(metric): float(value) for metric, value in row.items()}
-    return measured(values, Catalogue(scores.attrs.get("metrics", {})))
+    return panel_lines(values, Catalogue(scores.attrs.get("metrics", {})))
 
 
 def pixels(image: Image) -> np.ndarray:

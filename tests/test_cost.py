@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sfam_bench.core.targets import Similarity
-from sfam_bench.evaluation.cost import tried
+from sfam_bench.evaluation.cost import try_explainers
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.input_x_gradient import InputXGradient
 from sfam_bench.explainers.le_grad import LeGrad
@@ -15,7 +15,7 @@ from tests.contract import only, pairs, tiny
 def test_passes_and_memory_of_a_map():
     model, batch = tiny("cosine", "gap", "none"), only(pairs(), [0])
     methods = {"grad_cam": GradCAM(), "input_x_gradient": InputXGradient(), "rise": RISE(masks=32)}
-    costs, why = tried(methods, model, Similarity(), batch)
+    costs, why = try_explainers(methods, model, Similarity(), batch)
     assert not why
     assert (costs["grad_cam"].forwards, costs["grad_cam"].backwards) == (0, 0)
     assert (costs["input_x_gradient"].forwards, costs["input_x_gradient"].backwards) == (1, 1)
@@ -27,7 +27,7 @@ def test_passes_and_memory_of_a_map():
 
 def test_what_does_not_fit_is_named_and_costs_nothing():
     model = tiny("cosine", "gap", "none")
-    costs, why = tried({"le_grad": LeGrad(), "grad_cam": GradCAM()}, model, Similarity(), pairs(1))
+    costs, why = try_explainers({"le_grad": LeGrad(), "grad_cam": GradCAM()}, model, Similarity(), pairs(1))
     assert list(costs) == ["grad_cam"]
     assert list(why) == ["le_grad"]
 
@@ -36,5 +36,5 @@ def test_what_does_not_fit_is_named_and_costs_nothing():
 def test_cost_is_of_one_map_whatever_the_batch(count):
     torch.manual_seed(0)
     model = tiny("cosine", "gap", "none")
-    costs, _ = tried({"input_x_gradient": InputXGradient()}, model, Similarity(), pairs(count))
+    costs, _ = try_explainers({"input_x_gradient": InputXGradient()}, model, Similarity(), pairs(count))
     assert costs["input_x_gradient"].forwards == 1

@@ -31,8 +31,8 @@ from omegaconf import OmegaConf
 from sfam_bench.app import guide
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
-from sfam_bench.app.settings import check_fields, check_settings, resolved
-from sfam_bench.app.sweeping import Sweep, written
+from sfam_bench.app.settings import check_fields, check_settings, resolve
+from sfam_bench.app.sweeping import Sweep, write_value
 from sfam_bench.datasets.planted.dataset import Planted
 from tests.conftest import ROOT
 
@@ -116,7 +116,7 @@ class Reader:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
                 merged = OmegaConf.merge(compose("submit"), node)
             check_settings(merged)
-            check_fields(resolved(merged), self.page)
+            check_fields(resolve(merged), self.page)
             return
         _, group, name = Path(block.title).with_suffix("").parts
         if group == "sweep":
@@ -125,7 +125,7 @@ class Reader:
                 jobs = sweep.jobs(stage)
                 of_value = {(key, str(value)): job for job in jobs for key, value in job.axes.items()}
                 for job in {job.id: job for job in [jobs[0], *of_value.values()]}.values():
-                    axes = [f"{key}={written(value)}" for key, value in job.axes.items()]
+                    axes = [f"{key}={write_value(value)}" for key, value in job.axes.items()]
                     composed(stage, [*sweep.given, *axes], self.search)
             return
         assert "_target_" in str(node)
@@ -202,7 +202,7 @@ def _composed(script: str, *arguments: str) -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose(script, list(arguments))
     check_settings(cfg)
-    plain = resolved(cfg)
+    plain = resolve(cfg)
     check_fields(plain, script)
     return plain
 

@@ -16,7 +16,7 @@ from sfam_bench.core.similarity import Cosine, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
-from sfam_bench.evaluation.evaluate import PAIR, answered, evaluate, made, own_passes, planned
+from sfam_bench.evaluation.evaluate import PAIR, answer_questions, count_passes, evaluate, make_methods, own_passes
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.hirescam import HiResCAM
@@ -299,8 +299,8 @@ def test_methods_are_made_when_their_turn_comes(metrics, ahead):
         return explain
 
     encoded = encode_pairs(network, Similarity(), pairs.query, pairs.reference)
-    methods = made(Scene(network, encoded, pairs), {name: logged(name) for name in FOUR}, [""] * 3)
-    for done, method in enumerate(answered(methods, metrics.values(), encoded.passes)):
+    methods = make_methods(Scene(network, encoded, pairs), {name: logged(name) for name in FOUR}, [""] * 3)
+    for done, method in enumerate(answer_questions(methods, metrics.values(), encoded.passes)):
         assert method.name == list(FOUR)[done]
         assert log[: done + 1] == list(FOUR)[: done + 1]
         assert len(log) - done <= ahead
@@ -317,7 +317,7 @@ def test_what_is_planned_is_what_is_taken(size):
         "point": PointingGame(),
     }
     network, pairs = lively(), batch(3)
-    work = planned(metrics.values(), len(FOUR), len(pairs), 32 * 24)
+    work = count_passes(metrics.values(), len(FOUR), len(pairs), 32 * 24)
     assert work == 4 * 3 * (5 + 5 + 15 + 15 + 15)
     _, count = taken(network, pairs, FOUR, metrics, size)
     assert count == math.ceil(work / size) * size
@@ -325,13 +325,13 @@ def test_what_is_planned_is_what_is_taken(size):
 
 def test_plans_by_hand():
     both, error = Perturbation("insertion_minus_deletion"), AreaError("deletion")
-    assert planned([both], 3, 10, 224 * 224) == 3 * 10 * 40
-    assert planned([both, both, Perturbation("deletion")], 3, 10, 224 * 224) == 3 * 10 * 40
+    assert count_passes([both], 3, 10, 224 * 224) == 3 * 10 * 40
+    assert count_passes([both, both, Perturbation("deletion")], 3, 10, 224 * 224) == 3 * 10 * 40
     for either_way in ([error, both], [both, error]):
-        assert planned(either_way, 3, 10, 224 * 224) == round(3 * 10 * (40 + 0.02 * 223))
-    assert planned([error], 1, 100, 224 * 224) == round(100 * 0.02 * (223 + 20))
-    assert planned([replace(error, share=0.0)], 3, 10, 224 * 224) == 0
-    assert planned([PointingGame()], 3, 10, 224 * 224) == planned([], 3, 10, 224 * 224) == 0
+        assert count_passes(either_way, 3, 10, 224 * 224) == round(3 * 10 * (40 + 0.02 * 223))
+    assert count_passes([error], 1, 100, 224 * 224) == round(100 * 0.02 * (223 + 20))
+    assert count_passes([replace(error, share=0.0)], 3, 10, 224 * 224) == 0
+    assert count_passes([PointingGame()], 3, 10, 224 * 224) == count_passes([], 3, 10, 224 * 224) == 0
 
 
 @dataclass(frozen=True)
@@ -372,7 +372,9 @@ def test_the_passes_of_explainers_themselves_are_planned(keep_maps):
     assert own == 2 * (2 * 6) * (2 if keep_maps else 1)
     passes, calls = counting(quietly(network, network))
     list(evaluate(network, Similarity(), [pairs], explainers, metrics, "made", keep_maps, passes))
-    assert sum(calls) == planned(metrics.values(), len(explainers), len(pairs), 32 * 24, own) == 3 * own + 3 * 3 * 5
+    assert (
+        sum(calls) == count_passes(metrics.values(), len(explainers), len(pairs), 32 * 24, own) == 3 * own + 3 * 3 * 5
+    )
     assert own_passes([LaFAM(), SFAM()], network.encode(pairs.query[:1])) == 0
 
 

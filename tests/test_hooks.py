@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.core.hooks import counted, tap
+from sfam_bench.core.hooks import count_rows, tap
 
 
 def test_tap_records_and_leaves_no_hook():
@@ -24,7 +24,7 @@ def test_tap_lets_go_when_the_block_raises():
 
 def test_rows_are_counted_forwards_and_backwards():
     model = nn.Linear(2, 2)
-    with counted(model) as counts:
+    with count_rows(model) as counts:
         model(torch.ones(3, 2)).sum().backward()
         with torch.no_grad():
             model(torch.ones(5, 2))

@@ -9,7 +9,7 @@ import yaml
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.report.keep import keep
-from sfam_bench.report.page.pair_order import ordered
+from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_curves, read_maps, read_run
 from sfam_bench.runs.store import RunStore
@@ -38,7 +38,7 @@ def test_pictures_are_of_the_first_pairs_and_of_the_worst(tmp_path: Path) -> Non
     maps = read_maps(kept)
     pairs = list(zip(maps["query_id"].tolist(), maps["reference_id"].tolist(), strict=True))
     shown = whole.pairs[:8]  # those that have images
-    worst = [pair.row for pair in ordered(shown, whole.records, whole.manifest)]
+    worst = [pair.row for pair in sort_pairs(shown, whole.records, whole.manifest)]
     for kind, own in shown.groupby("kind"):
         first = tuple(own[["query_id", "reference_id"]].iloc[0])
         last = next(pair for pair in worst if pair["kind"] == kind)

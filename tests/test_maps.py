@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.maps import ROUNDING, coincide, falling, flagged, normalise, ranks, upsample
+from sfam_bench.core.maps import ROUNDING, coincide, falling, find_flaws, normalise, ranks, upsample
 
 
 def test_normalising_keeps_sign_and_zero():
@@ -16,20 +16,20 @@ def test_normalising_keeps_sign_and_zero():
 @pytest.mark.parametrize("value", [0.0, 3.0, -2.0])
 def test_a_constant_map_becomes_zeros_and_is_counted(value):
     raw = torch.full((1, 3, 4), value)
-    assert flagged(raw)[1].tolist() == [True]
+    assert find_flaws(raw)[1].tolist() == [True]
     assert normalise(raw).abs().max() == 0
 
 
 def test_rounding_noise_on_a_constant_is_not_stretched():
     raw = 3 + 1e-7 * torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(0))
-    assert flagged(raw)[1].tolist() == [True]
+    assert find_flaws(raw)[1].tolist() == [True]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_a_map_with_a_hole_becomes_zeros_and_is_counted_apart(value):
     raw = torch.rand(2, 3, 3)
     raw[0, 1, 1] = value
-    nonfinite, constant = flagged(raw)
+    nonfinite, constant = find_flaws(raw)
     assert nonfinite.tolist() == [True, False]
     assert constant.tolist() == [False, False]
     assert normalise(raw)[0].abs().max() == 0

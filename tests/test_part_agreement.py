@@ -19,7 +19,7 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.attributes import GROUPS
 from sfam_bench.datasets.cub import cub
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.evaluation.part_agreement import METRIC, SHUFFLED, PartAgreement, encodings, shuffled
+from sfam_bench.evaluation.part_agreement import METRIC, SHUFFLED, PartAgreement, encodings, shuffle_classes
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
@@ -159,7 +159,7 @@ def test_a_flat_map_is_equally_relevant_everywhere_up_to_the_border() -> None:
 def test_shuffling_exchanges_whole_classes(seed: int) -> None:
     random = np.random.default_rng(seed)
     classes = random.integers(0, 5, 20)
-    found = shuffled(classes, random)
+    found = shuffle_classes(classes, random)
     taken = {label: set(classes[found[classes == label]].tolist()) for label in set(classes.tolist())}
     assert all(len(others) == 1 for others in taken.values())
     assert sorted(other for others in taken.values() for other in others) == sorted(taken)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sfam_bench.app.paths import expand, expanded
+from sfam_bench.app.paths import expand, expand_arguments
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import probe
 from tests.test_bad_input import TINY, mistake, says
@@ -46,7 +46,7 @@ def test_an_unknown_user() -> None:
 
 def test_folders_that_hydra_makes(home: Path) -> None:
     given = ["hydra.run.dir='~/x'", "hydra.sweep.dir=~/y", "hydra.job.name=a", "run_dir=~/z", "--multirun"]
-    assert expanded(given) == [
+    assert expand_arguments(given) == [
         f"hydra.run.dir='{home}/x'",
         f"hydra.sweep.dir='{home}/y'",
         *given[2:],  # the others are expanded in the config

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from sfam_bench.app.settings import build, resolved
-from sfam_bench.app.stored import needed, stored
+from sfam_bench.app.settings import build, resolve
+from sfam_bench.app.stored import list_packages, stored
 from sfam_bench.core.errors import UserError
 from tests.contract import composed
 
@@ -82,7 +82,7 @@ def test_a_config_of_any_depth_is_one_error() -> None:
 
 def test_packages_are_admitted_by_name_and_not_by_their_first_letters() -> None:
     config = {"model": {"_target_": "tests.cluster.poison.Poison"}}
-    assert needed(config) == ["tests"]
+    assert list_packages(config) == ["tests"]
     for allow in ([], ["test"], ["tests.cluster.poi"], ["tests.other"], ["os"]):
         with pytest.raises(UserError, match=r"pass allow=\[tests\]"):
             stored(config, PATH, allow)
@@ -91,10 +91,10 @@ def test_packages_are_admitted_by_name_and_not_by_their_first_letters() -> None:
 
 
 def test_what_conf_names_and_classes_of_methods_are_admitted() -> None:
-    cfg = resolved(composed("submit", "dataset=cub", "verb=plan"))
-    assert needed(cfg) == []
-    assert resolved(stored(cfg, PATH)) == cfg
-    assert needed({"a": {"_target_": "sfam_bench.explainers.saved_maps.SavedMaps", "folder": "x"}}) == []
+    cfg = resolve(composed("submit", "dataset=cub", "verb=plan"))
+    assert list_packages(cfg) == []
+    assert resolve(stored(cfg, PATH)) == cfg
+    assert list_packages({"a": {"_target_": "sfam_bench.explainers.saved_maps.SavedMaps", "folder": "x"}}) == []
 
 
 def test_every_choice_of_conf_is_admitted() -> None:
@@ -102,4 +102,4 @@ def test_every_choice_of_conf_is_admitted() -> None:
     for path in sorted(CONF.rglob("*.yaml")):
         if path.relative_to(CONF).parts[0] in ("hydra", "download"):
             continue
-        assert needed(OmegaConf.to_container(OmegaConf.load(path), resolve=False)) == [], path  # type: ignore[arg-type]
+        assert list_packages(OmegaConf.to_container(OmegaConf.load(path), resolve=False)) == [], path  # type: ignore[arg-type]

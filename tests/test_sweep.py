@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from sfam_bench.app import cells as celling
-from sfam_bench.app.sweeping import LONGEST, Sweep, cell_name, parse_overrides, written
+from sfam_bench.app.sweeping import LONGEST, Sweep, cell_name, parse_overrides, write_value
 from sfam_bench.app.work import work
 from sfam_bench.core.errors import UserError
 from sfam_bench.jobs.job import Job
@@ -86,8 +86,8 @@ VALUES = st.recursive(
 @given(VALUES)
 @settings(max_examples=150, deadline=None)
 def test_a_value_reaches_hydra_as_it_is_and_its_name_is_safe(value: Any) -> None:
-    assert parse_overrides([f"key={written(value)}"]) == {"key": value}
-    name = cell_name([f"a.key={written(value)}"])
+    assert parse_overrides([f"key={write_value(value)}"]) == {"key": value}
+    name = cell_name([f"a.key={write_value(value)}"])
     assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
     assert ".." not in Path(name).parts
     assert len(name) <= LONGEST + 9
@@ -96,7 +96,7 @@ def test_a_value_reaches_hydra_as_it_is_and_its_name_is_safe(value: Any) -> None
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=6, unique_by=lambda pair: json.dumps(pair)))
 @settings(max_examples=30, deadline=None)
 def test_cells_that_differ_never_share_a_name(values: list[tuple[Any, Any]]) -> None:
-    names = {cell_name([f"a={written(first)}", f"b={written(second)}"]) for first, second in values}
+    names = {cell_name([f"a={write_value(first)}", f"b={write_value(second)}"]) for first, second in values}
     assert len(names) == len(values)
 
 
@@ -104,8 +104,8 @@ def test_cells_that_differ_never_share_a_name(values: list[tuple[Any, Any]]) -> 
     "text", ["1e3", "null", "True", "nan", "it's", "a\\", "a\\'b", "a,b", "${x}", "", " a", "a=b", "é"]
 )
 def test_texts_that_look_like_something_else(text: str) -> None:
-    assert parse_overrides([f"key={written(text)}"]) == {"key": text}
-    assert parse_overrides([f"key=[{written(text)}]"]) == {"key": [text]}
+    assert parse_overrides([f"key={write_value(text)}"]) == {"key": text}
+    assert parse_overrides([f"key=[{write_value(text)}]"]) == {"key": [text]}
 
 
 # Grids
@@ -386,7 +386,15 @@ def test_failed_cells_are_named_and_made_alone_once_the_cause_is_corrected(run_s
     out = tmp_path / "out"
     made = sweep(out, *SMALL)
     trainings, cells = (made.jobs(stage) for stage in made.stages)
-    call = ("sweep", "sweep=losses", *GRID, f"out={out}", f"more={written(SMALL)}", "report=false", "cluster.cpus=1")
+    call = (
+        "sweep",
+        "sweep=losses",
+        *GRID,
+        f"out={out}",
+        f"more={write_value(SMALL)}",
+        "report=false",
+        "cluster.cpus=1",
+    )
     # both models are trained, then one is cut short on the disk
     out.mkdir()
     made.plan().write(out)

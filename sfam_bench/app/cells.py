@@ -15,9 +15,9 @@ from omegaconf import DictConfig, open_dict
 from sfam_bench.app.parts import use_allotted_threads
 from sfam_bench.app.paths import expand
 from sfam_bench.app.schema import CONF, check_keys
-from sfam_bench.app.settings import check_settings, resolved
+from sfam_bench.app.settings import check_settings, resolve
 from sfam_bench.app.stored import stored
-from sfam_bench.app.sweeping import STAGES, written
+from sfam_bench.app.sweeping import STAGES, write_value
 from sfam_bench.app.work import Perform, Signals
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import run_facts
@@ -48,14 +48,14 @@ def run_command(root: Path, job: Job, allow: Sequence[str]) -> None:
     script, *overrides = job.command
     if script not in STAGES:
         raise UserError(f"{root / FILE}: {job.id} would run '{script}': cells run {' or '.join(STAGES)}")
-    overrides.append(f"run_dir={written(str(root / job.id))}")
-    overrides += [f"model.checkpoint={written(str(root / name / 'model.safetensors'))}" for name in job.after]
+    overrides.append(f"run_dir={write_value(str(root / job.id))}")
+    overrides += [f"model.checkpoint={write_value(str(root / name / 'model.safetensors'))}" for name in job.after]
     with compose_command(script, overrides) as cfg:
         cfg.resume = cfg.resume or True
         expand(cfg)
         check_keys(cfg)
         check_settings(cfg)
-        admitted = stored(resolved(cfg), root / FILE, allow)
+        admitted = stored(resolve(cfg), root / FILE, allow)
         unwrap(import_module(f"sfam_bench.app.commands.{script}").main)(admitted)
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from sfam_bench.app.paths import expand, expanded
+from sfam_bench.app.paths import expand, expand_arguments
 from sfam_bench.app.schema import CONF, check_keys, suggestion
 from sfam_bench.app.settings import check_settings
 from sfam_bench.core.errors import UserError
@@ -62,7 +62,7 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
                     raise UserError(
                         "a multirun is a sweep: write conf/sweep/NAME.yaml, then sfam-bench sweep sweep=NAME"
                     )
-                sys.argv[1:] = expanded(sys.argv[1:])
+                sys.argv[1:] = expand_arguments(sys.argv[1:])
                 with readers_may_leave():
                     entry()
             except MISTAKES as error:

@@ -11,8 +11,8 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from sfam_bench.app.inputs import Inputs
-from sfam_bench.app.parts import keep_pictures, labels, passes_for, ready, supported
-from sfam_bench.app.settings import build, resolved
+from sfam_bench.app.parts import keep_pictures, labels, passes_for, ready, try_methods
+from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
@@ -50,7 +50,7 @@ class Evaluation:
     @property
     def facts(self) -> dict[str, Any]:
         """What a report reads in the manifest."""
-        return self.inputs.facts("evaluate", steps=resolved(self.cfg)["steps"], metrics=metric_facts(self.metrics))
+        return self.inputs.facts("evaluate", steps=resolve(self.cfg)["steps"], metrics=metric_facts(self.metrics))
 
     def embedded(self) -> Gallery:
         """Every image that may be explained, embedded."""
@@ -109,7 +109,7 @@ class Evaluation:
         inputs, cfg = self.inputs, self.cfg
         explainers = self.prepared()
         one = pairing.load_batch(inputs.dataset, frame[:1])
-        fitting, costs, left_out = supported(cfg.unsupported, inputs.model, inputs.target, explainers, one)
+        fitting, costs, left_out = try_methods(cfg.unsupported, inputs.model, inputs.target, explainers, one)
         return replace(self.bench(fitting, frame, count), costs=costs, left_out=left_out)
 
     def bench(

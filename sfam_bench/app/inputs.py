@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from sfam_bench.app.parts import dataset_and_model, image_ids, judged, train_ids
-from sfam_bench.app.settings import build, resolved
+from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, train_ids
+from sfam_bench.app.settings import build, resolve
 from sfam_bench.app.tuned import read_all
 from sfam_bench.core.files import digest
 from sfam_bench.core.method_card import card_of, method_settings
@@ -48,18 +48,18 @@ class Inputs:
         dataset, model = dataset_and_model(cfg)
         target, explainers = build(cfg.target), build(cfg.explainer)
         explained = image_ids(dataset, cfg.split)
-        protocol = judged(cfg, dataset, model, explained)
+        protocol = check_protocol(cfg, dataset, model, explained)
         studies, variants = read_all(cfg.tuned), dict(explainers)
         for study in studies:
             study.check(dataset, explained)
-            variants[study.name] = study.variant(explainers, resolved(cfg)["explainer"])
+            variants[study.name] = study.variant(explainers, resolve(cfg)["explainer"])
         training = train_ids(cfg, dataset, variants, explained)
         tuned = {study.name: study.facts for study in studies}
         return cls(cfg, dataset, model, target, variants, explained, training, protocol, tuned)
 
     def identity(self, *matters: str) -> dict[str, Any]:
         """What a run must share with another to continue it; `matters` are further parts of its config."""
-        settings = resolved(self.cfg)
+        settings = resolve(self.cfg)
         identity = {
             **{name: settings[name] for name in (*MATTERS, *matters)},
             **{"split_hash": split_hash(self.dataset.index), "weights": weights_hash(self.model)},

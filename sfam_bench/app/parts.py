@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.metric_card import needed
+from sfam_bench.core.metric_card import list_needs
 from sfam_bench.core.protocol import Evaluated, Protocol
 from sfam_bench.core.provenance import Config, differences
 from sfam_bench.core.records import PairBatch
@@ -21,8 +21,8 @@ from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.engine.passes import Passes
-from sfam_bench.evaluation.cost import Cost, tried
-from sfam_bench.evaluation.evaluate import own_passes, planned
+from sfam_bench.evaluation.cost import Cost, try_explainers
+from sfam_bench.evaluation.evaluate import count_passes, own_passes
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Bank, Preparable
 from sfam_bench.metrics.shared.base import Metric
@@ -67,7 +67,9 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
     return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
 
 
-def judged(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str]) -> dict[str, Any]:
+def check_protocol(
+    cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str]
+) -> dict[str, Any]:
     """How the model stands to the protocol on these images; UserError where it may not be evaluated on them."""
     classes = Evaluated.of(dataset.name, split_hash(dataset.index), dataset.index, evaluated)
     name = cfg.model.get("checkpoint") or cfg.model.get("path") or model.name
@@ -135,14 +137,14 @@ def ready(
     )
 
 
-def supported(
+def try_methods(
     unsupported: str, model: SimilarityModel, target: Target, explainers: Mapping[str, Explainer], pair: PairBatch
 ) -> tuple[Mapping[str, Explainer], dict[str, Cost], dict[str, str]]:
     """The explainers that fit model and target, tried on one pair, their costs, and why the others do not.
 
     With unsupported=refuse all of them must.
     """
-    costs, why = tried(explainers, model, target, pair)
+    costs, why = try_explainers(explainers, model, target, pair)
     for name, reason in why.items():
         if unsupported == "refuse":
             raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
@@ -164,9 +166,9 @@ def passes_for(
     """The way forward passes are taken, measured on some queries for a run of so many pairs, and said."""
     images = images.to(model.device)
     own = own_passes(explainers.values(), model.encode(images[:1]), keep_maps)
-    work = planned(metrics.values(), len(explainers), pairs, images[0, 0].numel(), own)
+    work = count_passes(metrics.values(), len(explainers), pairs, images[0, 0].numel(), own)
     passes = calibrate(model, model.similarity.matrix, images, work)
-    print(described(passes))
+    print(describe_passes(passes))
     return passes
 
 
@@ -182,7 +184,7 @@ def keep_pictures(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) -
         store.write_image(image_id, (pixels * 255).round().byte().numpy())
 
 
-def described(passes: Passes) -> str:
+def describe_passes(passes: Passes) -> str:
     """How forward passes are taken, in one line."""
     facts = passes.facts
     mode, rates = facts["mode"], facts["images_per_second"]
@@ -197,5 +199,5 @@ def wanting(silent: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, l
     """The metrics that left no record, by what they need."""
     found: dict[str, list[str]] = {}
     for name in silent:
-        found.setdefault(", ".join(needed(metrics[name])) or "a method that can be asked again", []).append(name)
+        found.setdefault(", ".join(list_needs(metrics[name])) or "a method that can be asked again", []).append(name)
     return found

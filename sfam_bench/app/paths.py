@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from sfam_bench.app.sweeping import written
+from sfam_bench.app.sweeping import write_value
 from sfam_bench.core.errors import UserError
 
 HOME = re.compile(r"~[\w.-]*(/|$)")
@@ -25,10 +25,10 @@ def expand(cfg: DictConfig | ListConfig) -> None:
             cfg[key] = home(value)
 
 
-def expanded(arguments: Sequence[str]) -> list[str]:
+def expand_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command, ~ expanded in settings of Hydra, which makes its folders before a script begins."""
     found = [OF_HYDRA.fullmatch(text) for text in arguments]
-    return [f"{own[1]}{written(home(own[3]))}" if own else text for text, own in zip(arguments, found, strict=True)]
+    return [f"{own[1]}{write_value(home(own[3]))}" if own else text for text, own in zip(arguments, found, strict=True)]
 
 
 def home(path: str) -> str:

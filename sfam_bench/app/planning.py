@@ -14,14 +14,14 @@ from safetensors.torch import save
 
 from sfam_bench.app.evaluation import Bench, Evaluation, write
 from sfam_bench.app.rehearsal import rehearse
-from sfam_bench.app.settings import resolved
+from sfam_bench.app.settings import resolve
 from sfam_bench.app.shards import GALLERY
-from sfam_bench.app.stored import needed
+from sfam_bench.app.stored import list_packages
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, digest, probe
 from sfam_bench.core.provenance import config_hash, differences, running_code
 from sfam_bench.datasets import pairs as pairing
-from sfam_bench.evaluation.evaluate import own_passes, planned
+from sfam_bench.evaluation.evaluate import count_passes, own_passes
 from sfam_bench.jobs.plan import FILE, PAIRS, Plan, cut, shards_for
 from sfam_bench.jobs.status import duration
 from sfam_bench.runs.continued import refuse, was_begun
@@ -61,7 +61,7 @@ def frozen(cfg: DictConfig, root: Path) -> None:
             was = yaml.safe_load((root / CONFIG).read_text())
             changed = differences(was, evaluation.identity)
             raise UserError(f"{root} holds the plan of another config ({changed}): choose another run_dir")
-        print(f"planned already: {described(known)}")
+        print(f"planned already: {describe_plan(known)}")
         return
     resume = begun(root, identity)
     refuse(root, resume)
@@ -97,7 +97,7 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         "retrieval": evaluation.retrieval(gallery),
         **bench.facts,
     }
-    config = {**resolved(cfg), "passes": {**resolved(cfg)["passes"], **mode, "seconds": 0.2}}
+    config = {**resolve(cfg), "passes": {**resolve(cfg)["passes"], **mode, "seconds": 0.2}}
     made = Plan(
         key=store.key,
         code=running_code(),
@@ -114,8 +114,8 @@ def frozen(cfg: DictConfig, root: Path) -> None:
     )
     store.write_manifest({**read_manifest(root), "shards": len(frames)})  # so that a report of a part says of how many
     made.write(root)
-    print(f"planned: {described(made)}")
-    if packages := needed(made.config):
+    print(f"planned: {describe_plan(made)}")
+    if packages := list_packages(made.config):
         print(f"  it names objects of {', '.join(packages)}: run it with allow=[{','.join(packages)}]")
 
 
@@ -133,10 +133,10 @@ def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -
     model, cfg = evaluation.inputs.model, evaluation.cfg
     query = pairing.load_batch(evaluation.inputs.dataset, frame[:1]).query.to(model.device)
     own = own_passes(bench.explainers.values(), model.encode(query), cfg.maps.save)
-    return float(planned(evaluation.metrics.values(), len(bench.explainers), 1, query[0, 0].numel(), own))
+    return float(count_passes(evaluation.metrics.values(), len(bench.explainers), 1, query[0, 0].numel(), own))
 
 
-def described(plan: Plan) -> str:
+def describe_plan(plan: Plan) -> str:
     """Shards, hours and gigabytes of a plan."""
     longest = max(plan.pairs_of(shard) for shard in plan.shards)
     batch = max(plan.batches) / plan.rate

@@ -11,7 +11,7 @@ from sfam_bench.core.metric_card import NEEDS
 from sfam_bench.core.records import check_names
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.base import roles
-from sfam_bench.evaluation.cost import tried
+from sfam_bench.evaluation.cost import try_explainers
 from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.explainers.shared.prepare import Preparable
 
@@ -37,7 +37,7 @@ def rehearse(evaluation: Evaluation) -> None:
         if not isinstance(made, Sampling | Preparable) and card_of(made).remakes
     }
     pair = pairing.load_batch(inputs.dataset, _any_pair(evaluation))
-    _, why = tried(light, inputs.model, inputs.target, pair)
+    _, why = try_explainers(light, inputs.model, inputs.target, pair)
     for name, reason in why.items():
         if evaluation.cfg.unsupported == "refuse":
             raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")

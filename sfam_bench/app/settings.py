@@ -55,7 +55,7 @@ TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
+def resolve(cfg: DictConfig) -> dict[str, Any]:
     """A config in plain types, every reference resolved."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
 
@@ -76,7 +76,7 @@ def check_settings(cfg: DictConfig) -> None:
             continue
         value = list(value) if isinstance(value, ListConfig) else value
         if not fits(value, hint) or value == "":
-            raise UserError(f"{name} is {shown(value)}: expected {readable(hint)}")
+            raise UserError(f"{name} is {show_value(value)}: expected {readable(hint)}")
 
 
 def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
@@ -98,7 +98,7 @@ def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
         if name in parameters:
             hint = parameters[name].annotation
             if not fits(value, hint):
-                raise UserError(f"{where}.{name} is {shown(value)}: expected {readable(hint)}")
+                raise UserError(f"{where}.{name} is {show_value(value)}: expected {readable(hint)}")
         elif not takes_any:
             raise UserError(f"{where} has no setting '{name}': it has {', '.join(parameters) or 'no settings'}")
 
@@ -139,7 +139,7 @@ def plain_type(hint: Any) -> bool:
     return get_origin(hint) in (*PLAIN, tuple, Union, UnionType) and all(map(plain_type, parts))
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A plain value as YAML would show it."""
     return "null" if value is None else repr(value)
 

@@ -22,7 +22,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash, differences
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.signals import Interrupted, listening
-from sfam_bench.core.stream import prefetched
+from sfam_bench.core.stream import prefetch
 from sfam_bench.datasets.pairs import load_batch
 from sfam_bench.evaluation.evaluate import BatchResult
 from sfam_bench.jobs.job import Job
@@ -112,7 +112,7 @@ class Worker:
 
     def explained(self, due: Sequence[int]) -> Iterator[tuple[int, BatchResult, list[Skipped]]]:
         """Each batch, explained; where it cannot be as a whole, pair by pair, without those that cannot."""
-        for number, batch in zip(due, prefetched(self.loaded, [self.frames[number] for number in due]), strict=True):
+        for number, batch in zip(due, prefetch(self.loaded, [self.frames[number] for number in due]), strict=True):
             try:
                 if isinstance(batch, Exception):
                     raise batch

@@ -43,7 +43,7 @@ def stored(config: Mapping[str, Any], path: Path, allow: Sequence[str] = ()) -> 
     return made
 
 
-def needed(config: Mapping[str, Any]) -> list[str]:
+def list_packages(config: Mapping[str, Any]) -> list[str]:
     """The packages that `allow` must name to build a config."""
     targets = [value for _, key, value in _entries(config) if key == "_target_"]
     return sorted({str(target).split(".")[0] for target in targets if not _admitted(target, ())})

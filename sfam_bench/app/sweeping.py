@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from sfam_bench.app.stored import needed
+from sfam_bench.app.stored import list_packages
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash
 from sfam_bench.jobs.job import Job
@@ -57,12 +57,12 @@ def word(key: str, value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text if alone else re.split(r"[./]", key)[-1] + text).strip("-.")
 
 
-def written(value: Any) -> str:
+def write_value(value: Any) -> str:
     """A value out of YAML as Hydra reads it on the command line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {written(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {write_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(written, value)) + "]"
+        return "[" + ", ".join(map(write_value, value)) + "]"
     if not isinstance(value, str):
         return json.dumps(value)
     if PLAIN.fullmatch(value):
@@ -91,10 +91,10 @@ class Sweep:
             for key, values in axes.items():
                 if not isinstance(values, list) or not values:
                     raise UserError(f"sweep {name}: {stage}.{key} is {values!r}: expected a list of values")
-                if len({written(value) for value in values}) < len(values):
-                    raise UserError(f"sweep {name}: {stage}.{key} names a value twice: {written(values)}")
+                if len({write_value(value) for value in values}) < len(values):
+                    raise UserError(f"sweep {name}: {stage}.{key} names a value twice: {write_value(values)}")
         experiment = {"experiment": config["experiment"]} if config.get("experiment") else {}
-        given = (*(f"{key}={written(value)}" for key, value in {**experiment, **fixed}.items()), *more)
+        given = (*(f"{key}={write_value(value)}" for key, value in {**experiment, **fixed}.items()), *more)
         keys = [*{**experiment, **fixed}, *(key.lstrip("+") for key in parse_overrides(more)), *train, *evaluate]
         for key in (*OURS, *(("model.checkpoint",) if config.get("train") is not None else ())):
             if key in keys:
@@ -111,7 +111,9 @@ class Sweep:
     @property
     def packages(self) -> list[str]:
         """The packages of the user's own whose objects it names; given on the command line, they are admitted."""
-        return sorted({name for job in self.jobs(STAGES[1]) for name in needed(parse_overrides(job.command[1:]))})
+        return sorted(
+            {name for job in self.jobs(STAGES[1]) for name in list_packages(parse_overrides(job.command[1:]))}
+        )
 
     def axes(self, stage: str) -> dict[str, list[Any]]:
         """What varies in a stage; an evaluation varies what its training did, too."""
@@ -124,11 +126,11 @@ class Sweep:
 
     def job(self, stage: str, values: Mapping[str, Any]) -> Job:
         """The cell at some values of the axes of a stage."""
-        overrides = [*self.given, *(f"{key}={written(value)}" for key, value in values.items())]
+        overrides = [*self.given, *(f"{key}={write_value(value)}" for key, value in values.items())]
         name = cell_name(overrides, list(values))
         folder, after = f"{stage}-{name}", list[str]()
         if stage == STAGES[1]:
-            overrides.append(f"model.name={written(name)}")
+            overrides.append(f"model.name={write_value(name)}")
             if self.train is not None:
                 after = [self.job(STAGES[0], {key: values[key] for key in self.train}).id]
         result = "model.safetensors" if stage == STAGES[0] else "manifest.json"

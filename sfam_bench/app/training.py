@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from sfam_bench.app.parts import image_ids, labels
-from sfam_bench.app.settings import build, resolved
+from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError, check_range
 from sfam_bench.core.files import read_json
 from sfam_bench.core.provenance import Config, differences
@@ -72,12 +72,12 @@ def check_loss(settings: Any, name: str) -> None:
 def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
     """Criterion, with the sizes that it asks for, and miner."""
     for name, where in (("criterion", "loss.criterion"), ("miner", "miner")):
-        check_loss(resolved(cfg)["loss"][name], where)
+        check_loss(resolve(cfg)["loss"][name], where)
     given = {name: size for name, size in sizes.items() if name in set(cfg.loss.criterion)}
     return build(cfg.loss.criterion, **given), build(cfg.loss.miner)
 
 
-def measured(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
+def measure_retrieval(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
     """How each of these images retrieves the others, by id and label."""
     label = labels(dataset, image_ids)
     gallery, roles = embed(model, dataset, image_ids, cfg.batch_size), roles_of(dataset, image_ids)
@@ -93,7 +93,7 @@ def choice_for(
     if validation is None:
         return None
     return Choice(
-        lambda: averages(measured(cfg, dataset, model, held_out).drop(columns=KEYS)),
+        lambda: averages(measure_retrieval(cfg, dataset, model, held_out).drop(columns=KEYS)),
         validation.measure,
         validation.every,
     )

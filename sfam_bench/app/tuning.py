@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from sfam_bench.app.parts import dataset_and_model, image_ids, judged, labels, passes_for
-from sfam_bench.app.settings import build, check_fields, resolved
+from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, labels, passes_for
+from sfam_bench.app.settings import build, check_fields, resolve
 from sfam_bench.app.tuned import KIND, classes_hash
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash, run_facts
@@ -68,7 +68,7 @@ class Tuning:
         metric = chosen_metric(cfg)
         dataset, model = dataset_and_model(cfg)
         # the tuned method is for the test classes, so the model must be one that may be evaluated on these
-        protocol = judged(cfg, dataset, model, image_ids(dataset, "test"))
+        protocol = check_protocol(cfg, dataset, model, image_ids(dataset, "test"))
         return cls(cfg, dataset, model, build(cfg.target), space, node, explainer, metric, protocol)
 
     def folds(self) -> dict[str, Fold]:
@@ -152,7 +152,7 @@ class Tuning:
 
     def identity(self) -> dict[str, Any]:
         """What a study must share with another to go on with it."""
-        settings = resolved(self.cfg)
+        settings = resolve(self.cfg)
         return {
             **{name: settings[name] for name in MATTERS},
             "metric": settings["metric"][self.cfg.objective],
@@ -202,7 +202,7 @@ def method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explainer]:
             f"{space.method} is prepared from training images, which tuning explains: it cannot be tuned; choose "
             "another space"
         )
-    return resolved(cfg.explainer)[space.method], explainer
+    return resolve(cfg.explainer)[space.method], explainer
 
 
 def chosen_metric(cfg: DictConfig) -> Metric:

@@ -38,7 +38,7 @@ class Counts:
 
 
 @contextmanager
-def counted(module: nn.Module) -> Iterator[Counts]:
+def count_rows(module: nn.Module) -> Iterator[Counts]:
     """Count the rows that pass through a module while the block runs, and those of gradients that come back to it."""
     counts = Counts()
 

@@ -30,7 +30,7 @@ def bilinear(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
     return (1 - (centres.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()).clamp_min(0)
 
 
-def flagged(raw: RawMaps) -> tuple[Flags, Flags]:
+def find_flaws(raw: RawMaps) -> tuple[Flags, Flags]:
     """Say which maps hold NaN or infinity, and which are constant (all-zero among them)."""
     flat = raw.flatten(1)
     nonfinite = ~flat.isfinite().all(dim=1)
@@ -41,7 +41,7 @@ def flagged(raw: RawMaps) -> tuple[Flags, Flags]:
 
 def normalise(raw: RawMaps) -> RawMaps:
     """Divide by the largest magnitude, which keeps sign and zero; constant and non-finite maps become zeros."""
-    nonfinite, constant = flagged(raw)
+    nonfinite, constant = find_flaws(raw)
     usable = torch.where((nonfinite | constant)[:, None, None], 0, raw)
     peak = usable.abs().amax(dim=(1, 2), keepdim=True)
     return usable / torch.where(peak > 0, peak, 1)

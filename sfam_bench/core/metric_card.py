@@ -142,7 +142,7 @@ def passes_a_map(metric: Any, pixels: int) -> float:
     )
 
 
-def needed(metric: Any) -> list[str]:
+def list_needs(metric: Any) -> list[str]:
     """What a data set must have, in words, each once."""
     return list(dict.fromkeys([*(NEEDS.get(need, need) for need in metric.needs), *metric_card(metric).needs]))
 
@@ -150,9 +150,9 @@ def needed(metric: Any) -> list[str]:
 def settings(metric: Any) -> dict[str, str]:
     """The fields of a metric and their values, as a reader would write them."""
     named = (field.name for field in fields(metric) if field.init and field.repr)
-    return {name: _shown(getattr(metric, name)) for name in named if name not in ("needs", "higher_is_better")}
+    return {name: _show_value(getattr(metric, name)) for name in named if name not in ("needs", "higher_is_better")}
 
 
-def _shown(value: Any) -> str:
+def _show_value(value: Any) -> str:
     named = getattr(value, "name", value)  # a baseline
     return "null" if named is None else str(named).lower() if isinstance(named, bool) else str(named)

@@ -19,14 +19,14 @@ def progress(items: Iterable[Item] | None, what: str, total: int, unit: str) -> 
     return tqdm(items, what, total, unit=unit, leave=not interactive, mininterval=0.1 if interactive else 30)
 
 
-def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def split_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Lists of `size` items, the last one shorter."""
     stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk
 
 
-def prefetched(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2) -> Iterator[Result]:
+def prefetch(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2) -> Iterator[Result]:
     """Results in order, computed by threads `ahead` items before their use; decoding images releases the GIL."""
     with ThreadPoolExecutor(ahead) as pool:
         pending: deque[Future[Result]] = deque()

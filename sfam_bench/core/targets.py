@@ -78,7 +78,7 @@ def score(
     return total
 
 
-def swapped(encoded: Encoded) -> Encoded:
+def swap_sides(encoded: Encoded) -> Encoded:
     """The same comparison seen from the reference, whose map is the query's map of the swapped pair."""
     if len(encoded.terms) != 1:
         raise UserError("only a target with one reference can be swapped; explain the images of a triplet one by one")

@@ -45,9 +45,11 @@ def _single(home: Path) -> Found | None:
     """Read the later release: all images in car_ims, all labels in cars_annos.mat."""
     if not ((home / "car_ims").is_dir() and (home / "cars_annos.mat").is_file()):
         return None
-    rows = _annotated(home / "cars_annos.mat", "relative_im_path", _mat_names(home / "cars_annos.mat"), test=flag)
+    rows = _read_annotations(
+        home / "cars_annos.mat", "relative_im_path", _mat_names(home / "cars_annos.mat"), test=flag
+    )
     rows["train_image"] = ~rows.test.astype(bool)
-    return _found(home, rows.set_index(rows.path.map(lambda path: Path(path).stem)))
+    return _make_found(home, rows.set_index(rows.path.map(lambda path: Path(path).stem)))
 
 
 def _devkit(home: Path) -> Found | None:
@@ -66,7 +68,7 @@ def _devkit(home: Path) -> Found | None:
             f"devkit/cars_{side}_annos.mat",
         )
         path = next((home / file for file in files if (home / file).is_file()), None)
-        rows = pd.DataFrame() if path is None else _annotated(path, "fname", names)
+        rows = pd.DataFrame() if path is None else _read_annotations(path, "fname", names)
         if len(rows):
             rows.index = side + "/" + rows.path.map(lambda file: Path(file).stem)
             rows["path"] = f"{folder}/" + rows.path
@@ -76,7 +78,7 @@ def _devkit(home: Path) -> Found | None:
             note = f"{unlabelled} images of cars_{side} left out, for cars_{side}_annos_withlabels.mat is missing"
     if not sides:
         raise UserError(f"{home / 'devkit'} labels no image: put cars_train_annos.mat there, or run make {CARS.target}")
-    return _found(home, pd.concat(sides), note)
+    return _make_found(home, pd.concat(sides), note)
 
 
 def _by_side(home: Path) -> Found | None:
@@ -89,9 +91,11 @@ def _by_side(home: Path) -> Found | None:
             sides.append(files.assign(side=side, box=boxes))
         files = pd.concat(sides, ignore_index=True)
         if len(files):
-            rows = _labelled(home, files, f"{below}/" + files.side)
+            rows = _label_folders(home, files, f"{below}/" + files.side)
             rows.index = files.side + "/" + files.file.map(lambda file: Path(file).stem)
-            return _found(home, rows.assign(box=files.box.to_numpy(), train_image=(files.side == "train").to_numpy()))
+            return _make_found(
+                home, rows.assign(box=files.box.to_numpy(), train_image=(files.side == "train").to_numpy())
+            )
     return None
 
 
@@ -100,16 +104,16 @@ def _by_class(home: Path) -> Found | None:
     files = class_folders(home / "images", CLASS_FOLDER)
     if not len(files):
         return None
-    rows = _labelled(home, files, "images")
-    return _found(home, rows.set_index(files.class_folder + "/" + files.file))
+    rows = _label_folders(home, files, "images")
+    return _make_found(home, rows.set_index(files.class_folder + "/" + files.file))
 
 
-def _found(home: Path, rows: pd.DataFrame, note: str = "") -> Found:
+def _make_found(home: Path, rows: pd.DataFrame, note: str = "") -> Found:
     boxes = "box" in rows and rows.box.notna().any()
     return Found(home, rows, note="; ".join(filter(None, [note, "" if boxes else "class folders only, no boxes"])))
 
 
-def _annotated(path: Path, file: str, names: list[str], **more: Callable[[str], Any]) -> pd.DataFrame:
+def _read_annotations(path: Path, file: str, names: list[str], **more: Callable[[str], Any]) -> pd.DataFrame:
     """Read a struct array of the official annotations as rows; `file` is its column of paths. Empty without labels."""
     columns = {file: path_below, **dict.fromkeys((f"bbox_{corner}" for corner in CORNERS), number), **more}
     found = read_mat(path, "annotations", **columns, **{"class": whole})
@@ -127,7 +131,7 @@ def _annotated(path: Path, file: str, names: list[str], **more: Callable[[str], 
     )
 
 
-def _labelled(home: Path, files: pd.DataFrame, below: str | pd.Series) -> pd.DataFrame:
+def _label_folders(home: Path, files: pd.DataFrame, below: str | pd.Series) -> pd.DataFrame:
     """Turn class folders into rows: official class ids where a list of names lies beside them, else ranks."""
     # A slash cannot be in the name of a folder: "Ram C/V" became "Ram C-V".
     names = [name.replace("/", "-") for name in _class_names(home)]

@@ -95,7 +95,7 @@ def _check_unique(names: pd.Series, title: str, what: str) -> None:
         raise UserError(f"{title} has an empty {what}: fill it in")
 
 
-def clipped(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
+def clip_box(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
     """A box within its image of `size` (width, height); a small overhang is clipped and logged, a large one refused."""
     if box is None:
         return None

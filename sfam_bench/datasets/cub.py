@@ -49,7 +49,7 @@ def _official(home: Path) -> Found | None:
         rows["keypoints"] = _parts(home / "parts" / "part_locs.txt")
     if (home / "train_test_split.txt").is_file():
         rows["train_image"] = _of_each(rows, home / "train_test_split.txt", "train", flag)
-    return _found(home, rows, "images/")
+    return _make_found(home, rows, "images/")
 
 
 def _of_each(rows: pd.DataFrame, path: Path, column: str, take: Callable[[str], Any]) -> pd.Series:
@@ -69,13 +69,13 @@ def _folders(home: Path) -> Found | None:
             path = files.class_folder + "/" + files.file
             names = files.class_folder.map(_readable)
             rows = pd.DataFrame({"path": path, "label": files.class_folder.str[:3].astype(int), "class_name": names})
-            return _found(
+            return _make_found(
                 home, rows.set_index(files.file.map(lambda file: Path(file).stem)), below, "class folders only"
             )
     return None
 
 
-def _found(home: Path, rows: pd.DataFrame, below: str, note: str = "") -> Found:
+def _make_found(home: Path, rows: pd.DataFrame, below: str, note: str = "") -> Found:
     """Add what both layouts share: the class split, segmentations beside or inside `home`, what there is not."""
     rows["train_class"] = rows.label <= LAST_TRAIN_CLASS
     rows["mask_path"] = "segmentations/" + rows.path.str.replace(r"\.\w+$", ".png", regex=True)

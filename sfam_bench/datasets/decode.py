@@ -30,13 +30,13 @@ def open_image(
     path: Path, orientation: Orientation = "exif", background: str = "white", marked: bool = False
 ) -> PIL.Image.Image:
     """Read an image file whole, as `as_rgb`; raises UserError where it is absent, broken or ambiguous."""
-    with _opened(path) as image:
+    with _open_checked(path) as image:
         return as_rgb(image, str(path), orientation, background, marked)
 
 
 def open_mask(path: Path, orientation: Orientation = "exif") -> MaskArray:
     """Read a mask from a file, as `as_mask`."""
-    with _opened(path) as image:
+    with _open_checked(path) as image:
         return as_mask(image, f"mask {path}", orientation)
 
 
@@ -58,7 +58,7 @@ def as_rgb(
     marked: whether a box, mask or keypoints are given in its pixels; then a picture that its tag turns is refused.
     """
     colour = colour_of(background)
-    turned = _turned(image, what, orientation)
+    turned = _load_and_check_turn(image, what, orientation)
     if turned and marked:
         raise UserError(
             f"{what} is turned by its EXIF tag, so what is marked on it may be in turned or in stored pixels: save it "
@@ -80,7 +80,7 @@ def as_rgb(
 
 def as_mask(image: PIL.Image.Image, what: str, orientation: Orientation = "exif") -> MaskArray:
     """A PIL image in black and white, in grey or of labels 0 and 1 as a mask, by `mask_of`."""
-    if _turned(image, what, orientation):
+    if _load_and_check_turn(image, what, orientation):
         raise UserError(f"{what} is turned by its EXIF tag: save it upright, as large as its image")
     if image.has_transparency_data:
         raise UserError(f"{what} has transparent pixels: save it in black and white alone")
@@ -150,7 +150,7 @@ def colour_of(background: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+def _open_checked(path: Path) -> Iterator[PIL.Image.Image]:
     try:
         image = PIL.Image.open(regular(path))
         if image.format == "PNG":
@@ -167,7 +167,7 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
         raise UserError(f"cannot read {path} ({why}): copy it again, or delete it to leave it out") from None
 
 
-def _turned(image: PIL.Image.Image, what: str, orientation: Orientation) -> bool:
+def _load_and_check_turn(image: PIL.Image.Image, what: str, orientation: Orientation) -> bool:
     """Load a picture, which must be one alone, and say whether it is to be turned or mirrored, as its EXIF tag says."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":

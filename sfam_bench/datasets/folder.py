@@ -14,7 +14,7 @@ import PIL.Image
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
-from sfam_bench.datasets.checks import check_index, check_rows, clipped
+from sfam_bench.datasets.checks import check_index, check_rows, clip_box
 from sfam_bench.datasets.decode import Orientation, colour_of, open_image, open_mask
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign
@@ -62,7 +62,7 @@ class ImageFolder:
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
         row, image = self._row(image_id), self.image(image_id)
-        box = clipped(row.box, image.size, str(self.root / row.path))
+        box = clip_box(row.box, image.size, str(self.root / row.path))
         return self.geometry(image, box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:

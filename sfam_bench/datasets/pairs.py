@@ -13,7 +13,7 @@ from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import PairBatch, Sample, pair_seed
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
-from sfam_bench.core.stream import chunked, prefetched
+from sfam_bench.core.stream import prefetch, split_chunks
 from sfam_bench.core.types import Images, KeypointsBatch
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
@@ -79,7 +79,7 @@ class PairChoice:
         of_query, searched = roles(index)
         places = np.flatnonzero(of_query)
         order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
-        for queries in chunked(order, 256):
+        for queries in split_chunks(order, 256):
             scores = similarity.matrix(gallery[queries], gallery)
             for query, row in zip(queries, scores, strict=True):
                 reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
@@ -162,7 +162,7 @@ def first(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def load(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch]:
     """Load the images and regions of each batch, ahead of their use."""
-    return prefetched(partial(load_batch, dataset), frames)
+    return prefetch(partial(load_batch, dataset), frames)
 
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:

@@ -63,13 +63,13 @@ def sample(
         if foreground is not None:
             masks["foreground"] = torch.from_numpy(_mask(foreground, (rows, cols)))
         return Sample(image, masks)
-    opened = _opened(picture, what, background, marked=not (foreground is None and box is None))
+    opened = _open_picture(picture, what, background, marked=not (foreground is None and box is None))
     shape = (opened.height, opened.width)
     mask = None if foreground is None else _mask(foreground, shape)
     return Geometry(round(size * 256 / 224), size)(opened, None if box is None else _box(box, shape), mask)
 
 
-def _opened(
+def _open_picture(
     picture: str | Path | PIL.Image.Image | np.ndarray, what: str, background: str, marked: bool
 ) -> PIL.Image.Image:
     if isinstance(picture, str | Path):

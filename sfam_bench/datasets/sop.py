@@ -29,7 +29,7 @@ def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDAR
     own = replace(SOP, title=f"{name}, in the layout of SOP,", images=None, classes=None, orientation="exif")
     return load(
         SOP if name == "sop" else own,
-        (_read,),
+        (_read_lists,),
         ("Stanford_Online_Products", "online_products"),
         root,
         split,
@@ -38,7 +38,7 @@ def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDAR
     )
 
 
-def _read(home: Path) -> Found | None:
+def _read_lists(home: Path) -> Found | None:
     lists = home / "Info_Files" if (home / "Info_Files").is_dir() else home
     files = {side: lists / f"Ebay_{side}.txt" for side in ("train", "test")}
     if not all(file.is_file() for file in files.values()):

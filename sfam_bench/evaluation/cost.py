@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.hooks import counted
+from sfam_bench.core.hooks import count_rows
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.targets import Target
 from sfam_bench.engine.memory import peak
@@ -25,7 +25,7 @@ class Cost:
     megabytes: float
 
 
-def tried(
+def try_explainers(
     explainers: Mapping[str, Explainer], model: SimilarityModel, target: Target, pairs: PairBatch
 ) -> tuple[dict[str, Cost], dict[str, str]]:
     """By name, what a map of some pairs costs, and of those that cannot explain such pairs with this model, why."""
@@ -34,7 +34,7 @@ def tried(
         # encoded anew, since a method may keep what another would take for nothing
         encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative)
         try:
-            with counted(model.trunk) as counts, peak(model.device) as held:
+            with count_rows(model.trunk) as counts, peak(model.device) as held:
                 raw_maps(explainer, model, encoded, pairs)
         except UserError as error:
             why[name] = str(error)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.maps import coincide, flagged, normalise, upsample
+from sfam_bench.core.maps import coincide, find_flaws, normalise, upsample
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import PAIR, Curve, Encoded, PairBatch, Passes, Record, Side, check_names
-from sfam_bench.core.targets import Target, swapped
+from sfam_bench.core.targets import Target, swap_sides
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import Series
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
@@ -67,7 +67,7 @@ def evaluate(
         shard = BatchResult([], maps=joint(model, encoded) if keep_maps else {})
         names = (dataset, model.name, target.name)
         applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
-        for method in answered(made(scene, explainers, same), applied.values(), encoded.passes):
+        for method in answer_questions(make_methods(scene, explainers, same), applied.values(), encoded.passes):
             for name, metric in applied.items():
                 found = metric(method.explained)
                 holding = {reason: flags.tolist() for reason, flags in found.reasons.items()}
@@ -78,11 +78,11 @@ def evaluate(
                 shard.records.extend(rows((*names, method.name, name), pairs, found.values.cpu(), why))
             shard.seconds[method.name] = method.seconds
             if keep_curves:
-                shard.curves.extend(walked(method, pairs, applied.values()))
+                shard.curves.extend(record_curves(method, pairs, applied.values()))
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
                 if len(encoded.terms) == 1:
-                    other = raw_maps(explainers[method.name], model, swapped(encoded), pairs)
+                    other = raw_maps(explainers[method.name], model, swap_sides(encoded), pairs)
                     shard.maps[f"{method.name}/reference"] = other.cpu()
         scene.full()
         if not isinstance(model.embedder.projection, nn.Identity):
@@ -104,7 +104,7 @@ class Method:
     seconds: float
 
 
-def made(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> Iterator[Method]:
+def make_methods(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> Iterator[Method]:
     """The maps of each explainer, made when they are asked for."""
     size = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1])
     for name, explainer in explainers.items():
@@ -120,7 +120,7 @@ def made(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> 
         yield Method(name, raw, scaled, reasons(raw, same), explained, seconds)
 
 
-def answered(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:
+def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:
     """The methods in turn, each when all that the metrics ask of the model about its maps is answered.
 
     One stream of passes serves all methods and metrics, and no more than two methods are under way at once. Where maps
@@ -166,7 +166,7 @@ def asks(metric: Asking, method: Explained) -> Iterator[Question]:
     return ((probe, pair) for probe in metric.probes for pair in pairs)
 
 
-def planned(metrics: Iterable[Metric], methods: int, pairs: int, pixels: int, own: int = 0) -> int:
+def count_passes(metrics: Iterable[Metric], methods: int, pairs: int, pixels: int, own: int = 0) -> int:
     """How many passes an evaluation takes at most; `own` are those that all explainers take themselves for a pair."""
     shares: dict[Probe, float] = {}
     for metric in metrics:
@@ -206,7 +206,7 @@ def self_pairs(pairs: PairBatch) -> list[str]:
     ]
 
 
-def walked(method: Method, pairs: PairBatch, metrics: Iterable[Metric]) -> Iterator[Curve]:
+def record_curves(method: Method, pairs: PairBatch, metrics: Iterable[Metric]) -> Iterator[Curve]:
     """The raw curves that the metrics rest on, of the pairs of which they do."""
     for name, (fraction, scores) in curves(method.explained, metrics).items():
         whole = scores.isfinite().all(dim=1).tolist()
@@ -217,7 +217,7 @@ def walked(method: Method, pairs: PairBatch, metrics: Iterable[Metric]) -> Itera
 
 def reasons(raw: RawMaps, same: list[str]) -> list[str]:
     """Why a pair's map cannot be measured, or nothing."""
-    nonfinite, constant = (flags.tolist() for flags in flagged(raw))
+    nonfinite, constant = (flags.tolist() for flags in find_flaws(raw))
     return [
         pair or ("nonfinite_map" if bad else "constant_map" if flat else "")
         for pair, bad, flat in zip(same, nonfinite, constant, strict=True)

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.maps import flagged, normalise, upsample
+from sfam_bench.core.maps import find_flaws, normalise, upsample
 from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Record, Sample, Side, pair_seed
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
-from sfam_bench.core.stream import chunked, prefetched, progress
+from sfam_bench.core.stream import prefetch, progress, split_chunks
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Keypoints, RawMaps
 from sfam_bench.datasets.attributes import GROUPS, Level, PartColours, part_colours
@@ -83,8 +83,8 @@ def encodings(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str]
     def load(chunk: Sequence[str]) -> list[Sample]:
         return [dataset.sample(image_id) for image_id in chunk]
 
-    chunks, sides, keypoints = list(chunked(image_ids, batch)), list[Side](), list[Keypoints | None]()
-    for samples in progress(prefetched(load, chunks), f"encode {dataset.name}", len(chunks), "batch"):
+    chunks, sides, keypoints = list(split_chunks(image_ids, batch)), list[Side](), list[Keypoints | None]()
+    for samples in progress(prefetch(load, chunks), f"encode {dataset.name}", len(chunks), "batch"):
         sides.append(model.encode(torch.stack([sample.image for sample in samples])))
         keypoints += [sample.keypoints for sample in samples]
     whole = (torch.cat([getattr(side, name) for side in sides]) for name in ("images", "activations", "embeddings"))
@@ -166,7 +166,7 @@ class PartAgreement:
         for query, references in zip(pairs["query_id"], map(list, pairs["references"]), strict=True):
             at, rows = place[query], [place[reference] for reference in references]
             chunks = []
-            for some in chunked(rows, batch):
+            for some in split_chunks(rows, batch):
                 ours, theirs = encoded[[at] * len(some)], encoded[some]
                 ids = tuple(encoded.image_ids[row] for row in some)
                 asked = PairBatch((query,) * len(some), ids, ours.images, theirs.images)
@@ -174,7 +174,7 @@ class PartAgreement:
             agreement = colours.agreement(query, references)
             classes = dataset.index.loc[list(references), "label"].to_numpy()
             random = np.random.default_rng(pair_seed(self.seed, query, MANY, METRIC))
-            agreements = {METRIC: agreement, SHUFFLED: agreement[shuffled(classes, random)]}
+            agreements = {METRIC: agreement, SHUFFLED: agreement[shuffle_classes(classes, random)]}
             found = []
             for name, explainer in explainers.items():
                 raw = torch.cat([raw_maps(explainer, model, *chunk) for chunk in chunks])
@@ -188,7 +188,7 @@ class PartAgreement:
         self, raw: RawMaps, size: tuple[int, int], keypoints: Keypoints | None
     ) -> tuple[Float[np.ndarray, "refs parts"], str]:
         """The relevance near each part, NaN where there is no map, and why the query has no value."""
-        nonfinite, constant = (flags.cpu().numpy() for flags in flagged(raw))
+        nonfinite, constant = (flags.cpu().numpy() for flags in find_flaws(raw))
         if keypoints is None:
             return np.empty((len(raw), 0)), "few_parts"
         found = relevance_near_parts(upsample(normalise(raw), size), keypoints, self.sigma * max(size)).cpu().numpy()
@@ -203,7 +203,7 @@ def passes_facts(device: torch.device) -> dict[str, Any]:
     return {"mode": "eager", "batch": batch, "threads": torch.get_num_threads(), "device": device.type}
 
 
-def shuffled(classes: Int[np.ndarray, " refs"], random: np.random.Generator) -> Int[np.ndarray, " refs"]:
+def shuffle_classes(classes: Int[np.ndarray, " refs"], random: np.random.Generator) -> Int[np.ndarray, " refs"]:
     """For each reference one of another class's, whole classes being exchanged: those of one class are alike."""
     members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
     found = np.empty(len(classes), dtype=int)

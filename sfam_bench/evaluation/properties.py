@@ -6,7 +6,7 @@ from time import perf_counter
 import torch
 
 from sfam_bench.core.baselines import BASELINES
-from sfam_bench.core.hooks import counted
+from sfam_bench.core.hooks import count_rows
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import Target, score
@@ -37,7 +37,7 @@ def properties(explainer: Explainer, model: SimilarityModel, target: Target, pai
     first = PairBatch(pairs.query_ids[:1], pairs.reference_ids[:1], pairs.query[:1], pairs.reference[:1])
     raw_maps(explainer, model, encode_pairs(model, target, first.query, first.reference), first)
     encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative)
-    with counted(model.trunk) as counts:
+    with count_rows(model.trunk) as counts:
         start = perf_counter()
         maps = raw_maps(explainer, model, encoded, pairs)
         seconds = perf_counter() - start

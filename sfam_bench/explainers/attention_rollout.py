@@ -53,7 +53,7 @@ class AttentionRollout:
     def _some(self, layers: Layers, images: Images, size: tuple[int, int]) -> RawMaps:
         rolled = None
         for _, attention in layers.run(images):
-            step = mixed(self._fused(attention.weights))
+            step = mix_residual(self._fused(attention.weights))
             rolled = step if rolled is None else step @ rolled
         assert rolled is not None  # a transformer has blocks
         read = rolled[:, 0] if layers.reads_class else rolled[:, layers.prefix :].mean(dim=1)
@@ -65,7 +65,7 @@ class AttentionRollout:
         return weights.amax(dim=1) if self.fusion == "max" else weights.amin(dim=1)
 
 
-def mixed(fused: Float[Tensor, "batch tokens tokens"]) -> Float[Tensor, "batch tokens tokens"]:
+def mix_residual(fused: Float[Tensor, "batch tokens tokens"]) -> Float[Tensor, "batch tokens tokens"]:
     """Attention and the residual connection beside it, with rows of sum one."""
     both = fused + torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
     return both / both.sum(dim=-1, keepdim=True)

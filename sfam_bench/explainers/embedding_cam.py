@@ -11,7 +11,7 @@ from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.similarity import Gallery, unit
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.shared.forms import combine, derivative, differentiating
-from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared
+from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared_error
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -45,7 +45,7 @@ class EmbeddingCAM:
         check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        raise unprepared(self)
+        raise unprepared_error(self)
 
     def prepared(self, model: SimilarityModel, bank: Bank) -> State:
         labels, rows = bank.labels.unique(return_inverse=True)

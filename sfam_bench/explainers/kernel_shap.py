@@ -121,17 +121,19 @@ def shapley(members: Members, values: Values, weights: Values) -> Float[Tensor, 
     even = change / players
     # what is left sums to zero: each row less its mean is all that it can see of it
     rows = members.double() - members.double().mean(dim=1, keepdim=True)
-    rest = fitted(rows, values - values[0] - members.sum(dim=1) * even, weights)
+    rest = fit_weights(rows, values - values[0] - members.sum(dim=1) * even, weights)
     return even + rest - rest.mean()
 
 
 def banzhaf(members: Members, values: Values, weights: Values) -> Float[Tensor, " players"]:
     """The weighted fit with a constant of its own."""
     share, rows = weights / weights.sum(), members.double()
-    return fitted(rows - share @ rows, values - share @ values, weights)
+    return fit_weights(rows - share @ rows, values - share @ values, weights)
 
 
-def fitted(rows: Float[Tensor, "coalitions players"], values: Values, weights: Values) -> Float[Tensor, " players"]:
+def fit_weights(
+    rows: Float[Tensor, "coalitions players"], values: Values, weights: Values
+) -> Float[Tensor, " players"]:
     """The shortest of the best fits; NaN where a value is not finite, which evaluate flags."""
     if not values.isfinite().all():
         return torch.full_like(rows[0], torch.nan)

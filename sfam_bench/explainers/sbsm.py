@@ -51,7 +51,7 @@ class SBSM:
 
     def _windows(self, query: Side) -> "Windows":
         sides = query.images.shape[-2:]
-        rows, cols = (covered(side, pixels(self.window, side), pixels(self.stride, side)) for side in sides)
+        rows, cols = (cover_axis(side, pixels(self.window, side), pixels(self.stride, side)) for side in sides)
         return Windows(rows, cols)
 
     def forwards(self, query: Side) -> int:
@@ -88,7 +88,7 @@ def pixels(share: float, side: int) -> int:
     return max(1, round(share * side))
 
 
-def covered(side: int, window: int, stride: int) -> Float[Tensor, "windows side"]:
+def cover_axis(side: int, window: int, stride: int) -> Float[Tensor, "windows side"]:
     """1 where each window of one axis lies; the overhang of the last is shared between both ends."""
     firsts = torch.arange(0, side, stride)
     firsts = firsts - (window - (side - int(firsts[-1]))) // 2

@@ -16,7 +16,7 @@ from sfam_bench.core.similarity import NegativeEuclidean
 from sfam_bench.core.stream import progress
 from sfam_bench.core.types import Embeddings, Images, RawMaps, Weights
 from sfam_bench.explainers.shared.forms import CHUNK, combine, derivative, differentiating
-from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared
+from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared_error
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -66,7 +66,7 @@ class WeightTransfer:
         check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        raise unprepared(self)
+        raise unprepared_error(self)
 
     def prepared(self, model: SimilarityModel, bank: Bank) -> State:
         towards, active = self.directions(bank)

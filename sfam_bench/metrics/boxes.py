@@ -60,7 +60,7 @@ def overlap(first: Int[np.ndarray, "boxes 4"], second: Int[np.ndarray, "boxes 4"
     return both / np.maximum(areas[0] + areas[1] - both, 1)
 
 
-def cut(maps: Maps, threshold: float) -> Masks:
+def cut_maps(maps: Maps, threshold: float) -> Masks:
     """Pixels above a share of the way from each map's least to its greatest value; none of a constant map."""
     low, high = (end(maps.flatten(1), dim=1).double()[:, None, None] for end in (torch.amin, torch.amax))
     return (maps > low + threshold * (high - low)) & (high > low)
@@ -110,7 +110,7 @@ class BoxIoU:
         return (self.region,)
 
     def __call__(self, explained: Explained) -> Measured:
-        found = components(cut(explained.maps, self.threshold))
+        found = components(cut_maps(explained.maps, self.threshold))
         values = overlap(found.box, extent(explained.scene.region(self.region))[found.image])
         best = np.zeros(len(explained.maps))
         if self.boxes == "all":

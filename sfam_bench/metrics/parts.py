@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.maps import flagged
+from sfam_bench.core.maps import find_flaws
 from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.core.types import KeypointsBatch, Maps, Masks
@@ -164,7 +164,7 @@ class SamePart:
         if other is None or other.raw is None:
             return not_drawn(explained)
         hidden = [~seen(side).within(inf).flatten(1).any(dim=1) for side in (explained, other)]
-        unsound = torch.stack(flagged(other.raw)).any(dim=0)
+        unsound = torch.stack(find_flaws(other.raw)).any(dim=0)
         reasons = {"no_parts": torch.stack(hidden).any(dim=0), "reference_map": unsound}
         sides = [(side.maps, seen(side).kinds()) for side in (explained, other)]
         if self.value == "same":

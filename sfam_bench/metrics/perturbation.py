@@ -8,7 +8,7 @@ import torch
 
 from sfam_bench.core.baselines import Baseline, MeanColour
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.maps import flagged
+from sfam_bench.core.maps import find_flaws
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Finite, Natural, Positive, Share
 from sfam_bench.core.records import pair_seed
@@ -110,7 +110,7 @@ class Perturbation:
         areas = [self._area(walk, explained, asked) for walk in self.probes]
         value = areas[0] - areas[1] if len(areas) == 2 else areas[0]
         if self.scale == "minmax":
-            flat = [spread(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
+            flat = [curve_range(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
             reasons["flat_curve"] = torch.stack(flat).any(dim=0)
         return defined(value * self.times, reasons)
 
@@ -127,7 +127,7 @@ class Perturbation:
             narrow = [walk.without_range(explained, self.min_range) for walk in self.probes]
             reasons["zero_range"] = torch.stack(narrow).any(dim=0)
         if self.degrade != "query" and explained.other is not None and explained.other.raw is not None:
-            reasons["reference_map"] = torch.stack(flagged(explained.other.raw)).any(dim=0)
+            reasons["reference_map"] = torch.stack(find_flaws(explained.other.raw)).any(dim=0)
         return reasons
 
     def _area(self, walk: Walk, explained: Explained, asked: Flags) -> Scores:
@@ -135,11 +135,11 @@ class Perturbation:
             return walk.area(explained, asked)
         curves = walk.scores(explained, asked)
         if self.scale == "minmax":
-            curves = (curves - curves.amin(dim=1, keepdim=True)) / spread(curves)[:, None]
+            curves = (curves - curves.amin(dim=1, keepdim=True)) / curve_range(curves)[:, None]
         return walk.integral(curves, explained)
 
 
-def spread(curves: Curves) -> Scores:
+def curve_range(curves: Curves) -> Scores:
     """From the least to the greatest value of each curve."""
     return curves.amax(dim=1) - curves.amin(dim=1)
 

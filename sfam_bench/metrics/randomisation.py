@@ -36,7 +36,7 @@ def units(model: SimilarityModel) -> list[Names]:
     embedder = model.embedder
     parts = {"trunk": model.trunk, "embedder.tail": embedder.tail}
     ends = {"embedder.pooling": embedder.pooling, "embedder.projection": embedder.projection}
-    named = [*chain.from_iterable(blocks(*part) for part in parts.items()), *filter(weighted, ends.items())]
+    named = [*chain.from_iterable(blocks(*part) for part in parts.items()), *filter(has_weights, ends.items())]
     found: list[Names] = []
     for name, module in named:
         if found and all(parameter.ndim < 2 for parameter in module.parameters()):
@@ -52,15 +52,15 @@ def blocks(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
         ((name, module),) = inside
     opened = (children(*child) if type(child[1]) in CONTAINERS else [] for child in inside)
     found = [parts or [child] for child, parts in zip(inside, opened, strict=True)]
-    return list(chain.from_iterable(found)) or list(filter(weighted, [(name, module)]))
+    return list(chain.from_iterable(found)) or list(filter(has_weights, [(name, module)]))
 
 
 def children(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The children of a module that have weights."""
-    return list(filter(weighted, ((f"{name}.{key}", child) for key, child in module.named_children())))
+    return list(filter(has_weights, ((f"{name}.{key}", child) for key, child in module.named_children())))
 
 
-def weighted(named: tuple[str, nn.Module]) -> bool:
+def has_weights(named: tuple[str, nn.Module]) -> bool:
     """Whether a module has weights."""
     return any(True for _ in named[1].parameters())
 
@@ -85,7 +85,7 @@ def redrawn(model: SimilarityModel, seed: int) -> SimilarityModel:
     return copied.to(device)
 
 
-def mixed(model: SimilarityModel, drawn: SimilarityModel, names: Names) -> SimilarityModel:
+def mix_weights(model: SimilarityModel, drawn: SimilarityModel, names: Names) -> SimilarityModel:
     """The model with the weights of another in some modules; it shares its tensors with both."""
     prefixes = tuple(f"{name}." for name in names)
     shared: dict[int, Tensor] = {}
@@ -103,7 +103,7 @@ def cascade(model: SimilarityModel, seed: int, stages: int) -> list[SimilarityMo
         drawn, made, names = redrawn(model, seed), list[SimilarityModel](), Names()
         for group in groups[:-1]:
             names.extend(chain.from_iterable(found[unit] for unit in group))
-            made.append(mixed(model, drawn, names))
+            made.append(mix_weights(model, drawn, names))
         _models[model][key] = [*made, drawn]
     return _models[model][key]
 

@@ -18,13 +18,13 @@ from sfam_bench.core.types import Flags, Image, Images, Scores
 from sfam_bench.engine.series import Ranks, Series
 from sfam_bench.metrics.perturbation import MEAN
 from sfam_bench.metrics.shared.base import Explained, Measured, defined
-from sfam_bench.metrics.shared.walks import Order, ordered
+from sfam_bench.metrics.shared.walks import Order, take_order
 
 WEIGHTS = {(row, col): 1 / (6 if 0 in (row, col) else 12) for row in (-1, 0, 1) for col in (-1, 0, 1) if row or col}
 OUTSIDE, KNOWN = -2, -1
 
 
-def imputed(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
+def impute(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """Values (3, removed) that are each the weighted mean of their eight neighbours, of those that the image has."""
     rows, cols = removed.nonzero()
     count = len(rows)
@@ -72,7 +72,7 @@ class Imputed:
         for row, count in zip(out, self.counts[first:], strict=False):
             removed, made = ranks < count, image.copy()
             noise = np.random.default_rng((self.seed, count)).standard_normal((len(image), count))
-            made[:, removed] = imputed(image, removed) + self.noise * noise
+            made[:, removed] = impute(image, removed) + self.noise * noise
             row.copy_(torch.from_numpy(made))
 
 
@@ -93,7 +93,7 @@ class Imputing:
         seed = pair_seed(self.seed, pairs.query_ids[pair], pairs.reference_ids[pair], "road", self.order)
         counts = tuple(self.removed(ranks.numel()))
         image = explained.scene.encoded.query.images[pair]
-        return Imputed(image, ordered(ranks, self.order), counts, self.noise, seed)
+        return Imputed(image, take_order(ranks, self.order), counts, self.noise, seed)
 
     def removed(self, pixels: int) -> list[int]:
         """How many pixels lie at or above each percentile, as np.percentile interpolates, the fewest first."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.maps import flagged, upsample
+from sfam_bench.core.maps import find_flaws, upsample
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Images, Maps, RawMaps
 from sfam_bench.metrics.shared.base import Explained, Measured, defined
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed, further, sized
+from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed, further, resize_maps
 from sfam_bench.metrics.shared.scene import Scene
 
 Move: TypeAlias = Literal["flip", "crop"]
@@ -114,12 +114,12 @@ class MaxSensitivity(Remaking):
         for sample in range(self.samples):  # not by `further`: nobody else asks for these
             raw = remake(*changed(explained.scene, Noisy(sample, self.radius, self.seed)))
             changes.append(length(self._scaled(raw, own) - own) / length(own))
-            unsound |= flagged(raw)[0]
-        reasons = {"constant_map": flagged(own)[1], "nonfinite_further_map": unsound}
+            unsound |= find_flaws(raw)[0]
+        reasons = {"constant_map": find_flaws(own)[1], "nonfinite_further_map": unsound}
         return defined(torch.stack(changes).amax(dim=0), reasons)
 
     def _scaled(self, raw: RawMaps, like: Maps) -> Maps:
-        return sized(raw, like) if self.scale == "peak" else upsample(raw, (like.shape[-2], like.shape[-1]))
+        return resize_maps(raw, like) if self.scale == "peak" else upsample(raw, (like.shape[-2], like.shape[-1]))
 
 
 def length(maps: Maps) -> Tensor:
@@ -156,4 +156,4 @@ class AugmentationAgreement(Comparing):
 
     def measured(self, explained: Explained) -> Measured:
         change = Moved(self.by)
-        return self.alike(change.maps(explained.maps), sized(further(explained, change), explained.maps))
+        return self.alike(change.maps(explained.maps), resize_maps(further(explained, change), explained.maps))

@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.models.checkpoint import check_kinds
-from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translated
+from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translate_keys
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def trunk_and_tail(
     """
     model, own = network(source, name, pretrained and state is None)
     if state is not None:
-        load_backbone(model, translated(model, state), name, CLASSIFIER if source == "torchvision" else ())
+        load_backbone(model, translate_keys(model, state), name, CLASSIFIER if source == "torchvision" else ())
     model.eval()
     trunk: nn.Module
     tail: nn.Module | None

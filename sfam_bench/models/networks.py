@@ -112,7 +112,7 @@ def _made(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Modu
         ) from error
 
 
-def translated(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def translate_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under the names of the network: DINOv2's and CLIP's as timm reads them, Caffe's flat statistics.
 
     Nothing is resampled: patches or positions of another size stay what they are, and do not fit.

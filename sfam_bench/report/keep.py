@@ -12,7 +12,7 @@ import yaml
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import beside, digest, read_json, write_json
-from sfam_bench.report.page.pair_order import ordered
+from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.chunks import FORMAT, PAIR, line
 from sfam_bench.runs.proof import AGAIN, DIGESTS, file_digests, prove
 from sfam_bench.runs.reader import KINDS, Run, batches_of, image_path, read_maps, read_run, read_tables
@@ -76,7 +76,7 @@ def _keep_pictures(run: Run, out: Path, count: int) -> None:
     there = run.pairs.drop_duplicates(PAIR)
     seen = [image_path(run.root, pair).is_file() for pair in there["query_id"]]
     there = there[np.array(seen) & [image_path(run.root, pair).is_file() for pair in there["reference_id"]]]
-    worst = pd.DataFrame([pair.row for pair in ordered(there, run.records, run.manifest)], columns=there.columns)
+    worst = pd.DataFrame([pair.row for pair in sort_pairs(there, run.records, run.manifest)], columns=there.columns)
     few = pd.concat([pairs.groupby("kind", sort=False).head(count) for pairs in (there, worst)])
     wanted = set(few[[*PAIR]].itertuples(index=False, name=None))
     (out / "images").mkdir()

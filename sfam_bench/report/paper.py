@@ -18,7 +18,7 @@ from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.flagged import left_out_table
-from sfam_bench.report.tables.meta import measured, weigh
+from sfam_bench.report.tables.meta import measure_worth, weigh
 from sfam_bench.report.tables.models import model_sheets, model_table
 from sfam_bench.report.tables.protocols import protocol_line
 from sfam_bench.report.tables.tables import Table
@@ -206,7 +206,7 @@ class Agreement:
     def __call__(self, stored: Stored) -> Sheet:
         runs = [stored.run(name) for name in self.runs]
         catalogue = Catalogue.of(*(each.run.manifest for each in runs))
-        found = weigh([measured(each.run) for each in runs], pd.concat([each.means for each in runs]), catalogue)
+        found = weigh([measure_worth(each.run) for each in runs], pd.concat([each.means for each in runs]), catalogue)
         if found is None:
             raise UserError(f"the stored runs {', '.join(self.runs)} have no metric that says how true a map is")
         lines = [(each.name, line(each, each.means)) for each in runs]

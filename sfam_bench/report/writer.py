@@ -19,7 +19,7 @@ from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.box_accuracy import with_box_accuracy
 from sfam_bench.report.tables.cost import cost_rows
 from sfam_bench.report.tables.flagged import flagged_table
-from sfam_bench.report.tables.meta import FILES, measured, write_meta
+from sfam_bench.report.tables.meta import FILES, measure_worth, write_meta
 from sfam_bench.report.tables.protocols import OUTSIDE, outside, protocol
 from sfam_bench.report.tables.tables import Report
 from sfam_bench.runs.reader import Run, read_run
@@ -60,9 +60,9 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         blind = run.manifest.get("blind") or ()
         means = summary(run.records, run.pairs, catalogue.facts)
         sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
-        against = tables.adjusted(paired_difference(run.records, run.pairs, to), catalogue)
+        against = tables.adjust_differences(paired_difference(run.records, run.pairs, to), catalogue)
         differences.append(tables.mark(against, blind))
-        judged.append(measured(run))
+        judged.append(measure_worth(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
         of_run = [_section(run, part, differences[-1], errors, catalogue, out, named) for part in parts]
         gallery(run, out, named=named)
@@ -76,7 +76,9 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     catalogue = Catalogue.of(*manifests)
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
     compared = [
-        block for part in alike for block in tables.remarked(tables.side_by_side(part, catalogue), _remark(runs, part))
+        block
+        for part in alike
+        for block in tables.add_remark(tables.side_by_side(part, catalogue), _remark(runs, part))
     ]
     metrics = catalogue.sort(table.loc[table["explainer"] != FACTS, "metric"].unique())
     meta = write_meta(judged, table, catalogue, out, _remark(runs, table), named)
@@ -107,9 +109,9 @@ def _section(
         title=" · ".join(names),
         anchor=named(*names),
         protocol=protocol(run, part, area_errors(_of(errors, names))),
-        tables=tables.remarked(tables.metric_tables(part, catalogue), remark),
-        differences=tables.remarked(tables.difference_tables(_of(differences, names), catalogue), remark),
-        flagged=tables.remarked([flagged], remark)[0] if flagged else None,
+        tables=tables.add_remark(tables.metric_tables(part, catalogue), remark),
+        differences=tables.add_remark(tables.difference_tables(_of(differences, names), catalogue), remark),
+        flagged=tables.add_remark([flagged], remark)[0] if flagged else None,
         pictures=[(path, "Means and 95 % intervals.") for path in drawn],
     )
     everything = [*section.tables, *section.differences, *([section.flagged] if section.flagged else [])]

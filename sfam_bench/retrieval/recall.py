@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
-from sfam_bench.core.stream import chunked, prefetched, progress
+from sfam_bench.core.stream import prefetch, progress, split_chunks
 from sfam_bench.datasets.base import ROLES, Dataset, roles
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.search import Engine, Roles, search
@@ -31,8 +31,8 @@ def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], ba
     def images(batch: Sequence[str]) -> Tensor:
         return torch.stack([dataset.sample(image_id).image for image_id in batch])
 
-    chunks = list(chunked(image_ids, batch_size))
-    stream = progress(prefetched(images, chunks), f"embed {dataset.name}", len(chunks), "batch")
+    chunks = list(split_chunks(image_ids, batch_size))
+    stream = progress(prefetch(images, chunks), f"embed {dataset.name}", len(chunks), "batch")
     return torch.cat([model.encode(batch).embeddings.cpu() for batch in stream])
 
 

@@ -122,12 +122,14 @@ def check_made(
 ) -> None:
     """ValueError where a piece was computed in another mode of passes, or by other code."""
     if passes is not None and said.get("passes") != dict(passes):
-        raise ValueError(f"{path} was computed with passes {shown(said.get('passes'))}, expected {shown(passes)}")
+        raise ValueError(
+            f"{path} was computed with passes {describe_passes(said.get('passes'))}, expected {describe_passes(passes)}"
+        )
     if codes is not None and said.get("code") not in codes:
         raise ValueError(f"{path} was made by other code ({said.get('code')}, expected {' or '.join(codes)})")
 
 
-def shown(passes: Mapping[str, Any] | None) -> str:
+def describe_passes(passes: Mapping[str, Any] | None) -> str:
     """A mode of passes in one line."""
     return ", ".join(f"{name} {value}" for name, value in (passes or {}).items()) or "unknown"
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import regular
-from sfam_bench.runs.chunks import CURVES, PLAIN, SCHEMA, line, place, read_piece, says, shown
+from sfam_bench.runs.chunks import CURVES, PLAIN, SCHEMA, describe_passes, line, place, read_piece, says
 from sfam_bench.runs.described import with_descriptions
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import AGAIN, DIGESTS, cast, check_records, digest_of, prove, read_pairs, read_table
@@ -161,8 +161,8 @@ def _agreeing(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[str, An
         if passes != (first.get("passes") or {}) or any(expected.get(k, value) != value for k, value in passes.items()):
             known = {name: expected.get(name) for name in passes} if expected else first.get("passes")
             raise UserError(
-                f"{place(root, 'records', number)} was computed with passes {shown(passes)}, and the run with "
-                f"{shown(known)}: {_anew(root, number)}"
+                f"{place(root, 'records', number)} was computed with passes {describe_passes(passes)}, and the run "
+                f"with {describe_passes(known)}: {_anew(root, number)}"
             )
     return said
 

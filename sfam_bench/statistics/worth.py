@@ -35,7 +35,7 @@ def tells(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapp
     adjusted over all metrics and controls of the run.
     """
     rows: list[tuple[Any, ...]] = []
-    for matrix in directed(records, pairs, metrics):
+    for matrix in direct_records(records, pairs, metrics):
         place = {column: number for number, column in enumerate(matrix.columns)}
         asked = [
             (metric, control)
@@ -56,7 +56,9 @@ def tells(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapp
     return pd.DataFrame(rows, columns=TELLS)
 
 
-def directed(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> Iterator[Matrix]:
+def direct_records(
+    records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Matrix]:
     """The records whose metric has a better side, turned so that greater is better."""
     signs = {
         name: 1 if spec["higher_is_better"] else -1
@@ -77,7 +79,7 @@ def ranks(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapp
     of the classes give: no metric can agree with another better than with itself.
     """
     rows: list[tuple[Any, ...]] = []
-    for matrix in directed(records, pairs, metrics):
+    for matrix in direct_records(records, pairs, metrics):
         for metric in dict.fromkeys(metric for metric, _ in matrix.columns):
             own = np.array([name == metric for name, _ in matrix.columns])
             names = np.array([explainer for _, explainer in matrix.columns])[own]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.stream import chunked, progress
+from sfam_bench.core.stream import progress, split_chunks
 from sfam_bench.core.types import Image
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.training.recipe import Recipe
@@ -72,7 +72,7 @@ class Cached(Dataset[tuple[Tensor, int]]):
         kept: list[Tensor] = []
         count = len(examples.ids) * recipe.views
         bar = progress(None, "activations of the frozen trunk", count, "image")
-        for places in chunked(range(count), AT_ONCE):
+        for places in split_chunks(range(count), AT_ONCE):
             each = ((examples.ids[place // recipe.views], place % recipe.views) for place in places)
             images = torch.stack([drawn(image_id, examples.load, recipe.seed, view) for image_id, view in each])
             kept.append(model.encode(images).activations.cpu())

@@ -23,7 +23,7 @@ class Space:
 
     def distributions(self, default: Mapping[str, Any]) -> dict[str, "optuna.distributions.BaseDistribution"]:
         """The same as Optuna's distributions; UserError where one lacks the default, which is tried first."""
-        kinds = loaded().distributions
+        kinds = load_optuna().distributions
         found = {}
         for name, values in self.fields.items():
             try:
@@ -54,7 +54,7 @@ def holds(distribution: "optuna.distributions.BaseDistribution", value: Any) -> 
         return False
 
 
-def loaded() -> Any:
+def load_optuna() -> Any:
     """Optuna, which is optional, and quiet."""
     try:
         import optuna

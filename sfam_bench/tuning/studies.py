@@ -16,7 +16,7 @@ import pandas as pd
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import plain
-from sfam_bench.tuning.spaces import Space, loaded
+from sfam_bench.tuning.spaces import Space, load_optuna
 
 if TYPE_CHECKING:
     import optuna
@@ -125,7 +125,7 @@ class Study:
 
     def _try(self, place: int, measure: Measure) -> None:
         finished = self._finished()
-        self.base.sampler = loaded().samplers.TPESampler(seed=seed_of(self.seed, place))
+        self.base.sampler = load_optuna().samplers.TPESampler(seed=seed_of(self.seed, place))
         if place == 0 and not self.base.get_trials(states=(state().WAITING,)):
             self.base.enqueue_trial(self.default)
         trial = self.base.ask(self.distributions)
@@ -179,7 +179,7 @@ def seed_of(seed: int, place: int) -> int:
 
 def begun(path: Path, higher: bool, known: bool) -> "optuna.Study":
     """The study in a database, which is made where there is none."""
-    optuna = loaded()
+    optuna = load_optuna()
     storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
     if known and NAME not in [study.study_name for study in storage.get_all_studies()]:
         raise UserError(f"{path} holds no study any more: restore it, or choose another run_dir")
@@ -192,7 +192,7 @@ def readable(path: Path) -> Iterator[None]:
     """Say in one line that a database is damaged, or cannot be written."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    damaged = (SQLAlchemyError, loaded().exceptions.StorageInternalError)
+    damaged = (SQLAlchemyError, load_optuna().exceptions.StorageInternalError)
     try:
         yield
     except damaged as error:
@@ -215,4 +215,4 @@ def alone(path: Path) -> Iterator[None]:
 
 def state() -> type["optuna.trial.TrialState"]:
     """Optuna's names for how a trial ended."""
-    return loaded().trial.TrialState
+    return load_optuna().trial.TrialState

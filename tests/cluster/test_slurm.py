@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sfam_bench.app.sweeping import written
+from sfam_bench.app.sweeping import write_value
 from sfam_bench.jobs.slurm import Request
 from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried
@@ -122,7 +122,7 @@ def test_without_slurm_its_tests_say_what_is_lacking(monkeypatch: pytest.MonkeyP
 
 def test_a_sweep_and_a_study_run_on_slurm_with_what_depends_on_what(lab: Lab) -> None:
     small = [*SMALL, "pairs.kinds=[partial_match]", "pairs.count=3", "metric=[evidence]"]
-    more = written([*small, "train.epochs=1", "explainer=[sfam,lafam]"])
+    more = write_value([*small, "train.epochs=1", "explainer=[sfam,lafam]"])
     grid = ["sweep=losses", "~sweep.train.loss", "sweep.train.pooling=[gap]", "sweep.evaluate.similarity=[cosine,dot]"]
     slurm = ["launcher=slurm", "cluster.cpus=1"]
     said = lab.script("sweep", *grid, f"more={more}", *slurm, "report=false", f"out={lab.folder / 'sweep'}")

@@ -14,9 +14,9 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
 from sfam_bench.core.records import PairBatch, Term
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.core.targets import Margin, Similarity, score, swapped
+from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
 from sfam_bench.engine.passes import Passes
-from sfam_bench.explainers.attention_rollout import AttentionRollout, mixed
+from sfam_bench.explainers.attention_rollout import AttentionRollout, mix_residual
 from sfam_bench.explainers.grad_eclip import GradECLIP, to_unit_interval
 from sfam_bench.explainers.le_grad import LeGrad
 from sfam_bench.explainers.shared import attention as module
@@ -144,8 +144,8 @@ def test_both_sides_are_the_swapped_pair(method, token):
     model = tiny_transformer("dot", token).double()
     seen = encoded(model)
     turned = replace(seen, query=seen.terms[0].side, terms=(Term(1.0, seen.query),))
-    torch.testing.assert_close(maps_of(method, model, swapped(seen)), maps_of(method, model, turned), **CLOSE)
-    assert not torch.allclose(maps_of(method, model, swapped(seen)), maps_of(method, model, seen))
+    torch.testing.assert_close(maps_of(method, model, swap_sides(seen)), maps_of(method, model, turned), **CLOSE)
+    assert not torch.allclose(maps_of(method, model, swap_sides(seen)), maps_of(method, model, seen))
 
 
 @pytest.mark.parametrize("token", ["patch", "class"])
@@ -231,8 +231,8 @@ def test_uniform_attention_rolls_out_to_a_constant_map(token):
 
 def test_mixed_attention_by_hand():
     fused = torch.tensor([[[0.5, 0.5], [1.0, 0.0]]])
-    assert mixed(fused).tolist() == [[[0.75, 0.25], [0.5, 0.5]]]
-    assert mixed(fused / 2)[0, 0].tolist() == pytest.approx([1.25 / 1.5, 0.25 / 1.5])
+    assert mix_residual(fused).tolist() == [[[0.75, 0.25], [0.5, 0.5]]]
+    assert mix_residual(fused / 2)[0, 0].tolist() == pytest.approx([1.25 / 1.5, 0.25 / 1.5])
 
 
 def test_heads_are_fused_as_named():
@@ -241,7 +241,7 @@ def test_heads_are_fused_as_named():
     with torch.no_grad():
         weights = [attention.weights for _, attention in Layers(model, "it").run(seen.query.images)]
     for fusion, fuse in (("mean", torch.mean), ("max", torch.amax), ("min", torch.amin)):
-        one, two, three = (mixed(fuse(weight, dim=1)) for weight in weights)
+        one, two, three = (mix_residual(fuse(weight, dim=1)) for weight in weights)
         expected = (three @ two @ one)[:, 0, 2:].view(2, 3, 4)
         torch.testing.assert_close(maps_of(AttentionRollout(fusion=fusion), model, seen), expected, **CLOSE)
 

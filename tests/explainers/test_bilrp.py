@@ -9,7 +9,7 @@ from torch import nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
 from sfam_bench.core.similarity import Dot
-from sfam_bench.core.targets import swapped
+from sfam_bench.core.targets import swap_sides
 from sfam_bench.explainers.bilrp import BiLRP
 from sfam_bench.explainers.input_x_gradient import InputXGradient
 from sfam_bench.explainers.shared import pixels
@@ -50,7 +50,7 @@ def test_it_is_the_sum_of_products_over_dimensions(method, similarity):
     raw = [before_l2(model, side.activations).detach() for side in sides]
     points = points * factor(model, *raw)[:, :, None, None, None]
     torch.testing.assert_close(method(model, encoded, pairs), points.sum(dim=(3, 4)), **CLOSE)
-    torch.testing.assert_close(method(model, swapped(encoded), pairs), points.sum(dim=(1, 2)), **CLOSE)
+    torch.testing.assert_close(method(model, swap_sides(encoded), pairs), points.sum(dim=(1, 2)), **CLOSE)
 
 
 @pytest.mark.parametrize("rule", ["zplus", "epsilon", "gamma"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from sfam_bench.core.records import Encoded, PairBatch, Side, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.core.targets import Margin, Similarity, swapped
+from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.cam import CAM
 from sfam_bench.explainers.fam import FAM
@@ -135,7 +135,7 @@ def test_the_margin_map_is_the_map_of_the_positive_minus_that_of_the_negative(ex
 
 def test_the_two_sides_of_a_euclidean_cam_share_the_score():
     model, encoded = setting(head="none", similarity=NegativeEuclidean())
-    found = sum(explain(CAM(), model, seen).mean(dim=(1, 2)) for seen in (encoded, swapped(encoded)))
+    found = sum(explain(CAM(), model, seen).mean(dim=(1, 2)) for seen in (encoded, swap_sides(encoded)))
     expected = NegativeEuclidean()(encoded.query.embeddings, encoded.terms[0].side.embeddings)
     torch.testing.assert_close(found, expected, **CLOSE)
 

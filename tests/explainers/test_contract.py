@@ -15,11 +15,11 @@ from torch import Tensor
 
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.hooks import counted
-from sfam_bench.core.maps import flagged, normalise
+from sfam_bench.core.hooks import count_rows
+from sfam_bench.core.maps import find_flaws, normalise
 from sfam_bench.core.method_card import Card, card_of, field_notes, formula_and_source
 from sfam_bench.core.records import PairBatch
-from sfam_bench.core.targets import Margin, Similarity, swapped
+from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.evaluation.properties import residuals
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
@@ -158,7 +158,7 @@ def test_the_margin_is_explained_or_refused_as_the_card_says(name: str, model: S
 def test_the_map_of_the_reference_is_the_map_of_the_swapped_pair(name: str, fitting: SimilarityModel) -> None:
     batch, method = pairs(), ready(name, fitting)
     turned = dataclasses.replace(batch, query=batch.reference, reference=batch.query)
-    one = method(fitting, swapped(encode_pairs(fitting, Similarity(), batch.query, batch.reference)), batch)
+    one = method(fitting, swap_sides(encode_pairs(fitting, Similarity(), batch.query, batch.reference)), batch)
     other = method(fitting, encode_pairs(fitting, Similarity(), turned.query, turned.reference), turned)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
@@ -184,7 +184,7 @@ def test_a_single_position_gives_a_finite_map(name: str, fitting: SimilarityMode
     found = maps(name, fitting, cropped(pairs(2), 8))
     assert found.isfinite().all()
     if found[0].numel() == 1:
-        assert flagged(found)[1].all()
+        assert find_flaws(found)[1].all()
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
@@ -271,7 +271,7 @@ def test_fifty_calls_leave_no_tensor_behind(name: str) -> None:
 def test_no_more_passes_are_taken_than_stated(name: str, fitting: SimilarityModel) -> None:
     method, batch = ready(name, fitting), pairs()
     encoded = encode_pairs(fitting, Similarity(), batch.query, batch.reference)
-    with counted(fitting.trunk) as counts:
+    with count_rows(fitting.trunk) as counts:
         method(fitting, encoded, batch)
     if isinstance(method, Sampling):
         filled = encoded.passes.batch  # the last batch of a stream is filled up

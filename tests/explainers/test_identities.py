@@ -10,7 +10,7 @@ from torch import nn
 
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.core.targets import Margin, Similarity, score, swapped
+from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.sfam import SFAM
@@ -93,7 +93,7 @@ def test_decomposition_plus_bias_is_the_score(pooling, head, similarity, normali
 def test_both_sides_of_a_euclidean_pair_share_the_score(pooling, head):
     model, pairs, encoded = setting(pooling, head, NegativeEuclidean())
     parts = 0
-    for seen in (encoded, swapped(encoded)):
+    for seen in (encoded, swap_sides(encoded)):
         maps = SimilarityDecomposition()(model, seen, pairs)
         parts = parts + total(maps) + bias_term(model, seen.query, direction(model, seen))
     torch.testing.assert_close(parts, value(model, encoded), **CLOSE)

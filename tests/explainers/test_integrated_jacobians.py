@@ -9,7 +9,7 @@ from torch import nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.core.targets import swapped
+from sfam_bench.core.targets import swap_sides
 from sfam_bench.explainers.integrated_gradients import IntegratedGradients
 from sfam_bench.explainers.integrated_jacobians import IntegratedJacobians, point_to_point
 from sfam_bench.explainers.shared import pixels
@@ -55,7 +55,7 @@ def test_point_to_point_sums_to_the_map_of_either_side(similarity, space):
     method = IntegratedJacobians(space, steps=3, baseline="mean_colour")
     points = point_to_point(method, model, encoded.query, encoded.terms[0].side)
     torch.testing.assert_close(points.sum(dim=(3, 4)), method(model, encoded, pairs), **CLOSE)
-    torch.testing.assert_close(points.sum(dim=(1, 2)), method(model, swapped(encoded), pairs), **CLOSE)
+    torch.testing.assert_close(points.sum(dim=(1, 2)), method(model, swap_sides(encoded), pairs), **CLOSE)
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.core.targets import Margin, Similarity, swapped
+from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.corr_rise import Patches
 from sfam_bench.explainers.distance_explainer import DistanceExplainer
@@ -134,7 +134,7 @@ def test_what_is_kept_is_of_the_same_pairs_and_target(model):
     parts = [masked_scores(model, part, pairs, GRIDS, "mean_colour").target for part in (one, two)]
     torch.testing.assert_close(parts[0] + parts[1], first)
     assert len(taken) == 4 * 2 * 20
-    other = swapped(one)
+    other = swap_sides(one)
     assert not torch.allclose(masked_scores(model, other, pairs, GRIDS, "mean_colour").target, parts[0])
 
 

@@ -10,7 +10,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.core.targets import Margin, Similarity, swapped
+from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.corr_rise import CorrRISE
 from sfam_bench.explainers.distance_explainer import DistanceExplainer
@@ -34,7 +34,7 @@ def test_both_sides_and_every_similarity_have_finite_maps_that_follow_the_refere
     assert maps.dtype == torch.float64
     assert maps.shape == ((2, 3, 3) if isinstance(method, KernelSHAP) else (2, 11, 8))
     turned = replace(pairs, query_ids=pairs.reference_ids, reference_ids=pairs.query_ids)
-    theirs = method(model, swapped(encoded), turned)
+    theirs = method(model, swap_sides(encoded), turned)
     assert theirs.isfinite().all()
     assert not torch.allclose(theirs, maps)
     (term,) = encoded.terms

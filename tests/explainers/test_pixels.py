@@ -11,7 +11,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine, Dot
-from sfam_bench.core.targets import Similarity, score, swapped
+from sfam_bench.core.targets import Similarity, score, swap_sides
 from sfam_bench.explainers.input_x_gradient import InputXGradient
 from sfam_bench.explainers.integrated_gradients import IntegratedGradients
 from sfam_bench.explainers.shared import pixels
@@ -157,7 +157,7 @@ def test_the_margin_map_is_the_difference_of_its_comparisons(method):
 def test_the_other_side_is_the_turned_pair():
     model, encoded, pairs = setting(similarity=Cosine())
     turned = encode_pairs(model, Similarity(), pairs.reference, pairs.query)
-    found = IntegratedGradients(3)(model, swapped(encoded), pairs)
+    found = IntegratedGradients(3)(model, swap_sides(encoded), pairs)
     torch.testing.assert_close(found, IntegratedGradients(3)(model, turned, pairs), **CLOSE)
 
 

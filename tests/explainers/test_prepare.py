@@ -15,7 +15,7 @@ from torch import nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch, Sample, Side, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.core.targets import Margin, Similarity, swapped
+from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.embedding_cam import EmbeddingCAM
 from sfam_bench.explainers.grad_cam import GradCAM
@@ -378,7 +378,7 @@ def test_the_map_of_the_reference_is_that_of_the_swapped_pair(method):
     model = build()
     ready, seen = method.prepare(model, bank_of(model)), encoded(model)
     there = encode_pairs(model, Similarity(), images(3, 3), images(3, 2))
-    torch.testing.assert_close(explain(ready, model, swapped(seen)), explain(ready, model, there), **CLOSE)
+    torch.testing.assert_close(explain(ready, model, swap_sides(seen)), explain(ready, model, there), **CLOSE)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -11,7 +11,7 @@ from torch import nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Encoded, PairBatch, Side, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.core.targets import Margin, Similarity, score, swapped
+from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.shared import forms
@@ -238,7 +238,7 @@ def test_the_overall_maps_are_sums_of_the_tensor_and_point_maps_its_slices(simil
     tensor = point_to_point(model, encoded.query, other, rectify, bias)
     assert tensor.shape == (2, 3, 4, 2, 5)
     torch.testing.assert_close(explain(Zhu(rectify, bias), model, encoded), tensor.sum(dim=(3, 4)), **CLOSE)
-    torch.testing.assert_close(explain(Zhu(rectify, bias), model, swapped(encoded)), tensor.sum(dim=(1, 2)), **CLOSE)
+    torch.testing.assert_close(explain(Zhu(rectify, bias), model, swap_sides(encoded)), tensor.sum(dim=(1, 2)), **CLOSE)
     for row, col in ((0, 0), (1, 4)):
         found = point_specific(model, encoded.query, other, (row, col), "query", rectify, bias)
         torch.testing.assert_close(found, tensor[..., row, col], **CLOSE)

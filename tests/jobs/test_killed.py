@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sfam_bench.app.sweeping import written
+from sfam_bench.app.sweeping import write_value
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan, read_plan
 from sfam_bench.jobs.processes import alive
@@ -30,7 +30,7 @@ CELLS = [*SMALL, *METHODS, "train.epochs=1", "train.batch_size=16"]
 GRID = ["sweep=losses", "~sweep.train.loss", "sweep.evaluate.similarity=[cosine,dot]", "report=false"]
 KINDS = {  # the words that start each; its folder comes last
     "evaluation": ("submit", ["plan", *SMALL, *METHODS, "cluster.cpus=1", "shards=3"], "run_dir"),
-    "sweep": ("sweep", [*GRID, f"more={written(CELLS)}"], "out"),
+    "sweep": ("sweep", [*GRID, f"more={write_value(CELLS)}"], "out"),
     "study": ("tune", [*SMALL, "metric=[evidence]", "objective=evidence_energy", "trials=24"], "run_dir"),
 }
 LOCAL = ["launcher=local", "workers=2", "cluster.cpus=1"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
-from sfam_bench.metrics.boxes import BoxIoU, components, cut, extent, overlap
+from sfam_bench.metrics.boxes import BoxIoU, components, cut_maps, extent, overlap
 from sfam_bench.report.tables.box_accuracy import max_box_accuracy, thresholds_of
 from sfam_bench.statistics import RUN
 
@@ -105,8 +105,8 @@ def test_images_of_a_batch_do_not_connect(explained):
 @given(seed=st.integers(0, 10**6), threshold=st.floats(0, 0.99), power=st.integers(-8, 8))
 def test_components_do_not_hang_on_the_scale_and_their_boxes_hold_all_pixels(seed, threshold, power):
     maps = smooth(2, seed)
-    mask = cut(maps, threshold)
-    assert torch.equal(mask, cut(maps * 2.0**power, threshold))
+    mask = cut_maps(maps, threshold)
+    assert torch.equal(mask, cut_maps(maps * 2.0**power, threshold))
     found = components(mask)
     assert found.pixels.sum() == int(mask.sum())
     assert (found.pixels <= (found.box[:, 2:] - found.box[:, :2]).prod(axis=1)).all()
@@ -116,13 +116,13 @@ def test_components_do_not_hang_on_the_scale_and_their_boxes_hold_all_pixels(see
         assert whole[image].tolist() == [*own[:, :2].min(axis=0), *own[:, 2:].max(axis=0)]
     values = overlap(found.box, whole[found.image])
     assert ((values > 0) & (values <= 1)).all()
-    assert cut(maps, min(threshold + 0.1, 0.995)).sum() <= mask.sum()
+    assert cut_maps(maps, min(threshold + 0.1, 0.995)).sum() <= mask.sum()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_components_are_those_of_opencv(seed):
     cv2 = pytest.importorskip("cv2")
-    mask = cut(smooth(1, seed) + 0.4 * torch.rand(1, 40, 60, generator=torch.Generator().manual_seed(seed)), 0.55)
+    mask = cut_maps(smooth(1, seed) + 0.4 * torch.rand(1, 40, 60, generator=torch.Generator().manual_seed(seed)), 0.55)
     contours, _ = cv2.findContours(mask[0].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     theirs = sorted((y, x, y + rows, x + cols) for x, y, cols, rows in map(cv2.boundingRect, contours))
     ours = components(mask)

@@ -16,10 +16,10 @@ from sfam_bench.core.metric_card import (
     Described,
     Limits,
     MetricCard,
+    list_needs,
     measures_and_source,
     metric_card,
     metric_facts,
-    needed,
     passes_a_map,
     settings,
 )
@@ -120,7 +120,7 @@ class Made:
 def test_the_docstring_is_taken_apart() -> None:
     assert measures_and_source(Made) == ("What is measured; with a twist", "Nobody et al., 2020")
     assert settings(Made()) == {"power": "null"}
-    assert needed(Made()) == ["other references", "a gallery"]
+    assert list_needs(Made()) == ["other references", "a gallery"]
 
 
 def test_passes_are_those_of_all_probes_by_the_share_of_pairs() -> None:

@@ -17,7 +17,7 @@ from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.randomisation import ModelRandomisation, Randomised, cascade, redrawn, units
 from sfam_bench.metrics.shared.base import Explained
-from sfam_bench.metrics.shared.likeness import further, sized, spearman
+from sfam_bench.metrics.shared.likeness import further, resize_maps, spearman
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build
@@ -162,7 +162,7 @@ def test_the_mean_is_that_of_the_methods_maps_of_each_model() -> None:
     expected = []
     for model in cascade(MODEL, 0, 3):
         encoded = encode_pairs(model, Similarity(), scene.pairs.query, scene.pairs.reference)
-        expected.append(spearman(seen.maps, sized(SFAM()(model, encoded, scene.pairs), seen.maps)))
+        expected.append(spearman(seen.maps, resize_maps(SFAM()(model, encoded, scene.pairs), seen.maps)))
     torch.testing.assert_close(ModelRandomisation(stages=3)(seen).values, torch.stack(expected).mean(dim=0))
     torch.testing.assert_close(ModelRandomisation(stages=3, value="full")(seen).values, expected[-1])
 

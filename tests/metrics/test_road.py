@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfam_bench.core.baselines import Zeros
-from sfam_bench.metrics.road import Imputed, Imputing, Road, imputed
+from sfam_bench.metrics.road import Imputed, Imputing, Road, impute
 
 PLAIN = Road(noise=0, baseline=Zeros(), min_range=0.0)
 RAW = Road(noise=0, baseline=Zeros(), scale="raw")
@@ -24,24 +24,24 @@ def test_one_pixel_is_the_weighted_mean_of_its_neighbours():
     removed = np.zeros((3, 3), dtype=bool)
     removed[1, 1] = True
     weights = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]]) / 12
-    np.testing.assert_allclose(imputed(image, removed)[:, 0], (image * weights).sum(axis=(1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(impute(image, removed)[:, 0], (image * weights).sum(axis=(1, 2)), rtol=1e-6)
     corner = np.roll(removed, (-1, -1), axis=(0, 1))  # three neighbours: 2, 2 and 1
     expected = (2 * image[:, 0, 1] + 2 * image[:, 1, 0] + image[:, 1, 1]) / 5
-    np.testing.assert_allclose(imputed(image, corner)[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(impute(image, corner)[:, 0], expected, rtol=1e-6)
 
 
 def test_what_is_linear_comes_back_inside():
     ramp = np.broadcast_to(np.arange(8.0) + 3 * np.arange(6.0)[:, None], (3, 6, 8))
     removed = np.zeros((6, 8), dtype=bool)
     removed[2:5, 1:6] = True
-    np.testing.assert_allclose(imputed(ramp, removed), ramp[:, removed], rtol=1e-9)
+    np.testing.assert_allclose(impute(ramp, removed), ramp[:, removed], rtol=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
 @given(bits=st.lists(st.booleans(), min_size=35, max_size=35).filter(lambda bits: not all(bits) and any(bits)))
 def test_imputed_pixels_lie_between_those_that_are_left(bits):
     image, removed = np.random.default_rng(1).random((3, 5, 7)), np.array(bits).reshape(5, 7)
-    found = imputed(image, removed)
+    found = impute(image, removed)
     left = image[:, ~removed]
     assert (found >= left.min(axis=1, keepdims=True) - 1e-9).all()
     assert (found <= left.max(axis=1, keepdims=True) + 1e-9).all()

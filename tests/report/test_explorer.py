@@ -13,7 +13,7 @@ from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.report.page import explorer
 from sfam_bench.report.page.explorer import as_json, explore
-from sfam_bench.report.page.pair_order import ordered
+from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
 
@@ -139,7 +139,7 @@ def made(values: dict[str, float], kind: str = "partial_match", flags: dict[str,
             flag = (flags or {}).get(query, "")
             number = np.nan if flag else value if method == "sfam" else 0.9
             records.append({**ids, "explainer": method, "metric": "selectivity_peak", "value": number, "flag": flag})
-    found = ordered(pd.DataFrame(pairs), pd.DataFrame(records), {"blind": ["lafam"], "metrics": METRICS})
+    found = sort_pairs(pd.DataFrame(pairs), pd.DataFrame(records), {"blind": ["lafam"], "metrics": METRICS})
     return [(pair.ids[0], bool(pair.failed), bool(pair.flagged)) for pair in found]
 
 
@@ -166,7 +166,7 @@ def test_another_class_nearer_than_its_own_is_a_failure() -> None:
     none = pd.DataFrame(
         {name: pd.Series(dtype=object) for name in ("query_id", "reference_id", "explainer", "metric", "value", "flag")}
     )
-    found = {pair.ids[1]: pair.failed for pair in ordered(pairs, none, {})}
+    found = {pair.ids[1]: pair.failed for pair in sort_pairs(pairs, none, {})}
     assert found == {"own": (), "near": ("another class is nearer than the query's own",), "far": ()}
 
 

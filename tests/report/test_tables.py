@@ -104,7 +104,7 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
     own = run.records[
         run.records["metric"] == "deletion_mean_colour"
     ]  # of 8 classes, more comparisons could not be marked
-    differences = tables.adjusted(paired_difference(own, run.pairs, draws=1000), catalogue)
+    differences = tables.adjust_differences(paired_difference(own, run.pairs, draws=1000), catalogue)
     found = tables.difference_tables(tables.mark(differences, run.manifest["blind"]), catalogue)
     table = next(table for table in found if table.title.startswith("Faithfulness"))
     assert "lafam" not in dict(table.rows)
@@ -119,7 +119,7 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
 
 
 def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.DataFrame, catalogue: Catalogue) -> None:
-    differences = tables.adjusted(paired_difference(run.records, run.pairs, draws=1000), catalogue)
+    differences = tables.adjust_differences(paired_difference(run.records, run.pairs, draws=1000), catalogue)
     assert set(differences["metric"]).isdisjoint({"foreground_area"})  # without a direction
     shown = differences[differences["metric"].isin(["deletion_mean_colour", "insertion_mean_colour"])]
     assert set(shown["table"]) == {"Faithfulness"}
@@ -138,7 +138,8 @@ def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: in
         assert all("no marks: fewer than 6 classes" in note for note in directed)
         assert all(f"{classes} class" in note for note in directed)
     (_, faithful, *_) = tables.difference_tables(
-        tables.mark(tables.adjusted(paired_difference(records, run.pairs, draws=100), catalogue), ()), catalogue
+        tables.mark(tables.adjust_differences(paired_difference(records, run.pairs, draws=100), catalogue), ()),
+        catalogue,
     )
     assert not any(cell.best for _, cells in faithful.rows for cell in cells)
 

@@ -14,7 +14,7 @@ import json
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.app.parts import dataset_and_model, image_ids, judged, labels
+from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, labels
 from sfam_bench.retrieval.recall import embed, retrieval, roles_of
 
 
@@ -22,7 +22,7 @@ from sfam_bench.retrieval.recall import embed, retrieval, roles_of
 def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
     chosen = image_ids(dataset, cfg.split)
-    protocol = judged(cfg, dataset, model, chosen)
+    protocol = check_protocol(cfg, dataset, model, chosen)
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     how = {"recall_at": list(cfg.recall_at), "nmi": cfg.nmi, "engine": cfg.engine, "roles": roles_of(dataset, chosen)}
     found = retrieval(model.similarity, gallery, labels(dataset, chosen), **how)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
 from sfam_bench.app.inputs import Inputs
-from sfam_bench.app.parts import begun, labels, ready, settle, supported
+from sfam_bench.app.parts import begun, labels, ready, settle, try_methods
 from sfam_bench.app.settings import build
 from sfam_bench.core.files import probe
 from sfam_bench.core.stream import progress
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     pairs = store.read_pairs()
     if pairs is None:
         pairs = agreement.pairs(dataset, model.similarity, encoded.side.embeddings, chosen)
-    explainers, _, left_out = supported(cfg.unsupported, model, target, explainers, encoded.pair(pairs))
+    explainers, _, left_out = try_methods(cfg.unsupported, model, target, explainers, encoded.pair(pairs))
     facts |= {"passes": passes_facts(model.device), "unsupported": left_out, "shards": len(pairs)}
     store = RunStore.create(store.root, identity, facts, resume=cfg.resume)
     store.write_pairs(pairs)

@@ -21,9 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.app.parts import dataset_and_model, judged, labels
+from sfam_bench.app.parts import check_protocol, dataset_and_model, labels
 from sfam_bench.app.presets import published
-from sfam_bench.app.settings import build, resolved
+from sfam_bench.app.settings import build, resolve
 from sfam_bench.app.training import (
     KEYS,
     Roles,
@@ -33,7 +33,7 @@ from sfam_bench.app.training import (
     identity,
     lineage,
     loss,
-    measured,
+    measure_retrieval,
     tensorboard,
 )
 from sfam_bench.core.files import atomic, digest, probe
@@ -54,7 +54,7 @@ SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation")
 
 @script("train")
 def main(cfg: DictConfig) -> None:
-    run, settings = Path(cfg.run_dir), resolved(cfg)
+    run, settings = Path(cfg.run_dir), resolve(cfg)
     if device := join():
         cfg.device = str(device)
     first = rank() == 0
@@ -68,13 +68,13 @@ def main(cfg: DictConfig) -> None:
         print(f"trained already: {run / 'model.safetensors'}")
         return
     with only_one(run) if first else nullcontext():
-        facts = trained(cfg, run, settings, dataset, model, same, first)
+        facts = train_and_write(cfg, run, settings, dataset, model, same, first)
     if facts:
         print(json.dumps({name: facts[name] for name in ("chosen", "retrieval_before", "retrieval")}, indent=2))
         print(f"trained: {run / 'model.safetensors'}")
 
 
-def trained(
+def train_and_write(
     cfg: DictConfig,
     run: Path,
     settings: dict[str, Any],
@@ -86,7 +86,7 @@ def trained(
     """Train, and write everything that a run leaves; returns its facts, or nothing where another process writes."""
     recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
     roles = Roles.of(dataset, validation)
-    judged(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
+    check_protocol(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
     classes = labels(dataset, roles.train)
     examples = Examples(
         roles.train,
@@ -99,7 +99,7 @@ def trained(
     if first:
         rehearse(model, run)
         print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
-        before = measured(cfg, dataset, model, roles.test)
+        before = measure_retrieval(cfg, dataset, model, roles.test)
     options: dict[str, Any] = {"run": run, "identity": same, "any_code": cfg.resume == "anyway"}
     try:
         with tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
@@ -112,7 +112,7 @@ def trained(
         leave()
     if not first:
         return {}
-    after = measured(cfg, dataset, model, roles.test)
+    after = measure_retrieval(cfg, dataset, model, roles.test)
     with atomic(run / "retrieval.parquet") as file:
         stages = {"frozen": before, "trained": after}
         pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)

@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
 from sfam_bench.app.launching import check_launcher, finish, launch
-from sfam_bench.app.settings import build, resolved
-from sfam_bench.app.stored import needed
+from sfam_bench.app.settings import build, resolve
+from sfam_bench.app.stored import list_packages
 from sfam_bench.app.trials import open_study, plan_trials, trial_worker, write_yaml
 from sfam_bench.app.tuned import CHOSEN
 from sfam_bench.app.tuning import Tuning
@@ -46,8 +46,8 @@ def main(cfg: DictConfig) -> None:
         facts |= {name: known[name] for name in ("git", "code", "versions", "resumed") if name in known}
         facts |= {"resumed": [*facts.get("resumed", []), other]} if other else {}
     run.mkdir(parents=True, exist_ok=True)
-    plan = plan_trials(resolved(cfg), cfg.trials)
-    cfg.allow = [*cfg.allow, *needed(plan.config)]
+    plan = plan_trials(resolve(cfg), cfg.trials)
+    cfg.allow = [*cfg.allow, *list_packages(plan.config)]
     with open_study(run, tuning, facts, bool(known)) as study:
         write_yaml(run / "config.yaml", plan.config)
         facts["created"] = study.remember("created", datetime.now(UTC).isoformat(timespec="seconds"))

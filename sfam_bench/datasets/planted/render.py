@@ -30,7 +30,7 @@ def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[n
     for k, layer in enumerate(behind + own):
         run = slice(ends[k], ends[k + 1])
         if run.start < run.stop:
-            colours[run, :3] = _lit(layer, (where if k < len(behind) else where_own)[run])
+            colours[run, :3] = _light_layer(layer, (where if k < len(behind) else where_own)[run])
     colours[:, :3] *= np.where(rim[rows, cols], RIM, 1.0)[:, None]
     colours[:, 3] = 1.0
     drawn = np.zeros((fine, fine, 4), dtype=np.uint8)
@@ -57,7 +57,7 @@ def _paint(outlines: list[Array], layers: list[Layer], fine: int) -> tuple[NDArr
     return np.asarray(surface), np.asarray(rim) > 0
 
 
-def _lit(layer: Layer, points: Array) -> Array:
+def _light_layer(layer: Layer, points: Array) -> Array:
     """Colours (points, 3) of one layer, lit from above."""
     colours = layer.look.colours(points) * layer.shade
     if layer.rounded:

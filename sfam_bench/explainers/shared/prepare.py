@@ -18,7 +18,7 @@ from sfam_bench.core.files import atomic
 from sfam_bench.core.provenance import Config, config_hash
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.similarity import Gallery
-from sfam_bench.core.stream import chunked, prefetched, progress
+from sfam_bench.core.stream import prefetch, progress, split_chunks
 from sfam_bench.core.types import Images, RawMaps
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.explainers.shared.forms import Explainer
@@ -73,9 +73,9 @@ class Bank:
 
     def batches(self, positions: Sequence[int]) -> Iterator[tuple[list[int], Images]]:
         """The images at some positions, a batch at a time, loaded ahead of their use."""
-        chunks = list(chunked(positions, self.batch_size))
+        chunks = list(split_chunks(positions, self.batch_size))
         ids = [[self.image_ids[position] for position in chunk] for chunk in chunks]
-        stream = progress(prefetched(self.load, ids), "prepare", len(chunks), "batch")
+        stream = progress(prefetch(self.load, ids), "prepare", len(chunks), "batch")
         return zip(chunks, stream, strict=True)
 
 
@@ -129,7 +129,7 @@ class Prepared:
         )
 
 
-def unprepared(method: Preparable) -> UserError:
+def unprepared_error(method: Preparable) -> UserError:
     """The error of a call without training images."""
     return UserError(
         f"{type(method).__name__} needs training images: evaluate prepares it from the training split; "
@@ -180,14 +180,14 @@ class Preparation:
     def _ready(self, method: Preparable, model: SimilarityModel, bank: Callable[[], Bank], source: Config) -> Prepared:
         key = config_hash({"source": source, "method": repr(method), "version": VERSION})
         path = Path(self.cache) / f"{type(method).__name__}-{key}.safetensors" if self.cache else None
-        known = remembered(path, method) if path else None
+        known = read_cache(path, method) if path else None
         state = method.prepared(model, bank()) if known is None else known
         if path and known is None:
-            remember(path, state)
+            write_cache(path, state)
         return method.with_state({name: tensor.to(model.device) for name, tensor in state.items()})
 
 
-def remembered(path: Path, method: Preparable) -> State | None:
+def read_cache(path: Path, method: Preparable) -> State | None:
     """What was kept in a file, or None where there is none, it is damaged, or it does not fit the method."""
     try:
         with safe_open(path.expanduser(), "pt") as file:
@@ -199,7 +199,7 @@ def remembered(path: Path, method: Preparable) -> State | None:
     return state if written == digest(state) else None
 
 
-def remember(path: Path, state: State) -> None:
+def write_cache(path: Path, state: State) -> None:
     """Keep a state for the next run, where it can be written."""
     with suppress(OSError, SafetensorError, RuntimeError):  # no right to write, no space, or no home
         path = path.expanduser()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.maps import flagged, normalise, ranks, ties, upsample
+from sfam_bench.core.maps import find_flaws, normalise, ranks, ties, upsample
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import Maps, RawMaps, Scores
 from sfam_bench.metrics.shared.base import Explained, Measured, defined, not_drawn
@@ -102,7 +102,7 @@ def further(explained: Explained, change: Change) -> RawMaps:
     return cast(RawMaps, explained.further[change])
 
 
-def sized(raw: RawMaps, like: Maps) -> Maps:
+def resize_maps(raw: RawMaps, like: Maps) -> Maps:
     """Raw maps as metrics see them: normalised, at the size of the image."""
     return upsample(normalise(raw), (like.shape[-2], like.shape[-1]))
 
@@ -158,8 +158,8 @@ class Comparing(Remaking):
             found = correlation(kept["places", self.of], places(other)).to(maps.dtype)
         else:  # which takes values below zero for bright where both are
             found = ssim(one, other) if self.of == "magnitude" else ssim((one + 1) / 2, (other + 1) / 2)
-        return defined(found, {"constant_map": flagged(one)[1], "constant_further_map": flagged(other)[1]})
+        return defined(found, {"constant_map": find_flaws(one)[1], "constant_further_map": find_flaws(other)[1]})
 
     def change(self, explained: Explained, change: Change) -> Measured:
         """How alike the method's map and that under a change are."""
-        return self.alike(explained.maps, sized(further(explained, change), explained.maps), explained.further)
+        return self.alike(explained.maps, resize_maps(further(explained, change), explained.maps), explained.further)

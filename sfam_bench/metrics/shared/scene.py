@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.records import Encoded, PairBatch
-from sfam_bench.core.targets import score, swapped
+from sfam_bench.core.targets import score, swap_sides
 from sfam_bench.core.types import Embeddings, Images, Masks, Scores
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -58,7 +58,7 @@ class Scene:
             keypoints=pairs.reference_keypoints,
             reference_keypoints=pairs.keypoints,
         )
-        return Scene(self.model, swapped(self.encoded), other)
+        return Scene(self.model, swap_sides(self.encoded), other)
 
     def readings(self, embeddings: Embeddings, pair: int) -> Float[Tensor, "items columns"]:
         """All `columns` of other images in the place of one pair's query."""

@@ -48,7 +48,7 @@ class Walk:
     def series(self, explained: Explained, pair: int) -> Series:
         ends = explained.scene.encoded.query.images[pair], explained.scene.without(self.baseline)[pair]
         start, finish = ends if self.direction == "deletion" else ends[::-1]
-        ranks = ordered(explained.ranks[pair], self.order)
+        ranks = take_order(explained.ranks[pair], self.order)
         return Replaced(start, finish, ranks, ranks.new_tensor(placed(self.steps, ranks.numel())[0][1:-1]))
 
     def base(self, explained: Explained) -> Scores:
@@ -130,7 +130,7 @@ def walk_of(direction: Direction, baseline: Baseline, steps: Steps, order: Order
     return Walk(*given) if degrade == "query" else OtherWalk(*given, degrade)
 
 
-def ordered(ranks: Int[Tensor, "rows cols"], order: Order) -> Int[Tensor, "rows cols"]:
+def take_order(ranks: Int[Tensor, "rows cols"], order: Order) -> Int[Tensor, "rows cols"]:
     """Places in an order, or in its reverse."""
     return ranks if order == "most" else ranks.numel() - 1 - ranks
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.models.backbones import misfits
-from sfam_bench.models.networks import CLASSIFIER, network, translated
+from sfam_bench.models.networks import CLASSIFIER, network, translate_keys
 
 QUOTES = "''"  # nothing, on a command line
 TOKENS, CLIP = "blocks.0.attn.qkv.weight", "class_embedding"
@@ -68,7 +68,7 @@ def find(
     families = dict(FAMILIES)
     if given is not None:
         given = given if "/" in given else f"timm/{given}"
-        net = built(given)
+        net = build_empty(given)
         transformer = (TOKENS, CLIP) if isinstance(net, VisionTransformer) else ()  # which others name otherwise
         own = [key for key in net.state_dict() if not key.startswith(_unused(given))]
         deepest = max(own, key=lambda key: (key.count("."), len(key)))
@@ -150,8 +150,8 @@ def _tried(
     fitting: dict[str, dict[str, Tensor]] = {}
     misfit = {}
     for member in members:
-        model, unused = built(member), _unused(member)
-        own = translated(model, inside)
+        model, unused = build_empty(member), _unused(member)
+        own = translate_keys(model, inside)
         missing, differing = misfits(model, own, unused)
         if missing or differing:
             misfit[member] = (missing, differing)
@@ -171,7 +171,7 @@ def _unused(member: str) -> tuple[str, ...]:
 
 
 @cache
-def built(member: str) -> nn.Module:
+def build_empty(member: str) -> nn.Module:
     """A network without memory for its weights."""
     source, _, name = member.partition("/")
     with torch.device("meta"):

@@ -49,18 +49,18 @@ class CheckpointContent:
 def read_codebase(path: Path, source: CodeBase | None = None) -> CheckpointContent:
     """Read a file as its code base means it, which is found out where it is not given."""
     content = read(path)
-    state = merged(states_in(content, path))
+    state = merge_states(states_in(content, path))
     if any(key.startswith("trunk.1.") for key in state) or "trunk.layers.0.weight" in state:
         raise UserError(
             f"{path} was trained here: load it into the model of its training (model=NAME model.checkpoint={path}), "
             "which the JSON beside it names"
         )
-    found = READERS[source or recognised(path, content, state)](path, content, state)
+    found = READERS[source or recognise_codebase(path, content, state)](path, content, state)
     # a fc that is found in a file of open-metric-learning's layout may be the classifier of anybody's Lightning module
     return found if source or found.source != "open-metric-learning" else replace(found, heads=("projection",))
 
 
-def merged(states: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+def merge_states(states: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     """All state dicts of a file as one: that of the model as it is, any other under its name.
 
     Where several may be the model's, each stands under its name, so that model.prefix can choose.
@@ -74,7 +74,7 @@ def merged(states: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def recognised(path: Path, content: Any, state: Mapping[str, Tensor]) -> CodeBase:
+def recognise_codebase(path: Path, content: Any, state: Mapping[str, Tensor]) -> CodeBase:
     """The code base that wrote a file, told by what only its files have."""
     if re.fullmatch(r"(trunk|embedder)(_.*)?", path.stem):
         return "pytorch-metric-learning"

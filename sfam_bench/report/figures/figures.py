@@ -34,7 +34,7 @@ class Shown:
 
 def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Path]:
     """Sheets of pairs by explainers in the folder `out`; none if the run kept no maps or images."""
-    chosen = shown(run, with_images(run, pairs))
+    chosen = load_shown(run, with_images(run, pairs))
     explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], blind(run))
     if not explainers:
         return []
@@ -67,7 +67,7 @@ def with_images(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[st
     )
 
 
-def shown(run: Run, chosen: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> list[Shown]:
+def load_shown(run: Run, chosen: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> list[Shown]:
     """The pairs with their images and maps out of the run folder, and a note on each."""
     maps = read_maps(run.root, {(row["query_id"], row["reference_id"]) for row in chosen})
     ids = zip(*(maps.get(f"{side}_id", np.array([])).tolist() for side in SIDES), strict=True)

@@ -31,7 +31,7 @@ from sfam_bench.statistics import FACTS, RUN
 
 def overview(summary: pd.DataFrame, metrics: Catalogue, out: Path, named: Named = slug) -> list[Path]:
     """A panel for each metric of one (dataset, model, target): means and 95 % intervals, as PNG and SVG in `out`."""
-    own = scored(summary)
+    own = select_scored(summary)
     names = [*filter(metrics.is_compared, metrics.sort(own["metric"].unique()))]
     if not names:
         return []
@@ -43,7 +43,7 @@ def overview(summary: pd.DataFrame, metrics: Catalogue, out: Path, named: Named 
     return save(figure, out, named("overview", *titles), SCREEN)
 
 
-def scored(summary: pd.DataFrame) -> pd.DataFrame:
+def select_scored(summary: pd.DataFrame) -> pd.DataFrame:
     """The means of methods that have a better side, and a pair that was not flagged."""
     return summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna() & (summary["count"] > 0)]
 
@@ -59,7 +59,7 @@ class Panel:
 
 def panel(summary: pd.DataFrame, metric: str, metrics: Catalogue, of: str = "") -> Panel:
     """The panel of a metric out of the summary of its run."""
-    means = scored(summary[summary["metric"] == metric])
+    means = select_scored(summary[summary["metric"] == metric])
     chance = float(summary.loc[summary["metric"] == metrics.chance(metric), "mean"].mean())
     title = broken(metrics.label(metric), 28, 3) + arrow(metrics.direction(metric))
     return Panel("\n".join(filter(None, [short(of, 34), title])), means, chance)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.figures.means import scored
+from sfam_bench.report.figures.means import select_scored
 from sfam_bench.report.figures.style import (
     COLOURS,
     CONTROL,
@@ -55,7 +55,7 @@ class Along:
 
 def sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named: Named = slug) -> list[Path]:
     """A figure for each sweep of one (dataset, model, target), as PNG and SVG in `out`."""
-    catalogue, own, paths = Catalogue.of(manifest), scored(summary), list[Path]()
+    catalogue, own, paths = Catalogue.of(manifest), select_scored(summary), list[Path]()
     own = own[own["metric"].map(catalogue.is_compared).astype(bool)]
     for sweep in sweeps_of(manifest):
         part = own[own["explainer"].isin(sweep.points)]

@@ -17,7 +17,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.figures import ROUNDING
 from sfam_bench.report.figures.style import METHOD
 from sfam_bench.report.names import Named, slug, sort_explainers, words
-from sfam_bench.report.page.pair_order import Ordered, ordered
+from sfam_bench.report.page.pair_order import Ordered, sort_pairs
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
 from sfam_bench.statistics import FACTS, RUN, reasons
@@ -65,7 +65,7 @@ def _packed(
     """The index of one run, whose pairs go to `blocks` until its share is spent."""
     names = [str(run.manifest.get(name, "")) for name in RUN]
     own = run.records[(run.records[RUN] == names).all(axis=1) & ~catalogue.checks(run.records)]
-    pairs, blind = ordered(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
+    pairs, blind = sort_pairs(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
     there = {path.name for path in (run.root / "images").glob("*.png")}
     kept = [pair for pair in pairs if all(image_path(run.root, one).name in there for one in pair.ids)]
     methods = sort_explainers([name for name in own["explainer"].unique().tolist() if name != FACTS], blind)

@@ -37,7 +37,7 @@ class Ordered:
         return {**texts, **known, "failed": self.failed, "flagged": self.flagged}
 
 
-def ordered(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Ordered]:
+def sort_pairs(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Ordered]:
     """All pairs of one run, the worst of the first method first."""
     pairs = pairs.drop_duplicates(PAIR)
     if "reference_label" not in pairs:  # part agreement: many references of many classes, none of which can be shown
@@ -80,7 +80,7 @@ def _first_method(
 
 def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
     """By pair its flags in words, less those by design, which all pairs of its kind have for all methods."""
-    why = flagged(pairs, records)
+    why = select_flagged(pairs, records)
     found: dict[Any, tuple[str, ...]] = {}
     for ids, part in why.groupby(PAIR, observed=True):
         by_reason = part.groupby("reason", observed=True)["explainer"].agg(lambda names: [*dict.fromkeys(names)])
@@ -90,7 +90,7 @@ def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, .
     return found
 
 
-def flagged(pairs: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+def select_flagged(pairs: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """The records with a `reason`, less those by design: of a metric that gives it of all pairs of a kind."""
     kinds = pairs[[*PAIR, "kind"]].drop_duplicates(PAIR)
     why = records.assign(reason=reasons(records)).merge(kinds, on=PAIR)

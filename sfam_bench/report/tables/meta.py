@@ -13,7 +13,7 @@ from sfam_bench.report.figures.meta_figures import agreement_matrix, critical_di
 from sfam_bench.report.names import Named, slug, sort_explainers
 from sfam_bench.report.page import page
 from sfam_bench.report.tables import formats
-from sfam_bench.report.tables.tables import NOTHING, WIDTH, Cell, Column, Table, remarked
+from sfam_bench.report.tables.tables import NOTHING, WIDTH, Cell, Column, Table, add_remark
 from sfam_bench.runs.reader import Run
 from sfam_bench.statistics import FEW_CLASSES, RUN
 from sfam_bench.statistics import worth as meta
@@ -47,7 +47,7 @@ class Measured:
     blind: Container[str]
 
 
-def measured(run: Run) -> Measured:
+def measure_worth(run: Run) -> Measured:
     """What the metrics of a run are worth, as far as they say how true a map is."""
     catalogue = Catalogue.of(run.manifest)
     chosen = {name: catalogue.facts[name] for name in filter(catalogue.is_compared, catalogue.sort(catalogue.facts))}
@@ -102,7 +102,7 @@ def write_meta(
     weighed = weigh(runs, summary, catalogue)
     if weighed is None:
         return None
-    tables = remarked([*weighed.tables, *weighed.rankings], remark)
+    tables = add_remark([*weighed.tables, *weighed.rankings], remark)
     pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], catalogue, weighed.blind, out, named)
     for name, frame in {**weighed.frames, "tau": taus}.items():
         (out / f"meta-{name}.csv").write_text(formats.csv(frame), encoding="utf-8")

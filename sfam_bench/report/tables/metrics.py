@@ -9,10 +9,10 @@ import pandas as pd
 from sfam_bench.core.method_card import remarks
 from sfam_bench.core.metric_card import (
     Limits,
+    list_needs,
     measures_and_source,
     metric_card,
     metric_facts,
-    needed,
     passes_a_map,
     settings,
 )
@@ -33,7 +33,7 @@ def metric_table(metrics: Mapping[str, Any], pixels: int) -> pd.DataFrame:
                 "table": facts[name]["group"],
                 "better": DIRECTIONS[metric.higher_is_better],
                 "range": interval(metric_card(metric).range),
-                "needs": ", ".join(needed(metric)),
+                "needs": ", ".join(list_needs(metric)),
                 "passes": f"{passes_a_map(metric, pixels):.3g}",
                 "maps": str(metric_card(metric).remakes),
                 "source": source,
@@ -79,7 +79,7 @@ def interval(limits: Limits | None) -> str:
     return f"{'(' if low == -inf else '['}{low:g}, {high:g}{')' if high == inf else ']'}"
 
 
-def told(own: Mapping[str, Mapping[str, str]]) -> list[str]:
+def differing_settings(own: Mapping[str, Mapping[str, str]]) -> list[str]:
     """The settings that tell metrics of one kind apart."""
     keys = dict.fromkeys(key for given in own.values() for key in given)
     return [key for key in keys if len({given.get(key) for given in own.values()}) > 1]
@@ -93,7 +93,9 @@ def _card_lines(kind: type, metrics: Mapping[str, Any]) -> list[str]:
     lines += [about, ""] if about else []
     lines += field_lines(kind)
     own = {name: settings(metric) for name, metric in metrics.items()}
-    rows = [{"metric": name, **{key: given.get(key, "") for key in told(own)}} for name, given in own.items()]
+    rows = [
+        {"metric": name, **{key: given.get(key, "") for key in differing_settings(own)}} for name, given in own.items()
+    ]
     lines += [*markdown(pd.DataFrame(rows)), ""]
     degenerate = list(dict.fromkeys(entry for metric in metrics.values() for entry in metric_card(metric).degenerate))
     if degenerate:

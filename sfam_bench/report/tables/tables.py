@@ -68,7 +68,7 @@ def mark(frame: pd.DataFrame, blind: Container[str]) -> pd.DataFrame:
     return frame.assign(blind=[name in blind for name in frame["explainer"]])
 
 
-def remarked(tables: Sequence[Table], remark: str) -> list[Table]:
+def add_remark(tables: Sequence[Table], remark: str) -> list[Table]:
     """The tables, with something that each must say wherever it is printed."""
     return [replace(table, note=" ".join(filter(None, [table.note, remark]))) for table in tables]
 
@@ -94,7 +94,7 @@ def run_table(title: str, summary: pd.DataFrame, chances: Mapping[str, float], c
     return replace(whole, columns=columns)
 
 
-def adjusted(differences: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
+def adjust_differences(differences: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
     """Paired differences of the metrics that have a direction, with `table`, the title under which they are shown,
     and `p_holm`, adjusted over all comparisons of that table.
     """

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.report.figures.means import scored
+from sfam_bench.report.figures.means import select_scored
 from sfam_bench.report.names import sort_explainers
 from sfam_bench.report.stored import Summed
 from sfam_bench.statistics import FACTS
@@ -36,7 +36,7 @@ def metrics_of(run: Summed, patterns: Sequence[str]) -> list[str]:
 
 def means_of(run: Summed, metric: str, named: Sequence[str]) -> pd.DataFrame:
     """The means of a metric of the explainers named, or of all."""
-    means = scored(run.means[run.means["metric"] == metric])
+    means = select_scored(run.means[run.means["metric"] == metric])
     if means.empty:
         raise lacking(run, f"value of {metric} that says which is better", "choose another metric")
     names = explainers_of(run, named, means["explainer"].tolist(), metric)

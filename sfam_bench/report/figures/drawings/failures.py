@@ -11,10 +11,10 @@ from matplotlib.figure import Figure, SubFigure
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.ranges import Count
 from sfam_bench.report.figures.drawings.chosen import lacking
-from sfam_bench.report.figures.figures import Shown, show, shown, with_images
+from sfam_bench.report.figures.figures import Shown, load_shown, show, with_images
 from sfam_bench.report.figures.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, REFERENCE, SMALL, bare, broken, short
 from sfam_bench.report.names import arrow, words
-from sfam_bench.report.page.pair_order import flagged
+from sfam_bench.report.page.pair_order import select_flagged
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.statistics import FACTS, PAIR, reasons
@@ -61,7 +61,7 @@ class Failures:
         _flags(bare(right), run)
         worst = [{str(key): value for key, value in row.items()} for row in ordered.iloc[which].to_dict("records")]
         if pictured:
-            _pictures(below, shown(run.run, worst), worst, self.method)
+            _pictures(below, load_shown(run.run, worst), worst, self.method)
         else:
             _names(below, worst)
         return figure
@@ -100,7 +100,7 @@ class Failures:
 def _flags(axes: Axes, run: Summed) -> None:
     """Pairs of which some metric of a method said nothing, by reason; not those of which it never would."""
     records = run.run.records[run.run.records["explainer"] != FACTS]
-    why = flagged(run.run.pairs, records).drop_duplicates([*PAIR, "reason"])
+    why = select_flagged(run.run.pairs, records).drop_duplicates([*PAIR, "reason"])
     counts = Counter(why["reason"].tolist()).most_common(REASONS)
     axes.barh(range(len(counts)), [count for _, count in counts], color=METHOD, height=0.6)
     for place, (_, count) in enumerate(counts):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.ranges import Count
 from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking
-from sfam_bench.report.figures.figures import Shown, draw_pairs, shown, with_images
+from sfam_bench.report.figures.figures import Shown, draw_pairs, load_shown, with_images
 from sfam_bench.report.stored import Stored, Summed
 
 KEEP = "evaluate it with maps.save=true (make demo, make demo-cub) and keep it with pictures=true"
@@ -43,7 +43,7 @@ class PairPanels:
         chosen = with_images(run.run, self.pairs, self.kinds)
         if not chosen:
             raise lacking(run, " or ".join(self.kinds) + " pair with its images".lstrip(), KEEP)
-        pairs = shown(run.run, chosen, [title] * len(chosen))
+        pairs = load_shown(run.run, chosen, [title] * len(chosen))
         there = [*dict.fromkeys(name for pair in pairs for name in pair.maps)]
         if not there:
             raise lacking(run, "maps", KEEP)
