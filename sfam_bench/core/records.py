@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.types import Activations, Embeddings, Image, Images, Keypoints, KeypointsBatch, Mask, Masks
 
@@ -95,7 +96,7 @@ class Encoded:
     query: Side
     terms: tuple[Term, ...]
     passes: Passes
-    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+    kept: Cache = field(default_factory=Cache, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

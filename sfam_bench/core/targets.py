@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Int
 from torch import Tensor
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Encoded, Side, Term
 from sfam_bench.core.similarity import SimilarityFunction
@@ -83,4 +84,4 @@ def swap_sides(encoded: Encoded) -> Encoded:
     if len(encoded.terms) != 1:
         raise UserError("only a target with one reference can be swapped; explain the images of a triplet one by one")
     (term,) = encoded.terms
-    return replace(encoded, query=term.side, terms=(Term(term.sign, encoded.query),), kept={})
+    return replace(encoded, query=term.side, terms=(Term(term.sign, encoded.query),), kept=Cache())

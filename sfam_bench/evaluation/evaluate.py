@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import coincide, find_flaws, normalise, upsample
@@ -26,7 +26,6 @@ from sfam_bench.metrics.shared.walks import curves
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.retrieval.recall import Catalogue
 
-Answers: TypeAlias = dict[Question, Tensor]
 COARSE = 64 * 64  # cells; finer maps are of methods that sample, never coincide, and would fill the memory
 POSITIONS = 256  # of an image's grid up to which its point-to-point map is kept: it has their square
 
@@ -130,13 +129,13 @@ def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passe
     if not asking:
         yield from methods
         return
-    under_way: deque[tuple[Method, list[tuple[Question, Answers]]]] = deque()
+    under_way: deque[tuple[Method, list[tuple[Question, Cache]]]] = deque()
 
     def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
-        earlier: list[tuple[RawMaps, set[Question], Answers]] = []
+        earlier: list[tuple[RawMaps, set[Question], Cache]] = []
         for method in methods:
             asked = dict.fromkeys(question for metric in asking for question in asks(metric, method.explained))
-            lent: dict[Question, Answers] = {}
+            lent: dict[Question, Cache] = {}
             for scaled, known, answers in earlier:
                 alike = coincide(scaled, method.scaled)
                 lendable = (question for question in asked if not isinstance(question[0], Reading))
@@ -149,7 +148,7 @@ def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passe
 
     def finished() -> Method:
         method, lent = under_way.popleft()
-        method.explained.answers.update((question, answers[question]) for question, answers in lent)
+        method.explained.borrow({question: answers[question] for question, answers in lent})
         return method
 
     for (method, question), embeddings in passes(questions()):

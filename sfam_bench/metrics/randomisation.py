@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural
@@ -18,7 +19,7 @@ from sfam_bench.core.types import Flags, Scores
 from sfam_bench.engine.modes import quietly
 from sfam_bench.engine.passes import Passes
 from sfam_bench.metrics.shared.base import Explained, Measured, defined
-from sfam_bench.metrics.shared.likeness import Asked, Comparing
+from sfam_bench.metrics.shared.likeness import Changed, Comparing
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -116,13 +117,13 @@ class Randomised:
     seed: int
     stages: int
 
-    def __call__(self, scene: Scene) -> Asked:
+    def __call__(self, scene: Scene) -> Changed:
         model = cascade(scene.model, self.seed, self.stages)[self.stage]
         encoded = scene.encoded
         terms = tuple(replace(term, side=model.encode(term.side.images)) for term in encoded.terms)
         passes = Passes(quietly(model, model), encoded.passes.batch)
         query = model.encode(encoded.query.images)
-        return Asked(model, replace(encoded, query=query, terms=terms, passes=passes, kept={}), scene.pairs)
+        return Changed(model, replace(encoded, query=query, terms=terms, passes=passes, kept=Cache()), scene.pairs)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from typing import ClassVar, Literal, TypeAlias
 
 import torch
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Natural
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Images
 from sfam_bench.metrics.shared.base import Explained, Measured, defined
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed
+from sfam_bench.metrics.shared.likeness import Changed, Comparing, Remaking, changed
 from sfam_bench.metrics.shared.scene import Scene
 
 Other: TypeAlias = Literal["same_class", "other_class", "noise"]
@@ -25,14 +26,14 @@ class OtherReference:
     to: Other
     seed: int
 
-    def __call__(self, scene: Scene) -> Asked:
+    def __call__(self, scene: Scene) -> Changed:
         images = self.images(scene)
         lacking = self.lacking(scene)[:, None, None, None].to(images.device)
         images = torch.where(lacking, scene.pairs.reference.to(images), images)
         first, *rest = scene.encoded.terms
         terms = (replace(first, side=scene.model.encode(images)), *rest)
-        encoded = replace(scene.encoded, terms=terms, kept={})
-        return Asked(scene.model, encoded, replace(scene.pairs, reference=images))
+        encoded = replace(scene.encoded, terms=terms, kept=Cache())
+        return Changed(scene.model, encoded, replace(scene.pairs, reference=images))
 
     def images(self, scene: Scene) -> Images:
         """The other references, NaN where a pair has none."""

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import find_flaws, upsample
 from sfam_bench.core.metric_card import MetricCard, label
@@ -14,16 +15,16 @@ from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Images, Maps, RawMaps
 from sfam_bench.metrics.shared.base import Explained, Measured, defined
-from sfam_bench.metrics.shared.likeness import Asked, Comparing, Remaking, changed, further, resize_maps
+from sfam_bench.metrics.shared.likeness import Changed, Comparing, Remaking, changed, further, resize_maps
 from sfam_bench.metrics.shared.scene import Scene
 
 Move: TypeAlias = Literal["flip", "crop"]
 
 
-def asked(scene: Scene, query: Images) -> Asked:
+def asked(scene: Scene, query: Images) -> Changed:
     """The same pairs with other images as queries."""
-    encoded = replace(scene.encoded, query=scene.model.encode(query), kept={})
-    return Asked(scene.model, encoded, replace(scene.pairs, query=query))
+    encoded = replace(scene.encoded, query=scene.model.encode(query), kept=Cache())
+    return Changed(scene.model, encoded, replace(scene.pairs, query=query))
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Noisy:
     radius: float | int
     seed: int
 
-    def __call__(self, scene: Scene) -> Asked:
+    def __call__(self, scene: Scene) -> Changed:
         images, pairs = scene.encoded.query.images, scene.pairs
         noise = [
             torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(self._seed(*pair)))
@@ -52,7 +53,7 @@ class Moved:
 
     by: Move
 
-    def __call__(self, scene: Scene) -> Asked:
+    def __call__(self, scene: Scene) -> Changed:
         images = scene.encoded.query.images
         rows, cols = images.shape[-2:]
         moved = self.maps(images.flatten(0, 1)) if self.by == "crop" else images.flip(-1)

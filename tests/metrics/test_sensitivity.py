@@ -149,7 +149,9 @@ def test_several_metrics_ask_for_a_map_once() -> None:
     assert len(asked) == 2
     other = explained(seen.scene, SFAM())
     ReferenceSensitivity()(other)
-    assert other.scene.shared[OtherReference("other_class", 0)].encoded is asked[1][1]  # encoded once for all methods
+    assert (
+        other.scene.cache["change", OtherReference("other_class", 0)].encoded is asked[1][1]
+    )  # encoded once for all methods
 
 
 def test_the_asymmetry_of_totals_by_hand() -> None:

@@ -24,6 +24,7 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.parts import PartEnergy
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.drawings import (
+    AlongField,
     CostFaithfulness,
     CriticalDifference,
     Curves,
@@ -32,7 +33,6 @@ from sfam_bench.report.figures.drawings import (
     MetricAgreement,
     PairPanels,
     PartHeat,
-    Sweep,
     save,
 )
 from sfam_bench.report.figures.drawings.cost import _free, _label
@@ -97,7 +97,7 @@ DRAWINGS: dict[str, Any] = {
     "all_methods": PairPanels(**SAID, runs={"one": "one"}, pairs=1),
     "curves": Curves(**SAID, runs=RUNS, walks=["deletion_mean_colour", "insertion_mean_colour"], methods=METHODS),
     "ranks": CriticalDifference(**SAID, runs=RUNS, metrics=[CLOSE, "deletion_mean_colour"]),
-    "sweep": Sweep(**SAID, runs=RUNS, field="gamma", metrics=[CLOSE, "iou_*"], levels=["lafam", ODD]),
+    "sweep": AlongField(**SAID, runs=RUNS, field="gamma", metrics=[CLOSE, "iou_*"], levels=["lafam", ODD]),
     "agreement": MetricAgreement(
         **SAID, run="one", metrics=[CLOSE, "deletion_mean_colour", "selectivity_energy", "iou_50"]
     ),
@@ -224,7 +224,7 @@ def test_the_worst_pairs_come_first_whatever_is_better(stored: Stored) -> None:
         ),
         (CriticalDifference(**SAID, runs={"": "one"}, metrics=["road"]), "the stored run one has no metric road"),
         (CriticalDifference(**SAID, runs={"": "one"}, metrics=["foreground_area"]), "no ranks of foreground_area"),
-        (Sweep(**SAID, runs={"": "one"}, field="tau", metrics=[CLOSE]), "explainers along tau: .*variants"),
+        (AlongField(**SAID, runs={"": "one"}, field="tau", metrics=[CLOSE]), "explainers along tau: .*variants"),
         (MetricAgreement(**SAID, run="one", metrics=[CLOSE]), "no two of these metrics"),
         (CostFaithfulness(**SAID, runs={"": "bare"}, metric=CLOSE), "bare has no cost in milliseconds"),
         (Means(**SAID, runs={"": "one"}, metrics=[CLOSE], methods=["rise"]), "no insertion_mean_colour of rise"),

@@ -149,10 +149,7 @@ def masked_scores(
     """Scores of each query behind its random masks: taken once, and kept for the methods with the same settings."""
     # tensors hash and, in a tuple, compare as objects: other sides of another target have a place of their own
     key = (masking, baseline, pairs.query_ids, encoded.query, encoded.terms)
-    if key not in encoded.kept:
-        encoded.kept[key] = _taken(model, encoded, pairs, masking, baseline)
-    kept: MaskedScores = encoded.kept[key]
-    return kept
+    return encoded.kept.once(key, lambda: _taken(model, encoded, pairs, masking, baseline))
 
 
 def _taken(

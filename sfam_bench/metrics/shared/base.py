@@ -1,14 +1,15 @@
 """What a metric sees, and what it must say about itself."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.maps import normalise, ranks, upsample
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import Embeddings, Flags, Maps, RawMaps, Scores
@@ -35,9 +36,9 @@ class Explained:
     explainer: str = ""
     raw: RawMaps | None = None  # as the method returned them
     remake: Remake | None = None
-    answers: dict[Question, Tensor] = field(default_factory=dict)
+    answers: Cache = field(default_factory=Cache, compare=False, repr=False)  # by question
     samples: bool = False
-    further: dict[Hashable, Any] = field(default_factory=dict)
+    further: Cache = field(default_factory=Cache, compare=False, repr=False)  # by change
 
     @cached_property
     def ranks(self) -> Int[Tensor, "batch rows cols"]:
@@ -55,6 +56,11 @@ class Explained:
         probe, pair = question
         own = probe.read(self, embeddings, pair) if isinstance(probe, Reading) else None
         self.answers[question] = self.scene.readings(embeddings, pair) if own is None else own
+
+    def borrow(self, answers: Mapping[Question, Tensor]) -> None:
+        """Keep answers that a method with the same maps was given."""
+        for question, answer in answers.items():
+            self.answers[question] = answer
 
     def scores(self, probe: "Probe", asked: Flags) -> Float[Tensor, "batch items"]:
         """The scores of a probe's images, NaN for pairs that are not asked; taken now unless they were before."""

@@ -1,13 +1,13 @@
 """How alike two maps are, and a method's further maps: of a changed model, query or reference."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.maps import find_flaws, normalise, ranks, ties, upsample
 from sfam_bench.core.records import Encoded, PairBatch
@@ -67,7 +67,7 @@ def windows(side: int) -> Float[Tensor, "places pixels"]:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-class Asked(NamedTuple):
+class Changed(NamedTuple):
     """What a method is asked to explain."""
 
     model: SimilarityModel
@@ -81,25 +81,22 @@ class Change(Protocol):
 
     def __hash__(self) -> int: ...
 
-    def __call__(self, scene: Scene) -> Asked:
+    def __call__(self, scene: Scene) -> Changed:
         """Change a scene."""
         ...
 
 
-def changed(scene: Scene, change: Change) -> Asked:
+def changed(scene: Scene, change: Change) -> Changed:
     """A scene's change, made once."""
-    if change not in scene.shared:
-        scene.shared[change] = change(scene)
-    return cast(Asked, scene.shared[change])
+    return scene.cache.once(("change", change), lambda: change(scene))
 
 
 def further(explained: Explained, change: Change) -> RawMaps:
     """The method's maps under a change, made once."""
-    if explained.remake is None:
+    remake = explained.remake
+    if remake is None:
         raise ValueError("no further map can be made")
-    if change not in explained.further:
-        explained.further[change] = explained.remake(*changed(explained.scene, change))
-    return cast(RawMaps, explained.further[change])
+    return explained.further.once(change, lambda: remake(*changed(explained.scene, change)))
 
 
 def resize_maps(raw: RawMaps, like: Maps) -> Maps:
@@ -145,17 +142,15 @@ class Comparing(Remaking):
         """For labels, what of the default measure of likeness is changed."""
         return self.measure.upper() if self.measure == "ssim" else "", self.of if self.of == "magnitude" else ""
 
-    def alike(self, maps: Maps, others: Maps, kept: dict[Hashable, Any] | None = None) -> Measured:
+    def alike(self, maps: Maps, others: Maps, kept: Cache | None = None) -> Measured:
         """How alike they are; there is nothing to compare where one is constant.
 
         `kept` is where the places of the first stay for the next comparison, if it is with the same.
         """
         one, other = (maps, others) if self.of == "signed" else (maps.abs(), others.abs())
         if self.measure == "spearman":
-            kept = {} if kept is None else kept
-            if ("places", self.of) not in kept:
-                kept["places", self.of] = places(one)
-            found = correlation(kept["places", self.of], places(other)).to(maps.dtype)
+            first = (Cache() if kept is None else kept).once(("places", self.of), lambda: places(one))
+            found = correlation(first, places(other)).to(maps.dtype)
         else:  # which takes values below zero for bright where both are
             found = ssim(one, other) if self.of == "magnitude" else ssim((one + 1) / 2, (other + 1) / 2)
         return defined(found, {"constant_map": find_flaws(one)[1], "constant_further_map": find_flaws(other)[1]})

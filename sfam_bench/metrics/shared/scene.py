@@ -1,15 +1,14 @@
 """What is measured of a batch of pairs once for all methods."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
+from sfam_bench.core.cache import Cache
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import score, swap_sides
 from sfam_bench.core.types import Embeddings, Images, Masks, Scores
@@ -25,12 +24,13 @@ class Scene:
     model: SimilarityModel
     encoded: Encoded
     pairs: PairBatch
-    facts: dict[str, Scores] = field(default_factory=dict)  # s_full, s_headless, s_base_<baseline>: of the pair itself
-    emptied: dict[Baseline, Images] = field(default_factory=dict)
-    embedded: dict[Baseline, Embeddings] = field(default_factory=dict)
     gallery: Catalogue | None = None
-    known: dict[Tensor, Tensor] = field(default_factory=dict)  # by the tensor itself: all columns of what was read
-    shared: dict[Hashable, Any] = field(default_factory=dict)  # what metrics make of the pairs once for all methods
+    cache: Cache = field(default_factory=Cache, compare=False, repr=False)  # by what it is and what it is made of
+
+    @property
+    def facts(self) -> dict[str, Scores]:
+        """What was measured of the pairs themselves so far: s_full, s_headless, s_base_<baseline>."""
+        return {key[1]: value for key, value in self.cache.items() if isinstance(key, tuple) and key[0] == "fact"}
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -74,10 +74,11 @@ class Scene:
 
     def reading(self, embeddings: Embeddings, name: str) -> Scores:
         """One column of one image in each query's place; all columns are read once."""
-        if embeddings not in self.known:
-            rows = [self.readings(row[None], pair)[0] for pair, row in enumerate(embeddings)]
-            self.known[embeddings] = torch.stack(rows)
-        return self.known[embeddings][:, self.columns.index(name)]
+        rows = self.cache.once(
+            ("reading", embeddings),
+            lambda: torch.stack([self.readings(row[None], pair)[0] for pair, row in enumerate(embeddings)]),
+        )
+        return rows[:, self.columns.index(name)]
 
     def read(self, embeddings: Embeddings, pair: int) -> Scores:
         """The target of other images in the place of one pair's query."""
@@ -86,43 +87,42 @@ class Scene:
 
     def without(self, baseline: Baseline) -> Images:
         """The queries without their content."""
-        if baseline not in self.emptied:
-            self.emptied[baseline] = baseline(self.encoded.query.images)
-        return self.emptied[baseline]
+        return self.cache.once(("without", baseline), lambda: baseline(self.encoded.query.images))
 
     def full(self) -> Scores:
         """The target of the untouched query."""
-        if "s_full" not in self.facts:
-            query = self.encoded.query.embeddings
-            self.facts["s_full"] = score(self.model.similarity, query, self.encoded.terms)
-        return self.facts["s_full"]
+        query, terms = self.encoded.query.embeddings, self.encoded.terms
+        return self.cache.once(("fact", "s_full"), lambda: score(self.model.similarity, query, terms))
 
     def base(self, baseline: Baseline) -> Scores:
         """The target of the query without its content."""
-        key = f"s_base_{baseline.name}"
-        if key not in self.facts:
-            self.facts[key] = score(self.model.similarity, self.bare(baseline), self.encoded.terms)
-        return self.facts[key]
+        terms = self.encoded.terms
+        return self.cache.once(
+            ("fact", f"s_base_{baseline.name}"), lambda: score(self.model.similarity, self.bare(baseline), terms)
+        )
 
     def bare(self, baseline: Baseline) -> Embeddings:
         """The embeddings of the queries without their content."""
-        if baseline not in self.embedded:
+
+        def embed() -> Embeddings:
             with torch.no_grad(), evaluating(self.model):
-                self.embedded[baseline] = self.model(self.without(baseline))
-        return self.embedded[baseline]
+                return self.model(self.without(baseline))
+
+        return self.cache.once(("bare", baseline), embed)
 
     def headless(self) -> Scores:
         """The target of the pooled features: another similarity, which explaining without the head would explain."""
-        if "s_headless" not in self.facts:
-            embedder, query = self.model.embedder, self.encoded.query
-            with torch.no_grad(), evaluating(self.model):
-                sides = [embedder.features(side.activations) for side in (query, *(t.side for t in self.encoded.terms))]
-            terms = [
-                replace(term, side=replace(term.side, embeddings=features))
-                for term, features in zip(self.encoded.terms, sides[1:], strict=True)
-            ]
-            self.facts["s_headless"] = score(self.model.similarity, sides[0], tuple(terms))
-        return self.facts["s_headless"]
+        return self.cache.once(("fact", "s_headless"), self._headless)
+
+    def _headless(self) -> Scores:
+        embedder, query = self.model.embedder, self.encoded.query
+        with torch.no_grad(), evaluating(self.model):
+            sides = [embedder.features(side.activations) for side in (query, *(t.side for t in self.encoded.terms))]
+        terms = [
+            replace(term, side=replace(term.side, embeddings=features))
+            for term, features in zip(self.encoded.terms, sides[1:], strict=True)
+        ]
+        return score(self.model.similarity, sides[0], tuple(terms))
 
     def has(self, need: str) -> bool:
         """Whether a metric with this need applies."""

@@ -36,7 +36,7 @@ EVERY = 5  # points of a curve between two marks
 
 
 @dataclass(frozen=True)
-class Walk:
+class CurvePanel:
     """One kind of curve of one run: a title, its name, a row a pair and explainer, and the classes of the queries."""
 
     title: str
@@ -58,33 +58,33 @@ def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
     methods = [name for name in names if name not in blind]
     controls = [name for name in names if name in blind and name in ("lafam", "chance", "centre")]
     sheets = [methods[start : start + PANEL] for start in range(0, len(methods), PANEL)] or [[]]
-    found = [walk(run, curves, name) for name in sorted(curves["curve"].unique())]
+    found = [curve_panel(run, curves, name) for name in sorted(curves["curve"].unique())]
     paths: list[Path] = []
     for number, sheet in enumerate(sheets, 1):
-        figure = draw_walks(found, [*sheet, *controls], controls, min(2, len(found)))
+        figure = draw_curve_panels(found, [*sheet, *controls], controls, min(2, len(found)))
         figure.suptitle(" · ".join(titles), fontsize=10, **PLAIN)
         paths += save(figure, out, f"{named('curves', *titles)}-{number}", SCREEN)
     return paths
 
 
-def walk(run: Run, curves: pd.DataFrame, name: str, of: str = "") -> Walk:
+def curve_panel(run: Run, curves: pd.DataFrame, name: str, of: str = "") -> CurvePanel:
     """The curves of this name, out of those of the run."""
     labels = run.pairs.drop_duplicates("query_id").set_index("query_id")["query_label"]
     title = "\n".join(filter(None, [short(of, 40), broken(words(name), 40)]))
-    return Walk(title, name, curves[curves["curve"] == name], labels)
+    return CurvePanel(title, name, curves[curves["curve"] == name], labels)
 
 
-def draw_walks(
-    walks: Sequence[Walk], names: Sequence[str], controls: Container[str], columns: int, width: float = PAGE
+def draw_curve_panels(
+    panels: Sequence[CurvePanel], names: Sequence[str], controls: Container[str], columns: int, width: float = PAGE
 ) -> Figure:
-    """A panel for each walk; every explainer has one line and mark in all of them, controls are grey."""
-    rows = -(-len(walks) // columns)
+    """A panel for each curve; every explainer has one line and mark in all of them, controls are grey."""
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(width, 0.6 + rows * (0.62 * width / columns)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(walks) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     lines: dict[str, Line2D] = {}
-    for each, axes in zip(walks, grid.flat, strict=False):
+    for each, axes in zip(panels, grid.flat, strict=False):
         for place, name in enumerate(names):
             own = each.curves[each.curves["explainer"] == name]
             if len(own):

@@ -35,7 +35,7 @@ FEWEST = 3  # values that make a sweep
 
 
 @dataclass(frozen=True)
-class Sweep:
+class FieldSweep:
     """Explainers of one kind that differ in one number alone: its field, and its value for each."""
 
     kind: str
@@ -70,7 +70,7 @@ def sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named:
     return paths
 
 
-def sweeps_of(manifest: Mapping[str, Any]) -> list[Sweep]:
+def sweeps_of(manifest: Mapping[str, Any]) -> list[FieldSweep]:
     """The sweeps among the explainers of a run, by their settings; of equal values the first explainer counts."""
     found: dict[tuple[str, str, str], dict[float, str]] = {}
     for name, settings in (manifest.get("explainer_settings") or {}).items():
@@ -80,13 +80,13 @@ def sweeps_of(manifest: Mapping[str, Any]) -> list[Sweep]:
                 others = repr(sorted((other, repr(its)) for other, its in settings.items() if other != field))
                 found.setdefault((kind, field, others), {}).setdefault(float(value), name)
     return [
-        Sweep(kind, field, {name: value for value, name in sorted(names.items())})
+        FieldSweep(kind, field, {name: value for value, name in sorted(names.items())})
         for (kind, field, _), names in found.items()
         if len(names) >= FEWEST
     ]
 
 
-def panel(own: pd.DataFrame, sweep: Sweep, metric: str, catalogue: Catalogue, of: str = "") -> Along:
+def panel(own: pd.DataFrame, sweep: FieldSweep, metric: str, catalogue: Catalogue, of: str = "") -> Along:
     """The panel of a metric of a sweep."""
     whole = own[own["metric"] == metric]
     swept = whole["explainer"].isin(sweep.points)

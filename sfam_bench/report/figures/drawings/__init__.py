@@ -3,13 +3,14 @@
 from sfam_bench.report.figures.drawings.cost import CostFaithfulness
 from sfam_bench.report.figures.drawings.curves import Curves
 from sfam_bench.report.figures.drawings.failures import Failures
-from sfam_bench.report.figures.drawings.means import Means, Sweep
+from sfam_bench.report.figures.drawings.means import AlongField, Means
 from sfam_bench.report.figures.drawings.pairs import PairPanels
 from sfam_bench.report.figures.drawings.parts import PartHeat
 from sfam_bench.report.figures.drawings.ranks import CriticalDifference, MetricAgreement
 from sfam_bench.report.figures.style import save
 
 __all__ = [
+    "AlongField",
     "CostFaithfulness",
     "CriticalDifference",
     "Curves",
@@ -18,6 +19,5 @@ __all__ = [
     "MetricAgreement",
     "PairPanels",
     "PartHeat",
-    "Sweep",
     "save",
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from sfam_bench.report.figures.curves import draw_walks, walk
+from sfam_bench.report.figures.curves import curve_panel, draw_curve_panels
 from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking
 from sfam_bench.report.stored import Stored
 from sfam_bench.runs.reader import read_curves
@@ -38,6 +38,6 @@ class Curves:
                         run, f"{each} curves", "evaluate it with metric=[insertion_minus_deletion] curves=true"
                     )
                 explainers_of(run, self.methods, there, f"{each} curve")
-                panels.append(walk(run.run, curves, each, title))
+                panels.append(curve_panel(run.run, curves, each, title))
             controls |= {*(run.run.manifest.get("blind") or ())}
-        return draw_walks(panels, self.methods, controls, len(self.walks))
+        return draw_curve_panels(panels, self.methods, controls, len(self.walks))

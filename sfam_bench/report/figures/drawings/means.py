@@ -46,7 +46,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class AlongField:
     """Means and 95 % intervals along a field: a panel for each run and metric.
 
     runs: names of stored runs, by what they are called in the figure.
