@@ -87,7 +87,7 @@ def test_a_run_is_continued_with_the_same_numbers(run_script: Run, first: Path, 
 
 
 def test_another_config_is_refused_before_anything_is_computed(run_script: Run, first: Path) -> None:
-    with patch("sfam_bench.retrieval.recall.prefetched", side_effect=AssertionError("images are embedded")):
+    with patch("sfam_bench.retrieval.recall.prefetch", side_effect=AssertionError("images are embedded")):
         refused(run_script("evaluate", *SMALL, f"run_dir={first}", "resume=true", "pairs.count=3"), "another config")
         refused(run_script("evaluate", *SMALL, f"run_dir={first}"), "resume=true to continue")
 

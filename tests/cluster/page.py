@@ -32,7 +32,7 @@ def main() -> int:
         lab = Lab(Path(folder), {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"})
         for name in ("experiments", "sfam_bench", "conf"):
             (lab.folder / name).symlink_to(ROOT / name)
-        lab.script("train", "experiment=planted", "train.epochs=1", "run_dir=results/demo/train")
+        lab.script("train", "experiment=planted", "train.epochs=1", "run_dir=results/train/planted")
         script = "set -euxo pipefail\n" + commands(PAGE.read_text()).replace("pip install", "true pip install")
         return subprocess.run(["bash", "-c", script], cwd=lab.folder, env=lab.environment(), check=False).returncode
 

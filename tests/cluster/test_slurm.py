@@ -69,7 +69,7 @@ def test_a_fault_that_did_not_happen_proves_nothing() -> None:
 
 def test_the_page_for_new_users_can_be_followed_by_a_machine(tmp_path: Path) -> None:
     text = PAGE.read_text()
-    verbs = re.findall(r"submit\.py (\w+) run_dir|submit\.py (plan) ", commands(text))
+    verbs = re.findall(r"submit (\w+) run_dir|submit (plan) ", commands(text))
     assert {"".join(verb) for verb in verbs} == {"plan", "run", "status", "cancel", "merge"}
     known = {setting.name for setting in fields(Request)}
     assert known.issuperset(yaml.safe_load(settings(text))["cluster"])

@@ -11,7 +11,7 @@ from sfam_bench.api import explain
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
-from sfam_bench.evaluation.named import named
+from sfam_bench.evaluation.named import find_object
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.relevance import Rules, relevance
 from sfam_bench.models.backbones import trunk_and_tail
@@ -120,7 +120,9 @@ def test_densenet_whose_last_function_is_in_place() -> None:
     assert tail is not None
     assert any(node.kwargs.get("inplace") for node in tail.graph.nodes)  # else this would test nothing
     images = torch.rand(2, 3, 64, 64)
-    chosen: dict[str, Explainer] = {name: named(name) for name in ("sfam", "lafam", "grad_cam", "input_x_gradient")}
+    chosen: dict[str, Explainer] = {
+        name: find_object("explainer", name) for name in ("sfam", "lafam", "grad_cam", "input_x_gradient")
+    }
     ours = explain(build("in place", (trunk, tail), GAP(), Cosine(), image_size=64), *images, chosen)
     theirs = explain(build("not", (trunk, nn.ReLU()), GAP(), Cosine(), image_size=64), *images, chosen)
     assert not ours.flags
