@@ -150,11 +150,11 @@ def test_metrics_that_lack_what_they_need_are_said_once_by_what_it_is(run_script
     chosen = ["explainer=[sfam,lafam]", "metric=[box,margin,pointing_game]", f"run_dir={tmp_path / 'run'}"]
     code, out, err = run_script("evaluate", *DATA, *PAIRS, *chosen)
     assert code == 0, err
-    lines = [line for line in out.splitlines() if line.startswith("left out of planted")]
+    lines = [line for line in out.splitlines() if line.startswith("skipped on planted")]
     assert len(lines) == 2
-    assert lines[0].startswith("left out of planted, for want of boxes: box_iou_00, box_iou_05")
+    assert lines[0].startswith("skipped on planted, which lacks boxes: box_iou_00, box_iou_05")
     assert "pointing_game_box" in lines[0]
-    assert lines[1].startswith("left out of planted, for want of negatives: margin_")
+    assert lines[1].startswith("skipped on planted, which lacks negatives: margin_")
     run = read_run(tmp_path / "run")
     assert {"box_iou_00", "margin_deletion_mean_colour"} <= set(run.manifest["skipped"])
     assert not set(run.records["metric"]) & set(run.manifest["skipped"])

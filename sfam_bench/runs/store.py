@@ -196,7 +196,7 @@ class RunStore:
             Image.fromarray(pixels).save(temporary, format="PNG")
 
     def silent(self, metrics: Iterable[str]) -> list[str]:
-        """The metrics that have no record in any shard, for want of something that they need."""
+        """The metrics that have no record in any shard, since something that they need is absent."""
         shards = (self.root / "records").glob("[0-9]*.parquet")
         heard = {
             name for path in shards for name in pq.read_table(path, columns=["metric"])["metric"].unique().to_pylist()

@@ -58,5 +58,5 @@ def main(cfg: DictConfig) -> None:
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
         store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent)
     for wanted, names in wanting(silent, evaluation.metrics).items():
-        print(f"left out of {evaluation.inputs.dataset.name}, for want of {wanted}: {', '.join(names)}")
+        print(f"skipped on {evaluation.inputs.dataset.name}, which lacks {wanted}: {', '.join(names)}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")
