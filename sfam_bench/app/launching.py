@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
@@ -87,16 +88,18 @@ def run_here(cfg: DictConfig, root: Path, plan: AnyPlan, due: Sequence[str], wor
 
 def run_local(cfg: DictConfig, root: Path, plan: AnyPlan, due: Sequence[str], worker: Open | None) -> None:
     """Do jobs in processes of this machine; those that workers of a killed driver do are waited for."""
-    adopted = [name for name in running_here(root) if name in {job.id for job in plan.jobs}]
-    if adopted:
-        print(f"{len(adopted)} {plan.word} are being done by processes of an earlier run: waiting for them", flush=True)
+    earlier = {job.id: note["pid"] for job in plan.jobs for note in living_notes(root, job.id).values()}
+    if earlier:
+        pids = ", ".join(str(pid) for pid in sorted(set(earlier.values())))
+        print(f"waiting for processes of an earlier run: {pids}", flush=True)
+    adopted = list(earlier)
     names = [*adopted, *(name for name in due if name not in adopted)]
     jobs = {name: find_job(plan.jobs, name) for name in names}
     if not jobs:
         return
     write_note(root, "launches", "here", due=names)
     claims = local.Claims(
-        taken=lambda name: name in running_here(root, name),
+        taken=lambda name: name in living_notes(root, name),
         done=lambda name: is_done(root, find_job(plan.jobs, name)),
         failed=lambda name: has_failed(root, jobs[name]),
         claim=lambda name, pid: write_note(root, "running", name, pid),
@@ -148,9 +151,9 @@ def heads(plan: AnyPlan, due: Sequence[str]) -> list[Job]:
     return [job for job in jobs if job.id not in followed]
 
 
-def running_here(root: Path, name: str = "*") -> list[str]:
-    """The jobs that living processes of this machine do."""
-    return [job for job, note in read_notes(root, "running", name).items() if alive(note)]
+def living_notes(root: Path, job: str) -> dict[str, dict[str, Any]]:
+    """The note about a job that a living process of this machine does, by the job's id; else nothing."""
+    return {name: note for name, note in read_notes(root, "running", job).items() if alive(note)}
 
 
 def exit_stopped(number: int) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -41,15 +42,19 @@ def ok(outcome: Outcome) -> str:
     return outcome[1]
 
 
-def start(kind: str, root: Path, run_script: Run) -> "subprocess.Popen[bytes]":
+def start(kind: str, root: Path, run_script: Run) -> "subprocess.Popen[Any]":
     """The driver of processes that do all jobs of a kind, in a process group of its own."""
     command, words, folder = KINDS[kind]
     if kind == "evaluation":
         ok(run_script(command, *words, f"{folder}={root}"))
         command, words, folder = "submit", ["run", "wait=true"], "run_dir"
-    call = [sys.executable, "-m", "sfam_bench", command, *words, f"{folder}={root}", *LOCAL]
+    return call(command, *words, f"{folder}={root}", *LOCAL, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def call(*words: str, **settings: Any) -> "subprocess.Popen[Any]":
+    """A process of sfam-bench."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(call, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-m", "sfam_bench", *words], env=environment, **settings)
 
 
 def finish_uninterrupted(kind: str, root: Path, run_script: Run) -> None:
@@ -112,15 +117,21 @@ def test_trials_of_a_worker_whose_driver_was_killed_are_waited_for(run_script: R
     while not read_notes(root, "done"):
         assert driver.poll() is None
         time.sleep(0.01)
+    # Two notes at the moment between a trial and the next, of the same process
+    (pid,) = {note["pid"] for note in read_notes(root, "running").values()}
+    os.kill(pid, signal.SIGSTOP)  # so that it cannot end before it is seen
     driver.kill()
     driver.wait()
-    (note,) = read_notes(root, "running").values()
-    assert alive(note)
-    assert "1 running" in status(run_script, root)
-    said = ok(run_script("submit", "run", f"run_dir={root}", "wait=true", *LOCAL))
-    assert "1 jobs are being done by processes of an earlier run: waiting for them" in said
+    assert all(map(alive, read_notes(root, "running").values()))
+    assert " running" in status(run_script, root)
+    run = call("submit", "run", f"run_dir={root}", "wait=true", *LOCAL, stdout=subprocess.PIPE, text=True)
+    assert run.stdout
+    lines = [run.stdout.readline(), run.stdout.readline()]
+    os.kill(pid, signal.SIGCONT)
+    said = run.communicate()[0]
+    assert lines[1] == f"waiting for processes of an earlier run: {pid}\n"
     assert "25 jobs: 25 done" in said
-    assert {found["pid"] for found in read_notes(root, "done").values()} == {note["pid"]}
+    assert {found["pid"] for found in read_notes(root, "done").values()} == {pid}
 
 
 @pytest.mark.parametrize("kind", ["sweep", "study"])
