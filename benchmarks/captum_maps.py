@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from sfam_bench.app.parts import dataset_and_model
-from sfam_bench.app.stored import stored
+from sfam_bench.app.stored import admit_config
 from sfam_bench.explainers.saved_maps import write_maps
 from sfam_bench.runs.reader import read_run
 
@@ -25,7 +25,7 @@ def captum_maps(run: Path) -> Iterator[tuple[str, str, np.ndarray]]:
     from captum.attr import LayerGradCam
 
     path = run / "config.yaml"
-    cfg = stored({"keep_memory": False, "device": None, **yaml.safe_load(path.read_text())}, path)
+    cfg = admit_config({"keep_memory": False, "device": None, **yaml.safe_load(path.read_text())}, path)
     dataset, model = dataset_and_model(cfg)
     model.eval()
 

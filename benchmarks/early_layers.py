@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.subjects import network, photos
-from sfam_bench.core.hooks import tap
+from sfam_bench.core.hooks import record_outputs
 
 
 def needed(model: nn.Module, image: Tensor, changed: Tensor) -> float:
@@ -20,7 +20,7 @@ def needed(model: nn.Module, image: Tensor, changed: Tensor) -> float:
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     outputs = []
     for seen in (image, changed):
-        with torch.no_grad(), tap(*convolutions) as found:
+        with torch.no_grad(), record_outputs(*convolutions) as found:
             model(seen)
             outputs.append(dict(found))
     total = kept = 0.0

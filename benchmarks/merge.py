@@ -19,8 +19,9 @@ import pandas as pd
 
 from sfam_bench.core.files import atomic, digest
 from sfam_bench.core.provenance import config_hash, running_code
+from sfam_bench.datasets.pairs import cut_batches
 from sfam_bench.jobs.merge import merge
-from sfam_bench.jobs.plan import PAIRS, Plan, cut
+from sfam_bench.jobs.plan import PAIRS, Plan, cut_shards
 from sfam_bench.runs.store import RunStore
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "merge.json"
@@ -44,10 +45,9 @@ def pairs(count: int) -> pd.DataFrame:
 
 def make(root: Path, millions: float) -> Plan:
     """A run folder, planned and computed."""
-    from sfam_bench.datasets.pairs import batches  # torch, whose memory is not the merge's
 
     table = pairs(round(millions * 1e6 / (EXPLAINERS * METRICS)))
-    frames = batches(table, BATCH)
+    frames = cut_batches(table, BATCH)
     sizes = [len(frame) for frame in frames]
     names = {f"metric_{number}": {"higher_is_better": True} for number in range(METRICS)}
     store = RunStore.create(root, {"seed": 0}, {"metrics": names}, key=KEY)
@@ -56,7 +56,7 @@ def make(root: Path, millions: float) -> Plan:
     for number, frame in enumerate(frames):
         store.write_shard(number, records(frame, draw), curves=curves(frame, draw))
     frozen, facts = {PAIRS: digest(root / PAIRS)}, {"identity": config_hash({"seed": 0})}
-    plan = Plan(KEY, running_code(), "", {}, {}, {}, sizes, 1.0, 1.0, cut(sizes, 100, KEY), frozen, facts)
+    plan = Plan(KEY, running_code(), "", {}, {}, {}, sizes, 1.0, 1.0, cut_shards(sizes, 100, KEY), frozen, facts)
     plan.write(root)
     return plan
 

@@ -27,7 +27,7 @@ from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.pair import MapPanel, check_suffix, pair_figure, panel_lines, save_figure
-from sfam_bench.report.names import words
+from sfam_bench.report.names import to_prose
 
 METRICS = (  # of conf/metric, by default
     "insertion_minus_deletion_mean_colour",
@@ -186,7 +186,7 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
 def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) -> list[str]:
     """Why a map is flagged, or what was measured of it."""
     if flag := explanation.flags.get(name):
-        return [words(flag)]
+        return [to_prose(flag)]
     if scores is None or name not in scores.index:
         return []
     (row,) = scores.loc[[name]].to_dict("records")

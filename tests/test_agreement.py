@@ -9,8 +9,8 @@ from scipy import stats
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.statistics.agreement import (
-    cliques,
     critical_difference,
+    find_cliques,
     kendall_w,
     krippendorff_alpha,
     ranking,
@@ -116,9 +116,9 @@ def test_ranks_share_ties_and_leave_out_gaps() -> None:
 
 def test_cliques_are_the_longest_runs() -> None:
     ranks = np.array([1.0, 1.4, 2.2, 4.0, 4.1])
-    assert cliques(ranks, 1.0) == [(0, 1), (1, 2), (3, 4)]
-    assert cliques(ranks, 0.05) == []
-    assert cliques(ranks, 9.0) == [(0, 4)]
+    assert find_cliques(ranks, 1.0) == [(0, 1), (1, 2), (3, 4)]
+    assert find_cliques(ranks, 0.05) == []
+    assert find_cliques(ranks, 9.0) == [(0, 4)]
 
 
 def test_tau_is_over_what_both_rate() -> None:

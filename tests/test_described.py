@@ -6,7 +6,7 @@ import pytest
 
 from sfam_bench.core.metric_card import GROUPS, ROLES
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.runs.described import older_metrics, with_descriptions
+from sfam_bench.runs.described import add_descriptions, older_metrics
 
 OLD = {
     "steps": {"_target_": "sfam_bench.metrics.steps.Midpoint", "intervals": 10},
@@ -21,7 +21,7 @@ OLD = {
 
 
 def test_known_keys_are_described_and_others_keep_key_and_direction() -> None:
-    catalogue = Catalogue.of(with_descriptions(OLD))
+    catalogue = Catalogue.of(add_descriptions(OLD))
     assert catalogue.title("deletion_mean") == "deletion AUC (mean colour) ↓"
     assert catalogue.said("deletion_mean", "steps") == "Midpoint 10"
     assert catalogue.said("rise_deletion", "steps") == "Stride 224"
@@ -33,7 +33,7 @@ def test_known_keys_are_described_and_others_keep_key_and_direction() -> None:
 @pytest.mark.parametrize("manifest", [{}, {"metrics": {}}, {"metrics": {"deletion_mean": {"group": "Others"}}}])
 def test_what_a_manifest_says_itself_stays(manifest: dict) -> None:
     before = json.dumps(manifest)
-    assert with_descriptions(manifest) == manifest
+    assert add_descriptions(manifest) == manifest
     assert json.dumps(manifest) == before
 
 

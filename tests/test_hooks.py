@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from sfam_bench.core.hooks import count_rows, tap
+from sfam_bench.core.hooks import count_rows, record_outputs
 
 
 def test_tap_records_and_leaves_no_hook():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-    with tap(model[0], model[1]) as outputs:
+    with record_outputs(model[0], model[1]) as outputs:
         found = model(torch.ones(1, 2))
     assert torch.equal(outputs[model[1]], found)
     assert not any(module._forward_hooks for module in model.modules())
@@ -17,7 +17,7 @@ def test_tap_records_and_leaves_no_hook():
 
 def test_tap_lets_go_when_the_block_raises():
     model = nn.Linear(2, 2)
-    with pytest.raises(RuntimeError), tap(model):
+    with pytest.raises(RuntimeError), record_outputs(model):
         raise RuntimeError
     assert not model._forward_hooks
 

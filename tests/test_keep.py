@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.report.keep import keep
+from sfam_bench.report.keep import keep_run
 from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_curves, read_maps, read_run
@@ -19,7 +19,7 @@ from tests.report.test_models import trained
 
 def test_an_evaluation_keeps_its_records(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "lite0", 0)
-    kept = keep(run, tmp_path / "kept")
+    kept = keep_run(run, tmp_path / "kept")
     before, after = read_run(run), read_run(kept)
     pd.testing.assert_frame_equal(before.records, after.records)
     pd.testing.assert_frame_equal(before.pairs, after.pairs)
@@ -27,14 +27,14 @@ def test_an_evaluation_keeps_its_records(tmp_path: Path) -> None:
     assert {path.name for path in kept.iterdir()} == {
         *("manifest.json", "config.yaml", "pairs.parquet", "records.parquet", "curves.parquet"),
     }
-    again = keep(kept, tmp_path / "again", pictures=1)
+    again = keep_run(kept, tmp_path / "again", pictures=1)
     pd.testing.assert_frame_equal(before.records, read_run(again).records)
 
 
 def test_pictures_are_of_the_first_pairs_and_of_the_worst(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "lite0", 0)
     whole = read_run(run)
-    kept = keep(run, tmp_path / "kept", pictures=1)
+    kept = keep_run(run, tmp_path / "kept", pictures=1)
     maps = read_maps(kept)
     pairs = list(zip(maps["query_id"].tolist(), maps["reference_id"].tolist(), strict=True))
     shown = whole.pairs[:8]  # those that have images
@@ -55,7 +55,7 @@ def test_no_path_of_the_machine_is_kept(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     manifest = {**read_manifest(run), "checkpoint": "/home/ann/results/train/model.safetensors"}
     RunStore(run).write_manifest({**manifest, "digests": {}})
-    kept = keep(run, tmp_path / "kept")
+    kept = keep_run(run, tmp_path / "kept")
     assert json.loads((kept / "manifest.json").read_text())["checkpoint"] == "train/model.safetensors"
     assert yaml.safe_load((kept / "config.yaml").read_text()) == {
         "dataset": {"root": "shared/CUB_200_2011", "names": ["cache/x", "plain/relative"]}
@@ -65,20 +65,20 @@ def test_no_path_of_the_machine_is_kept(tmp_path: Path) -> None:
 def test_a_training_keeps_no_weights(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
     (run / "model.safetensors").write_bytes(b"weights")
-    kept = keep(run, tmp_path / "kept")
+    kept = keep_run(run, tmp_path / "kept")
     assert {path.name for path in kept.iterdir()} == {"model.json", "history.csv", "retrieval.parquet"}
 
 
 def test_nothing_is_left_of_what_cannot_be_kept(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "lite0", 0)
-    keep(run, tmp_path / "kept")
+    keep_run(run, tmp_path / "kept")
     with pytest.raises(UserError, match="exists: remove it first"):
-        keep(run, tmp_path / "kept")
+        keep_run(run, tmp_path / "kept")
     (run / "records" / "00001.parquet").unlink()
     with pytest.raises(UserError, match="unfinished"):
-        keep(run, tmp_path / "half")
+        keep_run(run, tmp_path / "half")
     half = trained(tmp_path / "training")
     (half / "history.csv").unlink()
     with pytest.raises(UserError, match="no finished training"):
-        keep(half, tmp_path / "half")
+        keep_run(half, tmp_path / "half")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "kept", "training"}

@@ -10,7 +10,7 @@ from pytorch_metric_learning import losses as peers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfam_bench.app.training import loss as built
+from sfam_bench.app.training import build_loss as built
 from sfam_bench.core.errors import UserError
 from tests.contract import FILES, composed
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.maps import ROUNDING, coincide, falling, find_flaws, normalise, ranks, upsample
+from sfam_bench.core.maps import ROUNDING, are_equal, argsort_descending, find_flaws, normalise, ranks, upsample
 
 
 def test_normalising_keeps_sign_and_zero():
@@ -87,7 +87,7 @@ def test_the_order_of_large_maps_with_many_ties_is_that_of_argsort(levels):
     draw = torch.Generator().manual_seed(levels)
     flat = torch.randint(-levels, levels + 1, (3, 96 * 96), generator=draw) / levels
     flat[flat == 0] *= torch.tensor([1.0, -1.0])[torch.randint(0, 2, (int((flat == 0).sum()),), generator=draw)]
-    assert torch.equal(falling(flat), flat.argsort(dim=1, descending=True, stable=True))
+    assert torch.equal(argsort_descending(flat), flat.argsort(dim=1, descending=True, stable=True))
 
 
 def test_zero_and_minus_zero_tie_and_denormals_do_not():
@@ -107,10 +107,10 @@ def test_ranks_leave_maps_alone_in_any_mode(mode):
 def test_maps_coincide_pair_by_pair_up_to_rounding():
     maps = torch.tensor([[[1.0, 0.5]], [[1.0, 0.5]], [[1.0, 0.5]], [[0.0, 0.0]], [[1.0, -1.0]]])
     moved = torch.tensor([[0.0, 0.0], [0.0, 0.9 * ROUNDING], [0.0, 1.1 * ROUNDING], [0.0, 0.0], [0.0, 2.0]])
-    assert coincide(maps, maps + moved[:, None]) == [True, True, False, True, False]
-    assert coincide(maps + moved[:, None], maps) == [True, True, False, True, False]
+    assert are_equal(maps, maps + moved[:, None]) == [True, True, False, True, False]
+    assert are_equal(maps + moved[:, None], maps) == [True, True, False, True, False]
 
 
 def test_maps_of_other_resolution_do_not_coincide():
-    assert coincide(torch.zeros(2, 3, 3), torch.zeros(2, 3, 4)) == [False, False]
-    assert coincide(torch.zeros(2, 1, 1), torch.zeros(2, 3, 3)) == [False, False]  # nor by broadcasting
+    assert are_equal(torch.zeros(2, 3, 3), torch.zeros(2, 3, 4)) == [False, False]
+    assert are_equal(torch.zeros(2, 1, 1), torch.zeros(2, 3, 3)) == [False, False]  # nor by broadcasting

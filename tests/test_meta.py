@@ -41,7 +41,7 @@ def told(
 ) -> pd.Series:
     frame = records({(meta.EXACT, metric): exact, ("chance", metric): chance})
     pairs = PAIRS.assign(query_label=np.arange(12) // of_class)
-    (row,) = meta.tells(frame, pairs, METRICS).to_dict("records")
+    (row,) = meta.separation(frame, pairs, METRICS).to_dict("records")
     return pd.Series(row)
 
 
@@ -72,9 +72,9 @@ def test_no_pair_against_it_is_no_certainty() -> None:
 
 def test_metrics_without_a_better_side_and_runs_without_the_exact_one_are_left_out() -> None:
     frame = records({(meta.EXACT, "area"): [1.0] * 12, ("chance", "area"): [0.0] * 12, ("sfam", "area"): [0.0] * 12})
-    assert meta.tells(frame, PAIRS, METRICS).empty
+    assert meta.separation(frame, PAIRS, METRICS).empty
     assert meta.ranks(frame, PAIRS, METRICS).empty
-    assert meta.tells(records({("chance", "deletion_mean_colour"): [0.0] * 12}), PAIRS, METRICS).empty
+    assert meta.separation(records({("chance", "deletion_mean_colour"): [0.0] * 12}), PAIRS, METRICS).empty
 
 
 def test_ranks_are_of_means_of_classes_and_follow_the_direction() -> None:

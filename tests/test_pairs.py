@@ -16,7 +16,15 @@ from sfam_bench.core.similarity import Cosine, NegativeEuclidean
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.datasets.pair_kinds import KINDS
-from sfam_bench.datasets.pairs import OTHERS, PairChoice, balanced_order, batches, first, load_batch, with_others
+from sfam_bench.datasets.pairs import (
+    OTHERS,
+    PairChoice,
+    add_controls,
+    balanced_order,
+    cut_batches,
+    first_of_each_kind,
+    load_batch,
+)
 
 CLASSES, EACH = 6, 4
 
@@ -214,11 +222,11 @@ def test_a_balanced_order_visits_every_class_before_any_again(labels: list[int],
 
 def test_batches_are_of_one_kind_and_keep_the_order() -> None:
     pairs = PairChoice(kinds=("triplet", "hard_negative"), count=7)(SET, Cosine(), GALLERY, IDS)
-    cut = batches(pairs, 3)
+    cut = cut_batches(pairs, 3)
     assert [len(batch) for batch in cut] == [3, 3, 1, 3, 3, 1]
     assert all(len(set(batch["kind"])) == 1 for batch in cut)
     pd.testing.assert_frame_equal(pd.concat(cut), pairs)
-    assert first(pairs, 2).index.tolist() == [0, 1, 7, 8]
+    assert first_of_each_kind(pairs, 2).index.tolist() == [0, 1, 7, 8]
 
 
 def test_a_batch_holds_the_images_and_only_the_regions_of_all_its_pairs() -> None:
@@ -253,9 +261,9 @@ def test_further_references_are_of_the_class_that_their_role_says(kind: str) -> 
 def test_the_draw_of_further_references_hangs_on_pair_and_seed_alone() -> None:
     pairs = choose("random_positive", others=True)
     plain = choose("random_positive")
-    again = with_others(plain.iloc[::-1], LABELS.to_frame(), 0).iloc[::-1]
+    again = add_controls(plain.iloc[::-1], LABELS.to_frame(), 0).iloc[::-1]
     pd.testing.assert_frame_equal(again, pairs)
-    assert not with_others(plain, LABELS.to_frame(), 1).equals(pairs)
+    assert not add_controls(plain, LABELS.to_frame(), 1).equals(pairs)
 
 
 def test_where_there_is_no_further_reference_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -267,7 +275,7 @@ def test_where_there_is_no_further_reference_it_is_said(caplog: pytest.LogCaptur
     assert lacking.sum() == 2 * (CLASSES - 1)
     assert f"{lacking.sum()} of {len(pairs)} pairs have no further reference: same_class" in caplog.text
     assert (pairs["other_class_id"] != "").all()
-    one_class = with_others(pairs[:1].assign(reference_label=0, query_label=0), LABELS[:EACH].to_frame(), 0)
+    one_class = add_controls(pairs[:1].assign(reference_label=0, query_label=0), LABELS[:EACH].to_frame(), 0)
     assert one_class["other_class_id"].tolist() == [""]
 
     batch = load_batch(SET, pairs)

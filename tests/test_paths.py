@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sfam_bench.app.paths import expand, expand_arguments
+from sfam_bench.app.paths import expand_arguments, expand_paths
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import probe
+from sfam_bench.core.files import check_writable
 from tests.test_bad_input import TINY, mistake, says
 
 Run = Callable[..., tuple[int, str, str]]
@@ -30,7 +30,7 @@ def test_every_text_of_a_config(home: Path) -> None:
             "model": {"checkpoint": None, "path": "???", "name": "~not a path", "same": "${run_dir}"},
         }
     )
-    expand(cfg)
+    expand_paths(cfg)
     assert OmegaConf.to_container(cfg, resolve=False) == {
         "run_dir": f"{home}/x",
         "runs": [f"{home}/a", "b", str(home)],
@@ -41,7 +41,7 @@ def test_every_text_of_a_config(home: Path) -> None:
 
 def test_an_unknown_user() -> None:
     with pytest.raises(UserError, match="no such user here"):
-        expand(OmegaConf.create({"out": "~nobody.here/x"}))
+        expand_paths(OmegaConf.create({"out": "~nobody.here/x"}))
 
 
 def test_folders_that_hydra_makes(home: Path) -> None:
@@ -54,12 +54,12 @@ def test_folders_that_hydra_makes(home: Path) -> None:
 
 
 def test_probing_leaves_nothing(tmp_path: Path) -> None:
-    probe(tmp_path / "a/b")
+    check_writable(tmp_path / "a/b")
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file/x", Path("/proc/x/run")):
         with pytest.raises(UserError, match="cannot write into"):
-            probe(place)
+            check_writable(place)
 
 
 @pytest.mark.parametrize("script", ["evaluate", "train", "intervene"])

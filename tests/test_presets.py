@@ -15,9 +15,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from sfam_bench.app.console import main
-from sfam_bench.app.presets import BACKBONES, presets, published, table
+from sfam_bench.app.presets import BACKBONES, format_table, read_presets, read_published
 from sfam_bench.app.settings import build, check_fields
-from sfam_bench.app.training import loss
+from sfam_bench.app.training import build_loss
 from sfam_bench.core.errors import UserError
 from sfam_bench.training.recipe import Recipe
 from tests.contract import CONF
@@ -75,13 +75,15 @@ def test_the_recipe_fills_a_batch_and_has_the_types_of_its_fields(composed: dict
         else:
             assert "ProxyAnchor" in cfg.loss.criterion._target_, name
         assert build(cfg.augmentation).crop == cfg.model.image_size == 224, name
-        assert (build(cfg.validation) is not None) == ("Musgrave" in published().get(name, {}).get("source", "")), name
+        assert (build(cfg.validation) is not None) == (
+            "Musgrave" in read_published().get(name, {}).get("source", "")
+        ), name
 
 
 def test_criterion_and_miner_train_on_a_batch_of_the_recipe(composed: dict[str, DictConfig]) -> None:
     draw = torch.Generator().manual_seed(0)
     for name, cfg in composed.items():
-        criterion, miner = loss(cfg, {"num_classes": 40, "embedding_size": 8})
+        criterion, miner = build_loss(cfg, {"num_classes": 40, "embedding_size": 8})
         size, each = min(cfg.train.batch_size, 40), cfg.train.per_class or 3
         labels = torch.arange(size) // each
         embeddings = torch.randn(size, 8, generator=draw, requires_grad=True)
@@ -94,7 +96,7 @@ def test_criterion_and_miner_train_on_a_batch_of_the_recipe(composed: dict[str, 
 
 
 def test_published_figures_are_those_of_the_papers_and_nowhere_else() -> None:
-    for preset in presets():
+    for preset in read_presets():
         expected = PUBLISHED.get((preset.loss, preset.backbone), [None] * 3)[list(DATASETS).index(preset.dataset)]
         if expected is None:
             assert (preset.recall_at_1, preset.source, preset.mark, preset.setting) == (None, "", "", ""), preset.name
@@ -126,7 +128,7 @@ def test_proxies_of_proxy_anchor_learn_a_hundred_times_as_fast_behind_gap_and_gm
 
 
 def test_what_is_listed_is_what_is_composed(composed: dict[str, DictConfig]) -> None:
-    listed = {preset.name: preset for preset in presets()}
+    listed = {preset.name: preset for preset in read_presets()}
     assert list(listed) == NAMES
     for name, cfg in composed.items():
         preset = listed[name]
@@ -184,22 +186,22 @@ def test_a_command_that_is_none_is_explained(capsys: pytest.CaptureFixture[str])
 
 
 def test_columns_are_aligned() -> None:
-    head, *lines = table(presets()).splitlines()
+    head, *lines = format_table(read_presets()).splitlines()
     start = head.index("backbone")
     assert all(line[start - 1] == " " and line[start:].startswith(tuple(BACKBONES)) for line in lines)
 
 
 def test_no_presets_and_a_broken_one_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"no presets in .*train"):
-        presets(tmp_path)
+        read_presets(tmp_path)
     folder = tmp_path / "experiment" / "train"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("defaults:\n  - override /dataset: cub\n")
     with pytest.raises(UserError, match=r"cannot read .*published\.csv"):
-        presets(tmp_path)
+        read_presets(tmp_path)
     (tmp_path / "published.csv").write_text("preset,recall_at_1,source,mark,setting\n")
     with pytest.raises(UserError, match=r"mine\.yaml: 'model' is not known"):
-        presets(tmp_path)
+        read_presets(tmp_path)
     (folder / "mine.yaml").write_text("defaults: [")
     with pytest.raises(UserError, match=r"cannot read .*mine\.yaml"):
-        presets(tmp_path)
+        read_presets(tmp_path)

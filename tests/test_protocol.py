@@ -329,12 +329,15 @@ def test_runs_of_before_are_still_reported(run_script: Run, allowed: Path, tmp_p
 
 @pytest.mark.parametrize("chosen", CHOICES)
 def test_every_choice_has_its_words_in_the_table(chosen: str) -> None:
-    words = protocols.training(Protocol([*FAULTS]).admit("m", origin(chosen), BIRDS))
+    words = protocols.describe_training(Protocol([*FAULTS]).admit("m", origin(chosen), BIRDS))
     assert words == f"{CHOICES[chosen]}, on cub, zero-shot: 2 classes (hash aaaa), by sfam_bench"
 
 
 def test_the_words_of_models_of_which_less_is_known() -> None:
-    assert protocols.training(Protocol().admit("m", {}, BIRDS)) == "none here, weights as built"
+    assert protocols.describe_training(Protocol().admit("m", {}, BIRDS)) == "none here, weights as built"
     foreign = {"source": "Proxy-Anchor", "chosen": "unknown"}
-    assert protocols.training(Protocol().admit("m", foreign, BIRDS)) == "not known how it was chosen, by Proxy-Anchor"
-    assert protocols.training(None) == ""
+    assert (
+        protocols.describe_training(Protocol().admit("m", foreign, BIRDS))
+        == "not known how it was chosen, by Proxy-Anchor"
+    )
+    assert protocols.describe_training(None) == ""

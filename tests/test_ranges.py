@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from sfam_bench.app.settings import build, signature
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.ranges import Count, Natural, NotNegative, Positive, Range, Share, range_of, within
+from sfam_bench.core.ranges import Count, Natural, NotNegative, Positive, Range, Share, is_within, range_of
 from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.localisation import PointingGame
@@ -57,7 +57,7 @@ def test_every_number_of_a_config_has_a_range(target: str, name: str, hint: Any)
     several = any(get_origin(part) in (tuple, list, Sequence) for part in (hint, *get_args(hint)))
     outside = [math.nan, math.inf, -math.inf, known.low - 1, known.high + 1]
     for value in [*outside, *([known.low] if known.above else [])]:
-        assert not within([value] if several else value, hint)
+        assert not is_within([value] if several else value, hint)
 
 
 def test_ranges() -> None:
@@ -74,10 +74,10 @@ def test_ranges() -> None:
         *("of at least 1", "of at least 0", "above 0", "of at least 0", "between 0 and 1", "that is finite")
     ]
     assert range_of(Count | None) == Range(1)
-    assert within(None, Count | None)
-    assert within((1, 2), tuple[Count, ...])
-    assert not within([1, 0], tuple[Count, ...])
-    assert within(True, bool)
+    assert is_within(None, Count | None)
+    assert is_within((1, 2), tuple[Count, ...])
+    assert not is_within([1, 0], tuple[Count, ...])
+    assert is_within(True, bool)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from sfam_bench.core.files import hold, read_json
+from sfam_bench.core.files import acquire_lock, read_json
 from sfam_bench.core.provenance import running_code
 from sfam_bench.engine import modes
-from sfam_bench.runs.chunks import says
+from sfam_bench.runs.chunks import read_footer
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
@@ -102,7 +102,7 @@ def other_code() -> Iterator[None]:
 
 
 def holding(path: Path, ready: object, done: object) -> None:
-    with hold(path, "x"):
+    with acquire_lock(path, "x"):
         ready.set()  # type: ignore[attr-defined]
         done.wait(60)  # type: ignore[attr-defined]
 
@@ -138,7 +138,7 @@ def test_the_mode_of_the_first_batch_stays_whatever_is_faster_now(
     assert facts["unsupported"] == wanted["unsupported"] == {}
     assert facts["cost"].keys() == {"sfam", "lafam"}
     assert all(cost["milliseconds"] > 0 for cost in facts["cost"].values())
-    said = says(interrupted / "records" / "00002.parquet")["passes"]
+    said = read_footer(interrupted / "records" / "00002.parquet")["passes"]
     assert said == {name: facts["passes"][name] for name in ("mode", "batch", "threads", "device")}
 
 
@@ -161,7 +161,7 @@ def test_what_differs_from_the_settings_of_the_start_is_named(run_script: Run, i
 
 
 def test_batches_of_several_modes_are_not_read(run_script: Run, interrupted: Path, whole: Path) -> None:
-    said = says(whole / "records" / "00001.parquet")
+    said = read_footer(whole / "records" / "00001.parquet")
     records = pd.read_parquet(whole / "records" / "00001.parquet")
     RunStore(interrupted, said["key"], {**said["passes"], "mode": "eager"}).write_shard(1, records)
     outcome = run_script("report", f"runs=[{interrupted}]", f"out={interrupted}-report", "allow_unfinished=true")

@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
-from sfam_bench.retrieval.recall import Catalogue, averages, cluster_agreement, per_item, retrieval
+from sfam_bench.retrieval.recall import Catalogue, average_retrieval, cluster_agreement, per_item, retrieval
 from sfam_bench.retrieval.search import Roles, neighbours, search
 from tests.contract import composed
 from tests.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
@@ -82,7 +82,7 @@ def test_each_item_by_hand() -> None:
     assert found["recall_at_1"].tolist() == [0, 1, 1, 1]
     assert found["recall_at_2"].tolist() == [1, 1, 1, 1]
     assert found["r_precision"].tolist() == found["map_at_r"].tolist() == [0, 1, 1, 1]
-    assert averages(found) == retrieval(NegativeEuclidean(), LINE, torch.tensor([7, 1, 7, 9, 9]), (1, 2))
+    assert average_retrieval(found) == retrieval(NegativeEuclidean(), LINE, torch.tensor([7, 1, 7, 9, 9]), (1, 2))
 
 
 @settings(max_examples=30, deadline=None)

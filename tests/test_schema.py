@@ -135,12 +135,12 @@ def test_local_settings_are_no_part_of_the_schema(tmp_path: Path, monkeypatch: p
             (tmp_path / folder.name).symlink_to(folder)
     (tmp_path / "local.yaml").write_text("datset: cub\n")
     monkeypatch.setattr(schema, "CONF", tmp_path)
-    schema._composed.cache_clear()
+    schema._compose.cache_clear()
     try:
         with pytest.raises(UserError, match="no setting 'datset'"):
             checked("evaluate", datset="cub")
     finally:
-        schema._composed.cache_clear()
+        schema._compose.cache_clear()
 
 
 def test_suggestions_for_what_hydra_refuses() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
-from sfam_bench.retrieval.search import greatest, neighbours, search
+from sfam_bench.retrieval.search import find_greatest, neighbours, search
 from tests.galleries import FUNCTIONS, LINE, ORDER, Counting, drawn, galleries, tied
 
 EXACT = [Dot(), NegativeEuclidean()]  # their scores of small whole numbers have no rounding
@@ -27,7 +27,7 @@ def test_neighbours_by_hand_and_the_first_of_equals_comes_first() -> None:
 
 def test_equals_at_the_cut_by_hand() -> None:
     scores = torch.tensor([[1.0, 3.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0], [5.0, 1.0, 4.0, 2.0, 3.0]])
-    values, positions = greatest(scores, 3)
+    values, positions = find_greatest(scores, 3)
     assert positions.tolist() == [[1, 3, 0], [0, 1, 2], [0, 2, 4]]
     assert values.tolist() == [[3.0, 2.0, 1.0], [0.0, 0.0, 0.0], [5.0, 4.0, 3.0]]
 
@@ -39,7 +39,7 @@ def test_the_greatest_are_those_of_a_stable_sort(
 ) -> None:
     k = data.draw(st.integers(1, columns - 1))
     scores = torch.randint(-most, most + 1, (rows, columns), generator=torch.Generator().manual_seed(seed)).float()
-    values, positions = greatest(scores, k)
+    values, positions = find_greatest(scores, k)
     assert torch.equal(positions, scores.argsort(dim=1, descending=True, stable=True)[:, :k])
     assert torch.equal(values, scores.gather(1, positions))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.core.signals import readers_may_leave
+from sfam_bench.core.signals import ignore_closed_pipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,5 +33,5 @@ def test_a_reader_that_leaves_ends_a_command_quietly(command: list[str]) -> None
 def test_another_broken_pipe_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "out").open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
-        with pytest.raises(BrokenPipeError), readers_may_leave():
+        with pytest.raises(BrokenPipeError), ignore_closed_pipe():
             raise BrokenPipeError

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import STALE, atomic, digest, tidy
+from sfam_bench.core.files import STALE, atomic, digest, remove_stale_temporaries
 from sfam_bench.core.provenance import code_hash, config_hash
 from sfam_bench.runs import chunks as pieces
-from sfam_bench.runs.chunks import SCHEMA, Piece, place
+from sfam_bench.runs.chunks import SCHEMA, Piece, chunk_path
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_run
 from sfam_bench.runs.store import RunStore
@@ -277,17 +277,17 @@ def test_a_shard_is_had_only_with_this_key_this_number_and_all_its_pairs(planned
     write(planned, 3, skipped=("d",))
     assert not planned.has_shard(3)
     assert planned.check_shard(3) == ""  # sound, though not all
-    place(planned.root, "maps", 0).unlink()
+    chunk_path(planned.root, "maps", 0).unlink()
     assert not planned.has_shard(0)
     assert "maps/00000.npz cannot be read" in planned.check_shard(0)
 
 
 def test_a_shard_says_what_it_holds(planned: RunStore) -> None:
     file = pq.ParquetFile(planned.path(1))
-    said = pieces.says(planned.path(1))
+    said = pieces.read_footer(planned.path(1))
     told = {"key": KEY, "batch": 1, "rows": 10, "skipped": [], "code": code_hash(), "passes": PASSES}
-    curves = {"rows": 2, "sha256": digest(place(planned.root, "curves", 1))}
-    kept = {"names": ["query_id", "reference_id", "sfam/query"], "sha256": digest(place(planned.root, "maps", 1))}
+    curves = {"rows": 2, "sha256": digest(chunk_path(planned.root, "curves", 1))}
+    kept = {"names": ["query_id", "reference_id", "sfam/query"], "sha256": digest(chunk_path(planned.root, "maps", 1))}
     seal = said.pop("sha256")
     assert said == {**told, "curves": curves, "maps": kept}
     content = planned.path(1).read_bytes()
@@ -360,7 +360,7 @@ def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, Piece, dict[str, bytes]]:
     store = computed(tmp_path_factory.mktemp("sound") / "run")[0]
     store.finish(shards=4)
-    content = {kind: place(store.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
+    content = {kind: chunk_path(store.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
     return store, Piece.read(store.root, 1, KEY), content
 
 
@@ -368,7 +368,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, Piece, di
 @given(kind=st.sampled_from(["records", "curves", "maps"]), data=st.data())
 def test_damage_is_found(kind: str, data: st.DataObject, sound) -> None:
     store, whole, content = sound
-    good, path = content[kind], place(store.root, kind, 1)
+    good, path = content[kind], chunk_path(store.root, kind, 1)
     at = data.draw(st.integers(0, len(good) - 1))
     flip, cut = data.draw(st.integers(1, 255)), data.draw(st.booleans())
     path.write_bytes(good[:at] if cut else good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :])
@@ -383,13 +383,13 @@ def test_damage_is_found(kind: str, data: st.DataObject, sound) -> None:
 
 
 def test_a_crash_at_any_byte_leaves_nothing_to_read(planned: RunStore) -> None:
-    whole = {kind: place(planned.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
+    whole = {kind: chunk_path(planned.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
     for kind in whole:
-        place(planned.root, kind, 1).unlink()
+        chunk_path(planned.root, kind, 1).unlink()
     length = len(whole["records"])
     for cut in range(0, length, 397):
         for kind, content in whole.items():
-            path = place(planned.root, kind, 1)
+            path = chunk_path(planned.root, kind, 1)
             path.with_name(f".{path.name}.host.1.ab.tmp").write_bytes(content[: min(cut, len(content))])
         assert not planned.has_shard(1)
         assert len(read_run(planned.root, allow_unfinished=True).records) == 25
@@ -457,8 +457,8 @@ def test_only_temporaries_without_a_writer_are_tidied(tmp_path: Path) -> None:
             path.touch()
         before = time.time() - STALE - 60
         os.utime(stale, (before, before))
-        assert tidy(tmp_path) == [stale]
-    assert tidy(tmp_path) == []
+        assert remove_stale_temporaries(tmp_path) == [stale]
+    assert remove_stale_temporaries(tmp_path) == []
 
 
 @pytest.fixture

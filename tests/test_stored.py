@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from sfam_bench.app.settings import build, resolve
-from sfam_bench.app.stored import list_packages, stored
+from sfam_bench.app.stored import admit_config, list_packages
 from sfam_bench.core.errors import UserError
 from tests.contract import composed
 
@@ -48,7 +48,7 @@ def test_a_target_that_is_not_admitted_is_refused_wherever_it_is(target: str) ->
     for node in ({"_target_": target, "x": 1}, {"_target_": target, "_partial_": True}):
         for config in placed(node):
             with pytest.raises(UserError, match=r"run/plan.json: .*_target_ names .*not in conf/.*allow=\[") as raised:
-                stored(config, PATH)
+                admit_config(config, PATH)
             assert "\n" not in str(raised.value)
     assert "this" not in sys.modules
 
@@ -56,20 +56,20 @@ def test_a_target_that_is_not_admitted_is_refused_wherever_it_is(target: str) ->
 @pytest.mark.parametrize("target", [None, 3, ["os.system"], {"_target_": "os.system"}, True])
 def test_a_target_that_is_no_text_is_refused(target: Any) -> None:
     with pytest.raises(UserError, match="_target_ names"):
-        stored({"model": {"_target_": target}}, PATH)
+        admit_config({"model": {"_target_": target}}, PATH)
 
 
 @pytest.mark.parametrize("key", ["_args_", "_name_", "__class__"])
 def test_keys_of_hydra_that_no_config_of_ours_has_are_refused(key: str) -> None:
     with pytest.raises(UserError, match=f"{key} is no setting of a stored config"):
-        stored({"model": {"_target_": "torch.nn.Identity", key: ["x"]}}, PATH)
+        admit_config({"model": {"_target_": "torch.nn.Identity", key: ["x"]}}, PATH)
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "a${oc.decode:x}", "${seed}", "${cell:}"])
 def test_an_interpolation_is_refused(text: str) -> None:
     for config in placed(text):
         with pytest.raises(UserError, match="holds an interpolation"):
-            stored(config, PATH)
+            admit_config(config, PATH)
 
 
 def test_a_config_of_any_depth_is_one_error() -> None:
@@ -77,7 +77,7 @@ def test_a_config_of_any_depth_is_one_error() -> None:
     for _ in range(5000):
         deep = {"x": deep}
     with pytest.raises(UserError, match="nested deeper"):
-        stored(deep, PATH)
+        admit_config(deep, PATH)
 
 
 def test_packages_are_admitted_by_name_and_not_by_their_first_letters() -> None:
@@ -85,15 +85,15 @@ def test_packages_are_admitted_by_name_and_not_by_their_first_letters() -> None:
     assert list_packages(config) == ["tests"]
     for allow in ([], ["test"], ["tests.cluster.poi"], ["tests.other"], ["os"]):
         with pytest.raises(UserError, match=r"pass allow=\[tests\]"):
-            stored(config, PATH, allow)
+            admit_config(config, PATH, allow)
     for allow in (["tests"], ["tests.cluster"]):
-        assert type(build(stored(config, PATH, allow).model)).__name__ == "Poison"
+        assert type(build(admit_config(config, PATH, allow).model)).__name__ == "Poison"
 
 
 def test_what_conf_names_and_classes_of_methods_are_admitted() -> None:
     cfg = resolve(composed("submit", "dataset=cub", "verb=plan"))
     assert list_packages(cfg) == []
-    assert resolve(stored(cfg, PATH)) == cfg
+    assert resolve(admit_config(cfg, PATH)) == cfg
     assert list_packages({"a": {"_target_": "sfam_bench.explainers.saved_maps.SavedMaps", "folder": "x"}}) == []
 
 

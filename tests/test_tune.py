@@ -17,14 +17,14 @@ import pytest
 import yaml
 
 from sfam_bench.app.settings import build, check_fields
-from sfam_bench.app.tuning import method
+from sfam_bench.app.tuning import read_method
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import write_json
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.models.build import save
 from sfam_bench.runs.reader import read_run
 from sfam_bench.tuning.spaces import Space
-from sfam_bench.tuning.studies import Study, Trial, halves, objective
+from sfam_bench.tuning.studies import Study, Trial, objective, split_classes
 from tests.contract import FILES, composed
 from tests.test_bad_input import mistake, says
 
@@ -211,22 +211,22 @@ def test_a_wrong_space(tmp_path: Path, fields: Any, default: Any, words: str) ->
 
 
 def test_halves_are_disjoint_repeat_and_hold_all() -> None:
-    tuning, held_out = halves([5, 5, 1, 2, 9, 8, 7], 0.5, 0)
+    tuning, held_out = split_classes([5, 5, 1, 2, 9, 8, 7], 0.5, 0)
     assert not {*tuning} & {*held_out}
     assert sorted(tuning + held_out) == [1, 2, 5, 7, 8, 9]
     assert len(tuning) == len(held_out) == 3
-    assert halves([1, 2, 5, 7, 8, 9], 0.5, 0) == (tuning, held_out)
-    assert len(halves(range(12), 0.25, 0)[1]) == 3
+    assert split_classes([1, 2, 5, 7, 8, 9], 0.5, 0) == (tuning, held_out)
+    assert len(split_classes(range(12), 0.25, 0)[1]) == 3
     for share in (0.0, 1.0, 0.1):
         with pytest.raises(UserError, match="held_out"):
-            halves(range(6), share, 0)
+            split_classes(range(6), share, 0)
 
 
 @pytest.mark.parametrize("name", [name for group, name in FILES if group == "space"])
 def test_every_space_holds_the_defaults_and_values_that_its_method_takes(tmp_path: Path, name: str) -> None:
     cfg = composed("tune", f"space={name}")
     space = build(cfg.space)
-    _, explainer = method(cfg, space)
+    _, explainer = read_method(cfg, space)
     default = {field: getattr(explainer, field) for field in space.fields}
     tried: list[str] = []
     with opened(tmp_path / "study.db", space, default) as study:

@@ -13,10 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from sfam_bench.app.parts import use_allotted_threads
-from sfam_bench.app.paths import expand
+from sfam_bench.app.paths import expand_paths
 from sfam_bench.app.schema import CONF, check_keys
 from sfam_bench.app.settings import check_settings, resolve
-from sfam_bench.app.stored import stored
+from sfam_bench.app.stored import admit_config
 from sfam_bench.app.sweeping import STAGES, write_value
 from sfam_bench.app.work import Perform, Signals
 from sfam_bench.core.errors import UserError
@@ -52,10 +52,10 @@ def run_command(root: Path, job: Job, allow: Sequence[str]) -> None:
     overrides += [f"model.checkpoint={write_value(str(root / name / 'model.safetensors'))}" for name in job.after]
     with compose_command(script, overrides) as cfg:
         cfg.resume = cfg.resume or True
-        expand(cfg)
+        expand_paths(cfg)
         check_keys(cfg)
         check_settings(cfg)
-        admitted = stored(resolve(cfg), root / FILE, allow)
+        admitted = admit_config(resolve(cfg), root / FILE, allow)
         unwrap(import_module(f"sfam_bench.app.commands.{script}").main)(admitted)
 
 

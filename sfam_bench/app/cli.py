@@ -16,11 +16,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from sfam_bench.app.paths import expand, expand_arguments
+from sfam_bench.app.paths import expand_arguments, expand_paths
 from sfam_bench.app.schema import CONF, check_keys, suggestion
 from sfam_bench.app.settings import check_settings
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.signals import readers_may_leave
+from sfam_bench.core.signals import ignore_closed_pipe
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # What Hydra says, and what it means to somebody who has mistyped an argument
@@ -42,12 +42,12 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
         @functools.wraps(main)
         def task(cfg: DictConfig) -> None:
             try:
-                expand(cfg)
+                expand_paths(cfg)
                 check_keys(cfg)
                 check_settings(cfg)
                 main(cfg)
             except MISTAKES as error:  # here, before Hydra adds a line of its own
-                fail(error)
+                exit_with_error(error)
 
         entry = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config)(task)
 
@@ -63,16 +63,16 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
                         "a multirun is a sweep: write conf/sweep/NAME.yaml, then sfam-bench sweep sweep=NAME"
                     )
                 sys.argv[1:] = expand_arguments(sys.argv[1:])
-                with readers_may_leave():
+                with ignore_closed_pipe():
                     entry()
             except MISTAKES as error:
-                fail(UserError(unknown[0]) if (unknown := no_setting(config, str(error))) else error)
+                exit_with_error(UserError(unknown[0]) if (unknown := describe_unknown(config, str(error))) else error)
             except YAMLError as error:  # of a file of the user's own
-                fail(UserError(f"a config file cannot be read ({error}): correct it"))
+                exit_with_error(UserError(f"a config file cannot be read ({error}): correct it"))
             except ValueError as error:
                 if "group override must be" not in str(error):  # Hydra's, of loss=null or recipe=7
                     raise
-                fail(UserError("; ".join(no_choices(sys.argv[1:]))))
+                exit_with_error(UserError("; ".join(describe_wrong_choices(sys.argv[1:]))))
             except KeyboardInterrupt:
                 print("interrupted: what was finished is kept; continue with resume=true", file=sys.stderr)
                 sys.exit(130)
@@ -82,7 +82,7 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
     return decorate
 
 
-def fail(error: BaseException) -> NoReturn:
+def exit_with_error(error: BaseException) -> NoReturn:
     """Say what is wrong on one line and exit with 2."""
     if isinstance(error, BrokenPipeError):  # which `readers_may_leave` looks at
         raise error
@@ -100,7 +100,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # one of Hydra's is both
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
-    if given := unreadable(error):
+    if given := describe_unreadable(error):
         return given
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(line for line in lines if not line.startswith(("full_key: ", "object_type=", "reference_type=")))
@@ -112,11 +112,11 @@ def one_line(error: BaseException) -> str:
         return f"{where}{failed[1]} failed ({kind}: {' '.join(str(cause).split())[:300]}): check its settings and files"
     for pattern, plain in PLAINER.items():
         message = re.sub(pattern, plain, message)
-    message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", options, message)
+    message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", describe_choices, message)
     return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
 
 
-def unreadable(error: BaseException) -> str:
+def describe_unreadable(error: BaseException) -> str:
     """Which argument Hydra's grammar cannot read, and how it is quoted; nothing for other errors."""
     found = re.match(r"Ambiguous value for argument '(.*)'", str(error))
     argument = error.override if isinstance(error, OverrideParseException) else found[1] if found else ""
@@ -128,27 +128,27 @@ def unreadable(error: BaseException) -> str:
     return f"{why}: {shlex.quote(f'{name}={quoted}')}" if argument else ""
 
 
-def no_setting(config: str, message: str) -> list[str]:
+def describe_unknown(config: str, message: str) -> list[str]:
     """What to say where Hydra found that a script has no such setting; it would advise to add it."""
     found = re.findall(r"Could not override '([^']+)'\.\s+To append to your config", message)
     return [f"no setting '{key}': {suggestion(config, key)} (all settings: --cfg job)" for key in found]
 
 
-def no_choices(arguments: list[str]) -> list[str]:
+def describe_wrong_choices(arguments: list[str]) -> list[str]:
     """What to say of each argument that chooses a number, null or a truth value instead of a file of a group."""
     parser, found = OverridesParser.create(), []
     for override in parser.parse_overrides([text for text in arguments if not text.startswith("-")]):
         group = override.key_or_group
         if (CONF / group).is_dir() and not isinstance(override.value(), str | list):
-            found.append(f"{override.input_line} is no choice: choose {', '.join(choices(group))}")
+            found.append(f"{override.input_line} is no choice: choose {', '.join(list_choices(group))}")
     return found or ["a group is chosen by the name of its file, as in validation=none"]
 
 
-def choices(group: str) -> list[str]:
+def list_choices(group: str) -> list[str]:
     """The files of a group of conf/."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
-def options(absent: re.Match[str]) -> str:
+def describe_choices(absent: re.Match[str]) -> str:
     """What can be chosen instead of a file that a group of conf/ does not have."""
-    return f"there is no {absent[1]} '{absent[2]}': choose {', '.join(choices(absent[1]))}"
+    return f"there is no {absent[1]} '{absent[2]}': choose {', '.join(list_choices(absent[1]))}"

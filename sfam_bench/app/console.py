@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
-from sfam_bench.app.guide import commands, overview, page
-from sfam_bench.core.signals import readers_may_leave
+from sfam_bench.app.guide import command_page, commands, overview
+from sfam_bench.core.signals import ignore_closed_pipe
 
 HELP = {"-h", "--help", "help"}
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(f"sfam-bench {version('sfam-bench')}")
         return 0
-    with readers_may_leave():
+    with ignore_closed_pipe():
         if command in HELP:
             print(overview(known))
             return 0
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: no command '{command}': {meant}", file=sys.stderr)
             return 2
         if HELP & {*rest}:
-            print(page(command, known[command]))
+            print(command_page(command, known[command]))
             return 0
     sys.path.append(os.getcwd())  # noqa: PTH109  # last, so that no file of it stands for a library
     sys.argv = [f"sfam-bench {command}", *rest]

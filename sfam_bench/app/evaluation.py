@@ -11,7 +11,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from sfam_bench.app.inputs import Inputs
-from sfam_bench.app.parts import keep_pictures, labels, passes_for, ready, try_methods
+from sfam_bench.app.parts import choose_passes, prepare_explainers, read_labels, select_supported, write_images
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
@@ -52,11 +52,11 @@ class Evaluation:
         """What a report reads in the manifest."""
         return self.inputs.facts("evaluate", steps=resolve(self.cfg)["steps"], metrics=metric_facts(self.metrics))
 
-    def embedded(self) -> Gallery:
+    def embed_images(self) -> Gallery:
         """Every image that may be explained, embedded."""
         return embed(self.inputs.model, self.inputs.dataset, self.inputs.explained, self.cfg.batch_size)
 
-    def paired(self, gallery: Gallery) -> pd.DataFrame:
+    def select_pairs(self, gallery: Gallery) -> pd.DataFrame:
         """Which pairs to explain."""
         inputs = self.inputs
         pairs = build(self.cfg.pairs)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
@@ -65,18 +65,18 @@ class Evaluation:
 
     def frames(self, pairs: pd.DataFrame) -> list[pd.DataFrame]:
         """The pairs in batches."""
-        return pairing.batches(pairs, self.cfg.batch_size)
+        return pairing.cut_batches(pairs, self.cfg.batch_size)
 
     def catalogue(self, gallery: Gallery) -> Catalogue:
         """The gallery with ids and labels."""
         explained = self.inputs.explained
         dataset = self.inputs.dataset
-        return Catalogue(gallery, labels(dataset, explained), tuple(explained), roles_of(dataset, explained))
+        return Catalogue(gallery, read_labels(dataset, explained), tuple(explained), roles_of(dataset, explained))
 
     def prepared(self) -> dict[str, Explainer]:
         """The explainers, those that need training images prepared."""
         inputs = self.inputs
-        return dict(ready(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
+        return dict(prepare_explainers(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
 
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
         """How well the embeddings find one another."""
@@ -87,8 +87,8 @@ class Evaluation:
     def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Keep the images of a few pairs of each kind, or of all."""
         count = self.cfg.maps.pictures
-        few = pairs if count == "all" else pairing.first(pairs, count)
-        keep_pictures(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
+        few = pairs if count == "all" else pairing.first_of_each_kind(pairs, count)
+        write_images(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
 
     def again(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
         """The bench of a run that is continued: its explainers, and its mode of passes; UserError without that here."""
@@ -104,12 +104,12 @@ class Evaluation:
             )
         return bench
 
-    def tried(self, frame: pd.DataFrame, count: int) -> "Bench":
+    def try_batch(self, frame: pd.DataFrame, count: int) -> "Bench":
         """The explainers that fit, tried on a pair of `frame`, and passes measured on it for a run of `count` pairs."""
         inputs, cfg = self.inputs, self.cfg
         explainers = self.prepared()
         one = pairing.load_batch(inputs.dataset, frame[:1])
-        fitting, costs, left_out = try_methods(cfg.unsupported, inputs.model, inputs.target, explainers, one)
+        fitting, costs, left_out = select_supported(cfg.unsupported, inputs.model, inputs.target, explainers, one)
         return replace(self.bench(fitting, frame, count), costs=costs, left_out=left_out)
 
     def bench(
@@ -118,7 +118,7 @@ class Evaluation:
         """Those explainers, with passes measured on the queries of `frame`; `known` are fields of the calibration."""
         images, model = pairing.load_batch(self.inputs.dataset, frame).query, self.inputs.model
         measure = replace(build(self.cfg.passes), **known)
-        passes = passes_for(measure, model, self.metrics, explainers, images, count, self.cfg.maps.save)
+        passes = choose_passes(measure, model, self.metrics, explainers, images, count, self.cfg.maps.save)
         return Bench(self, explainers, passes)
 
 

@@ -41,7 +41,7 @@ def overview(known: Mapping[str, str]) -> str:
     return OVERVIEW.format("\n".join(f"  {name:{wide}}  {text}" for name, text in short.items()))
 
 
-def page(command: str, module: str) -> str:
+def command_page(command: str, module: str) -> str:
     """One command: purpose, examples, groups with their choices, and the settings that people change."""
     text, _, named = docstring(module).partition(SETTINGS)
     files = [*_files(module)]
@@ -51,7 +51,7 @@ def page(command: str, module: str) -> str:
         parts.append(GROUPS.format("\n".join(map(_choices, groups))))
     if named:
         known = dict(_settings(files))
-        rows = [(f"  {name}={known[name][0]}", known[name][1]) for name in names(named)]
+        rows = [(f"  {name}={known[name][0]}", known[name][1]) for name in list_settings(named)]
         wide = max(len(given) for given, _ in rows)
         parts.append(CHANGED.format("\n".join(f"{given:{wide}}  {comment}".rstrip() for given, comment in rows)))
     return "\n\n".join([*parts, *([MORE.format(command)] if files else [])])
@@ -63,7 +63,7 @@ def docstring(module: str) -> str:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False) or ""
 
 
-def names(settings: str) -> list[str]:
+def list_settings(settings: str) -> list[str]:
     """The settings in the last paragraph of a docstring."""
     return [name.strip(" .\n") for name in settings.split(",")]
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, train_ids
 from sfam_bench.app.settings import build, resolve
-from sfam_bench.app.tuned import read_all
+from sfam_bench.app.tuned import read_studies
 from sfam_bench.core.files import digest
 from sfam_bench.core.method_card import card_of, method_settings
 from sfam_bench.core.targets import Target
@@ -49,7 +49,7 @@ class Inputs:
         target, explainers = build(cfg.target), build(cfg.explainer)
         explained = image_ids(dataset, cfg.split)
         protocol = check_protocol(cfg, dataset, model, explained)
-        studies, variants = read_all(cfg.tuned), dict(explainers)
+        studies, variants = read_studies(cfg.tuned), dict(explainers)
         for study in studies:
             study.check(dataset, explained)
             variants[study.name] = study.variant(explainers, resolve(cfg)["explainer"])

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from sfam_bench.app.cli import one_line
 from sfam_bench.app.settings import build
-from sfam_bench.app.stored import stored
+from sfam_bench.app.stored import admit_config
 from sfam_bench.app.task import Task
 from sfam_bench.app.work import Open, work
 from sfam_bench.core.errors import UserError
@@ -22,7 +22,7 @@ from sfam_bench.jobs import local, slurm
 from sfam_bench.jobs.job import DUE, Job, has_failed, is_done
 from sfam_bench.jobs.notes import read_notes, remove_note, write_note
 from sfam_bench.jobs.plan import FILE, AnyPlan, Plan, find_job
-from sfam_bench.jobs.processes import UNKNOWN, alive, standing, terminate
+from sfam_bench.jobs.processes import UNKNOWN, check_process, is_alive, terminate
 from sfam_bench.jobs.status import Status
 from sfam_bench.jobs.watching import Reporter, read_status, read_submitted, wait
 from sfam_bench.runs.store import RunStore
@@ -62,7 +62,7 @@ def check_plan(cfg: DictConfig, root: Path, plan: AnyPlan) -> None:
     """Raise UserError, before any process is started, where its code has changed or it names what is not admitted."""
     if isinstance(plan, Plan):
         plan.check(root)
-    stored(plan.config, root / FILE, cfg.allow)
+    admit_config(plan.config, root / FILE, cfg.allow)
 
 
 def run_here(cfg: DictConfig, root: Path, plan: AnyPlan, due: Sequence[str], worker: Open | None) -> None:
@@ -153,7 +153,7 @@ def heads(plan: AnyPlan, due: Sequence[str]) -> list[Job]:
 
 def living_notes(root: Path, job: str) -> dict[str, dict[str, Any]]:
     """The note about a job that a living process of this machine does, by the job's id; else nothing."""
-    return {name: note for name, note in read_notes(root, "running", job).items() if alive(note)}
+    return {name: note for name, note in read_notes(root, "running", job).items() if is_alive(note)}
 
 
 def exit_stopped(number: int) -> None:
@@ -178,7 +178,7 @@ def describe_launch(cfg: DictConfig, root: Path, plan: AnyPlan) -> str:
     check_plan(cfg, root, plan)
     due = read_status(root, plan, cfg.gone).of_state(*DUE)
     if cfg.launcher == "slurm":
-        return slurm.script(build(cfg.cluster), root / "logs", max(1, len(heads(plan, due))))
+        return slurm.batch_script(build(cfg.cluster), root / "logs", max(1, len(heads(plan, due))))
     count = count_workers(cfg) if cfg.launcher == "local" else 1
     return "\n".join(f"{count} at a time: {' '.join(words)}" for words in build_commands(root, due, cfg.allow).values())
 
@@ -210,7 +210,7 @@ def cancel(root: Path, plan: AnyPlan) -> Status:
     for note in [*read_notes(root, "launches").values(), *read_notes(root, "running").values()]:
         terminate(note)
     for job, note in read_notes(root, "running").items():
-        if standing(note) == UNKNOWN and not note["slurm"]:
+        if check_process(note) == UNKNOWN and not note["slurm"]:
             print(f"not stopped: {job}, process {note['pid']} of host {note['host']}: stop it there", file=sys.stderr)
     until = time.monotonic() + local.GRACE
     while (now := read_status(root, plan)).live and time.monotonic() < until:

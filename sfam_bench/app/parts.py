@@ -28,7 +28,7 @@ from sfam_bench.explainers.shared.prepare import Bank, Preparable
 from sfam_bench.metrics.shared.base import Metric
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.runs.continued import Resume, refuse
+from sfam_bench.runs.continued import Resume, refuse_results
 from sfam_bench.runs.store import RunStore
 
 NOT_ONE = "none of the explainers fits this model and target: choose others"
@@ -78,13 +78,13 @@ def check_protocol(
     return facts
 
 
-def begun(root: Path, identity: Config, resume: Resume) -> RunStore:
+def open_run(root: Path, identity: Config, resume: Resume) -> RunStore:
     """The run folder, which may not be there yet; one that is must be this run's, to be continued."""
-    refuse(root, resume)
+    refuse_results(root, resume)
     return RunStore.create(root, identity, {}, resume) if (root / "manifest.json").is_file() else RunStore(root)
 
 
-def settle(cfg: DictConfig, model: SimilarityModel, known: Mapping[str, Any]) -> None:
+def restore_passes(cfg: DictConfig, model: SimilarityModel, known: Mapping[str, Any]) -> None:
     """Compute as the run that is continued began, in as many threads; `known` are the passes in its manifest.
 
     UserError where it was begun on another device, or in another mode than is asked for.
@@ -120,7 +120,7 @@ def train_ids(
     return chosen
 
 
-def ready(
+def prepare_explainers(
     cfg: DictConfig,
     dataset: Dataset,
     model: SimilarityModel,
@@ -137,7 +137,7 @@ def ready(
     )
 
 
-def try_methods(
+def select_supported(
     unsupported: str, model: SimilarityModel, target: Target, explainers: Mapping[str, Explainer], pair: PairBatch
 ) -> tuple[Mapping[str, Explainer], dict[str, Cost], dict[str, str]]:
     """The explainers that fit model and target, tried on one pair, their costs, and why the others do not.
@@ -154,7 +154,7 @@ def try_methods(
     return {name: made for name, made in explainers.items() if name not in why}, costs, why
 
 
-def passes_for(
+def choose_passes(
     calibrate: Calibration,
     model: SimilarityModel,
     metrics: Mapping[str, Metric],
@@ -172,12 +172,12 @@ def passes_for(
     return passes
 
 
-def labels(dataset: Dataset, image_ids: Sequence[str]) -> Tensor:
+def read_labels(dataset: Dataset, image_ids: Sequence[str]) -> Tensor:
     """Class labels of images by id, (items,)."""
     return torch.tensor(dataset.index.loc[list(image_ids), "label"].to_numpy())
 
 
-def keep_pictures(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) -> None:
+def write_images(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) -> None:
     """Write the images as the model saw them, for the report's gallery."""
     for image_id in dict.fromkeys(image_ids):
         pixels = dataset.sample(image_id).image.permute(1, 2, 0)
@@ -195,7 +195,7 @@ def describe_passes(passes: Passes) -> str:
     return "\n".join([line, *(f"passes: {name} is not used: {why}" for name, why in facts["refused"].items())])
 
 
-def wanting(silent: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, list[str]]:
+def group_by_need(silent: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, list[str]]:
     """The metrics that left no record, by what they need."""
     found: dict[str, list[str]] = {}
     for name in silent:

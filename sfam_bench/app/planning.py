@@ -13,18 +13,18 @@ from omegaconf import DictConfig
 from safetensors.torch import save
 
 from sfam_bench.app.evaluation import Bench, Evaluation, write
-from sfam_bench.app.rehearsal import rehearse
+from sfam_bench.app.rehearsal import check_inputs
 from sfam_bench.app.settings import resolve
 from sfam_bench.app.shards import GALLERY
 from sfam_bench.app.stored import list_packages
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, digest, probe
+from sfam_bench.core.files import atomic, check_writable, digest
 from sfam_bench.core.provenance import config_hash, differences, running_code
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.evaluation.evaluate import count_passes, own_passes
-from sfam_bench.jobs.plan import FILE, PAIRS, Plan, cut, shards_for
-from sfam_bench.jobs.status import duration
-from sfam_bench.runs.continued import refuse, was_begun
+from sfam_bench.jobs.plan import FILE, PAIRS, Plan, count_shards, cut_shards
+from sfam_bench.jobs.status import format_duration
+from sfam_bench.runs.continued import is_begun, refuse_results
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore, frozen_passes
 
@@ -36,11 +36,11 @@ WORKERS = (1, 8, 64)
 def plan(cfg: DictConfig) -> None:
     """Write plan.json and what tasks need beside it; a plan that is there already is kept where it is the same."""
     root = Path(cfg.run_dir)
-    probe(root)
+    check_writable(root)
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / LOCK, timeout=1):
-            frozen(cfg, root)
+            freeze_plan(cfg, root)
     except Timeout as error:
         raise UserError(f"another plan is at work on {root}: wait for it, or choose another run_dir") from error
     except UserError:
@@ -49,7 +49,7 @@ def plan(cfg: DictConfig) -> None:
         raise
 
 
-def frozen(cfg: DictConfig, root: Path) -> None:
+def freeze_plan(cfg: DictConfig, root: Path) -> None:
     """The same, in a folder that no other process plans in."""
     torch.set_num_threads(max(1, min(cfg.cluster.cpus, len(os.sched_getaffinity(0)))))  # what a job has, at most
     evaluation = Evaluation.of(cfg)
@@ -63,15 +63,15 @@ def frozen(cfg: DictConfig, root: Path) -> None:
             raise UserError(f"{root} holds the plan of another config ({changed}): choose another run_dir")
         print(f"planned already: {describe_plan(known)}")
         return
-    resume = begun(root, identity)
-    refuse(root, resume)
+    resume = is_resumable(root, identity)
+    refuse_results(root, resume)
     if (root / "manifest.json").is_file():  # early where it is continued; a new folder when all else is there
         RunStore.create(root, evaluation.identity, evaluation.facts, resume)
-    rehearse(evaluation)
-    gallery = evaluation.embedded()
-    pairs = evaluation.paired(gallery)
+    check_inputs(evaluation)
+    gallery = evaluation.embed_images()
+    pairs = evaluation.select_pairs(gallery)
     frames = evaluation.frames(pairs)
-    bench = evaluation.tried(frames[0], len(pairs))
+    bench = evaluation.try_batch(frames[0], len(pairs))
     RunStore.create(root, evaluation.identity, evaluation.facts, resume)
     mode = {name: bench.passes.facts[name] for name in ("mode", "batch")}
     passes = frozen_passes(bench.facts)
@@ -90,7 +90,7 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         rate = len(batch) / (time.perf_counter() - start)
         size = store.size(0) / len(batch)
     sizes = [len(frame) for frame in frames]
-    count = cfg.shards or shards_for(len(pairs), rate, cfg.task_minutes, cfg.workers or 1)
+    count = cfg.shards or count_shards(len(pairs), rate, cfg.task_minutes, cfg.workers or 1)
     facts = {
         "identity": identity,
         "passes_per_pair": taken,
@@ -108,7 +108,7 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         batches=sizes,
         rate=rate,
         size=size,
-        shards=cut(sizes, count, store.key),
+        shards=cut_shards(sizes, count, store.key),
         frozen={name: digest(root / name) for name in (GALLERY, PAIRS, CONFIG)},
         facts=facts,
     )
@@ -119,13 +119,13 @@ def frozen(cfg: DictConfig, root: Path) -> None:
         print(f"  it names objects of {', '.join(packages)}: run it with allow=[{','.join(packages)}]")
 
 
-def begun(root: Path, identity: str) -> bool:
+def is_resumable(root: Path, identity: str) -> bool:
     """Whether a folder holds what a plan left that was stopped: a manifest, or less than that of this config."""
     if (root / "manifest.json").is_file():
         return True
     found = {path.name for path in root.iterdir() if not path.name.startswith(".")}
     same = CONFIG not in found or config_hash(yaml.safe_load((root / CONFIG).read_text())) == identity
-    return same and was_begun(root)
+    return same and is_begun(root)
 
 
 def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -> float:
@@ -140,20 +140,20 @@ def describe_plan(plan: Plan) -> str:
     """Shards, hours and gigabytes of a plan."""
     longest = max(plan.pairs_of(shard) for shard in plan.shards)
     batch = max(plan.batches) / plan.rate
+    counts = [n for n in WORKERS if n == 1 or n <= len(plan.shards)]
     lines = [
         f"{plan.pairs} pairs in {len(plan.batches)} batches, {len(plan.shards)} shards of at most {longest} pairs",
         f"{plan.facts['passes_per_pair']:,.0f} forward passes a pair, most of them of perturbed images",
-        f"{plan.rate:.3g} pairs a second: {duration(longest / plan.rate)} a shard, {duration(batch)} a batch, which is "
-        "what a killed task loses",
-        "with "
-        + ", ".join(f"{n} workers {duration(hours(plan, n))}" for n in WORKERS if n == 1 or n <= len(plan.shards)),
+        f"{plan.rate:.3g} pairs a second: {format_duration(longest / plan.rate)} a shard, {format_duration(batch)} a "
+        "batch, which is what a killed task loses",
+        "with " + ", ".join(f"{n} workers {format_duration(compute_makespan(plan, n))}" for n in counts),
     ]
     if plan.size:
         lines.append(f"{plan.size * plan.pairs / 1e9:.3g} GB on disk ({plan.size / 1e3:.3g} kB a pair)")
     return "\n  ".join(lines)
 
 
-def hours(plan: Plan, workers: int) -> float:
+def compute_makespan(plan: Plan, workers: int) -> float:
     """Seconds until the last of so many workers is done, each taking the next shard when it is free."""
     free = [0.0] * workers
     for shard in plan.shards:

@@ -36,17 +36,17 @@ class Preset:
     licence: str
 
 
-def presets(conf: Path | None = None) -> list[Preset]:
+def read_presets(conf: Path | None = None) -> list[Preset]:
     """All of them, in the order of their names."""
     root = conf or conf_folder()
     files = sorted((root / "experiment" / "train").glob("*.yaml"))
     if not files:
         raise UserError(f"no presets in {root / 'experiment' / 'train'}: install the package again, or use a checkout")
-    known = published(root)
+    known = read_published(root)
     return [_preset(file, root, known.get(file.stem, {})) for file in files]
 
 
-def published(conf: Path | None = None) -> dict[str, dict[str, Any]]:
+def read_published(conf: Path | None = None) -> dict[str, dict[str, Any]]:
     """What papers report of trainings like the presets, by the name of the preset: recall_at_1, source, mark, setting.
 
     `mark` is verified or recalled; `setting` says where the published training differs. UserError where the table of
@@ -77,7 +77,7 @@ def _preset(file: Path, conf: Path, reported: Mapping[str, Any]) -> Preset:
     return Preset(file.stem, **named, backbone=chosen["model"], dims=dims, recall_at_1=figure, **texts, licence=licence)
 
 
-def table(listed: Sequence[Preset]) -> str:
+def format_table(listed: Sequence[Preset]) -> str:
     """Aligned columns for a terminal; the setting, which is long, is left to --json."""
     heads = [field.name for field in fields(Preset) if field.name != "setting"]
     cells = [[_cell(getattr(preset, head)) for head in heads] for preset in listed]

@@ -16,7 +16,7 @@ from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.explainers.shared.prepare import Preparable
 
 
-def rehearse(evaluation: Evaluation) -> None:
+def check_inputs(evaluation: Evaluation) -> None:
     """Raise UserError where kinds of pairs, target, metrics or explainers do not fit the data set and the model.
 
     Explainers that take passes of their own, need training images or read files are left to the first pair.

@@ -34,25 +34,25 @@ def check_keys(cfg: DictConfig) -> None:
     groups = {group: choice for group, choice in hydras.runtime.choices.items() if group not in {*FILES, *added}}
     chosen = [f"{group}={choice}" for group, choice in groups.items() if choice and not group.startswith("hydra/")]
     search = [text for text in hydras.overrides.hydra if text.startswith("hydra.searchpath=")]
-    schema = _composed(str(hydras.job.config_name), tuple(chosen + search))
+    schema = _compose(str(hydras.job.config_name), tuple(chosen + search))
     found = {**OmegaConf.to_container(cfg, resolve=False), "hydra": OmegaConf.to_container(hydras, resolve=False)}  # type: ignore[dict-item]
     own = OmegaConf.to_container(OmegaConf.structured(HydraConf), resolve=False)
     schema = {**_dictionaries(str(hydras.job.config_name)), **schema, "hydra": {"env": {}, "output": {}, **own}}  # type: ignore[dict-item]
     for path, names in _unknown(found, schema, ""):
-        if path in _of_any_script() and path not in given:  # an experiment, or local.yaml, serves every script
+        if path in _top_settings() and path not in given:  # an experiment, or local.yaml, serves every script
             continue
         where, _, name = path.rpartition(".")
-        raise UserError(_refusal(where, name, names, _written(path, found)))
+        raise UserError(_describe(where, name, names, _nested_setting(path, found)))
 
 
 def suggestion(config_name: str, key: str) -> str:
     """What a setting that is not there may have meant, or where all are listed."""
-    known = [*_paths(_composed(config_name, ()), "")]
+    known = [*_paths(_compose(config_name, ()), "")]
     near = get_close_matches(key, known, 3, 0.7) or [path for path in known if path.rpartition(".")[2] == key][:3]
     return "check its name" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
-def _written(path: str, config: Mapping[str, Any]) -> str:
+def _nested_setting(path: str, config: Mapping[str, Any]) -> str:
     """The setting that was meant, which lies below the name that is unknown where this holds one alone."""
     value: Any = config
     for name in path.split("."):
@@ -63,7 +63,7 @@ def _written(path: str, config: Mapping[str, Any]) -> str:
     return path
 
 
-def _refusal(where: str, name: str, names: Sequence[str], written: str) -> str:
+def _describe(where: str, name: str, names: Sequence[str], written: str) -> str:
     near = get_close_matches(name, names, 3) or get_close_matches(name.lower(), names, 3)
     if not where:
         below = written.removeprefix(name)
@@ -74,7 +74,7 @@ def _refusal(where: str, name: str, names: Sequence[str], written: str) -> str:
 
 
 @functools.cache
-def _composed(config_name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+def _compose(config_name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     """A script's config with these groups; conf/hydra/empty/ stands before conf/, whose local.yaml is empty."""
     path = ConfigSearchPathImpl()
     for provider, place in (("schema", f"file://{CONF / 'hydra' / 'empty'}"), ("main", f"file://{CONF}")):
@@ -92,7 +92,7 @@ def _dictionaries(config_name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _of_any_script() -> frozenset[str]:
+def _top_settings() -> frozenset[str]:
     """The settings at the top of any script's file."""
     files = (yaml.safe_load(path.read_text()) or {} for path in CONF.glob("*.yaml") if path.stem != "local")
     return frozenset(key for file in files for key in file if key not in ("defaults", "hydra"))

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative, Positive, Share, range_of, within
+from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative, Positive, Share, is_within, range_of
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
     **{
@@ -75,8 +75,8 @@ def check_settings(cfg: DictConfig) -> None:
         if value == "???":
             continue
         value = list(value) if isinstance(value, ListConfig) else value
-        if not fits(value, hint) or value == "":
-            raise UserError(f"{name} is {show_value(value)}: expected {readable(hint)}")
+        if not is_of_type(value, hint) or value == "":
+            raise UserError(f"{name} is {show_value(value)}: expected {describe_type(hint)}")
 
 
 def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
@@ -97,8 +97,8 @@ def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
             continue
         if name in parameters:
             hint = parameters[name].annotation
-            if not fits(value, hint):
-                raise UserError(f"{where}.{name} is {show_value(value)}: expected {readable(hint)}")
+            if not is_of_type(value, hint):
+                raise UserError(f"{where}.{name} is {show_value(value)}: expected {describe_type(hint)}")
         elif not takes_any:
             raise UserError(f"{where} has no setting '{name}': it has {', '.join(parameters) or 'no settings'}")
 
@@ -117,14 +117,14 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
         return None
 
 
-def fits(value: Any, hint: Any) -> bool:
+def is_of_type(value: Any, hint: Any) -> bool:
     """Whether a plain value out of YAML is of the type `hint`; a mapping becomes an object, which `build` makes."""
     if hint is inspect.Parameter.empty or (isinstance(value, dict) and ("_target_" in value or not plain_type(hint))):
         return True
     if isinstance(value, bool) and not is_bearable("text", hint):  # Python takes true for a whole number
         return bool in (hint, *get_args(hint)) or hint in (Any, object)
     typed = is_bearable(value, hint, conf=TOWER) or (isinstance(value, list) and is_bearable(tuple(value), hint))
-    return typed and within(value, hint)
+    return typed and is_within(value, hint)
 
 
 def plain_type(hint: Any) -> bool:
@@ -144,20 +144,20 @@ def show_value(value: Any) -> str:
     return "null" if value is None else repr(value)
 
 
-def readable(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """A type as a reader of YAML would name it, with the range of its numbers."""
     if get_origin(hint) is Annotated:
         return f"{'a whole number' if get_args(hint)[0] is int else 'a number'} {range_of(hint)}"
     if get_origin(hint) in (Union, UnionType) and any(get_origin(part) is Annotated for part in get_args(hint)):
         parts = sorted(get_args(hint), key=lambda part: get_origin(part) is not Literal)
-        return " or ".join("null" if part is type(None) else readable(part) for part in parts)
+        return " or ".join("null" if part is type(None) else describe_type(part) for part in parts)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
-    named = [readable(part) for part in get_args(hint) if get_origin(part) is Literal]
-    named += [PLAIN[kind] for kind in PLAIN if kind in (hint, get_origin(hint), *map(base, get_args(hint)))]
+    named = [describe_type(part) for part in get_args(hint) if get_origin(part) is Literal]
+    named += [PLAIN[kind] for kind in PLAIN if kind in (hint, get_origin(hint), *map(base_type, get_args(hint)))]
     return " or ".join([*named, *(["null"] if type(None) in get_args(hint) else [])]) or "a mapping"
 
 
-def base(hint: Any) -> Any:
+def base_type(hint: Any) -> Any:
     """list of list[str], the type itself otherwise."""
     return get_origin(hint) or hint

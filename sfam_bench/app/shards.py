@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from sfam_bench.app.cli import one_line
 from sfam_bench.app.evaluation import Bench, Evaluation, write
-from sfam_bench.app.stored import stored
+from sfam_bench.app.stored import admit_config
 from sfam_bench.app.work import Perform
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash, differences
 from sfam_bench.core.records import PairBatch
-from sfam_bench.core.signals import Interrupted, listening
+from sfam_bench.core.signals import Interrupted, catch_signals
 from sfam_bench.core.stream import prefetch
 from sfam_bench.datasets.pairs import load_batch
 from sfam_bench.evaluation.evaluate import BatchResult
@@ -68,7 +68,7 @@ class Worker:
     def of(cls, root: Path, plan: Plan, shard: Shard, allow: Sequence[str] = ()) -> "Worker":
         """Build what the plan says, and make sure that it is still the same."""
         plan.check(root)
-        cfg = stored(plan.config, root / FILE, allow)
+        cfg = admit_config(plan.config, root / FILE, allow)
         torch.set_num_threads(plan.passes["threads"])  # which may change the last bits
         evaluation = Evaluation.of(cfg)
         if config_hash(evaluation.identity) != plan.facts["identity"]:
@@ -94,7 +94,7 @@ class Worker:
         """
         due = [number for number in self.shard.batches if not self.store.has_shard(number)]
         skipped: list[dict[str, Any]] = []
-        with listening(stop_at) as request:
+        with catch_signals(stop_at) as request:
             for number, explained, left in self.explained(due):
                 write(self.store, number, self.frames[number], explained, [one[:3] for one in left])
                 self.spent.update(explained.seconds)

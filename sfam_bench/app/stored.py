@@ -21,7 +21,7 @@ HYDRAS = ("_target_", "_partial_", "_recursive_", "_convert_")
 DEEPEST = 50
 
 
-def stored(config: Mapping[str, Any], path: Path, allow: Sequence[str] = ()) -> DictConfig:
+def admit_config(config: Mapping[str, Any], path: Path, allow: Sequence[str] = ()) -> DictConfig:
     """A config that was read from `path`, as OmegaConf.
 
     UserError, before anything is imported or called, where it names an object that is neither in conf/ nor of a package
@@ -31,7 +31,7 @@ def stored(config: Mapping[str, Any], path: Path, allow: Sequence[str] = ()) -> 
         here = f"{path}: {where}"
         if key.startswith("_") and key not in HYDRAS:
             raise UserError(f"{here} is no setting of a stored config: it is not built")
-        if key == "_target_" and not _admitted(value, allow):
+        if key == "_target_" and not _is_admitted(value, allow):
             package = value.split(".")[0] if isinstance(value, str) else "PACKAGE"
             raise UserError(
                 f"{here} names {str(value)[:80]!r}, which is not in conf/: it is not built, since a stored config can "
@@ -46,7 +46,7 @@ def stored(config: Mapping[str, Any], path: Path, allow: Sequence[str] = ()) -> 
 def list_packages(config: Mapping[str, Any]) -> list[str]:
     """The packages that `allow` must name to build a config."""
     targets = [value for _, key, value in _entries(config) if key == "_target_"]
-    return sorted({str(target).split(".")[0] for target in targets if not _admitted(target, ())})
+    return sorted({str(target).split(".")[0] for target in targets if not _is_admitted(target, ())})
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -63,15 +63,15 @@ def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
             waiting += [(f"{where}.{number}", "", item) for number, item in enumerate(value)]
 
 
-def _admitted(target: Any, allow: Sequence[str]) -> bool:
+def _is_admitted(target: Any, allow: Sequence[str]) -> bool:
     if not isinstance(target, str):
         return False
-    named = target in _in_conf() or any(target.startswith(f"{package}.") for package in allow)
+    named = target in _list_conf_targets() or any(target.startswith(f"{package}.") for package in allow)
     return named or _is_method(target)
 
 
 @cache
-def _in_conf() -> frozenset[str]:
+def _list_conf_targets() -> frozenset[str]:
     """What the files of conf/ name."""
     files = [path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] not in ELSEWHERE]
     return frozenset(name for path in files for name in re.findall(r"_target_:\s*([\w.]+)", path.read_text()))

@@ -31,8 +31,8 @@ def cell_name(overrides: Sequence[str], axes: Sequence[str] | None = None) -> st
 
     What a job asks of the cluster is left out.
     """
-    values = {key: value for key, value in parse_overrides(overrides).items() if matters(key)}
-    shown = [word(key, values[key]) for key in (values if axes is None else axes) if key in values]
+    values = {key: value for key, value in parse_overrides(overrides).items() if changes_results(key)}
+    shown = [format_word(key, values[key]) for key in (values if axes is None else axes) if key in values]
     return "-".join(filter(None, ["-".join(shown)[:LONGEST].strip("-"), config_hash(values)[:8]]))
 
 
@@ -45,12 +45,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return {override.get_key_element(): override.value() for override in found}
 
 
-def matters(key: str) -> bool:
+def changes_results(key: str) -> bool:
     """Whether an override changes what a job computes."""
     return not key.startswith("cluster.") and key != "resume"
 
 
-def word(key: str, value: Any) -> str:
+def format_word(key: str, value: Any) -> str:
     """A value that speaks for itself, else behind the last part of its key; letters, digits, dots and dashes alone."""
     text = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     alone = isinstance(value, list) or (isinstance(value, str) and text[:1].isalpha())
@@ -85,8 +85,8 @@ class Sweep:
         """Out of the YAML of conf/sweep/NAME.yaml; UserError where it is no sweep."""
         if left_over := sorted(set(config) - set(KEYS)):
             raise UserError(f"sweep {name} has no key '{left_over[0]}': it has {', '.join(KEYS)}")
-        fixed = mapping(name, "fixed", config.get("fixed"))
-        train, evaluate = (mapping(name, stage, config.get(stage)) for stage in STAGES)
+        fixed = read_mapping(name, "fixed", config.get("fixed"))
+        train, evaluate = (read_mapping(name, stage, config.get(stage)) for stage in STAGES)
         for stage, axes in ((STAGES[0], train), (STAGES[1], evaluate)):
             for key, values in axes.items():
                 if not isinstance(values, list) or not values:
@@ -142,7 +142,7 @@ class Sweep:
         return JobList("sweep", str(Path.cwd()), jobs, facts={"name": self.name})
 
 
-def mapping(name: str, key: str, value: Any) -> dict[str, Any]:
+def read_mapping(name: str, key: str, value: Any) -> dict[str, Any]:
     """A part of a sweep, or nothing where it is left out."""
     if value is not None and not isinstance(value, Mapping):
         raise UserError(f"sweep {name}: {key} is {value!r}: expected setting: value lines")

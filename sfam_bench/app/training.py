@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import DictConfig
 from torch import nn
 
-from sfam_bench.app.parts import image_ids, labels
+from sfam_bench.app.parts import image_ids, read_labels
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError, check_range
 from sfam_bench.core.files import read_json
@@ -18,7 +18,7 @@ from sfam_bench.core.provenance import Config, differences
 from sfam_bench.core.ranges import Count, Finite, NotNegative, Positive
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.retrieval.recall import averages, embed, per_item, roles_of
+from sfam_bench.retrieval.recall import average_retrieval, embed, per_item, roles_of
 from sfam_bench.training.loop import Miner
 from sfam_bench.training.validation import Choice, Validation
 
@@ -46,7 +46,7 @@ class Roles:
     def of(cls, dataset: Dataset, validation: Validation | None) -> "Roles":
         """Those of a data set; validation takes classes from the training half."""
         train, test = image_ids(dataset, "train"), image_ids(dataset, "test")
-        held = validation.held_out(labels(dataset, train).tolist()) if validation else [False] * len(train)
+        held = validation.held_out(read_labels(dataset, train).tolist()) if validation else [False] * len(train)
         kept, out = ([image for image, is_out in zip(train, held, strict=True) if is_out == side] for side in (0, 1))
         return cls(kept, out, test)
 
@@ -69,7 +69,7 @@ def check_loss(settings: Any, name: str) -> None:
     check_range(name, settings, hint)
 
 
-def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
+def build_loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
     """Criterion, with the sizes that it asks for, and miner."""
     for name, where in (("criterion", "loss.criterion"), ("miner", "miner")):
         check_loss(resolve(cfg)["loss"][name], where)
@@ -79,21 +79,21 @@ def loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | 
 
 def measure_retrieval(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
     """How each of these images retrieves the others, by id and label."""
-    label = labels(dataset, image_ids)
+    label = read_labels(dataset, image_ids)
     gallery, roles = embed(model, dataset, image_ids, cfg.batch_size), roles_of(dataset, image_ids)
     values = per_item(model.similarity, gallery, label, list(cfg.recall_at), roles=roles)
     ids = pd.DataFrame({"image_id": image_ids, "label": label.numpy()}).loc[values.index]
     return pd.concat([ids, values], axis=1)
 
 
-def choice_for(
+def epoch_choice(
     cfg: DictConfig, validation: Validation | None, dataset: Dataset, model: SimilarityModel, held_out: list[str]
 ) -> Choice | None:
     """How the epoch that is kept is chosen; None keeps the last."""
     if validation is None:
         return None
     return Choice(
-        lambda: averages(measure_retrieval(cfg, dataset, model, held_out).drop(columns=KEYS)),
+        lambda: average_retrieval(measure_retrieval(cfg, dataset, model, held_out).drop(columns=KEYS)),
         validation.measure,
         validation.every,
     )
@@ -125,9 +125,9 @@ def check_trained(run: Path, same: Config) -> None:
         raise UserError(f"{run} was trained with other settings ({changes}): give the same, or another run_dir")
 
 
-def lineage(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+def training_facts(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     """How the weights were chosen and on which classes they were trained, those that they began from included."""
-    classes = set(labels(dataset, image_ids(dataset, "train")).tolist())
+    classes = set(read_labels(dataset, image_ids(dataset, "train")).tolist())
     before = origin.get("split", {})
     if before.get("dataset") == dataset.name:
         classes |= set(before["train_classes"])
@@ -142,7 +142,7 @@ def lineage(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[st
 
 
 @contextmanager
-def tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
+def log_tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
     """Write numbers by step for TensorBoard, where that is wanted."""
     if not wanted:
         yield None

@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sfam_bench.app.parts import settle, use_allotted_threads
-from sfam_bench.app.stored import stored
+from sfam_bench.app.parts import restore_passes, use_allotted_threads
+from sfam_bench.app.stored import admit_config
 from sfam_bench.app.tuned import CHOSEN
 from sfam_bench.app.tuning import Fold, Tuning
 from sfam_bench.app.work import Perform, Signals
 from sfam_bench.core.files import atomic, digest
-from sfam_bench.core.provenance import plain
+from sfam_bench.core.provenance import to_plain
 from sfam_bench.engine.passes import Passes
 from sfam_bench.jobs.job import Job
 from sfam_bench.jobs.plan import FILE, JobList
-from sfam_bench.report.tables.formats import csv
+from sfam_bench.report.tables.formats import to_csv
 from sfam_bench.runs.continued import check_same
 from sfam_bench.runs.store import PASSES, RunStore
 from sfam_bench.tuning.studies import Study
@@ -52,14 +52,14 @@ def trial_worker(
 ) -> Iterator[Perform]:
     """What does the trials and the comparison; `made`: what the config describes, where it is built already."""
     use_allotted_threads()
-    tuning = made[0] if made else Tuning.of(stored({**plan.config, "run_dir": str(root)}, root / FILE, allow))
+    tuning = made[0] if made else Tuning.of(admit_config({**plan.config, "run_dir": str(root)}, root / FILE, allow))
     cfg, store = tuning.cfg, RunStore(root)
     facts = store.manifest
     check_same(root, facts, tuning.identity(), cfg.resume)
     folds = made[1] if made else tuning.folds()
     with open_study(root, tuning, facts, True) as study:
         frozen = study.base.user_attrs.get("passes")
-        settle(cfg, tuning.model, frozen or {})
+        restore_passes(cfg, tuning.model, frozen or {})
         passes = tuning.passes(folds["tuning"], frozen, cfg.trials * sum(map(len, folds["tuning"].batches)))
         study.remember("passes", {name: passes.facts[name] for name in PASSES})
         ids = [job.id for job in plan.jobs]
@@ -94,10 +94,10 @@ def compare(root: Path, study: Study, tuning: Tuning, folds: Folds, passes: Pass
 def write_yaml(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
     with atomic(path) as temporary:
-        temporary.write_text(yaml.safe_dump(plain(content), sort_keys=False, allow_unicode=True))
+        temporary.write_text(yaml.safe_dump(to_plain(content), sort_keys=False, allow_unicode=True))
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table whole or not at all."""
     with atomic(path) as temporary:
-        temporary.write_text(csv(frame.drop(columns="fields")), encoding="utf-8")
+        temporary.write_text(to_csv(frame.drop(columns="fields")), encoding="utf-8")

@@ -14,7 +14,7 @@ from sfam_bench.core.provenance import config_hash
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.proof import digest_of
+from sfam_bench.runs.proof import cached_digest
 
 KIND, CHOSEN = "tune", "chosen.yaml"
 KEPT = ("method", "objective", "budget", "chosen", "default", "classes_hash", "model", "weights", "similarity")
@@ -39,7 +39,7 @@ class Tuned:
         if not manifest.get("done"):
             raise UserError(f"the study in {root} is unfinished: run sfam-bench tune with run_dir={root} again")
         again = "tune again into another run_dir"
-        if "files" in manifest and digest_of(root / CHOSEN) != manifest["files"][CHOSEN]:
+        if "files" in manifest and cached_digest(root / CHOSEN) != manifest["files"][CHOSEN]:
             raise UserError(f"{root / CHOSEN} is damaged or was edited (its digest differs): {again}")
         try:
             chosen = yaml.safe_load((root / CHOSEN).read_text())[manifest["method"]]
@@ -94,7 +94,7 @@ class Tuned:
         return {name: self.manifest[name] for name in KEPT}
 
 
-def read_all(roots: str | Sequence[str] | None) -> list[Tuned]:
+def read_studies(roots: str | Sequence[str] | None) -> list[Tuned]:
     """The studies in some folders, each of another method."""
     studies = [Tuned.read(Path(root)) for root in ([roots] if isinstance(roots, str) else roots or [])]
     names = [study.name for study in studies]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, labels, passes_for
+from sfam_bench.app.parts import check_protocol, choose_passes, dataset_and_model, image_ids, read_labels
 from sfam_bench.app.settings import build, check_fields, resolve
 from sfam_bench.app.tuned import KIND, classes_hash
 from sfam_bench.core.errors import UserError
@@ -28,9 +28,9 @@ from sfam_bench.metrics.shared.base import Metric
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.recall import Catalogue, embed, roles_of
-from sfam_bench.statistics import PAIR, matrices, paired_difference, reasons
+from sfam_bench.statistics import PAIR, exclusion_reasons, matrices, paired_difference
 from sfam_bench.tuning.spaces import Space
-from sfam_bench.tuning.studies import halves
+from sfam_bench.tuning.studies import split_classes
 
 MATTERS = ("dataset", "model", "target", "explainer", "space", "pairs", "split", "held_out", "objective", "seed")
 
@@ -63,9 +63,9 @@ class Tuning:
     def of(cls, cfg: DictConfig) -> "Tuning":
         """Build it; UserError where this model or these classes may not be tuned on."""
         space: Space = build(cfg.space)
-        node, explainer = method(cfg, space)
+        node, explainer = read_method(cfg, space)
         space.distributions({name: getattr(explainer, name) for name in space.fields})
-        metric = chosen_metric(cfg)
+        metric = read_objective(cfg)
         dataset, model = dataset_and_model(cfg)
         # the tuned method is for the test classes, so the model must be one that may be evaluated on these
         protocol = check_protocol(cfg, dataset, model, image_ids(dataset, "test"))
@@ -77,7 +77,7 @@ class Tuning:
         classes = index.loc[ids, "label"]
         if both := len(set(classes) & set(index.loc[index["split"] == "test", "label"])):
             raise UserError(f"split={self.cfg.split}: {both} of its classes are test classes: tune on split=train")
-        tuning, held_out = halves([int(label) for label in classes], self.cfg.held_out, self.cfg.seed)
+        tuning, held_out = split_classes([int(label) for label in classes], self.cfg.held_out, self.cfg.seed)
         return {name: self.fold(ids, part) for name, part in (("tuning", tuning), ("held_out", held_out))}
 
     def fold(self, ids: list[str], classes: list[int]) -> Fold:
@@ -87,8 +87,8 @@ class Tuning:
         gallery = embed(self.model, self.dataset, own, self.cfg.batch_size)
         pairs = build(self.cfg.pairs)(self.dataset, self.model.similarity, gallery, own)
         self.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
-        loaded = list(pairing.load(self.dataset, pairing.batches(pairs, self.cfg.batch_size)))
-        catalogue = Catalogue(gallery, labels(self.dataset, own), tuple(own), roles_of(self.dataset, own))
+        loaded = list(pairing.load_batches(self.dataset, pairing.cut_batches(pairs, self.cfg.batch_size)))
+        catalogue = Catalogue(gallery, read_labels(self.dataset, own), tuple(own), roles_of(self.dataset, own))
         return Fold(classes, pairs, loaded, catalogue)
 
     def variant(self, fields: Mapping[str, Any]) -> Explainer:
@@ -118,7 +118,8 @@ class Tuning:
 
     def try_one(self, fold: Fold) -> None:
         """Say before anything is printed that method, model, target and objective do not fit."""
-        few = [pairing.load_batch(self.dataset, frame) for frame in pairing.batches(pairing.first(fold.pairs, 1), 1)]
+        frames = pairing.cut_batches(pairing.first_of_each_kind(fold.pairs, 1), 1)
+        few = [pairing.load_batch(self.dataset, frame) for frame in frames]
         self.records({self.space.method: self.explainer}, fold, few, None)
 
     def passes(self, fold: Fold, known: Mapping[str, Any] | None, count: int) -> Passes:
@@ -127,7 +128,7 @@ class Tuning:
         if known:
             measure = dataclasses.replace(measure, mode=known["mode"], batch=known["batch"])
         explainers, metrics = {self.space.method: self.explainer}, {self.cfg.objective: self.metric}
-        passes = passes_for(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
+        passes = choose_passes(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
         if known and passes.facts["mode"] != known["mode"]:
             raise UserError(
                 f"{self.cfg.run_dir} was begun with passes.mode={known['mode']}, which cannot be used here: "
@@ -143,7 +144,7 @@ class Tuning:
         entries = matrix.entries[:, [matrix.columns.index((self.cfg.objective, each)) for each in (name, tuned)]]
         means = entries[np.isfinite(entries).all(axis=1)].mean(axis=0).tolist() if len(entries) else [np.nan, np.nan]
         (found,) = paired_difference(records, fold.pairs, to=name, seed=self.cfg.seed).to_dict("records")
-        flagged = records[reasons(records) != ""].groupby("explainer").size().to_dict()
+        flagged = records[exclusion_reasons(records) != ""].groupby("explainer").size().to_dict()
         return {
             **{"classes": len(fold.classes), "pairs": int(found["count"]), "default": means[0], "chosen": means[1]},
             **{key: float(found[key]) for key in ("difference", "low", "high", "p")},
@@ -186,10 +187,10 @@ class Tuning:
         """The objective of one setting by pair, NaN where it is undefined; a pair that two kinds hold counts once."""
         records = self.records({self.space.method: self.variant(fields)}, fold, fold.batches, passes)
         once = records.drop_duplicates(PAIR)
-        return once["value"].where(reasons(once) == "")
+        return once["value"].where(exclusion_reasons(once) == "")
 
 
-def method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explainer]:
+def read_method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explainer]:
     """The method's node and the method with its defaults; UserError where it has not the fields of the space."""
     if space.method not in cfg.explainer:
         raise UserError(f"the space is of {space.method}, which is not chosen: add explainer=[{space.method}]")
@@ -205,7 +206,7 @@ def method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explainer]:
     return resolve(cfg.explainer)[space.method], explainer
 
 
-def chosen_metric(cfg: DictConfig) -> Metric:
+def read_objective(cfg: DictConfig) -> Metric:
     """The objective; UserError where it has no better end."""
     if cfg.objective not in cfg.metric:
         raise UserError(

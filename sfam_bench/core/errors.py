@@ -4,7 +4,7 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from sfam_bench.core.ranges import range_of, within
+from sfam_bench.core.ranges import is_within, range_of
 
 
 class UserError(Exception):
@@ -41,5 +41,5 @@ def check_choices(instance: Any) -> None:
 
 def check_range(name: str, value: Any, hint: Any) -> None:
     """Raise UserError where a number is out of the range of its type (sfam_bench.core.ranges)."""
-    if not within(value, hint):
+    if not is_within(value, hint):
         raise UserError(f"{name} is {value}: expected a number {range_of(hint)}")

@@ -34,7 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = _temporary(path)
     try:
-        with space(path):
+        with explain_full_disk(path):
             yield temporary
             _sync(temporary)
             temporary.replace(path)
@@ -45,7 +45,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def space(path: Path) -> Iterator[None]:
+def explain_full_disk(path: Path) -> Iterator[None]:
     """Raise UserError where the block fails because the disk is full, or the quota used up, while `path` is written."""
     try:
         yield
@@ -58,7 +58,7 @@ def space(path: Path) -> Iterator[None]:
         ) from error
 
 
-def probe(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Make a folder, write into it, and leave everything as it was; UserError where results could not be written."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
@@ -75,7 +75,7 @@ def probe(folder: Path) -> None:
                 place.rmdir()
 
 
-def regular(path: Path) -> Path:
+def check_regular(path: Path) -> Path:
     """Return the path; OSError where it is a pipe, a socket or a device, which may be read for ever."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -84,7 +84,7 @@ def regular(path: Path) -> Path:
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with regular(path).open("rb") as file:
+    with check_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -103,7 +103,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     the file cannot be read, holds no JSON object, or differs from what was written.
     """
     try:
-        found = json.loads(regular(path).read_text(encoding="utf-8"))
+        found = json.loads(check_regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({error}): {remedy}") from error
     if not isinstance(found, dict):
@@ -122,7 +122,7 @@ def _content_digest(body: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
+def acquire_lock(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when this process ends.
 
     UserError, beginning with `what`, where another process holds it. Nothing is held on a file system without locks.
@@ -144,7 +144,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def tidy(folder: Path) -> list[Path]:
+def remove_stale_temporaries(folder: Path) -> list[Path]:
     """Remove the temporaries whose writers were killed; those that still may be written are left."""
     found = [path for path in folder.glob(".*.tmp") if _stale(path)]
     for path in found:
@@ -153,7 +153,7 @@ def tidy(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `path`, to make what takes its place; those of killed writers are removed."""
     for left in path.parent.glob(f".{escape(path.name[:40])}.*.tmp"):
         if left.is_dir() and _stale(left):

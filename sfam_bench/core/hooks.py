@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def tap(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
+def record_outputs(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
     """Record the outputs of modules while the block runs; the hooks are gone after it, also when it raises.
 
     Later layers read a copy, so that what works in place does not change what is recorded.

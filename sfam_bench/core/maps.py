@@ -47,7 +47,7 @@ def normalise(raw: RawMaps) -> RawMaps:
     return usable / torch.where(peak > 0, peak, 1)
 
 
-def coincide(maps: RawMaps, others: Float[Tensor, "batch other_rows other_cols"]) -> list[bool]:
+def are_equal(maps: RawMaps, others: Float[Tensor, "batch other_rows other_cols"]) -> list[bool]:
     """Say of which pairs two methods' normalised maps differ by no more than rounding."""
     if maps.shape != others.shape:
         return [False] * len(maps)
@@ -58,12 +58,12 @@ def ranks(maps: Maps) -> Int[Tensor, "batch rows cols"]:
     """Place of each pixel in the order of falling relevance, 0 first; ties in raster order for every method."""
     flat = maps.flatten(1)
     on_cpu = flat.dtype == torch.float32 and flat.device.type == "cpu"
-    order = falling(flat) if on_cpu else flat.argsort(dim=1, descending=True, stable=True)
+    order = argsort_descending(flat) if on_cpu else flat.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], dtype=torch.int32, device=maps.device).expand_as(order)
     return torch.empty(order.shape, dtype=torch.int32, device=maps.device).scatter_(1, order, places).view_as(maps)
 
 
-def falling(flat: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batch pixels"]:
+def argsort_descending(flat: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batch pixels"]:
     """The stable order of falling float32 values: numpy sorts whole numbers without order of ties 3 times faster.
 
     Each becomes one number, the place in the order of floats above the place in the raster, so that there are no ties.
@@ -74,7 +74,9 @@ def falling(flat: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batch pixels"]:
     return torch.from_numpy(np.sort(keys.numpy(), axis=1)) & 0xFFFFFFFF
 
 
-def ties(ordered: Float[Tensor, "batch pixels"]) -> tuple[Int[Tensor, "batch pixels"], Int[Tensor, "batch pixels"]]:
+def tie_bounds(
+    ordered: Float[Tensor, "batch pixels"],
+) -> tuple[Int[Tensor, "batch pixels"], Int[Tensor, "batch pixels"]]:
     """First and last place, from 1, of the run of equals that each value of a sorted row stands in."""
     count = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
     step = ordered[:, 1:] != ordered[:, :-1]

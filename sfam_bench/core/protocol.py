@@ -54,11 +54,11 @@ class Protocol:
 
         `name` is the model or its file, `origin` that of a SimilarityModel. `allowed` holds only what was really wrong.
         """
-        if why := damage(origin):
+        if why := describe_damage(origin):
             raise UserError(
                 f"{name}: what is known of its training is damaged: {why}; restore the JSON beside it, or train again"
             )
-        wrong = faults(origin, evaluated)
+        wrong = list_faults(origin, evaluated)
         if refused := [text for fault, text in wrong.items() if fault not in self.allow]:
             raise UserError(
                 f"{name} breaks the protocol: {'; '.join(refused)}; take another checkpoint or split, or set "
@@ -71,7 +71,7 @@ class Protocol:
         return facts
 
 
-def faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, str]:
+def list_faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, str]:
     """What is wrong with a sound origin on these classes, in words by its name in FAULTS."""
     found = {}
     if origin.get("chosen") == "test":
@@ -88,7 +88,7 @@ def faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, str]:
     return found
 
 
-def damage(origin: Mapping[str, Any]) -> str:
+def describe_damage(origin: Mapping[str, Any]) -> str:
     """Why an origin cannot be judged; nothing where it can, or where there is none."""
     if not origin:
         return ""

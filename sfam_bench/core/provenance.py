@@ -28,33 +28,33 @@ def run_facts() -> dict[str, Any]:
 
 def config_hash(config: Config) -> str:
     """A short hash of a config, whatever the order of its keys."""
-    text = json.dumps(plain(config), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(to_plain(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(was: Config, now: Config, most: int = 5) -> str:
     """The settings that differ between two configs, as "NAME was A, is B", the first few; nothing where none does."""
-    before, after = dict(_leaves(plain(was))), dict(_leaves(plain(now)))
+    before, after = dict(_flatten(to_plain(was))), dict(_flatten(to_plain(now)))
     names = [name for name in {**before, **after} if before.get(name, ABSENT) != after.get(name, ABSENT)]
     shown = [f"{name} was {before.get(name, ABSENT)}, is {after.get(name, ABSENT)}" for name in names[:most]]
     return "; ".join([*shown, *([f"and {len(names) - most} more"] if len(names) > most else [])])
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Each plain value of a nested mapping as JSON, by its dotted name."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{name}.{key}".lstrip("."))
+            yield from _flatten(item, f"{name}.{key}".lstrip("."))
     else:
         yield name, json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """The same in JSON's types."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)

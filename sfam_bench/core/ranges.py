@@ -40,11 +40,11 @@ def range_of(hint: Any) -> Range:
     return next((found for part in get_args(hint) if (found := range_of(part)) != FINITE), FINITE)
 
 
-def within(value: Any, hint: Any) -> bool:
+def is_within(value: Any, hint: Any) -> bool:
     """Whether a number, or each of several, lies in the range of its type; what is no number does."""
     if isinstance(value, list | tuple):
         parts = [part for part in get_args(hint) if part is not ...]
-        return all(within(item, parts[0] if len(parts) == 1 else Any) for item in value)
+        return all(is_within(item, parts[0] if len(parts) == 1 else Any) for item in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     return value in range_of(hint)

@@ -30,7 +30,7 @@ class StopRequest:
 
 
 @contextmanager
-def listening(signals: Sequence[signal.Signals] = ASKED) -> Iterator[StopRequest]:
+def catch_signals(signals: Sequence[signal.Signals] = ASKED) -> Iterator[StopRequest]:
     """Note signals instead of ending at them, while the block runs; only the main thread can."""
     request = StopRequest()
     try:
@@ -45,7 +45,7 @@ def listening(signals: Sequence[signal.Signals] = ASKED) -> Iterator[StopRequest
 
 
 @contextmanager
-def readers_may_leave() -> Iterator[None]:
+def ignore_closed_pipe() -> Iterator[None]:
     """End quietly, with the code of SIGPIPE, where whoever reads the output has closed it (`... | head`)."""
     try:
         yield

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.datasets.tables import flag, number, read_lines, read_table, text, whole
+from sfam_bench.datasets.tables import parse_flag, parse_natural, parse_number, parse_string, read_lines, read_table
 
 # The group of colour attributes of each part, in the order of parts/parts.txt; both eyes, legs and wings share one.
 GROUPS = (
@@ -43,15 +43,19 @@ def part_colours(root: str | Path, labels: pd.Series, level: Level = "auto") -> 
     """
     root = Path(root)
     folder = root / "attributes"
-    names = _names(next((path for path in _places(root) if path.is_file()), folder / "attributes.txt"))
+    names = _read_names(next((path for path in _list_folders(root) if path.is_file()), folder / "attributes.txt"))
     groups = [np.flatnonzero(names.str.startswith(f"has_{group}_color::")) for group in GROUPS]
     if absent := [group for group, found in zip(GROUPS, groups, strict=True) if not len(found)]:
         raise UserError(f"the attributes at {root} name no colour of the {absent[0]}: copy attributes.txt again")
     by_image = folder / "image_attribute_labels.txt"
     if level == "image" or (level == "auto" and by_image.is_file()):
-        table, row, level = _of_images(by_image, [*labels.index], len(names)), [*range(len(labels))], "image"
+        table, row, level = (
+            _read_image_attributes(by_image, [*labels.index], len(names)),
+            [*range(len(labels))],
+            "image",
+        )
     else:
-        table, level = _of_classes(folder / "class_attribute_labels_continuous.txt", len(names)), "class"
+        table, level = _read_class_attributes(folder / "class_attribute_labels_continuous.txt", len(names)), "class"
         row = (labels - 1).tolist()
         if max(row) >= len(table) or min(row) < 0:
             label = max(row) + 1 if min(row) >= 0 else min(row) + 1
@@ -65,24 +69,24 @@ def part_colours(root: str | Path, labels: pd.Series, level: Level = "auto") -> 
     )
 
 
-def _places(root: Path) -> tuple[Path, ...]:
+def _list_folders(root: Path) -> tuple[Path, ...]:
     """Where copies have the names: the official archive unpacks them beside the folder of the data set."""
     return root / "attributes" / "attributes.txt", root / "attributes.txt", root.parent / "attributes.txt"
 
 
-def _names(path: Path) -> pd.Series:
-    table = read_table(_there(path), {"attribute": whole, "name": text})
+def _read_names(path: Path) -> pd.Series:
+    table = read_table(_find_file(path), {"attribute": parse_natural, "name": parse_string})
     if [*table.index] != [*range(1, len(table) + 1)]:
         raise UserError(f"{path} does not number its attributes from 1 in order: copy it again")
     return table.name.astype(str)
 
 
-def _of_classes(path: Path, attributes: int) -> np.ndarray:
+def _read_class_attributes(path: Path, attributes: int) -> np.ndarray:
     """Per cent of annotators by class and attribute; row k is of class k + 1."""
     rows = []
-    for at, line in read_lines(_there(path)):
+    for at, line in read_lines(_find_file(path)):
         try:
-            rows.append([number(cell) for cell in line.split()])
+            rows.append([parse_number(cell) for cell in line.split()])
         except ValueError as error:
             raise UserError(f"{path}, line {at}: expected {error} in each cell: copy it again") from None
         if len(rows[-1]) != attributes:
@@ -90,15 +94,15 @@ def _of_classes(path: Path, attributes: int) -> np.ndarray:
     return np.array(rows)
 
 
-def _of_images(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndarray:
+def _read_image_attributes(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndarray:
     """1 where an annotator saw the attribute; some lines of the official file have stray columns at their end."""
     table, place = np.zeros((len(image_ids), attributes)), {str(name): at for at, name in enumerate(image_ids)}
     seen = np.zeros(len(image_ids), dtype=bool)
-    with _there(path).open("rb") as file:
+    with _find_file(path).open("rb") as file:
         for at, line in enumerate(file, 1):
             try:
                 image, attribute, present = line.decode("utf-8-sig").split(None, 3)[:3]
-                column, value = range(attributes).index(int(attribute) - 1), flag(present)
+                column, value = range(attributes).index(int(attribute) - 1), parse_flag(present)
                 if image in place:
                     table[place[image], column], seen[place[image]] = value, True
             except (ValueError, IndexError):
@@ -112,7 +116,7 @@ def _of_images(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndar
     return table
 
 
-def _there(path: Path) -> Path:
+def _find_file(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"no {path}: part agreement needs CUB's attributes; copy them there (make data-cub)")
     return path

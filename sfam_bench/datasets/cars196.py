@@ -11,7 +11,15 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import IMAGES, Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
 from sfam_bench.datasets.matlab import read_mat
-from sfam_bench.datasets.tables import flag, number, path_below, read_csv, read_lines, text, whole
+from sfam_bench.datasets.tables import (
+    parse_flag,
+    parse_natural,
+    parse_number,
+    parse_path,
+    parse_string,
+    read_csv,
+    read_lines,
+)
 
 CARS = Collection(
     title="Cars196",
@@ -38,25 +46,25 @@ def cars196(
     Raises UserError where there is no such data set.
     """
     homes = ("cars196", "stanford_cars")
-    return load(CARS, (_single, _devkit, _by_side, _by_class), homes, root, split, geometry, name)
+    return load(CARS, (_read_single, _read_devkit, _read_by_split, _read_by_class), homes, root, split, geometry, name)
 
 
-def _single(home: Path) -> Found | None:
+def _read_single(home: Path) -> Found | None:
     """Read the later release: all images in car_ims, all labels in cars_annos.mat."""
     if not ((home / "car_ims").is_dir() and (home / "cars_annos.mat").is_file()):
         return None
     rows = _read_annotations(
-        home / "cars_annos.mat", "relative_im_path", _mat_names(home / "cars_annos.mat"), test=flag
+        home / "cars_annos.mat", "relative_im_path", _read_mat_names(home / "cars_annos.mat"), test=parse_flag
     )
     rows["train_image"] = ~rows.test.astype(bool)
     return _make_found(home, rows.set_index(rows.path.map(lambda path: Path(path).stem)))
 
 
-def _devkit(home: Path) -> Found | None:
+def _read_devkit(home: Path) -> Found | None:
     """Read the first release, which torchvision and Kaggle use: cars_train, cars_test and a devkit of labels."""
     if not (home / "devkit").is_dir() or not any((home / f"cars_{side}").is_dir() for side in SIDES):
         return None
-    names = _class_names(home)
+    names = _read_class_names(home)
     sides, note = [], ""
     for side in SIDES:
         # Kaggle's archive nests each image folder in one of the same name.
@@ -81,13 +89,13 @@ def _devkit(home: Path) -> Found | None:
     return _make_found(home, pd.concat(sides), note)
 
 
-def _by_side(home: Path) -> Found | None:
+def _read_by_split(home: Path) -> Found | None:
     """Read Kaggle's {train,test}/<class>/ folders, with the boxes of anno_{train,test}.csv where they are."""
     for below in ("car_data/car_data", "car_data", "."):
         sides = []
         for side in SIDES:
             files = class_folders(home / below / side, CLASS_FOLDER)
-            boxes = files.file.map(_csv_boxes(home / f"anno_{side}.csv")) if len(files) else None
+            boxes = files.file.map(_read_csv_boxes(home / f"anno_{side}.csv")) if len(files) else None
             sides.append(files.assign(side=side, box=boxes))
         files = pd.concat(sides, ignore_index=True)
         if len(files):
@@ -99,7 +107,7 @@ def _by_side(home: Path) -> Found | None:
     return None
 
 
-def _by_class(home: Path) -> Found | None:
+def _read_by_class(home: Path) -> Found | None:
     """Read `images/<class>/` folders: no boxes, and the paths below images are the ids."""
     files = class_folders(home / "images", CLASS_FOLDER)
     if not len(files):
@@ -115,8 +123,8 @@ def _make_found(home: Path, rows: pd.DataFrame, note: str = "") -> Found:
 
 def _read_annotations(path: Path, file: str, names: list[str], **more: Callable[[str], Any]) -> pd.DataFrame:
     """Read a struct array of the official annotations as rows; `file` is its column of paths. Empty without labels."""
-    columns = {file: path_below, **dict.fromkeys((f"bbox_{corner}" for corner in CORNERS), number), **more}
-    found = read_mat(path, "annotations", **columns, **{"class": whole})
+    columns = {file: parse_path, **dict.fromkeys((f"bbox_{corner}" for corner in CORNERS), parse_number), **more}
+    found = read_mat(path, "annotations", **columns, **{"class": parse_natural})
     if absent := [name for name in columns if name not in found]:
         raise UserError(f"the annotations in {path} lack {', '.join(absent)}: copy the file again")
     if "class" not in found:
@@ -134,7 +142,7 @@ def _read_annotations(path: Path, file: str, names: list[str], **more: Callable[
 def _label_folders(home: Path, files: pd.DataFrame, below: str | pd.Series) -> pd.DataFrame:
     """Turn class folders into rows: official class ids where a list of names lies beside them, else ranks."""
     # A slash cannot be in the name of a folder: "Ram C/V" became "Ram C-V".
-    names = [name.replace("/", "-") for name in _class_names(home)]
+    names = [name.replace("/", "-") for name in _read_class_names(home)]
     if not files.class_folder.isin(names).all():
         names = sorted(files.class_folder.unique(), key=str.lower)
     return pd.DataFrame(
@@ -147,24 +155,26 @@ def _label_folders(home: Path, files: pd.DataFrame, below: str | pd.Series) -> p
     ).assign(label=lambda rows: rows.label + 1)
 
 
-def _class_names(home: Path) -> list[str]:
+def _read_class_names(home: Path) -> list[str]:
     """Read the official names, in the order of the class ids, from the devkit or Kaggle's names.csv; [] without."""
     if (home / "devkit" / "cars_meta.mat").is_file():
-        return _mat_names(home / "devkit" / "cars_meta.mat")
+        return _read_mat_names(home / "devkit" / "cars_meta.mat")
     if (home / "names.csv").is_file():
         return [line.strip(' "') for _, line in read_lines(home / "names.csv")]
     return []
 
 
-def _mat_names(path: Path) -> list[str]:
+def _read_mat_names(path: Path) -> list[str]:
     return [str(name) for name in read_mat(path, "class_names")["value"]]
 
 
-def _csv_boxes(path: Path) -> dict[str, Box]:
+def _read_csv_boxes(path: Path) -> dict[str, Box]:
     """Read the boxes in Kaggle's anno_{train,test}.csv (file, x1, y1, x2, y2, class), by file name; {} without it."""
     if not path.is_file():
         return {}
-    table = read_csv(path, {"file": text, **dict.fromkeys(CORNERS, number), "label": whole}, header=False)
+    table = read_csv(
+        path, {"file": parse_string, **dict.fromkeys(CORNERS, parse_number), "label": parse_natural}, header=False
+    )
     if (twice := table.file.duplicated()).any():
         raise UserError(
             f"{path}, line {twice.idxmax()}: {table.file[twice].iloc[0]} is named before: remove one of them"

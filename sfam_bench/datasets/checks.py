@@ -110,11 +110,11 @@ def clip_box(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
     past = max(*over, -box[0], -box[1])
     if past <= 0:
         return box
-    _say(f"the box of {name} reaches {past:g} px past its image and is clipped")
+    _warn_once(f"the box of {name} reaches {past:g} px past its image and is clipped")
     return max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1]))
 
 
 @cache
-def _say(message: str) -> None:
+def _warn_once(message: str) -> None:
     """Log a warning once, however often the image is loaded."""
     logging.getLogger(__name__).warning(message)

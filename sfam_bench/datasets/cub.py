@@ -10,7 +10,7 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import Collection, Found, ImageFolder, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Geometry
-from sfam_bench.datasets.tables import flag, number, path_below, read_table, text, whole
+from sfam_bench.datasets.tables import parse_flag, parse_natural, parse_number, parse_path, parse_string, read_table
 
 CUB = Collection(
     title="CUB-200-2011",
@@ -30,44 +30,44 @@ def cub(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDAR
     Boxes, parts and segmentations are used where they are; all are in pixels as they are stored, which EXIF tags do not
     turn. Raises UserError where there is no such data set.
     """
-    return load(CUB, (_official, _folders), ("CUB_200_2011", "cub200"), root, split, geometry, name)
+    return load(CUB, (_read_official, _read_folders), ("CUB_200_2011", "cub200"), root, split, geometry, name)
 
 
-def _official(home: Path) -> Found | None:
+def _read_official(home: Path) -> Found | None:
     if not (home / "images.txt").is_file():
         return None
-    rows = read_table(home / "images.txt", {"image_id": text, "path": path_below})
-    rows["label"] = _of_each(rows, home / "image_class_labels.txt", "label", whole)
+    rows = read_table(home / "images.txt", {"image_id": parse_string, "path": parse_path})
+    rows["label"] = _read_for_each(rows, home / "image_class_labels.txt", "label", parse_natural)
     folders = rows.path.str.split("/").str[0]
     if (home / "classes.txt").is_file():
-        names = read_table(home / "classes.txt", {"label": whole, "class_name": text}).class_name
+        names = read_table(home / "classes.txt", {"label": parse_natural, "class_name": parse_string}).class_name
         folders = rows.label.map(names).fillna(folders)
-    rows["class_name"] = folders.map(_readable)
+    rows["class_name"] = folders.map(_find_readable)
     if (home / "bounding_boxes.txt").is_file():
-        rows["box"] = _boxes(home / "bounding_boxes.txt")
+        rows["box"] = _read_boxes(home / "bounding_boxes.txt")
     if (home / "parts" / "part_locs.txt").is_file():
-        rows["keypoints"] = _parts(home / "parts" / "part_locs.txt")
+        rows["keypoints"] = _read_parts(home / "parts" / "part_locs.txt")
     if (home / "train_test_split.txt").is_file():
-        rows["train_image"] = _of_each(rows, home / "train_test_split.txt", "train", flag)
+        rows["train_image"] = _read_for_each(rows, home / "train_test_split.txt", "train", parse_flag)
     return _make_found(home, rows, "images/")
 
 
-def _of_each(rows: pd.DataFrame, path: Path, column: str, take: Callable[[str], Any]) -> pd.Series:
+def _read_for_each(rows: pd.DataFrame, path: Path, column: str, take: Callable[[str], Any]) -> pd.Series:
     """Read one value of each image of `rows`; UserError where one has none."""
-    found = read_table(path, {"image_id": text, column: take})[column]
+    found = read_table(path, {"image_id": parse_string, column: take})[column]
     if len(absent := rows.index.difference(found.index)):
         raise UserError(f"{path} has no {column} for image {absent[0]}: copy it again")
     return found.reindex(rows.index)
 
 
-def _folders(home: Path) -> Found | None:
+def _read_folders(home: Path) -> Found | None:
     """Read class folders, `home/images/001.Name/*.jpg` or `home/001.Name/*.jpg`: the file names are the ids."""
     for below in ("images/", ""):
         files = class_folders(home / below, "[0-9][0-9][0-9].*")
         files = files[~files.file.str.contains("_rgb.", regex=False)]  # the official archive's eight stray doubles
         if len(files):
             path = files.class_folder + "/" + files.file
-            names = files.class_folder.map(_readable)
+            names = files.class_folder.map(_find_readable)
             rows = pd.DataFrame({"path": path, "label": files.class_folder.str[:3].astype(int), "class_name": names})
             return _make_found(
                 home, rows.set_index(files.file.map(lambda file: Path(file).stem)), below, "class folders only"
@@ -86,20 +86,21 @@ def _make_found(home: Path, rows: pd.DataFrame, below: str, note: str = "") -> F
     return Found(home, rows, mask_root, ", ".join(filter(None, [note, missing])))
 
 
-def _readable(folder: str) -> str:
+def _find_readable(folder: str) -> str:
     return folder.split(".", 1)[-1].replace("_", " ")
 
 
-def _boxes(path: Path) -> pd.Series:
+def _read_boxes(path: Path) -> pd.Series:
     """Read x, y, width, height and return corners; some reach past their image by a pixel or two."""
-    table = read_table(path, {"image_id": text, **dict.fromkeys(("x", "y", "width", "height"), number)})
+    table = read_table(path, {"image_id": parse_string, **dict.fromkeys(("x", "y", "width", "height"), parse_number)})
     corners = zip(table.x, table.y, table.x + table.width, table.y + table.height, strict=True)
     return pd.Series(list(corners), index=table.index, dtype=object)
 
 
-def _parts(path: Path) -> pd.Series:
+def _read_parts(path: Path) -> pd.Series:
     """Read x, y, visible of every part and return one (parts, 3) float32 array an image, in the order of parts.txt."""
-    columns = {"image_id": text, "part": whole, "x": number, "y": number, "visible": flag}
+    columns = {"image_id": parse_string, "part": parse_natural, **dict.fromkeys("xy", parse_number)}
+    columns["visible"] = parse_flag
     table = read_table(path, columns, keys=2)
     rows, ids = pd.factorize(table.index)
     if not table.part.between(1, PARTS).all() or len(table) < PARTS * len(ids):

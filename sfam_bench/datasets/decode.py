@@ -13,7 +13,7 @@ import PIL.ImageOps
 from jaxtyping import Bool, Float32, UInt8
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import regular
+from sfam_bench.core.files import check_regular
 
 Orientation: TypeAlias = Literal["exif", "stored"]  # turned as the EXIF tag says, or the pixels as they are stored
 MaskArray: TypeAlias = Bool[np.ndarray, "rows cols"]
@@ -31,16 +31,16 @@ def open_image(
 ) -> PIL.Image.Image:
     """Read an image file whole, as `as_rgb`; raises UserError where it is absent, broken or ambiguous."""
     with _open_checked(path) as image:
-        return as_rgb(image, str(path), orientation, background, marked)
+        return to_rgb(image, str(path), orientation, background, marked)
 
 
 def open_mask(path: Path, orientation: Orientation = "exif") -> MaskArray:
     """Read a mask from a file, as `as_mask`."""
     with _open_checked(path) as image:
-        return as_mask(image, f"mask {path}", orientation)
+        return to_mask(image, f"mask {path}", orientation)
 
 
-def as_rgb(
+def to_rgb(
     image: PIL.Image.Image,
     what: str,
     orientation: Orientation = "exif",
@@ -57,7 +57,7 @@ def as_rgb(
     background: what shows through transparent pixels: a colour as PIL names it, such as "white" or "#808080".
     marked: whether a box, mask or keypoints are given in its pixels; then a picture that its tag turns is refused.
     """
-    colour = colour_of(background)
+    colour = parse_colour(background)
     turned = _load_and_check_turn(image, what, orientation)
     if turned and marked:
         raise UserError(
@@ -78,21 +78,21 @@ def as_rgb(
     return PIL.Image.alpha_composite(under, image.convert("RGBA")).convert("RGB")
 
 
-def as_mask(image: PIL.Image.Image, what: str, orientation: Orientation = "exif") -> MaskArray:
+def to_mask(image: PIL.Image.Image, what: str, orientation: Orientation = "exif") -> MaskArray:
     """A PIL image in black and white, in grey or of labels 0 and 1 as a mask, by `mask_of`."""
     if _load_and_check_turn(image, what, orientation):
         raise UserError(f"{what} is turned by its EXIF tag: save it upright, as large as its image")
     if image.has_transparency_data:
         raise UserError(f"{what} has transparent pixels: save it in black and white alone")
     if image.mode == "F" or image.mode.startswith("I"):
-        return mask_of(np.asarray(image), what)
+        return levels_to_mask(np.asarray(image), what)
     channels = np.asarray(image.convert("RGB"))
     if (channels != channels[..., :1]).any():
         raise UserError(f"{what} is in colours: save it in black and white, white inside")
-    return mask_of(channels[..., 0], what)
+    return levels_to_mask(channels[..., 0], what)
 
 
-def mask_of(values: np.ndarray, what: str) -> MaskArray:
+def levels_to_mask(values: np.ndarray, what: str) -> MaskArray:
     """Levels as a mask: of 0 and 1 the ones are inside, else what is lighter than half of white (255 or 65535).
 
     Raises UserError for what may be labels: nothing light beside 0, or white beside levels below 51. CUB's shares of
@@ -116,15 +116,15 @@ def mask_of(values: np.ndarray, what: str) -> MaskArray:
     return np.asarray(2 * values.astype(np.float64) > white)
 
 
-def from_array(values: np.ndarray, what: str, background: str = "white") -> PIL.Image.Image:
+def array_to_rgb(values: np.ndarray, what: str, background: str = "white") -> PIL.Image.Image:
     """An array (rows, cols), (rows, cols, 3) or, with alpha, (rows, cols, 4) as 8-bit RGB, its values by `unit`."""
     if not values.size or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)):
         raise UserError(f"{what} is an array of {values.shape}: expected (rows, cols) or (rows, cols, 3 or 4)")
-    levels = (255 * unit(values, what)).round().astype(np.uint8)
-    return as_rgb(PIL.Image.fromarray(levels), what, background=background)
+    levels = (255 * scale_to_unit(values, what)).round().astype(np.uint8)
+    return to_rgb(PIL.Image.fromarray(levels), what, background=background)
 
 
-def unit(values: np.ndarray, what: str) -> Float32[np.ndarray, "..."]:
+def scale_to_unit(values: np.ndarray, what: str) -> Float32[np.ndarray, "..."]:
     """Pixels in [0, 1]: uint8, uint16 and bool by their largest value, floats as they are; else UserError."""
     if top := TOPS.get(values.dtype.str):
         return values.astype(np.float32) / np.float32(top)
@@ -132,13 +132,13 @@ def unit(values: np.ndarray, what: str) -> Float32[np.ndarray, "..."]:
         raise UserError(f"{what} is of {values.dtype}: give uint8, uint16, bool, or floats in [0, 1]")
     if not np.isfinite(values).all():
         raise UserError(f"{what} has pixels that are NaN or infinite: give RGB in [0, 1]")
-    low, high = (_outside(float(end)) for end in (values.min(), values.max()))
+    low, high = (_format_outlier(float(end)) for end in (values.min(), values.max()))
     if values.min() < 0 or values.max() > 1:
         raise UserError(f"{what} lies in [{low}, {high}]: give RGB in [0, 1]; the model standardises it itself")
     return values.astype(np.float32, copy=False)
 
 
-def colour_of(background: str) -> tuple[int, ...]:
+def parse_colour(background: str) -> tuple[int, ...]:
     """An opaque colour by its name in PIL; raises UserError where there is none."""
     try:
         colour: tuple[int, ...] = PIL.ImageColor.getrgb(background)
@@ -152,7 +152,7 @@ def colour_of(background: str) -> tuple[int, ...]:
 @contextmanager
 def _open_checked(path: Path) -> Iterator[PIL.Image.Image]:
     try:
-        image = PIL.Image.open(regular(path))
+        image = PIL.Image.open(check_regular(path))
         if image.format == "PNG":
             image.verify()  # the checksums of its chunks, which decoding does not look at; it closes the file
             image = PIL.Image.open(path)
@@ -172,15 +172,15 @@ def _load_and_check_turn(image: PIL.Image.Image, what: str, orientation: Orienta
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{what} holds {frames} pictures: save the one that you mean as a file of its own")
-    before = _tag(image, what) if image.format == "TIFF" else 1  # loading turns it
+    before = _read_orientation(image, what) if image.format == "TIFF" else 1  # loading turns it
     image.load()
-    turned = {before, _tag(image, what)} & set(range(2, 9))
+    turned = {before, _read_orientation(image, what)} & set(range(2, 9))
     if turned and orientation == "stored" and image.format == "TIFF":
         raise UserError(f"{what} is a TIFF that its tag turns and cannot be read as it is stored: save it upright")
     return bool(turned) and orientation == "exif"
 
 
-def _tag(image: PIL.Image.Image, what: str) -> int:
+def _read_orientation(image: PIL.Image.Image, what: str) -> int:
     try:
         tag: int = image.getexif().get(TAG, 1)
     except Exception as error:  # EXIF data is read by hand, and may hold anything
@@ -206,7 +206,7 @@ def _eight_bits(image: PIL.Image.Image, what: str, kind: str | None) -> UInt8[np
     return np.asarray((values / 257).round(), dtype=np.uint8)
 
 
-def _outside(value: float) -> str:
+def _format_outlier(value: float) -> str:
     """A number with three digits, or all where these would say another side of 0 or 1."""
     short = f"{value:.3g}"
     return short if (0 <= value <= 1) == (0 <= float(short) <= 1) else repr(value)

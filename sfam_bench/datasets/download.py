@@ -62,10 +62,10 @@ def download(files: Sequence[RemoteFile | Mapping], root: str | Path) -> list[Pa
         known = ", ".join(RemoteFile.__dataclass_fields__)
         raise UserError(f"a file of the download is misdescribed ({error}): it has {known}") from None
     root.mkdir(parents=True, exist_ok=True)
-    return [_bring(file, root) for file in wanted]
+    return [_provide(file, root) for file in wanted]
 
 
-def _bring(file: RemoteFile, root: Path) -> Path:
+def _provide(file: RemoteFile, root: Path) -> Path:
     archive = root / file.filename
     place = root / (file.unpack or file.filename)
     if place.exists():

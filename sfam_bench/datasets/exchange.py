@@ -11,13 +11,18 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import ROLES, roles
 from sfam_bench.datasets.decode import Orientation
-from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, keep
+from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, select_existing
 from sfam_bench.datasets.geometry import STANDARD, Geometry
-from sfam_bench.datasets.tables import flag, number, read_csv, text, whole
+from sfam_bench.datasets.tables import parse_flag, parse_natural, parse_number, parse_string, read_csv
 
 CORNERS = ["x_1", "y_1", "x_2", "y_2"]
 SIDES = {"train": "train", "validation": "test"}
-OPTIONAL = {"image_id": text, "class_name": text, **dict.fromkeys(CORNERS, number), **dict.fromkeys(ROLES, flag)}
+OPTIONAL = {
+    "image_id": parse_string,
+    "class_name": parse_string,
+    **dict.fromkeys(CORNERS, parse_number),
+    **dict.fromkeys(ROLES, parse_flag),
+}
 
 
 def read_oml(
@@ -34,36 +39,36 @@ def read_oml(
     both. Raises UserError, with file and line, where the file is absent or malformed.
     """
     csv, root = Path(csv).expanduser(), Path(root).expanduser()
-    table = read_csv(csv, {"label": whole, "path": text, "split": _side}, optional=OPTIONAL)
+    table = read_csv(csv, {"label": parse_natural, "path": parse_string, "split": _split_role}, optional=OPTIONAL)
     if absent := [name for name in ROLES if name not in table]:
         raise UserError(f"{csv} lacks the columns {', '.join(absent)}: add them as open-metric-learning asks")
     for line, row in table.iterrows():
         for name in (*(ROLES if row.split == "test" else ()), *(name for name in ("image_id",) if name in table)):
             if row[name] is None:
                 raise UserError(f"{csv}, line {line}: {name} is empty: fill it in")
-    table["path"] = [_below(root, path) for path in table.path]
+    table["path"] = [_relative_path(root, path) for path in table.path]
     if "image_id" not in table:
         table["image_id"] = table.path
     named = table.get("class_name", pd.Series(None, table.index, dtype=object))
     table["class_name"] = named.where(named.notna(), table.label.astype(str))
-    table["box"] = _boxes(csv, table)
+    table["box"] = _read_boxes(csv, table)
     for name in ROLES:
         table[name] = table[name].where(table.split == "test", True).astype(bool)
     own = [] if table[[*ROLES]].all(axis=None) else [*ROLES]
-    index = keep(Collection(csv.stem, "", ""), Found(root, table.set_index("image_id")))[[*COLUMNS, *own]]
+    index = select_existing(Collection(csv.stem, "", ""), Found(root, table.set_index("image_id")))[[*COLUMNS, *own]]
 
     shared = set(index.label[index.split == "train"]) & set(index.label[index.split == "test"])
     split_name = f"{'closed-set' if shared else 'zero-shot'}, of {csv.name}"
     return ImageFolder(csv.stem, root, index, split_name, geometry, orientation=orientation, background=background)
 
 
-def _side(cell: str) -> str:
+def _split_role(cell: str) -> str:
     if cell not in SIDES:
         raise ValueError(" or ".join(SIDES))
     return SIDES[cell]
 
 
-def _boxes(csv: Path, table: pd.DataFrame) -> pd.Series:
+def _read_boxes(csv: Path, table: pd.DataFrame) -> pd.Series:
     """One box of each image or None; UserError where a box is given in part."""
     corners = [name for name in CORNERS if name in table]
     if not corners:
@@ -95,7 +100,7 @@ def write_oml(dataset: ImageFolder, csv: str | Path) -> None:
     table.to_csv(csv)
 
 
-def _below(root: Path, path: str) -> str:
+def _relative_path(root: Path, path: str) -> str:
     """Allow the full paths that open-metric-learning allows, if they lie below root; the others are refused later."""
     pure = PurePath(path)
     return str(pure.relative_to(root.absolute())) if pure.is_relative_to(root.absolute()) else path

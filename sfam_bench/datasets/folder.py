@@ -15,9 +15,9 @@ from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.checks import check_index, check_rows, clip_box
-from sfam_bench.datasets.decode import Orientation, colour_of, open_image, open_mask
+from sfam_bench.datasets.decode import Orientation, open_image, open_mask, parse_colour
 from sfam_bench.datasets.geometry import STANDARD, Geometry
-from sfam_bench.datasets.splits import assign
+from sfam_bench.datasets.splits import assign_splits
 from sfam_bench.datasets.tables import leads_out
 
 COLUMNS = ("path", "label", "class_name", "box", "keypoints", "mask_path", "split")
@@ -50,14 +50,14 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        colour_of(self.background)
+        parse_colour(self.background)
         check_index(self.index, f"{self.name} at {self.root}", COLUMNS)
 
     def image(self, image_id: str) -> PIL.Image.Image:
         """Open one image as RGB, untransformed; raises UserError where the file is absent, broken or ambiguous."""
         row = self._row(image_id)
         marked = any(mark is not None for mark in (row.box, row.mask_path, row.keypoints))
-        return open_image(inside(self.root, row.path), self.orientation, self.background, marked)
+        return open_image(resolve_inside(self.root, row.path), self.orientation, self.background, marked)
 
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
@@ -78,7 +78,7 @@ class ImageFolder:
     def _mask(self, path: str | None, size: tuple[int, int]) -> np.ndarray | None:
         if path is None:
             return None
-        file = inside(self.mask_root or self.root, path)
+        file = resolve_inside(self.mask_root or self.root, path)
         mask = open_mask(file, self.orientation)
         if mask.shape[::-1] != size:
             found = mask.shape[::-1]
@@ -127,8 +127,8 @@ def load(
     for home in (root, *(root / sub for sub in homes)):
         for reader in readers:
             if found := reader(home):
-                rows = keep(collection, found)
-                sides, split_name = assign(rows, split, f"{collection.title} at {found.home}")
+                rows = select_existing(collection, found)
+                sides, split_name = assign_splits(rows, split, f"{collection.title} at {found.home}")
                 index = rows.assign(split=sides)[list(COLUMNS)]
                 turn = collection.orientation
                 return ImageFolder(name, found.home, index, split_name, geometry, found.mask_root, turn)
@@ -138,7 +138,7 @@ def load(
     )
 
 
-def keep(collection: Collection, found: Found) -> pd.DataFrame:
+def select_existing(collection: Collection, found: Found) -> pd.DataFrame:
     """Keep the rows whose images exist, with all index columns but split, and say once what is missing."""
     rows = found.rows.reindex(columns=list(dict.fromkeys([*COLUMNS[:-1], *found.rows.columns])))
     for column in ("box", "keypoints", "mask_path"):
@@ -147,18 +147,18 @@ def keep(collection: Collection, found: Found) -> pd.DataFrame:
     rows["path"] = rows.path.map(lambda path: str(PurePosixPath(path)))
     title = f"{collection.title} at {found.home}"
     check_rows(rows, title, collection.classes, collection.numbered)
-    there = rows.path.isin(existing(found.home, rows.path))
+    there = rows.path.isin(filter_existing(found.home, rows.path))
     if not there.any():
         what = f"none of its {len(rows)} images is there" + (f", such as {rows.path.iloc[0]}" if len(rows) else "")
         raise UserError(f"{title}: {what}; put the images there or set dataset.root")
     kept = rows[there].copy()
-    masks = existing(found.mask_root or found.home, kept.mask_path.dropna())
+    masks = filter_existing(found.mask_root or found.home, kept.mask_path.dropna())
     kept["mask_path"] = kept.mask_path.where(kept.mask_path.isin(masks), None)
-    _say_what_is_missing(collection, found, rows, kept)
+    _report_missing(collection, found, rows, kept)
     return kept
 
 
-def _say_what_is_missing(collection: Collection, found: Found, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
+def _report_missing(collection: Collection, found: Found, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
     images, classes = len(kept), kept.label.nunique()
     all_images, all_classes = collection.images or len(rows), collection.classes or rows.label.nunique()
     parts = []
@@ -177,7 +177,7 @@ def _say_what_is_missing(collection: Collection, found: Found, rows: pd.DataFram
         logging.getLogger(__name__).warning("%s at %s: %s", collection.title, found.home, "; ".join(parts))
 
 
-def inside(root: Path, relative: str) -> Path:
+def resolve_inside(root: Path, relative: str) -> Path:
     """Join a path out of a data file to its root; raises UserError where it leads out, by name or by link."""
     if leads_out(relative):
         raise UserError(f"path {relative!r} leads out of {root}: correct the file that names it")
@@ -187,18 +187,18 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-def existing(root: Path, paths: Iterable[str]) -> set[str]:
+def filter_existing(root: Path, paths: Iterable[str]) -> set[str]:
     """Return those paths that are there, asking each folder once: a stat for each image is slow on a cluster."""
     wanted = set(paths)
     found = set()
     for folder in {PurePosixPath(path).parent for path in wanted}:
-        directory = inside(root, str(folder))
+        directory = resolve_inside(root, str(folder))
         for entry in os.scandir(directory) if directory.is_dir() else ():
             path = str(folder / entry.name)
             if path in wanted:
                 found.add(path)
                 if entry.is_symlink():
-                    inside(root, path)
+                    resolve_inside(root, path)
     return found
 
 

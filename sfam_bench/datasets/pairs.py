@@ -68,7 +68,7 @@ class PairChoice:
         index = dataset.index.loc[list(image_ids)]
         frames = [self._choose(kind, index, dataset, similarity, gallery) for kind in self.kinds]
         pairs = pd.concat(frames, ignore_index=True)
-        return with_others(pairs, index, self.seed) if self.others else pairs
+        return add_controls(pairs, index, self.seed) if self.others else pairs
 
     def _choose(
         self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
@@ -105,7 +105,7 @@ class PairChoice:
             swapped = frame.rename(columns={"query_id": "reference_id", "reference_id": "query_id"})
             # two queries that are each other's nearest would come out twice
             frame = pd.concat([frame, swapped]).drop_duplicates(["query_id", "reference_id"], ignore_index=True)
-        return describe(frame.assign(kind=kind), index)
+        return add_classes(frame.assign(kind=kind), index)
 
 
 def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: int | None) -> list[int]:
@@ -117,7 +117,7 @@ def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: in
     return [int(position) for position, at in zip(order, turns, strict=True) if per_class is None or at < per_class]
 
 
-def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
+def add_classes(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     """Add label and class name of query and reference."""
     for side in SIDES:
         frame[f"{side}_label"] = index["label"].loc[frame[f"{side}_id"]].to_numpy()
@@ -125,7 +125,7 @@ def describe(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def with_others(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataFrame:
+def add_controls(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Add a reference of the reference's class and one of neither image's class, at random; "" where there is none.
 
     Each draw hangs on the pair alone, so that it disturbs no other.
@@ -146,7 +146,7 @@ def with_others(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataF
     return pairs.assign(**{f"{role}_id": chosen for role, chosen in found.items()})
 
 
-def batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
+def cut_batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
     """Cut the table into batches of one kind each, in its own order."""
     return [
         of_kind.iloc[start : start + batch_size]
@@ -155,12 +155,12 @@ def batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
     ]
 
 
-def first(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
+def first_of_each_kind(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
     """The first pairs of each kind."""
     return pairs.groupby("kind", sort=False).head(count)
 
 
-def load(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch]:
+def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch]:
     """Load the images and regions of each batch, ahead of their use."""
     return prefetch(partial(load_batch, dataset), frames)
 
@@ -184,11 +184,11 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         masks={name: torch.stack([found[name] for found in regions]) for name in common},
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
-        others={role: images for role in OTHERS if (images := further(dataset, frame, role)) is not None},
+        others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
     )
 
 
-def further(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:
+def further_references(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:
     """The further references of one role, or nothing where no pair of the batch has one."""
     ids = frame.get(f"{role}_id", pd.Series("", frame.index))
     images = {image_id: dataset.sample(image_id).image for image_id in ids.unique() if image_id}

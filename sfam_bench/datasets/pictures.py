@@ -12,7 +12,15 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch, Sample
 from sfam_bench.core.types import Image
-from sfam_bench.datasets.decode import as_mask, as_rgb, from_array, mask_of, open_image, open_mask, unit
+from sfam_bench.datasets.decode import (
+    array_to_rgb,
+    levels_to_mask,
+    open_image,
+    open_mask,
+    scale_to_unit,
+    to_mask,
+    to_rgb,
+)
 from sfam_bench.datasets.folder import one_line
 from sfam_bench.datasets.geometry import Box, Geometry, fill
 
@@ -77,11 +85,11 @@ def _open_picture(
             raise UserError(f"{what} {path} is missing: check the path")
         return open_image(path, background=background, marked=marked)
     if isinstance(picture, np.ndarray):
-        return from_array(picture, what, background)
+        return array_to_rgb(picture, what, background)
     if not isinstance(picture, PIL.Image.Image):
         raise UserError(f"{what} is of type {type(picture).__name__}: give a path, a PIL image, an array or a tensor")
     try:
-        return as_rgb(picture, what, background=background, marked=marked)
+        return to_rgb(picture, what, background=background, marked=marked)
     except (OSError, SyntaxError, ValueError) as error:  # the file behind it is read only now
         raise UserError(f"cannot read {what} ({one_line(error)}): open an image that is whole") from None
 
@@ -91,18 +99,18 @@ def _tensor(picture: Tensor, what: str) -> Image:
         shape = f"{tuple(picture.shape)} of {str(picture.dtype).removeprefix('torch.')}"
         raise UserError(f"{what} is {shape}: an image tensor must have the shape (3, rows, cols)")
     image = picture.detach().cpu()
-    return torch.from_numpy(unit((image.float() if image.is_floating_point() else image).numpy(), what))
+    return torch.from_numpy(scale_to_unit((image.float() if image.is_floating_point() else image).numpy(), what))
 
 
 def _mask(region: Region, shape: tuple[int, int]) -> np.ndarray:
     """True where the object is; raises UserError where the mask is not of its image's shape (rows, cols)."""
     if isinstance(region, Tensor):
         found = region.detach().cpu()
-        mask = mask_of((found.float() if found.is_floating_point() else found).numpy(), "foreground")
+        mask = levels_to_mask((found.float() if found.is_floating_point() else found).numpy(), "foreground")
     elif isinstance(region, np.ndarray):
-        mask = mask_of(region, "foreground")
+        mask = levels_to_mask(region, "foreground")
     elif isinstance(region, PIL.Image.Image):
-        mask = as_mask(region, "foreground")
+        mask = to_mask(region, "foreground")
     else:
         mask = open_mask(Path(region).expanduser())
     if mask.shape != shape:

@@ -8,7 +8,7 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import Collection, Found, ImageFolder, load
 from sfam_bench.datasets.geometry import STANDARD, Geometry
-from sfam_bench.datasets.tables import path_below, read_table, text, whole
+from sfam_bench.datasets.tables import parse_natural, parse_path, parse_string, read_table
 
 SOP = Collection(
     title="Stanford Online Products",
@@ -17,7 +17,7 @@ SOP = Collection(
     images=120_053,
     classes=22_634,
 )
-COLUMNS = {"image_id": text, "class_id": whole, "super_class_id": whole, "path": path_below}
+COLUMNS = {"image_id": parse_string, "class_id": parse_natural, "super_class_id": parse_natural, "path": parse_path}
 
 
 def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "sop") -> ImageFolder:

@@ -9,7 +9,7 @@ from sfam_bench.core.errors import UserError
 SPLITS = ("zero_shot", "closed_set")
 
 
-def assign(rows: pd.DataFrame, split: str, title: str) -> tuple[pd.Series, str]:
+def assign_splits(rows: pd.DataFrame, split: str, title: str) -> tuple[pd.Series, str]:
     """Return "train" or "test" for each row and the name of the split.
 
     `rows` has `label` and, where the official files tell, the booleans `train_class` and `train_image`.

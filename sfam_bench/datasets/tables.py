@@ -11,22 +11,22 @@ from typing import Any
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import regular
+from sfam_bench.core.files import check_regular
 
 FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 BLANKS = re.compile(r"[ \t]+")
 
 
-def text(cell: str) -> str:
+def parse_string(cell: str) -> str:
     """Any text but none."""
     if not cell:
         raise ValueError("a text")
     return cell
 
 
-def path_below(cell: str) -> str:
+def parse_path(cell: str) -> str:
     """A path that stays below the folder of its data set, by name; links are followed later (`folder.inside`)."""
-    if leads_out(text(cell)):
+    if leads_out(parse_string(cell)):
         raise ValueError("a path below the data set's folder; this one leads out of it")
     return cell
 
@@ -37,14 +37,14 @@ def leads_out(path: str) -> bool:
     return bool(windows.anchor) or ".." in windows.parts or "\0" in path
 
 
-def whole(cell: str) -> int:
+def parse_natural(cell: str) -> int:
     """A whole number that is not negative, in decimal digits."""
     if not re.fullmatch(r"[0-9]{1,18}", cell):
         raise ValueError("a whole number of at least 0")
     return int(cell)
 
 
-def number(cell: str) -> float:
+def parse_number(cell: str) -> float:
     """A finite number."""
     try:
         found = float(cell)
@@ -55,7 +55,7 @@ def number(cell: str) -> float:
     return found
 
 
-def flag(cell: str) -> bool:
+def parse_flag(cell: str) -> bool:
     """True or False, however it is written: true, 1, 1.0."""
     found = FLAGS.get(cell.lower())
     if found is None:
@@ -69,7 +69,7 @@ Columns = Mapping[str, Callable[[str], Any]]
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a file that hold anything, with their numbers; UserError where it is absent, empty or not UTF-8."""
     try:
-        content = regular(path).read_bytes()
+        content = check_regular(path).read_bytes()
         lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): copy it again") from None

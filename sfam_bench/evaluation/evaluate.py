@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sfam_bench.core.cache import Cache
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.maps import coincide, find_flaws, normalise, upsample
+from sfam_bench.core.maps import are_equal, find_flaws, normalise, upsample
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import PAIR, Curve, Encoded, PairBatch, Passes, Record, Side, check_names
 from sfam_bench.core.targets import Target, swap_sides
@@ -137,7 +137,7 @@ def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passe
             asked = dict.fromkeys(question for metric in asking for question in asks(metric, method.explained))
             lent: dict[Question, Cache] = {}
             for scaled, known, answers in earlier:
-                alike = coincide(scaled, method.scaled)
+                alike = are_equal(scaled, method.scaled)
                 lendable = (question for question in asked if not isinstance(question[0], Reading))
                 lent.update((question, answers) for question in lendable if alike[question[1]] and question in known)
             if method.scaled[0].numel() <= COARSE:

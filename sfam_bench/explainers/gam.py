@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import check_choices
-from sfam_bench.core.hooks import tap
+from sfam_bench.core.hooks import record_outputs
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
@@ -73,7 +73,7 @@ def inside(
     """The target's gradient by the outputs of `modules` in the trunk, and these outputs, for some of the pairs."""
     with differentiating(model):
         images = encoded.query.images[rows].clone().requires_grad_()
-        with tap(*modules) as outputs:
+        with record_outputs(*modules) as outputs:
             embeddings = model(images)
         layers = [outputs[module] for module in modules]
         found = gradients(score(model.similarity, embeddings, encoded.terms, rows).sum(), layers)
@@ -90,7 +90,7 @@ def earlier_layers(model: SimilarityModel, image: Images) -> tuple[list[nn.Modul
     """
     with differentiating(model):
         image = image.clone().requires_grad_()
-        with tap(*model.trunk.modules()) as outputs:
+        with record_outputs(*model.trunk.modules()) as outputs:
             activations = model.run_trunk(image)
     nearest: dict[int, tuple[int, nn.Module]] = {}
     for module, output in outputs.items():

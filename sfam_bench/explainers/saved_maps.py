@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.files import regular
+from sfam_bench.core.files import check_regular
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.datasets.folder import inside, one_line
+from sfam_bench.datasets.folder import one_line, resolve_inside
 from sfam_bench.models.similarity_model import SimilarityModel
 
 NPY = b"\x93NUMPY"
@@ -83,8 +83,8 @@ class SavedMaps:
         """The map of a pair, (rows, cols); raises UserError where it is absent, unfit or unlike the others."""
         by_pair, by_image = pair_file(query_id, reference_id), f"{query_id}.npy"
         name, other = (by_pair, by_image) if self.named_by == "pair" else (by_image, by_pair)
-        if not (path := inside(self.root, name)).is_file():
-            if inside(self.root, other).is_file():
+        if not (path := resolve_inside(self.root, name)).is_file():
+            if resolve_inside(self.root, other).is_file():
                 hint = f"but {other} is there: set named_by={'image' if self.named_by == 'pair' else 'pair'}"
             else:
                 hint = "save one for each pair of pairs.parquet (and for its reverse with maps.save=true)"
@@ -100,7 +100,9 @@ class SavedMaps:
 def read_map(path: Path) -> np.ndarray:
     """One saved map as float32; what it says of NaN is left to evaluate, which flags it."""
     try:
-        with regular(path).open("rb") as file:  # a header that claims more than the file holds would fill the memory
+        with check_regular(path).open(
+            "rb"
+        ) as file:  # a header that claims more than the file holds would fill the memory
             if file.read(len(NPY)) == NPY:
                 file.seek(0)
                 _check_header(file, path.stat().st_size)

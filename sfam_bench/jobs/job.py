@@ -40,7 +40,7 @@ def has_failed(root: Path, job: Job) -> bool:
     return bool(read_notes(root, "failures", job.id))
 
 
-def levels(jobs: Sequence[Job]) -> list[list[Job]]:
+def group_by_need(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs in groups, each of which needs jobs of earlier groups alone; of jobs, those that others need come first."""
     depth: dict[str, int] = {}
     for job in jobs:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from sfam_bench.core.signals import listening
+from sfam_bench.core.signals import catch_signals
 
 Process: TypeAlias = subprocess.Popen[bytes]
 
@@ -34,7 +34,7 @@ class Claims:
     claim: Callable[[str, int], None] = lambda job, pid: None
 
 
-def cores(workers: int) -> list[list[int]]:
+def assign_cores(workers: int) -> list[list[int]]:
     """The cores that this process may use, dealt out to so many workers; shared where there are not enough."""
     mine = sorted(os.sched_getaffinity(0))
     each = max(1, len(mine) // workers)
@@ -57,9 +57,9 @@ def compute(
     ended, and not at all where one of them is not done. `tick` is called while it waits.
     """
     waiting, tries = list(commands), Counter[str]()
-    free, active = deque(enumerate(cores(workers))), dict[str, tuple[Process | None, tuple[int, list[int]]]]()
+    free, active = deque(enumerate(assign_cores(workers))), dict[str, tuple[Process | None, tuple[int, list[int]]]]()
     logs.mkdir(exist_ok=True)
-    with listening() as request:
+    with catch_signals() as request:
         try:
             while (waiting and request.number is None) or active:
                 while free and request.number is None:

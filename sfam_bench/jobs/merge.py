@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, tidy
+from sfam_bench.core.files import atomic, remove_stale_temporaries
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Piece, distinct, place
+from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Piece, chunk_path, distinct_pairs
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import read_pairs
 from sfam_bench.runs.store import RunStore
@@ -45,9 +45,9 @@ class Merged:
         """What is not there, the first few by name; nothing where all is."""
         pairs = [f"{query} with {reference} ({why})" for _, query, reference, why in self.skipped]
         found = [
-            _few("missing batches", [str(number) for number in self.missing]),
-            _few("pairs that could not be explained", pairs),
-            _few("unsound batches", list(self.wrong.values())),
+            _list_few("missing batches", [str(number) for number in self.missing]),
+            _list_few("pairs that could not be explained", pairs),
+            _list_few("unsound batches", list(self.wrong.values())),
         ]
         return "; ".join(filter(None, found))
 
@@ -63,7 +63,7 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
     if manifest.get("config_hash") != plan.facts.get("identity"):
         raise UserError(f"{root}/manifest.json is not that of the plan: restore it, or plan again into another run_dir")
     for folder in (root, *(root / kind for kind in ("records", "maps", "curves"))):
-        tidy(folder)
+        remove_stale_temporaries(folder)
     found, heard = _Found(), set[str]()
     with atomic(root / "records.parquet") as records, atomic(root / "curves.parquet") as curves:
         with _Stream(records, SCHEMA) as to_records, _Stream(curves, CURVES) as to_curves:
@@ -85,9 +85,9 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
     late = {
         **facts,
         "shards": len(plan.batches),
-        "skipped": _silent(plan, manifest.get("metrics") or {}, heard),
+        "skipped": _silent_metrics(plan, manifest.get("metrics") or {}, heard),
         "merged": {"batches": merged.batches, "records": to_records.rows, "curves": to_curves.rows},
-        **({} if merged.complete else {"lost": _lost(merged)}),
+        **({} if merged.complete else {"lost": _describe_lost(merged)}),
     }
     store.write_manifest({**earlier, **late, "done": merged.complete})
     return merged
@@ -102,13 +102,13 @@ class _Found:
 
     def sound(self, root: Path, plan: Plan) -> Iterator[Piece]:
         """The pieces that are sound, in order; the others are noted."""
-        for number, pairs in enumerate(planned(root, plan)):
-            if not place(root, "records", number).exists():
+        for number, pairs in enumerate(expected_pairs(root, plan)):
+            if not chunk_path(root, "records", number).exists():
                 self.merged.missing.append(number)
                 continue
             try:
                 piece = Piece.read(root, number, plan.key, plan.passes, [plan.code])
-                _whole(piece, pairs, root, number)
+                _check_records(piece, pairs, root, number)
             except ValueError as error:
                 self.merged.wrong[number] = str(error)
                 continue
@@ -152,7 +152,7 @@ class _Stream:
         self.held = []
 
 
-def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
+def expected_pairs(root: Path, plan: Plan) -> Iterator[Pairs]:
     """The pairs of each batch, as sfam_bench.datasets.pairs.batches cuts them."""
     remedy = "plan again into another run_dir, with each of pairs.kinds once"
     pairs = read_pairs(root, read_manifest(root), remedy)
@@ -162,37 +162,37 @@ def planned(root: Path, plan: Plan) -> Iterator[Pairs]:
         yield ids[first:last]
 
 
-def _whole(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
+def _check_records(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
     """ValueError unless the records are those of these pairs, less the skipped, and nothing else is of another."""
-    records, curves, maps = (place(root, kind, number) for kind in ("records", "curves", "maps"))
+    records, curves, maps = (chunk_path(root, kind, number) for kind in ("records", "curves", "maps"))
     left = {(query, reference) for query, reference, _ in piece.skipped}
-    expected, found = set(pairs) - left, distinct(piece.records)
+    expected, found = set(pairs) - left, distinct_pairs(piece.records)
     if strange := left - set(pairs):
-        raise ValueError(f"{records} skips {_pair(strange)}, which its batch does not have")
+        raise ValueError(f"{records} skips {_format_pair(strange)}, which its batch does not have")
     if lost := expected - found:
-        raise ValueError(f"{records} lacks {_pair(lost)}")
-    for path, strange in ((records, found - expected), (curves, distinct(piece.curves) - expected)):
+        raise ValueError(f"{records} lacks {_format_pair(lost)}")
+    for path, strange in ((records, found - expected), (curves, distinct_pairs(piece.curves) - expected)):
         if strange:
-            raise ValueError(f"{path} holds {_pair(strange)}, which its batch does not have")
+            raise ValueError(f"{path} holds {_format_pair(strange)}, which its batch does not have")
     if piece.explained is not None and piece.explained != [pair for pair in pairs if pair in expected]:
         raise ValueError(f"{maps} is of other pairs than its batch, or in another order")
 
 
-def _pair(pairs: set[tuple[str, str]]) -> str:
+def _format_pair(pairs: set[tuple[str, str]]) -> str:
     return f"{' with '.join(min(pairs))}" + (f" and {len(pairs) - 1} more" if len(pairs) > 1 else "")
 
 
-def _few(what: str, names: Sequence[str]) -> str:
+def _list_few(what: str, names: Sequence[str]) -> str:
     return f"{what}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
-def _silent(plan: Plan, metrics: Mapping[str, Any], heard: set[str]) -> list[str]:
+def _silent_metrics(plan: Plan, metrics: Mapping[str, Any], heard: set[str]) -> list[str]:
     """The metrics without a record, less those of a random share of pairs."""
     settings = plan.config.get("metric") or {}
     return [name for name in metrics if name not in heard and (settings.get(name) or {}).get("share", 1) == 1]
 
 
-def _lost(merged: Merged) -> dict[str, Any]:
+def _describe_lost(merged: Merged) -> dict[str, Any]:
     """What a partial merge lacks."""
     wrong = {str(number): why for number, why in merged.wrong.items()}
     return {"missing": merged.missing, "skipped": merged.skipped, "wrong": wrong}

@@ -10,8 +10,8 @@ from typing import Any
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import read_json, write_json
-from sfam_bench.core.provenance import plain
-from sfam_bench.jobs.processes import alive, identity
+from sfam_bench.core.provenance import to_plain
+from sfam_bench.jobs.processes import identity, is_alive
 
 EVERY: Mapping[str, Any] = {"id": str, "host": str, "boot": str, "space": str, "pid": int, "at": str}
 FIELDS: Mapping[str, Mapping[str, Any]] = {  # of each kind
@@ -30,7 +30,7 @@ def write_note(root: Path, kind: str, name: str, pid: int | None = None, **facts
     who = {"id": name, **identity(pid or os.getpid()), "slurm": slurm}
     (root / kind).mkdir(exist_ok=True)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(root / kind / f"{name}.json", plain({**who, "at": at, **facts}))
+    write_json(root / kind / f"{name}.json", to_plain({**who, "at": at, **facts}))
 
 
 def remove_note(root: Path, kind: str, name: str) -> None:
@@ -41,7 +41,7 @@ def remove_note(root: Path, kind: str, name: str) -> None:
 def claim(root: Path, name: str) -> None:
     """Note that this process does a job; UserError where another living process does it."""
     other = read_notes(root, "running", name).get(name)
-    if other and other["pid"] != os.getpid() and alive(other):
+    if other and other["pid"] != os.getpid() and is_alive(other):
         raise UserError(
             f"{name} is being computed by process {other['pid']}: see sfam-bench submit status run_dir={root}"
         )

@@ -14,9 +14,9 @@ from beartype.door import is_bearable
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest, read_json, write_json
-from sfam_bench.core.provenance import config_hash, plain, running_code
+from sfam_bench.core.provenance import config_hash, running_code, to_plain
 from sfam_bench.jobs.job import Job
-from sfam_bench.runs.chunks import place
+from sfam_bench.runs.chunks import chunk_path
 
 FILE, PAIRS = "plan.json", "pairs.parquet"
 ID = re.compile(r"\w[\w.-]*")
@@ -107,7 +107,7 @@ class Plan:
 
     def write(self, root: Path) -> None:
         """Freeze the plan in its run folder."""
-        write_json(root / FILE, plain(asdict(self)))
+        write_json(root / FILE, to_plain(asdict(self)))
 
     @classmethod
     def read(cls, root: Path) -> "Plan":
@@ -126,7 +126,7 @@ class Plan:
             raise ValueError(f"frozen must name {PAIRS} and other files beside it")
         borders = [0, *(shard.last for shard in self.shards)]
         if borders[-1] != len(self.batches) or any(
-            shard != named(self.key, first, last)
+            shard != identify_shard(self.key, first, last)
             for shard, (first, last) in zip(self.shards, pairwise(borders), strict=True)
         ):
             raise ValueError("its shards are not those of its batches")
@@ -151,7 +151,7 @@ class JobList:
 
     def write(self, root: Path) -> None:
         """Write the plan below its root, in the place of an earlier one."""
-        write_json(root / FILE, plain(asdict(self)))
+        write_json(root / FILE, to_plain(asdict(self)))
 
     def chain(self, name: str) -> list[Job]:
         """The job of this id and, where one process does all jobs, those that come later."""
@@ -185,8 +185,8 @@ def read_plan(root: Path) -> AnyPlan:
     found = read_json(root / FILE, remedy)
     try:
         if found.get("kind") == Plan.kind:
-            return _verified(Plan(**{**found, "shards": [Shard(**shard) for shard in found["shards"]]}))
-        return _verified(JobList(**{**found, "jobs": [Job(**job) for job in found["jobs"]]}))
+            return _parse_verified(Plan(**{**found, "shards": [Shard(**shard) for shard in found["shards"]]}))
+        return _parse_verified(JobList(**{**found, "jobs": [Job(**job) for job in found["jobs"]]}))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{root / FILE} is no plan of this version ({why}): {remedy}") from error
@@ -200,7 +200,7 @@ def find_job(jobs: Sequence[Job], name: str) -> Job:
     raise UserError(f"there is no job {name} in the plan: see sfam-bench submit status")
 
 
-def _verified(plan: Made) -> Made:
+def _parse_verified(plan: Made) -> Made:
     plan._verify()
     return plan
 
@@ -215,15 +215,15 @@ def _check_types(instance: Any) -> None:
 
 def _records(shard: Shard) -> list[str]:
     """The files of records of a shard, below the root."""
-    return [str(place(Path(), "records", number)) for number in shard.batches]
+    return [str(chunk_path(Path(), "records", number)) for number in shard.batches]
 
 
-def named(key: str, first: int, last: int) -> Shard:
+def identify_shard(key: str, first: int, last: int) -> Shard:
     """The shard of these batches."""
     return Shard(config_hash({"key": key, "first": first, "last": last}), first, last)
 
 
-def cut(batches: Sequence[int], shards: int, key: str) -> list[Shard]:
+def cut_shards(batches: Sequence[int], shards: int, key: str) -> list[Shard]:
     """Cut batches into consecutive ranges of about as many pairs each."""
     count = max(1, min(shards, len(batches)))
     ends = list(accumulate(batches))
@@ -235,9 +235,9 @@ def cut(batches: Sequence[int], shards: int, key: str) -> list[Shard]:
         nearest = at + 1 if at == 0 or ends[at] - share <= share - ends[at - 1] else at
         borders.append(min(max(nearest, borders[-1] + 1), len(batches) - (count - number)))
     borders.append(len(batches))
-    return [named(key, first, last) for first, last in pairwise(borders)]
+    return [identify_shard(key, first, last) for first, last in pairwise(borders)]
 
 
-def shards_for(pairs: int, rate: float, minutes: float | int, workers: int) -> int:
+def count_shards(pairs: int, rate: float, minutes: float | int, workers: int) -> int:
     """How many shards make tasks of about `minutes`: one a worker at least, as many as an array may hold at most."""
     return max(1, min(MOST, max(workers, round(pairs / rate / (60 * minutes)))))

@@ -14,10 +14,10 @@ ALIVE, ENDED, UNKNOWN = "alive", "ended", "unknown"
 
 def identity(pid: int) -> dict[str, Any]:
     """What identifies a process of this machine: host, boot and namespace of numbers, number, start time in ticks."""
-    return {"host": socket.gethostname(), "boot": _boot(), "space": _space(), "pid": pid, "born": born(pid)}
+    return {"host": socket.gethostname(), "boot": _boot(), "space": _space(), "pid": pid, "born": start_time(pid)}
 
 
-def born(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """When a process was started, in clock ticks since the boot; None where there is none, or only its exit code."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # its name may hold anything
@@ -26,7 +26,7 @@ def born(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def standing(note: Mapping[str, Any]) -> str:
+def check_process(note: Mapping[str, Any]) -> str:
     """Whether the process that a note identifies is ALIVE or has ENDED; UNKNOWN where this cannot be seen from here."""
     if note["host"] != socket.gethostname():
         return UNKNOWN
@@ -35,24 +35,24 @@ def standing(note: Mapping[str, Any]) -> str:
         return ENDED if datetime.fromisoformat(note["at"]).timestamp() < booted else UNKNOWN
     if note["space"] != _space():  # a container, which numbers its processes anew
         return UNKNOWN
-    return ALIVE if note["born"] is not None and born(note["pid"]) == note["born"] else ENDED
+    return ALIVE if note["born"] is not None and start_time(note["pid"]) == note["born"] else ENDED
 
 
-def alive(note: Mapping[str, Any]) -> bool:
+def is_alive(note: Mapping[str, Any]) -> bool:
     """Whether the process that a note identifies runs on this machine."""
-    return standing(note) == ALIVE
+    return check_process(note) == ALIVE
 
 
 def terminate(note: Mapping[str, Any]) -> bool:
     """Send SIGTERM to the process that a note identifies, and to no other; whether it was sent."""
-    if not alive(note):
+    if not is_alive(note):
         return False
     try:
         handle = os.pidfd_open(note["pid"])  # is of one process, whoever has its number later
     except ProcessLookupError:
         return False
     try:
-        if not alive(note):
+        if not is_alive(note):
             return False
         signal.pidfd_send_signal(handle, signal.SIGTERM)
     except ProcessLookupError:

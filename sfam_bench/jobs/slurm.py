@@ -11,7 +11,7 @@ from typing import Any
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.ranges import Count, Natural, Positive
-from sfam_bench.jobs.job import Job, levels
+from sfam_bench.jobs.job import Job, group_by_need
 from sfam_bench.jobs.plan import MOST
 
 REQUEUED = 20  # times that a task may run out of time: each goes on where the last one stopped
@@ -94,7 +94,7 @@ def executor(request: Request, folder: Path) -> Any:
     return made
 
 
-def script(request: Request, folder: Path, tasks: int) -> str:
+def batch_script(request: Request, folder: Path, tasks: int) -> str:
     """What sbatch would be given for an array of so many tasks."""
     made = executor(request, folder)
     made.parameters["map_count"] = tasks
@@ -113,7 +113,7 @@ def submit(
     An array starts once all that its tasks need (`after`) has ended; `queued` are ids of what is in the queue.
     """
     found, jobs = dict[str, str](), [Job(name, [*after.get(name, ())]) for name in tasks]
-    for level in levels(jobs):
+    for level in group_by_need(jobs):
         known = {**queued, **found}
         needed = sorted({known[name].split("_")[0] for job in level for name in job.after if name in known})
         made = executor(request, folder)
@@ -137,12 +137,12 @@ def queue(jobs: Mapping[str, str]) -> dict[str, str]:
         return {}
     arrays = sorted({job.split("_")[0] for job in jobs.values()})
     command = ["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "--format", "%i|%T|%r"]
-    lines = (line.split("|") for line in ask(command, "Invalid job id").splitlines())
-    states = {job: standing(state, reason) for job, state, reason in lines}
+    lines = (line.split("|") for line in run_query(command, "Invalid job id").splitlines())
+    states = {job: parse_state(state, reason) for job, state, reason in lines}
     return {name: states[job] for name, job in jobs.items() if job in states}
 
 
-def standing(state: str, reason: str) -> str:
+def parse_state(state: str, reason: str) -> str:
     """What a state of SLURM means; a task whose start failed on a broken node is held until somebody cares."""
     if "held" in reason.lower() or reason == "DependencyNeverSatisfied":
         return "held"
@@ -152,10 +152,10 @@ def standing(state: str, reason: str) -> str:
 def cancel(jobs: Iterable[str]) -> None:
     """Take jobs out of the queue, and end those that run."""
     if wanted := sorted(set(jobs)):
-        ask(["scancel", *wanted], "Invalid job id")
+        run_query(["scancel", *wanted], "Invalid job id")
 
 
-def ask(command: Sequence[str], harmless: str) -> str:
+def run_query(command: Sequence[str], harmless: str) -> str:
     """What a command of SLURM answers; an error that contains `harmless` counts as no answer."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)

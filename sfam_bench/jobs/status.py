@@ -11,7 +11,7 @@ import pandas as pd
 from sfam_bench.jobs.job import STATES
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import AnyPlan, Plan
-from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, standing
+from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, check_process
 
 RECENT = 600  # seconds over which the rate is taken
 
@@ -36,7 +36,7 @@ class Status:
         for job in plan.jobs:  # a job comes after those that it needs
             there = sum(name in present for name in job.results)
             process = at_work.get(job.id)
-            stands = standing(process) if process else ENDED
+            stands = check_process(process) if process else ENDED
             needed = [name for name in job.after if states.get(name) != "done"]
             state, why = "waiting", ""
             if job.id in done and there == len(job.results):
@@ -81,7 +81,7 @@ class Status:
             line += f"; {there} of {results} batches"
         if self.live and self.rate:
             share = self.jobs["size"] * (1 - self.jobs["there"] / self.jobs["results"])
-            line += f"; {self.rate:.1f} pairs a second, {duration(share.sum() / self.rate)} to go"
+            line += f"; {self.rate:.1f} pairs a second, {format_duration(share.sum() / self.rate)} to go"
         return line
 
     @property
@@ -119,7 +119,7 @@ def recent_rate(root: Path, plan: Plan) -> float:
     return sum(plan.batches[number] for number in recent if number != first) / max(recent[first], 1e-9)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """As a person would say it."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -10,7 +10,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.jobs import slurm
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import AnyPlan
-from sfam_bench.jobs.processes import UNKNOWN, alive, standing
+from sfam_bench.jobs.processes import UNKNOWN, check_process, is_alive
 from sfam_bench.jobs.status import Status
 
 
@@ -25,10 +25,10 @@ def read_status(root: Path, plan: AnyPlan, gone: Container[str] = ()) -> Status:
     `gone` are hosts whose processes have ended, though this cannot be seen from here.
     """
     done, failed = Status.of(root, plan, {}).of_state("done"), read_notes(root, "failures")
-    here = (note["due"] for note in read_notes(root, "launches").values() if "due" in note and alive(note))
+    here = (note["due"] for note in read_notes(root, "launches").values() if "due" in note and is_alive(note))
     queue = {job: "queued" for due in here for job in due if job not in failed}
     queue.update(slurm.queue({job: its for job, its in read_submitted(root).items() if job not in done}))
-    far = {job: note for job, note in read_notes(root, "running").items() if standing(note) == UNKNOWN}
+    far = {job: note for job, note in read_notes(root, "running").items() if check_process(note) == UNKNOWN}
     known = slurm.queue({job: note["slurm"] for job, note in far.items() if note["slurm"] and job not in done})
     ended = {job for job, note in far.items() if note["host"] in gone or (note["slurm"] and job not in known)}
     return Status.of(root, plan, queue, ended)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.maps import ties
+from sfam_bench.core.maps import tie_bounds
 from sfam_bench.core.metric_card import SHARE, VALUES, Group, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative, Share
 from sfam_bench.core.types import Flags, Maps, Masks, Scores
@@ -57,7 +57,7 @@ def average_precision(ranks: Int[Tensor, "batch rows cols"], maps: Maps, region:
     places, flat, wanted = ranks.flatten(1).long(), maps.flatten(1), region.flatten(1).double()
     values = torch.empty_like(flat).scatter_(1, places, flat)
     found = torch.empty_like(wanted).scatter_(1, places, wanted)
-    _, until = ties(values)
+    _, until = tie_bounds(values)
     precision = found.cumsum(dim=1).gather(1, until - 1) / until
     return ((precision * found).sum(dim=1) / found.sum(dim=1)).to(maps.dtype)
 

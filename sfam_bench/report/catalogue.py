@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sfam_bench.core.metric_card import COMPARED, GROUPS, HEADLINES, Group
-from sfam_bench.report.names import arrow
+from sfam_bench.report.names import direction_arrow
 from sfam_bench.report.tables.cost import COSTS
 
 
@@ -64,7 +64,7 @@ class Catalogue:
 
     def title(self, metric: str) -> str:
         """Its label with the arrow of its better side."""
-        return self.label(metric) + arrow(self.direction(metric))
+        return self.label(metric) + direction_arrow(self.direction(metric))
 
     def is_compared(self, metric: str) -> bool:
         """Whether it says how faithful a map is."""

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import yaml
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import beside, digest, read_json, write_json
+from sfam_bench.core.files import digest, read_json, temporary_folder, write_json
 from sfam_bench.report.page.pair_order import sort_pairs
-from sfam_bench.runs.chunks import FORMAT, PAIR, line
-from sfam_bench.runs.proof import AGAIN, DIGESTS, file_digests, prove
-from sfam_bench.runs.reader import KINDS, Run, batches_of, image_path, read_maps, read_run, read_tables
+from sfam_bench.runs.chunks import FORMAT, PAIR, first_line
+from sfam_bench.runs.proof import AGAIN, DIGESTS, check_digest, file_digests
+from sfam_bench.runs.reader import KINDS, Run, count_batches, image_path, read_maps, read_run, read_tables
 
 TRAINING = ("model.json", "history.csv", "retrieval.parquet")
 
 
-def keep(run: Path, out: Path, pictures: int = 0) -> Path:
+def keep_run(run: Path, out: Path, pictures: int = 0) -> Path:
     """Write the run folder `run`, of an evaluation or of a training, into the new folder `out`, whole or not at all.
 
     Records and curves become a file each; weights are left out. `pictures` is of how many pairs of each kind maps and
@@ -31,7 +31,7 @@ def keep(run: Path, out: Path, pictures: int = 0) -> Path:
     if out.exists():
         raise UserError(f"{out} exists: remove it first, or keep the run under another name")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with beside(out) as temporary:
+    with temporary_folder(out) as temporary:
         fresh = temporary / "run"
         fresh.mkdir()
         if (run / TRAINING[0]).is_file():
@@ -47,10 +47,10 @@ def _keep_training(run: Path, out: Path) -> None:
         raise UserError(f"{run} is no finished training: it has no {absent[0]}; pass a run_dir of train")
     facts = read_json(run / TRAINING[0], "train again into another run_dir")
     for name in TRAINING[1:]:
-        prove(run, facts, run / name, "train again into another run_dir")
+        check_digest(run, facts, run / name, "train again into another run_dir")
         shutil.copyfile(run / name, out / name)
     digests = {name: digest(out / name) for name in TRAINING[1:]}
-    write_json(out / TRAINING[0], {**_placeless(facts), DIGESTS: digests})
+    write_json(out / TRAINING[0], {**_shorten_paths(facts), DIGESTS: digests})
 
 
 def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
@@ -59,16 +59,16 @@ def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
         pq.write_table(read_tables(run, found.manifest, kind), out / f"{kind}.parquet", **FORMAT)
     found.pairs.to_parquet(out / "pairs.parquet", index=False)
     if (run / "config.yaml").is_file():
-        prove(run, found.manifest, run / "config.yaml")
+        check_digest(run, found.manifest, run / "config.yaml")
         try:
-            config = _placeless(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+            config = _shorten_paths(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read {run / 'config.yaml'} ({line(error)}): {AGAIN}") from error
+            raise UserError(f"cannot read {run / 'config.yaml'} ({first_line(error)}): {AGAIN}") from error
         (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if pictures:
         _keep_pictures(found, out, pictures)
-    merged = {"batches": batches_of(run, found.manifest)}
-    write_json(out / "manifest.json", {**_placeless(found.manifest), "merged": merged, DIGESTS: file_digests(out)})
+    merged = {"batches": count_batches(run, found.manifest)}
+    write_json(out / "manifest.json", {**_shorten_paths(found.manifest), "merged": merged, DIGESTS: file_digests(out)})
 
 
 def _keep_pictures(run: Run, out: Path, count: int) -> None:
@@ -81,19 +81,19 @@ def _keep_pictures(run: Run, out: Path, count: int) -> None:
     wanted = set(few[[*PAIR]].itertuples(index=False, name=None))
     (out / "images").mkdir()
     for name in sorted({name for pair in wanted for name in pair}):
-        prove(run.root, run.manifest, image_path(run.root, name))
+        check_digest(run.root, run.manifest, image_path(run.root, name))
         shutil.copyfile(image_path(run.root, name), image_path(out, name))
     if maps := read_maps(run.root, wanted, points=True):
         (out / "maps").mkdir()
         np.savez_compressed(out / "maps" / "00000.npz", **maps)  # type: ignore[arg-type]
 
 
-def _placeless(value: Any) -> Any:
+def _shorten_paths(value: Any) -> Any:
     """The same with each absolute path, and each that leads out, as its last two names."""
     if isinstance(value, dict):
-        return {key: _placeless(item) for key, item in value.items()}
+        return {key: _shorten_paths(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_placeless(item) for item in value]
+        return [_shorten_paths(item) for item in value]
     if isinstance(value, str) and value.startswith(("/", "~", "..")):
         return "/".join(_names(value))
     return value

@@ -18,12 +18,12 @@ def sort_explainers(explainers: Sequence[str], blind: Container[str]) -> list[st
     return sorted(explainers, key=blind.__contains__)
 
 
-def arrow(higher_is_better: Any) -> str:
+def direction_arrow(higher_is_better: Any) -> str:
     """↑ higher is better, ↓ lower is better, nothing without a direction."""
     return "" if pd.isna(higher_is_better) else " ↑" if higher_is_better else " ↓"
 
 
-def decimals(values: Sequence[float]) -> int:
+def count_decimals(values: Sequence[float]) -> int:
     """Three significant digits for the largest of the values, and at most four decimals."""
     sizes = np.abs([value for value in values if np.isfinite(value)])
     largest = sizes.max() if sizes.size else 0
@@ -32,7 +32,7 @@ def decimals(values: Sequence[float]) -> int:
     return int(np.clip(3 - np.ceil(np.log10(largest)), 0, 4)) if largest > 0 else 3
 
 
-def words(name: str) -> str:
+def to_prose(name: str) -> str:
     """A name as prose: recall_at_1 is recall@1."""
     return " ".join(SPELLING.get(part, part) for part in name.replace("_at_", "@").split("_"))
 

@@ -18,7 +18,7 @@ from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.flagged import left_out_table
-from sfam_bench.report.tables.meta import measure_worth, weigh
+from sfam_bench.report.tables.meta import measure_worth, weigh_metrics
 from sfam_bench.report.tables.models import model_sheets, model_table
 from sfam_bench.report.tables.protocols import protocol_line
 from sfam_bench.report.tables.tables import Table
@@ -45,14 +45,14 @@ class Sheet:
     def write(self, out: Path, name: str) -> list[Path]:
         """Write NAME.md, .tex and .html, and a CSV for each frame, into the folder `out`."""
         texts = {
-            f"{name}.md": formats.markdown(self.title, self.protocol, self.tables),
-            f"{name}.tex": formats.latex(self.title, self.protocol, self.tables),
-            f"{name}.html": page.template("sheet.html.j2").render(
+            f"{name}.md": formats.to_markdown(self.title, self.protocol, self.tables),
+            f"{name}.tex": formats.to_latex(self.title, self.protocol, self.tables),
+            f"{name}.html": page.load_template("sheet.html.j2").render(
                 title=self.title, lines=self.protocol, tables=self.tables
             ),
         }
         for kind, frame in self.frames.items():
-            texts[f"{'-'.join(filter(None, [name, kind]))}.csv"] = formats.csv(frame, "%.6g")
+            texts[f"{'-'.join(filter(None, [name, kind]))}.csv"] = formats.to_csv(frame, "%.6g")
         out.mkdir(parents=True, exist_ok=True)
         for file_name, text in texts.items():
             with atomic(out / file_name) as file:
@@ -127,17 +127,17 @@ class Metrics:
 
     def __call__(self, stored: Stored) -> Sheet:
         names = dict.fromkeys(name for part in self.runs.values() for name in part)
-        found = {name: self._chosen(stored.run(name)) for name in names}
+        found = {name: self._select_rows(stored.run(name)) for name in names}
         for pattern in self.metrics:
             if not any(fnmatchcase(name, pattern) for frame in found.values() for name in frame["metric"]):
                 raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
         parts = [table for title, part in self.runs.items() for table in self._part(title, part, stored, found)]
         left_out = left_out_table({name: stored.run(name).kept(found[name]) for name in names})
-        lines = [(name, line(stored.run(name), found[name])) for name in names]
+        lines = [(name, describe_run(stored.run(name), found[name])) for name in names]
         frame = pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)
         return Sheet(self.title, lines, [*parts, *([left_out] if left_out else [])], {"": frame})
 
-    def _chosen(self, run: Summed) -> pd.DataFrame:
+    def _select_rows(self, run: Summed) -> pd.DataFrame:
         """The rows of the means that the table shows, and the chance levels of its metrics."""
         means = run.among(self.explainers)
         there = means.loc[means["explainer"] != FACTS, "metric"].drop_duplicates().tolist()
@@ -153,7 +153,9 @@ class Metrics:
             return [
                 table
                 for name in names
-                for table in tables.metric_tables(found[name], stored.run(name).catalogue, of(title, name, names))
+                for table in tables.metric_tables(
+                    found[name], stored.run(name).catalogue, name_in_part(title, name, names)
+                )
             ]
         # letters are compared on purpose: a name is cut at its dashes, and is no path
         shared = commonprefix(names).rpartition("-")[0] if len(names) > 1 else ""  # noqa: RUF071
@@ -171,12 +173,12 @@ class Metrics:
         return made
 
 
-def line(run: Summed, means: pd.DataFrame) -> str:
+def describe_run(run: Summed, means: pd.DataFrame) -> str:
     """What was measured on what, in a line."""
     return protocol_line(run.run, means, run.errors)
 
 
-def of(title: str, name: str, names: Sequence[str]) -> str:
+def name_in_part(title: str, name: str, names: Sequence[str]) -> str:
     """What a run is called within its part: by the part's title alone where it is the only one."""
     return title if len(names) == 1 else f"{title}, {name}"
 
@@ -206,8 +208,10 @@ class Agreement:
     def __call__(self, stored: Stored) -> Sheet:
         runs = [stored.run(name) for name in self.runs]
         catalogue = Catalogue.of(*(each.run.manifest for each in runs))
-        found = weigh([measure_worth(each.run) for each in runs], pd.concat([each.means for each in runs]), catalogue)
+        found = weigh_metrics(
+            [measure_worth(each.run) for each in runs], pd.concat([each.means for each in runs]), catalogue
+        )
         if found is None:
             raise UserError(f"the stored runs {', '.join(self.runs)} have no metric that says how true a map is")
-        lines = [(each.name, line(each, each.means)) for each in runs]
+        lines = [(each.name, describe_run(each, each.means)) for each in runs]
         return Sheet(self.title, lines, found.tables, found.frames)

@@ -13,9 +13,9 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables.box_accuracy import with_box_accuracy
 from sfam_bench.report.tables.cost import cost_rows
 from sfam_bench.report.tables.models import Training, read_training
-from sfam_bench.report.tables.tables import mark
+from sfam_bench.report.tables.tables import mark_blind
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import FACTS, area_errors, summary
+from sfam_bench.statistics import FACTS, area_errors, summarise
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Summed:
     def _summed(self, records: pd.DataFrame) -> pd.DataFrame:
         costs = cost_rows(self.run)
         costs = costs[costs["explainer"].isin(records["explainer"])] if len(costs) else costs
-        whole = pd.concat([summary(records, self.run.pairs, self.catalogue.facts), costs], ignore_index=True)
-        return mark(whole, self.run.manifest.get("blind") or ())
+        whole = pd.concat([summarise(records, self.run.pairs, self.catalogue.facts), costs], ignore_index=True)
+        return mark_blind(whole, self.run.manifest.get("blind") or ())
 
     def kept(self, means: pd.DataFrame) -> pd.DataFrame:
         """The records behind some rows of the means."""

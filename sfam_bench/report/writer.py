@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import beside
+from sfam_bench.core.files import temporary_folder
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.curves import draw_curves
 from sfam_bench.report.figures.figures import gallery
-from sfam_bench.report.figures.means import overview
-from sfam_bench.report.figures.sweep import sweeps
+from sfam_bench.report.figures.means import draw_overview
+from sfam_bench.report.figures.sweep import draw_sweeps
 from sfam_bench.report.names import Slugs
 from sfam_bench.report.page import page
 from sfam_bench.report.tables import formats, tables
@@ -20,10 +20,10 @@ from sfam_bench.report.tables.box_accuracy import with_box_accuracy
 from sfam_bench.report.tables.cost import cost_rows
 from sfam_bench.report.tables.flagged import flagged_table
 from sfam_bench.report.tables.meta import FILES, measure_worth, write_meta
-from sfam_bench.report.tables.protocols import OUTSIDE, outside, protocol
+from sfam_bench.report.tables.protocols import OUTSIDE, describe_protocol, describe_violations
 from sfam_bench.report.tables.tables import Report
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import FACTS, RUN, area_errors, paired_difference, summary
+from sfam_bench.statistics import FACTS, RUN, area_errors, paired_difference, summarise
 
 SHEETS = ("table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
 OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
@@ -34,9 +34,9 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
     found = [read_run(Path(run), allow_unfinished) for run in runs]
     _check(found)
     out = Path(out)
-    kept = _not_ours(out)
+    kept = _foreign_files(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with beside(out) as temporary:
+    with temporary_folder(out) as temporary:
         fresh, old = temporary / "new", temporary / "old"
         fresh.mkdir()
         report = _write(found, fresh, to)
@@ -58,10 +58,10 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         check = catalogue.checks(whole.records)
         run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
         blind = run.manifest.get("blind") or ()
-        means = summary(run.records, run.pairs, catalogue.facts)
-        sums.append(tables.mark(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
+        means = summarise(run.records, run.pairs, catalogue.facts)
+        sums.append(tables.mark_blind(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
         against = tables.adjust_differences(paired_difference(run.records, run.pairs, to), catalogue)
-        differences.append(tables.mark(against, blind))
+        differences.append(tables.mark_blind(against, blind))
         judged.append(measure_worth(run))
         parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
         of_run = [_section(run, part, differences[-1], errors, catalogue, out, named) for part in parts]
@@ -71,18 +71,18 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         ]
         sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines]), *of_run[1:]]
     table = pd.concat(sums, ignore_index=True)
-    (out / "summary.csv").write_text(formats.csv(table), encoding="utf-8")
-    (out / "differences.csv").write_text(formats.csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
+    (out / "summary.csv").write_text(formats.to_csv(table), encoding="utf-8")
+    (out / "differences.csv").write_text(formats.to_csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
     catalogue = Catalogue.of(*manifests)
     alike = [part for _, part in table.groupby(["dataset", "target"], sort=False)]
     compared = [
         block
         for part in alike
-        for block in tables.add_remark(tables.side_by_side(part, catalogue), _remark(runs, part))
+        for block in tables.add_remark(tables.compare_models(part, catalogue), _remark(runs, part))
     ]
     metrics = catalogue.sort(table.loc[table["explainer"] != FACTS, "metric"].unique())
     meta = write_meta(judged, table, catalogue, out, _remark(runs, table), named)
-    whole_page = page.render(sections, compared, catalogue, metrics, meta, runs, named)
+    whole_page = page.render_page(sections, compared, catalogue, metrics, meta, runs, named)
     (out / "index.html").write_text(whole_page, encoding="utf-8")
     return Report(table, catalogue, {section.title: section.protocol for section in sections})
 
@@ -100,37 +100,37 @@ def _section(
     names = [str(part[name].iloc[0]) for name in RUN]
     drawn = [
         path
-        for path in [*overview(part, catalogue, out, named), *sweeps(part, run.manifest, out, named)]
+        for path in [*draw_overview(part, catalogue, out, named), *draw_sweeps(part, run.manifest, out, named)]
         if path.suffix == ".png"
     ]
     remark = _remark([run], part)
-    flagged = flagged_table(_of(run.records, names), run.manifest.get("blind") or ())
+    flagged = flagged_table(_select_part(run.records, names), run.manifest.get("blind") or ())
     section = page.Section(
         title=" · ".join(names),
         anchor=named(*names),
-        protocol=protocol(run, part, area_errors(_of(errors, names))),
+        protocol=describe_protocol(run, part, area_errors(_select_part(errors, names))),
         tables=tables.add_remark(tables.metric_tables(part, catalogue), remark),
-        differences=tables.add_remark(tables.difference_tables(_of(differences, names), catalogue), remark),
+        differences=tables.add_remark(tables.difference_tables(_select_part(differences, names), catalogue), remark),
         flagged=tables.add_remark([flagged], remark)[0] if flagged else None,
         pictures=[(path, "Means and 95 % intervals.") for path in drawn],
     )
     everything = [*section.tables, *section.differences, *([section.flagged] if section.flagged else [])]
     file = f"table-{section.anchor}"
-    (out / f"{file}.md").write_text(formats.markdown(section.title, section.protocol, everything), encoding="utf-8")
-    (out / f"{file}.tex").write_text(formats.latex(section.title, section.protocol, everything), encoding="utf-8")
-    (out / f"{file}.csv").write_text(formats.csv(formats.wide(part)), encoding="utf-8")
+    (out / f"{file}.md").write_text(formats.to_markdown(section.title, section.protocol, everything), encoding="utf-8")
+    (out / f"{file}.tex").write_text(formats.to_latex(section.title, section.protocol, everything), encoding="utf-8")
+    (out / f"{file}.csv").write_text(formats.to_csv(formats.pivot_means(part)), encoding="utf-8")
     return section
 
 
 def _remark(runs: Sequence[Run], part: pd.DataFrame) -> str:
     """Which models of this part of the summary stand outside the protocol, and why; nothing where none does."""
     shown = set(part[RUN].itertuples(index=False, name=None))
-    found = {tuple(map(run.manifest.get, RUN)): outside(run.manifest) for run in runs}
+    found = {tuple(map(run.manifest.get, RUN)): describe_violations(run.manifest) for run in runs}
     texts = [f"{' · '.join(keys[:2])}: {why}" for keys, why in found.items() if why and keys in shown]
     return f"{OUTSIDE}: {'; '.join(texts)}." if texts else ""
 
 
-def _of(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def _select_part(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return frame[(frame[RUN] == list(names)).all(axis=1)]
 
 
@@ -146,7 +146,7 @@ def _check(runs: Sequence[Run]) -> None:
             seen[keys] = run.root
 
 
-def _not_ours(out: Path) -> list[Path]:
+def _foreign_files(out: Path) -> list[Path]:
     """What must outlive the swap: Hydra's own files; anything else that no report wrote is not touched."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another folder for the report")

@@ -96,12 +96,12 @@ def retrieval(
     roles: Roles | None = None,
 ) -> dict[str, int | float]:
     """Means of `per_item`, and over how many; with `nmi` also how well clusters agree with classes, which is slow."""
-    return averages(per_item(similarity, gallery, labels, recall_at, engine, roles)) | (
+    return average_retrieval(per_item(similarity, gallery, labels, recall_at, engine, roles)) | (
         {"nmi": cluster_agreement(similarity, gallery, labels)} if nmi else {}
     )
 
 
-def averages(items: pd.DataFrame) -> dict[str, int | float]:
+def average_retrieval(items: pd.DataFrame) -> dict[str, int | float]:
     """What `retrieval` says of the values of `per_item`."""
     return {"count": len(items), **{str(name): float(values.mean()) for name, values in items.items()}}
 

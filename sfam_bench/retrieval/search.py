@@ -75,27 +75,27 @@ def search(
     for start in range(0, len(asked), size):
         queries, own = asked[start : start + size], places[start : start + size]
         if with_faiss:
-            yield _others(own, *with_faiss(queries, keys, k + 1))
+            yield _drop_own(own, *with_faiss(queries, keys, k + 1))
         else:
             scores = similarity.compare(queries, keys)
             rows = (own >= 0).nonzero()[:, 0]
             scores[rows, own[rows]] = -torch.inf
-            yield greatest(scores, k)
+            yield find_greatest(scores, k)
 
 
-def greatest(scores: Matrix, k: int) -> Nearest:
+def find_greatest(scores: Matrix, k: int) -> Nearest:
     """The k greatest of at least k columns and where they stand, greatest first; of equals those that stand first."""
     if scores.shape[1] == k:
-        return _ordered(scores, torch.arange(k, device=scores.device).expand(len(scores), k))
+        return _sort(scores, torch.arange(k, device=scores.device).expand(len(scores), k))
     found = scores.topk(k + 1, dim=1)  # leaves the order of ties open, and which of them it takes
     positions, least = found.indices[:, :k], found.values[:, k - 1 : k]
     torn = found.values[:, k] == least[:, 0]
     if torn.any():
-        positions[torn] = _first(scores[torn], least[torn], k)
-    return _ordered(scores.gather(1, positions), positions)
+        positions[torn] = _first_positions(scores[torn], least[torn], k)
+    return _sort(scores.gather(1, positions), positions)
 
 
-def _first(scores: Matrix, least: Float[Tensor, "batch 1"], k: int) -> Int[Tensor, "batch k"]:
+def _first_positions(scores: Matrix, least: Float[Tensor, "batch 1"], k: int) -> Int[Tensor, "batch k"]:
     """Where the k greatest stand whose least is given: all above it, and the first of those on a level with it."""
     above, level = scores > least, scores == least
     room = k - above.sum(dim=1, keepdim=True)
@@ -103,19 +103,19 @@ def _first(scores: Matrix, least: Float[Tensor, "batch 1"], k: int) -> Int[Tenso
     return (above | level).nonzero()[:, 1].view(-1, k)
 
 
-def _ordered(scores: Tensor, positions: Tensor) -> Nearest:
+def _sort(scores: Tensor, positions: Tensor) -> Nearest:
     """Best first; of equals the lower position first."""
     positions, by_position = positions.sort(dim=1)
     scores, by_score = scores.gather(1, by_position).sort(dim=1, descending=True, stable=True)
     return scores, positions.gather(1, by_score)
 
 
-def _others(own: Int[Tensor, " batch"], scores: Tensor, positions: Tensor) -> Nearest:
+def _drop_own(own: Int[Tensor, " batch"], scores: Tensor, positions: Tensor) -> Nearest:
     """One neighbour fewer: without the item itself, or where equals have kept it out, without the last."""
     dropped = positions == own[:, None]
     dropped[~dropped.any(dim=1), -1] = True
     rows = len(own)
-    return _ordered(scores[~dropped].view(rows, -1), positions[~dropped].view(rows, -1))
+    return _sort(scores[~dropped].view(rows, -1), positions[~dropped].view(rows, -1))
 
 
 def _faiss(similarity: SimilarityFunction) -> Callable[[Embeddings, Gallery, int], tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfam_bench.core.files import atomic, digest, regular
+from sfam_bench.core.files import atomic, check_regular, digest
 from sfam_bench.core.provenance import running_code
 
 KEYS = ("dataset", "model", "target", "explainer", "metric", "query_id", "reference_id")
@@ -58,25 +58,25 @@ class Piece:
         `passes` are those in which it must have been computed, `codes` the hashes of code that may have made it; None
         accepts any.
         """
-        records, said = read_piece(place(root, "records", number), SCHEMA, key, number)
-        check_made(place(root, "records", number), said, passes, codes)
-        repeats(records, KEYS, place(root, "records", number))
+        records, said = read_piece(chunk_path(root, "records", number), SCHEMA, key, number)
+        check_code_and_mode(chunk_path(root, "records", number), said, passes, codes)
+        check_unique(records, KEYS, chunk_path(root, "records", number))
         curves = CURVES.empty_table()
         if said["curves"]:
-            path = place(root, "curves", number)
-            _prove(path, said["curves"]["sha256"])
+            path = chunk_path(root, "curves", number)
+            _check_digest(path, said["curves"]["sha256"])
             curves, _ = read_piece(path, CURVES, key, number)
-            repeats(curves, WALKS, path)
+            check_unique(curves, WALKS, path)
         explained = None
         if said["maps"]:
-            path = place(root, "maps", number)
-            _prove(path, said["maps"]["sha256"])
+            path = chunk_path(root, "maps", number)
+            _check_digest(path, said["maps"]["sha256"])
             explained = _maps(path, said["maps"]["names"])
         skipped = [(one[0], one[1], one[2]) for one in said["skipped"]]
         return cls(records, curves, skipped, explained, said["code"], said["passes"])
 
 
-def place(root: Path, kind: str, number: int) -> Path:
+def chunk_path(root: Path, kind: str, number: int) -> Path:
     """Where the records, curves or maps of a batch lie."""
     return root / kind / f"{number:05d}.{'npz' if kind == 'maps' else 'parquet'}"
 
@@ -95,20 +95,20 @@ def write_piece(
     said: dict[str, Any] = {"key": key, "batch": number, "code": running_code(), "passes": dict(passes)}
     beside: dict[str, Any] = {"skipped": [list(one) for one in skipped], "curves": None, "maps": None}
     if len(curves):
-        path = place(root, "curves", number)
+        path = chunk_path(root, "curves", number)
         _write(path, pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES), said)
         beside["curves"] = {"rows": len(curves), "sha256": digest(path)}
     if maps is not None:
-        path = place(root, "maps", number)
+        path = chunk_path(root, "maps", number)
         with atomic(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **maps)  # type: ignore[arg-type]  # numpy's stub takes the names for allow_pickle
         beside["maps"] = {"names": sorted(maps), "sha256": digest(path)}
     frame = pd.DataFrame(records) if len(records) else pd.DataFrame(columns=SCHEMA.names)
     table = pa.Table.from_pandas(frame[SCHEMA.names], schema=PLAIN, preserve_index=False, safe=True).cast(SCHEMA)
-    _write(place(root, "records", number), table, {**said, **beside})
+    _write(chunk_path(root, "records", number), table, {**said, **beside})
 
 
-def says(path: Path) -> dict[str, Any]:
+def read_footer(path: Path) -> dict[str, Any]:
     """What a piece says of itself, out of its footer alone; nothing where it is broken or says nothing."""
     try:
         found = json.loads((pq.read_metadata(path).metadata or {})[MARK])
@@ -117,7 +117,7 @@ def says(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def check_made(
+def check_code_and_mode(
     path: Path, said: Mapping[str, Any], passes: Mapping[str, Any] | None, codes: Collection[str] | None
 ) -> None:
     """ValueError where a piece was computed in another mode of passes, or by other code."""
@@ -153,14 +153,14 @@ def read_piece(
     digest, are given as they are. ValueError with what is wrong, in a line that begins with the file.
     """
     try:
-        content = regular(path).read_bytes()
+        content = check_regular(path).read_bytes()
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             table, footer = file.read(use_threads=False), file.metadata.metadata or {}
         said = json.loads(footer.get(MARK, b"{}"))
         seal = said.pop(SEAL, "")
         before, _, after = content.rpartition(_seal(seal))
     except Exception as error:  # a broken file raises a dozen kinds
-        raise ValueError(f"{path} cannot be read ({line(error)})") from error
+        raise ValueError(f"{path} cannot be read ({first_line(error)})") from error
     if not (sealed or seal):
         return table, said
     if key is not None and said.get("key") != key:
@@ -184,12 +184,12 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _prove(path: Path, expected: str) -> None:
+def _check_digest(path: Path, expected: str) -> None:
     """ValueError unless a file is the one that its records were written with."""
     try:
         found = digest(path)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({line(error)})") from error
+        raise ValueError(f"{path} cannot be read ({first_line(error)})") from error
     if found != expected:
         raise ValueError(f"{path} is damaged: its digest differs")
 
@@ -197,17 +197,17 @@ def _prove(path: Path, expected: str) -> None:
 def _maps(path: Path, names: list[str]) -> list[tuple[str, str]]:
     """The pairs of a file of maps, each array of which is read against its checksum."""
     try:
-        with np.load(regular(path), allow_pickle=False) as arrays:
+        with np.load(check_regular(path), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         pairs = list(zip(*(found[side].tolist() for side in PAIR), strict=True))
     except Exception as error:  # a broken zip raises half a dozen kinds
-        raise ValueError(f"{path} cannot be read ({line(error)})") from error
+        raise ValueError(f"{path} cannot be read ({first_line(error)})") from error
     if sorted(found) != names or {len(array) for array in found.values()} != {len(pairs)}:
         raise ValueError(f"{path} holds other maps than its batch left")
     return pairs
 
 
-def codes(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+def encode_rows(table: pa.Table, names: Sequence[str]) -> np.ndarray:
     """A whole number a row, equal where all of these columns are."""
     found = np.zeros(len(table), np.int64)
     for name in names:
@@ -216,19 +216,19 @@ def codes(table: pa.Table, names: Sequence[str]) -> np.ndarray:
     return found
 
 
-def repeats(table: pa.Table, names: Sequence[str], path: Path) -> None:
+def check_unique(table: pa.Table, names: Sequence[str], path: Path) -> None:
     """ValueError where two rows are of the same."""
-    if count := len(table) - len(pd.unique(codes(table, names))):
+    if count := len(table) - len(pd.unique(encode_rows(table, names))):
         raise ValueError(f"{path} holds {count} rows twice")
 
 
-def distinct(table: pa.Table) -> set[tuple[str, str]]:
+def distinct_pairs(table: pa.Table) -> set[tuple[str, str]]:
     """The pairs that a table is of."""
-    both = pd.unique(codes(table, PAIR))
+    both = pd.unique(encode_rows(table, PAIR))
     queries, references = (table[side].combine_chunks().dictionary.to_pylist() for side in PAIR)
     return {(queries[code // len(references)], references[code % len(references)]) for code in both.tolist()}
 
 
-def line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what an error says."""
     return (str(error) or type(error).__name__).splitlines()[0]

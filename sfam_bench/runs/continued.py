@@ -7,21 +7,21 @@ from typing import Any, Literal
 import yaml
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.provenance import PACKAGES, Config, config_hash, differences, plain, run_facts
-from sfam_bench.runs.chunks import line
-from sfam_bench.runs.proof import RESTORE, prove
+from sfam_bench.core.provenance import PACKAGES, Config, config_hash, differences, run_facts, to_plain
+from sfam_bench.runs.chunks import first_line
+from sfam_bench.runs.proof import RESTORE, check_digest
 
 Resume = bool | Literal["anyway"]
 FOLDERS = ("records", "maps", "images", "curves")
 
 
-def refuse(root: Path, resume: Resume) -> None:
+def refuse_results(root: Path, resume: Resume) -> None:
     """Raise UserError where a folder holds results and is not to be continued."""
     if holds_results(root) and not resume:
         raise UserError(f"run folder {root} exists: pass resume=true to continue it, or another run_dir")
 
 
-def begin(root: Path) -> Path:
+def create_folder(root: Path) -> Path:
     """Make a folder for results that come all at the end (training); refuses one that holds results."""
     if holds_results(root):
         raise UserError(f"run folder {root} exists: choose another run_dir")
@@ -31,13 +31,13 @@ def begin(root: Path) -> Path:
 
 def holds_results(root: Path) -> bool:
     """Whether the folder holds more than what Hydra puts into a new one: hidden files and the log."""
-    return root.exists() and any(_shown(root))
+    return root.exists() and any(_format_differences(root))
 
 
-def was_begun(root: Path) -> bool:
+def is_begun(root: Path) -> bool:
     """Whether a run was begun in a folder that holds nothing yet: a full disk, or a kill, came before its manifest."""
-    left = {path.name for path in _shown(root)} - {"config.yaml"} if root.is_dir() else {""}
-    return left <= {*FOLDERS} and not any(any(_shown(root / name)) for name in left)
+    left = {path.name for path in _format_differences(root)} - {"config.yaml"} if root.is_dir() else {""}
+    return left <= {*FOLDERS} and not any(any(_format_differences(root / name)) for name in left)
 
 
 def claim(root: Path, resume: Resume) -> None:
@@ -68,7 +68,7 @@ def check_same(root: Path, manifest: Mapping[str, Any], config: Config, resume: 
         )
     now = run_facts()
     before = [manifest, *(manifest.get("resumed") or [])][-1]
-    if not (changed := differences(_made(before), _made(now))):
+    if not (changed := differences(_code_facts(before), _code_facts(now))):
         return None
     if resume != "anyway":
         raise UserError(
@@ -83,18 +83,18 @@ def _differences(root: Path, manifest: Mapping[str, Any], config: Config) -> str
         return differences(manifest["identity"], config)
     path = root / "config.yaml"
     try:
-        prove(root, manifest, path, RESTORE)
+        check_digest(root, manifest, path, RESTORE)
         was = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        return f"which settings differ is not known: cannot read {path}: {line(error)}"
-    return differences(was if isinstance(was, Mapping) else {}, plain(config))
+        return f"which settings differ is not known: cannot read {path}: {first_line(error)}"
+    return differences(was if isinstance(was, Mapping) else {}, to_plain(config))
 
 
-def _made(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _code_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What of the code decides about numbers."""
     versions = facts.get("versions") or {}
     return {"code": facts.get("code"), **{name: versions[name] for name in PACKAGES[1:] if name in versions}}
 
 
-def _shown(folder: Path) -> list[Path]:
+def _format_differences(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".log"]

@@ -9,7 +9,7 @@ from typing import Any
 LIST = Path(__file__).with_name("older_metrics.json")
 
 
-def with_descriptions(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def add_descriptions(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest with a description of each metric whose key is known; what it says itself stays.
 
     Curves whose steps the list leaves open were sampled by the steps of the run.

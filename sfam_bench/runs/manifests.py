@@ -66,27 +66,28 @@ def read_manifest(root: Path) -> dict[str, Any]:
 def _read(path: Path, *state: int) -> dict[str, Any]:
     """A manifest, read once for as long as its file does not change: an old one is warned of once."""
     manifest = read_json(path, "restore it, or evaluate again into another run_dir")
-    if wrong := misfit(manifest, MAY_HOLD):
+    if wrong := find_misfit(manifest, MAY_HOLD):
         raise UserError(f"{path} is no manifest of an evaluation: {wrong}; pass the folder that an evaluation wrote")
     return manifest
 
 
-def misfit(value: Any, expected: Any, name: str = "", place: str = "") -> str:
+def find_misfit(value: Any, expected: Any, name: str = "", place: str = "") -> str:
     """What is not as expected, and where; nothing where all is."""
     if isinstance(expected, Mapping):
-        return "" if value is None else _misfit_of_mapping(value, expected, name, place)
+        return "" if value is None else _find_mapping_misfit(value, expected, name, place)
     if isinstance(expected, list):
         if value is not None and not isinstance(value, list):
             return f"{name} is {_short(value)}, not a list"
         return next(
-            filter(None, (misfit(one, expected[0], f"{name}[{i}]", place) for i, one in enumerate(value or []))), ""
+            filter(None, (find_misfit(one, expected[0], f"{name}[{i}]", place) for i, one in enumerate(value or []))),
+            "",
         )
     kinds = tuple(one for one in expected if isinstance(one, type))
     right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
     return "" if right or value in [one for one in expected if isinstance(one, str)] else f"{name} is {_short(value)}"
 
 
-def _misfit_of_mapping(value: Any, expected: Mapping[str, Any], name: str, place: str) -> str:
+def _find_mapping_misfit(value: Any, expected: Mapping[str, Any], name: str, place: str) -> str:
     if not isinstance(value, Mapping):
         return f"{name} is {_short(value)}, not a mapping"
     if absent := [key for key in NEEDED.get(place, ()) if key not in value]:
@@ -95,7 +96,7 @@ def _misfit_of_mapping(value: Any, expected: Mapping[str, Any], name: str, place
     for key, one in value.items():
         if (own := expected.get(key, expected.get(EACH))) is not None:
             at = EACH if key not in expected else key
-            found.append(misfit(one, own, f"{name}.{key}".lstrip("."), f"{place}.{at}".lstrip(".")))
+            found.append(find_misfit(one, own, f"{name}.{key}".lstrip("."), f"{place}.{at}".lstrip(".")))
     return next(filter(None, found), "")
 
 

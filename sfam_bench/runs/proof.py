@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import digest, regular
-from sfam_bench.runs.chunks import KEYS, PAIR, codes, distinct, line
+from sfam_bench.core.files import check_regular, digest
+from sfam_bench.runs.chunks import KEYS, PAIR, distinct_pairs, encode_rows, first_line
 
 DIGESTS = "digests"
 RESTORE = "restore it, or choose another run_dir"
@@ -34,7 +34,7 @@ def file_digests(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): digest(path) for path in paths if path.is_file()}
 
 
-def prove(root: Path, manifest: Mapping[str, Any], path: Path, remedy: str = AGAIN) -> None:
+def check_digest(root: Path, manifest: Mapping[str, Any], path: Path, remedy: str = AGAIN) -> None:
     """Raise UserError, ending with `remedy`, unless a file is the one whose digest the manifest keeps.
 
     Nothing can be said of the files of runs that older versions wrote, and of images before a run is finished.
@@ -44,17 +44,17 @@ def prove(root: Path, manifest: Mapping[str, Any], path: Path, remedy: str = AGA
     expected = manifest[DIGESTS].get(path.relative_to(root).as_posix())
     if expected is None and manifest.get("done"):
         raise UserError(f"{path} does not belong to what was written into {root}, by the digests there; {remedy}")
-    if expected is not None and digest_of(path) != expected:
+    if expected is not None and cached_digest(path) != expected:
         raise UserError(f"{path} is damaged or was edited (its digest differs): {remedy}")
 
 
-def digest_of(path: Path) -> str:
+def cached_digest(path: Path) -> str:
     """The digest of a file, computed once for as long as the file does not change; UserError where it is not there."""
     try:
         state = path.stat()
         return _digest_of(path, state.st_size, state.st_mtime_ns, state.st_ino)
     except OSError as error:
-        raise UserError(f"cannot read {path} ({line(error)}): {AGAIN}") from error
+        raise UserError(f"cannot read {path} ({first_line(error)}): {AGAIN}") from error
 
 
 @lru_cache(maxsize=100_000)
@@ -65,13 +65,13 @@ def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:
 def read_table(path: Path, remedy: str = AGAIN) -> pa.Table:
     """Read a table against its checksums, or say in one line what is wrong."""
     try:
-        with pq.ParquetFile(regular(path), page_checksum_verification=True) as file:
+        with pq.ParquetFile(check_regular(path), page_checksum_verification=True) as file:
             return file.read()
     except Exception as error:  # a broken file raises a dozen kinds
-        raise UserError(f"cannot read {path} ({line(error)}): {remedy}") from error
+        raise UserError(f"cannot read {path} ({first_line(error)}): {remedy}") from error
 
 
-def cast(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+def cast_columns(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """The columns of a schema, in its types; UserError where the table has others."""
     if absent := [name for name in schema.names if table.column_names.count(name) != 1]:
         count = "no" if absent[0] not in table.column_names else "more than one"
@@ -79,7 +79,7 @@ def cast(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     try:
         found = table.select(schema.names).replace_schema_metadata(None).cast(schema)
     except (pa.ArrowException, ValueError, NotImplementedError) as error:
-        raise UserError(f"{path} has columns of other types than ours ({line(error)}): {AGAIN}") from error
+        raise UserError(f"{path} has columns of other types than ours ({first_line(error)}): {AGAIN}") from error
     if empty := [name for name in schema.names if found[name].null_count and name != "value"]:  # NaN
         raise UserError(f"{path} has empty cells in column {empty[0]}: {AGAIN}")
     return found
@@ -88,14 +88,14 @@ def cast(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
 def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> pd.DataFrame:
     """The pairs of a run; UserError where the file was changed, holds something else, or a pair of a kind twice."""
     path = root / "pairs.parquet"
-    prove(root, manifest, path, remedy)
+    check_digest(root, manifest, path, remedy)
     table = read_table(path, remedy)
     if absent := [name for name in (*IDS, *NUMBERS) if table.column_names.count(name) != 1]:
         raise UserError(f"{path} is no table of pairs: it has no column {absent[0]}; {remedy}")
     try:
         frame = table.to_pandas()
     except Exception as error:  # of foreign types: any
-        raise UserError(f"cannot read {path} ({line(error)}): {remedy}") from error
+        raise UserError(f"cannot read {path} ({first_line(error)}): {remedy}") from error
     there = [name for name in NOT_ALWAYS if name in frame]
     if wrong := [
         name for name in (*IDS, *there[:1]) if not frame[name].map(lambda value: isinstance(value, str)).all()
@@ -110,9 +110,9 @@ def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> 
 
 def check_records(records: pa.Table, pairs: pd.DataFrame, root: Path) -> None:
     """UserError where a value is of no pair of the run, or stands twice, but for once of each kind of its pair."""
-    if strange := distinct(records) - {*pairs[list(PAIR)].itertuples(index=False, name=None)}:
+    if strange := distinct_pairs(records) - {*pairs[list(PAIR)].itertuples(index=False, name=None)}:
         raise UserError(f"the records in {root} are of {' with '.join(min(strange))}, which is no pair of it: {AGAIN}")
-    rows = codes(records, KEYS)
+    rows = encode_rows(records, KEYS)
     if len(pd.unique(rows)) == len(rows):
         return
     kinds = pairs.groupby(list(PAIR)).size()

@@ -15,11 +15,29 @@ from PIL import Image
 
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import regular
-from sfam_bench.runs.chunks import CURVES, PLAIN, SCHEMA, describe_passes, line, place, read_piece, says
-from sfam_bench.runs.described import with_descriptions
+from sfam_bench.core.files import check_regular
+from sfam_bench.runs.chunks import (
+    CURVES,
+    PLAIN,
+    SCHEMA,
+    chunk_path,
+    describe_passes,
+    first_line,
+    read_footer,
+    read_piece,
+)
+from sfam_bench.runs.described import add_descriptions
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.proof import AGAIN, DIGESTS, cast, check_records, digest_of, prove, read_pairs, read_table
+from sfam_bench.runs.proof import (
+    AGAIN,
+    DIGESTS,
+    cached_digest,
+    cast_columns,
+    check_digest,
+    check_records,
+    read_pairs,
+    read_table,
+)
 
 log = logging.getLogger(__name__)
 KINDS = {"records": SCHEMA, "curves": CURVES}
@@ -40,7 +58,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     """Read a run folder, or say in one line what is wrong with it."""
     root = Path(root)
     manifest = read_manifest(root)
-    there = batches_of(root, manifest)
+    there = count_batches(root, manifest)
     planned = manifest.get("shards", there)
     unfinished = ""
     if not manifest.get("done") or there < planned:
@@ -52,10 +70,10 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
         )
     pairs, records = read_pairs(root, manifest), read_tables(root, manifest, "records")
     if not manifest.get("merged"):
-        codes = codes_of(_agreeing(root, manifest))
+        codes = list_codes(_check_agreement(root, manifest))
         manifest = {**manifest, **({"codes": codes} if len(codes) > 1 else {})}
     check_records(records, pairs, root)
-    return Run(root, with_descriptions(manifest), pairs, records.cast(PLAIN).to_pandas(), unfinished)
+    return Run(root, add_descriptions(manifest), pairs, records.cast(PLAIN).to_pandas(), unfinished)
 
 
 def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:
@@ -64,28 +82,28 @@ def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:
     if manifest.get("merged"):
         if kind == "curves" and not path.exists() and DIGESTS not in manifest:
             return schema.empty_table()
-        prove(root, manifest, path)
-        return cast(read_table(path), schema, path)
+        check_digest(root, manifest, path)
+        return cast_columns(read_table(path), schema, path)
     tables = []
     for number, said in _batches(root):
-        path = place(root, kind, number)
+        path = chunk_path(root, kind, number)
         if kind == "curves" and not (said.get("curves") or (DIGESTS not in manifest and path.exists())):
             continue
         try:
             table, _ = read_piece(path, schema, said.get("key"), number, sealed=DIGESTS in manifest)
         except ValueError as error:
-            raise UserError(f"{error}: {_anew(root, number)}") from error
-        tables.append(cast(table, schema, path))
+            raise UserError(f"{error}: {_advise(root, number)}") from error
+        tables.append(cast_columns(table, schema, path))
     return pa.concat_tables(tables or [schema.empty_table()]).unify_dictionaries().combine_chunks()
 
 
-def batches_of(root: Path, manifest: Mapping[str, Any]) -> int:
+def count_batches(root: Path, manifest: Mapping[str, Any]) -> int:
     """How many batches a run holds."""
     merged = manifest.get("merged")
     return merged["batches"] if merged else sum(1 for _ in (root / "records").glob("[0-9]*.parquet"))
 
 
-def codes_of(said: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
+def list_codes(said: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
     """Which batches each code made, by its hash: {"0f3a": "0-4, 7"}; `said` is what each says of itself."""
     found: dict[str, str] = {}
     numbers = sorted(said)
@@ -125,11 +143,11 @@ def read_curves(root: Path) -> pd.DataFrame:
 def read_image(root: Path, manifest: Mapping[str, Any], image_id: str) -> Image.Image:
     """A picture that a run kept."""
     path = image_path(root, image_id)
-    prove(root, manifest, path)
+    check_digest(root, manifest, path)
     try:
         return Image.open(path).convert("RGB")
     except Exception as error:  # a broken picture raises half a dozen kinds
-        raise UserError(f"cannot read {path} ({line(error)}): {AGAIN}") from error
+        raise UserError(f"cannot read {path} ({first_line(error)}): {AGAIN}") from error
 
 
 def image_path(root: Path, image_id: str) -> Path:
@@ -146,23 +164,23 @@ def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for path in sorted((root / "records").glob("[0-9]*.parquet")):
         if not path.stem.isdigit():
             raise UserError(f"{path} is no batch of records: remove it")
-        yield int(path.stem), says(path)
+        yield int(path.stem), read_footer(path)
 
 
-def _agreeing(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+def _check_agreement(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     """What each batch says of itself; UserError where they are of several plans or modes of passes."""
     said = {number: one for number, one in _batches(root) if one}  # very old ones say nothing of themselves
     expected = manifest.get("passes") or {}
     for number, one in said.items():
         first = next(iter(said.values()))
         if one.get("key") != first.get("key"):
-            raise UserError(f"{place(root, 'records', number)} is of another run than those before it: {AGAIN}")
+            raise UserError(f"{chunk_path(root, 'records', number)} is of another run than those before it: {AGAIN}")
         passes = one.get("passes") or {}
         if passes != (first.get("passes") or {}) or any(expected.get(k, value) != value for k, value in passes.items()):
             known = {name: expected.get(name) for name in passes} if expected else first.get("passes")
             raise UserError(
-                f"{place(root, 'records', number)} was computed with passes {describe_passes(passes)}, and the run "
-                f"with {describe_passes(known)}: {_anew(root, number)}"
+                f"{chunk_path(root, 'records', number)} was computed with passes {describe_passes(passes)}, "
+                f"and the run with {describe_passes(known)}: {_advise(root, number)}"
             )
     return said
 
@@ -175,32 +193,32 @@ def _maps(root: Path) -> Iterator[Path]:
         log.warning("%s: its maps were removed, and are not shown", root)
         return
     for number, one in said.items():
-        path = place(root, "maps", number)
+        path = chunk_path(root, "maps", number)
         if not (kept := one.get("maps")):
             continue
-        if isinstance(kept, Mapping) and digest_of(path) != kept["sha256"]:
-            raise UserError(f"{path} is damaged or was edited (its digest differs): {_anew(root, number)}")
+        if isinstance(kept, Mapping) and cached_digest(path) != kept["sha256"]:
+            raise UserError(f"{path} is damaged or was edited (its digest differs): {_advise(root, number)}")
         if not isinstance(kept, Mapping) and DIGESTS in manifest:
             raise UserError(
-                f"{place(root, 'records', number)} is of an older version than its run: {_anew(root, number)}"
+                f"{chunk_path(root, 'records', number)} is of an older version than its run: {_advise(root, number)}"
             )
     for path in sorted((root / "maps").glob("[0-9]*.npz")):
         if not path.stem.isdigit() or int(path.stem) not in said:
             if DIGESTS in manifest and not manifest.get("done"):
                 continue  # of a batch that is not finished
-            prove(root, manifest, path)
+            check_digest(root, manifest, path)
         elif not said[int(path.stem)].get("maps") and DIGESTS in manifest:
             raise UserError(f"{path} does not belong to the run: remove it")
         yield path
 
 
-def _anew(root: Path, number: int) -> str:
-    return f"delete {place(root, 'records', number)} and evaluate with resume=true"
+def _advise(root: Path, number: int) -> str:
+    return f"delete {chunk_path(root, 'records', number)} and evaluate with resume=true"
 
 
 def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None, without: Container[str]) -> dict[str, np.ndarray]:
     try:
-        with np.load(regular(path), allow_pickle=False) as arrays:
+        with np.load(check_regular(path), allow_pickle=False) as arrays:
             pairs = zip(arrays["query_id"].tolist(), arrays["reference_id"].tolist(), strict=True)
             chosen = np.array([wanted is None or pair in wanted for pair in pairs], dtype=bool)
             names = [name for name in arrays.files if name not in without]
@@ -209,7 +227,9 @@ def _read_npz(path: Path, wanted: Container[tuple[str, str]] | None, without: Co
                 raise ValueError(f"{uneven[0]} is not of {len(chosen)} pairs")
             return {name: array[chosen] for name, array in found.items()}
     except Exception as error:  # a broken zip raises half a dozen kinds
-        raise UserError(f"cannot read {path} ({line(error)}): {_anew(path.parents[1], _number(path))}") from error
+        raise UserError(
+            f"cannot read {path} ({first_line(error)}): {_advise(path.parents[1], _number(path))}"
+        ) from error
 
 
 def _number(path: Path) -> int:

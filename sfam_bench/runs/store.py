@@ -17,12 +17,12 @@ from PIL import Image
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, digest, read_json, write_json
-from sfam_bench.core.provenance import Config, config_hash, plain, run_facts, running_code
-from sfam_bench.runs.chunks import Piece, check_made, place, says, write_piece
-from sfam_bench.runs.continued import Resume, check_same, claim, refuse, release, was_begun
+from sfam_bench.core.provenance import Config, config_hash, run_facts, running_code, to_plain
+from sfam_bench.runs.chunks import Piece, check_code_and_mode, chunk_path, read_footer, write_piece
+from sfam_bench.runs.continued import Resume, check_same, claim, is_begun, refuse_results, release
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import DIGESTS, FROZEN, RESTORE, file_digests, read_pairs
-from sfam_bench.runs.reader import codes_of, image_path
+from sfam_bench.runs.reader import image_path, list_codes
 
 PASSES = ("mode", "batch", "threads", "device")  # of how forward passes are taken, what may change values
 
@@ -53,15 +53,15 @@ class RunStore:
         stays what it was. resume="anyway" goes on with other code, which the manifest lists under `resumed`.
         """
         store = cls(Path(root), key or config_hash(config))
-        refuse(store.root, resume)
-        if (store.root / "manifest.json").exists() or not (was_begun(store.root) or not store.root.exists()):
+        refuse_results(store.root, resume)
+        if (store.root / "manifest.json").exists() or not (is_begun(store.root) or not store.root.exists()):
             return store._continued(config, facts, resume)
         claim(store.root, resume)
         created = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **run_facts()}
         try:
             with atomic(store.root / "config.yaml") as temporary:
                 temporary.write_text(
-                    yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+                    yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
                 )
             store.write_manifest({**facts, **created, "config_hash": config_hash(config), "done": False})
         except Exception:
@@ -90,7 +90,7 @@ class RunStore:
         """Replace the manifest, with the digests of the files of the run; those of config and pairs are kept."""
         frozen = {name: known for name, known in (manifest.get(DIGESTS) or {}).items() if name in FROZEN}
         digests = {**file_digests(self.root), **frozen}
-        write_json(self.root / "manifest.json", plain({**manifest, DIGESTS: digests}))
+        write_json(self.root / "manifest.json", to_plain({**manifest, DIGESTS: digests}))
 
     def write_pairs(self, pairs: pd.DataFrame) -> None:
         """Write which pairs the run explains: their ids, kind, classes and score.
@@ -145,18 +145,18 @@ class RunStore:
 
     def path(self, number: int) -> Path:
         """Where the records of a shard lie."""
-        return place(self.root, "records", number)
+        return chunk_path(self.root, "records", number)
 
     def has_shard(self, number: int) -> bool:
         """Whether the shard is there, made as this store makes them and without skipped pairs, by its footer alone."""
-        said = says(self.path(number))
+        said = read_footer(self.path(number))
         if (said.get("key"), said.get("batch"), said.get("skipped")) != (self.key, number, []):
             return False
         try:
-            check_made(self.path(number), said, self.passes, self.codes)
+            check_code_and_mode(self.path(number), said, self.passes, self.codes)
         except ValueError:
             return False
-        return all(place(self.root, kind, number).exists() for kind in ("maps", "curves") if said[kind])
+        return all(chunk_path(self.root, kind, number).exists() for kind in ("maps", "curves") if said[kind])
 
     def due(self, shards: int) -> list[int]:
         """The shards that are not there, or not sound: these are set aside, with a warning, and computed anew."""
@@ -187,7 +187,7 @@ class RunStore:
 
     def size(self, number: int) -> int:
         """Bytes of a shard on disk."""
-        paths = [place(self.root, kind, number) for kind in ("records", "maps", "curves")]
+        paths = [chunk_path(self.root, kind, number) for kind in ("records", "maps", "curves")]
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def write_image(self, image_id: str, pixels: np.ndarray) -> None:
@@ -207,8 +207,8 @@ class RunStore:
         """Mark the run complete, and add late facts to its manifest: costs, and which shards which code made."""
         manifest = read_manifest(self.root)
         costs = {"cost": self.cost(manifest["cost"])} if manifest.get("cost") else {}
-        codes = codes_of(
-            {int(path.stem): says(path) for path in sorted((self.root / "records").glob("[0-9]*.parquet"))}
+        codes = list_codes(
+            {int(path.stem): read_footer(path) for path in sorted((self.root / "records").glob("[0-9]*.parquet"))}
         )
         self.write_manifest(
             {**manifest, **costs, **({"codes": codes} if len(codes) > 1 else {}), **facts, "done": True}

@@ -17,10 +17,10 @@ from sfam_bench.statistics.matrices import (
     RUN,
     Matrix,
     area_errors,
+    exclusion_reasons,
     matrices,
-    reasons,
 )
-from sfam_bench.statistics.summaries import NOT_COMPARED, paired_difference, summary
+from sfam_bench.statistics.summaries import NOT_COMPARED, paired_difference, summarise
 
 __all__ = [
     "FACTS",
@@ -37,11 +37,11 @@ __all__ = [
     "clustered_bootstrap",
     "clustered_intervals",
     "compare_with_best",
+    "exclusion_reasons",
     "holm",
     "matrices",
     "paired_difference",
     "rank_biserial",
-    "reasons",
     "sign_flip_p",
-    "summary",
+    "summarise",
 ]

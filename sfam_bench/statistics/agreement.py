@@ -43,7 +43,7 @@ def critical_difference(columns: int, blocks: int, level: float = 0.05) -> float
     return float(quantile * np.sqrt(columns * (columns + 1) / (6 * blocks)))
 
 
-def cliques(ranks: np.ndarray, difference: float) -> list[tuple[int, int]]:
+def find_cliques(ranks: np.ndarray, difference: float) -> list[tuple[int, int]]:
     """The longest runs of sorted `ranks` that lie within `difference`, as (first, last), of two or more."""
     ends = np.searchsorted(ranks, ranks + difference, side="right") - 1
     found: list[tuple[int, int]] = []
@@ -93,14 +93,14 @@ def tau_matrix(ratings: np.ndarray) -> np.ndarray:
     """
     signs, known = _orders(ratings)
     untied = (signs != 0).astype(float) @ known.T
-    return _divided(signs @ signs.T, np.sqrt(untied * untied.T))
+    return _safe_divide(signs @ signs.T, np.sqrt(untied * untied.T))
 
 
 def row_taus(ratings: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Kendall's tau-b of each row of `ratings` with the same row of `others`, all finite; NaN as in `tau_matrix`."""
     (one, _), (other, _) = _orders(ratings), _orders(others)
     untied = ((signs != 0).sum(axis=1) for signs in (one, other))
-    return _divided((one * other).sum(axis=1), np.sqrt(np.prod([*untied], axis=0, dtype=float)))
+    return _safe_divide((one * other).sum(axis=1), np.sqrt(np.prod([*untied], axis=0, dtype=float)))
 
 
 def _orders(ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,5 +111,5 @@ def _orders(ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sign(np.where(known, differences, 0.0)), known.astype(float)
 
 
-def _divided(shares: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+def _safe_divide(shares: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     return np.divide(shares, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)

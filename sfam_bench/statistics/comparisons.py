@@ -58,7 +58,7 @@ def compare_with_best(values: np.ndarray, clusters: np.ndarray, draws: int = 10_
     means = sums.sum(axis=0)
     if classes < FEW_CLASSES or kept.shape[1] < 2 or np.ptp(means) <= ROUNDING * np.abs(sums).sum(axis=0).max():
         return Comparison(-1, p, compared, len(kept), classes)
-    p[compared] = _behind(sums, sign_flips(classes, draws, seed))
+    p[compared] = _p_behind_best(sums, sign_flips(classes, draws, seed))
     return Comparison(int(np.flatnonzero(compared)[means.argmax()]), p, compared, len(kept), classes)
 
 
@@ -72,11 +72,11 @@ def sign_flips(classes: int, draws: int, seed: int = 0) -> np.ndarray:
     return signs
 
 
-def _behind(sums: np.ndarray, flips: np.ndarray) -> np.ndarray:
+def _p_behind_best(sums: np.ndarray, flips: np.ndarray) -> np.ndarray:
     """Adjusted p that each method is among the best, from its sums by class."""
     behind = np.empty((2 * len(flips), sums.shape[1]))  # each pattern of signs, and its opposite
     for method in range(sums.shape[1]):
-        ahead = flips @ _scaled(sums - sums[:, [method]])
+        ahead = flips @ _scale(sums - sums[:, [method]])
         behind[: len(flips), method], behind[len(flips) :, method] = ahead.max(axis=1), -ahead.min(axis=1)
     order = np.argsort(-behind[0])
     furthest = np.maximum.accumulate(behind[:, order[::-1]], axis=1)[:, ::-1]  # of a method and those less far behind
@@ -85,7 +85,7 @@ def _behind(sums: np.ndarray, flips: np.ndarray) -> np.ndarray:
     return p
 
 
-def _scaled(sums: np.ndarray) -> np.ndarray:
+def _scale(sums: np.ndarray) -> np.ndarray:
     """Sums by class over their norm, so that their total is a monotone function of the clustered t statistic."""
     norm = np.sqrt((sums**2).sum(axis=0))
     return np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0)
@@ -107,7 +107,7 @@ def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_0
         if classes < 2:
             continue
         own = np.stack([sums[sizes[:, column] > 0, column] for column in columns], axis=1)
-        totals = np.abs(sign_flips(int(classes), draws, seed) @ _scaled(own))
+        totals = np.abs(sign_flips(int(classes), draws, seed) @ _scale(own))
         p[columns] = (totals >= totals[0] - ROUNDING).mean(axis=0)
     return p
 

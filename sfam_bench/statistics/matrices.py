@@ -31,7 +31,7 @@ def matrices(records: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Matrix]:
     once = records.drop_duplicates([*RUN, "explainer", "metric", *PAIR])
     if len(unknown := pd.Index(once["query_id"].unique()).difference(label.index)):
         raise UserError(f"the records hold the query {unknown[0]!r}, which pairs.parquet lacks: evaluate the run again")
-    for run, frame in once.assign(reason=reasons(once)).groupby(RUN, sort=False, observed=True):
+    for run, frame in once.assign(reason=exclusion_reasons(once)).groupby(RUN, sort=False, observed=True):
         row, of_row = pd.factorize(pd.MultiIndex.from_frame(frame[PAIR]))
         column, of_column = pd.factorize(pd.MultiIndex.from_frame(frame[["metric", "explainer"]]))
         values = np.full((len(of_row), len(of_column)), np.nan)
@@ -39,15 +39,15 @@ def matrices(records: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Matrix]:
         clusters = label.loc[[query for query, _ in of_row]].to_numpy()
         left_out = (frame["reason"] != "").to_numpy()  # few, so that what follows is quick
         why, where = frame["reason"].to_numpy(dtype=object)[left_out], column[left_out]
-        flagged = [_counted(why[where == number]) for number in range(len(of_column))]
+        flagged = [_count_once(why[where == number]) for number in range(len(of_column))]
         yield Matrix(tuple(map(str, run)), list(of_column), values, clusters, flagged)
 
 
-def _counted(flags: np.ndarray) -> str:
+def _count_once(flags: np.ndarray) -> str:
     return ", ".join(f"{name} {count}" for name, count in zip(*np.unique(flags, return_counts=True), strict=True))
 
 
-def reasons(records: pd.DataFrame) -> pd.Series:
+def exclusion_reasons(records: pd.DataFrame) -> pd.Series:
     """Why each record is left out of the means; '' for those that count."""
     flag = records["flag"].fillna("").astype(str)
     return flag.mask((flag == "") & ~np.isfinite(records["value"].to_numpy(dtype=float)), NO_REASON)
@@ -59,4 +59,4 @@ def area_errors(checks: pd.DataFrame) -> np.ndarray:
     `checks` are the records of metrics whose role that is.
     """
     errors = checks.drop_duplicates([*RUN, "explainer", "metric", *PAIR])
-    return errors.loc[reasons(errors) == "", "value"].to_numpy(dtype=float)
+    return errors.loc[exclusion_reasons(errors) == "", "value"].to_numpy(dtype=float)

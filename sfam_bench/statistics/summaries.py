@@ -16,7 +16,7 @@ DIFFERENCE = [*RUN, "explainer", "metric", "to", *MEASURED]
 NOT_COMPARED = {"best": False, "tied": False, "p_best": np.nan, "compared": False, "shared": 0, "shared_classes": 0}
 
 
-def summary(
+def summarise(
     records: pd.DataFrame,
     pairs: pd.DataFrame,
     metrics: Mapping[str, Mapping[str, Any]] | None = None,
@@ -37,7 +37,7 @@ def summary(
 
 def _summary(matrix: Matrix, directions: Mapping[str, bool | None], draws: int, seed: int) -> pd.DataFrame:
     table = pd.DataFrame(matrix.columns, columns=["metric", "explainer"])
-    shares = _shares(matrix, table["metric"])
+    shares = _find_shares(matrix, table["metric"])
     table = table.join(pd.DataFrame(clustered_intervals(matrix.entries, matrix.clusters, draws, seed, shares=shares)))
     table["flagged"] = matrix.flagged
     table["higher_is_better"] = table["metric"].map(directions).astype("boolean")
@@ -54,7 +54,7 @@ def _summary(matrix: Matrix, directions: Mapping[str, bool | None], draws: int, 
     return table.assign(**leading)[[*RUN, "explainer", *table.columns.drop("explainer")]]
 
 
-def _shares(matrix: Matrix, metrics: pd.Series) -> np.ndarray:
+def _find_shares(matrix: Matrix, metrics: pd.Series) -> np.ndarray:
     """Which columns are of a metric whose values are all 0 or 1, whatever the explainer."""
     binary = (np.isin(matrix.entries, (0, 1)) | np.isnan(matrix.entries)).all(axis=0)
     return np.asarray(pd.Series(binary).groupby(metrics.to_numpy()).transform("all"), dtype=bool)

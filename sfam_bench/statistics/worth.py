@@ -28,7 +28,7 @@ AXES = {  # what the raters differ in, and what they have in common
 SHARED = ("group", "family", "baseline", "steps")  # of a metric's facts
 
 
-def tells(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def separation(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """How often each metric puts the exact decomposition above a control, pair by pair; ties count half.
 
     A metric `tells` them apart where the share is above one half and `p_holm` at most LEVEL: sign flips of classes,
@@ -86,7 +86,7 @@ def ranks(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapp
             scores, names, of = _blocks(matrix.entries[:, own], names, matrix.clusters)
             if not len(scores) or len(names) < 2:
                 continue
-            found, halves = ranking(scores), _halves(scores)
+            found, halves = ranking(scores), _split_half_tau(scores)
             tested = (found.blocks, of, found.statistic, found.p, found.critical_difference, halves)
             rows += [(*matrix.run, metric, str(n), float(r), *tested) for n, r in zip(names, found.ranks, strict=True)]
     return pd.DataFrame(rows, columns=RANKS)
@@ -103,7 +103,7 @@ def _blocks(entries: np.ndarray, names: np.ndarray, clusters: np.ndarray) -> tup
     return entries[complete][:, kept], names[kept], "pairs"
 
 
-def _halves(scores: np.ndarray, seed: int = 0) -> float:
+def _split_half_tau(scores: np.ndarray, seed: int = 0) -> float:
     """Mean Kendall's tau of the orders of two random halves of the blocks."""
     rng, blocks = np.random.default_rng(seed), len(scores)
     if blocks < 4 or scores.shape[1] < 3:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, digest, hold, read_json, space, write_json
-from sfam_bench.core.provenance import Config, config_hash, differences, plain, running_code
+from sfam_bench.core.files import acquire_lock, atomic, digest, explain_full_disk, read_json, write_json
+from sfam_bench.core.provenance import Config, config_hash, differences, running_code, to_plain
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 
 FOLDER, BEST = "checkpoints", "best.safetensors"  # in the folder of a run
@@ -54,7 +54,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: Config, any_code: bool = False) -> None:
-        self.folder, self.identity, self.any_code = folder, plain(identity), any_code
+        self.folder, self.identity, self.any_code = folder, to_plain(identity), any_code
         self.code: list[dict[str, Any]] = [{"code": running_code(), "from_step": 0}]
 
     def newest(self) -> Path | None:
@@ -68,9 +68,9 @@ class Checkpoints:
             return
         temporary = self.folder / f"{os.getpid()}.tmp"
         try:
-            with space(path):
+            with explain_full_disk(path):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._sweep("*.tmp")
+                self._remove_older("*.tmp")
                 temporary.mkdir()
                 write_weights(weights(model), temporary / MODEL)
                 # an open file, since torch hides the system's error where it opens one itself
@@ -82,7 +82,7 @@ class Checkpoints:
                 temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._sweep("step-*", but=path)
+        self._remove_older("step-*", but=path)
 
     def read(self, path: Path, model: nn.Module, learning: Mapping[str, Stateful]) -> dict[str, Any]:
         """Put a checkpoint back into the model and what learns; returns its facts."""
@@ -128,21 +128,21 @@ class Checkpoints:
         else:
             self.code = [*before, {"code": now, "from_step": facts["step"]}]
 
-    def _sweep(self, pattern: str, but: Path | None = None) -> None:
+    def _remove_older(self, pattern: str, but: Path | None = None) -> None:
         for path in self.folder.glob(pattern):
             if path != but:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
-def only_one(run: Path) -> Iterator[None]:
+def lock_folder(run: Path) -> Iterator[None]:
     """Hold the folder of a run, so that no other process trains there; the system lets go of it when this one ends."""
     folder = run.resolve() / FOLDER
     if folder in _held:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder / LOCK, f"{run} is being trained"):
+    with acquire_lock(folder / LOCK, f"{run} is being trained"):
         _held.add(folder)
         try:
             yield
@@ -152,7 +152,7 @@ def only_one(run: Path) -> Iterator[None]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def rehearse(model: nn.Module, run: Path) -> None:
+def check_can_save(model: nn.Module, run: Path) -> None:
     """Write the weights into the folder of a run and remove them again: what cannot be saved is not trained first."""
     run.mkdir(parents=True, exist_ok=True)
     path = run / ".rehearsal.safetensors"
@@ -162,7 +162,7 @@ def rehearse(model: nn.Module, run: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def tidy(run: Path) -> None:
+def remove_checkpoints(run: Path) -> None:
     """Remove what was only there to continue a training."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
     (run / BEST).unlink(missing_ok=True)

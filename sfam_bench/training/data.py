@@ -46,7 +46,7 @@ class Examples:
         return np.random.default_rng(recipe.seed).permutation(numbers).tolist() if recipe.shuffle_labels else numbers
 
 
-def drawn(image_id: str, load: Load, seed: int, draw: int) -> Image:
+def draw_image(image_id: str, load: Load, seed: int, draw: int) -> Image:
     """An image with the augmentation that hangs on the seed, the image and the draw alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(pair_seed(seed, image_id, str(draw)))
@@ -61,7 +61,7 @@ class Drawn(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         place, number = draw
-        return drawn(self.examples.ids[place], self.examples.load, self.seed, number), self.numbers[place]
+        return draw_image(self.examples.ids[place], self.examples.load, self.seed, number), self.numbers[place]
 
 
 class Cached(Dataset[tuple[Tensor, int]]):
@@ -74,7 +74,7 @@ class Cached(Dataset[tuple[Tensor, int]]):
         bar = progress(None, "activations of the frozen trunk", count, "image")
         for places in split_chunks(range(count), AT_ONCE):
             each = ((examples.ids[place // recipe.views], place % recipe.views) for place in places)
-            images = torch.stack([drawn(image_id, examples.load, recipe.seed, view) for image_id, view in each])
+            images = torch.stack([draw_image(image_id, examples.load, recipe.seed, view) for image_id, view in each])
             kept.append(model.encode(images).activations.cpu())
             size = kept[0][0].numel() * kept[0].element_size() * count
             if size > LARGEST_CACHE:
@@ -132,7 +132,9 @@ class Order(Sampler[list[Draw]]):
         return order
 
 
-def loader(data: Dataset[tuple[Tensor, int]], order: Order, workers: int, pin: bool) -> DataLoader[tuple[Tensor, int]]:
+def make_loader(
+    data: Dataset[tuple[Tensor, int]], order: Order, workers: int, pin: bool
+) -> DataLoader[tuple[Tensor, int]]:
     """Batches in this order; the generator of the loader is its own, so that it draws nothing from torch's."""
     return DataLoader(
         data,
@@ -144,7 +146,7 @@ def loader(data: Dataset[tuple[Tensor, int]], order: Order, workers: int, pin: b
     )
 
 
-def seed(number: int) -> None:
+def seed_generators(number: int) -> None:
     """Seed torch, and numpy's global generator, from which some losses draw."""
     torch.manual_seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002

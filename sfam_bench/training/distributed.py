@@ -11,7 +11,7 @@ from torch import Tensor
 LATEST = timedelta(hours=2)  # the other processes wait while the first one validates
 
 
-def join() -> torch.device | None:
+def join_group() -> torch.device | None:
     """Join the processes that torchrun started; returns the GPU of this one, None where there is none of either."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
@@ -24,13 +24,13 @@ def join() -> torch.device | None:
     return device
 
 
-def leave() -> None:
+def leave_group() -> None:
     """Leave them, where there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -40,19 +40,19 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def whole(share: Tensor) -> Tensor:
+def gather_rows(share: Tensor) -> Tensor:
     """The rows of all processes, in their order; differentiable.
 
     Each process then has the loss of the whole batch. Its gradient comes back as the sum over the processes, of which
     DDP takes the mean: that of one process with the whole batch.
     """
-    gathered: Tensor = _Gather.apply(share) if world() > 1 else share
+    gathered: Tensor = _Gather.apply(share) if world_size() > 1 else share
     return gathered
 
 
-def anywhere(flag: bool, device: torch.device) -> bool:
+def any_process(flag: bool, device: torch.device) -> bool:
     """Whether any process says so, so that all of them stop at the same update."""
-    if world() == 1:
+    if world_size() == 1:
         return flag
     flags = torch.tensor(int(flag), device=device)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
@@ -62,7 +62,7 @@ def anywhere(flag: bool, device: torch.device) -> bool:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, share: Tensor) -> Tensor:
-        shares = [torch.empty_like(share) for _ in range(world())]
+        shares = [torch.empty_like(share) for _ in range(world_size())]
         dist.all_gather(shares, share.contiguous())
         return torch.cat(shares)
 
@@ -70,4 +70,4 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous()
         dist.all_reduce(total)
-        return total.chunk(world())[rank()]
+        return total.chunk(world_size())[rank()]

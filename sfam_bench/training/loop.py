@@ -17,13 +17,13 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic
 from sfam_bench.core.provenance import Config
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.signals import Interrupted, StopRequest, listening
+from sfam_bench.core.signals import Interrupted, StopRequest, catch_signals
 from sfam_bench.core.stream import progress
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Progress, Stateful, only_one
-from sfam_bench.training.data import Cached, Drawn, Examples, Order, loader, seed
-from sfam_bench.training.distributed import anywhere, rank, whole, world
+from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Progress, Stateful, lock_folder
+from sfam_bench.training.data import Cached, Drawn, Examples, Order, make_loader, seed_generators
+from sfam_bench.training.distributed import any_process, gather_rows, rank, world_size
 from sfam_bench.training.recipe import BODY, Recipe
 from sfam_bench.training.validation import Choice
 
@@ -52,8 +52,8 @@ def train(
     numbers.
     """
     checkpoints = Checkpoints(run / FOLDER, identity or {}, any_code) if run else None
-    with only_one(run) if run and rank() == 0 else nullcontext():
-        return _Training(model, criterion, miner, examples, recipe, choice, run, checkpoints, log).go()
+    with lock_folder(run) if run and rank() == 0 else nullcontext():
+        return _Training(model, criterion, miner, examples, recipe, choice, run, checkpoints, log).fit()
 
 
 class _Training:
@@ -78,7 +78,7 @@ class _Training:
         self.data: Dataset[tuple[Tensor, int]] = (
             Cached(model, examples, numbers, recipe) if cached else Drawn(examples, numbers, recipe.seed)
         )
-        self.order = Order(numbers, recipe, rank(), world())
+        self.order = Order(numbers, recipe, rank(), world_size())
         self.trained: nn.Module = model.embedder if cached else model
         self.schedule = recipe.scheduled(self.optimiser, len(self.order))
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.amp == "float16")
@@ -96,19 +96,19 @@ class _Training:
 
     def _forward(self) -> Callable[[Tensor], Tensor]:
         part: Any = self.trained
-        if world() > 1:
+        if world_size() > 1:
             part = DistributedDataParallel(part)
         return torch.compile(part) if self.recipe.compile else part
 
-    def go(self) -> pd.DataFrame:
+    def fit(self) -> pd.DataFrame:
         if self.checkpoints and (path := self.checkpoints.newest()):
             facts = self.checkpoints.read(path, self.model, self.learning)
             self.at = Progress(**facts["progress"])
         else:
             self._write()  # what cannot be saved, or not here, is not trained first
         steps, size = self.recipe.epochs * len(self.order), self.recipe.batch_size
-        batches = loader(self.data, self.order, self.recipe.workers, pin=self.model.device.type == "cuda")
-        with progress(None, "train", steps * size, "image") as bar, listening() as request:
+        batches = make_loader(self.data, self.order, self.recipe.workers, pin=self.model.device.type == "cuda")
+        with progress(None, "train", steps * size, "image") as bar, catch_signals() as request:
             bar.disable = bar.disable or rank() > 0
             bar.update(self.at.step * size)
             while self.at.step < steps:
@@ -128,7 +128,7 @@ class _Training:
                         self.log(self.at.step, {"loss": loss, "lr": self.optimiser.param_groups[0]["lr"]})
                     if done + 1 == len(self.order):
                         self._end_epoch(epoch + 1, images_seen, perf_counter() - started)
-                    self._pause(request)
+                    self._checkpoint_or_stop(request)
         self._finish()
         history = pd.DataFrame(self.at.history)
         history.attrs["code"] = self.checkpoints.code if self.checkpoints else []
@@ -136,13 +136,13 @@ class _Training:
 
     def _update(self, images: Tensor, targets: Tensor) -> float:
         recipe, device, step = self.recipe, self.model.device, self.at.step
-        seed(pair_seed(recipe.seed, "update", str(step), str(rank())))
+        seed_generators(pair_seed(recipe.seed, "update", str(step), str(rank())))
         memory = torch.channels_last if images.ndim == 4 else torch.preserve_format
         images = images.to(device, memory_format=memory, non_blocking=True)
         with torch.autocast(device.type, DTYPES[recipe.amp], enabled=recipe.amp != "no"):
             share = self.forward(images)
-        embeddings, targets = whole(share.float()), whole(targets.to(device))
-        seed(pair_seed(recipe.seed, "loss", str(step)))  # what miners draw must be the same for each process
+        embeddings, targets = gather_rows(share.float()), gather_rows(targets.to(device))
+        seed_generators(pair_seed(recipe.seed, "loss", str(step)))  # what miners draw must be the same for each process
         mined = [self.miner(embeddings, targets)] if self.miner else []
         loss: Tensor = self.criterion(embeddings, targets, *mined)
         if not loss.isfinite():
@@ -173,9 +173,9 @@ class _Training:
         self.model.eval()
         train_mode(self.trained, self.recipe.freeze_batchnorm)
 
-    def _pause(self, request: StopRequest) -> None:
+    def _checkpoint_or_stop(self, request: StopRequest) -> None:
         """Write a checkpoint where one is due; stop where a signal has come to any process."""
-        stop = anywhere(request.number is not None, self.model.device)
+        stop = any_process(request.number is not None, self.model.device)
         if stop or self.at.step % self.recipe.checkpoint_steps == 0:
             self._write()
         if stop:
@@ -193,11 +193,11 @@ class _Training:
         if rank():
             return
         if self.choice and (epoch % self.choice.every == 0 or epoch == self.recipe.epochs):
-            with self._averaged():
+            with self._use_average():
                 measures = self.choice.measures()
                 if self.at.best is None or measures[self.choice.by] > self.at.best:
                     self.at.best, self.at.best_epoch = float(measures[self.choice.by]), epoch
-                    self._keep()
+                    self._keep_best()
             row |= {f"validation_{name}": value for name, value in measures.items()}
         self.at.history.append(row)
         self._write_history()
@@ -210,7 +210,7 @@ class _Training:
                 pd.DataFrame(self.at.history).to_csv(file, index=False)
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def _use_average(self) -> Iterator[None]:
         """The moving average in the model's place, where there is one."""
         if self.average is None:
             yield
@@ -222,7 +222,7 @@ class _Training:
         finally:
             self.model.load_state_dict(own)
 
-    def _keep(self) -> None:
+    def _keep_best(self) -> None:
         """Keep the weights of the best epoch, in the run's folder or in memory."""
         if self.run:
             write_weights(weights(self.model), self.run / BEST)

@@ -90,9 +90,14 @@ class Recipe:
         head_lr = self.lr if self.head_lr is None else self.head_lr
         decay = self.weight_decay if self.loss_weight_decay is None else self.loss_weight_decay
         groups = [
-            {"name": BODY, "params": _learning(w for w in trained.parameters() if w not in head), "lr": self.lr},
-            {"name": HEAD, "params": _learning(head & set(trained.parameters())), "lr": head_lr},
-            {"name": PROXIES, "params": _learning(criterion.parameters()), "lr": self.loss_lr, "weight_decay": decay},
+            {"name": BODY, "params": _with_gradient(w for w in trained.parameters() if w not in head), "lr": self.lr},
+            {"name": HEAD, "params": _with_gradient(head & set(trained.parameters())), "lr": head_lr},
+            {
+                "name": PROXIES,
+                "params": _with_gradient(criterion.parameters()),
+                "lr": self.loss_lr,
+                "weight_decay": decay,
+            },
         ]
         groups = [{"weight_decay": self.weight_decay, **group} for group in groups if group["params"]]
         if not groups:
@@ -127,5 +132,5 @@ class Recipe:
         return self.step_factor ** int(epoch // self.step_epochs) if self.schedule == "step" else 1.0
 
 
-def _learning(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+def _with_gradient(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [weight for weight in weights if weight.requires_grad]

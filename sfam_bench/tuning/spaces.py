@@ -38,7 +38,7 @@ class Space:
                     f"space.fields.{name} is {values!r} ({error}): expected a list of choices, or low and high, which "
                     "log: true or step may follow"
                 ) from error
-            if not holds(found[name], default[name]):
+            if not contains(found[name], default[name]):
                 raise UserError(
                     f"space.fields.{name} is {values}, without the default {default[name]!r}, which is tried first: "
                     "add it"
@@ -46,7 +46,7 @@ class Space:
         return found
 
 
-def holds(distribution: "optuna.distributions.BaseDistribution", value: Any) -> bool:
+def contains(distribution: "optuna.distributions.BaseDistribution", value: Any) -> bool:
     """Whether a value can be tried."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))

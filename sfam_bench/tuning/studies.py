@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.provenance import plain
+from sfam_bench.core.provenance import to_plain
 from sfam_bench.tuning.spaces import Space, load_optuna
 
 if TYPE_CHECKING:
@@ -59,16 +59,16 @@ class Study:
         `known`: it was begun before, so that an empty file is damage.
         """
         distributions = space.distributions(default)
-        with alone(path), readable(path):
-            base = begun(path, higher, known)
+        with lock_study(path), explain_database_errors(path):
+            base = load_study(path, higher, known)
             if base.user_attrs.setdefault("identity", identity) != identity:
                 raise UserError(
                     f"{path} is a study of another config: restore it (config.yaml beside it), or change run_dir"
                 )
             base.set_user_attr("identity", identity)
             study = cls(base, space, dict(default), higher, seed, distributions)
-            for left in base.get_trials(states=(state().RUNNING,)):  # by a run that was killed
-                base.tell(left.number, state=state().FAIL)
+            for left in base.get_trials(states=(trial_state().RUNNING,)):  # by a run that was killed
+                base.tell(left.number, state=trial_state().FAIL)
             yield study
 
     def trials(self) -> list[Trial]:
@@ -77,28 +77,30 @@ class Study:
             Trial(
                 place,
                 dict(trial.params),
-                trial.value if trial.state == state().COMPLETE else None,
+                trial.value if trial.state == trial_state().COMPLETE else None,
                 trial.user_attrs.get("reason", ""),
                 trial.duration.total_seconds() if trial.duration else 0.0,
             )
-            for place, trial in enumerate(self._finished())
+            for place, trial in enumerate(self._finished_trials())
         ]
 
     @property
     def lost(self) -> int:
         """How many were under way when a run was killed."""
-        return len(self.base.get_trials(states=(state().FAIL,))) - sum(trial.value is None for trial in self.trials())
+        return len(self.base.get_trials(states=(trial_state().FAIL,))) - sum(
+            trial.value is None for trial in self.trials()
+        )
 
     def run(self, trials: int, measure: Measure) -> Iterator[Trial]:
         """Try until so many trials are finished."""
-        while (place := len(self._finished())) < trials:
+        while (place := len(self._finished_trials())) < trials:
             self._try(place, measure)
             yield self.trials()[place]
 
     def best(self) -> Trial:
         """The best trial; among equals the one that departs from the default in the fewest fields, then the first."""
         done = [trial for trial in self.trials() if trial.value is not None]
-        return max(done, key=lambda trial: (self._signed(trial), -len(self.departures(trial)), -trial.place))
+        return max(done, key=lambda trial: (self._to_objective(trial), -len(self.departures(trial)), -trial.place))
 
     def departures(self, trial: Trial) -> list[str]:
         """The fields in which a trial is not the default."""
@@ -106,27 +108,27 @@ class Study:
 
     def summary(self, trials: int) -> str:
         """What is there and what is to come, in one line."""
-        done = len(self._finished())
+        done = len(self._finished_trials())
         return f"{self.space.method}: {done} of {trials} trials are done, {max(trials - done, 0)} to come"
 
     def remember(self, name: str, fact: Any) -> Any:
         """A fact of the study, as it was the first time."""
         if name not in self.base.user_attrs:
-            self.base.set_user_attr(name, plain(fact))
+            self.base.set_user_attr(name, to_plain(fact))
         return self.base.user_attrs[name]
 
-    def _signed(self, trial: Trial) -> float:
+    def _to_objective(self, trial: Trial) -> float:
         assert trial.value is not None
         return trial.value if self.higher else -trial.value
 
-    def _finished(self) -> list["optuna.trial.FrozenTrial"]:
-        trials = self.base.get_trials(deepcopy=False, states=(state().COMPLETE, state().FAIL))
-        return [trial for trial in trials if trial.state == state().COMPLETE or "reason" in trial.user_attrs]
+    def _finished_trials(self) -> list["optuna.trial.FrozenTrial"]:
+        trials = self.base.get_trials(deepcopy=False, states=(trial_state().COMPLETE, trial_state().FAIL))
+        return [trial for trial in trials if trial.state == trial_state().COMPLETE or "reason" in trial.user_attrs]
 
     def _try(self, place: int, measure: Measure) -> None:
-        finished = self._finished()
+        finished = self._finished_trials()
         self.base.sampler = load_optuna().samplers.TPESampler(seed=seed_of(self.seed, place))
-        if place == 0 and not self.base.get_trials(states=(state().WAITING,)):
+        if place == 0 and not self.base.get_trials(states=(trial_state().WAITING,)):
             self.base.enqueue_trial(self.default)
         trial = self.base.ask(self.distributions)
         earlier = next((old for old in finished if old.params == trial.params), None)
@@ -138,10 +140,10 @@ class Study:
             value = objective(values, against)
         except REFUSED as error:
             if place == 0:
-                self.base.tell(trial, state=state().FAIL)
+                self.base.tell(trial, state=trial_state().FAIL)
                 raise
             trial.set_user_attr("reason", " ".join(str(error).split()) or repr(error))
-            self.base.tell(trial, state=state().FAIL)
+            self.base.tell(trial, state=trial_state().FAIL)
             return
         trial.set_user_attr("values", values)
         self.base.tell(trial, value)
@@ -160,7 +162,7 @@ def objective(values: Sequence[float], default: Sequence[float]) -> float:
     return float(np.asarray(values, float)[needed].mean())
 
 
-def halves(classes: Sequence[int], held_out: float, seed: int) -> tuple[list[int], list[int]]:
+def split_classes(classes: Sequence[int], held_out: float, seed: int) -> tuple[list[int], list[int]]:
     """Classes to tune on, and a share of them held out, which tells a gain from luck."""
     order = np.random.default_rng(seed).permutation(sorted(set(classes))).tolist()
     kept = len(order) - round(held_out * len(order))
@@ -177,7 +179,7 @@ def seed_of(seed: int, place: int) -> int:
     return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
 
 
-def begun(path: Path, higher: bool, known: bool) -> "optuna.Study":
+def load_study(path: Path, higher: bool, known: bool) -> "optuna.Study":
     """The study in a database, which is made where there is none."""
     optuna = load_optuna()
     storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
@@ -188,7 +190,7 @@ def begun(path: Path, higher: bool, known: bool) -> "optuna.Study":
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def explain_database_errors(path: Path) -> Iterator[None]:
     """Say in one line that a database is damaged, or cannot be written."""
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -203,7 +205,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def lock_study(path: Path) -> Iterator[None]:
     """Hold a study for this process, until it ends in whatever way."""
     with path.with_name(f".{path.name}.lock").open("w") as file:
         try:
@@ -213,6 +215,6 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def state() -> type["optuna.trial.TrialState"]:
+def trial_state() -> type["optuna.trial.TrialState"]:
     """Optuna's names for how a trial ended."""
     return load_optuna().trial.TrialState

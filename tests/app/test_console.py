@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from sfam_bench.app.console import main
-from sfam_bench.app.guide import SETTINGS, commands, docstring, names, page
+from sfam_bench.app.guide import SETTINGS, command_page, commands, docstring, list_settings
 from sfam_bench.core.conf import conf_folder
 from tests.contract import composed
 
@@ -65,21 +65,21 @@ def test_examples_are_three_and_can_be_given(command: str) -> None:
 def test_the_settings_of_the_help_are_those_of_the_config(command: str) -> None:
     module = WITH_SETTINGS[command]
     cfg = OmegaConf.to_container(composed(module, *CHOSEN.get(command, [])), resolve=False)
-    named = names(docstring(module).partition(SETTINGS)[2]) if SETTINGS in docstring(module) else []
+    named = list_settings(docstring(module).partition(SETTINGS)[2]) if SETTINGS in docstring(module) else []
     for name in named:
         assert reduce(lambda node, key: node[key], name.split("."), cfg) != {}, name
-        shown = re.search(rf"^  {re.escape(name)}=(.*?)(?:   *.*)?$", page(command, module), re.MULTILINE)
+        shown = re.search(rf"^  {re.escape(name)}=(.*?)(?:   *.*)?$", command_page(command, module), re.MULTILINE)
         assert shown, name
-    for line in page(command, module).splitlines():
+    for line in command_page(command, module).splitlines():
         assert len(line) < 140, line
 
 
 def test_groups_of_the_help_are_those_of_the_config() -> None:
-    text = page("evaluate", "evaluate")
+    text = command_page("evaluate", "evaluate")
     assert "\n  similarity: cosine, dot, negative_euclidean\n" in text
     assert "train/NAME (36)" in text
     assert "\n  loss: " not in text
-    assert "\n  loss: " in page("train", "train")
+    assert "\n  loss: " in command_page("train", "train")
 
 
 def test_a_command_of_the_console_runs(capsys: pytest.CaptureFixture[str]) -> None:

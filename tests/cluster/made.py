@@ -14,7 +14,7 @@ import pandas as pd
 from sfam_bench.core.files import digest
 from sfam_bench.core.provenance import config_hash, running_code
 from sfam_bench.jobs.merge import merge
-from sfam_bench.jobs.plan import Plan, cut
+from sfam_bench.jobs.plan import Plan, cut_shards
 from sfam_bench.runs.store import RunStore
 
 KEY, BATCH = "0123456789abcdef", 2
@@ -70,7 +70,7 @@ def planned(root: Path) -> tuple[RunStore, Plan]:
     config, code = {"metric": {"drawn": {"share": 0.02}}}, running_code()
     frozen = {name: digest(root / name) for name in ("pairs.parquet", "config.yaml")}
     facts = {"identity": config_hash({"seed": 0})}
-    plan = Plan(KEY, code, "", config, PASSES, {}, sizes, 1.0, 1.0, cut(sizes, 2, KEY), frozen, facts)
+    plan = Plan(KEY, code, "", config, PASSES, {}, sizes, 1.0, 1.0, cut_shards(sizes, 2, KEY), frozen, facts)
     plan.write(root)
     return store, plan
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.jobs.local import ATTEMPTS, Claims, compute, cores, start
+from sfam_bench.jobs.local import ATTEMPTS, Claims, assign_cores, compute, start
 from sfam_bench.jobs.processes import identity
 
 
@@ -21,10 +21,10 @@ def command(text: str) -> list[str]:
 
 def test_cores_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5})
-    assert cores(1) == [[0, 1, 4, 5]]
-    assert cores(2) == [[0, 1], [4, 5]]
-    assert cores(3) == [[0], [1], [4]]
-    assert cores(5) == [[0], [1], [4], [5], [0]]
+    assert assign_cores(1) == [[0, 1, 4, 5]]
+    assert assign_cores(2) == [[0, 1], [4, 5]]
+    assert assign_cores(3) == [[0], [1], [4]]
+    assert assign_cores(5) == [[0], [1], [4], [5], [0]]
 
 
 def test_each_process_has_its_cores_and_threads(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_each_process_has_its_cores_and_threads(tmp_path: Path) -> None:
     said = {name: json.loads((tmp_path / "logs" / f"{name}.log").read_text()) for name in "abc"}
     assert {name: found[2] for name, found in said.items()} == {"a": "a", "b": "b", "c": "c"}
     for mine, threads, _ in said.values():
-        assert mine in cores(2)
+        assert mine in assign_cores(2)
         assert threads == str(len(mine))
 
 
@@ -80,7 +80,7 @@ def test_a_process_begins_once_it_is_noted_and_keeps_its_identity(tmp_path: Path
 
 
 def test_a_process_that_is_never_noted_ends_without_having_begun(tmp_path: Path) -> None:
-    process = start(command(f"open({str(tmp_path / 'begun')!r}, 'w')"), tmp_path / "log", (0, cores(1)[0]))
+    process = start(command(f"open({str(tmp_path / 'begun')!r}, 'w')"), tmp_path / "log", (0, assign_cores(1)[0]))
     assert process.stdin
     process.stdin.close()  # as when its driver is killed
     assert process.wait(20) != 0

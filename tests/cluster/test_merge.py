@@ -16,16 +16,16 @@ import pytest
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest, host
-from sfam_bench.datasets.pairs import batches
+from sfam_bench.datasets.pairs import cut_batches
 from sfam_bench.jobs import merge as merging
 from sfam_bench.jobs.merge import merge
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.report.tables.protocols import protocol
+from sfam_bench.report.tables.protocols import describe_protocol
 from sfam_bench.runs.chunks import SCHEMA
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_curves, read_run
 from sfam_bench.runs.store import RunStore
-from sfam_bench.statistics import summary
+from sfam_bench.statistics import summarise
 from tests.cluster.made import BATCHES, PAIRS, PROCESSES, computed, curves, die, maps, records, write
 
 Made = tuple[RunStore, Plan]
@@ -39,8 +39,8 @@ def made(tmp_path: Path) -> Made:
 
 def test_batches_are_cut_as_workers_cut_them(made: Made) -> None:
     root, plan = made[0].root, made[1]
-    assert [[query for query, _ in batch] for batch in merging.planned(root, plan)] == BATCHES
-    assert [frame["query_id"].tolist() for frame in batches(pd.read_parquet(root / "pairs.parquet"), 2)] == BATCHES
+    assert [[query for query, _ in batch] for batch in merging.expected_pairs(root, plan)] == BATCHES
+    assert [frame["query_id"].tolist() for frame in cut_batches(pd.read_parquet(root / "pairs.parquet"), 2)] == BATCHES
 
 
 def test_a_merged_run_holds_what_its_pieces_held(made: Made) -> None:
@@ -130,7 +130,7 @@ def test_a_partial_merge_says_what_it_lacks_and_is_read_only_when_asked(made: Ma
     run = read_run(store.root, allow_unfinished=True)
     assert run.unfinished == "2 of 4"
     assert run.records["query_id"].unique().tolist() == ["a", "b"]
-    said = protocol(run, summary(run.records, run.pairs, {}), np.array([]))
+    said = describe_protocol(run, summarise(run.records, run.pairs, {}), np.array([]))
     assert ("Unfinished", "2 of 4 batches") in said
     lost = read_manifest(store.root)["lost"]
     assert (lost["missing"], lost["skipped"]) == ([1], [[3, "d", "r", "no such image"]])

@@ -12,7 +12,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest, write_json
 from sfam_bench.core.provenance import running_code
 from sfam_bench.jobs.job import Job
-from sfam_bench.jobs.plan import FILE, MOST, PAIRS, JobList, Plan, cut, read_plan, shards_for
+from sfam_bench.jobs.plan import FILE, MOST, PAIRS, JobList, Plan, count_shards, cut_shards, read_plan
 from tests.cluster.damage import damaged
 
 
@@ -27,14 +27,14 @@ def plan(batches: list[int], shards: int, key: str = "k") -> Plan:
         batches=batches,
         rate=2.0,
         size=10.0,
-        shards=cut(batches, shards, key),
+        shards=cut_shards(batches, shards, key),
         frozen={PAIRS: "0"},
     )
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 80))
 def test_every_batch_is_in_one_shard(batches: list[int], shards: int) -> None:
-    found = cut(batches, shards, "k")
+    found = cut_shards(batches, shards, "k")
     assert [number for shard in found for number in shard.batches] == list(range(len(batches)))
     assert len(found) == min(shards, len(batches))
     assert len({shard.id for shard in found}) == len(found)
@@ -42,21 +42,23 @@ def test_every_batch_is_in_one_shard(batches: list[int], shards: int) -> None:
 
 @given(st.integers(1, 300), st.integers(1, 80))
 def test_equal_batches_are_shared_out_evenly(batches: int, shards: int) -> None:
-    lengths = [len(shard.batches) for shard in cut([4] * batches, shards, "k")]
+    lengths = [len(shard.batches) for shard in cut_shards([4] * batches, shards, "k")]
     assert max(lengths) - min(lengths) <= 1
 
 
 def test_an_id_hangs_on_content_and_range() -> None:
-    assert [shard.id for shard in cut([1] * 6, 3, "k")] == [shard.id for shard in cut([5] * 6, 3, "k")]
-    assert not {shard.id for shard in cut([1] * 6, 3, "k")} & {shard.id for shard in cut([1] * 6, 3, "other")}
-    assert not {shard.id for shard in cut([1] * 6, 3, "k")} & {shard.id for shard in cut([1] * 6, 2, "k")}
+    assert [shard.id for shard in cut_shards([1] * 6, 3, "k")] == [shard.id for shard in cut_shards([5] * 6, 3, "k")]
+    assert not {shard.id for shard in cut_shards([1] * 6, 3, "k")} & {
+        shard.id for shard in cut_shards([1] * 6, 3, "other")
+    }
+    assert not {shard.id for shard in cut_shards([1] * 6, 3, "k")} & {shard.id for shard in cut_shards([1] * 6, 2, "k")}
 
 
 def test_shards_are_of_about_ten_minutes_by_hand() -> None:
-    assert shards_for(60502, 2.0, 10, workers=1) == 50  # 30,251 s
-    assert shards_for(60, 2.0, 10, workers=1) == 1
-    assert shards_for(60, 2.0, 10, workers=4) == 4
-    assert shards_for(10**9, 1.0, 10, workers=1) == MOST
+    assert count_shards(60502, 2.0, 10, workers=1) == 50  # 30,251 s
+    assert count_shards(60, 2.0, 10, workers=1) == 1
+    assert count_shards(60, 2.0, 10, workers=4) == 4
+    assert count_shards(10**9, 1.0, 10, workers=1) == MOST
 
 
 def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:

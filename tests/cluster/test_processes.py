@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sfam_bench.jobs import processes
-from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, alive, born, identity, standing, terminate
+from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, check_process, identity, is_alive, start_time, terminate
 
 Child = subprocess.Popen[bytes]
 
@@ -31,17 +31,17 @@ def note(pid: int) -> dict[str, Any]:
 
 def test_a_process_is_alive_until_it_ends(child: Child) -> None:
     said = note(child.pid)
-    assert standing(said) == ALIVE
+    assert check_process(said) == ALIVE
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and its exit code not yet taken
-    assert standing(said) == ENDED
+    assert check_process(said) == ENDED
     child.wait()
-    assert standing(said) == ENDED
+    assert check_process(said) == ENDED
 
 
 def test_a_number_that_was_given_anew_is_another_process_and_is_left_alone(child: Child) -> None:
-    former = {**note(child.pid), "born": born(child.pid) - 1}  # type: ignore[operator]
-    assert standing(former) == ENDED
+    former = {**note(child.pid), "born": start_time(child.pid) - 1}  # type: ignore[operator]
+    assert check_process(former) == ENDED
     assert not terminate(former)
     assert child.poll() is None
     assert terminate(note(child.pid))
@@ -60,12 +60,12 @@ def test_a_number_that_is_given_anew_while_it_is_stopped_is_left_alone(
 
 def test_what_cannot_be_seen_from_here_is_neither_alive_nor_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = note(os.getpid())
-    assert alive(mine)
-    assert standing({**mine, "host": "another"}) == UNKNOWN
-    assert standing({**mine, "space": "pid:[1]"}) == UNKNOWN  # a container of this host
-    assert standing({**mine, "boot": "another", "at": "2001-01-01T00:00:00+00:00"}) == ENDED  # restarted since
-    assert standing({**mine, "boot": "another", "at": "2999-01-01T00:00:00+00:00"}) == UNKNOWN  # of the same name
-    assert standing({**mine, "born": None}) == ENDED
+    assert is_alive(mine)
+    assert check_process({**mine, "host": "another"}) == UNKNOWN
+    assert check_process({**mine, "space": "pid:[1]"}) == UNKNOWN  # a container of this host
+    assert check_process({**mine, "boot": "another", "at": "2001-01-01T00:00:00+00:00"}) == ENDED  # restarted since
+    assert check_process({**mine, "boot": "another", "at": "2999-01-01T00:00:00+00:00"}) == UNKNOWN  # of the same name
+    assert check_process({**mine, "born": None}) == ENDED
     assert not terminate({**mine, "host": "another"})
 
 
@@ -73,5 +73,5 @@ def test_the_name_of_a_program_may_hold_anything(tmp_path: Path) -> None:
     program = tmp_path / "a) Z b"
     shutil.copy("/bin/sleep", program)
     with subprocess.Popen([program, "600"]) as process:
-        assert alive(note(process.pid))
+        assert is_alive(note(process.pid))
         process.kill()

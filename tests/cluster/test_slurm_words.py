@@ -66,7 +66,7 @@ def test_jobs_are_cancelled_once_and_unknown_ones_do_no_harm(commands: Path) -> 
 def test_without_slurm_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no SLURM here"):
-        slurm.script(slurm.Request(), tmp_path, 3)
+        slurm.batch_script(slurm.Request(), tmp_path, 3)
     with pytest.raises(UserError, match="cannot ask SLURM"):
         slurm.queue({"a": "1_0"})
 
@@ -74,14 +74,14 @@ def test_without_slurm_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_script_asks_for_what_was_asked(commands: Path, tmp_path: Path) -> None:
     command(commands, "srun", "exit 1")
     request = slurm.Request("lab", "gpu", gpus=1, cpus=4, memory=16, minutes=30, setup=["module load cuda"], at_once=8)
-    lines = slurm.script(request, tmp_path / "logs", 40).splitlines()
+    lines = slurm.batch_script(request, tmp_path / "logs", 40).splitlines()
     wanted = {
         *("--account=lab", "--partition=gpu", "--gpus-per-node=1", "--cpus-per-task=4", "--mem=16GB", "--time=30"),
         *("--array=0-39%8", "--signal=USR2@90", "--open-mode=append"),
     }
     assert wanted <= {line.removeprefix("#SBATCH ") for line in lines}
     assert lines.index("module load cuda") < next(i for i, line in enumerate(lines) if line.startswith("srun"))
-    plain = slurm.script(slurm.Request(), tmp_path / "logs", 1)
+    plain = slurm.batch_script(slurm.Request(), tmp_path / "logs", 1)
     assert not any(word in plain for word in ("--account", "--partition", "--gpus", "--mem"))
 
 

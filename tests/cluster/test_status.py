@@ -10,14 +10,14 @@ import pytest
 
 from sfam_bench.jobs.job import DUE, Job
 from sfam_bench.jobs.notes import claim, remove_note, write_note
-from sfam_bench.jobs.plan import JobList, Plan, cut
-from sfam_bench.jobs.status import Status, duration
+from sfam_bench.jobs.plan import JobList, Plan, cut_shards
+from sfam_bench.jobs.status import Status, format_duration
 
 
 @pytest.fixture
 def plan() -> Plan:
     fixed = {"key": "k", "code": "c", "folder": "/", "config": {}, "passes": {}, "left_out": {}}
-    shards = cut([4] * 6, 3, "k")
+    shards = cut_shards([4] * 6, 3, "k")
     return Plan(**fixed, batches=[4] * 6, rate=1.0, size=0.0, shards=shards, frozen={})  # type: ignore[arg-type]
 
 
@@ -103,7 +103,7 @@ def test_rate_and_remaining_time_by_hand(tmp_path: Path, plan: Plan) -> None:
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.0, "0 s"), (89.0, "89 s"), (600.0, "10 min"), (7200.0, "2.0 h")])
 def test_durations(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 def test_a_job_waits_for_what_it_needs_and_says_what_of_that_failed(tmp_path: Path) -> None:

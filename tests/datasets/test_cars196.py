@@ -245,8 +245,8 @@ def test_real_photos(copy: str, images: int, caplog: pytest.LogCaptureFixture) -
 
 @real
 def test_real_names_tell_the_official_sides() -> None:
-    from sfam_bench.datasets.cars196 import FIRST_TEST_NAME, _class_names
+    from sfam_bench.datasets.cars196 import FIRST_TEST_NAME, _read_class_names
 
     names = matlab.read_mat(SHARED / "devkit_official/cars_meta.mat", "class_names")["value"]
     assert [name.lower() < FIRST_TEST_NAME for name in names] == [True] * 98 + [False] * 98
-    assert _class_names(SHARED / "box_crops") == list(names)
+    assert _read_class_names(SHARED / "box_crops") == list(names)

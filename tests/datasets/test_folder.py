@@ -10,9 +10,9 @@ import torch
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import Dataset, split_hash
-from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, inside, keep, load
+from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, load, resolve_inside, select_existing
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.datasets.tables import read_table, text, whole
+from sfam_bench.datasets.tables import parse_natural, parse_string, read_table
 
 THINGS = Collection("Things", "things", "data-things")
 WHOLE = Geometry(resize=None, crop=20)
@@ -122,7 +122,7 @@ def test_partial_copy_says_what_is_missing_in_one_line(home: Path, caplog: pytes
 
 
 def test_complete_copy_is_silent(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    keep(THINGS, found(home, ["a.jpg", "d.png"]))
+    select_existing(THINGS, found(home, ["a.jpg", "d.png"]))
     assert not caplog.records
 
 
@@ -139,7 +139,7 @@ def test_no_layout_fits(tmp_path: Path) -> None:
 def test_ids_are_unique(home: Path) -> None:
     rows = found(home, ["a.jpg", "d.png"]).rows.set_index(pd.Index(["x", "x"]))
     with pytest.raises(UserError, match="names image 'x' twice"):
-        keep(THINGS, Found(home, rows))
+        select_existing(THINGS, Found(home, rows))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_ids_are_unique(home: Path) -> None:
 )
 def test_paths_stay_inside(home: Path, path: str) -> None:
     with pytest.raises(UserError, match="leads out of"):
-        inside(home, path)
+        resolve_inside(home, path)
     data = folder(home, ["a.jpg", "d.png"])
     data.index.loc["i0", "path"] = path
     with pytest.raises(UserError, match="leads out of"):
@@ -185,12 +185,12 @@ def test_a_linked_root_is_fine(home: Path, tmp_path_factory: pytest.TempPathFact
 def test_malformed_table(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "t.txt").write_text(content)
     with pytest.raises(UserError, match=rf"t\.txt, {says}.*columns id, name, count"):
-        read_table(tmp_path / "t.txt", {"id": whole, "name": text, "count": whole})
+        read_table(tmp_path / "t.txt", {"id": parse_natural, "name": parse_string, "count": parse_natural})
 
 
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="copy it again"):
-        read_table(tmp_path / "t.txt", {"id": whole})
+        read_table(tmp_path / "t.txt", {"id": parse_natural})
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_missing_table(tmp_path: Path) -> None:
 def test_an_index_is_checked_whoever_made_it(home: Path, columns: dict, says: str) -> None:
     rows = found(home, ["a.jpg", "d.png"]).rows.assign(**columns)
     with pytest.raises(UserError, match=says):
-        keep(THINGS, Found(home, rows))
+        select_existing(THINGS, Found(home, rows))
 
 
 @pytest.mark.parametrize(
@@ -248,4 +248,4 @@ def test_a_pipe_in_the_place_of_a_file_is_not_read_for_ever(home: Path) -> None:
     with pytest.raises(UserError, match="not a regular file"):
         folder(home, ["a.jpg", "pipe.jpg"]).image("i1")
     with pytest.raises(UserError, match="not a regular file"):
-        read_table(home / "pipe.jpg", {"id": whole})
+        read_table(home / "pipe.jpg", {"id": parse_natural})

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.datasets.splits import assign
+from sfam_bench.datasets.splits import assign_splits
 
 
 def rows(labels: list[int], **columns: list[bool]) -> pd.DataFrame:
@@ -12,7 +12,7 @@ def rows(labels: list[int], **columns: list[bool]) -> pd.DataFrame:
 
 
 def test_official_classes() -> None:
-    split, name = assign(rows([1, 2, 2], train_class=[True, False, False]), "zero_shot", "Set")
+    split, name = assign_splits(rows([1, 2, 2], train_class=[True, False, False]), "zero_shot", "Set")
     assert list(split) == ["train", "test", "test"]
     assert list(split.index) == ["i0", "i1", "i2"]
     assert name == "zero-shot, official"
@@ -20,24 +20,24 @@ def test_official_classes() -> None:
 
 def test_one_empty_side_falls_back_to_halves_of_the_sorted_ids(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        split, name = assign(rows([7, 3, 9, 3, 5], train_class=[True] * 5), "zero_shot", "Set at here")
+        split, name = assign_splits(rows([7, 3, 9, 3, 5], train_class=[True] * 5), "zero_shot", "Set at here")
     assert list(split) == ["test", "train", "test", "train", "train"]
     assert name == "zero-shot, halves of the 4 classes present"
     assert "Set at here" in caplog.text
 
 
 def test_odd_number_of_classes_gives_test_the_larger_half() -> None:
-    split, _ = assign(rows([1, 2, 3], train_class=[False] * 3), "zero_shot", "Set")
+    split, _ = assign_splits(rows([1, 2, 3], train_class=[False] * 3), "zero_shot", "Set")
     assert list(split) == ["train", "test", "test"]
 
 
 def test_one_class_cannot_be_split() -> None:
     with pytest.raises(UserError, match="1 class here"):
-        assign(rows([4, 4]), "zero_shot", "Set")
+        assign_splits(rows([4, 4]), "zero_shot", "Set")
 
 
 def test_closed_set_is_named() -> None:
-    split, name = assign(rows([1, 1], train_image=[True, False]), "closed_set", "Set")
+    split, name = assign_splits(rows([1, 1], train_image=[True, False]), "closed_set", "Set")
     assert list(split) == ["train", "test"]
     assert name == "closed-set, official"
 
@@ -45,9 +45,9 @@ def test_closed_set_is_named() -> None:
 @pytest.mark.parametrize("columns", [{}, {"train_image": [True, True]}])
 def test_closed_set_needs_both_sides(columns: dict[str, list[bool]]) -> None:
     with pytest.raises(UserError, match=r"no image-level split here: set dataset.split=zero_shot"):
-        assign(rows([1, 2], **columns), "closed_set", "Set")
+        assign_splits(rows([1, 2], **columns), "closed_set", "Set")
 
 
 def test_unknown_split() -> None:
     with pytest.raises(UserError, match="expected zero_shot or closed_set"):
-        assign(rows([1, 2]), "random", "Set")
+        assign_splits(rows([1, 2]), "random", "Set")

@@ -16,7 +16,7 @@ import yaml
 from sfam_bench.app.sweeping import write_value
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan, read_plan
-from sfam_bench.jobs.processes import alive
+from sfam_bench.jobs.processes import is_alive
 from sfam_bench.runs.reader import read_run
 
 Outcome = tuple[int, str, str]
@@ -122,7 +122,7 @@ def test_trials_of_a_worker_whose_driver_was_killed_are_waited_for(run_script: R
     os.kill(pid, signal.SIGSTOP)  # so that it cannot end before it is seen
     driver.kill()
     driver.wait()
-    assert all(map(alive, read_notes(root, "running").values()))
+    assert all(map(is_alive, read_notes(root, "running").values()))
     assert " running" in status(run_script, root)
     run = call("submit", "run", f"run_dir={root}", "wait=true", *LOCAL, stdout=subprocess.PIPE, text=True)
     assert run.stdout
@@ -146,5 +146,5 @@ def test_what_is_cancelled_stops_and_waits(kind: str, run_script: Run, tmp_path:
     assert "queued" not in said
     assert driver.wait(60) != 0
     found = read_notes(root, "running")
-    assert not any(map(alive, found.values()))
+    assert not any(map(is_alive, found.values()))
     assert "waiting" in status(run_script, root)

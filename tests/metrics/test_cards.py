@@ -29,7 +29,7 @@ from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.metrics.perturbation import Perturbation, Trapezoid
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.report.tables.metrics import interval, metric_table, metrics_page
+from sfam_bench.report.tables.metrics import format_interval, metric_table, metrics_page
 from tests.contract import FILES, SETUPS, SIZE, choosing, gallery, pairs, tiny
 
 UNSOURCED: set[str] = set()
@@ -134,7 +134,7 @@ def test_passes_are_those_of_all_probes_by_the_share_of_pairs() -> None:
     ("limits", "text"), [(None, ""), ((0, 1), "[0, 1]"), ((0, inf), "[0, inf)"), ((-inf, inf), "(-inf, inf)")]
 )
 def test_an_interval_is_open_where_there_is_no_bound(limits: Limits | None, text: str) -> None:
-    assert interval(limits) == text
+    assert format_interval(limits) == text
 
 
 def test_the_table_has_a_row_for_each_metric_and_the_page_a_card_for_each_kind() -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.protocol import damage
+from sfam_bench.core.protocol import describe_damage
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build, layers, load, origin_of, save, weights_hash
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_ours_says_where_it_comes_from(chosen, tmp_path):
     again = build("m", planted_net((4,), (2,)), GAP(), Cosine(), checkpoint=path, image_size=32)
     assert weights_hash(again) == weights_hash(model)
     assert again.origin == {"source": "sfam_bench", "chosen": chosen, "split": SPLIT}
-    assert not damage(again.origin)
+    assert not describe_damage(again.origin)
 
 
 def test_facts_that_are_absent_or_damaged(tmp_path):
@@ -104,7 +104,7 @@ def test_facts_that_are_absent_or_damaged(tmp_path):
         with pytest.raises(UserError, match=r"a.json"):
             origin_of(tmp_path / "a.safetensors")
     (tmp_path / "a.json").write_text(json.dumps({"chosen": "best", "split": None}))
-    assert "'chosen' is 'best'" in damage(origin_of(tmp_path / "a.safetensors"))
+    assert "'chosen' is 'best'" in describe_damage(origin_of(tmp_path / "a.safetensors"))
     (tmp_path / "a.safetensors").unlink()
     with pytest.raises(UserError, match=r"cannot read the weights .*a\.safetensors"):
         origin_of(tmp_path / "a.safetensors")

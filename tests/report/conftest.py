@@ -14,7 +14,7 @@ from sfam_bench.core.metric_card import GROUPS, Described, MetricCard, metric_fa
 from sfam_bench.metrics.localisation import EnergyPointingGame, IoU
 from sfam_bench.metrics.perturbation import AreaError, Perturbation
 from sfam_bench.metrics.selectivity import Selectivity
-from sfam_bench.runs.chunks import place, says
+from sfam_bench.runs.chunks import chunk_path, read_footer
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore
 
@@ -134,8 +134,8 @@ PASSES = {
 
 def rewrite_records(root: Path, number: int, records: pd.DataFrame, curves: Sequence[Any] = ()) -> None:
     """Write a batch of `make_run` again with other records and curves."""
-    said = says(place(root, "records", number))
-    with np.load(place(root, "maps", number)) as maps:
+    said = read_footer(chunk_path(root, "records", number))
+    with np.load(chunk_path(root, "maps", number)) as maps:
         RunStore(root, said["key"], said["passes"]).write_shard(number, records, dict(maps), curves)
 
 

@@ -11,7 +11,7 @@ from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.boxes import BoxIoU
 from sfam_bench.report.tables.box_accuracy import max_box_accuracy, thresholds_of, with_box_accuracy
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import summary
+from sfam_bench.statistics import summarise
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_its_mean_is_that_of_the_data_set_at_one_threshold_each(boxed: Run) -> N
     found = with_box_accuracy(boxed)
     assert not found.records["metric"].str.startswith("box_iou").any()
     assert "box_iou_10" not in found.manifest["metrics"]
-    table = summary(found.records, found.pairs, found.manifest["metrics"])
+    table = summarise(found.records, found.pairs, found.manifest["metrics"])
     table = table[table["metric"] == "max_box_accuracy"].set_index("explainer")
     expected = max_box_accuracy(boxed.records, thresholds_of(boxed.manifest))
     expected = expected[expected["delta"].isna()].set_index("explainer")

@@ -37,7 +37,7 @@ from sfam_bench.report.figures.drawings import (
 )
 from sfam_bench.report.figures.drawings.cost import _free, _label
 from sfam_bench.report.figures.meta_figures import diagram
-from sfam_bench.report.figures.style import COLUMN, PAGE, SMALL, broken
+from sfam_bench.report.figures.style import COLUMN, PAGE, SMALL, break_name
 from sfam_bench.report.stored import Stored
 from sfam_bench.runs.store import RunStore
 from tests.contract import CONF, choosing
@@ -264,7 +264,7 @@ def test_figures_need_no_torch() -> None:
 
 
 def test_long_names_are_broken_behind_underscores_and_cut() -> None:
-    assert broken("similarity_decomposition", 16) == "similarity_\ndecomposition"
-    assert broken("sfam", 16) == "sfam"
-    assert broken("x" * 30, 16) == "x" * 15 + "…"
-    assert broken("a_b c", 2, 2) == "a_\nb…"
+    assert break_name("similarity_decomposition", 16) == "similarity_\ndecomposition"
+    assert break_name("sfam", 16) == "sfam"
+    assert break_name("x" * 30, 16) == "x" * 15 + "…"
+    assert break_name("a_b c", 2, 2) == "a_\nb…"

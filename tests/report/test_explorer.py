@@ -12,7 +12,7 @@ import pytest
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.report.page import explorer
-from sfam_bench.report.page.explorer import as_json, explore
+from sfam_bench.report.page.explorer import build_explorer, to_json
 from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
@@ -28,14 +28,14 @@ def decoded(text: str, kind: type) -> np.ndarray:
 
 def test_json_cannot_end_its_element() -> None:
     value = {"<script>alert(1)</script>": f"</script><!--&{UNICODE_LINES}"}
-    text = as_json(value)
+    text = to_json(value)
     assert not set("<>&" + UNICODE_LINES) & set(text)
     assert json.loads(text) == value
 
 
 def test_a_number_that_json_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        as_json({"value": float("nan")})
+        to_json({"value": float("nan")})
 
 
 def test_maps_keep_sign_and_zero_over_their_largest_magnitude() -> None:
@@ -87,7 +87,7 @@ def test_curves_come_back_within_a_step_of_uint16() -> None:
 
 
 def test_only_pairs_with_images_are_shown_and_each_image_once(fake_run: Path) -> None:
-    found = explore([read_run(fake_run), read_run(fake_run)], PLENTY)
+    found = build_explorer([read_run(fake_run), read_run(fake_run)], PLENTY)
     assert found is not None
     first, second = found.index["runs"]
     assert (first["of"], first["pictured"], len(first["pairs"])) == (40, 8, 8)
@@ -97,31 +97,31 @@ def test_only_pairs_with_images_are_shown_and_each_image_once(fake_run: Path) ->
         block = json.loads(found.blocks[pair["block"]])
         assert all(json.loads(found.blocks[name]).startswith("data:image/jpeg") for name in block["images"])
         assert set(block["maps"]) == {"sfam", "grad_cam", "exact", "lafam", "chance"}
-    everything = "".join([as_json(found.index), *found.blocks.values()])
+    everything = "".join([to_json(found.index), *found.blocks.values()])
     assert "<script" not in everything
     assert "\\u003cscript" in everything
 
 
 def test_what_does_not_fit_is_left_out_from_the_end(fake_run: Path) -> None:
     run = read_run(fake_run)
-    whole = explore([run], PLENTY)
+    whole = build_explorer([run], PLENTY)
     assert whole is not None
     size = sum(map(len, whole.blocks.values()))
-    part = explore([run], int(size * 0.6))
+    part = build_explorer([run], int(size * 0.6))
     assert part is not None
     assert sum(map(len, part.blocks.values())) <= size * 0.6
     shown = part.index["runs"][0]["pairs"]
     assert 0 < len(shown) < 8
     assert shown == whole.index["runs"][0]["pairs"][: len(shown)]
     assert part.index["runs"][0]["pictured"] == 8
-    assert explore([run], 100) is None
+    assert build_explorer([run], 100) is None
 
 
 @pytest.mark.parametrize("lost", ["maps", "images"])
 def test_a_run_without_maps_or_images(fake_run: Path, tmp_path: Path, lost: str) -> None:
     copy = Path(shutil.copytree(fake_run, tmp_path / "run"))
     shutil.rmtree(copy / lost)
-    found = explore([read_run(copy)], PLENTY)
+    found = build_explorer([read_run(copy)], PLENTY)
     if lost == "images":
         assert found is None
     else:
@@ -173,6 +173,6 @@ def test_another_class_nearer_than_its_own_is_a_failure() -> None:
 def test_pairs_of_a_run_without_curves_are_shown(tmp_path: Path, fake_run: Path) -> None:
     store = RunStore(fake_run)
     assert not list((store.root / "curves").glob("*.parquet"))
-    found = explore([read_run(fake_run)], PLENTY)
+    found = build_explorer([read_run(fake_run)], PLENTY)
     assert found is not None
     assert json.loads(found.blocks["pair-0-0"])["curves"] == []

@@ -10,10 +10,10 @@ from PIL import Image
 
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures import figures
-from sfam_bench.report.figures.means import overview
-from sfam_bench.report.tables.tables import mark
+from sfam_bench.report.figures.means import draw_overview
+from sfam_bench.report.tables.tables import mark_blind
 from sfam_bench.runs.reader import read_run
-from sfam_bench.statistics import summary
+from sfam_bench.statistics import summarise
 
 
 def test_the_gallery_is_drawn(fake_run: Path, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_many_explainers_take_several_sheets(fake_run: Path, tmp_path: Path, mon
 
 
 def test_pairs_of_each_kind_come_in_turn(fake_run: Path) -> None:
-    kinds = [row["kind"] for row in figures.with_images(read_run(fake_run), 6)]
+    kinds = [row["kind"] for row in figures.select_pairs(read_run(fake_run), 6)]
     assert kinds == ["nearest_positive"] * 2 + ["hard_negative"] * 2 + ["random_positive", "partial_match"]
 
 
@@ -64,15 +64,15 @@ def test_flat_and_broken_maps_are_flagged(raw: np.ndarray) -> None:
 def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
     records = run.records.assign(explainer=run.records["explainer"].replace("exact", "$\\frac$"))
-    table = mark(summary(records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
-    png, svg = overview(table, Catalogue.of(run.manifest), tmp_path)
+    table = mark_blind(summarise(records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
+    png, svg = draw_overview(table, Catalogue.of(run.manifest), tmp_path)
     assert Image.open(png).size[0] > 500
     first = svg.read_bytes()
-    overview(table, Catalogue.of(run.manifest), tmp_path)
+    draw_overview(table, Catalogue.of(run.manifest), tmp_path)
     assert svg.read_bytes() == first
 
 
 def test_an_overview_of_nothing_is_no_file(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
-    table: pd.DataFrame = mark(summary(run.records, run.pairs, {}, draws=50), ())
-    assert overview(table, Catalogue({}), tmp_path) == []
+    table: pd.DataFrame = mark_blind(summarise(run.records, run.pairs, {}, draws=50), ())
+    assert draw_overview(table, Catalogue({}), tmp_path) == []

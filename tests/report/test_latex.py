@@ -13,7 +13,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table
 from sfam_bench.runs.reader import read_run
-from sfam_bench.statistics import summary
+from sfam_bench.statistics import summarise
 from tests.conftest import ROOT
 
 DOCUMENT = r"""\documentclass{article}
@@ -117,7 +117,7 @@ def test_names_print_as_they_are(tmp_path: Path) -> None:
     table = replace(
         named(""), rows=tuple((f"x{name}x" if name[0] not in "[*" else name, named("").rows[0][1]) for name in NASTY)
     )
-    log, text = compiled(formats.latex("A title\n\nand more", [("Split %", "a\n\\undefined")], [table]), tmp_path)
+    log, text = compiled(formats.to_latex("A title\n\nand more", [("Split %", "a\n\\undefined")], [table]), tmp_path)
     assert not wrong(log)
     for name in NASTY:
         shown = FOUND.get(name, unicodedata.normalize("NFC", name))
@@ -132,7 +132,7 @@ def test_a_nasty_name_may_stand_anywhere(tmp_path: Path, place: str) -> None:
         column = Column(nasty if place == "label" else "label", nasty if place == "label" else "")
         title, note, head = (nasty if place == this else "text" for this in ("title", "note", "head"))
         parts.append(Table(title, (column,), ((name, (cell,)),), note, head=head))
-    log, _ = compiled(formats.latex("", [], parts).replace("[htbp]", "[!h]") + r"\clearpage", tmp_path)
+    log, _ = compiled(formats.to_latex("", [], parts).replace("[htbp]", "[!h]") + r"\clearpage", tmp_path)
     assert not wrong(log)
 
 
@@ -144,9 +144,11 @@ def test_all_letters_up_to_z_with_caron_compile(tmp_path: Path) -> None:
 
 def test_means_of_a_run(tmp_path: Path, fake_run: Path) -> None:
     run = read_run(fake_run)
-    frame = tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
+    frame = tables.mark_blind(
+        summarise(run.records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"]
+    )
     made = tables.metric_tables(frame, Catalogue.of(run.manifest))
-    log, text = compiled(formats.latex("Run", [("Data", "made")], made), tmp_path)
+    log, text = compiled(formats.to_latex("Run", [("Data", "made")], made), tmp_path)
     assert not wrong(log)
     assert all(f"{table.title}." in " ".join(text.split()) for table in made)
     assert all(
@@ -157,7 +159,7 @@ def test_means_of_a_run(tmp_path: Path, fake_run: Path) -> None:
 def test_long_tables_keep_within_their_pages(tmp_path: Path) -> None:
     cells = named("").rows[0][1]
     table = replace(named(""), rows=tuple((f"a_method_with_a_long_name_{n}", cells) for n in range(100)))
-    log, text = compiled(formats.latex("Run", [], [table]), tmp_path)
+    log, text = compiled(formats.to_latex("Run", [], [table]), tmp_path)
     assert not wrong(log)
     assert "Float too large" not in log
     assert all(f"name_{n} " in text for n in range(100))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sfam_bench.core.files import beside, host
+from sfam_bench.core.files import host, temporary_folder
 from sfam_bench.report.names import Slugs, slug
 from sfam_bench.report.tables import formats
 from sfam_bench.report.writer import write_report
@@ -51,14 +51,14 @@ FORMULAS = ["=1+2", "+cmd", "@sum", "-x", " =1", "\t=1"]
 @pytest.mark.parametrize("cell", FORMULAS)
 def test_a_text_that_begins_like_a_formula_is_escaped(cell: str) -> None:
     frame = pd.DataFrame({cell: ["a"], "name": pd.Categorical([cell]), "value": [-1.5]})
-    head, row = csv.reader(io.StringIO(formats.csv(frame)))
+    head, row = csv.reader(io.StringIO(formats.to_csv(frame)))
     assert head == [f"'{cell}", "name", "value"]
     assert row == ["a", f"'{cell}", "-1.5"]
 
 
 def test_numbers_and_empty_cells_stay_as_they_are() -> None:
     frame = pd.DataFrame({"name": ["-3", "+2.5e3", None, "sfam"], "value": [-1.0, float("nan"), 2.0, 1e-9]})
-    assert formats.csv(frame) == frame.to_csv(index=False)
+    assert formats.to_csv(frame) == frame.to_csv(index=False)
 
 
 def test_what_a_killed_report_left_is_removed_by_the_next_and_a_living_one_is_not_touched(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_what_a_killed_report_left_is_removed_by_the_next_and_a_living_one_is_no
     other = tmp_path / f".outer.{host()}.{2**22 + 1}.ab12.tmp"
     for path in (dead, living, other):
         (path / "new").mkdir(parents=True)
-    with beside(tmp_path / "out") as fresh:
+    with temporary_folder(tmp_path / "out") as fresh:
         assert fresh.is_dir()
         assert {path.name for path in tmp_path.iterdir()} == {living.name, other.name, fresh.name}
     assert not fresh.exists()

@@ -17,7 +17,7 @@ from sfam_bench.report.tables import meta
 from sfam_bench.report.tables.formats import terminal_table
 from sfam_bench.report.tables.tables import Cell, Column, Report, Table
 from sfam_bench.report.writer import write_report
-from sfam_bench.runs.chunks import place
+from sfam_bench.runs.chunks import chunk_path
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore
 from tests.report.conftest import rewrite_records
@@ -107,7 +107,7 @@ def test_names_are_text() -> None:
     )
     section = page.Section(HOSTILE, "a", [(HOSTILE, HOSTILE)], [table], [], table, [])
     reader = read(
-        page.render([section], [table], Catalogue({HOSTILE: {"label": HOSTILE, "meaning": HOSTILE}}), [HOSTILE])
+        page.render_page([section], [table], Catalogue({HOSTILE: {"label": HOSTILE, "meaning": HOSTILE}}), [HOSTILE])
     )
     assert reader.scripts == [None]
     assert HOSTILE in reader.text
@@ -116,7 +116,7 @@ def test_names_are_text() -> None:
 def test_hostile_runs_are_reported(tmp_path: Path, fake_run: Path) -> None:
     copy = Path(shutil.copytree(fake_run, tmp_path / "run"))
     for number in range(2):
-        frame = pd.read_parquet(place(copy, "records", number)).astype({"explainer": str})
+        frame = pd.read_parquet(chunk_path(copy, "records", number)).astype({"explainer": str})
         rewrite_records(copy, number, frame.assign(explainer=frame["explainer"].replace("exact", HOSTILE)))
     write_report([copy], tmp_path / "out")
     reader = read((tmp_path / "out" / "index.html").read_text())
@@ -128,7 +128,7 @@ def test_pictures_that_do_not_fit_are_named_instead(tmp_path: Path, monkeypatch:
     Image.effect_noise((300, 300), 90).save(tmp_path / "gallery-1.png")
     monkeypatch.setattr(page, "LIMIT", page.MARGIN + 1000)
     section = page.Section("t", "a", [], [], [], None, [(tmp_path / "gallery-1.png", "Maps")])
-    text = page.render([section], [], Catalogue({}), [])
+    text = page.render_page([section], [], Catalogue({}), [])
     assert "see the file gallery-1.png" in text
     assert "data:image" not in text
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
-from sfam_bench.report.keep import keep
+from sfam_bench.report.keep import keep_run
 from sfam_bench.report.paper import Agreement, Metrics, Models, write_paper
 from sfam_bench.report.stored import Stored
 from sfam_bench.report.tables.tables import Cell, Table
@@ -26,8 +26,8 @@ TABLES = sorted((ROOT / "conf" / "table").glob("*.yaml"))
 def stored(tmp_path_factory: pytest.TempPathFactory, fake_runs: list[Path]) -> Stored:
     root = tmp_path_factory.mktemp("records")
     for name, run in zip(("cub-frozen", "cub-tuned"), fake_runs, strict=True):
-        keep(run, root / name)
-    keep(trained(root / "made"), root / "train-cub", False)
+        keep_run(run, root / name)
+    keep_run(trained(root / "made"), root / "train-cub", False)
     trained(root / "published", published=PUBLISHED)
     return Stored(root)
 

@@ -12,7 +12,7 @@ from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.report.figures import sweep as module
-from sfam_bench.report.figures.sweep import sweeps, sweeps_of
+from sfam_bench.report.figures.sweep import draw_sweeps, find_sweeps
 from tests.report.conftest import METRICS
 
 GAMMAS = {"whole": SFAM(gamma=1.0), "lafam": LaFAM(), "none": SFAM(gamma=0.0), "half": SFAM(gamma=0.5)}
@@ -34,7 +34,7 @@ def manifest(explainers: dict[str, Any]) -> dict[str, Any]:
 def test_three_values_of_a_field_make_a_sweep_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(module, "draw_along", lambda panels, *sizes: drawn.extend(panels) or Figure())
-    found = sweeps(frame([*GAMMAS]), manifest(GAMMAS), tmp_path)
+    found = draw_sweeps(frame([*GAMMAS]), manifest(GAMMAS), tmp_path)
     assert [path.name for path in found] == [f"sweep-sfam-gamma-cub-m-similarity.{kind}" for kind in ("png", "svg")]
     (shown,) = drawn
     assert (list(shown.part["at"]), list(shown.part["mean"])) == ([0.0, 0.5, 1.0], [0.2, 0.3, 0.0])
@@ -43,7 +43,7 @@ def test_three_values_of_a_field_make_a_sweep_in_their_order(tmp_path: Path, mon
 
 def test_of_equal_settings_the_first_counts_and_other_settings_sweep_apart() -> None:
     relu = {f"relu {gamma}": SFAM(gamma=gamma, relu=True) for gamma in (0.0, 1.0, 2.0)}
-    plain, other = sweeps_of(manifest({**GAMMAS, "again": SFAM(gamma=0.5), **relu}))
+    plain, other = find_sweeps(manifest({**GAMMAS, "again": SFAM(gamma=0.5), **relu}))
     assert plain.points == {"none": 0.0, "half": 0.5, "whole": 1.0}
     assert (plain.kind, plain.field, [*other.points]) == ("SFAM", "gamma", [*relu])
 
@@ -57,7 +57,7 @@ def test_of_equal_settings_the_first_counts_and_other_settings_sweep_apart() -> 
     ],
 )
 def test_fewer_are_no_sweep_nor_those_that_differ_in_more(tmp_path: Path, explainers: dict[str, Any]) -> None:
-    assert sweeps(frame([*explainers]), manifest(explainers), tmp_path) == []
+    assert draw_sweeps(frame([*explainers]), manifest(explainers), tmp_path) == []
     assert not list(tmp_path.iterdir())
 
 
@@ -65,5 +65,5 @@ def test_the_same_numbers_give_the_same_picture(tmp_path: Path) -> None:
     found = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        found.append(sweeps(frame([*GAMMAS]), manifest(GAMMAS), tmp_path / name)[1].read_bytes())
+        found.append(draw_sweeps(frame([*GAMMAS]), manifest(GAMMAS), tmp_path / name)[1].read_bytes())
     assert found[0] == found[1]

@@ -16,7 +16,7 @@ from sfam_bench.report.tables import formats, protocols, tables
 from sfam_bench.report.tables.flagged import flagged_table
 from sfam_bench.report.tables.tables import Cell, Column, Report, Table
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import NOT_COMPARED, holm, paired_difference, summary
+from sfam_bench.statistics import NOT_COMPARED, holm, paired_difference, summarise
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,9 @@ def run(fake_run: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def summed(run: Run) -> pd.DataFrame:
-    return tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=1000), run.manifest["blind"])
+    return tables.mark_blind(
+        summarise(run.records, run.pairs, run.manifest["metrics"], draws=1000), run.manifest["blind"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
         run.records["metric"] == "deletion_mean_colour"
     ]  # of 8 classes, more comparisons could not be marked
     differences = tables.adjust_differences(paired_difference(own, run.pairs, draws=1000), catalogue)
-    found = tables.difference_tables(tables.mark(differences, run.manifest["blind"]), catalogue)
+    found = tables.difference_tables(tables.mark_blind(differences, run.manifest["blind"]), catalogue)
     table = next(table for table in found if table.title.startswith("Faithfulness"))
     assert "lafam" not in dict(table.rows)
     lower = cell(table, "sfam", "deletion")
@@ -130,7 +132,7 @@ def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.Da
 def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: int, catalogue: Catalogue) -> None:
     few = run.pairs["query_label"] < classes
     records = run.records[run.records["query_id"].isin(run.pairs.loc[few, "query_id"])]
-    means = tables.mark(summary(records, run.pairs, run.manifest["metrics"], draws=100), ())
+    means = tables.mark_blind(summarise(records, run.pairs, run.manifest["metrics"], draws=100), ())
     for table in tables.metric_tables(means, catalogue):
         assert not any(cell.best or cell.tied for _, cells in table.rows for cell in cells)
         notes = {column.label: column.note for column in table.columns}
@@ -138,7 +140,7 @@ def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: in
         assert all("no marks: fewer than 6 classes" in note for note in directed)
         assert all(f"{classes} class" in note for note in directed)
     (_, faithful, *_) = tables.difference_tables(
-        tables.mark(tables.adjust_differences(paired_difference(records, run.pairs, draws=100), catalogue), ()),
+        tables.mark_blind(tables.adjust_differences(paired_difference(records, run.pairs, draws=100), catalogue), ()),
         catalogue,
     )
     assert not any(cell.best for _, cells in faithful.rows for cell in cells)
@@ -149,7 +151,7 @@ def test_a_method_that_is_not_compared_is_named(run: Run, catalogue: Catalogue) 
     lost = (records["explainer"] == "sfam") & (records["metric"] == "deletion_mean_colour")
     lost &= records["query_id"].isin(run.pairs["query_id"].iloc[:25])
     records.loc[lost, ["value", "flag"]] = [np.nan, "constant_map"]
-    means = tables.mark(summary(records, run.pairs, run.manifest["metrics"], draws=100), ())
+    means = tables.mark_blind(summarise(records, run.pairs, run.manifest["metrics"], draws=100), ())
     table = next(t for t in tables.metric_tables(means, catalogue) if t.title == "Faithfulness")
     assert "not compared, too few pairs: sfam" in table.columns[0].note
     assert not cell(table, "sfam", "deletion").tied
@@ -167,19 +169,19 @@ def test_flags_are_counted_in_pairs(run: Run) -> None:
 def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:
     found = [read_run(path) for path in fake_runs]
     both = pd.concat(
-        [tables.mark(summary(run.records, run.pairs, run.manifest["metrics"], draws=200), ()) for run in found]
+        [tables.mark_blind(summarise(run.records, run.pairs, run.manifest["metrics"], draws=200), ()) for run in found]
     )
     catalogue = Catalogue.of(*(run.manifest for run in found))
     columns = [
-        column for table in tables.side_by_side(both.reset_index(drop=True), catalogue) for column in table.columns
+        column for table in tables.compare_models(both.reset_index(drop=True), catalogue) for column in table.columns
     ]
     assert [column.label for column in columns[:3]] == ["selectivity (energy) ↑"] * 2 + ["part agreement ↑"]
     assert [column.note.split(";")[0] for column in columns[:2]] == ["lite0 frozen", "lite0 fine-tuned"]
-    assert tables.side_by_side(both[both["model"] == "lite0 frozen"], catalogue) == []
+    assert tables.compare_models(both[both["model"] == "lite0 frozen"], catalogue) == []
 
 
 def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed: pd.DataFrame) -> None:
-    lines = dict(protocols.protocol(run, summed, np.array([])))
+    lines = dict(protocols.describe_protocol(run, summed, np.array([])))
     assert lines["Split"] == "zero-shot, last 100 classes (hash 3f2a)"
     assert lines["Retrieval"] == "recall@1 0.850, MAP@R 0.410, queries 420"
     assert "10 hard negative" in lines["Pairs"]
@@ -201,7 +203,7 @@ def test_curves_in_full_have_the_points_that_are_said() -> None:
 
 def test_only_curves_have_a_line_of_their_errors(run: Run, summed: pd.DataFrame) -> None:
     without = summed[~summed["metric"].str.startswith(("deletion", "insertion"))]
-    assert "Curves" not in dict(protocols.protocol(run, without, np.array([])))
+    assert "Curves" not in dict(protocols.describe_protocol(run, without, np.array([])))
 
 
 def test_passes_are_said_with_a_bound_that_holds() -> None:
@@ -215,7 +217,7 @@ def test_passes_are_said_with_a_bound_that_holds() -> None:
 def test_code_that_was_changed_is_said_to_be(run: Run, summed: pd.DataFrame) -> None:
     def code(git: str) -> str:
         changed = replace(run, manifest={**run.manifest, "git": git})
-        return dict(protocols.protocol(changed, summed, np.array([])))["Code"].split(",")[0]
+        return dict(protocols.describe_protocol(changed, summed, np.array([])))["Code"].split(",")[0]
 
     assert code("0123456789abcdef") == "git 0123456789"
     assert code("0123456789abcdef-dirty") == "git 0123456789-dirty"
@@ -236,7 +238,7 @@ def test_code_that_was_changed_is_said_to_be(run: Run, summed: pd.DataFrame) -> 
     ],
 )
 def test_digits(values: list[float], digits: int) -> None:
-    assert names.decimals(values) == digits
+    assert names.count_decimals(values) == digits
 
 
 def test_a_metric_has_its_key_where_it_says_nothing_or_what_another_says() -> None:
@@ -258,7 +260,7 @@ def hostile() -> Table:
 
 
 def test_latex_is_escaped() -> None:
-    text = formats.latex("title\nwith a break", [("Split", "x\ny")], [hostile()])
+    text = formats.to_latex("title\nwith a break", [("Split", "x\ny")], [hostile()])
     row = r"\textless{}script\textgreater{}\textbar{}x\_\$ & \begin{tabular}[t]{@{}l@{}}\textbf{$-$0.10} $\approx$"
     assert row + r" \\[-2pt] {\tiny [$-$0.20, 0.01]}\end{tabular} \\" in text
     assert r"\caption{50 \% \& more. note \#1}" in text
@@ -269,18 +271,18 @@ def test_latex_is_escaped() -> None:
 
 
 def test_latex_sets_the_blind_apart(summed: pd.DataFrame, catalogue: Catalogue) -> None:
-    text = formats.latex("", [], tables.metric_tables(summed, catalogue)[:1])
+    text = formats.to_latex("", [], tables.metric_tables(summed, catalogue)[:1])
     body = text[text.index(r"\midrule") :]
     assert body.index("exact") < body.index(r"\midrule", 10) < body.index("lafam")
 
 
 def test_markdown_keeps_its_columns() -> None:
-    text = formats.markdown("t", [], [hostile()])
+    text = formats.to_markdown("t", [], [hostile()])
     assert "| &lt;script>\\|x_$ | **-0.10** [-0.20, 0.01] ≈ |" in text
 
 
 def test_wide_has_a_row_for_each_explainer(summed: pd.DataFrame) -> None:
-    table = formats.wide(summed).set_index("explainer")
+    table = formats.pivot_means(summed).set_index("explainer")
     assert table.index.tolist() == ["sfam", "grad_cam", "exact", "lafam", "chance"]
     assert table.loc["sfam", "iou_50"] == pytest.approx(
         summed.set_index(["explainer", "metric"]).loc[("sfam", "iou_50"), "mean"]
@@ -300,8 +302,8 @@ def test_the_terminal_table_fits(summed: pd.DataFrame, catalogue: Catalogue) -> 
 
 def test_what_was_tuned_is_said(run: Run) -> None:
     study = {"chosen": {"gamma": 0.5, "relu": False}, "budget": {"completed": 40}, "objective": {"metric": "deletion"}}
-    summed = summary(run.records, run.pairs, run.manifest["metrics"])
+    summed = summarise(run.records, run.pairs, run.manifest["metrics"])
     tuned = replace(run, manifest={**run.manifest, "tuned": {"sfam tuned": study}})
-    said = dict(protocols.protocol(tuned, summed, np.array([])))["Tuned"]
+    said = dict(protocols.describe_protocol(tuned, summed, np.array([])))["Tuned"]
     assert said == "sfam tuned: gamma 0.5, relu False (40 trials on training classes for deletion)"
-    assert "Tuned" not in dict(protocols.protocol(run, summed, np.array([])))
+    assert "Tuned" not in dict(protocols.describe_protocol(run, summed, np.array([])))

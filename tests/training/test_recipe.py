@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.training.data import Cached, Examples, Order, drawn
+from sfam_bench.training.data import Cached, Examples, Order, draw_image
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
 from sfam_bench.training.validation import Choice, Validation
@@ -159,15 +159,15 @@ def test_a_batch_that_cannot_be_filled_is_refused() -> None:
 
 
 def test_an_augmentation_hangs_on_image_seed_and_draw_alone() -> None:
-    one = drawn("3", augmented, 0, 7)
+    one = draw_image("3", augmented, 0, 7)
     torch.rand(5)
-    assert torch.equal(drawn("3", augmented, 0, 7), one)
-    others = [drawn("4", augmented, 0, 7), drawn("3", augmented, 1, 7), drawn("3", augmented, 0, 8)]
+    assert torch.equal(draw_image("3", augmented, 0, 7), one)
+    others = [draw_image("4", augmented, 0, 7), draw_image("3", augmented, 1, 7), draw_image("3", augmented, 0, 8)]
     assert not any(torch.equal(other, one) for other in others)
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    drawn("3", augmented, 0, 7)
+    draw_image("3", augmented, 0, 7)
     assert torch.equal(torch.rand(3), expected)  # nothing is taken from the caller's generator
 
 
@@ -204,7 +204,7 @@ def test_cached_activations_are_those_of_the_frozen_trunk() -> None:
     noisy = replace(EXAMPLES, load=augmented)
     cached = Cached(of, noisy, NUMBERS, Recipe(part="embedder", views=3))
     activations, label = cached[(4, 7)]
-    expected = of.encode(drawn(IDS[4], augmented, 0, 1)[None]).activations[0]  # draw 7 is view 1 of 3
+    expected = of.encode(draw_image(IDS[4], augmented, 0, 1)[None]).activations[0]  # draw 7 is view 1 of 3
     torch.testing.assert_close(activations, expected)
     assert label == NUMBERS[4]
 

@@ -21,7 +21,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import code_hash
 from sfam_bench.core.signals import Interrupted
 from sfam_bench.models.build import load, origin_of, save
-from sfam_bench.training.checkpoint import Checkpoints, only_one, rehearse, tidy
+from sfam_bench.training.checkpoint import Checkpoints, check_can_save, lock_folder, remove_checkpoints
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
 from sfam_bench.training.validation import Choice
@@ -157,7 +157,7 @@ def test_what_a_dying_process_left_half_written_is_not_taken(tmp_path: Path) -> 
     train(expected, softmax(), None, NOISY, RECIPES[0])
     assert same(weights(of), weights(expected))
     assert not half.exists()
-    tidy(tmp_path)
+    remove_checkpoints(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv"]
 
 
@@ -214,9 +214,9 @@ def test_what_cannot_be_saved_is_not_trained(tmp_path: Path) -> None:
         train(of, softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=lambda step, _: steps.append(step))
     assert not list(tmp_path.iterdir())  # nothing was begun that is to be continued
     with pytest.raises(UserError, match="cannot be saved"):
-        rehearse(of, tmp_path / "other")
+        check_can_save(of, tmp_path / "other")
     assert not steps
-    rehearse(model(), tmp_path / "other")
+    check_can_save(model(), tmp_path / "other")
     assert not list((tmp_path / "other").iterdir())
 
 
@@ -323,7 +323,7 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path: Path) -> None:
             train(model(), softmax(), None, NOISY, LONG, run=tmp_path)
         process.kill()
         process.wait()
-    with only_one(tmp_path), only_one(tmp_path):  # let go of by the system
+    with lock_folder(tmp_path), lock_folder(tmp_path):  # let go of by the system
         pass
 
 

@@ -15,7 +15,7 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.training.data import Examples
-from sfam_bench.training.distributed import join, leave, rank
+from sfam_bench.training.distributed import join_group, leave_group, rank
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
 
@@ -63,7 +63,7 @@ def spoken(step: int, numbers: Mapping[str, float]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    join()
+    join_group()
     of, run = model(), Path(sys.argv[1])
     try:
         train(of, softmax(), None, replace(EXAMPLES, load=augmented), LONG, run=run, log=spoken)
@@ -71,4 +71,4 @@ if __name__ == "__main__":
         sys.exit(128 + stop.number)
     if rank() == 0:
         save_file(of.state_dict(), run / "model.safetensors")
-    leave()
+    leave_group()

@@ -14,7 +14,7 @@ import json
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, labels
+from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, read_labels
 from sfam_bench.retrieval.recall import embed, retrieval, roles_of
 
 
@@ -25,6 +25,6 @@ def main(cfg: DictConfig) -> None:
     protocol = check_protocol(cfg, dataset, model, chosen)
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     how = {"recall_at": list(cfg.recall_at), "nmi": cfg.nmi, "engine": cfg.engine, "roles": roles_of(dataset, chosen)}
-    found = retrieval(model.similarity, gallery, labels(dataset, chosen), **how)
+    found = retrieval(model.similarity, gallery, read_labels(dataset, chosen), **how)
     of = {"dataset": dataset.name, "split": cfg.split, "model": model.name, "protocol": protocol}
     print(json.dumps({**of, **found}, indent=2))

@@ -16,23 +16,23 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.parts import dataset_and_model
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, probe
+from sfam_bench.core.files import atomic, check_writable
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.evaluation.intervention import intervention_check
-from sfam_bench.report.tables.formats import csv
-from sfam_bench.runs.continued import begin
+from sfam_bench.report.tables.formats import to_csv
+from sfam_bench.runs.continued import create_folder
 
 
 @script("intervene")
 def main(cfg: DictConfig) -> None:
-    probe(Path(cfg.run_dir))
+    check_writable(Path(cfg.run_dir))
     dataset, model = dataset_and_model(cfg)
     if not isinstance(dataset, Planted):
         raise UserError(f"{dataset.name} cannot be repainted: the intervention check needs dataset=planted")
     if not cfg.resume:
-        begin(Path(cfg.run_dir))
+        create_folder(Path(cfg.run_dir))
     flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     with atomic(Path(cfg.run_dir) / "intervention.csv") as file:  # measured again with resume=true: it takes seconds
-        file.write_text(csv(flips), encoding="utf-8")
+        file.write_text(to_csv(flips), encoding="utf-8")
     print(flips.to_string(index=False, float_format="{:.3f}".format))

@@ -14,9 +14,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.report.keep import keep
+from sfam_bench.report.keep import keep_run
 
 
 @script("keep")
 def main(cfg: DictConfig) -> None:
-    print(keep(Path(cfg.run), Path(cfg.out), cfg.pictures))
+    print(keep_run(Path(cfg.run), Path(cfg.out), cfg.pictures))

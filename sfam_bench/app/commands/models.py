@@ -11,9 +11,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from sfam_bench.app.presets import presets, table
+from sfam_bench.app.presets import format_table, read_presets
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.signals import readers_may_leave
+from sfam_bench.core.signals import ignore_closed_pipe
 
 
 def main() -> None:
@@ -22,9 +22,9 @@ def main() -> None:
     try:
         if wrong := [text for text in options if text != "--json"]:
             raise UserError(f"models takes --json, not {wrong[0]!r}")
-        listed = presets()
+        listed = read_presets()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    with readers_may_leave():
-        print(json.dumps([asdict(preset) for preset in listed], indent=2) if options else table(listed))
+    with ignore_closed_pipe():
+        print(json.dumps([asdict(preset) for preset in listed], indent=2) if options else format_table(listed))

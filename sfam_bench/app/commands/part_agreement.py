@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
 from sfam_bench.app.inputs import Inputs
-from sfam_bench.app.parts import begun, labels, ready, settle, try_methods
+from sfam_bench.app.parts import open_run, prepare_explainers, read_labels, restore_passes, select_supported
 from sfam_bench.app.settings import build
-from sfam_bench.core.files import probe
+from sfam_bench.core.files import check_writable
 from sfam_bench.core.stream import progress
 from sfam_bench.evaluation.part_agreement import METRICS, encodings, passes_facts
 from sfam_bench.retrieval.recall import retrieval, roles_of
@@ -26,7 +26,7 @@ from sfam_bench.runs.store import RunStore
 
 @script("part_agreement")
 def main(cfg: DictConfig) -> None:
-    probe(Path(cfg.run_dir))
+    check_writable(Path(cfg.run_dir))
     inputs, agreement = Inputs.of(cfg), build(cfg.agreement)
     dataset, model, target, chosen = inputs.dataset, inputs.model, inputs.target, inputs.explained
     explainers, training = inputs.explainers, inputs.training
@@ -34,14 +34,14 @@ def main(cfg: DictConfig) -> None:
     colours = agreement.colours(dataset)
     identity = inputs.identity("agreement")
     facts = inputs.facts("part_agreement", attributes=colours.level, metrics=METRICS)
-    store = begun(Path(cfg.run_dir), identity, cfg.resume)
-    settle(cfg, model, store.manifest.get("passes") or {})
-    explainers = ready(cfg, dataset, model, explainers, training)
+    store = open_run(Path(cfg.run_dir), identity, cfg.resume)
+    restore_passes(cfg, model, store.manifest.get("passes") or {})
+    explainers = prepare_explainers(cfg, dataset, model, explainers, training)
     encoded = encodings(model, dataset, chosen, cfg.batch_size)
     pairs = store.read_pairs()
     if pairs is None:
         pairs = agreement.pairs(dataset, model.similarity, encoded.side.embeddings, chosen)
-    explainers, _, left_out = try_methods(cfg.unsupported, model, target, explainers, encoded.pair(pairs))
+    explainers, _, left_out = select_supported(cfg.unsupported, model, target, explainers, encoded.pair(pairs))
     facts |= {"passes": passes_facts(model.device), "unsupported": left_out, "shards": len(pairs)}
     store = RunStore.create(store.root, identity, facts, resume=cfg.resume)
     store.write_pairs(pairs)
@@ -50,6 +50,6 @@ def main(cfg: DictConfig) -> None:
     for number, records in zip(due, progress(found, "part agreement", len(due), "query"), strict=True):
         store.write_shard(number, records)
     gallery, roles = encoded.side.embeddings.cpu(), roles_of(dataset, chosen)
-    recall = retrieval(model.similarity, gallery, labels(dataset, chosen), list(cfg.recall_at), roles=roles)
+    recall = retrieval(model.similarity, gallery, read_labels(dataset, chosen), list(cfg.recall_at), roles=roles)
     store.finish(retrieval=recall)
     print(f"records of {len(pairs)} queries: {cfg.run_dir}")

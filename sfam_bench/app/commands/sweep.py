@@ -19,7 +19,7 @@ from sfam_bench.app.cli import script
 from sfam_bench.app.launching import check_launcher, launch
 from sfam_bench.app.settings import build
 from sfam_bench.app.sweeping import Sweep
-from sfam_bench.core.files import probe
+from sfam_bench.core.files import check_writable
 from sfam_bench.jobs.plan import JobList
 from sfam_bench.jobs.watching import read_status, wait
 from sfam_bench.report.tables.cells import write_cells
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     build(cfg.cluster)  # checked before anything is computed
     plan = sweep.plan()
     cfg.allow = [*cfg.allow, *sweep.packages]
-    probe(sweep.out)
+    check_writable(sweep.out)
     sweep.out.mkdir(parents=True, exist_ok=True)
     unchanged = read_status(sweep.out, plan, cfg.gone).complete
     launch(cfg, sweep.out, plan)

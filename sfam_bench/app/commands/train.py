@@ -21,32 +21,32 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.app.parts import check_protocol, dataset_and_model, labels
-from sfam_bench.app.presets import published
+from sfam_bench.app.parts import check_protocol, dataset_and_model, read_labels
+from sfam_bench.app.presets import read_published
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.app.training import (
     KEYS,
     Roles,
     best_epoch,
+    build_loss,
     check_trained,
-    choice_for,
+    epoch_choice,
     identity,
-    lineage,
-    loss,
+    log_tensorboard,
     measure_retrieval,
-    tensorboard,
+    training_facts,
 )
-from sfam_bench.core.files import atomic, digest, probe
+from sfam_bench.core.files import atomic, check_writable, digest
 from sfam_bench.core.provenance import Config, run_facts
 from sfam_bench.core.signals import Interrupted
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.models.build import save
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.retrieval.recall import averages
-from sfam_bench.runs.continued import refuse
-from sfam_bench.training.checkpoint import only_one, rehearse, tidy
+from sfam_bench.retrieval.recall import average_retrieval
+from sfam_bench.runs.continued import refuse_results
+from sfam_bench.training.checkpoint import check_can_save, lock_folder, remove_checkpoints
 from sfam_bench.training.data import Examples
-from sfam_bench.training.distributed import join, leave, rank
+from sfam_bench.training.distributed import join_group, leave_group, rank
 from sfam_bench.training.loop import train
 
 SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation")
@@ -55,19 +55,19 @@ SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation")
 @script("train")
 def main(cfg: DictConfig) -> None:
     run, settings = Path(cfg.run_dir), resolve(cfg)
-    if device := join():
+    if device := join_group():
         cfg.device = str(device)
     first = rank() == 0
     if first:
-        refuse(run, bool(cfg.resume))
-        probe(run)
+        refuse_results(run, bool(cfg.resume))
+        check_writable(run)
     dataset, model = dataset_and_model(cfg)
     same = identity(settings, split_hash(dataset.index))
     if (run / "model.safetensors").exists():
         check_trained(run, same)
         print(f"trained already: {run / 'model.safetensors'}")
         return
-    with only_one(run) if first else nullcontext():
+    with lock_folder(run) if first else nullcontext():
         facts = train_and_write(cfg, run, settings, dataset, model, same, first)
     if facts:
         print(json.dumps({name: facts[name] for name in ("chosen", "retrieval_before", "retrieval")}, indent=2))
@@ -87,7 +87,7 @@ def train_and_write(
     recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
     roles = Roles.of(dataset, validation)
     check_protocol(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
-    classes = labels(dataset, roles.train)
+    classes = read_labels(dataset, roles.train)
     examples = Examples(
         roles.train,
         classes.tolist(),
@@ -95,21 +95,21 @@ def train_and_write(
     )
     examples.numbered(recipe)  # what cannot be trained is said before anything is embedded
     width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
-    criterion, miner = loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
+    criterion, miner = build_loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
     if first:
-        rehearse(model, run)
+        check_can_save(model, run)
         print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
         before = measure_retrieval(cfg, dataset, model, roles.test)
     options: dict[str, Any] = {"run": run, "identity": same, "any_code": cfg.resume == "anyway"}
     try:
-        with tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
-            choice = choice_for(cfg, validation, dataset, model, roles.validation)
+        with log_tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
+            choice = epoch_choice(cfg, validation, dataset, model, roles.validation)
             history = train(model, criterion, miner, examples, recipe, choice=choice, log=log, **options)
     except Interrupted as stop:
         print(f"{stop}; where it stands is kept: continue with resume=true", file=sys.stderr)
         sys.exit(128 + stop.number)
     finally:
-        leave()
+        leave_group()
     if not first:
         return {}
     after = measure_retrieval(cfg, dataset, model, roles.test)
@@ -120,15 +120,15 @@ def train_and_write(
     facts = {
         **run_facts(),
         "computed_by": history.attrs["code"],
-        **lineage(dataset, model.origin, "validation" if validation else "last epoch"),
+        **training_facts(dataset, model.origin, "validation" if validation else "last epoch"),
         **({"validation": best_epoch(validation, history)} if validation else {}),
         **{group: choices[group] for group in ("loss", "miner", "recipe")},
-        "published": published().get(str(choices.get("experiment")).removeprefix("train/")),
-        "retrieval_before": averages(before.drop(columns=KEYS)),
-        "retrieval": averages(after.drop(columns=KEYS)),
+        "published": read_published().get(str(choices.get("experiment")).removeprefix("train/")),
+        "retrieval_before": average_retrieval(before.drop(columns=KEYS)),
+        "retrieval": average_retrieval(after.drop(columns=KEYS)),
         "config": settings,
         "digests": {name: digest(run / name) for name in ("history.csv", "retrieval.parquet")},
     }
     save(model, run / "model.safetensors", facts)
-    tidy(run)
+    remove_checkpoints(run)
     return facts

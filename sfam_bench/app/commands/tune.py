@@ -24,8 +24,8 @@ from sfam_bench.app.stored import list_packages
 from sfam_bench.app.trials import open_study, plan_trials, trial_worker, write_yaml
 from sfam_bench.app.tuned import CHOSEN
 from sfam_bench.app.tuning import Tuning
-from sfam_bench.core.files import probe
-from sfam_bench.runs.continued import check_same, refuse
+from sfam_bench.core.files import check_writable
+from sfam_bench.runs.continued import check_same, refuse_results
 from sfam_bench.runs.store import RunStore
 
 
@@ -34,8 +34,8 @@ def main(cfg: DictConfig) -> None:
     run = Path(cfg.run_dir).resolve()
     check_launcher(cfg.launcher)
     build(cfg.cluster)  # checked before anything is computed
-    refuse(run, cfg.resume)
-    probe(run)
+    refuse_results(run, cfg.resume)
+    check_writable(run)
     tuning = Tuning.of(cfg)
     folds = tuning.folds()
     tuning.try_one(folds["tuning"])

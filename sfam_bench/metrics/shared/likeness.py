@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.maps import find_flaws, normalise, ranks, ties, upsample
+from sfam_bench.core.maps import find_flaws, normalise, ranks, tie_bounds, upsample
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import Maps, RawMaps, Scores
 from sfam_bench.metrics.shared.base import Explained, Measured, defined, not_drawn
@@ -28,7 +28,7 @@ def places(maps: Maps) -> Places:
     """Place of each pixel in the order of falling relevance from 1; pixels that tie share their mean place."""
     order, flat = ranks(maps).flatten(1).long(), maps.flatten(1)
     values = torch.empty_like(flat).scatter_(1, order, flat)
-    first, last = ties(values)
+    first, last = tie_bounds(values)
     return ((first + last).double() / 2).gather(1, order)
 
 

@@ -20,13 +20,13 @@ from sfam_bench.report.figures.style import (
     SCREEN,
     SMALL,
     STYLES,
-    bare,
-    broken,
-    key,
+    add_legend,
+    break_name,
     save,
-    short,
+    shorten,
+    strip_axes,
 )
-from sfam_bench.report.names import Named, slug, sort_explainers, words
+from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
 from sfam_bench.runs.reader import Run, read_curves
 from sfam_bench.statistics import RUN, clustered_intervals
 
@@ -70,7 +70,7 @@ def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
 def curve_panel(run: Run, curves: pd.DataFrame, name: str, of: str = "") -> CurvePanel:
     """The curves of this name, out of those of the run."""
     labels = run.pairs.drop_duplicates("query_id").set_index("query_id")["query_label"]
-    title = "\n".join(filter(None, [short(of, 40), broken(words(name), 40)]))
+    title = "\n".join(filter(None, [shorten(of, 40), break_name(to_prose(name), 40)]))
     return CurvePanel(title, name, curves[curves["curve"] == name], labels)
 
 
@@ -89,11 +89,11 @@ def draw_curve_panels(
             own = each.curves[each.curves["explainer"] == name]
             if len(own):
                 lines.setdefault(name, _line(axes, own, each.labels, place, name in controls))
-        bare(axes).set_title(each.title, fontsize=LABEL, **PLAIN)
+        strip_axes(axes).set_title(each.title, fontsize=LABEL, **PLAIN)
         done = "restored" if each.name.startswith("insertion") else "removed"
         axes.set_xlabel(f"share of pixels {done}", fontsize=SMALL)
         axes.set_ylabel("score", fontsize=SMALL)
-    key(figure, {name: lines[name] for name in names if name in lines})
+    add_legend(figure, {name: lines[name] for name in names if name in lines})
     return figure
 
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sfam_bench.report.figures.style import LABEL, METHOD, MINUS, PAGE, PLAIN, SCREEN, SMALL, broken, save
-from sfam_bench.report.names import Named, slug, sort_explainers, words
+from sfam_bench.report.figures.style import LABEL, METHOD, MINUS, PAGE, PLAIN, SCREEN, SMALL, break_name, save
+from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
 from sfam_bench.runs.reader import Run, image_path, read_image, read_maps
 from sfam_bench.statistics import RUN
 
@@ -34,8 +34,8 @@ class Shown:
 
 def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Path]:
     """Sheets of pairs by explainers in the folder `out`; none if the run kept no maps or images."""
-    chosen = load_shown(run, with_images(run, pairs))
-    explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], blind(run))
+    chosen = load_shown(run, select_pairs(run, pairs))
+    explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], list_blind(run))
     if not explainers:
         return []
     stem = named("gallery", *(str(run.manifest.get(name, "")) for name in RUN))
@@ -47,12 +47,12 @@ def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Pa
     ]
 
 
-def blind(run: Run) -> Sequence[str]:
+def list_blind(run: Run) -> Sequence[str]:
     """The explainers of a run that do not see the pair."""
     return run.manifest.get("blind") or ()
 
 
-def with_images(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[str, Any]]:
+def select_pairs(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The first pairs whose images were kept, of each kind in turn; of all kinds where none is named."""
     there = {path.name for path in (run.root / "images").glob("*.png")}
     rows = run.pairs.drop_duplicates(["query_id", "reference_id"]).to_dict("records")
@@ -89,9 +89,11 @@ def load_shown(run: Run, chosen: Sequence[Mapping[str, Any]], notes: Sequence[st
 
 def _captions(pair: Mapping[str, Any], note: str) -> tuple[str, str]:
     """Kind, score and class beside the query, the class beside the reference."""
-    query, reference = (f"{side}:\n{broken(str(pair[f'{side}_class']), 16, 3)}" for side in SIDES)
-    facts = [broken(note, 16, 3)] if note else []
-    return "\n".join([*facts, broken(words(str(pair["kind"])), 16), f"score {pair['score']:.3f}", query]), reference
+    query, reference = (f"{side}:\n{break_name(str(pair[f'{side}_class']), 16, 3)}" for side in SIDES)
+    facts = [break_name(note, 16, 3)] if note else []
+    return "\n".join(
+        [*facts, break_name(to_prose(str(pair["kind"])), 16), f"score {pair['score']:.3f}", query]
+    ), reference
 
 
 def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE) -> Figure:
@@ -108,20 +110,23 @@ def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE
                 axes = figure.add_axes((left / width, (top - size) / height, size / width, size / height))
                 axes.set_axis_off()
                 if column:
-                    show(axes, image, columns[column - 1])
+                    draw_map(axes, image, columns[column - 1])
                 else:
                     axes.imshow(image)
                     at: dict[str, Any] = {"transform": axes.transAxes, "va": "center", "ha": "right", "fontsize": SMALL}
                     axes.text(-0.05, 0.5, pair.captions[side], **at, **PLAIN)
                 if row == side == 0:
                     axes.set_title(
-                        broken(["images", *names][column], 15), fontsize=LABEL if size > 0.85 else SMALL, pad=3, **PLAIN
+                        break_name(["images", *names][column], 15),
+                        fontsize=LABEL if size > 0.85 else SMALL,
+                        pad=3,
+                        **PLAIN,
                     )
-    _key(figure, height)
+    _draw_colour_key(figure, height)
     return figure
 
 
-def _key(figure: Figure, height: float) -> None:
+def _draw_colour_key(figure: Figure, height: float) -> None:
     """The colours from against to for, over mid-grey."""
     width = figure.get_figwidth()
     axes = figure.add_axes((LEFT / width, (KEY - 0.2) / height, 1.6 / width, 0.11 / height))
@@ -134,7 +139,7 @@ def _key(figure: Figure, height: float) -> None:
     figure.text((LEFT + 1.95) / width, (KEY - 0.145) / height, note, fontsize=SMALL, va="center")
 
 
-def show(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
+def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
     """The map over its image, or a grey field with a word when there is nothing to see."""
     word = "no map" if raw is None else "flagged" if _is_flat(raw) else ""
     if raw is None or word:

@@ -20,16 +20,16 @@ from sfam_bench.report.figures.style import (
     REFERENCE,
     SCREEN,
     SMALL,
-    bare,
-    broken,
+    break_name,
     save,
-    short,
+    shorten,
+    strip_axes,
 )
-from sfam_bench.report.names import Named, arrow, slug, sort_explainers
+from sfam_bench.report.names import Named, direction_arrow, slug, sort_explainers
 from sfam_bench.statistics import FACTS, RUN
 
 
-def overview(summary: pd.DataFrame, metrics: Catalogue, out: Path, named: Named = slug) -> list[Path]:
+def draw_overview(summary: pd.DataFrame, metrics: Catalogue, out: Path, named: Named = slug) -> list[Path]:
     """A panel for each metric of one (dataset, model, target): means and 95 % intervals, as PNG and SVG in `out`."""
     own = select_scored(summary)
     names = [*filter(metrics.is_compared, metrics.sort(own["metric"].unique()))]
@@ -61,8 +61,8 @@ def panel(summary: pd.DataFrame, metric: str, metrics: Catalogue, of: str = "") 
     """The panel of a metric out of the summary of its run."""
     means = select_scored(summary[summary["metric"] == metric])
     chance = float(summary.loc[summary["metric"] == metrics.chance(metric), "mean"].mean())
-    title = broken(metrics.label(metric), 28, 3) + arrow(metrics.direction(metric))
-    return Panel("\n".join(filter(None, [short(of, 34), title])), means, chance)
+    title = break_name(metrics.label(metric), 28, 3) + direction_arrow(metrics.direction(metric))
+    return Panel("\n".join(filter(None, [shorten(of, 34), title])), means, chance)
 
 
 def draw_means(panels: Sequence[Panel], columns: int, width: float = PAGE) -> Figure:
@@ -78,7 +78,7 @@ def draw_means(panels: Sequence[Panel], columns: int, width: float = PAGE) -> Fi
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for each, axes in zip(panels, grid.flat, strict=False):
-        _panel(bare(axes), each, explainers)
+        _panel(strip_axes(axes), each, explainers)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=5, fontsize=SMALL, frameon=False)
     return figure
 
@@ -96,7 +96,7 @@ def _panel(axes: Axes, shown: Panel, explainers: Sequence[str]) -> None:
     if np.isfinite(shown.chance):
         axes.axvline(shown.chance, color="black", lw=0.9, ls="--", zorder=0)
     axes.set_title(shown.title, fontsize=LABEL, **PLAIN)
-    axes.set_yticks(range(len(explainers)), [short(name, 30) for name in explainers], fontsize=SMALL, **PLAIN)
+    axes.set_yticks(range(len(explainers)), [shorten(name, 30) for name in explainers], fontsize=SMALL, **PLAIN)
     axes.set_ylim(len(explainers) - 0.4, -0.6)
     axes.grid(axis="y", color="#eeeeee", lw=0.7)
     axes.set_axisbelow(True)

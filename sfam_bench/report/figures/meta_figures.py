@@ -22,11 +22,11 @@ from sfam_bench.report.figures.style import (
     SMALL,
     TITLE,
     save,
-    short,
+    shorten,
 )
 from sfam_bench.report.names import Named, slug
 from sfam_bench.statistics import RUN
-from sfam_bench.statistics.agreement import cliques
+from sfam_bench.statistics.agreement import find_cliques
 
 NUMBERED = 16  # metrics: more have colours alone, and their numbers in meta-tau.csv
 ROW, BAR = 0.15, 0.08  # inches of a label and of a clique's bar
@@ -45,7 +45,7 @@ class Diagram:
     @property
     def bars(self) -> list[tuple[int, int]]:
         """First and last of the runs that Nemenyi's test cannot tell apart."""
-        return cliques(self.ranks["rank"].to_numpy(), float(self.ranks["critical_difference"].iloc[0]))
+        return find_cliques(self.ranks["rank"].to_numpy(), float(self.ranks["critical_difference"].iloc[0]))
 
     @property
     def height(self) -> float:
@@ -56,7 +56,7 @@ class Diagram:
 def diagram(ranks: pd.DataFrame, metrics: Catalogue, of: str = "") -> Diagram:
     """The diagram of a metric out of its rows of meta.ranks."""
     metric = str(ranks["metric"].iloc[0])
-    title = " · ".join(filter(None, [short(of, 24), short(metrics.title(metric), 60)]))
+    title = " · ".join(filter(None, [shorten(of, 24), shorten(metrics.title(metric), 60)]))
     return Diagram(title, ranks.sort_values("rank", kind="stable"))
 
 
@@ -119,7 +119,7 @@ def _diagram(axes: Axes, shown: Diagram, blind: Container[str]) -> None:
         colour = CONTROL if name in blind else METHOD
         edge, side = ((1 - 0.02 * count), "right") if number < left else ((count + 0.02 * count), "left")
         axes.plot([place, place, edge], [line, low, low], color=colour, lw=0.8, ls="--" if name in blind else "-")
-        label = short(name, LONGEST)
+        label = shorten(name, LONGEST)
         axes.annotate(
             f"{label}  {place:.1f}" if side == "right" else f"{place:.1f}  {label}",
             (edge, low),
@@ -152,7 +152,7 @@ def agreement_matrix(
 
 def draw_taus(labels: Sequence[str], taus: tuple[np.ndarray, np.ndarray], width: float = PAGE) -> Figure:
     """The matrix of two matrices, one below the diagonal and one above it."""
-    metrics, count = [short(label, 52) for label in labels], len(labels)
+    metrics, count = [shorten(label, 52) for label in labels], len(labels)
     shown = np.where(np.tri(count, dtype=bool), *taus)
     np.fill_diagonal(shown, np.nan)
     figure = Figure(figsize=(width, width - 0.9), layout="constrained")

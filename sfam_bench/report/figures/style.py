@@ -34,32 +34,32 @@ def save(figure: Figure, out: Path, name: str, dpi: int = PRINT, kinds: Sequence
     return paths
 
 
-def bare(axes: Axes) -> Axes:
+def strip_axes(axes: Axes) -> Axes:
     """Axes with the left and lower spine alone, and small numbers."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)
     return axes
 
 
-def key(figure: Figure, lines: Mapping[str, Line2D], columns: int = 4) -> None:
+def add_legend(figure: Figure, lines: Mapping[str, Line2D], columns: int = 4) -> None:
     """Say below the figure which line is whose."""
-    names = [short(name, 30) for name in lines]
+    names = [shorten(name, 30) for name in lines]
     where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
     legend = figure.legend([*lines.values()], names, fontsize=SMALL, frameon=False, **where)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-def short(name: str, most: int) -> str:
+def shorten(name: str, most: int) -> str:
     """A name of at most so many characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def broken(name: str, width: int, lines: int = 2) -> str:
+def break_name(name: str, width: int, lines: int = 2) -> str:
     """A name in at most so many lines, broken behind spaces and underscores, and cut where it is still too long."""
     found = [""]
     for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
         if found[-1] and len(found[-1] + part.rstrip()) > width and len(found) < lines:
             found.append("")
         found[-1] += part
-    return "\n".join(short(line.strip(), width) for line in found)
+    return "\n".join(shorten(line.strip(), width) for line in found)

@@ -22,13 +22,13 @@ from sfam_bench.report.figures.style import (
     SCREEN,
     SMALL,
     STYLES,
-    bare,
-    broken,
-    key,
+    add_legend,
+    break_name,
     save,
-    short,
+    shorten,
+    strip_axes,
 )
-from sfam_bench.report.names import Named, arrow, slug
+from sfam_bench.report.names import Named, direction_arrow, slug
 from sfam_bench.statistics import RUN
 
 FEWEST = 3  # values that make a sweep
@@ -53,11 +53,11 @@ class Along:
     levels: pd.DataFrame
 
 
-def sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named: Named = slug) -> list[Path]:
+def draw_sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named: Named = slug) -> list[Path]:
     """A figure for each sweep of one (dataset, model, target), as PNG and SVG in `out`."""
     catalogue, own, paths = Catalogue.of(manifest), select_scored(summary), list[Path]()
     own = own[own["metric"].map(catalogue.is_compared).astype(bool)]
-    for sweep in sweeps_of(manifest):
+    for sweep in find_sweeps(manifest):
         part = own[own["explainer"].isin(sweep.points)]
         if part["explainer"].nunique() < FEWEST:
             continue
@@ -70,7 +70,7 @@ def sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named:
     return paths
 
 
-def sweeps_of(manifest: Mapping[str, Any]) -> list[FieldSweep]:
+def find_sweeps(manifest: Mapping[str, Any]) -> list[FieldSweep]:
     """The sweeps among the explainers of a run, by their settings; of equal values the first explainer counts."""
     found: dict[tuple[str, str, str], dict[float, str]] = {}
     for name, settings in (manifest.get("explainer_settings") or {}).items():
@@ -91,8 +91,8 @@ def panel(own: pd.DataFrame, sweep: FieldSweep, metric: str, catalogue: Catalogu
     whole = own[own["metric"] == metric]
     swept = whole["explainer"].isin(sweep.points)
     part = whole[swept].assign(at=whole["explainer"].map(sweep.points)).sort_values("at")
-    label = broken(catalogue.label(metric), 34) + arrow(catalogue.direction(metric))
-    title = "\n".join(filter(None, [short(of, 34), label]))
+    label = break_name(catalogue.label(metric), 34) + direction_arrow(catalogue.direction(metric))
+    title = "\n".join(filter(None, [shorten(of, 34), label]))
     return Along(title, sweep.kind, part, whole[~swept])
 
 
@@ -106,9 +106,9 @@ def draw_along(panels: Sequence[Along], field: str, columns: int, width: float =
     names = list(dict.fromkeys(name for each in panels for name in each.levels["explainer"]))
     lines: dict[str, Line2D] = {}
     for each, axes in zip(panels, grid.flat, strict=False):
-        lines |= _panel(bare(axes), each, names)
+        lines |= _panel(strip_axes(axes), each, names)
         axes.set_xlabel(field, fontsize=SMALL, **PLAIN)
-    key(figure, lines)
+    add_legend(figure, lines)
     return figure
 
 

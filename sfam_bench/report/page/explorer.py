@@ -16,11 +16,11 @@ from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.figures import ROUNDING
 from sfam_bench.report.figures.style import METHOD
-from sfam_bench.report.names import Named, slug, sort_explainers, words
+from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
 from sfam_bench.report.page.pair_order import Ordered, sort_pairs
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
-from sfam_bench.statistics import FACTS, RUN, reasons
+from sfam_bench.statistics import FACTS, RUN, exclusion_reasons
 
 SIDES = ("query", "reference")
 FINEST = 56  # rows and columns of a map; finer ones are averaged
@@ -37,14 +37,14 @@ class Explorer:
     blocks: dict[str, str]
 
 
-def explore(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer | None:
+def build_explorer(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer | None:
     """The pairs of the runs whose images were kept, worst first, in at most `budget` characters; None without any."""
     images: dict[str, str] = {}  # data URI to name: the same photo is there once
     blocks: dict[str, str] = {}
     shown, manifests = [], [run.manifest for run in runs]
     for number, run in enumerate(runs):
         share = (budget - sum(map(len, blocks.values()))) // (len(runs) - number)
-        if found := _packed(run, number, share, images, blocks, Catalogue.of(run.manifest, *manifests)):
+        if found := _pack_run(run, number, share, images, blocks, Catalogue.of(run.manifest, *manifests)):
             titles = [str(run.manifest.get(name, "")) for name in RUN]
             shown.append({"title": " · ".join(titles), "anchor": named(*titles), **found})
     if not shown:
@@ -53,13 +53,13 @@ def explore(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer |
     return Explorer({"runs": shown, "inferno": _text(inferno), "negative": METHOD, "flags": FLAGS}, blocks)
 
 
-def as_json(value: Any) -> str:
+def to_json(value: Any) -> str:
     """JSON that may stand in a <script> element, whatever texts it holds."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return "".join(UNSAFE.get(sign, sign) for sign in text) if any(sign in text for sign in UNSAFE) else text
 
 
-def _packed(
+def _pack_run(
     run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str], catalogue: Catalogue
 ) -> dict[str, Any] | None:
     """The index of one run, whose pairs go to `blocks` until its share is spent."""
@@ -74,12 +74,12 @@ def _packed(
     for pair, packed, uris in _pairs(run, own, kept, methods):
         new = {uri: f"image-{len(images) + place}" for place, uri in enumerate(dict.fromkeys(uris) - images.keys())}
         packed["images"] = [(images | new)[uri] for uri in uris]
-        text, name = as_json(packed), f"pair-{number}-{len(listed)}"
+        text, name = to_json(packed), f"pair-{number}-{len(listed)}"
         share -= len(text) + sum(map(len, new))
         if share < 0:
             break
         images |= new
-        blocks.update({name: text, **{place: as_json(uri) for uri, place in new.items()}})
+        blocks.update({name: text, **{place: to_json(uri) for uri, place in new.items()}})
         listed.append({"block": name, **pair.shown})
     if not listed:
         return None
@@ -99,7 +99,7 @@ def _pairs(
         name: dict(iter(frame.groupby(["query_id", "reference_id"], observed=True)))
         for name, frame in {
             "curves": curves,
-            "records": records.assign(reason=reasons(records)),
+            "records": records.assign(reason=exclusion_reasons(records)),
         }.items()
     }
     for start in range(0, len(kept), AT_ONCE):
@@ -166,7 +166,7 @@ def _curves(curves: pd.DataFrame | None) -> list[dict[str, Any]]:
         low, high = float(score.min()), float(score.max())
         scaled = (score - low) / (high - low or 1.0)
         at = [(65535 * np.asarray(part, dtype=float)).round().astype("<u2") for part in (row["fraction"], scaled)]
-        named = {"method": str(row["explainer"]), "curve": str(row["curve"]), "words": words(str(row["curve"]))}
+        named = {"method": str(row["explainer"]), "curve": str(row["curve"]), "words": to_prose(str(row["curve"]))}
         found.append({**named, "low": low, "high": high, "x": _text(at[0]), "y": _text(at[1])})
     return sorted(found, key=lambda one: str(one["curve"]))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import Named, slug
-from sfam_bench.report.page.explorer import as_json, explore, metric_groups
+from sfam_bench.report.page.explorer import build_explorer, metric_groups, to_json
 from sfam_bench.report.tables.tables import Table
 from sfam_bench.runs.reader import Run
 
@@ -44,7 +44,7 @@ class Section:
     pictures: Sequence[tuple[Path, str]]  # file and caption
 
 
-def template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """A template of this package; every text that it is given is escaped."""
     folder = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
@@ -53,7 +53,7 @@ def template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def render(
+def render_page(
     sections: Sequence[Section],
     comparison: Sequence[Table],
     catalogue: Catalogue,
@@ -64,14 +64,14 @@ def render(
 ) -> str:
     """The page; every text is escaped, nothing is loaded from elsewhere."""
     meanings = [(catalogue.label(metric), text) for metric in metrics if (text := catalogue.meaning(metric))]
-    pictures = _embedded([*sections, *([meta] if meta else [])])
+    pictures = _embed_pictures([*sections, *([meta] if meta else [])])
     spent = sum(len(shown.uri or "") for some in pictures.values() for shown in some)
-    explorer = explore(runs, LIMIT - MARGIN - spent, named)
-    data = {"metric-groups": as_json(metric_groups(catalogue, metrics))}
+    explorer = build_explorer(runs, LIMIT - MARGIN - spent, named)
+    data = {"metric-groups": to_json(metric_groups(catalogue, metrics))}
     if explorer:
-        data |= {"explorer-index": as_json(explorer.index), **explorer.blocks}
+        data |= {"explorer-index": to_json(explorer.index), **explorer.blocks}
     style, script = _file("report.css"), f'(() => {{\n"use strict";\n{"".join(map(_file, SCRIPTS))}}})();\n'
-    return template("index.html.j2").render(
+    return load_template("index.html.j2").render(
         **{"sections": sections, "comparison": comparison, "meanings": meanings, "pictures": pictures, "meta": meta},
         **{"explorer": explorer, "blocks": {name: Markup(text) for name, text in data.items()}},
         **{"style": Markup(style), "script": Markup(script), "policy": _policy(style, script)},
@@ -91,7 +91,7 @@ def _policy(style: str, script: str) -> str:
     return f"default-src 'none'; img-src data:; {own}; base-uri 'none'; form-action 'none'"
 
 
-def _embedded(sections: Sequence[Section]) -> dict[str, list[Picture]]:
+def _embed_pictures(sections: Sequence[Section]) -> dict[str, list[Picture]]:
     """The pictures of each section by its anchor, embedded in order until the page is full."""
     left = LIMIT - MARGIN
     found: dict[str, list[Picture]] = {section.anchor: [] for section in sections}

@@ -9,9 +9,9 @@ import pandas as pd
 
 from sfam_bench.core.metric_card import SIGNED
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.names import sort_explainers, words
+from sfam_bench.report.names import sort_explainers, to_prose
 from sfam_bench.report.tables.flagged import FLAGS
-from sfam_bench.statistics import FACTS, PAIR, reasons
+from sfam_bench.statistics import FACTS, PAIR, exclusion_reasons
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Ordered:
         """What a list of pairs says of it."""
         texts = {name: str(self.row[name]) for name in (*PAIR, "query_class", "reference_class")}
         score = float(self.row["score"])
-        known = {"kind": words(str(self.row["kind"])), "score": score if np.isfinite(score) else None}
+        known = {"kind": to_prose(str(self.row["kind"])), "score": score if np.isfinite(score) else None}
         return {**texts, **known, "failed": self.failed, "flagged": self.flagged}
 
 
@@ -47,7 +47,7 @@ def sort_pairs(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str
     )
     catalogue = Catalogue.of(manifest)
     values, places = _first_method(records, methods[0] if methods else "", catalogue)
-    flags, nearer = _flags(pairs, records), _own_class(pairs)
+    flags, nearer = _flags(pairs, records), _best_own_class(pairs)
     found = []
     for row in pairs.to_dict("records"):
         ids = (row["query_id"], row["reference_id"])
@@ -85,7 +85,8 @@ def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, .
     for ids, part in why.groupby(PAIR, observed=True):
         by_reason = part.groupby("reason", observed=True)["explainer"].agg(lambda names: [*dict.fromkeys(names)])
         found[ids] = tuple(
-            f"{FLAGS.get(str(reason), words(str(reason)))} ({_few(names)})" for reason, names in by_reason.items()
+            f"{FLAGS.get(str(reason), to_prose(str(reason)))} ({_list_few(names)})"
+            for reason, names in by_reason.items()
         )
     return found
 
@@ -93,16 +94,16 @@ def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, .
 def select_flagged(pairs: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """The records with a `reason`, less those by design: of a metric that gives it of all pairs of a kind."""
     kinds = pairs[[*PAIR, "kind"]].drop_duplicates(PAIR)
-    why = records.assign(reason=reasons(records)).merge(kinds, on=PAIR)
+    why = records.assign(reason=exclusion_reasons(records)).merge(kinds, on=PAIR)
     every = why.groupby(["kind", "metric"], observed=True)["reason"].transform("nunique")
     return why[(why["reason"] != "") & (every > 1)]
 
 
-def _few(names: list[str]) -> str:
+def _list_few(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} methods"
 
 
-def _own_class(pairs: pd.DataFrame) -> dict[str, float]:
+def _best_own_class(pairs: pd.DataFrame) -> dict[str, float]:
     """By query the highest score with its own class in this run."""
     own = pairs[pairs["query_label"] == pairs["reference_label"]]
     return {str(query): float(score) for query, score in own.groupby("query_id")["score"].max().items()}

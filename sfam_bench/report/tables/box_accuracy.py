@@ -9,7 +9,7 @@ import pandas as pd
 
 from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.runs.reader import Run
-from sfam_bench.statistics import FACTS, PAIR, RUN, reasons
+from sfam_bench.statistics import FACTS, PAIR, RUN, exclusion_reasons
 
 FAMILY = "box_iou"  # of metrics.boxes.BoxIoU
 DELTAS = (0.3, 0.5, 0.7)
@@ -81,7 +81,7 @@ def _wide(records: pd.DataFrame, thresholds: Mapping[str, float]) -> Iterator[tu
     found = found.drop_duplicates([*RUN, "explainer", "metric", *PAIR])
     found = found.assign(
         threshold=found["metric"].astype(str).map(thresholds),
-        value=found["value"].where((reasons(found) == "").to_numpy()),
+        value=found["value"].where((exclusion_reasons(found) == "").to_numpy()),
     )
     for names, part in found.groupby([*RUN, "explainer"], sort=False, observed=True):
         yield names, part.pivot(index=PAIR, columns="threshold", values="value").dropna()  # type: ignore[misc]

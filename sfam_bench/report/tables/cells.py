@@ -13,11 +13,11 @@ from sfam_bench.jobs.job import STATES, Job
 from sfam_bench.jobs.plan import JobList
 from sfam_bench.jobs.status import Status
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.names import decimals
+from sfam_bench.report.names import count_decimals
 from sfam_bench.report.tables import formats
 from sfam_bench.report.tables.tables import MARKS, NOTHING, Cell, Column, Table
 from sfam_bench.runs.reader import read_run
-from sfam_bench.statistics import FACTS, FEW_CLASSES, summary
+from sfam_bench.statistics import FACTS, FEW_CLASSES, summarise
 
 MOST = 200  # characters of an error in a table
 
@@ -36,7 +36,7 @@ def write_cells(out: Path, plan: JobList, status: Status) -> tuple[list[str], li
     means, catalogue, broken = _means(out, [job for job in cells if states[job.id] == "done"])
     states |= dict.fromkeys(broken, "failed")
     why |= broken
-    (out / "cells.csv").write_text(formats.csv(_frame(cells, states, why, means)), encoding="utf-8")
+    (out / "cells.csv").write_text(formats.to_csv(_frame(cells, states, why, means)), encoding="utf-8")
     counts = [(stage, _count(states[job.id] for job in jobs)) for stage, jobs in stages.items()]
     undone = [job.id for job in plan.jobs if states[job.id] != "done"]
     lines = [
@@ -44,7 +44,7 @@ def write_cells(out: Path, plan: JobList, status: Status) -> tuple[list[str], li
         *((f"not done: {name}", ": ".join(filter(None, [states[name], why[name][:MOST]]))) for name in undone),
     ]
     with atomic(out / "cells.md") as temporary:
-        page = formats.markdown(f"Sweep {plan.facts['name']}", lines, _tables(cells, states, means, catalogue))
+        page = formats.to_markdown(f"Sweep {plan.facts['name']}", lines, _tables(cells, states, means, catalogue))
         temporary.write_text(page, encoding="utf-8")
     return [job.id for job in cells if states[job.id] == "done"], [job.id for job in cells]
 
@@ -62,7 +62,7 @@ def _means(out: Path, cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], Ca
             run = read_run(out / job.id)
             catalogue = Catalogue.of(run.manifest)
             records = run.records[~catalogue.checks(run.records) & (run.records["explainer"] != FACTS)]
-            means[job.id] = summary(records, run.pairs, catalogue.facts)
+            means[job.id] = summarise(records, run.pairs, catalogue.facts)
             manifests.append(run.manifest)
         except UserError as error:
             broken[job.id] = str(error)
@@ -97,7 +97,7 @@ def _tables(
     explainers = whole["explainer"].drop_duplicates().tolist()
     for metric in catalogue.sort(whole["metric"].unique()):
         part = whole[whole["metric"] == metric]
-        digits = decimals([*part["mean"], *part["low"], *part["high"]])
+        digits = count_decimals([*part["mean"], *part["low"], *part["high"]])
         found = {(row["cell"], row["explainer"]): row for row in part.to_dict("records")}
         rows = [
             (job.id, tuple(_cell(found.get((job.id, name)), digits, states[job.id]) for name in explainers))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from sfam_bench.report.names import sort_explainers
 from sfam_bench.report.tables.tables import Cell, Column, Table
-from sfam_bench.statistics import NO_REASON, PAIR, reasons
+from sfam_bench.statistics import NO_REASON, PAIR, exclusion_reasons
 
 FLAGS = {
     "zero_range": "full and baseline image score alike",
@@ -26,7 +26,7 @@ FLAGS = {
 
 def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | None:
     """How many pairs of one (dataset, model, target) each explainer was flagged on, by reason."""
-    why = records.assign(reason=reasons(records))
+    why = records.assign(reason=exclusion_reasons(records))
     why = why[why["reason"] != ""]
     if why.empty:
         return None
@@ -44,7 +44,7 @@ def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | 
 
 def left_out_table(records: Mapping[str, pd.DataFrame]) -> Table | None:
     """How many pairs of each run were flagged on any method, by reason; None where none was."""
-    flagged = {name: own.assign(reason=reasons(own)) for name, own in records.items()}
+    flagged = {name: own.assign(reason=exclusion_reasons(own)) for name, own in records.items()}
     names = sorted({reason for own in flagged.values() for reason in own["reason"].unique()} - {""})
     if not names:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.names import decimals, sort_explainers
+from sfam_bench.report.names import count_decimals, sort_explainers
 from sfam_bench.report.tables.protocols import OUTSIDE
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
@@ -32,10 +32,10 @@ FORMULA = ("=", "+", "-", "@")  # with what a cell begins that spreadsheets comp
 NOT_PRINTED = "ĦħĸĿŀŉŦŧ"
 
 
-def markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
+def to_markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     """A page of tables under the protocol that they belong to."""
-    facts = "\n".join(f"- {name}: {_pipes(text)}" for name, text in lines)
-    return "\n\n".join([f"# {_pipes(title)}", facts, *(_markdown_table(table) for table in tables)]) + "\n"
+    facts = "\n".join(f"- {name}: {_escape_markdown(text)}" for name, text in lines)
+    return "\n\n".join([f"# {_escape_markdown(title)}", facts, *(_markdown_table(table) for table in tables)]) + "\n"
 
 
 def _markdown_table(table: Table) -> str:
@@ -44,7 +44,7 @@ def _markdown_table(table: Table) -> str:
     ]
     rows = [[name, *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
     lines = [[table.head, *heads], ["---", *[":--"] * len(heads)], *rows]
-    grid = "\n".join("| " + " | ".join(_pipes(text) for text in line) + " |" for line in lines)
+    grid = "\n".join("| " + " | ".join(_escape_markdown(text) for text in line) + " |" for line in lines)
     return "\n\n".join(filter(None, [f"## {table.title}", grid, table.note]))
 
 
@@ -53,12 +53,12 @@ def _markdown_cell(cell: Cell) -> str:
     return " ".join(filter(None, [text, cell.interval, "≈" if cell.tied else ""]))
 
 
-def _pipes(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """Keep a cell in its cell, and HTML out of the page."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
+def to_latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     r"""Tables to \input into a document with \usepackage{booktabs,graphicx} and T1 fonts."""
     facts = [_comment(f"{name}: {text}") for name, text in lines]
     pages = [_latex_table(page) for table in tables for page in _pages(table)]
@@ -77,11 +77,11 @@ def _pages(table: Table) -> list[Table]:
 
 
 def _latex_table(table: Table) -> str:
-    heads = " & ".join([_beginning(table.head), *(_latex_head(column) for column in table.columns)])
+    heads = " & ".join([_protect_start(table.head), *(_latex_head(column) for column in table.columns)])
     methods: list[str] = []
     blind: list[str] = []
     for name, cells in table.rows:
-        line = " & ".join([_beginning(name), *(_latex_cell(cell) for cell in cells)]) + r" \\"
+        line = " & ".join([_protect_start(name), *(_latex_cell(cell) for cell in cells)]) + r" \\"
         (blind if name in table.blind else methods).append(line)
     body = [*methods, *([r"\midrule"] if methods and blind else []), *blind]
     return "\n".join(
@@ -104,7 +104,7 @@ def _caption(table: Table) -> str:
 
 def _latex_head(column: Column) -> str:
     parts = [*wrap(column.label, 16), *wrap(column.note, 22)]
-    lines = r" \\ ".join(_beginning(part) for part in parts)
+    lines = r" \\ ".join(_protect_start(part) for part in parts)
     return rf"\shortstack[l]{{{lines}}}"
 
 
@@ -122,7 +122,7 @@ def _latex_number(text: str) -> str:
     return text if text == NOTHING else re.sub(r"-(?=\d)", "$-$", escape_latex(text))
 
 
-def _beginning(text: str) -> str:
+def _protect_start(text: str) -> str:
     r"""The beginning of a line, where a bracket or a star would be taken for an argument of the \\ before it."""
     escaped = escape_latex(text)
     return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
@@ -149,7 +149,7 @@ def _latex_sign(sign: str) -> str:
     return sign if known else f"[U+{ord(sign):04X}]"
 
 
-def wide(summary: pd.DataFrame) -> pd.DataFrame:
+def pivot_means(summary: pd.DataFrame) -> pd.DataFrame:
     """Means alone, a row for each explainer and a column for each metric, for spreadsheets."""
     own = summary[summary["explainer"] != FACTS]
     order = own["metric"].drop_duplicates().tolist()
@@ -157,7 +157,7 @@ def wide(summary: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=order).reset_index()
 
 
-def csv(frame: pd.DataFrame, float_format: str | None = None) -> str:
+def to_csv(frame: pd.DataFrame, float_format: str | None = None) -> str:
     """The rows of a frame as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
     safe = frame.rename(columns=_no_formula)
     for number, kind in enumerate(safe.dtypes):
@@ -199,7 +199,7 @@ def _terminal_block(summary: pd.DataFrame, width: int, catalogue: Catalogue) -> 
     blind = set(summary.loc[summary["blind"], "explainer"])
     explainers = sort_explainers(summary["explainer"].drop_duplicates().tolist(), blind)
     names = catalogue.sort(summary["metric"].unique())
-    first = _aligned(["", "", "", *explainers], str.ljust)
+    first = _align(["", "", "", *explainers], str.ljust)
     columns, left = {}, width - len(first[0])
     for name in dict.fromkeys([*catalogue.headlines(names), *names]):
         column = _terminal_column(summary[summary["metric"] == name], explainers, catalogue.title(name))
@@ -214,10 +214,10 @@ def _terminal_block(summary: pd.DataFrame, width: int, catalogue: Catalogue) -> 
 def _terminal_column(part: pd.DataFrame, explainers: Sequence[str], label: str) -> list[str]:
     """Three lines of head, then a cell for each explainer."""
     head = [f"{line}  " for line in wrap(label, max(13, len(label) // 3 + 4))[:3]]  # the marks of the cells stand right
-    digits = decimals([*part["mean"], *part["low"], *part["high"]])
+    digits = count_decimals([*part["mean"], *part["low"], *part["high"]])
     rows = {row["explainer"]: row for row in part.to_dict("records")}
     cells = [_terminal_cell(rows.get(explainer), digits) for explainer in explainers]
-    return _aligned([*[""] * (3 - len(head)), *head, *cells], str.rjust)
+    return _align([*[""] * (3 - len(head)), *head, *cells], str.rjust)
 
 
 def _terminal_cell(row: Mapping[Any, Any] | None, digits: int) -> str:
@@ -231,6 +231,6 @@ def _terminal_cell(row: Mapping[Any, Any] | None, digits: int) -> str:
     return f"{row['mean']:.{digits}f}{spread} {mark}"
 
 
-def _aligned(texts: Sequence[str], adjust: Callable[[str, int], str]) -> list[str]:
+def _align(texts: Sequence[str], adjust: Callable[[str, int], str]) -> list[str]:
     most = max(map(len, texts))
     return [adjust(text, most) for text in texts]

@@ -52,7 +52,7 @@ def measure_worth(run: Run) -> Measured:
     catalogue = Catalogue.of(run.manifest)
     chosen = {name: catalogue.facts[name] for name in filter(catalogue.is_compared, catalogue.sort(catalogue.facts))}
     order = {name: place for place, name in enumerate(chosen)}
-    found = [frame(run.records, run.pairs, chosen) for frame in (meta.tells, meta.ranks)]
+    found = [frame(run.records, run.pairs, chosen) for frame in (meta.separation, meta.ranks)]
     tells, ranks = (frame.sort_values("metric", key=lambda names: names.map(order), kind="stable") for frame in found)
     return Measured(tells, ranks, tuple(run.manifest.get("blind") or ()))
 
@@ -68,7 +68,7 @@ class Weighed:
     blind: Container[str]
 
 
-def weigh(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Catalogue) -> Weighed | None:
+def weigh_metrics(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Catalogue) -> Weighed | None:
     """Tables over all runs, whose means are in `summary`; None without metrics."""
     tells, ranks = (
         pd.concat(frames, ignore_index=True) for frames in zip(*((r.tells, r.ranks) for r in runs), strict=True)
@@ -80,7 +80,7 @@ def weigh(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Catalogue)
         return None
     agreement = meta.agreement(scores, blind)
     tables = [
-        *(_tells_table(" · ".join(keys), part, ranks, catalogue) for keys, part in _runs(tells)),
+        *(_separation_table(" · ".join(keys), part, ranks, catalogue) for keys, part in _runs(tells)),
         *([_agreement_table(agreement)] if len(agreement) else []),
     ]
     rankings = [t for keys, part in _runs(ranks) for t in _rank_tables(" · ".join(keys), part, blind, catalogue)]
@@ -99,15 +99,15 @@ def write_meta(
 
     None without metrics.
     """
-    weighed = weigh(runs, summary, catalogue)
+    weighed = weigh_metrics(runs, summary, catalogue)
     if weighed is None:
         return None
     tables = add_remark([*weighed.tables, *weighed.rankings], remark)
     pictures, taus = _figures(weighed.scores, weighed.frames["ranks"], catalogue, weighed.blind, out, named)
     for name, frame in {**weighed.frames, "tau": taus}.items():
-        (out / f"meta-{name}.csv").write_text(formats.csv(frame), encoding="utf-8")
-    (out / "meta.md").write_text(formats.markdown(TITLE, [], tables), encoding="utf-8")
-    (out / "meta.tex").write_text(formats.latex(TITLE, [], tables), encoding="utf-8")
+        (out / f"meta-{name}.csv").write_text(formats.to_csv(frame), encoding="utf-8")
+    (out / "meta.md").write_text(formats.to_markdown(TITLE, [], tables), encoding="utf-8")
+    (out / "meta.tex").write_text(formats.to_latex(TITLE, [], tables), encoding="utf-8")
     return page.Section(TITLE, "meta", [], tables, [], None, pictures)
 
 
@@ -115,7 +115,7 @@ def _runs(frame: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
     return [(tuple(map(str, keys)), part) for keys, part in frame.groupby(RUN, sort=False)]
 
 
-def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, catalogue: Catalogue) -> Table:
+def _separation_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, catalogue: Catalogue) -> Table:
     controls = [control for control in meta.CONTROLS if control in set(tells["control"])]
     found = {(row["metric"], row["control"]): row for row in tells.to_dict("records")}
     own = ranks[(ranks[RUN] == tells[RUN].iloc[0]).all(axis=1)]
@@ -124,7 +124,10 @@ def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, catalogue
     rows = [
         (
             catalogue.title(metric),
-            (*(_tells_cell(found.get((metric, control))) for control in controls), Cell(_number(halves.get(metric)))),
+            (
+                *(_separation_cell(found.get((metric, control))) for control in controls),
+                Cell(_number(halves.get(metric))),
+            ),
         )
         for metric in metrics
     ]
@@ -138,7 +141,7 @@ def _tells_table(title: str, tells: pd.DataFrame, ranks: pd.DataFrame, catalogue
     )
 
 
-def _tells_cell(row: Mapping[Any, Any] | None) -> Cell:
+def _separation_cell(row: Mapping[Any, Any] | None) -> Cell:
     if row is None or not row["count"]:
         return Cell(NOTHING, hint="not measured")
     interval = f"{row['share']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"

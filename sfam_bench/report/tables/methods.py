@@ -49,7 +49,7 @@ def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
         "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference, "
         "*control* those that every method must beat.",
         "",
-        *markdown(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
+        *markdown_table(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
     ]
     cards = [line for name, method in methods.items() for line in _card_lines(name, method)]
     return "\n".join([*head, "", *cards]).rstrip() + "\n"
@@ -117,7 +117,7 @@ def _residual(value: float | None) -> str:
     return "" if value is None else f"{value:.0e}" if value < 0.001 else f"{value:.3f}"
 
 
-def markdown(table: pd.DataFrame) -> Sequence[str]:
+def markdown_table(table: pd.DataFrame) -> Sequence[str]:
     """A table as Markdown."""
     cells = [[str(cell) for cell in row] for row in table.itertuples(index=False)]
     return [f"| {' | '.join(row)} |" for row in [list(table.columns), ["---"] * len(table.columns), *cells]]

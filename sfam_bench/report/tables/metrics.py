@@ -16,7 +16,7 @@ from sfam_bench.core.metric_card import (
     passes_a_map,
     settings,
 )
-from sfam_bench.report.tables.methods import field_lines, markdown, plain_text
+from sfam_bench.report.tables.methods import field_lines, markdown_table, plain_text
 
 DIRECTIONS = {True: "higher", False: "lower", None: "--"}
 
@@ -32,7 +32,7 @@ def metric_table(metrics: Mapping[str, Any], pixels: int) -> pd.DataFrame:
                 "label": facts[name]["label"],
                 "table": facts[name]["group"],
                 "better": DIRECTIONS[metric.higher_is_better],
-                "range": interval(metric_card(metric).range),
+                "range": format_interval(metric_card(metric).range),
                 "needs": ", ".join(list_needs(metric)),
                 "passes": f"{passes_a_map(metric, pixels):.3g}",
                 "maps": str(metric_card(metric).remakes),
@@ -61,7 +61,7 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
         "that ask the same, share them. *maps* counts the further maps that a method makes for each. A value that "
         "cannot be had is NaN with a reason, and a metric whose regions a data set lacks is left out and named.",
         "",
-        *markdown(
+        *markdown_table(
             table.drop(columns="measures").assign(
                 metric=[f"[{name}](#{kind_of[name].lower()})" for name in table["metric"]]
             )
@@ -71,7 +71,7 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
     return "\n".join([*head, "", *cards]).rstrip() + "\n"
 
 
-def interval(limits: Limits | None) -> str:
+def format_interval(limits: Limits | None) -> str:
     """[0, 1], or [0, inf) where there is no bound."""
     if limits is None:
         return ""
@@ -96,7 +96,7 @@ def _card_lines(kind: type, metrics: Mapping[str, Any]) -> list[str]:
     rows = [
         {"metric": name, **{key: given.get(key, "") for key in differing_settings(own)}} for name, given in own.items()
     ]
-    lines += [*markdown(pd.DataFrame(rows)), ""]
+    lines += [*markdown_table(pd.DataFrame(rows)), ""]
     degenerate = list(dict.fromkeys(entry for metric in metrics.values() for entry in metric_card(metric).degenerate))
     if degenerate:
         lines += ["Where it says nothing:", "", *(f"- {plain_text(entry)}" for entry in degenerate), ""]

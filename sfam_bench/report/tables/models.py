@@ -10,11 +10,11 @@ import pandas as pd
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import read_json
-from sfam_bench.report.names import words
+from sfam_bench.report.names import to_prose
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table
-from sfam_bench.runs.chunks import line
-from sfam_bench.runs.manifests import EACH, NONE, NUMBER, TEXT, misfit
-from sfam_bench.runs.proof import prove
+from sfam_bench.runs.chunks import first_line
+from sfam_bench.runs.manifests import EACH, NONE, NUMBER, TEXT, find_misfit
+from sfam_bench.runs.proof import check_digest
 from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
 
 KEY = {  # what tells trainings apart, and where it stands in their facts
@@ -71,15 +71,15 @@ def read_training(root: Path) -> Training:
     if absent := [name for name in FILES if not (root / name).is_file()]:
         raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train")
     facts = read_json(root / "model.json", again)
-    if wrong := misfit(facts, MAY_HOLD):
+    if wrong := find_misfit(facts, MAY_HOLD):
         raise UserError(f"{root / 'model.json'} does not describe a training: {wrong}; {again}")
     for name in FILES[1:]:
-        prove(root, facts, root / name, again)
+        check_digest(root, facts, root / name, again)
     try:
         items = pd.read_parquet(root / "retrieval.parquet")
         history = pd.read_csv(root / "history.csv")
     except Exception as error:  # pyarrow and pandas raise a dozen kinds of a damaged file
-        raise UserError(f"cannot read the training in {root} ({line(error)}): {again}") from error
+        raise UserError(f"cannot read the training in {root} ({first_line(error)}): {again}") from error
     if unsaid := [where for where in NEEDED if _fact(facts, where) is None]:
         raise UserError(f"{root / 'model.json'} does not say {unsaid[0]}: {again}")
     if "seconds" in history and not pd.api.types.is_numeric_dtype(history["seconds"]):
@@ -138,14 +138,14 @@ def _row(training: Training, draws: int, seed: int) -> dict[str, Any]:
         row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     p_values = sign_flip_p(items[DIFFERENCES].to_numpy(), labels, draws, seed)
     row |= dict(zip(TESTS, p_values.tolist(), strict=True))
-    return {**row, "seconds": training.seconds, **beside_published(training, row["recall_at_1_trained"])}
+    return {**row, "seconds": training.seconds, **compare_with_published(training, row["recall_at_1_trained"])}
 
 
-def beside_published(training: Training, ours: float) -> dict[str, Any]:
+def compare_with_published(training: Training, ours: float) -> dict[str, Any]:
     """The published recall@1, how far ours is from it, and whether that is near enough."""
     published = training.facts.get("published") or {}
     figure = published.get("recall_at_1")
-    why = _incomparable(training) if figure is not None else "no recall@1 was published" if published else ""
+    why = _why_incomparable(training) if figure is not None else "no recall@1 was published" if published else ""
     difference = np.nan if figure is None else ours - figure
     verdict = "not judged" if why else "" if figure is None else "PASS" if difference >= -WITHIN - 1e-9 else "DRIFT"
     return {
@@ -155,7 +155,7 @@ def beside_published(training: Training, ours: float) -> dict[str, Any]:
     }
 
 
-def _incomparable(training: Training) -> str:
+def _why_incomparable(training: Training) -> str:
     """Why the published figure says nothing of this training; nothing where it does."""
     name = str(training.facts["split"]["dataset"])
     if name not in OFFICIAL:
@@ -168,19 +168,19 @@ def _incomparable(training: Training) -> str:
 
 def model_sheets(frame: pd.DataFrame) -> list[Table]:
     """The rows of one split as a table that fits a page, and another one beside what was published."""
-    title = f"{' · '.join(map(str, frame.iloc[0][['dataset', 'split']]))} ({sizes(frame)})"
+    title = f"{' · '.join(map(str, frame.iloc[0][['dataset', 'split']]))} ({describe_sizes(frame)})"
     rows = frame.assign(name=row_names(frame)).to_dict("records")
-    columns = [Column(words(name), side) for name in MEASURES for side in SIDES]
+    columns = [Column(to_prose(name), side) for name in MEASURES for side in SIDES]
     columns += [Column("n", "images; classes"), Column("chosen by"), Column("seconds")]
     sheets = [Table(title, tuple(columns), tuple((row["name"], _cells(row)) for row in rows), NOTE, head="model")]
     if judged := [row for row in rows if not np.isnan(row["published"])]:
         heads = ("ours", "published", "difference", "verdict", "source", "setting")
-        table = tuple((row["name"], _beside(row)) for row in judged)
+        table = tuple((row["name"], _published_cells(row)) for row in judged)
         sheets.append(Table(f"{title}: published", tuple(map(Column, heads)), table, BESIDE, head="model"))
     return sheets
 
 
-def sizes(frame: pd.DataFrame) -> str:
+def describe_sizes(frame: pd.DataFrame) -> str:
     """How much was measured of one split."""
     return f"{frame['images'].iloc[0]} test images of {frame['classes'].iloc[0]} classes"
 
@@ -195,12 +195,12 @@ def row_names(frame: pd.DataFrame) -> list[str]:
 
 
 def _cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
-    measured = [_measured(row, name) for name in COLUMNS]
+    measured = [_measured_cells(row, name) for name in COLUMNS]
     seconds = NOTHING if np.isnan(row["seconds"]) else f"{row['seconds']:.0f}"
     return (*measured, Cell(f"{row['images']}; {row['classes']}"), Cell(str(row["chosen"])), Cell(seconds))
 
 
-def _measured(row: Mapping[Any, Any], name: str) -> Cell:
+def _measured_cells(row: Mapping[Any, Any], name: str) -> Cell:
     signed = name.endswith("difference")
     sign = "+" if signed else ""
     mean, low, high = (f"{round(row[key], 3) + 0.0:{sign}.3f}" for key in (name, f"{name}_low", f"{name}_high"))
@@ -209,10 +209,10 @@ def _measured(row: Mapping[Any, Any], name: str) -> Cell:
     return Cell(mean, interval, best=better)
 
 
-def _beside(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
+def _published_cells(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
     published = NOTHING if np.isnan(row["published"]) else f"{row['published']:.3f}"
     difference = NOTHING if np.isnan(row["published"]) else f"{row['published_difference']:+.3f}"
     verdict = ": ".join(filter(None, [row["verdict"], row["why"]]))
     source = " ".join(filter(None, [row["source"], f"({row['mark']})" if row["mark"] else ""]))
-    ours = _measured(row, "recall_at_1_trained")
+    ours = _measured_cells(row, "recall_at_1_trained")
     return (ours, *map(Cell, (published, difference, verdict, source, row["setting"])))

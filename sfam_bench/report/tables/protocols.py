@@ -10,7 +10,7 @@ import pandas as pd
 
 from sfam_bench.core.protocol import CHOICES
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.names import words
+from sfam_bench.report.names import to_prose
 from sfam_bench.runs.reader import Run
 from sfam_bench.statistics import FACTS
 
@@ -20,13 +20,13 @@ PLAIN = ("Data set", "Model", "Code")  # whose texts need no name
 FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
 
-def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[str, str]]:
+def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[str, str]]:
     """What was measured on what, and how truly, one (name, text) a line; `errors` are those of the areas."""
     facts = run.manifest
     split, found, kinds = facts.get("split") or {}, facts.get("retrieval") or {}, run.pairs["kind"].value_counts()
     of_pair = summary[summary["explainer"] == FACTS]
     counts = facts.get("image_counts") or {}
-    of_gallery = {"queries" if name == "count" else words(name): _fact(value) for name, value in found.items()}
+    of_gallery = {"queries" if name == "count" else to_prose(name): _fact(value) for name, value in found.items()}
     code = re.sub(r"(?<=^\w{10})\w+", "", facts.get("git", "unknown"))  # short, but still -dirty
     catalogue, skipped = Catalogue.of(facts), facts.get("skipped") or []
     left_out = [name for name in skipped if name not in catalogue.with_role("check", skipped)]  # those were not drawn
@@ -34,23 +34,23 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
-        "Training": training(facts.get("protocol")),
-        OUTSIDE: outside(facts),
+        "Training": describe_training(facts.get("protocol")),
+        OUTSIDE: describe_violations(facts),
         "Unfinished": f"{run.unfinished} batches" if run.unfinished else "",
-        "Tuned": "; ".join(map(_tuned, (facts.get("tuned") or {}).items())),
+        "Tuned": "; ".join(map(_describe_tuning, (facts.get("tuned") or {}).items())),
         "Target": ", ".join(filter(None, [facts.get("target"), facts.get("similarity")])),
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
         "Retrieval": ", ".join(f"{name} {value}" for name, value in of_gallery.items()),
-        "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {words(str(kind))}" for kind, count in kinds.items()),
+        "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {to_prose(str(kind))}" for kind, count in kinds.items()),
         "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
-        "Steps": _steps(facts.get("steps") or {}),
-        "Curves": _curves(errors) if sampled else "",
-        "Passes": _passes(facts.get("passes") or {}),
+        "Steps": _describe_steps(facts.get("steps") or {}),
+        "Curves": _describe_errors(errors) if sampled else "",
+        "Passes": _describe_passes(facts.get("passes") or {}),
         "Left out": "; ".join(
             [*left_out, *(f"{name}: {why}" for name, why in (facts.get("unsupported") or {}).items())]
         ),
-        "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}{_codes(facts)}",
+        "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}{_describe_codes(facts)}",
         "Made": facts.get("created"),
     }
     return [(name, str(text)) for name, text in lines.items() if text]
@@ -58,17 +58,17 @@ def protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[
 
 def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:
     """The most important lines of `protocol` as one."""
-    lines = dict(protocol(run, summary, errors))
+    lines = dict(describe_protocol(run, summary, errors))
     texts = (lines[name] if name in PLAIN else f"{name.lower()} {lines[name]}" for name in IN_A_LINE if name in lines)
     return "; ".join(texts)
 
 
-def outside(facts: Mapping[str, Any]) -> str:
+def describe_violations(facts: Mapping[str, Any]) -> str:
     """What the protocol would have refused in a run with this manifest; nothing where nothing was."""
     return "; ".join((facts.get("protocol") or {}).get("allowed", {}).values())
 
 
-def training(facts: Mapping[str, Any] | None) -> str:
+def describe_training(facts: Mapping[str, Any] | None) -> str:
     """How the weights were chosen and on what they were trained; nothing for runs that did not say."""
     if facts is None:
         return ""
@@ -79,13 +79,13 @@ def training(facts: Mapping[str, Any] | None) -> str:
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
 
 
-def _codes(facts: Mapping[str, Any]) -> str:
+def _describe_codes(facts: Mapping[str, Any]) -> str:
     """Which batches were made by which code, where that is several: the run was continued with resume=anyway."""
     made = "; ".join(f"code {code[:10]} batches {numbers}" for code, numbers in (facts.get("codes") or {}).items())
     return f"; continued with other code: {made}" if made else ""
 
 
-def _tuned(study: tuple[str, Mapping[str, Any]]) -> str:
+def _describe_tuning(study: tuple[str, Mapping[str, Any]]) -> str:
     """What a method's fields were set to, after how many trials, and for what."""
     name, facts = study
     fields = ", ".join(f"{field} {value}" for field, value in facts["chosen"].items())
@@ -93,31 +93,31 @@ def _tuned(study: tuple[str, Mapping[str, Any]]) -> str:
     return f"{name}: {fields} ({trials} for {facts['objective']['metric']})"
 
 
-def _steps(rule: Mapping[str, Any]) -> str:
+def _describe_steps(rule: Mapping[str, Any]) -> str:
     """Where curves are sampled: Midpoint, intervals 20."""
     name = str(rule.get("_target_", "")).rpartition(".")[2]
     return ", ".join([name, *(f"{key} {value}" for key, value in rule.items() if key != "_target_")]) if name else ""
 
 
-def _curves(errors: np.ndarray) -> str:
+def _describe_errors(errors: np.ndarray) -> str:
     """What the areas are worth: the errors observed, or that none was."""
     if not len(errors):
         return f"none was drawn to be taken in full ({FULL} points) too: the error of the area was not measured"
     median, most, worst = np.quantile(errors, [0.5, 0.95, 1])
     return (
         f"{len(errors)} drawn at random and taken in full ({FULL} points) too: "
-        f"area differs by median {median:.2g}, 95 % {most:.2g}, at most {_ceiling(worst, 2):.2g}"
+        f"area differs by median {median:.2g}, 95 % {most:.2g}, at most {_round_up(worst, 2):.2g}"
     )
 
 
-def _passes(facts: Mapping[str, Any]) -> str:
+def _describe_passes(facts: Mapping[str, Any]) -> str:
     """How the model was asked, and how far its scores may be off by that."""
     mode, moved = facts.get("mode"), facts.get("score_differences", {}).get(facts.get("mode"))
-    within = "" if moved is None else f"scores within {_ceiling(moved, 1):.1g} of float32 eager"
+    within = "" if moved is None else f"scores within {_round_up(moved, 1):.1g} of float32 eager"
     return ", ".join(filter(None, [mode, f"batch {facts['batch']}" if "batch" in facts else "", within]))
 
 
-def _ceiling(value: float, digits: int) -> float:
+def _round_up(value: float, digits: int) -> float:
     """The value rounded up, so that what is said to bound it does."""
     return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(str(float(value))))
 

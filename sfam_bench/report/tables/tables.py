@@ -10,7 +10,7 @@ import pandas as pd
 
 from sfam_bench.core.metric_card import GROUPS
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.names import decimals, sort_explainers
+from sfam_bench.report.names import count_decimals, sort_explainers
 from sfam_bench.statistics import FACTS, FEW_CLASSES, LEVEL, NOT_COMPARED, RUN, holm
 
 MARKS = (
@@ -63,7 +63,7 @@ class Report:
     protocols: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
 
 
-def mark(frame: pd.DataFrame, blind: Container[str]) -> pd.DataFrame:
+def mark_blind(frame: pd.DataFrame, blind: Container[str]) -> pd.DataFrame:
     """Say of each row whether its explainer is blind to the pair."""
     return frame.assign(blind=[name in blind for name in frame["explainer"]])
 
@@ -127,7 +127,7 @@ def difference_tables(differences: pd.DataFrame, catalogue: Catalogue) -> list[T
     return tables
 
 
-def side_by_side(summary: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
+def compare_models(summary: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
     """The headline metrics of all models of one data set and target next to one another."""
     models = summary["model"].drop_duplicates().tolist()
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
@@ -170,9 +170,9 @@ def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, flo
         ]
         columns.append(Column(catalogue.title(metric), "; ".join(filter(None, notes)), catalogue.meaning(metric)))
         rows = {row["explainer"]: row for row in part.to_dict("records")}
-        whole = decimals([*part["mean"], *part["low"], *part["high"]])
+        whole = count_decimals([*part["mean"], *part["low"], *part["high"]])
         costs = catalogue.group(metric) == "Cost"  # from thousandths to thousands in one column
-        digits = {name: decimals([row["mean"]]) if costs else whole for name, row in rows.items()}
+        digits = {name: count_decimals([row["mean"]]) if costs else whole for name, row in rows.items()}
         cells.append([_cell(rows.get(name), digits.get(name, whole), most) for name in explainers])
     rows_ = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
     return Table(title, tuple(columns), rows_, note, blind)

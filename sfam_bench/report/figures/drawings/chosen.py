@@ -12,32 +12,32 @@ from sfam_bench.report.stored import Summed
 from sfam_bench.statistics import FACTS
 
 
-def lacking(run: Summed, what: str, how: str) -> UserError:
+def no_data(run: Summed, what: str, how: str) -> UserError:
     """The error for a run that has not what a figure shows."""
     return UserError(f"the stored run {run.name} has no {what}: {how}")
 
 
-def explainers_of(run: Summed, named: Sequence[str], there: Sequence[str], what: str) -> list[str]:
+def select_explainers(run: Summed, named: Sequence[str], there: Sequence[str], what: str) -> list[str]:
     """The explainers named, or all that are there; UserError where one of them has no `what`."""
     if absent := [name for name in named if name not in there]:
-        raise lacking(run, f"{what} of {absent[0]}", f"evaluate it with explainer=[{absent[0]},...]")
+        raise no_data(run, f"{what} of {absent[0]}", f"evaluate it with explainer=[{absent[0]},...]")
     return [*named] or sort_explainers([*there], run.run.manifest.get("blind") or ())
 
 
-def metrics_of(run: Summed, patterns: Sequence[str]) -> list[str]:
+def select_metrics(run: Summed, patterns: Sequence[str]) -> list[str]:
     """The metrics of a run that match, in reading order; UserError where a pattern matches none."""
     means = run.means
     there = means.loc[means["explainer"] != FACTS, "metric"].drop_duplicates().tolist()
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in there):
-            raise lacking(run, f"metric {pattern}", "evaluate it with that metric (metric=[...]; make table-metrics)")
+            raise no_data(run, f"metric {pattern}", "evaluate it with that metric (metric=[...])")
     return run.catalogue.sort([name for name in there if any(fnmatchcase(name, pattern) for pattern in patterns)])
 
 
-def means_of(run: Summed, metric: str, named: Sequence[str]) -> pd.DataFrame:
+def select_means(run: Summed, metric: str, named: Sequence[str]) -> pd.DataFrame:
     """The means of a metric of the explainers named, or of all."""
     means = select_scored(run.means[run.means["metric"] == metric])
     if means.empty:
-        raise lacking(run, f"value of {metric} that says which is better", "choose another metric")
-    names = explainers_of(run, named, means["explainer"].tolist(), metric)
+        raise no_data(run, f"value of {metric} that says which is better", "choose another metric")
+    names = select_explainers(run, named, means["explainer"].tolist(), metric)
     return means[means["explainer"].isin(names)]

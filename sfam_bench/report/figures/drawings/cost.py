@@ -13,9 +13,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
-from sfam_bench.report.figures.drawings.chosen import lacking, means_of
-from sfam_bench.report.figures.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, SMALL, bare, broken, short
-from sfam_bench.report.names import arrow
+from sfam_bench.report.figures.drawings.chosen import no_data, select_means
+from sfam_bench.report.figures.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, SMALL, break_name, shorten, strip_axes
+from sfam_bench.report.names import direction_arrow
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables.cost import LABELS, cost_key
 
@@ -48,8 +48,8 @@ class CostFaithfulness:
         figure = Figure(figsize=(PAGE, 0.2 + 3.0 * len(found)), layout="constrained")
         grid = figure.subplots(len(found), 1, squeeze=False)
         for (title, means, label), axes in zip(found, grid.flat, strict=True):
-            self._panel(bare(axes), means, label)
-            axes.set_title(short(title, 70), fontsize=LABEL, **PLAIN)
+            self._panel(strip_axes(axes), means, label)
+            axes.set_title(shorten(title, 70), fontsize=LABEL, **PLAIN)
         canvas = FigureCanvasAgg(figure)
         figure.draw_without_rendering()  # places axes and ticks, which labels hang on
         for (_, means, _), axes in zip(found, grid.flat, strict=True):
@@ -57,10 +57,10 @@ class CostFaithfulness:
         return figure
 
     def _of(self, run: Summed) -> pd.DataFrame:
-        means = means_of(run, self.metric, self.methods)
+        means = select_means(run, self.metric, self.methods)
         costs = run.means[run.means["metric"] == cost_key(self.cost)].set_index("explainer")["mean"]
         if not means["explainer"].isin(costs.index).any():
-            raise lacking(run, f"cost in {self.cost}", "evaluate it again, which measures costs (make table-methods)")
+            raise no_data(run, f"cost in {self.cost}", "evaluate it again, which measures costs (make table-methods)")
         return means.assign(cost=means["explainer"].map(costs)).dropna(subset=["cost", "mean"])
 
     def _panel(self, axes: Axes, means: pd.DataFrame, label: str) -> None:
@@ -79,7 +79,9 @@ class CostFaithfulness:
         axes.grid(color="#eeeeee", lw=0.7)
         axes.set_axisbelow(True)
         axes.set_xlabel(LABELS.get(self.cost, f"{self.cost} a map"), fontsize=LABEL, **PLAIN)
-        axes.set_ylabel(broken(label, 30) + arrow(means["higher_is_better"].iloc[0]), fontsize=LABEL, **PLAIN)
+        axes.set_ylabel(
+            break_name(label, 30) + direction_arrow(means["higher_is_better"].iloc[0]), fontsize=LABEL, **PLAIN
+        )
 
 
 def _label(axes: Axes, means: pd.DataFrame, canvas: FigureCanvasAgg) -> None:
@@ -95,7 +97,7 @@ def _label(axes: Axes, means: pd.DataFrame, canvas: FigureCanvasAgg) -> None:
     for which in np.argsort(-crowd, kind="stable").tolist():
         row, mark = rows[which], marks[which]
         name, font = (
-            short(row["explainer"], 30),
+            shorten(row["explainer"], 30),
             FontProperties(size=SMALL, style="italic" if row["blind"] else "normal"),
         )
         measure = canvas.get_renderer().get_text_width_height_descent

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from sfam_bench.report.figures.curves import curve_panel, draw_curve_panels
-from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking
+from sfam_bench.report.figures.drawings.chosen import no_data, select_explainers
 from sfam_bench.report.stored import Stored
 from sfam_bench.runs.reader import read_curves
 
@@ -34,10 +34,10 @@ class Curves:
             for each in self.walks:
                 there = curves.loc[curves["curve"] == each, "explainer"].unique().tolist()
                 if not there:
-                    raise lacking(
+                    raise no_data(
                         run, f"{each} curves", "evaluate it with metric=[insertion_minus_deletion] curves=true"
                     )
-                explainers_of(run, self.methods, there, f"{each} curve")
+                select_explainers(run, self.methods, there, f"{each} curve")
                 panels.append(curve_panel(run.run, curves, each, title))
             controls |= {*(run.run.manifest.get("blind") or ())}
         return draw_curve_panels(panels, self.methods, controls, len(self.walks))

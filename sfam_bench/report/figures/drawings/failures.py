@@ -10,14 +10,25 @@ from matplotlib.figure import Figure, SubFigure
 
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.ranges import Count
-from sfam_bench.report.figures.drawings.chosen import lacking
-from sfam_bench.report.figures.figures import Shown, load_shown, show, with_images
-from sfam_bench.report.figures.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, REFERENCE, SMALL, bare, broken, short
-from sfam_bench.report.names import arrow, words
+from sfam_bench.report.figures.drawings.chosen import no_data
+from sfam_bench.report.figures.figures import Shown, draw_map, load_shown, select_pairs
+from sfam_bench.report.figures.style import (
+    CONTROL,
+    LABEL,
+    METHOD,
+    PAGE,
+    PLAIN,
+    REFERENCE,
+    SMALL,
+    break_name,
+    shorten,
+    strip_axes,
+)
+from sfam_bench.report.names import direction_arrow, to_prose
 from sfam_bench.report.page.pair_order import select_flagged
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables.flagged import FLAGS
-from sfam_bench.statistics import FACTS, PAIR, reasons
+from sfam_bench.statistics import FACTS, PAIR, exclusion_reasons
 
 REASONS = 8  # of flags, the most frequent first
 ABOVE = 2.5  # inches of the two plots
@@ -48,7 +59,7 @@ class Failures:
     def __call__(self, stored: Stored) -> Figure:
         run = stored.run(self.run)
         ordered = self._ordered(run)
-        kept = with_images(run.run, len(run.run.pairs)) if self.pictures else []
+        kept = select_pairs(run.run, len(run.run.pairs)) if self.pictures else []
         pictured = {(row["query_id"], row["reference_id"]) for row in kept}
         keys = [*zip(*(ordered[name] for name in PAIR), strict=True)]
         which = [at for at, key in enumerate(keys) if key in pictured or not pictured][: self.count]
@@ -57,8 +68,8 @@ class Failures:
         rows = figure.add_gridspec(2, 1, height_ratios=(ABOVE, tall))
         above, below = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
         left, right = above.subplots(1, 2, width_ratios=(1.25, 1))
-        self._values(bare(left), ordered["value"].to_numpy(dtype=float), which, run, len(pictured))
-        _flags(bare(right), run)
+        self._values(strip_axes(left), ordered["value"].to_numpy(dtype=float), which, run, len(pictured))
+        _flags(strip_axes(right), run)
         worst = [{str(key): value for key, value in row.items()} for row in ordered.iloc[which].to_dict("records")]
         if pictured:
             _pictures(below, load_shown(run.run, worst), worst, self.method)
@@ -70,14 +81,14 @@ class Failures:
         """The pairs with their values, worst first."""
         better = run.catalogue.direction(self.metric)
         if better is None:
-            raise lacking(
+            raise no_data(
                 run, f"metric {self.metric} with a better side", "evaluate it with that metric (metric=[...])"
             )
         records = run.run.records
         own = records[(records["metric"] == self.metric) & (records["explainer"] == self.method)]
-        own = own[reasons(own) == ""].drop_duplicates(PAIR)
+        own = own[exclusion_reasons(own) == ""].drop_duplicates(PAIR)
         if own.empty:
-            raise lacking(run, f"{self.metric} of {self.method}", f"evaluate it with explainer=[{self.method},...]")
+            raise no_data(run, f"{self.metric} of {self.method}", f"evaluate it with explainer=[{self.method},...]")
         joined = own[[*PAIR, "value"]].merge(run.run.pairs.drop_duplicates(PAIR), on=PAIR)
         return joined.sort_values(["value", *PAIR], ascending=[bool(better), True, True], kind="stable")
 
@@ -91,10 +102,10 @@ class Failures:
             ha="right", fontsize=SMALL, color=METHOD,
         )  # fmt: skip
         axes.set_xlabel(f"{len(values)} pairs, worst first", fontsize=SMALL)
-        better = arrow(run.catalogue.direction(self.metric))
-        axes.set_ylabel(broken(run.catalogue.label(self.metric), 26) + better, fontsize=SMALL, **PLAIN)
+        better = direction_arrow(run.catalogue.direction(self.metric))
+        axes.set_ylabel(break_name(run.catalogue.label(self.metric), 26) + better, fontsize=SMALL, **PLAIN)
         of = f"worst of the {pictured} pairs with images" if pictured else "worst pairs"
-        axes.set_title(f"{short(self.method, 26)}; diamonds: {of}, below", fontsize=LABEL, **PLAIN)
+        axes.set_title(f"{shorten(self.method, 26)}; diamonds: {of}, below", fontsize=LABEL, **PLAIN)
 
 
 def _flags(axes: Axes, run: Summed) -> None:
@@ -106,7 +117,10 @@ def _flags(axes: Axes, run: Summed) -> None:
     for place, (_, count) in enumerate(counts):
         axes.annotate(str(count), (count, place), (3, 0), textcoords="offset points", va="center", fontsize=SMALL)
     axes.set_yticks(
-        range(len(counts)), [broken(FLAGS.get(name, words(name)), 26) for name, _ in counts], fontsize=SMALL, **PLAIN
+        range(len(counts)),
+        [break_name(FLAGS.get(name, to_prose(name)), 26) for name, _ in counts],
+        fontsize=SMALL,
+        **PLAIN,
     )
     axes.set_ylim(max(len(counts), 3) - 0.4, -0.6)
     axes.margins(x=0.15)
@@ -122,19 +136,19 @@ def _pictures(figure: SubFigure, pairs: list[Shown], rows: list[dict[str, object
             image = pair.images[side]
             top, low = grid[0, 2 * at + side], grid[1, 2 * at + side]
             top.imshow(image)
-            show(low, image, pair.maps.get(method, (None, None))[side])
+            draw_map(low, image, pair.maps.get(method, (None, None))[side])
             for axes in (top, low):
                 axes.set_axis_off()
             low.text(
                 0.5, -0.04, ("query", "reference")[side], transform=low.transAxes, ha="center", va="top", fontsize=SMALL
             )
-        title = f"{at + 1}: {row['value']:.2f}\n{short(str(row['query_class']), 24)}"
+        title = f"{at + 1}: {row['value']:.2f}\n{shorten(str(row['query_class']), 24)}"
         grid[0, 2 * at].set_title(title, fontsize=SMALL, loc="left", **PLAIN)
 
 
 def _names(figure: SubFigure, rows: list[dict[str, object]]) -> None:
     """The pairs in words, where no image was kept."""
     for at, row in enumerate(rows):
-        text = f"{at + 1}.  {row['value']:.3f}   {words(str(row['kind']))}, score {row['score']:.3f}:  "
-        text += f"{short(str(row['query_class']), 30)} → {short(str(row['reference_class']), 30)}"
+        text = f"{at + 1}.  {row['value']:.3f}   {to_prose(str(row['kind']))}, score {row['score']:.3f}:  "
+        text += f"{shorten(str(row['query_class']), 30)} → {shorten(str(row['reference_class']), 30)}"
         figure.text(0.04, 1 - (at + 0.9) / (len(rows) + 0.8), text, fontsize=LABEL, va="center", **PLAIN)

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.ranges import Count
-from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking, means_of, metrics_of
+from sfam_bench.report.figures.drawings.chosen import no_data, select_explainers, select_means, select_metrics
 from sfam_bench.report.figures.means import draw_means, panel
-from sfam_bench.report.figures.sweep import draw_along, sweeps_of
+from sfam_bench.report.figures.sweep import draw_along, find_sweeps
 from sfam_bench.report.figures.sweep import panel as swept
 from sfam_bench.report.stored import Stored
 
@@ -39,9 +39,9 @@ class Means:
         panels = []
         for title, name in self.runs.items():
             run = stored.run(name)
-            for metric in metrics_of(run, self.metrics):
+            for metric in select_metrics(run, self.metrics):
                 found = panel(run.means, metric, run.catalogue, title if len(self.runs) > 1 else "")
-                panels.append(with_(found, means=means_of(run, metric, self.methods)))
+                panels.append(with_(found, means=select_means(run, metric, self.methods)))
         return draw_means(panels, min(self.columns, len(panels)))
 
 
@@ -71,14 +71,14 @@ class AlongField:
         panels = []
         for title, name in self.runs.items():
             run = stored.run(name)
-            found = [sweep for sweep in sweeps_of(run.run.manifest) if sweep.field == self.field]
+            found = [sweep for sweep in find_sweeps(run.run.manifest) if sweep.field == self.field]
             if not found:
-                raise lacking(
+                raise no_data(
                     run, f"explainers along {self.field}", "evaluate it with variants=gamma (make table-choices)"
                 )
-            for metric in metrics_of(run, self.metrics):
-                own = means_of(run, metric, ())
-                levels = explainers_of(run, self.levels, own["explainer"].tolist(), metric) if self.levels else []
+            for metric in select_metrics(run, self.metrics):
+                own = select_means(run, metric, ())
+                levels = select_explainers(run, self.levels, own["explainer"].tolist(), metric) if self.levels else []
                 kept = own[own["explainer"].isin([*found[0].points, *levels])]
                 panels.append(swept(kept, found[0], metric, run.catalogue, title if len(self.runs) > 1 else ""))
         return draw_along(panels, self.field, min(self.columns, len(panels)))

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from sfam_bench.core.errors import check_choices
 from sfam_bench.core.ranges import Count
-from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking
-from sfam_bench.report.figures.figures import Shown, draw_pairs, load_shown, with_images
+from sfam_bench.report.figures.drawings.chosen import no_data, select_explainers
+from sfam_bench.report.figures.figures import Shown, draw_pairs, load_shown, select_pairs
 from sfam_bench.report.stored import Stored, Summed
 
 KEEP = "evaluate it with maps.save=true (make demo, make demo-cub) and keep it with pictures=true"
@@ -40,12 +40,12 @@ class PairPanels:
         return draw_pairs(rows, self.methods or [*dict.fromkeys(name for pair in rows for name in pair.maps)])
 
     def _of(self, title: str, run: Summed) -> list[Shown]:
-        chosen = with_images(run.run, self.pairs, self.kinds)
+        chosen = select_pairs(run.run, self.pairs, self.kinds)
         if not chosen:
-            raise lacking(run, " or ".join(self.kinds) + " pair with its images".lstrip(), KEEP)
+            raise no_data(run, " or ".join(self.kinds) + " pair with its images".lstrip(), KEEP)
         pairs = load_shown(run.run, chosen, [title] * len(chosen))
         there = [*dict.fromkeys(name for pair in pairs for name in pair.maps)]
         if not there:
-            raise lacking(run, "maps", KEEP)
-        names = explainers_of(run, self.methods, there, "map")
+            raise no_data(run, "maps", KEEP)
+        names = select_explainers(run, self.methods, there, "map")
         return [replace(pair, maps={name: pair.maps[name] for name in names}) for pair in pairs]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sfam_bench.report.figures.drawings.chosen import explainers_of, lacking
-from sfam_bench.report.figures.style import LABEL, PAGE, PLAIN, SMALL, short
+from sfam_bench.report.figures.drawings.chosen import no_data, select_explainers
+from sfam_bench.report.figures.style import LABEL, PAGE, PLAIN, SMALL, shorten
 from sfam_bench.report.stored import Stored
 
 FAMILY = "part_heat"  # of metrics.parts.PartEnergy
@@ -33,10 +33,10 @@ class PartHeat:
         of_family = run.means["metric"].map(run.catalogue.family) == FAMILY
         own = run.means[of_family & (run.means["count"] > 0)]
         if own.empty:
-            raise lacking(
+            raise no_data(
                 run, f"metric of the family {FAMILY}", "evaluate birds with metric=[parts] (make table-metrics-cub)"
             )
-        names = explainers_of(run, self.methods, own["explainer"].drop_duplicates().tolist(), "heat by part")
+        names = select_explainers(run, self.methods, own["explainer"].drop_duplicates().tolist(), "heat by part")
         wide = own.pivot(index="explainer", columns="metric")
         means = pd.Series(wide["mean"].mean(axis=0))
         parts = means.sort_values(ascending=False, kind="stable").index.tolist()
@@ -51,8 +51,10 @@ class PartHeat:
             colour = "black" if value > half else "white"
             axes.text(column, row, text, ha="center", va="center", fontsize=SMALL, color=colour)
         titles = [run.catalogue.label(part) for part in parts]
-        axes.set_xticks(range(len(parts)), [short(title, 14) for title in titles], fontsize=LABEL, rotation=35, **PLAIN)
-        axes.set_yticks(range(len(names)), [short(name, 30) for name in names], fontsize=LABEL, **PLAIN)
+        axes.set_xticks(
+            range(len(parts)), [shorten(title, 14) for title in titles], fontsize=LABEL, rotation=35, **PLAIN
+        )
+        axes.set_yticks(range(len(names)), [shorten(name, 30) for name in names], fontsize=LABEL, **PLAIN)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(mpl.cm.ScalarMappable(image.norm, image.cmap), ax=axes, pad=0.01)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from sfam_bench.report.figures.drawings.chosen import lacking, metrics_of
+from sfam_bench.report.figures.drawings.chosen import no_data, select_metrics
 from sfam_bench.report.figures.meta_figures import diagram, draw_diagrams, draw_taus
 from sfam_bench.report.stored import Stored
 from sfam_bench.statistics import worth as meta
@@ -34,7 +34,7 @@ class CriticalDifference:
         diagrams, blind = [], set()
         for title, name in self.runs.items():
             run = stored.run(name)
-            specs = {metric: run.catalogue.facts[metric] for metric in metrics_of(run, self.metrics)}
+            specs = {metric: run.catalogue.facts[metric] for metric in select_metrics(run, self.metrics)}
             records = run.run.records[run.run.records["metric"].isin([*specs])]
             if self.methods:
                 records = records[records["explainer"].isin(self.methods)]
@@ -42,7 +42,7 @@ class CriticalDifference:
             for metric in specs:
                 own = found[found["metric"] == metric]
                 if own.empty:
-                    raise lacking(
+                    raise no_data(
                         run, f"ranks of {metric}", "choose a metric with a better side, and two methods or more"
                     )
                 diagrams.append(diagram(own, run.catalogue, title if len(self.runs) > 1 else ""))
@@ -65,12 +65,12 @@ class MetricAgreement:
 
     def __call__(self, stored: Stored) -> Figure:
         run = stored.run(self.run)
-        names, blind = metrics_of(run, self.metrics), run.run.manifest.get("blind") or ()
+        names, blind = select_metrics(run, self.metrics), run.run.manifest.get("blind") or ()
         scores = meta.ratings(run.means, {name: run.catalogue.facts[name] for name in names})
         scores = scores.set_axis(scores.index.get_level_values("metric"), axis=0).dropna(axis=1, how="all")
         scores = scores.loc[[name for name in names if name in scores.index]]
         if len(scores) < FEWEST:
-            raise lacking(run, "two of these metrics with a better side", "evaluate more of them (make table-metrics)")
+            raise no_data(run, "two of these metrics with a better side", "evaluate more of them (make table-metrics)")
         seeing = scores[[name for name in scores.columns if name not in blind]]
         taus = [tau_matrix(np.asarray(each, dtype=float)) for each in (scores, seeing)]
         return draw_taus([run.catalogue.label(str(name)) for name in scores.index], (taus[0], taus[1]))
