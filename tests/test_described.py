@@ -23,8 +23,8 @@ OLD = {
 def test_known_keys_are_described_and_others_keep_key_and_direction() -> None:
     catalogue = Catalogue.of(add_descriptions(OLD))
     assert catalogue.title("deletion_mean") == "deletion AUC (mean colour) ↓"
-    assert catalogue.said("deletion_mean", "steps") == "Midpoint 10"
-    assert catalogue.said("rise_deletion", "steps") == "Stride 224"
+    assert catalogue.fact("deletion_mean", "steps") == "Midpoint 10"
+    assert catalogue.fact("rise_deletion", "steps") == "Stride 224"
     assert catalogue.chance("energy_pointing_game") == "energy_pointing_game_chance"
     assert catalogue.with_role("check", OLD["metrics"]) == ["deletion_mean_area_error"]
     assert (catalogue.group("of_my_own"), catalogue.title("of_my_own")) == ("Others", "of_my_own ↑")

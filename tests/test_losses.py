@@ -231,7 +231,7 @@ def test_settings_are_those_of_the_papers() -> None:
             "temperature is -0.1: expected a number above 0",
         ),
         (["loss=soft_triple", "loss.criterion.centers_per_class=0"], "loss.criterion.centers_per_class is 0"),
-        (["loss=subcentre_arcface", "loss.criterion.sub_centers=1.5"], "expected a whole number"),
+        (["loss=subcentre_arcface", "loss.criterion.sub_centers=1.5"], "expected an integer"),
         (["loss=cosface", "loss.criterion.margin=wide"], "loss.criterion.margin is 'wide': expected a number"),
         (["loss=multi_similarity", "loss.criterion.base=nan"], "loss.criterion.base is nan"),
     ],

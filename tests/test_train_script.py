@@ -74,7 +74,7 @@ def test_a_stopped_run_is_continued_bit_for_bit(
         patched.setattr(loop._Training, "_update", interrupted(after=3))
         code, _, err = run_script("train", *TRAIN, f"run_dir={run}")
     assert code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM after update 4; where it stands is kept: continue with resume=true" in err
+    assert "stopped by SIGTERM after update 4; the state is saved: continue with resume=true" in err
     assert not (run / "model.safetensors").exists()
 
     code, _, err = run_script("train", *TRAIN, f"run_dir={run}")

@@ -1,1 +1,1 @@
-"""The only package that knows Hydra: settings, the command line, and one function a command."""
+"""The only package that imports Hydra: settings, the command line, and one function per command."""

@@ -28,14 +28,14 @@ from sfam_bench.jobs.plan import FILE, JobList
 
 @contextmanager
 def cell_worker(root: Path, plan: JobList, first: Job, allow: Sequence[str]) -> Iterator[Perform]:
-    """What does a cell."""
+    """A worker for the cells of a sweep."""
     use_allotted_threads()
 
     def perform(job: Job, stop_at: Signals) -> dict[str, Any]:
         try:
             run_command(root, job, allow)
         except SystemExit as stop:
-            if isinstance(stop.code, int) and stop.code > 128:  # of a training, which has written where it stands
+            if isinstance(stop.code, int) and stop.code > 128:  # of a training, which has saved its state
                 raise Interrupted(stop.code - 128, "a step") from None
             raise UserError(f"it ended with exit code {stop.code}") from stop
         return {"code": run_facts()["git"]}
@@ -44,7 +44,7 @@ def cell_worker(root: Path, plan: JobList, first: Job, allow: Sequence[str]) -> 
 
 
 def run_command(root: Path, job: Job, allow: Sequence[str]) -> None:
-    """Run the command of a cell in its folder, where it continues; UserError unless all that it builds is admitted."""
+    """Run or continue the command of a cell in its folder; UserError if it names objects that are not admitted."""
     script, *overrides = job.command
     if script not in STAGES:
         raise UserError(f"{root / FILE}: {job.id} would run '{script}': cells run {' or '.join(STAGES)}")
@@ -61,7 +61,7 @@ def run_command(root: Path, job: Job, allow: Sequence[str]) -> None:
 
 @contextmanager
 def compose_command(script: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """The config of a command, as Hydra would make it for a process of its own."""
+    """The config of a command, as Hydra composes it for a new process."""
     before, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
     try:

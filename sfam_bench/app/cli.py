@@ -1,4 +1,4 @@
-"""What every script shares: Hydra's entry, and one-line errors with exit code 2 for what the user can mend."""
+"""Hydra's entry point, shared by all commands; errors that the user can fix are one line, exit code 2."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.signals import ignore_closed_pipe
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
-# What Hydra says, and what it means to somebody who has mistyped an argument
+# Hydra's messages, and what they mean to a user who has mistyped an argument
 PLAINER = {
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
     r"Interpolation key '(\w+)\.(\w+)' not found": r"needs \1 '\2', which is not chosen: add it, as in \1=[...,\2]",
@@ -33,7 +33,7 @@ PLAINER = {
 
 
 def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Decorate `main(cfg)` with the config `conf/<config>.yaml`; a word in the first place is the setting `first`.
+    """Decorate `main(cfg)` with the config `conf/<config>.yaml`; a first argument without `=` is the setting `first`.
 
     `inspect.unwrap` gives `main` back.
     """
@@ -74,7 +74,7 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
                     raise
                 exit_with_error(UserError("; ".join(describe_wrong_choices(sys.argv[1:]))))
             except KeyboardInterrupt:
-                print("interrupted: what was finished is kept; continue with resume=true", file=sys.stderr)
+                print("interrupted: finished work is kept; continue with resume=true", file=sys.stderr)
                 sys.exit(130)
 
         return run
@@ -83,7 +83,7 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
 
 
 def exit_with_error(error: BaseException) -> NoReturn:
-    """Say what is wrong on one line and exit with 2."""
+    """Print the error on one line and exit with 2."""
     if isinstance(error, BrokenPipeError):  # which `readers_may_leave` looks at
         raise error
     print(f"error: {one_line(error)}", file=sys.stderr)
@@ -91,7 +91,7 @@ def exit_with_error(error: BaseException) -> NoReturn:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of the user's own mistake, or of Hydra's error with its first cause, on one line."""
+    """The message of a UserError, or of Hydra's error with its first cause, on one line."""
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
@@ -117,31 +117,31 @@ def one_line(error: BaseException) -> str:
 
 
 def describe_unreadable(error: BaseException) -> str:
-    """Which argument Hydra's grammar cannot read, and how it is quoted; nothing for other errors."""
+    """The argument that Hydra's grammar cannot read, and how to quote it; empty for other errors."""
     found = re.match(r"Ambiguous value for argument '(.*)'", str(error))
     argument = error.override if isinstance(error, OverrideParseException) else found[1] if found else ""
     name, equals, value = argument.partition("=")
     if argument and not equals:
         return f"'{argument}' is no setting: write it as NAME=VALUE"
     quoted = QuotedString(value, Quote.double).with_quotes()
-    why = f"the value of {name}, {value}, has characters with a meaning of their own: quote it"
+    why = f"the value of {name}, {value}, has characters that Hydra interprets: quote it"
     return f"{why}: {shlex.quote(f'{name}={quoted}')}" if argument else ""
 
 
 def describe_unknown(config: str, message: str) -> list[str]:
-    """What to say where Hydra found that a script has no such setting; it would advise to add it."""
+    """A message for each setting that the command does not have; Hydra's own would advise to add it."""
     found = re.findall(r"Could not override '([^']+)'\.\s+To append to your config", message)
     return [f"no setting '{key}': {suggestion(config, key)} (all settings: --cfg job)" for key in found]
 
 
 def describe_wrong_choices(arguments: list[str]) -> list[str]:
-    """What to say of each argument that chooses a number, null or a truth value instead of a file of a group."""
+    """A message for each argument that chooses a number, null or a boolean instead of a file of a group."""
     parser, found = OverridesParser.create(), []
     for override in parser.parse_overrides([text for text in arguments if not text.startswith("-")]):
         group = override.key_or_group
         if (CONF / group).is_dir() and not isinstance(override.value(), str | list):
             found.append(f"{override.input_line} is no choice: choose {', '.join(list_choices(group))}")
-    return found or ["a group is chosen by the name of its file, as in validation=none"]
+    return found or ["a group is chosen by a file name, as in validation=none"]
 
 
 def list_choices(group: str) -> list[str]:
@@ -150,5 +150,5 @@ def list_choices(group: str) -> list[str]:
 
 
 def describe_choices(absent: re.Match[str]) -> str:
-    """What can be chosen instead of a file that a group of conf/ does not have."""
+    """The choices of a group of conf/, for a name that it does not have."""
     return f"there is no {absent[1]} '{absent[2]}': choose {', '.join(list_choices(absent[1]))}"

@@ -1,4 +1,4 @@
-"""The command sfam-bench: one word a command, then Hydra's overrides."""
+"""The command line `sfam-bench COMMAND`, followed by Hydra overrides."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if HELP & {*rest}:
             print(command_page(command, known[command]))
             return 0
-    sys.path.append(os.getcwd())  # noqa: PTH109  # last, so that no file of it stands for a library
+    sys.path.append(os.getcwd())  # noqa: PTH109  # last, so that no file of it shadows a library
     sys.argv = [f"sfam-bench {command}", *rest]
     import_module(f"sfam_bench.app.commands.{known[command]}").main()
     return 0

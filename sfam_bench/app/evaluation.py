@@ -1,4 +1,4 @@
-"""An evaluation in the steps that one process and the tasks of a cluster share."""
+"""The steps of an evaluation, shared by a single process and by the tasks of a cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ QUICK = 0.2  # seconds for the rate of a mode that is known
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Objects of the config, and what a run must share with another to continue it."""
+    """The objects of a config, and the identity that a run must share with another to continue it."""
 
     cfg: DictConfig
     inputs: Inputs
@@ -49,7 +49,7 @@ class Evaluation:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a report reads in the manifest."""
+        """The facts that a report reads from the manifest."""
         return self.inputs.facts("evaluate", steps=resolve(self.cfg)["steps"], metrics=metric_facts(self.metrics))
 
     def embed_images(self) -> Gallery:
@@ -79,19 +79,19 @@ class Evaluation:
         return dict(prepare_explainers(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
 
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
-        """How well the embeddings find one another."""
+        """Retrieval measures of the embeddings."""
         found = self.catalogue(gallery)
         recall_at = list(self.cfg.recall_at)
         return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
 
     def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
-        """Keep the images of a few pairs of each kind, or of all."""
+        """Store the images of a few pairs of each kind, or of all pairs."""
         count = self.cfg.maps.pictures
         few = pairs if count == "all" else pairing.first_of_each_kind(pairs, count)
         write_images(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
 
     def again(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
-        """The bench of a run that is continued: its explainers, and its mode of passes; UserError without that here."""
+        """The bench of a continued run, with its explainers and mode of passes; UserError if that mode fails here."""
         left_out, frozen = manifest.get("unsupported") or {}, frozen_passes(manifest)
         explainers = {name: made for name, made in self.prepared().items() if name not in left_out}
         known = {name: frozen[name] for name in ("mode", "batch")}
@@ -99,13 +99,13 @@ class Evaluation:
         if (mode := bench.passes.facts["mode"]) != frozen["mode"]:
             why = bench.passes.facts["refused"].get(frozen["mode"])
             raise UserError(
-                f"{self.cfg.run_dir} was begun with passes.mode={frozen['mode']}, which cannot be used here ({why}; "
-                f"{mode} can): continue it where it was begun, or evaluate into another run_dir"
+                f"{self.cfg.run_dir} was started with passes.mode={frozen['mode']}, which cannot be used here ({why}; "
+                f"{mode} can): continue it on the machine where it was started, or evaluate into another run_dir"
             )
         return bench
 
     def try_batch(self, frame: pd.DataFrame, count: int) -> "Bench":
-        """The explainers that fit, tried on a pair of `frame`, and passes measured on it for a run of `count` pairs."""
+        """Try explainers on a pair of `frame`; a bench of those that fit, with passes calibrated for `count` pairs."""
         inputs, cfg = self.inputs, self.cfg
         explainers = self.prepared()
         one = pairing.load_batch(inputs.dataset, frame[:1])
@@ -115,7 +115,7 @@ class Evaluation:
     def bench(
         self, explainers: Mapping[str, Explainer], frame: pd.DataFrame, count: int, known: Mapping[str, Any] = NOTHING
     ) -> "Bench":
-        """Those explainers, with passes measured on the queries of `frame`; `known` are fields of the calibration."""
+        """A bench of these explainers, with passes calibrated on `frame`; `known` are fields of the calibration."""
         images, model = pairing.load_batch(self.inputs.dataset, frame).query, self.inputs.model
         measure = replace(build(self.cfg.passes), **known)
         passes = choose_passes(measure, model, self.metrics, explainers, images, count, self.cfg.maps.save)
@@ -134,7 +134,7 @@ class Bench:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """How the maps are made and measured, for the manifest."""
+        """Facts for the manifest: passes, costs, unsupported and prepared methods."""
         made = {name: made.facts for name, made in self.explainers.items() if isinstance(made, Prepared)}
         counted = {name: vars(cost) for name, cost in (self.costs or {}).items()}
         known = {"passes": self.passes.facts, "unsupported": self.left_out, "cost": counted}
@@ -162,7 +162,7 @@ class Bench:
 def write(
     store: RunStore, number: int, frame: pd.DataFrame, shard: BatchResult, skipped: Sequence[tuple[str, str, str]] = ()
 ) -> None:
-    """Write one batch; without those pairs that could not be explained, and why."""
+    """Write one batch, less the pairs that could not be explained; `skipped` says why."""
     left = {pair[:2] for pair in skipped}
     pairs = [pair for pair in zip(frame["query_id"], frame["reference_id"], strict=True) if pair not in left]
     ids = {side: np.array([pair[i] for pair in pairs], dtype=str) for i, side in enumerate(SIDES)}

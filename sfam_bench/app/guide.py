@@ -1,4 +1,4 @@
-"""What a command says about itself: its docstring, the groups that it chooses from, the settings that people change.
+"""The help of a command: its docstring, its config groups, and its most used settings.
 
 Neither a command nor Hydra is imported for it.
 """
@@ -24,7 +24,7 @@ OVERVIEW = """usage: sfam-bench COMMAND [SETTING=VALUE ...]
 
 sfam-bench COMMAND --help explains a command; sfam-bench --version"""
 GROUPS = "Groups, chosen as GROUP=NAME, or as GROUP=[NAME,...] where several are possible:\n{}"
-CHANGED = "Settings that people change, and their defaults:\n{}"
+CHANGED = "Most used settings, and their defaults:\n{}"
 MORE = "The whole config: sfam-bench {} --cfg job. Groups of your own: --config-dir FOLDER."
 
 
@@ -34,7 +34,7 @@ def commands() -> dict[str, str]:
 
 
 def overview(known: Mapping[str, str]) -> str:
-    """All commands, a line each."""
+    """The list of all commands, one line each."""
     wide = max(map(len, known))
     purposes = {name: docstring(module).splitlines()[0].partition(";")[0] for name, module in known.items()}
     short = {name: textwrap.shorten(text, WIDTH - wide, placeholder=" ...") for name, text in purposes.items()}
@@ -42,7 +42,7 @@ def overview(known: Mapping[str, str]) -> str:
 
 
 def command_page(command: str, module: str) -> str:
-    """One command: purpose, examples, groups with their choices, and the settings that people change."""
+    """The help of one command: purpose, examples, groups with their choices, most used settings."""
     text, _, named = docstring(module).partition(SETTINGS)
     files = [*_files(module)]
     groups = [name for name in _groups(files) if module == "train" or name not in TRAINING]
@@ -69,7 +69,7 @@ def list_settings(settings: str) -> list[str]:
 
 
 def _files(config: str) -> Iterator[Path]:
-    """The file of a command and those that it is based on; none where it has no settings."""
+    """The config file of a command and those that it includes; empty if it has no settings."""
     file = conf_folder() / f"{config}.yaml"
     if file.is_file():
         yield file
@@ -100,7 +100,7 @@ def _choices(group: str) -> str:
 
 
 def _settings(files: list[Path]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Each setting in these files with its default and comment as they are written; of several, the last holds."""
+    """Each setting in these files, with its default and comment as written; later files override earlier ones."""
     for file in reversed(files):
         above: list[tuple[int, str]] = []
         for line in file.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""What evaluate and part_agreement are given, and what their run folders say of it."""
+"""The inputs of evaluate and part-agreement, and what their manifests record of them."""
 
 import pydoc
 import sys
@@ -27,9 +27,9 @@ MATTERS = ("dataset", "model", "target", "explainer", "split", "batch_size", "se
 
 @dataclass(frozen=True)
 class Inputs:
-    """Objects of the config; `explained` and `training` are ids of images, `protocol` is what Protocol.admit says.
+    """The objects of a config; `explained` and `training` are image ids, `protocol` the facts of Protocol.admit.
 
-    `tuned` says of each explainer that was tuned how.
+    `tuned` describes how each tuned explainer was tuned.
     """
 
     cfg: DictConfig
@@ -44,7 +44,7 @@ class Inputs:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Inputs":
-        """Build them; UserError where this model or these explainers may not be evaluated on these images."""
+        """Build them; UserError if the model or the explainers may not be evaluated on these images."""
         dataset, model = dataset_and_model(cfg)
         target, explainers = build(cfg.target), build(cfg.explainer)
         explained = image_ids(dataset, cfg.split)
@@ -58,7 +58,7 @@ class Inputs:
         return cls(cfg, dataset, model, target, variants, explained, training, protocol, tuned)
 
     def identity(self, *matters: str) -> dict[str, Any]:
-        """What a run must share with another to continue it; `matters` are further parts of its config."""
+        """The identity that a run must share with another to continue it; `matters` are further config keys."""
         settings = resolve(self.cfg)
         identity = {
             **{name: settings[name] for name in (*MATTERS, *matters)},
@@ -71,7 +71,7 @@ class Inputs:
         return {**identity, **prepare} if self.training else identity
 
     def facts(self, kind: str, **more: Any) -> dict[str, Any]:
-        """What a report reads in the manifest of such a run."""
+        """The facts that a report reads from the manifest."""
         dataset, model, explainers = self.dataset, self.model, self.explainers
         return {
             **{"kind": kind, "dataset": dataset.name, "model": model.name, "target": self.target.name},
@@ -86,7 +86,7 @@ class Inputs:
 
 
 def own_code(settings: Any) -> dict[str, str]:
-    """The digest of each source file outside of this package and of installed ones that the settings name."""
+    """The digest of each source file that the settings name, outside of this package and of site-packages."""
     if isinstance(settings, list):
         return {name: found for item in settings for name, found in own_code(item).items()}
     if not isinstance(settings, dict):

@@ -31,14 +31,14 @@ WORK = (sys.executable, "-m", "sfam_bench", "work")
 
 
 def launch(cfg: DictConfig, root: Path, plan: AnyPlan, worker: Open | None = None) -> None:
-    """Start what is not done; the launchers here and local return once nothing more can be done.
+    """Start the jobs that are not done; the launchers here and local return when no more can be done.
 
-    `worker` does jobs in this process in the place of the plan's own. UserError where another run is at work.
+    `worker` replaces the plan's own worker in this process. UserError if another run is active.
     """
     check_launcher(cfg.launcher)
     check_plan(cfg, root, plan)
     try:
-        with FileLock(root / "run.lock", timeout=1):  # two runs at once would do the same jobs
+        with FileLock(root / "run.lock", timeout=1):  # two concurrent runs would do the same jobs
             if isinstance(plan, Plan):
                 RunStore(root, plan.key, plan.passes).due(len(plan.batches))  # broken chunks are set aside
             else:
@@ -49,17 +49,17 @@ def launch(cfg: DictConfig, root: Path, plan: AnyPlan, worker: Open | None = Non
             print(f"{len(due)} of {len(plan.jobs)} {plan.word} to do", flush=True)
             LAUNCHERS[cfg.launcher](cfg, root, plan, due, worker)
     except Timeout as error:
-        raise UserError(f"another run is at work on {root}: see sfam-bench submit status run_dir={root}") from error
+        raise UserError(f"another run is active in {root}: see sfam-bench submit status run_dir={root}") from error
 
 
 def check_launcher(name: str) -> None:
-    """Raise UserError where there is no such launcher."""
+    """Raise UserError for an unknown launcher."""
     if name not in LAUNCHERS:
         raise UserError(f"launcher={name}: choose {', '.join(LAUNCHERS)}")
 
 
 def check_plan(cfg: DictConfig, root: Path, plan: AnyPlan) -> None:
-    """Raise UserError, before any process is started, where its code has changed or it names what is not admitted."""
+    """Raise UserError, before any process starts, if the code has changed or the plan names objects not admitted."""
     if isinstance(plan, Plan):
         plan.check(root)
     admit_config(plan.config, root / FILE, cfg.allow)
@@ -87,7 +87,7 @@ def run_here(cfg: DictConfig, root: Path, plan: AnyPlan, due: Sequence[str], wor
 
 
 def run_local(cfg: DictConfig, root: Path, plan: AnyPlan, due: Sequence[str], worker: Open | None) -> None:
-    """Do jobs in processes of this machine; those that workers of a killed driver do are waited for."""
+    """Do jobs in processes of this machine; wait for those that workers of a killed driver are doing."""
     earlier = {job.id: note["pid"] for job in plan.jobs for note in living_notes(root, job.id).values()}
     if earlier:
         pids = ", ".join(str(pid) for pid in sorted(set(earlier.values())))
@@ -125,7 +125,7 @@ def run_slurm(cfg: DictConfig, root: Path, plan: AnyPlan, due: Sequence[str], wo
     if not due:
         return
     before = read_submitted(root)
-    slurm.cancel(before[name] for name in due if name in before)  # what is held there would begin some day
+    slurm.cancel(before[name] for name in due if name in before)  # a held job might start later
     jobs = heads(plan, due)
     tasks = {job.id: Task(str(root), job.id, tuple(cfg.allow)) for job in jobs}
     known = slurm.queue({name: its for name, its in before.items() if name not in due})
@@ -144,7 +144,7 @@ LAUNCHERS: Mapping[str, Callable[[DictConfig, Path, AnyPlan, Sequence[str], Open
 
 
 def heads(plan: AnyPlan, due: Sequence[str]) -> list[Job]:
-    """The jobs to start so that all that are due are done: of a chain, the first."""
+    """The jobs to start so that all due ones are done: the first due job of each chain."""
     jobs, followed = [find_job(plan.jobs, name) for name in due], set[str]()
     for job in jobs:
         followed |= {each.id for each in plan.chain(job.id)[1:]}
@@ -152,18 +152,18 @@ def heads(plan: AnyPlan, due: Sequence[str]) -> list[Job]:
 
 
 def living_notes(root: Path, job: str) -> dict[str, dict[str, Any]]:
-    """The note about a job that a living process of this machine does, by the job's id; else nothing."""
+    """The running note of a job, by its id, if its process is alive on this machine; else empty."""
     return {name: note for name, note in read_notes(root, "running", job).items() if is_alive(note)}
 
 
 def exit_stopped(number: int) -> None:
-    """Exit as a process that a signal ended."""
-    print("stopped: what was done is kept; run again to continue", file=sys.stderr)
+    """Exit with the code of a process ended by a signal."""
+    print("stopped: finished work is kept; run again to continue", file=sys.stderr)
     sys.exit(128 + number)
 
 
 def detach(root: Path) -> None:
-    """Start this command again in the background, where it waits until all is done."""
+    """Start this command again in the background, with wait=true."""
     (root / "logs").mkdir(exist_ok=True)
     with (root / "logs" / "run.log").open("ab") as log:
         command = [sys.executable, "-m", "sfam_bench", "submit", *sys.argv[1:], "wait=true"]
@@ -173,7 +173,7 @@ def detach(root: Path) -> None:
 
 
 def describe_launch(cfg: DictConfig, root: Path, plan: AnyPlan) -> str:
-    """What would be started, and is not."""
+    """The commands or the batch script that would be started (dry run)."""
     check_launcher(cfg.launcher)
     check_plan(cfg, root, plan)
     due = read_status(root, plan, cfg.gone).of_state(*DUE)
@@ -190,21 +190,21 @@ def build_commands(root: Path, names: Sequence[str], allow: Sequence[str]) -> di
 
 
 def count_workers(cfg: DictConfig) -> int:
-    """Processes on this machine: as many as the settings say, or as fit."""
+    """The number of local worker processes: `workers`, or as many as fit."""
     return cfg.workers or max(1, len(os.sched_getaffinity(0)) // build(cfg.cluster).cpus)
 
 
 def finish(cfg: DictConfig, root: Path, plan: AnyPlan) -> Status:
-    """Wait until nothing is at work; UserError where jobs are not done."""
+    """Wait until no job is active; UserError if jobs are not done."""
     now = wait(root, plan, cfg.gone)
     if not now.complete:
         print(now.troubles, file=sys.stderr)
-        raise UserError(f"{now.line}; what is not done is continued by sfam-bench submit run run_dir={root}")
+        raise UserError(f"{now.line}; continue with sfam-bench submit run run_dir={root}")
     return now
 
 
 def cancel(root: Path, plan: AnyPlan) -> Status:
-    """Stop what is at work or queued, and wait a while until it has ended; what is done is kept."""
+    """Stop running and queued jobs and wait, up to a limit, for their end; finished work is kept."""
     slurm.cancel({its.split("_")[0] for its in read_submitted(root).values()})
     # the driver first, which would begin its processes again
     for note in [*read_notes(root, "launches").values(), *read_notes(root, "running").values()]:

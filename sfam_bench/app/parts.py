@@ -35,7 +35,7 @@ NOT_ONE = "none of the explainers fits this model and target: choose others"
 
 
 def use_allotted_threads() -> None:
-    """Take as many threads as SLURM gave, which may let a job see all cores of its node."""
+    """Use as many threads as SLURM allotted; a job may see all cores of its node."""
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
         torch.set_num_threads(int(cpus))
 
@@ -53,7 +53,7 @@ def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
         model.origin = {"source": str(weights), "chosen": "unknown"}
     try:
         return dataset, model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, or not there
+    except (RuntimeError, AssertionError) as error:  # unknown or absent device
         raise UserError(f"device={device} cannot be used here; leave it null, or choose cpu or cuda") from error
 
 
@@ -70,7 +70,7 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
 def check_protocol(
     cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str]
 ) -> dict[str, Any]:
-    """How the model stands to the protocol on these images; UserError where it may not be evaluated on them."""
+    """Protocol facts of the model on these images; UserError if it may not be evaluated on them."""
     classes = Evaluated.of(dataset.name, split_hash(dataset.index), dataset.index, evaluated)
     name = cfg.model.get("checkpoint") or cfg.model.get("path") or model.name
     protocol = build(cfg.protocol) or Protocol()  # protocol=null allows nothing either
@@ -79,25 +79,25 @@ def check_protocol(
 
 
 def open_run(root: Path, identity: Config, resume: Resume) -> RunStore:
-    """The run folder, which may not be there yet; one that is must be this run's, to be continued."""
+    """Open a run folder, new or to be continued; UserError if it belongs to another run."""
     refuse_results(root, resume)
     return RunStore.create(root, identity, {}, resume) if (root / "manifest.json").is_file() else RunStore(root)
 
 
 def restore_passes(cfg: DictConfig, model: SimilarityModel, known: Mapping[str, Any]) -> None:
-    """Compute as the run that is continued began, in as many threads; `known` are the passes in its manifest.
+    """Restore the passes and the thread count of a continued run; `known` are the passes in its manifest.
 
-    UserError where it was begun on another device, or in another mode than is asked for.
+    UserError if it was started on another device, or in another mode than requested.
     """
     if known.get("device", model.device.type) != model.device.type:
         raise UserError(
-            f"{cfg.run_dir} was begun on {known['device']}, and this is {model.device.type}: continue it with "
+            f"{cfg.run_dir} was started on {known['device']}, and this is {model.device.type}: continue it with "
             f"device={known['device']}, or choose another run_dir"
         )
     given = {"passes.mode": None if cfg.passes.mode == "auto" else cfg.passes.mode, "passes.batch": cfg.passes.batch}
     was = {f"passes.{name}": value for name, value in known.items() if given.get(f"passes.{name}") is not None}
     if given["passes.mode"] in known.get("refused", {}):
-        del was["passes.mode"]  # it was asked for, and eager came in its place
+        del was["passes.mode"]  # it was requested, and eager replaced it
     if changed := differences(was, {name: given[name] for name in was}):
         raise UserError(f"run folder {cfg.run_dir} has another config ({changed}): restore it, or change run_dir")
     if "threads" in known:
@@ -127,7 +127,7 @@ def prepare_explainers(
     explainers: Mapping[str, Explainer],
     training: Sequence[str],
 ) -> Mapping[str, Explainer]:
-    """The explainers, those that need training images prepared with them, anew or out of the cache."""
+    """The explainers; those that need training images are prepared with them, or read from the cache."""
     if not training:
         return explainers
     made = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("dataset", "model")}
@@ -140,15 +140,15 @@ def prepare_explainers(
 def select_supported(
     unsupported: str, model: SimilarityModel, target: Target, explainers: Mapping[str, Explainer], pair: PairBatch
 ) -> tuple[Mapping[str, Explainer], dict[str, Cost], dict[str, str]]:
-    """The explainers that fit model and target, tried on one pair, their costs, and why the others do not.
+    """Try each explainer on one pair: those that support model and target, their costs, and why the others do not.
 
-    With unsupported=refuse all of them must.
+    UserError if one does not and unsupported=refuse.
     """
     costs, why = try_explainers(explainers, model, target, pair)
     for name, reason in why.items():
         if unsupported == "refuse":
-            raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
-        print(f"left out: {name}: {reason}")
+            raise UserError(f"{name}: {reason} (unsupported=skip continues with the others)")
+        print(f"unsupported: {name}: {reason}")
     if len(why) == len(explainers):
         raise UserError(NOT_ONE)
     return {name: made for name, made in explainers.items() if name not in why}, costs, why
@@ -163,7 +163,7 @@ def choose_passes(
     pairs: int,
     keep_maps: bool,
 ) -> Passes:
-    """The way forward passes are taken, measured on some queries for a run of so many pairs, and said."""
+    """Choose the mode of forward passes by calibration on some queries, for a run of `pairs` pairs, and print it."""
     images = images.to(model.device)
     own = own_passes(explainers.values(), model.encode(images[:1]), keep_maps)
     work = count_passes(metrics.values(), len(explainers), pairs, images[0, 0].numel(), own)
@@ -185,7 +185,7 @@ def write_images(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) ->
 
 
 def describe_passes(passes: Passes) -> str:
-    """How forward passes are taken, in one line."""
+    """The mode of forward passes in one line."""
     facts = passes.facts
     mode, rates = facts["mode"], facts["images_per_second"]
     others = ", ".join(f"{name} {found}" for name, found in rates.items() if name != mode)
@@ -196,8 +196,8 @@ def describe_passes(passes: Passes) -> str:
 
 
 def group_by_need(silent: Iterable[str], metrics: Mapping[str, Metric]) -> dict[str, list[str]]:
-    """The metrics that left no record, by what they need."""
+    """The metrics without records, by the data that they need."""
     found: dict[str, list[str]] = {}
     for name in silent:
-        found.setdefault(", ".join(list_needs(metrics[name])) or "a method that can be asked again", []).append(name)
+        found.setdefault(", ".join(list_needs(metrics[name])) or "a method for changed inputs", []).append(name)
     return found

@@ -1,4 +1,4 @@
-"""Paths in settings: ~ at their beginning is the home folder, wherever they are given."""
+"""Paths in settings: a leading ~ is the home folder, however the setting is given."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ OF_HYDRA = re.compile(r"""\A(hydra\.[\w.]+=)(["']?)(~.*)\2\Z""", re.DOTALL)
 
 
 def expand_paths(cfg: DictConfig | ListConfig) -> None:
-    """Expand every text of a config that begins with ~, in place."""
+    """Expand every string of a config that begins with ~, in place."""
     for key in range(len(cfg)) if isinstance(cfg, ListConfig) else [*cfg]:
         if OmegaConf.is_interpolation(cfg, key) or OmegaConf.is_missing(cfg, key):
             continue
@@ -26,12 +26,12 @@ def expand_paths(cfg: DictConfig | ListConfig) -> None:
 
 
 def expand_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, ~ expanded in settings of Hydra, which makes its folders before a script begins."""
+    """Expand ~ in Hydra's own settings: Hydra makes its folders before the command starts."""
     return [OF_HYDRA.sub(lambda found: f"{found[1]}{write_value(expand_home(found[3]))}", text) for text in arguments]
 
 
 def expand_home(path: str) -> str:
-    """A path with ~ expanded; UserError for a user that this machine does not know."""
+    """A path with ~ expanded; UserError for an unknown user."""
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:

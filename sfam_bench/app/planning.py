@@ -34,7 +34,7 @@ WORKERS = (1, 8, 64)
 
 
 def plan(cfg: DictConfig) -> None:
-    """Write plan.json and what tasks need beside it; a plan that is there already is kept where it is the same."""
+    """Write plan.json and the files that tasks need; an existing plan of the same config is kept."""
     root = Path(cfg.run_dir)
     check_writable(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -42,15 +42,15 @@ def plan(cfg: DictConfig) -> None:
         with FileLock(root / LOCK, timeout=1):
             freeze_plan(cfg, root)
     except Timeout as error:
-        raise UserError(f"another plan is at work on {root}: wait for it, or choose another run_dir") from error
+        raise UserError(f"another plan is being made in {root}: wait for it, or choose another run_dir") from error
     except UserError:
-        if [path.name for path in root.iterdir()] == [LOCK]:  # nothing was begun
+        if [path.name for path in root.iterdir()] == [LOCK]:  # nothing else was written
             shutil.rmtree(root, ignore_errors=True)
         raise
 
 
 def freeze_plan(cfg: DictConfig, root: Path) -> None:
-    """The same, in a folder that no other process plans in."""
+    """Write the plan; the caller holds the lock of the folder."""
     torch.set_num_threads(max(1, min(cfg.cluster.cpus, len(os.sched_getaffinity(0)))))  # what a job has, at most
     evaluation = Evaluation.of(cfg)
     identity = config_hash(evaluation.identity)
@@ -60,12 +60,12 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
         if known.facts["identity"] != identity:
             was = yaml.safe_load((root / CONFIG).read_text())
             changed = differences(was, evaluation.identity)
-            raise UserError(f"{root} holds the plan of another config ({changed}): choose another run_dir")
-        print(f"planned already: {describe_plan(known)}")
+            raise UserError(f"{root} has the plan of another config ({changed}): choose another run_dir")
+        print(f"already planned: {describe_plan(known)}")
         return
     resume = is_resumable(root, identity)
     refuse_results(root, resume)
-    if (root / "manifest.json").is_file():  # early where it is continued; a new folder when all else is there
+    if (root / "manifest.json").is_file():  # early if continued; a new folder is made last
         RunStore.create(root, evaluation.identity, evaluation.facts, resume)
     check_inputs(evaluation)
     gallery = evaluation.embed_images()
@@ -83,7 +83,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
     evaluation.pictures(store, pairs)
     taken = passes_per_pair(evaluation, bench, frames[0])
     rate, size = (cfg.images_per_second or 0) / max(taken, 1), 0.0
-    if not rate:  # the first batch is done with that, unless workers are said to be faster than this machine
+    if not rate:  # also computes the first batch; skipped if images_per_second is given
         start = time.perf_counter()
         batch = pairing.load_batch(evaluation.inputs.dataset, frames[0])
         write(store, 0, frames[0], next(bench.explain([batch], evaluation.catalogue(gallery))))
@@ -112,7 +112,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
         frozen={name: digest(root / name) for name in (GALLERY, PAIRS, CONFIG)},
         facts=facts,
     )
-    store.write_manifest({**read_manifest(root), "shards": len(frames)})  # so that a report of a part says of how many
+    store.write_manifest({**read_manifest(root), "shards": len(frames)})  # for reports of an unfinished run
     made.write(root)
     print(f"planned: {describe_plan(made)}")
     if packages := list_packages(made.config):
@@ -120,7 +120,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
 
 
 def is_resumable(root: Path, identity: str) -> bool:
-    """Whether a folder holds what a plan left that was stopped: a manifest, or less than that of this config."""
+    """Whether a folder has a stopped plan of this config: its manifest, or files written before it."""
     if (root / "manifest.json").is_file():
         return True
     found = {path.name for path in root.iterdir() if not path.name.startswith(".")}
@@ -129,7 +129,7 @@ def is_resumable(root: Path, identity: str) -> bool:
 
 
 def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -> float:
-    """How many forward passes a pair takes at most, all methods and metrics together."""
+    """The maximal number of forward passes per pair, over all methods and metrics."""
     model, cfg = evaluation.inputs.model, evaluation.cfg
     query = pairing.load_batch(evaluation.inputs.dataset, frame[:1]).query.to(model.device)
     own = own_passes(bench.explainers.values(), model.encode(query), cfg.maps.save)
@@ -137,7 +137,7 @@ def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -
 
 
 def describe_plan(plan: Plan) -> str:
-    """Shards, hours and gigabytes of a plan."""
+    """Shards, hours and gigabytes of a plan, in one line."""
     longest = max(plan.pairs_of(shard) for shard in plan.shards)
     batch = max(plan.batches) / plan.rate
     counts = [n for n in WORKERS if n == 1 or n <= len(plan.shards)]
@@ -154,7 +154,7 @@ def describe_plan(plan: Plan) -> str:
 
 
 def compute_makespan(plan: Plan, workers: int) -> float:
-    """Seconds until the last of so many workers is done, each taking the next shard when it is free."""
+    """Seconds until all workers are done, each taking the next shard when free."""
     free = [0.0] * workers
     for shard in plan.shards:
         at = free.index(min(free))

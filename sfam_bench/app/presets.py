@@ -1,4 +1,4 @@
-"""The trainings that conf/ describes ready-made, read without Hydra, so that an installed package can list them."""
+"""The training presets of conf/, read without Hydra."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ BACKBONES = {  # channels, and the licence of the weights; of ImageNet itself th
 
 @dataclass(frozen=True)
 class Preset:
-    """One training, by the name that experiment=train/NAME takes, and what was published of one like it.
+    """One training preset, by its name in experiment=train/NAME, with the published figure of a similar training.
 
     setting: where the published one differs.
     licence: of the weights from which it starts.
@@ -37,7 +37,7 @@ class Preset:
 
 
 def read_presets(conf: Path | None = None) -> list[Preset]:
-    """All of them, in the order of their names."""
+    """All presets, sorted by name."""
     root = conf or conf_folder()
     files = sorted((root / "experiment" / "train").glob("*.yaml"))
     if not files:
@@ -47,7 +47,7 @@ def read_presets(conf: Path | None = None) -> list[Preset]:
 
 
 def read_published(conf: Path | None = None) -> dict[str, dict[str, Any]]:
-    """What papers report of trainings like the presets, by the name of the preset: recall_at_1, source, mark, setting.
+    """Published figures by preset name: recall_at_1, source, mark, setting.
 
     `mark` is verified or recalled; `setting` says where the published training differs. UserError where the table of
     conf/ cannot be read.
@@ -71,14 +71,14 @@ def _preset(file: Path, conf: Path, reported: Mapping[str, Any]) -> Preset:
         dims = (head | body.get("head", {})).get("dims", channels)
         named = {name: chosen[name] for name in ("dataset", "loss")}
     except KeyError as error:
-        raise UserError(f"{file}: {error} is not known: a preset says data set, model, loss") from error
+        raise UserError(f"{file}: {error} is unknown: a preset names data set, model, loss") from error
     texts = {name: reported.get(name, "") for name in ("source", "mark", "setting")}
     figure = reported.get("recall_at_1")
     return Preset(file.stem, **named, backbone=chosen["model"], dims=dims, recall_at_1=figure, **texts, licence=licence)
 
 
 def format_table(listed: Sequence[Preset]) -> str:
-    """Aligned columns for a terminal; the setting, which is long, is left to --json."""
+    """The presets in aligned columns; the long published setting is only in --json."""
     heads = [field.name for field in fields(Preset) if field.name != "setting"]
     cells = [[_cell(getattr(preset, head)) for head in heads] for preset in listed]
     lines = [[head.replace("_at_", "@") for head in heads], *cells]

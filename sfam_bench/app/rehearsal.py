@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, tried before anything is embedded."""
+"""Checks of an evaluation's settings before any image is embedded."""
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from sfam_bench.explainers.shared.prepare import Preparable
 
 
 def check_inputs(evaluation: Evaluation) -> None:
-    """Raise UserError where kinds of pairs, target, metrics or explainers do not fit the data set and the model.
+    """Raise UserError if pair kinds, target, metrics or explainers do not fit the data set and the model.
 
     Explainers that take passes of their own, need training images or read files are left to the first pair.
     """
@@ -40,7 +40,7 @@ def check_inputs(evaluation: Evaluation) -> None:
     _, why = try_explainers(light, inputs.model, inputs.target, pair)
     for name, reason in why.items():
         if evaluation.cfg.unsupported == "refuse":
-            raise UserError(f"{name}: {reason} (unsupported=skip goes on with the others)")
+            raise UserError(f"{name}: {reason} (unsupported=skip continues with the others)")
     if len(why) == len(inputs.explainers):
         raise UserError(NOT_ONE)
 

@@ -26,7 +26,7 @@ OPEN |= {f"hydra.{name}" for name in ("hydra_logging", "job_logging", "runtime",
 
 
 def check_keys(cfg: DictConfig) -> None:
-    """Raise UserError where a config holds a setting that its script does not have, wherever it comes from."""
+    """Raise UserError for a setting that the command does not have, from any source."""
     hydras = HydraConfig.get()
     task = [*OmegaConf.to_container(hydras.overrides.task, resolve=False)]  # type: ignore[misc]
     given = {text.lstrip("+~").split("=")[0] for text in task}
@@ -39,21 +39,21 @@ def check_keys(cfg: DictConfig) -> None:
     own = OmegaConf.to_container(OmegaConf.structured(HydraConf), resolve=False)
     schema = {**_dictionaries(str(hydras.job.config_name)), **schema, "hydra": {"env": {}, "output": {}, **own}}  # type: ignore[dict-item]
     for path, names in _unknown(found, schema, ""):
-        if path in _top_settings() and path not in given:  # an experiment, or local.yaml, serves every script
+        if path in _top_settings() and path not in given:  # experiments may hold settings of other commands
             continue
         where, _, name = path.rpartition(".")
         raise UserError(_describe(where, name, names, _nested_setting(path, found)))
 
 
 def suggestion(config_name: str, key: str) -> str:
-    """What a setting that is not there may have meant, or where all are listed."""
+    """The closest settings to an unknown one, or how to list all."""
     known = [*_paths(_compose(config_name, ()), "")]
     near = get_close_matches(key, known, 3, 0.7) or [path for path in known if path.rpartition(".")[2] == key][:3]
     return "check its name" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def _nested_setting(path: str, config: Mapping[str, Any]) -> str:
-    """The setting that was meant, which lies below the name that is unknown where this holds one alone."""
+    """The unknown setting in full: if the unknown name holds a single setting, that one."""
     value: Any = config
     for name in path.split("."):
         value = value[name]
@@ -75,7 +75,7 @@ def _describe(where: str, name: str, names: Sequence[str], written: str) -> str:
 
 @functools.cache
 def _compose(config_name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """A script's config with these groups; conf/hydra/empty/ stands before conf/, whose local.yaml is empty."""
+    """A command's config with these groups; conf/hydra/empty/, searched first, replaces the user's local.yaml."""
     path = ConfigSearchPathImpl()
     for provider, place in (("schema", f"file://{CONF / 'hydra' / 'empty'}"), ("main", f"file://{CONF}")):
         path.append(provider, place)
@@ -86,14 +86,14 @@ def _compose(config_name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _dictionaries(config_name: str) -> dict[str, Any]:
-    """Those of NAMED that a script chooses from, where it has none of their entries by default."""
+    """The groups of NAMED in a command's config that are empty by default."""
     entries = yaml.safe_load((CONF / f"{config_name}.yaml").read_text()).get("defaults", [])
     return {group: {} for entry in entries if isinstance(entry, dict) for group in entry if group in NAMED}
 
 
 @functools.cache
 def _top_settings() -> frozenset[str]:
-    """The settings at the top of any script's file."""
+    """The top-level settings of all commands."""
     files = (yaml.safe_load(path.read_text()) or {} for path in CONF.glob("*.yaml") if path.stem != "local")
     return frozenset(key for file in files for key in file if key not in ("defaults", "hydra"))
 
@@ -106,7 +106,7 @@ def _paths(node: Any, where: str) -> Iterator[str]:
 
 
 def _unknown(node: Any, schema: Any, where: str) -> Iterator[tuple[str, list[str]]]:
-    """Each setting that is neither in the schema nor a field of its target, and the names that there are."""
+    """Each setting that is neither in the schema nor a field of its target, with the known names."""
     if where in OPEN or not isinstance(node, Mapping):
         if isinstance(node, list):
             for item in node:

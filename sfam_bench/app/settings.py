@@ -51,17 +51,17 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
     },
 }
 STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-TOWER = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
-PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+TOWER = BeartypeConf(is_pep484_tower=True)  # an integer is accepted as a float
+PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list"}
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """A config in plain types, every reference resolved."""
+    """A config in plain types, interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)  # type: ignore[return-value]
 
 
 def build(config: Any, **fields: Any) -> Any:
-    """Instantiate one node; plain dicts and lists inside, so that frozen dataclasses stay what they are."""
+    """Instantiate one node; dicts and lists inside are plain, so that frozen dataclasses stay hashable."""
     if isinstance(config, DictConfig | ListConfig):
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
         check_fields(plain, config._get_full_key(None), fields)
@@ -69,7 +69,7 @@ def build(config: Any, **fields: Any) -> Any:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raise UserError where a setting of the scripts has the wrong type (resume=maybe would count as true)."""
+    """Raise UserError for a setting of the wrong type (resume=maybe would count as true)."""
     for name, hint in OWN.items():
         value = OmegaConf.select(cfg, name, default="???")
         if value == "???":
@@ -80,7 +80,7 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
-    """Raise UserError where a `_target_` has no such field, or a field's plain value is not of its type."""
+    """Raise UserError if a `_target_` has no such field, or a field's plain value is not of its type."""
     if isinstance(node, list):
         for item in node:
             check_fields(item, where)
@@ -104,13 +104,13 @@ def check_fields(node: Any, where: str, given: Container[str] = ()) -> None:
 
 
 def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
-    """What a target takes; nothing where Python cannot tell, or where there is none, which Hydra says."""
+    """The signature of a target; None if it has none, or cannot be imported, which Hydra reports."""
     try:
         found: Any = pydoc.locate(target)
         own = dict(inspect.signature(found, eval_str=True).parameters)
         if not isinstance(found, type) or all(field.kind is not field.VAR_KEYWORD for field in own.values()):
             return own
-        for base_ in found.__mro__[1:-1]:  # what a class does not know itself goes to one of its bases
+        for base_ in found.__mro__[1:-1]:  # **kwargs go to a base class
             own = {**inspect.signature(base_).parameters, **own}
         return {name: field for name, field in own.items() if name != "self" and field.kind not in STARRED}
     except Exception:  # the import of a target may raise anything
@@ -118,17 +118,17 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
 
 
 def is_of_type(value: Any, hint: Any) -> bool:
-    """Whether a plain value out of YAML is of the type `hint`; a mapping becomes an object, which `build` makes."""
+    """Whether a plain YAML value is of the type `hint`; a mapping stands for an object, which `build` makes."""
     if hint is inspect.Parameter.empty or (isinstance(value, dict) and ("_target_" in value or not plain_type(hint))):
         return True
-    if isinstance(value, bool) and not is_bearable("text", hint):  # Python takes true for a whole number
+    if isinstance(value, bool) and not is_bearable("text", hint):  # bool is a subclass of int
         return bool in (hint, *get_args(hint)) or hint in (Any, object)
     typed = is_bearable(value, hint, conf=TOWER) or (isinstance(value, list) and is_bearable(tuple(value), hint))
     return typed and is_within(value, hint)
 
 
 def plain_type(hint: Any) -> bool:
-    """Whether a type is made of numbers, strings, choices and lists of these alone, so that no mapping can be one."""
+    """Whether a type consists of numbers, strings, choices and lists of these, so that no mapping fits it."""
     parts = get_args(hint)
     if get_origin(hint) is Literal:
         return True
@@ -140,14 +140,14 @@ def plain_type(hint: Any) -> bool:
 
 
 def show_value(value: Any) -> str:
-    """A plain value as YAML would show it."""
+    """A plain value in YAML."""
     return "null" if value is None else repr(value)
 
 
 def describe_type(hint: Any) -> str:
-    """A type as a reader of YAML would name it, with the range of its numbers."""
+    """A type in the words of a YAML user, with the range of its numbers."""
     if get_origin(hint) is Annotated:
-        return f"{'a whole number' if get_args(hint)[0] is int else 'a number'} {range_of(hint)}"
+        return f"{'an integer' if get_args(hint)[0] is int else 'a number'} {range_of(hint)}"
     if get_origin(hint) in (Union, UnionType) and any(get_origin(part) is Annotated for part in get_args(hint)):
         parts = sorted(get_args(hint), key=lambda part: get_origin(part) is not Literal)
         return " or ".join("null" if part is type(None) else describe_type(part) for part in parts)

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class IncompleteError(UserError):
-    """A shard that came to its end without some of its pairs; `facts` are for its note."""
+    """A shard that finished without some of its pairs; `facts` are for its note."""
 
     def __init__(self, message: str, facts: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -46,14 +46,14 @@ class IncompleteError(UserError):
 
 @contextmanager
 def shard_worker(root: Path, plan: Plan, job: Job, allow: Sequence[str]) -> Iterator[Perform]:
-    """What computes the shard of a job."""
+    """A worker for shards."""
     worker = Worker.of(root, plan, plan.by_id[job.id], allow)
     yield lambda _, stop_at: worker.run(stop_at)
 
 
 @dataclass
 class Worker:
-    """One process at work on one shard."""
+    """One process that computes one shard."""
 
     root: Path
     plan: Plan
@@ -66,7 +66,7 @@ class Worker:
 
     @classmethod
     def of(cls, root: Path, plan: Plan, shard: Shard, allow: Sequence[str] = ()) -> "Worker":
-        """Build what the plan says, and make sure that it is still the same."""
+        """Build the evaluation of the plan, and check that it is unchanged."""
         plan.check(root)
         cfg = admit_config(plan.config, root / FILE, allow)
         torch.set_num_threads(plan.passes["threads"])  # which may change the last bits
@@ -88,7 +88,7 @@ class Worker:
         return cls(root, plan, shard, RunStore(root, plan.key, plan.passes), frames, bench, catalogue)
 
     def run(self, stop_at: Sequence[signal.Signals]) -> dict[str, Any]:
-        """Compute and write each batch that is missing; the number of pairs, and the seconds that each method spent.
+        """Compute and write each missing batch; the number of pairs, and the seconds of each method.
 
         Interrupted, between two batches, at a signal; IncompleteError where pairs could not be explained.
         """
@@ -111,7 +111,7 @@ class Worker:
         return facts
 
     def explained(self, due: Sequence[int]) -> Iterator[tuple[int, BatchResult, list[Skipped]]]:
-        """Each batch, explained; where it cannot be as a whole, pair by pair, without those that cannot."""
+        """Explain each batch; if a batch fails, explain it pair by pair and leave out those that fail."""
         for number, batch in zip(due, prefetch(self.loaded, [self.frames[number] for number in due]), strict=True):
             try:
                 if isinstance(batch, Exception):
@@ -123,7 +123,7 @@ class Worker:
             yield number, *whole
 
     def loaded(self, frame: pd.DataFrame) -> PairBatch | Exception:
-        """A batch, or why it cannot be read."""
+        """A batch, or the error on reading it."""
         try:
             return load_batch(self.bench.evaluation.inputs.dataset, frame)
         except Exception as error:
@@ -134,7 +134,7 @@ class Worker:
         return next(self.bench.explain([batch], self.catalogue))
 
     def pair_by_pair(self, frame: pd.DataFrame) -> tuple[BatchResult, list[Skipped]]:
-        """The pairs of a batch that can be explained, and why the others cannot."""
+        """The results of the pairs that can be explained, and why the others cannot."""
         good, left = BatchResult([]), list[Skipped]()
         for at, (query, reference) in enumerate(zip(frame["query_id"], frame["reference_id"], strict=True)):
             try:

@@ -1,4 +1,4 @@
-"""Configs out of files that somebody else may have written: nothing but what is admitted is built from them."""
+"""Configs from files of unknown origin: only admitted classes are built from them."""
 
 import inspect
 import re
@@ -14,15 +14,15 @@ from sfam_bench.core.conf import conf_folder
 from sfam_bench.core.errors import UserError
 
 CONF = conf_folder()
-ELSEWHERE = ("hydra", "download")  # groups of conf/ that no stored config holds
-# whose classes, which hold settings alone, may be named without being in conf/
+ELSEWHERE = ("hydra", "download")  # groups of conf/ that stored configs never contain
+# whose classes only hold settings, and are admitted without an entry in conf/
 METHODS = ("sfam_bench.explainers.", "sfam_bench.metrics.", "sfam_bench.core.baselines", "sfam_bench.models.poolings")
 HYDRAS = ("_target_", "_partial_", "_recursive_", "_convert_")
 DEEPEST = 50
 
 
 def admit_config(config: Mapping[str, Any], path: Path, allow: Sequence[str] = ()) -> DictConfig:
-    """A config that was read from `path`, as OmegaConf.
+    """A config read from `path`, as OmegaConf.
 
     UserError, before anything is imported or called, where it names an object that is neither in conf/ nor of a package
     in `allow`, or holds an interpolation: stored configs are resolved.
@@ -38,13 +38,13 @@ def admit_config(config: Mapping[str, Any], path: Path, allow: Sequence[str] = (
                 f"run any code; if you trust it and {package}, pass allow=[{package}]"
             )
         if isinstance(value, str) and "${" in value:
-            raise UserError(f"{here} holds an interpolation ({value[:60]!r}), which stored configs never do: not built")
+            raise UserError(f"{here} has an interpolation ({value[:60]!r}), which stored configs never have: not built")
     made: DictConfig = OmegaConf.create(dict(config))
     return made
 
 
 def list_packages(config: Mapping[str, Any]) -> list[str]:
-    """The packages that `allow` must name to build a config."""
+    """The packages that `allow` must list to build a config."""
     targets = [value for _, key, value in _entries(config) if key == "_target_"]
     return sorted({str(target).split(".")[0] for target in targets if not _is_admitted(target, ())})
 
@@ -72,7 +72,7 @@ def _is_admitted(target: Any, allow: Sequence[str]) -> bool:
 
 @cache
 def _list_conf_targets() -> frozenset[str]:
-    """What the files of conf/ name."""
+    """The targets in the files of conf/."""
     files = [path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] not in ELSEWHERE]
     return frozenset(name for path in files for name in re.findall(r"_target_:\s*([\w.]+)", path.read_text()))
 

@@ -22,12 +22,12 @@ STAGES = ("train", "evaluate")
 OURS = ("run_dir", "model.name")  # the sweep sets them itself, and resume=true where it is not "anyway"
 PLAIN = re.compile(
     r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_/][A-Za-z0-9_./+-]*"
-)  # texts that Hydra takes as they are
+)  # strings that need no quotes in Hydra
 LONGEST = 64  # characters of a name before its hash
 
 
 def cell_name(overrides: Sequence[str], axes: Sequence[str] | None = None) -> str:
-    """A readable word for each of the axes (of all overrides) and a hash of all that matters, in whatever order.
+    """A readable name: a word for each axis or override, and a hash of the overrides that affect results, in any order.
 
     What a job asks of the cluster is left out.
     """
@@ -37,7 +37,7 @@ def cell_name(overrides: Sequence[str], axes: Sequence[str] | None = None) -> st
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """The value of each override by its key; of two with one key the later counts, as for Hydra."""
+    """The value of each override by its key; the last one of a key counts, as in Hydra."""
     try:
         found = OverridesParser.create().parse_overrides(list(overrides))
     except OverrideParseException as error:
@@ -46,19 +46,19 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def changes_results(key: str) -> bool:
-    """Whether an override changes what a job computes."""
+    """Whether an override affects results."""
     return not key.startswith("cluster.") and key != "resume"
 
 
 def format_word(key: str, value: Any) -> str:
-    """A value that speaks for itself, else behind the last part of its key; letters, digits, dots and dashes alone."""
+    """A value in a file name, after the last part of its key unless it is clear alone; no other than [A-Za-z0-9._-]."""
     text = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     alone = isinstance(value, list) or (isinstance(value, str) and text[:1].isalpha())
     return re.sub(r"[^A-Za-z0-9._]+", "-", text if alone else re.split(r"[./]", key)[-1] + text).strip("-.")
 
 
 def write_value(value: Any) -> str:
-    """A value out of YAML as Hydra reads it on the command line."""
+    """A YAML value in Hydra's command-line syntax."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {write_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -82,7 +82,7 @@ class Sweep:
 
     @classmethod
     def of(cls, name: str, config: Mapping[str, Any], out: Path, more: Sequence[str] = ()) -> "Sweep":
-        """Out of the YAML of conf/sweep/NAME.yaml; UserError where it is no sweep."""
+        """Read conf/sweep/NAME.yaml; UserError if it is not a sweep."""
         if left_over := sorted(set(config) - set(KEYS)):
             raise UserError(f"sweep {name} has no key '{left_over[0]}': it has {', '.join(KEYS)}")
         fixed = read_mapping(name, "fixed", config.get("fixed"))
@@ -105,18 +105,18 @@ class Sweep:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Which scripts it runs."""
+        """The commands that it runs."""
         return STAGES if self.train is not None else STAGES[1:]
 
     @property
     def packages(self) -> list[str]:
-        """The packages of the user's own whose objects it names; given on the command line, they are admitted."""
+        """Packages outside sfam_bench whose objects the command line names; these are admitted."""
         return sorted(
             {name for job in self.jobs(STAGES[1]) for name in list_packages(parse_overrides(job.command[1:]))}
         )
 
     def axes(self, stage: str) -> dict[str, list[Any]]:
-        """What varies in a stage; an evaluation varies what its training did, too."""
+        """The axes of a stage; an evaluation also has the axes of its training."""
         return (self.train or {}) if stage == STAGES[0] else {**(self.train or {}), **self.evaluate}
 
     def jobs(self, stage: str) -> list[Job]:
@@ -143,7 +143,7 @@ class Sweep:
 
 
 def read_mapping(name: str, key: str, value: Any) -> dict[str, Any]:
-    """A part of a sweep, or nothing where it is left out."""
+    """A part of a sweep; empty where it is absent."""
     if value is not None and not isinstance(value, Mapping):
         raise UserError(f"sweep {name}: {key} is {value!r}: expected setting: value lines")
     return dict(value or {})

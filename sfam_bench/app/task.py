@@ -25,7 +25,7 @@ class Task:
             signal.raise_signal(stopped)
 
     def checkpoint(self) -> Any:
-        """What is begun when it is queued again: the same, since what was done is kept."""
+        """The task to requeue: the same one, since finished work is kept."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -36,7 +36,7 @@ NO_MATTER = ("workers", "checkpoint_steps")  # of the recipe: they change no wei
 
 @dataclass(frozen=True)
 class Roles:
-    """Which images train, which choose the epoch, and which are only measured."""
+    """The images for training, for the choice of the epoch, and for measuring alone."""
 
     train: list[str]
     validation: list[str]
@@ -44,7 +44,7 @@ class Roles:
 
     @classmethod
     def of(cls, dataset: Dataset, validation: Validation | None) -> "Roles":
-        """Those of a data set; validation takes classes from the training half."""
+        """The roles of a data set's images; validation takes classes from the training split."""
         train, test = image_ids(dataset, "train"), image_ids(dataset, "test")
         held = validation.held_out(read_labels(dataset, train).tolist()) if validation else [False] * len(train)
         kept, out = ([image for image, is_out in zip(train, held, strict=True) if is_out == side] for side in (0, 1))
@@ -52,7 +52,7 @@ class Roles:
 
 
 def check_loss(settings: Any, name: str) -> None:
-    """Raise UserError where a number of a loss or a miner, whose classes check nothing, is out of its range."""
+    """Raise UserError if a number of a loss or a miner is out of its range: their classes do not check."""
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             check_loss(value, f"{name}.{key}")
@@ -64,13 +64,13 @@ def check_loss(settings: Any, name: str) -> None:
             raise UserError(f"{name} is {settings!r}: expected a number")
         return
     if field in COUNTS and not isinstance(settings, int):
-        raise UserError(f"{name} is {settings!r}: expected a whole number")
+        raise UserError(f"{name} is {settings!r}: expected an integer")
     hint = Count if field in COUNTS else Positive if field in POSITIVE else NotNegative if ranged else Finite
     check_range(name, settings, hint)
 
 
 def build_loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Miner | None]:
-    """Criterion, with the sizes that it asks for, and miner."""
+    """Build the criterion, with the sizes that it needs, and the miner."""
     for name, where in (("criterion", "loss.criterion"), ("miner", "miner")):
         check_loss(resolve(cfg)["loss"][name], where)
     given = {name: size for name, size in sizes.items() if name in set(cfg.loss.criterion)}
@@ -78,7 +78,7 @@ def build_loss(cfg: DictConfig, sizes: Mapping[str, int]) -> tuple[nn.Module, Mi
 
 
 def measure_retrieval(cfg: DictConfig, dataset: Dataset, model: SimilarityModel, image_ids: list[str]) -> pd.DataFrame:
-    """How each of these images retrieves the others, by id and label."""
+    """Retrieval measures of each of these images, with id and label."""
     label = read_labels(dataset, image_ids)
     gallery, roles = embed(model, dataset, image_ids, cfg.batch_size), roles_of(dataset, image_ids)
     values = per_item(model.similarity, gallery, label, list(cfg.recall_at), roles=roles)
@@ -89,7 +89,7 @@ def measure_retrieval(cfg: DictConfig, dataset: Dataset, model: SimilarityModel,
 def epoch_choice(
     cfg: DictConfig, validation: Validation | None, dataset: Dataset, model: SimilarityModel, held_out: list[str]
 ) -> Choice | None:
-    """How the epoch that is kept is chosen; None keeps the last."""
+    """How the epoch is chosen; None keeps the last one."""
     if validation is None:
         return None
     return Choice(
@@ -100,13 +100,13 @@ def epoch_choice(
 
 
 def best_epoch(validation: Validation, history: pd.DataFrame) -> dict[str, Any]:
-    """Which epoch was kept, and why."""
+    """The epoch that was kept, and why."""
     best = history.iloc[int(history[f"validation_{validation.measure}"].argmax())]
     return vars(validation) | {str(name): value for name, value in best.items()}
 
 
 def identity(settings: Config, split: str) -> dict[str, Any]:
-    """What a training must share to be continued, out of all its settings and the hash of its split."""
+    """The identity that a training must share to be continued: its settings and the hash of its split."""
     parts = {name: settings[name] for name in ("model", "loss", "augmentation", "validation", "seed")}
     recipe = {name: value for name, value in settings["train"].items() if name not in NO_MATTER}
     images = {name: value for name, value in settings["dataset"].items() if name != "root"}
@@ -114,19 +114,19 @@ def identity(settings: Config, split: str) -> dict[str, Any]:
 
 
 def check_trained(run: Path, same: Config) -> None:
-    """Raise UserError where the finished training in a folder had other settings, or its facts do not say which."""
+    """Raise UserError if the finished training in a folder had other settings, or does not record them."""
     again = "train again into another run_dir"
     facts = read_json(run / "model.json", again)
     try:
         before = identity(facts["config"], facts["split"]["hash"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{run / 'model.json'} does not say with which settings it was trained: {again}") from error
+        raise UserError(f"{run / 'model.json'} does not record the training settings: {again}") from error
     if changes := differences(before, same, 8):
         raise UserError(f"{run} was trained with other settings ({changes}): give the same, or another run_dir")
 
 
 def training_facts(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:
-    """How the weights were chosen and on which classes they were trained, those that they began from included."""
+    """How the weights were chosen and on which classes they were trained, initial weights included."""
     classes = set(read_labels(dataset, image_ids(dataset, "train")).tolist())
     before = origin.get("split", {})
     if before.get("dataset") == dataset.name:
@@ -143,7 +143,7 @@ def training_facts(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> 
 
 @contextmanager
 def log_tensorboard(folder: Path, wanted: bool) -> Iterator[Log | None]:
-    """Write numbers by step for TensorBoard, where that is wanted."""
+    """A function that logs numbers by step to TensorBoard, if `tensorboard` is set."""
     if not wanted:
         yield None
         return

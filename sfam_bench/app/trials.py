@@ -39,7 +39,7 @@ def plan_trials(config: Mapping[str, Any], trials: int) -> JobList:
 
 @contextmanager
 def open_study(root: Path, tuning: Tuning, facts: Mapping[str, Any], known: bool) -> Iterator[Study]:
-    """The study in the database of a folder; `known`: it was begun before."""
+    """Open the study in a folder's database; `known` if it exists already."""
     better = facts["objective"]["higher_is_better"]
     settings = (tuning.space, tuning.default, better, tuning.cfg.seed, facts["config_hash"], known)
     with Study.open(root / DATABASE, *settings) as study:
@@ -50,7 +50,7 @@ def open_study(root: Path, tuning: Tuning, facts: Mapping[str, Any], known: bool
 def trial_worker(
     root: Path, plan: JobList, first: Job, allow: Sequence[str], made: tuple[Tuning, Folds] | None = None
 ) -> Iterator[Perform]:
-    """What does the trials and the comparison; `made`: what the config describes, where it is built already."""
+    """A worker for trials and the final comparison; `made` are the objects of the config, if already built."""
     use_allotted_threads()
     tuning = made[0] if made else Tuning.of(admit_config({**plan.config, "run_dir": str(root)}, root / FILE, allow))
     cfg, store = tuning.cfg, RunStore(root)
@@ -77,7 +77,7 @@ def trial_worker(
 
 
 def compare(root: Path, study: Study, tuning: Tuning, folds: Folds, passes: Passes) -> None:
-    """Write the trials, the chosen setting, and what it gains over the default on both folds."""
+    """Write the trials, the chosen setting, and its gain over the default on both folds."""
     best, done, store = study.best(), study.trials(), RunStore(root)
     write_csv(root / TRIALS, pd.DataFrame([{**vars(trial), **trial.fields} for trial in done]))
     chosen = tuning.variant(best.fields)

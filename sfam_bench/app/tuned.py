@@ -32,10 +32,10 @@ class Tuned:
 
     @classmethod
     def read(cls, root: Path) -> "Tuned":
-        """Read it; UserError where it is no finished study."""
+        """Read a study; UserError if it is not finished or not a study."""
         manifest = read_manifest(root)
         if manifest.get("kind") != KIND:
-            raise UserError(f"tuned names {root}, which holds no study: pass a folder that sfam-bench tune wrote")
+            raise UserError(f"tuned names {root}, which is not a study: pass a folder written by sfam-bench tune")
         if not manifest.get("done"):
             raise UserError(f"the study in {root} is unfinished: run sfam-bench tune with run_dir={root} again")
         again = "tune again into another run_dir"
@@ -48,9 +48,9 @@ class Tuned:
             if classes_hash(classes) != manifest["classes_hash"] or any(name not in manifest for name in KEPT):
                 raise ValueError("manifest.json does not fit itself")
             if any(fields[name] != value for name, value in manifest["chosen"].items()):
-                raise ValueError("chosen.yaml is not what manifest.json says")
+                raise ValueError("chosen.yaml does not match manifest.json")
             if not all(isinstance(value, PLAIN) for value in fields.values()):
-                raise ValueError("chosen.yaml holds more than plain values")
+                raise ValueError("chosen.yaml has values that are not plain")
             manifest["split"]["hash"], manifest["dataset"]
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError, yaml.YAMLError) as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
@@ -59,11 +59,11 @@ class Tuned:
 
     @property
     def name(self) -> str:
-        """The method, and that it was tuned."""
+        """The name of the tuned variant."""
         return f"{self.manifest['method']} tuned"
 
     def check(self, dataset: Dataset, evaluated: Sequence[str]) -> None:
-        """Raise UserError where it is of another data set or split, or a class of it is evaluated."""
+        """Raise UserError if it is of another data set or split, or if a class that it was tuned on is evaluated."""
         known, here = self.manifest["split"]["hash"], split_hash(dataset.index)
         if (self.manifest["dataset"], known) != (dataset.name, here):
             raise UserError(
@@ -75,7 +75,7 @@ class Tuned:
             raise UserError(f"{self.root} was tuned on {both} of the classes evaluated: evaluate split=test")
 
     def variant(self, explainers: Mapping[str, Explainer], nodes: Mapping[str, Any]) -> Explainer:
-        """The method of this evaluation with the chosen fields; its class is never taken from the folder."""
+        """The method of this evaluation with the chosen fields; its class is never read from the folder."""
         method = self.manifest["method"]
         if method not in explainers:
             raise UserError(f"{self.root} tuned {method}, which is not evaluated: add it to explainer=[...]")
@@ -90,7 +90,7 @@ class Tuned:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the evaluation says of it."""
+        """The facts for an evaluation's manifest."""
         return {name: self.manifest[name] for name in KEPT}
 
 
@@ -104,5 +104,5 @@ def read_studies(roots: str | Sequence[str] | None) -> list[Tuned]:
 
 
 def classes_hash(classes: Mapping[str, Sequence[int]]) -> str:
-    """Digest which classes a study has seen."""
+    """A digest of the classes that a study has seen."""
     return config_hash(classes)

@@ -1,4 +1,4 @@
-"""What tuning is given: a method, an objective, and two halves of the training classes."""
+"""The inputs of tuning: a method, an objective, and two folds of the training classes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tuned, by what, on what."""
+    """A tuning: method, space, objective, model and data."""
 
     cfg: DictConfig
     dataset: Dataset
@@ -61,7 +61,7 @@ class Tuning:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Tuning":
-        """Build it; UserError where this model or these classes may not be tuned on."""
+        """Build it; UserError if this model or these classes may not be used for tuning."""
         space: Space = build(cfg.space)
         node, explainer = read_method(cfg, space)
         space.distributions({name: getattr(explainer, name) for name in space.fields})
@@ -72,7 +72,7 @@ class Tuning:
         return cls(cfg, dataset, model, build(cfg.target), space, node, explainer, metric, protocol)
 
     def folds(self) -> dict[str, Fold]:
-        """Pairs within classes to tune on and within others; UserError where they are test classes."""
+        """The folds: pairs of the tuning classes and of held-out ones; UserError if they are test classes."""
         index, ids = self.dataset.index, image_ids(self.dataset, self.cfg.split)
         classes = index.loc[ids, "label"]
         if both := len(set(classes) & set(index.loc[index["split"] == "test", "label"])):
@@ -81,7 +81,7 @@ class Tuning:
         return {name: self.fold(ids, part) for name, part in (("tuning", tuning), ("held_out", held_out))}
 
     def fold(self, ids: list[str], classes: list[int]) -> Fold:
-        """Pairs within some classes, their images loaded."""
+        """A fold: pairs within some classes, with images loaded."""
         known = self.dataset.index["label"].isin(classes)
         own = [image_id for image_id in ids if known[image_id]]
         gallery = embed(self.model, self.dataset, own, self.cfg.batch_size)
@@ -92,7 +92,7 @@ class Tuning:
         return Fold(classes, pairs, loaded, catalogue)
 
     def variant(self, fields: Mapping[str, Any]) -> Explainer:
-        """The method with other fields; UserError where it does not take them."""
+        """The method with other fields; UserError if it does not accept them."""
         check_fields({"_target_": self.node["_target_"], **fields}, f"explainer.{self.space.method}")
         made: Explainer = dataclasses.replace(self.explainer, **fields)  # type: ignore[type-var]
         return made
@@ -100,7 +100,7 @@ class Tuning:
     def records(
         self, explainers: Mapping[str, Explainer], fold: Fold, batches: list[PairBatch], passes: Passes | None
     ) -> pd.DataFrame:
-        """The objective of each explainer on each pair."""
+        """Records of the objective, for each explainer and pair."""
         name, metric = self.cfg.objective, {self.cfg.objective: self.metric}
         shards = evaluate(
             *(self.model, self.target, batches, explainers, metric, self.dataset.name),
@@ -117,13 +117,13 @@ class Tuning:
         return frame
 
     def try_one(self, fold: Fold) -> None:
-        """Say before anything is printed that method, model, target and objective do not fit."""
+        """Raise UserError, before any output, if method, model, target and objective do not fit."""
         frames = pairing.cut_batches(pairing.first_of_each_kind(fold.pairs, 1), 1)
         few = [pairing.load_batch(self.dataset, frame) for frame in frames]
         self.records({self.space.method: self.explainer}, fold, few, None)
 
     def passes(self, fold: Fold, known: Mapping[str, Any] | None, count: int) -> Passes:
-        """The way passes are taken; the `known` one of a study that goes on, so that it gives the same numbers."""
+        """Choose the mode of passes; a continued study reuses its `known` mode, to get the same numbers."""
         measure: Calibration = build(self.cfg.passes)
         if known:
             measure = dataclasses.replace(measure, mode=known["mode"], batch=known["batch"])
@@ -131,8 +131,8 @@ class Tuning:
         passes = choose_passes(measure, self.model, metrics, explainers, fold.batches[0].query, count, False)
         if known and passes.facts["mode"] != known["mode"]:
             raise UserError(
-                f"{self.cfg.run_dir} was begun with passes.mode={known['mode']}, which cannot be used here: "
-                "continue it where it was begun, or tune in another run_dir"
+                f"{self.cfg.run_dir} was started with passes.mode={known['mode']}, which cannot be used here: "
+                "continue it on the machine where it was started, or tune in another run_dir"
             )
         return passes
 
@@ -152,7 +152,7 @@ class Tuning:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What a study must share with another to go on with it."""
+        """The identity that a study must share to be continued."""
         settings = resolve(self.cfg)
         return {
             **{name: settings[name] for name in MATTERS},
@@ -162,7 +162,7 @@ class Tuning:
         }
 
     def facts(self, folds: Mapping[str, Fold]) -> dict[str, Any]:
-        """What the manifest says of it from the start."""
+        """The facts that are in the manifest from the start."""
         classes = {name: fold.classes for name, fold in folds.items()}
         made = run_facts()
         return {
@@ -180,24 +180,26 @@ class Tuning:
 
     @property
     def default(self) -> dict[str, Any]:
-        """The shipped value of each field of the space."""
+        """The default value of each field of the space."""
         return {name: getattr(self.explainer, name) for name in self.space.fields}
 
     def measure(self, fold: Fold, passes: Passes, fields: Mapping[str, Any]) -> pd.Series:
-        """The objective of one setting by pair, NaN where it is undefined; a pair that two kinds hold counts once."""
+        """The objective of one setting by pair, NaN where undefined; a pair in two kinds counts once."""
         records = self.records({self.space.method: self.variant(fields)}, fold, fold.batches, passes)
         once = records.drop_duplicates(PAIR)
         return once["value"].where(exclusion_reasons(once) == "")
 
 
 def read_method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explainer]:
-    """The method's node and the method with its defaults; UserError where it has not the fields of the space."""
+    """The method's config node, and the method with defaults; UserError if it lacks fields of the space."""
     if space.method not in cfg.explainer:
         raise UserError(f"the space is of {space.method}, which is not chosen: add explainer=[{space.method}]")
     explainer: Explainer = build(cfg.explainer[space.method])
     known = [field.name for field in dataclasses.fields(explainer)]  # type: ignore[arg-type]
     if unknown := [name for name in space.fields if name not in known]:
-        raise UserError(f"space.fields names '{unknown[0]}', which {space.method} lacks: it has {', '.join(known)}")
+        raise UserError(
+            f"space.fields names '{unknown[0]}', which is not a field of {space.method}: choose from {', '.join(known)}"
+        )
     if isinstance(explainer, Preparable):
         raise UserError(
             f"{space.method} is prepared from training images, which tuning explains: it cannot be tuned; choose "
@@ -207,7 +209,7 @@ def read_method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explaine
 
 
 def read_objective(cfg: DictConfig) -> Metric:
-    """The objective; UserError where it has no better end."""
+    """The objective; UserError if neither higher nor lower is better."""
     if cfg.objective not in cfg.metric:
         raise UserError(
             f"objective={cfg.objective} is not among the metrics: choose one of {', '.join(map(str, cfg.metric))}, or "

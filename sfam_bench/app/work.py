@@ -1,4 +1,4 @@
-"""Do one job of a plan in this process: a shard, a cell of a sweep, or the trials of a study from a given one on."""
+"""Do one job of a plan in this process: a shard, a cell of a sweep, or the trials of a study from a given one."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ Open: TypeAlias = Callable[[Path, Any, Job, Sequence[str]], AbstractContextManag
 def work(
     root: Path, job_id: str, stop_at: Signals = ASKED, allow: Sequence[str] = (), worker: Open | None = None
 ) -> int | None:
-    """Do a job, and those of its chain; the number of the signal that stopped it, or nothing.
+    """Do a job and the rest of its chain; the number of the signal that stopped it, or None.
 
     Leaves done/ID.json of each that came to its end, and failures/ID.json with the traceback of one that did not.
     `allow` are further packages whose objects the plan may name; `worker` does jobs in the place of the plan's own.
@@ -43,7 +43,9 @@ def work(
                     remove_note(root, kind, job.id)
                 start = time.perf_counter()
                 facts = perform(job, stop_at)
-                for following in chain[number + 1 : number + 2]:  # before this one is done, so that no other takes it
+                for following in chain[
+                    number + 1 : number + 2
+                ]:  # before this one is noted as done, so that no other process claims it
                     claim(root, following.id)
                     claimed.append(following.id)
                 write_note(root, "done", job.id, seconds=time.perf_counter() - start, **facts)
@@ -62,7 +64,7 @@ def work(
 
 
 def find_worker(plan: AnyPlan) -> Open:
-    """What does the jobs of a plan."""
+    """The worker for the jobs of a plan."""
     if plan.kind == "evaluation":
         from sfam_bench.app.shards import shard_worker
 
@@ -77,7 +79,7 @@ def find_worker(plan: AnyPlan) -> Open:
 
 
 def check_needs(root: Path, plan: AnyPlan, job: Job) -> None:
-    """Raise UserError where a job that this one needs is not done."""
+    """Raise UserError if a job that this one needs is not done."""
     for name in job.after:
         if not is_done(root, find_job(plan.jobs, name)):
             raise UserError(f"{job.id} needs {name}, which is not done: see sfam-bench submit status run_dir={root}")
@@ -85,7 +87,7 @@ def check_needs(root: Path, plan: AnyPlan, job: Job) -> None:
 
 @contextmanager
 def enter(folder: str, root: Path) -> Iterator[None]:
-    """Be in the folder in which a plan was made, where its relative paths begin."""
+    """Change to the folder where a plan was made, to which its paths are relative."""
     before = Path.cwd()
     try:
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""A job: what a launcher starts, what it needs first, and what it leaves; shards, cells and trials are jobs alike."""
+"""A job: its command, the jobs that it needs, and its results; shards, cells and trials are all jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ DUE = ("held", "failed", "waiting")  # what the next run starts
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work with an id of its own below a root.
+    """A unit of work, with an id that is unique below its root.
 
     after: ids of jobs that must be done first.
     results: files below the root, without which it is not done, whatever its note says.
@@ -31,17 +31,17 @@ class Job:
 
 
 def is_done(root: Path, job: Job) -> bool:
-    """Whether a job has left its note and all its results."""
+    """Whether a job has written its note and all its results."""
     return bool(read_notes(root, "done", job.id)) and all((root / name).is_file() for name in job.results)
 
 
 def has_failed(root: Path, job: Job) -> bool:
-    """Whether a job has left a failure since the run that may start it began."""
+    """Whether a job has failed since the start of the current run."""
     return bool(read_notes(root, "failures", job.id))
 
 
 def group_by_need(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs in groups, each of which needs jobs of earlier groups alone; of jobs, those that others need come first."""
+    """Jobs in groups, each of which needs only jobs of earlier groups."""
     depth: dict[str, int] = {}
     for job in jobs:
         depth[job.id] = 1 + max((depth[name] for name in job.after if name in depth), default=-1)

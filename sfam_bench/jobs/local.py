@@ -15,16 +15,16 @@ from sfam_bench.core.signals import catch_signals
 
 Process: TypeAlias = subprocess.Popen[bytes]
 
-ATTEMPTS = 3  # of a job whose process was killed; what it had done is kept
+ATTEMPTS = 3  # starts of a job whose process is killed; finished batches are kept
 WAIT = ("sh", "-c", 'read -r line && exec "$@"', "sh")  # becomes the command, with the same number and start time
-GRACE = 60.0  # seconds that a process which was asked to stop has for its batch
+GRACE = 60.0  # seconds for a stopped process to finish its batch
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What is known of jobs, whoever does them, and what notes who does.
+    """How to look up the state of jobs, and to note that a process does one.
 
-    taken: whether another process does a job. done, failed: how a job ended.
+    taken: whether another process does a job. done, failed: whether a job has ended so.
     claim: note that a new process, which starts once that is written, does a job.
     """
 
@@ -35,7 +35,7 @@ class Claims:
 
 
 def assign_cores(workers: int) -> list[list[int]]:
-    """The cores that this process may use, dealt out to so many workers; shared where there are not enough."""
+    """The cores of this process, divided among the workers; shared if there are too few."""
     mine = sorted(os.sched_getaffinity(0))
     each = max(1, len(mine) // workers)
     return [[mine[(slot * each + i) % len(mine)] for i in range(each)] for slot in range(workers)]
@@ -50,11 +50,11 @@ def compute(
     claims: Claims = Claims(),
     after: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> int | None:
-    """Run one command a job, `workers` at a time; the number of the signal that stopped it, or nothing.
+    """Run one command per job, `workers` at a time; the number of the signal that stopped it, or None.
 
-    A process that is killed is started again; one that fails has left its reason. A job that another process does
-    takes a place until that ends, and is then done here unless it has ended. A job starts once those of `after` have
-    ended, and not at all where one of them is not done. `tick` is called while it waits.
+    A killed process is started again; a failed one has noted its error. A job that another process does
+    occupies a slot until that ends, and is then done here unless finished. A job starts once those of `after` have
+    ended, and not at all if one of them is not done. `tick` is called while waiting.
     """
     waiting, tries = list(commands), Counter[str]()
     free, active = deque(enumerate(assign_cores(workers))), dict[str, tuple[Process | None, tuple[int, list[int]]]]()
@@ -96,12 +96,12 @@ def compute(
 
 
 def _is_due(job: str, claims: Claims, after: Collection[str]) -> bool:
-    """Whether a job has not ended yet, and what it needs is done."""
+    """Whether a job has not ended, and the jobs that it needs are done."""
     return not (claims.done(job) or claims.failed(job)) and all(map(claims.done, after))
 
 
 def start(command: Sequence[str], log: Path, slot: tuple[int, Sequence[int]], gpus: int = 0) -> Process:
-    """A process on the cores of its slot, and on one of the GPUs, which waits for `let_begin` and ends without it."""
+    """Start a process on the cores of its slot and on one GPU; it waits for `let_begin`, and exits without it."""
     number, mine = slot
     count = str(len(mine))
     settings = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
@@ -116,7 +116,7 @@ def start(command: Sequence[str], log: Path, slot: tuple[int, Sequence[int]], gp
 
 
 def let_begin(process: Process) -> None:
-    """Let a process begin, once it is noted: a driver that is killed between the two leaves none that is not."""
+    """Let a process begin once its note is written, so that a killed driver leaves no process without a note."""
     assert process.stdin
     with suppress(BrokenPipeError):  # it was killed already
         process.stdin.write(b"\n")
@@ -124,7 +124,7 @@ def let_begin(process: Process) -> None:
 
 
 def stop(processes: Sequence[Process]) -> None:
-    """Ask processes to end their batch, and end those that take too long."""
+    """Send SIGTERM to processes, which finish their batch; kill those that take too long."""
     for process in processes:
         process.terminate()
     until = time.monotonic() + GRACE

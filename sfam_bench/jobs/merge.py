@@ -20,14 +20,14 @@ from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import read_pairs
 from sfam_bench.runs.store import RunStore
 
-ROWS = 1 << 17  # of a row group, and about as many as are held at a time
+ROWS = 1 << 17  # per row group, and about the number held in memory
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Pairs = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge found: records and sound batches; batches not there, pairs that were skipped, and what is wrong."""
+    """The result of a merge: records, valid batches, missing batches, skipped pairs, and errors."""
 
     rows: int = 0
     batches: int = 0
@@ -42,7 +42,7 @@ class Merged:
 
     @property
     def line(self) -> str:
-        """What is not there, the first few by name; nothing where all is."""
+        """The missing parts, the first few by name; empty if complete."""
         pairs = [f"{query} with {reference} ({why})" for _, query, reference, why in self.skipped]
         found = [
             _list_few("missing batches", [str(number) for number in self.missing]),
@@ -53,7 +53,7 @@ class Merged:
 
 
 def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any] = NOTHING) -> Merged:
-    """Make one run of all pieces, or with `partial` of those that are sound; `facts` are added to the manifest.
+    """Merge all chunks into one run, or with `partial` the valid ones; `facts` are added to the manifest.
 
     UserError where one is missing or wrong, or lacks pairs. Pieces stay as they are, and until the manifest says that
     the run is merged, readers read them.
@@ -78,7 +78,7 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
         if not (partial or merged.complete):
             raise UserError(
                 f"{root} cannot be merged: {merged.line}; sfam-bench submit run run_dir={root} computes what is "
-                "missing, partial=true merges what is there"
+                "missing, or merge the valid chunks with partial=true"
             )
         earlier = {name: value for name, value in manifest.items() if name not in ("merged", "lost")}
         store.write_manifest({**earlier, "done": False})  # until both files are in their places, pieces are read
@@ -95,13 +95,13 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
 
 @dataclass
 class _Found:
-    """What was found so far."""
+    """The state of a merge in progress."""
 
     merged: Merged = field(default_factory=Merged)
     batches: int = 0
 
     def sound(self, root: Path, plan: Plan) -> Iterator[Piece]:
-        """The pieces that are sound, in order; the others are noted."""
+        """The valid chunks in order; errors of the others are collected."""
         for number, pairs in enumerate(expected_pairs(root, plan)):
             if not chunk_path(root, "records", number).exists():
                 self.merged.missing.append(number)
@@ -117,13 +117,13 @@ class _Found:
             yield piece
 
     def result(self, rows: int) -> Merged:
-        """All that was found, with so many records."""
+        """The result, with the number of records."""
         return Merged(rows, self.batches, self.merged.missing, self.merged.skipped, self.merged.wrong)
 
 
 @dataclass
 class _Stream:
-    """Writes tables one after another in row groups of bounded size."""
+    """Writes tables in row groups of bounded size."""
 
     path: Path
     schema: pa.Schema
@@ -138,14 +138,14 @@ class _Stream:
         self.writer.close()
 
     def add(self, table: pa.Table) -> None:
-        """Take one more."""
+        """Append a table."""
         self.held.append(table)
         self.rows += len(table)
         if sum(map(len, self.held)) >= ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the buffered rows."""
         if any(map(len, self.held)):  # a row group has a row
             table = pa.concat_tables([one.replace_schema_metadata(None) for one in self.held])
             self.writer.write_table(table.unify_dictionaries().combine_chunks(), row_group_size=len(table))
@@ -163,7 +163,7 @@ def expected_pairs(root: Path, plan: Plan) -> Iterator[Pairs]:
 
 
 def _check_records(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
-    """ValueError unless the records are those of these pairs, less the skipped, and nothing else is of another."""
+    """Raise ValueError unless records, curves and maps are of exactly these pairs, less the skipped ones."""
     records, curves, maps = (chunk_path(root, kind, number) for kind in ("records", "curves", "maps"))
     left = {(query, reference) for query, reference, _ in piece.skipped}
     expected, found = set(pairs) - left, distinct_pairs(piece.records)
@@ -173,7 +173,7 @@ def _check_records(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
         raise ValueError(f"{records} lacks {_format_pair(lost)}")
     for path, strange in ((records, found - expected), (curves, distinct_pairs(piece.curves) - expected)):
         if strange:
-            raise ValueError(f"{path} holds {_format_pair(strange)}, which its batch does not have")
+            raise ValueError(f"{path} has records of {_format_pair(strange)}, which is not in its batch")
     if piece.explained is not None and piece.explained != [pair for pair in pairs if pair in expected]:
         raise ValueError(f"{maps} is of other pairs than its batch, or in another order")
 
@@ -187,12 +187,12 @@ def _list_few(what: str, names: Sequence[str]) -> str:
 
 
 def _silent_metrics(plan: Plan, metrics: Mapping[str, Any], heard: set[str]) -> list[str]:
-    """The metrics without a record, less those of a random share of pairs."""
+    """The metrics without a record, except those computed on a random share of pairs."""
     settings = plan.config.get("metric") or {}
     return [name for name in metrics if name not in heard and (settings.get(name) or {}).get("share", 1) == 1]
 
 
 def _describe_lost(merged: Merged) -> dict[str, Any]:
-    """What a partial merge lacks."""
+    """The description of what a partial merge lacks."""
     wrong = {str(number): why for number, why in merged.wrong.items()}
     return {"missing": merged.missing, "skipped": merged.skipped, "wrong": wrong}

@@ -1,4 +1,4 @@
-"""Notes: what jobs and drivers write about themselves below a root, one sealed file each, KIND/ID.json."""
+"""Notes: the files KIND/ID.json below a root, with a digest each, in which jobs and drivers record their state."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def write_note(root: Path, kind: str, name: str, pid: int | None = None, **facts: Any) -> None:
-    """Write KIND/NAME.json, about this process or another one of this machine."""
+    """Write KIND/NAME.json for this process, or another process of this machine."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     slurm = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     who = {"id": name, **identity(pid or os.getpid()), "slurm": slurm}
@@ -34,12 +34,12 @@ def write_note(root: Path, kind: str, name: str, pid: int | None = None, **facts
 
 
 def remove_note(root: Path, kind: str, name: str) -> None:
-    """Remove a note, if it is there."""
+    """Remove a note, if present."""
     (root / kind / f"{name}.json").unlink(missing_ok=True)
 
 
 def claim(root: Path, name: str) -> None:
-    """Note that this process does a job; UserError where another living process does it."""
+    """Note that this process does a job; UserError if another running process does it."""
     other = read_notes(root, "running", name).get(name)
     if other and other["pid"] != os.getpid() and is_alive(other):
         raise UserError(
@@ -49,7 +49,7 @@ def claim(root: Path, name: str) -> None:
 
 
 def read_notes(root: Path, kind: str, name: str = "*") -> dict[str, dict[str, Any]]:
-    """The notes of a kind by id, or one of them; a damaged one is named in the log and treated as absent."""
+    """The notes of a kind by id, or one of them; a damaged note is logged and treated as absent."""
     found = {}
     for path in sorted((root / kind).glob(f"{name}.json")):
         try:
@@ -59,7 +59,7 @@ def read_notes(root: Path, kind: str, name: str = "*") -> dict[str, dict[str, An
                 _warn(str(error))
             continue
         if note.get("id") != path.stem or not _is_complete(note, {**EVERY, **FIELDS[kind]}):
-            _warn(f"{path} is no note of this version about {path.stem}: it is treated as absent")
+            _warn(f"{path} is not a note of this version about {path.stem}: it is treated as absent")
             continue
         found[path.stem] = note
     return found
@@ -71,5 +71,5 @@ def _is_complete(note: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
 
 @cache
 def _warn(line: str) -> None:
-    """Once, since notes are read again and again."""
+    """Log once, since notes are read repeatedly."""
     log.warning("%s", line)

@@ -25,7 +25,7 @@ MOST = 1000  # tasks of an array: SLURM's MaxArraySize is 1001 where nobody rais
 
 @dataclass(frozen=True)
 class Shard:
-    """Batches `first` to `last` - 1, computed by one job; the id is a hash of all that decides its numbers."""
+    """Batches `first` to `last` - 1, computed by one job; the id is a hash of all that determines the results."""
 
     id: str
     first: int
@@ -39,7 +39,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every shard of one evaluation is given.
+    """The plan of one evaluation, common to all its shards.
 
     key: hash of config, weights, split, pairs, passes and code, which every piece on disk carries.
     folder: where relative paths of the config begin.
@@ -69,7 +69,7 @@ class Plan:
         return [Job(shard.id, results=_records(shard), size=self.pairs_of(shard)) for shard in self.shards]
 
     def chain(self, name: str) -> list[Job]:
-        """The job of this id; UserError where there is none."""
+        """The job of this id; UserError if unknown."""
         return [find_job(self.jobs, name)]
 
     @property
@@ -87,13 +87,13 @@ class Plan:
         return sum(self.batches[shard.first : shard.last])
 
     def check(self, root: Path) -> None:
-        """Raise UserError where the code is not what planned, or a frozen file is not what was planned with."""
+        """Raise UserError if the code or a frozen file has changed since the plan was made."""
         if (code := running_code()) != self.code:
             raise UserError(f"the code ({code}) is not that of the plan {root} ({self.code}): use that, or plan again")
         self.prove(root)
 
     def prove(self, root: Path) -> None:
-        """Raise UserError where a frozen file is damaged, absent or another one than was planned with."""
+        """Raise UserError if a frozen file is missing or has changed since the plan was made."""
         for name, expected in self.frozen.items():
             remedy = f"restore it, or plan again into another run_dir than {root}"
             try:
@@ -106,19 +106,19 @@ class Plan:
                 raise UserError(f"{root / name} is not the file of the plan (its digest differs): {remedy}")
 
     def write(self, root: Path) -> None:
-        """Freeze the plan in its run folder."""
+        """Write the plan into its run folder."""
         write_json(root / FILE, to_plain(asdict(self)))
 
     @classmethod
     def read(cls, root: Path) -> "Plan":
-        """Read the plan of a run folder; UserError unless it is exactly what was written."""
+        """Read the plan of a run folder; UserError if it was changed."""
         plan = read_plan(root)
         if not isinstance(plan, cls):
-            raise UserError(f"{root} holds a {plan.kind}, not the shards of an evaluation: give the folder of one")
+            raise UserError(f"{root} is the folder of a {plan.kind}, not of a sharded evaluation")
         return plan
 
     def _verify(self) -> None:
-        """ValueError where fields are of other types than declared, or the shards are not those of the batches."""
+        """Raise ValueError if a field has the wrong type, or the shards do not match the batches."""
         _check_types(self)
         if not self.batches or min(self.batches) < 1 or not 0 < self.rate < inf:
             raise ValueError("batches and rate must be positive")
@@ -134,7 +134,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class JobList:
-    """Jobs named one by one: the cells of a sweep, or the trials of a study.
+    """An explicit list of jobs: the cells of a sweep, or the trials of a study.
 
     folder: where relative paths of commands and config begin.
     chained: whether one process does all jobs, one after another.
@@ -150,16 +150,16 @@ class JobList:
     word: ClassVar[str] = "jobs"
 
     def write(self, root: Path) -> None:
-        """Write the plan below its root, in the place of an earlier one."""
+        """Write the plan below its root, replacing an earlier one."""
         write_json(root / FILE, to_plain(asdict(self)))
 
     def chain(self, name: str) -> list[Job]:
-        """The job of this id and, where one process does all jobs, those that come later."""
+        """The job of this id and, if one process does all jobs, the following ones."""
         job = find_job(self.jobs, name)
         return self.jobs[self.jobs.index(job) :] if self.chained else [job]
 
     def _verify(self) -> None:
-        """ValueError where fields are of other types than declared, or jobs need others that are not there."""
+        """Raise ValueError if a field has the wrong type, or a job needs an unknown job."""
         _check_types(self)
         for job in self.jobs:
             _check_types(job)
@@ -176,10 +176,10 @@ Made = TypeVar("Made", Plan, JobList)
 
 
 def read_plan(root: Path) -> AnyPlan:
-    """Read the plan below a root, of whatever kind; UserError unless it is exactly what was written."""
+    """Read the plan in a folder, of any kind; UserError if it was changed."""
     if not (root / FILE).is_file():
         raise UserError(
-            f"{root} holds no plan ({FILE}): make one with sfam-bench submit plan run_dir={root}, sweep or tune"
+            f"{root} has no plan ({FILE}): make one with sfam-bench submit plan run_dir={root}, sweep or tune"
         )
     remedy = "plan again into another run_dir"
     found = read_json(root / FILE, remedy)
@@ -193,11 +193,11 @@ def read_plan(root: Path) -> AnyPlan:
 
 
 def find_job(jobs: Sequence[Job], name: str) -> Job:
-    """The job of this id; UserError where there is none."""
+    """The job of this id; UserError if unknown."""
     for job in jobs:
         if job.id == name:
             return job
-    raise UserError(f"there is no job {name} in the plan: see sfam-bench submit status")
+    raise UserError(f"no job {name} in the plan: see sfam-bench submit status")
 
 
 def _parse_verified(plan: Made) -> Made:
@@ -206,7 +206,7 @@ def _parse_verified(plan: Made) -> Made:
 
 
 def _check_types(instance: Any) -> None:
-    """ValueError where a field of a dataclass is of another type than declared."""
+    """Raise ValueError if a field of a dataclass has the wrong type."""
     hints = get_type_hints(type(instance))
     for known in fields(instance):
         if not is_bearable(getattr(instance, known.name), hints[known.name]):
@@ -219,12 +219,12 @@ def _records(shard: Shard) -> list[str]:
 
 
 def identify_shard(key: str, first: int, last: int) -> Shard:
-    """The shard of these batches."""
+    """A shard of these batches, with its id."""
     return Shard(config_hash({"key": key, "first": first, "last": last}), first, last)
 
 
 def cut_shards(batches: Sequence[int], shards: int, key: str) -> list[Shard]:
-    """Cut batches into consecutive ranges of about as many pairs each."""
+    """Cut batches into consecutive ranges with about equal numbers of pairs."""
     count = max(1, min(shards, len(batches)))
     ends = list(accumulate(batches))
     # the batch at whose end a shard's share is reached; each shard has one batch at least
@@ -239,5 +239,5 @@ def cut_shards(batches: Sequence[int], shards: int, key: str) -> list[Shard]:
 
 
 def count_shards(pairs: int, rate: float, minutes: float | int, workers: int) -> int:
-    """How many shards make tasks of about `minutes`: one a worker at least, as many as an array may hold at most."""
+    """The number of shards for tasks of about `minutes`: at least one per worker, at most the size of an array."""
     return max(1, min(MOST, max(workers, round(pairs / rate / (60 * minutes)))))

@@ -1,4 +1,4 @@
-"""Processes identified so that no other is taken for them, since numbers of processes are used again."""
+"""Processes, identified by more than their id, since process ids are reused."""
 
 import os
 import signal
@@ -13,38 +13,40 @@ ALIVE, ENDED, UNKNOWN = "alive", "ended", "unknown"
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """What identifies a process of this machine: host, boot and namespace of numbers, number, start time in ticks."""
+    """The identity of a process of this machine: host, boot, pid namespace, pid, start time in ticks."""
     return {"host": socket.gethostname(), "boot": _boot(), "space": _space(), "pid": pid, "born": start_time(pid)}
 
 
 def start_time(pid: int) -> int | None:
-    """When a process was started, in clock ticks since the boot; None where there is none, or only its exit code."""
+    """The start time of a process in clock ticks since boot; None if it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # its name may hold anything
+        fields = (
+            Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        )  # its name may contain any character
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def check_process(note: Mapping[str, Any]) -> str:
-    """Whether the process that a note identifies is ALIVE or has ENDED; UNKNOWN where this cannot be seen from here."""
+    """ALIVE, ENDED, or UNKNOWN for a process on another host or in another container, by its note."""
     if note["host"] != socket.gethostname():
         return UNKNOWN
     if note["boot"] != _boot():  # this host was started again since, or another has the same name
         booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         return ENDED if datetime.fromisoformat(note["at"]).timestamp() < booted else UNKNOWN
-    if note["space"] != _space():  # a container, which numbers its processes anew
+    if note["space"] != _space():  # another container, with its own pids
         return UNKNOWN
     return ALIVE if note["born"] is not None and start_time(note["pid"]) == note["born"] else ENDED
 
 
 def is_alive(note: Mapping[str, Any]) -> bool:
-    """Whether the process that a note identifies runs on this machine."""
+    """Whether the process of a note is running on this machine."""
     return check_process(note) == ALIVE
 
 
 def terminate(note: Mapping[str, Any]) -> bool:
-    """Send SIGTERM to the process that a note identifies, and to no other; whether it was sent."""
+    """Send SIGTERM to the process of a note, if it is still the same process; whether it was sent."""
     if not is_alive(note):
         return False
     try:

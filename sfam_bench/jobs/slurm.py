@@ -1,4 +1,4 @@
-"""Jobs on SLURM: arrays by submitit, asked after by squeue, which every cluster has."""
+"""Jobs on SLURM: arrays by submitit, states by squeue, which every cluster has."""
 
 import os
 import subprocess
@@ -14,13 +14,13 @@ from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.jobs.job import Job, group_by_need
 from sfam_bench.jobs.plan import MOST
 
-REQUEUED = 20  # times that a task may run out of time: each goes on where the last one stopped
+REQUEUED = 20  # times that a task may reach its time limit: it continues where it stopped
 AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a task asks of SLURM; null leaves it to the cluster.
+    """The resources that a task requests from SLURM; null leaves a value to the cluster.
 
     account, partition: names that your cluster gave you. gpus, cpus: of each task. memory: GB of each task.
     minutes: after which SLURM ends a task, `warning` seconds before which it is told to stop, and queued again.
@@ -41,7 +41,7 @@ class Request:
         check_choices(self)
 
     def parameters(self) -> dict[str, Any]:
-        """The same in submitit's words."""
+        """The request as parameters of submitit."""
         asked = {
             "account": self.account,
             "partition": self.partition,
@@ -64,7 +64,7 @@ OF_A_JOB = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", 
 
 @contextmanager
 def clean_environment(request: Request) -> Iterator[None]:
-    """Submit without the variables of the job that this process runs in, which sbatch and the new job would obey.
+    """Remove the SLURM variables of the current job, which sbatch and the new job would inherit.
 
     Variables of sbatch that contradict a setting of the request are left out too, since they would win over it.
     """
@@ -81,7 +81,7 @@ def clean_environment(request: Request) -> Iterator[None]:
 
 
 def executor(request: Request, folder: Path) -> Any:
-    """submitit's executor; scripts, logs and what tasks are given lie in `folder`."""
+    """submitit's executor; scripts, logs and pickled tasks are in `folder`."""
     try:
         import submitit
     except ImportError as error:
@@ -89,13 +89,15 @@ def executor(request: Request, folder: Path) -> Any:
     try:
         made = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUED)
     except RuntimeError as error:
-        raise UserError("there is no SLURM here (no srun): log in to the cluster, or use launcher=local") from error
+        raise UserError(
+            "SLURM is not installed here (no srun): log in to the cluster, or use launcher=local"
+        ) from error
     made.update_parameters(**request.parameters())
     return made
 
 
 def batch_script(request: Request, folder: Path, tasks: int) -> str:
-    """What sbatch would be given for an array of so many tasks."""
+    """The batch script for an array of `tasks` tasks."""
     made = executor(request, folder)
     made.parameters["map_count"] = tasks
     return str(made._make_submission_file_text(made._submitit_command_str, "dry-run"))
@@ -132,7 +134,7 @@ def submit(
 
 
 def queue(jobs: Mapping[str, str]) -> dict[str, str]:
-    """Which jobs SLURM still knows: "running", "queued", or "held" for ever; `jobs` are ids in SLURM by job."""
+    """The state of the jobs in SLURM's queue: "running", "queued" or "held"; `jobs` maps job to SLURM id."""
     if not jobs:
         return {}
     arrays = sorted({job.split("_")[0] for job in jobs.values()})
@@ -143,20 +145,20 @@ def queue(jobs: Mapping[str, str]) -> dict[str, str]:
 
 
 def parse_state(state: str, reason: str) -> str:
-    """What a state of SLURM means; a task whose start failed on a broken node is held until somebody cares."""
+    """Our name for a SLURM state; "held" is a task that will not start by itself, as after a node failure."""
     if "held" in reason.lower() or reason == "DependencyNeverSatisfied":
         return "held"
     return "running" if state in AT_WORK else "queued"
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Take jobs out of the queue, and end those that run."""
+    """Cancel queued and running jobs."""
     if wanted := sorted(set(jobs)):
         run_query(["scancel", *wanted], "Invalid job id")
 
 
 def run_query(command: Sequence[str], harmless: str) -> str:
-    """What a command of SLURM answers; an error that contains `harmless` counts as no answer."""
+    """The output of a SLURM command; empty on an error that contains `harmless`."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:

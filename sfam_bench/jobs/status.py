@@ -1,4 +1,4 @@
-"""The state of each job, from what lies below its root and from what is still alive."""
+"""The state of each job, from the files below its root and the running processes."""
 
 import time
 from collections.abc import Container, Iterable, Mapping
@@ -13,20 +13,20 @@ from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import AnyPlan, Plan
 from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, check_process
 
-RECENT = 600  # seconds over which the rate is taken
+RECENT = 600  # seconds over which the rate is measured
 
 
 @dataclass(frozen=True)
 class Status:
-    """One row a job: id, state, why, results and how many of them are there, size."""
+    """One row per job: id, state, reason, number of results, results present, size."""
 
     jobs: pd.DataFrame
-    word: str  # what jobs are called here
+    word: str  # the plural name of the jobs
     rate: float = 0.0  # pairs a second, of late
 
     @classmethod
     def of(cls, root: Path, plan: AnyPlan, queue: Mapping[str, str], ended: Container[str] = ()) -> "Status":
-        """Look below a root; `queue` holds the jobs that a scheduler or a driver knows, as "running" or "queued".
+        """Read the state from files; `queue` has the jobs known to a scheduler or driver, as "running" or "queued".
 
         `ended` are jobs whose processes are known to have ended, though this cannot be seen from this host.
         """
@@ -57,12 +57,12 @@ class Status:
         return cls(frame, plan.word, recent_rate(root, plan) if isinstance(plan, Plan) else 0.0)
 
     def of_state(self, *states: str) -> list[str]:
-        """The ids of jobs in some states."""
+        """The ids of the jobs in these states."""
         return [str(job) for job in self.jobs.loc[self.jobs["state"].isin(states), "job"]]
 
     @property
     def live(self) -> bool:
-        """Whether anything is at work, or in a queue."""
+        """Whether any job is running or queued."""
         return bool(self.of_state("running", "queued"))
 
     @property
@@ -72,7 +72,7 @@ class Status:
 
     @property
     def line(self) -> str:
-        """Everything on one line."""
+        """The summary line."""
         counts = self.jobs["state"].value_counts()
         states = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
         there, results = int(self.jobs["there"].sum()), int(self.jobs["results"].sum())
@@ -86,7 +86,7 @@ class Status:
 
     @property
     def troubles(self) -> str:
-        """Each job with a reason why it is not done."""
+        """One line for each job that is not done, with the reason."""
         bad = self.jobs[self.jobs["why"] != ""]
         return "\n".join(f"{row.state} {row.job}: {row.why}" for row in bad.itertuples())
 
@@ -97,7 +97,7 @@ def list_files(root: Path, folders: Iterable[str]) -> set[str]:
 
 
 def describe_process(note: Mapping[str, Any]) -> str:
-    """Where a process is that cannot be seen from this host, and what to do about it."""
+    """The host of a process that cannot be checked from here, and what to do."""
     return (
         f"process {note['pid']} of host {note['host']} computes it since {note['at']}, which cannot be verified from "
         f"here: look there, and if it has ended, run with gone=[{note['host']}]"
@@ -105,7 +105,7 @@ def describe_process(note: Mapping[str, Any]) -> str:
 
 
 def recent_rate(root: Path, plan: Plan) -> float:
-    """Pairs a second, from the age of the chunks that were written last."""
+    """Pairs per second, from the times of the newest chunks."""
     now, ages = time.time(), dict[int, float]()
     for path in (root / "records").glob("[0-9]*.parquet"):
         try:
@@ -115,12 +115,12 @@ def recent_rate(root: Path, plan: Plan) -> float:
     recent = {number: age for number, age in ages.items() if age < RECENT}
     if len(recent) < 2:
         return 0.0
-    first = max(recent, key=lambda number: recent[number])  # its own work lies before the window
+    first = max(recent, key=lambda number: recent[number])  # it was computed before the window
     return sum(plan.batches[number] for number in recent if number != first) / max(recent[first], 1e-9)
 
 
 def format_duration(seconds: float) -> str:
-    """As a person would say it."""
+    """Seconds in readable units."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""The state of jobs, asked of the files below their root, of the processes of this machine, and of SLURM."""
+"""The state of jobs, from the files below their root, the processes of this machine, and SLURM."""
 
 import sys
 import time
@@ -15,12 +15,12 @@ from sfam_bench.jobs.status import Status
 
 
 def read_submitted(root: Path) -> dict[str, str]:
-    """The id in SLURM that each job was given last."""
+    """The last SLURM id of each job."""
     return {job: its for note in read_notes(root, "launches").values() for job, its in note.get("jobs", {}).items()}
 
 
 def read_status(root: Path, plan: AnyPlan, gone: Container[str] = ()) -> Status:
-    """The state of each job; asks SLURM where it was given any that are not done.
+    """The state of each job; queries SLURM if jobs submitted there are not done.
 
     `gone` are hosts whose processes have ended, though this cannot be seen from here.
     """
@@ -36,7 +36,7 @@ def read_status(root: Path, plan: AnyPlan, gone: Container[str] = ()) -> Status:
 
 @dataclass
 class Reporter:
-    """Prints the state of jobs now and then."""
+    """Prints the state of jobs at intervals."""
 
     root: Path
     plan: AnyPlan
@@ -56,7 +56,7 @@ class Reporter:
 
 
 def wait(root: Path, plan: AnyPlan, gone: Container[str] = ()) -> Status:
-    """Wait until nothing is at work and nothing is queued; the state then."""
+    """Wait until no job is running or queued; the final state."""
     reporter, patience = Reporter(root, plan, gone), 60
     while True:
         try:

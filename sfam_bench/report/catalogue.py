@@ -15,31 +15,31 @@ from sfam_bench.report.tables.cost import COSTS
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Of each metric by its key what core.metric_card.metric_facts says; a metric that is not known has its key."""
+    """The facts of each metric (core.metric_card.metric_facts) by key; an unknown metric's label is its key."""
 
     facts: Mapping[str, Mapping[str, Any]]
 
     @classmethod
     def of(cls, *manifests: Mapping[str, Any]) -> "Catalogue":
-        """The metrics of runs, the first description of each, and the costs that reports add."""
+        """The metrics of some runs, by the first description of each, and the costs that reports add."""
         found: dict[str, Mapping[str, Any]] = {}
         for manifest in manifests:
             for metric, facts in (manifest.get("metrics") or {}).items():
                 found.setdefault(metric, facts)
         return cls({**found, **COSTS})
 
-    def said(self, metric: str, name: str) -> Any:
-        """One entry of a metric's description; None where there is none."""
+    def fact(self, metric: str, name: str) -> Any:
+        """One fact of a metric; None if absent."""
         return self.facts.get(metric, {}).get(name)
 
     def group(self, metric: str) -> Group:
         """The title of its table."""
-        found = self.said(metric, "group")
+        found = self.fact(metric, "group")
         return found if found in GROUPS else "Others"
 
     def label(self, metric: str) -> str:
-        """Its name for readers, with the key where another metric has the same."""
-        found = str(self.said(metric, "label") or metric)
+        """The label, with the key if another metric has the same label."""
+        found = str(self.fact(metric, "label") or metric)
         return f"{found} [{metric}]" if self._labels[found] > 1 else found
 
     @cached_property
@@ -48,34 +48,34 @@ class Catalogue:
 
     def meaning(self, metric: str) -> str:
         """What it measures, in one sentence."""
-        return str(self.said(metric, "meaning") or "")
+        return str(self.fact(metric, "meaning") or "")
 
     def family(self, metric: str) -> str:
-        """What it shares with metrics of another baseline, step count or threshold."""
-        return str(self.said(metric, "family") or metric)
+        """The name shared by variants with another baseline, step count or threshold."""
+        return str(self.fact(metric, "family") or metric)
 
     def chance(self, metric: str) -> str | None:
-        """The metric that holds its chance level."""
-        return self.said(metric, "chance")
+        """The metric that is its chance level."""
+        return self.fact(metric, "chance")
 
     def direction(self, metric: str) -> bool | None:
-        """Whether higher is better; None where neither is."""
-        return self.said(metric, "higher_is_better")
+        """Whether higher is better; None if neither is."""
+        return self.fact(metric, "higher_is_better")
 
     def title(self, metric: str) -> str:
-        """Its label with the arrow of its better side."""
+        """The label with an arrow towards better values."""
         return self.label(metric) + direction_arrow(self.direction(metric))
 
     def is_compared(self, metric: str) -> bool:
-        """Whether it says how faithful a map is."""
+        """Whether it measures the quality of a map."""
         return self.group(metric) in COMPARED
 
     def with_role(self, role: str, metrics: Iterable[str]) -> list[str]:
-        """Those of the metrics that have this role."""
-        return [metric for metric in metrics if (self.said(metric, "role") or "score") == role]
+        """The metrics with this role."""
+        return [metric for metric in metrics if (self.fact(metric, "role") or "score") == role]
 
     def checks(self, records: pd.DataFrame) -> pd.Series:
-        """Which records check the measurement, and say nothing of an explainer."""
+        """A mask of the records that check the measurement and do not score an explainer."""
         return records["metric"].isin(self.with_role("check", self.facts))
 
     def sort(self, metrics: Iterable[str]) -> list[str]:
@@ -84,11 +84,11 @@ class Catalogue:
         return sorted(metrics, key=lambda metric: (GROUPS.index(self.group(metric)), places.get(metric, len(places))))
 
     def first(self, families: Sequence[str], metrics: Iterable[str]) -> list[str]:
-        """Of each family the first score, in reading order."""
+        """The first score of each family, in reading order."""
         scores = self.with_role("score", self.sort(metrics))
         found = [next((metric for metric in scores if self.family(metric) == family), None) for family in families]
         return [metric for metric in found if metric]
 
     def headlines(self, metrics: Iterable[str]) -> list[str]:
-        """The metrics that stand where there is no room for all."""
+        """The metrics of short tables."""
         return self.first(HEADLINES, metrics)

@@ -1,4 +1,4 @@
-"""A run folder made light enough to be committed: all that tables and figures need, and no path of a machine."""
+"""A light copy of a run folder, to commit: what tables and figures need, without absolute paths."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def keep_run(run: Path, out: Path, pictures: int = 0) -> Path:
     """Write the run folder `run`, of an evaluation or of a training, into the new folder `out`, whole or not at all.
 
     Records and curves become a file each; weights are left out. `pictures` is of how many pairs of each kind maps and
-    images are kept: of so many first ones, and of as many on which the first method does worst.
+    images are kept: the first ones, and as many with the worst score of the first method.
     UserError where the run is unfinished, or `out` exists.
     """
     run, out = Path(run), Path(out)
@@ -44,7 +44,7 @@ def keep_run(run: Path, out: Path, pictures: int = 0) -> Path:
 
 def _keep_training(run: Path, out: Path) -> None:
     if absent := [name for name in TRAINING if not (run / name).is_file()]:
-        raise UserError(f"{run} is no finished training: it has no {absent[0]}; pass a run_dir of train")
+        raise UserError(f"{run} is not a finished training (no {absent[0]}): pass a run_dir of train")
     facts = read_json(run / TRAINING[0], "train again into another run_dir")
     for name in TRAINING[1:]:
         check_digest(run, facts, run / name, "train again into another run_dir")
@@ -72,7 +72,7 @@ def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
 
 
 def _keep_pictures(run: Run, out: Path, count: int) -> None:
-    """Maps as one shard, and the images that the pairs show."""
+    """Write the maps as one chunk, and the images of the pairs."""
     there = run.pairs.drop_duplicates(PAIR)
     seen = [image_path(run.root, pair).is_file() for pair in there["query_id"]]
     there = there[np.array(seen) & [image_path(run.root, pair).is_file() for pair in there["reference_id"]]]
@@ -89,7 +89,7 @@ def _keep_pictures(run: Run, out: Path, count: int) -> None:
 
 
 def _shorten_paths(value: Any) -> Any:
-    """The same with each absolute path, and each that leads out, as its last two names."""
+    """The same value; paths that are absolute or lead outside become their last two names."""
     if isinstance(value, dict):
         return {key: _shorten_paths(item) for key, item in value.items()}
     if isinstance(value, list):

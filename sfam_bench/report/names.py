@@ -1,4 +1,4 @@
-"""Names as texts and as file names, the order of explainers, and how numbers are written."""
+"""Names in prose and in file names, the order of explainers, and number formats."""
 
 import re
 from collections.abc import Callable, Container, Sequence
@@ -14,7 +14,7 @@ SPELLING = {"map@r": "MAP@R", "r": "R"}
 
 
 def sort_explainers(explainers: Sequence[str], blind: Container[str]) -> list[str]:
-    """Methods in the order in which they ran, then those that are blind to the pair."""
+    """Methods in their order of evaluation, then those that are blind to the pair."""
     return sorted(explainers, key=blind.__contains__)
 
 
@@ -38,7 +38,7 @@ def to_prose(name: str) -> str:
 
 
 def slug(*names: str) -> str:
-    """A file name for what goes by these names."""
+    """A file name made of these names."""
     return "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed" for name in names)[:LONGEST]
 
 

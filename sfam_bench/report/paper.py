@@ -62,11 +62,11 @@ class Sheet:
 
 @runtime_checkable
 class Drawing(Protocol):
-    """A figure out of stored runs."""
+    """A figure of stored runs."""
 
     @property
     def caption(self) -> str:
-        """What stands below it."""
+        """The caption."""
 
     def __call__(self, stored: Stored) -> Figure:
         """Draw it; UserError where a stored run lacks what it needs."""
@@ -79,7 +79,7 @@ def write_paper(
     out: Path,
     document: bool = False,
 ) -> list[Path]:
-    """Render all, then write tables into out/tables, figures into out/figures, and out/paper.tex if asked for."""
+    """Render tables into out/tables, figures into out/figures, and out/paper.tex if `document` is set."""
     sheets = {name: table(stored) for name, table in tables.items()}
     drawn = {name: drawing(stored) for name, drawing in drawings.items()}
     paths = [path for name, sheet in sheets.items() for path in sheet.write(out / "tables", name)]
@@ -138,7 +138,7 @@ class Metrics:
         return Sheet(self.title, lines, [*parts, *([left_out] if left_out else [])], {"": frame})
 
     def _select_rows(self, run: Summed) -> pd.DataFrame:
-        """The rows of the means that the table shows, and the chance levels of its metrics."""
+        """The rows of the means in the table, and the chance levels of its metrics."""
         means = run.among(self.explainers)
         there = means.loc[means["explainer"] != FACTS, "metric"].drop_duplicates().tolist()
         shown = [name for name in there if any(fnmatchcase(name, pattern) for pattern in self.metrics)]
@@ -174,18 +174,18 @@ class Metrics:
 
 
 def describe_run(run: Summed, means: pd.DataFrame) -> str:
-    """What was measured on what, in a line."""
+    """Data set, model and target of a run in one line."""
     return protocol_line(run.run, means, run.errors)
 
 
 def name_in_part(title: str, name: str, names: Sequence[str]) -> str:
-    """What a run is called within its part: by the part's title alone where it is the only one."""
+    """The title of a run within its part: the part's title if it is the only run."""
     return title if len(names) == 1 else f"{title}, {name}"
 
 
 @dataclass(frozen=True)
 class Models:
-    """Trained models beside what they were frozen and what was published: PASS or DRIFT where it can be judged."""
+    """Trained models compared with their frozen trunks and with published figures: PASS or DRIFT where comparable."""
 
     title: str
     runs: Sequence[str]
@@ -200,7 +200,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether the metrics of each run tell the exact decomposition from controls, and rank methods alike."""
+    """Whether the metrics of each run separate the exact decomposition from controls, and agree on rankings."""
 
     title: str
     runs: Sequence[str]

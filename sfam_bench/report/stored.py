@@ -1,4 +1,4 @@
-"""Stored runs by name, each read and summed up once, however many tables and figures ask for it."""
+"""Stored runs by name, each read and summarised once, for any number of tables and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ class Stored:
     _read: dict[str, "Summed"] = field(default_factory=dict, repr=False)
 
     def run(self, name: str) -> "Summed":
-        """An evaluation; UserError where there is none of this name."""
+        """The evaluation of this name; UserError if absent."""
         if name not in self._read:
             whole = with_box_accuracy(read_run(self._folder(name)))
             check = Catalogue.of(whole.manifest).checks(whole.records)  # these judge the protocol, no explainer
@@ -35,20 +35,20 @@ class Stored:
         return self._read[name]
 
     def training(self, name: str) -> Training:
-        """A training; UserError where there is none of this name."""
+        """The training of this name; UserError if absent."""
         return read_training(self._folder(name))
 
     def _folder(self, name: str) -> Path:
         folder = Path(self.root) / name
         if Path(name).name != name or not folder.is_dir():
             there = ", ".join(sorted(path.name for path in Path(self.root).glob("*/"))) or "none"
-            raise UserError(f"there is no stored run '{name}' in {self.root}: it has {there}")
+            raise UserError(f"no stored run '{name}' in {self.root}: it has {there}")
         return folder
 
 
 @dataclass(frozen=True)
 class Summed:
-    """A run with its means; `errors` are those of the areas of its curves."""
+    """A run with its means; `errors` are the integration errors of its curves."""
 
     name: str
     run: Run
@@ -56,7 +56,7 @@ class Summed:
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """What is known of its metrics."""
+        """The catalogue of its metrics."""
         return Catalogue.of(self.run.manifest)
 
     @cached_property
@@ -65,12 +65,12 @@ class Summed:
         return self._summed(self.run.records)
 
     def among(self, explainers: Sequence[str]) -> pd.DataFrame:
-        """The means of some explainers alone, best and tied among these; of all where none is named."""
+        """The means of these explainers, with best and tied among them; of all if none is given."""
         if not explainers:
             return self.means
         there = self.run.records["explainer"].unique()
         if absent := [name for name in explainers if name not in there]:
-            raise UserError(f"the stored run {self.name} has no explainer {absent[0]}: evaluate it with that one too")
+            raise UserError(f"the stored run {self.name} has no explainer {absent[0]}: evaluate that one too")
         return self._summed(self.run.records[self.run.records["explainer"].isin([*explainers, FACTS])])
 
     def _summed(self, records: pd.DataFrame) -> pd.DataFrame:
@@ -80,6 +80,6 @@ class Summed:
         return mark_blind(whole, self.run.manifest.get("blind") or ())
 
     def kept(self, means: pd.DataFrame) -> pd.DataFrame:
-        """The records behind some rows of the means."""
+        """The records behind these rows of the means."""
         own = self.run.records
         return own[own["metric"].isin(means["metric"]) & own["explainer"].isin(means["explainer"])]

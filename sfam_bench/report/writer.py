@@ -1,4 +1,4 @@
-"""From run folders to tables, figures and one page; never imports torch."""
+"""Tables, figures and one page from run folders; imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
 
 
 def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> Report:
-    """Write the report of several runs into the folder `out`, whole or not at all, and return the gist of it."""
+    """Write the report of several runs into the folder `out`, whole or not at all; returns the means and protocols."""
     found = [read_run(Path(run), allow_unfinished) for run in runs]
     _check(found)
     out = Path(out)
@@ -53,8 +53,8 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     boxed = [*map(with_box_accuracy, runs)]
     manifests = [run.manifest for run in boxed]
     for whole in boxed:
-        # area errors go to the protocol: in a table they would stand as if they told explainers apart
-        catalogue = Catalogue.of(whole.manifest, *manifests)  # its own words first
+        # area errors go to the protocol: they do not score explainers
+        catalogue = Catalogue.of(whole.manifest, *manifests)  # its own descriptions first
         check = catalogue.checks(whole.records)
         run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
         blind = run.manifest.get("blind") or ()
@@ -123,7 +123,7 @@ def _section(
 
 
 def _remark(runs: Sequence[Run], part: pd.DataFrame) -> str:
-    """Which models of this part of the summary stand outside the protocol, and why; nothing where none does."""
+    """The models of this part of the summary that violate the protocol, and why; empty if none does."""
     shown = set(part[RUN].itertuples(index=False, name=None))
     found = {tuple(map(run.manifest.get, RUN)): describe_violations(run.manifest) for run in runs}
     texts = [f"{' · '.join(keys[:2])}: {why}" for keys, why in found.items() if why and keys in shown]
@@ -135,23 +135,23 @@ def _select_part(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _check(runs: Sequence[Run]) -> None:
-    """Each (dataset, model, target) comes from one run, else their rows would mix."""
+    """Raise UserError if two runs have the same (dataset, model, target): their rows would mix."""
     if not runs:
-        raise UserError("there is no run to report: pass the run folders, for example runs=[results/cub]")
+        raise UserError("no run to report: pass run folders, for example runs=[results/cub]")
     seen: dict[tuple[str, ...], Path] = {}
     for run in runs:
         for keys in run.records[RUN].drop_duplicates().itertuples(index=False, name=None):
             if other := seen.get(keys):
-                raise UserError(f"the runs {other} and {run.root} both hold {' · '.join(keys)}: pass one of them")
+                raise UserError(f"the runs {other} and {run.root} both have {' · '.join(keys)}: pass one of them")
             seen[keys] = run.root
 
 
 def _foreign_files(out: Path) -> list[Path]:
-    """What must outlive the swap: Hydra's own files; anything else that no report wrote is not touched."""
+    """Hydra's files in an existing report folder, which are kept; UserError if it has other foreign files."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another folder for the report")
     others = [path for path in out.glob("*") if not any(path.match(pattern) for pattern in OURS)]
     hydras = [path for path in others if path.name.startswith(".") or path.suffix == ".log"]
     if foreign := sorted(set(others) - set(hydras)):
-        raise UserError(f"{out} holds {foreign[0].name}, which no report wrote: choose another folder for the report")
+        raise UserError(f"{out} has {foreign[0].name}, which is not part of a report: choose another folder")
     return hydras

@@ -31,7 +31,7 @@ BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 @dataclass(frozen=True)
 class Piece:
-    """What a batch left, read and verified.
+    """The chunk of a batch, read and verified.
 
     `skipped` are pairs that could not be explained: ids, and why; `explained` the pairs of its maps, where it has any;
     `code` the hash of the code that made it, and `passes` the mode in which that took forward passes.
@@ -53,7 +53,7 @@ class Piece:
         passes: Mapping[str, Any] | None = None,
         codes: Collection[str] | None = None,
     ) -> "Piece":
-        """Read all of it; ValueError with what is wrong, in a line that begins with the file.
+        """Read it; ValueError, starting with the file name, if it is not valid.
 
         `passes` are those in which it must have been computed, `codes` the hashes of code that may have made it; None
         accepts any.
@@ -77,7 +77,7 @@ class Piece:
 
 
 def chunk_path(root: Path, kind: str, number: int) -> Path:
-    """Where the records, curves or maps of a batch lie."""
+    """The path of the records, curves or maps of a batch."""
     return root / kind / f"{number:05d}.{'npz' if kind == 'maps' else 'parquet'}"
 
 
@@ -91,7 +91,7 @@ def write_piece(
     skipped: Sequence[tuple[str, str, str]],
     passes: Mapping[str, Any],
 ) -> None:
-    """Write what a batch leaves, records last, which carry the digests of curves and maps."""
+    """Write the chunk of a batch, records last: their footer has the digests of curves and maps."""
     said: dict[str, Any] = {"key": key, "batch": number, "code": running_code(), "passes": dict(passes)}
     beside: dict[str, Any] = {"skipped": [list(one) for one in skipped], "curves": None, "maps": None}
     if len(curves):
@@ -109,7 +109,7 @@ def write_piece(
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """What a piece says of itself, out of its footer alone; nothing where it is broken or says nothing."""
+    """The facts in the footer of a chunk; empty if it cannot be read or has none."""
     try:
         found = json.loads((pq.read_metadata(path).metadata or {})[MARK])
     except BROKEN:
@@ -120,7 +120,7 @@ def read_footer(path: Path) -> dict[str, Any]:
 def check_code_and_mode(
     path: Path, said: Mapping[str, Any], passes: Mapping[str, Any] | None, codes: Collection[str] | None
 ) -> None:
-    """ValueError where a piece was computed in another mode of passes, or by other code."""
+    """Raise ValueError if a chunk was computed with another mode of passes, or by other code."""
     if passes is not None and said.get("passes") != dict(passes):
         raise ValueError(
             f"{path} was computed with passes {describe_passes(said.get('passes'))}, expected {describe_passes(passes)}"
@@ -135,7 +135,7 @@ def describe_passes(passes: Mapping[str, Any] | None) -> str:
 
 
 def _write(path: Path, table: pa.Table, said: Mapping[str, Any]) -> None:
-    """Write a table whose footer carries the digest of the file."""
+    """Write a table with its digest in the footer."""
     marked = {MARK: json.dumps({**said, "rows": len(table), SEAL: BLANK}, ensure_ascii=False).encode()}
     with atomic(path) as temporary:
         pq.write_table(table.replace_schema_metadata(marked), temporary, **FORMAT)
@@ -147,7 +147,7 @@ def _write(path: Path, table: pa.Table, said: Mapping[str, Any]) -> None:
 def read_piece(
     path: Path, schema: pa.Schema, key: str | None, number: int, sealed: bool = True
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The records or curves of a batch, and what they say of themselves, both proved by the digest.
+    """The records or curves of a batch and the facts in their footer, both checked by digest.
 
     With `key` None they may be of any plan. Without `sealed`, pieces that an older version wrote, which carry no
     digest, are given as they are. ValueError with what is wrong, in a line that begins with the file.
@@ -185,7 +185,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _check_digest(path: Path, expected: str) -> None:
-    """ValueError unless a file is the one that its records were written with."""
+    """Raise ValueError unless the digest of a file is the one in its records."""
     try:
         found = digest(path)
     except OSError as error:
@@ -195,7 +195,7 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _maps(path: Path, names: list[str]) -> list[tuple[str, str]]:
-    """The pairs of a file of maps, each array of which is read against its checksum."""
+    """The pairs of a file of maps; each array is read and its checksum verified."""
     try:
         with np.load(check_regular(path), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
@@ -208,7 +208,7 @@ def _maps(path: Path, names: list[str]) -> list[tuple[str, str]]:
 
 
 def encode_rows(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """A whole number a row, equal where all of these columns are."""
+    """An integer per row, equal for rows equal in all of these columns."""
     found = np.zeros(len(table), np.int64)
     for name in names:
         column = table[name].combine_chunks()
@@ -217,18 +217,18 @@ def encode_rows(table: pa.Table, names: Sequence[str]) -> np.ndarray:
 
 
 def check_unique(table: pa.Table, names: Sequence[str], path: Path) -> None:
-    """ValueError where two rows are of the same."""
+    """Raise ValueError if two rows are equal in these columns."""
     if count := len(table) - len(pd.unique(encode_rows(table, names))):
         raise ValueError(f"{path} holds {count} rows twice")
 
 
 def distinct_pairs(table: pa.Table) -> set[tuple[str, str]]:
-    """The pairs that a table is of."""
+    """The distinct pairs of a table."""
     both = pd.unique(encode_rows(table, PAIR))
     queries, references = (table[side].combine_chunks().dictionary.to_pylist() for side in PAIR)
     return {(queries[code // len(references)], references[code % len(references)]) for code in both.tolist()}
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
+    """The first line of an error message."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -16,13 +16,13 @@ FOLDERS = ("records", "maps", "images", "curves")
 
 
 def refuse_results(root: Path, resume: Resume) -> None:
-    """Raise UserError where a folder holds results and is not to be continued."""
+    """Raise UserError if a folder has results and `resume` is not set."""
     if holds_results(root) and not resume:
         raise UserError(f"run folder {root} exists: pass resume=true to continue it, or another run_dir")
 
 
 def create_folder(root: Path) -> Path:
-    """Make a folder for results that come all at the end (training); refuses one that holds results."""
+    """Make a folder for results written at the end (training); UserError if it has results."""
     if holds_results(root):
         raise UserError(f"run folder {root} exists: choose another run_dir")
     root.mkdir(parents=True, exist_ok=True)
@@ -30,18 +30,18 @@ def create_folder(root: Path) -> Path:
 
 
 def holds_results(root: Path) -> bool:
-    """Whether the folder holds more than what Hydra puts into a new one: hidden files and the log."""
+    """Whether the folder has more than Hydra's own files: hidden ones and the log."""
     return root.exists() and any(_format_differences(root))
 
 
 def is_begun(root: Path) -> bool:
-    """Whether a run was begun in a folder that holds nothing yet: a full disk, or a kill, came before its manifest."""
+    """Whether a run was started in a folder but stopped before its manifest was written (full disk, kill)."""
     left = {path.name for path in _format_differences(root)} - {"config.yaml"} if root.is_dir() else {""}
     return left <= {*FOLDERS} and not any(any(_format_differences(root / name)) for name in left)
 
 
 def claim(root: Path, resume: Resume) -> None:
-    """Make the folders of a run, which of two jobs that begin it at once only one can do."""
+    """Make the folders of a run; of two concurrent jobs only one succeeds."""
     for name in FOLDERS:
         try:
             (root / name).mkdir(parents=True, exist_ok=bool(resume))
@@ -50,14 +50,14 @@ def claim(root: Path, resume: Resume) -> None:
 
 
 def release(root: Path) -> None:
-    """Remove the folders of a run that could not be begun, so that the same command can begin it."""
+    """Remove the folders of a run that could not be started, so that the same command can start it again."""
     (root / "config.yaml").unlink(missing_ok=True)
     for name in FOLDERS:
         (root / name).rmdir()
 
 
 def check_same(root: Path, manifest: Mapping[str, Any], config: Config, resume: Resume) -> dict[str, Any] | None:
-    """The facts of the code that goes on, where that is other code and `resume` is "anyway"; None for the same code.
+    """The facts of the continuing code if it is other code and `resume` is "anyway"; None for the same code.
 
     UserError where the config is another, or the code is and that was not accepted.
     """
@@ -91,7 +91,7 @@ def _differences(root: Path, manifest: Mapping[str, Any], config: Config) -> str
 
 
 def _code_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the code decides about numbers."""
+    """The facts of the code that may affect results."""
     versions = facts.get("versions") or {}
     return {"code": facts.get("code"), **{name: versions[name] for name in PACKAGES[1:] if name in versions}}
 

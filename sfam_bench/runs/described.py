@@ -10,7 +10,7 @@ LIST = Path(__file__).with_name("older_metrics.json")
 
 
 def add_descriptions(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with a description of each metric whose key is known; what it says itself stays.
+    """The manifest with descriptions added for known metrics; its own entries are kept.
 
     Curves whose steps the list leaves open were sampled by the steps of the run.
     """
@@ -25,6 +25,6 @@ def add_descriptions(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def older_metrics() -> dict[str, dict[str, Any]]:
-    """By key, the metrics of runs from before manifests described them."""
+    """The metrics of older runs by key, whose manifests do not describe them."""
     known: dict[str, dict[str, Any]] = json.loads(LIST.read_text(encoding="utf-8"))
     return known

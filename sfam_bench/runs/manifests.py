@@ -53,7 +53,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {  # keys that a part has wherever it is
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Read the manifest of a run folder; UserError where there is none, or it is damaged or none of ours."""
+    """Read the manifest of a run folder; UserError if it is missing, damaged, or not a manifest."""
     if not Path(root).is_dir():
         raise UserError(f"there is no run folder {root}: check the path")
     if not (path := Path(root) / "manifest.json").is_file():
@@ -64,7 +64,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1000)
 def _read(path: Path, *state: int) -> dict[str, Any]:
-    """A manifest, read once for as long as its file does not change: an old one is warned of once."""
+    """Read a manifest, cached while its file does not change: an old one is warned of once."""
     manifest = read_json(path, "restore it, or evaluate again into another run_dir")
     if wrong := find_misfit(manifest, MAY_HOLD):
         raise UserError(f"{path} is no manifest of an evaluation: {wrong}; pass the folder that an evaluation wrote")
@@ -72,7 +72,7 @@ def _read(path: Path, *state: int) -> dict[str, Any]:
 
 
 def find_misfit(value: Any, expected: Any, name: str = "", place: str = "") -> str:
-    """What is not as expected, and where; nothing where all is."""
+    """The first value of an unexpected type, by its place; empty if there is none."""
     if isinstance(expected, Mapping):
         return "" if value is None else _find_mapping_misfit(value, expected, name, place)
     if isinstance(expected, list):

@@ -24,7 +24,7 @@ NOT_ALWAYS = ("reference_class", "reference_label")  # part agreement has many r
 
 
 def file_digests(root: Path) -> dict[str, str]:
-    """The digest of each file of a run folder that does not carry its own, by its path within the folder.
+    """The digest of each file of a run folder without an own digest, by relative path.
 
     Records and curves of a batch carry theirs; those of its maps stand in its records.
     """
@@ -35,7 +35,7 @@ def file_digests(root: Path) -> dict[str, str]:
 
 
 def check_digest(root: Path, manifest: Mapping[str, Any], path: Path, remedy: str = AGAIN) -> None:
-    """Raise UserError, ending with `remedy`, unless a file is the one whose digest the manifest keeps.
+    """Raise UserError, ending with `remedy`, if a file does not match its digest in the manifest.
 
     Nothing can be said of the files of runs that older versions wrote, and of images before a run is finished.
     """
@@ -49,7 +49,7 @@ def check_digest(root: Path, manifest: Mapping[str, Any], path: Path, remedy: st
 
 
 def cached_digest(path: Path) -> str:
-    """The digest of a file, computed once for as long as the file does not change; UserError where it is not there."""
+    """The digest of a file, cached while the file does not change; UserError if it is missing."""
     try:
         state = path.stat()
         return _digest_of(path, state.st_size, state.st_mtime_ns, state.st_ino)
@@ -63,7 +63,7 @@ def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:
 
 
 def read_table(path: Path, remedy: str = AGAIN) -> pa.Table:
-    """Read a table against its checksums, or say in one line what is wrong."""
+    """Read a table and verify its checksums; UserError in one line."""
     try:
         with pq.ParquetFile(check_regular(path), page_checksum_verification=True) as file:
             return file.read()
@@ -72,7 +72,7 @@ def read_table(path: Path, remedy: str = AGAIN) -> pa.Table:
 
 
 def cast_columns(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
-    """The columns of a schema, in its types; UserError where the table has others."""
+    """The columns of a schema, cast to its types; UserError if the table has others."""
     if absent := [name for name in schema.names if table.column_names.count(name) != 1]:
         count = "no" if absent[0] not in table.column_names else "more than one"
         raise UserError(f"{path} is none of our tables: it has {count} column {absent[0]}: {AGAIN}")
@@ -86,7 +86,7 @@ def cast_columns(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
 
 
 def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> pd.DataFrame:
-    """The pairs of a run; UserError where the file was changed, holds something else, or a pair of a kind twice."""
+    """The pairs of a run; UserError if the file was changed, is not a table of pairs, or repeats a pair of a kind."""
     path = root / "pairs.parquet"
     check_digest(root, manifest, path, remedy)
     table = read_table(path, remedy)
@@ -109,7 +109,7 @@ def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> 
 
 
 def check_records(records: pa.Table, pairs: pd.DataFrame, root: Path) -> None:
-    """UserError where a value is of no pair of the run, or stands twice, but for once of each kind of its pair."""
+    """Raise UserError if a value belongs to no pair of the run, or is repeated (once per kind is allowed)."""
     if strange := distinct_pairs(records) - {*pairs[list(PAIR)].itertuples(index=False, name=None)}:
         raise UserError(f"the records in {root} are of {' with '.join(min(strange))}, which is no pair of it: {AGAIN}")
     rows = encode_rows(records, KEYS)

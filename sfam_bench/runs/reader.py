@@ -45,7 +45,7 @@ KINDS = {"records": SCHEMA, "curves": CURVES}
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read; `unfinished` says how much of it is there, where not all is."""
+    """A run; `unfinished` describes the present part of an incomplete one."""
 
     root: Path
     manifest: dict[str, Any]
@@ -55,7 +55,7 @@ class Run:
 
 
 def read_run(root: Path, allow_unfinished: bool = False) -> Run:
-    """Read a run folder, or say in one line what is wrong with it."""
+    """Read a run folder; UserError in one line if it is not valid."""
     root = Path(root)
     manifest = read_manifest(root)
     there = count_batches(root, manifest)
@@ -98,13 +98,13 @@ def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:
 
 
 def count_batches(root: Path, manifest: Mapping[str, Any]) -> int:
-    """How many batches a run holds."""
+    """The number of batches of a run."""
     merged = manifest.get("merged")
     return merged["batches"] if merged else sum(1 for _ in (root / "records").glob("[0-9]*.parquet"))
 
 
 def list_codes(said: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
-    """Which batches each code made, by its hash: {"0f3a": "0-4, 7"}; `said` is what each says of itself."""
+    """The batches by code hash: {"0f3a": "0-4, 7"}; `said` has the facts of each batch."""
     found: dict[str, str] = {}
     numbers = sorted(said)
     for code in dict.fromkeys(str(said[number].get("code", "unknown")) for number in numbers):
@@ -117,7 +117,7 @@ def list_codes(said: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
 def read_maps(
     root: Path, wanted: Container[tuple[str, str]] | None = None, points: bool = False
 ) -> dict[str, np.ndarray]:
-    """Read the raw maps of all pairs, or of the `wanted` (query_id, reference_id) alone, as one array a name.
+    """Read the raw maps of all pairs, or of the `wanted` (query_id, reference_id), as one array per name.
 
     With `points` the large point-to-point maps stand among them, where the run kept any.
     """
@@ -141,7 +141,7 @@ def read_curves(root: Path) -> pd.DataFrame:
 
 
 def read_image(root: Path, manifest: Mapping[str, Any], image_id: str) -> Image.Image:
-    """A picture that a run kept."""
+    """A stored image of a run."""
     path = image_path(root, image_id)
     check_digest(root, manifest, path)
     try:
@@ -151,7 +151,7 @@ def read_image(root: Path, manifest: Mapping[str, Any], image_id: str) -> Image.
 
 
 def image_path(root: Path, image_id: str) -> Path:
-    """Where the picture of `image_id` lies, whatever slashes the id holds."""
+    """The path of the stored image `image_id`, whose id may contain slashes."""
     return Path(root) / "images" / f"{quote(image_id, safe='')}.png"
 
 
@@ -160,7 +160,7 @@ def _manifest(root: Path) -> dict[str, Any]:
 
 
 def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number of each batch, and what its records say of themselves."""
+    """The number of each batch, with the facts in the footer of its records."""
     for path in sorted((root / "records").glob("[0-9]*.parquet")):
         if not path.stem.isdigit():
             raise UserError(f"{path} is no batch of records: remove it")
@@ -168,7 +168,7 @@ def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _check_agreement(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """What each batch says of itself; UserError where they are of several plans or modes of passes."""
+    """The facts of each batch; UserError if they come from several plans or modes of passes."""
     said = {number: one for number, one in _batches(root) if one}  # very old ones say nothing of themselves
     expected = manifest.get("passes") or {}
     for number, one in said.items():
@@ -186,7 +186,7 @@ def _check_agreement(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[
 
 
 def _maps(root: Path) -> Iterator[Path]:
-    """The files of maps, each proved by the records of its batch, or by the manifest of a run that was kept."""
+    """The files of maps, each checked by the records of its batch, or by the manifest of a light copy."""
     manifest = _manifest(root)
     said = dict(_batches(root))
     if not any((root / "maps").glob("*.npz")) and any(one.get("maps") for one in said.values()):

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunStore:
-    """Writes one run folder; make it with `RunStore.create`. Every shard carries the `key` of what made it.
+    """Writes one run folder; make it with `RunStore.create`. Every chunk records the `key` of its run.
 
     It carries the mode of `passes` and the hash of the running code, too; `codes` are the hashes of code whose shards
     are continued.
@@ -46,7 +46,7 @@ class RunStore:
     def create(
         cls, root: Path, config: Config, facts: Mapping[str, Any], resume: Resume = False, key: str = ""
     ) -> "RunStore":
-        """Begin the run folder `root`, or continue it when `resume` is set, and config and code agree.
+        """Start the run folder `root`, or continue it if `resume` is set and config and code agree.
 
         `config` must hold only what changes the numbers: its hash decides whether a run may be continued, and is the
         key unless another is given. The mode in `facts["passes"]` is frozen with that; of a folder that is continued it
@@ -83,17 +83,17 @@ class RunStore:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What is known of the run; nothing where it has not begun."""
+        """The manifest; empty before the run has started."""
         return read_manifest(self.root) if (self.root / "manifest.json").exists() else {}
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Replace the manifest, with the digests of the files of the run; those of config and pairs are kept."""
+        """Replace the manifest and update the digests of the run's files; those of config and pairs are kept."""
         frozen = {name: known for name, known in (manifest.get(DIGESTS) or {}).items() if name in FROZEN}
         digests = {**file_digests(self.root), **frozen}
         write_json(self.root / "manifest.json", to_plain({**manifest, DIGESTS: digests}))
 
     def write_pairs(self, pairs: pd.DataFrame) -> None:
-        """Write which pairs the run explains: their ids, kind, classes and score.
+        """Write the pairs of the run: ids, kind, classes and score.
 
         UserError where the run has begun with others.
         """
@@ -105,7 +105,7 @@ class RunStore:
         self.write_manifest(manifest)
 
     def read_pairs(self) -> pd.DataFrame | None:
-        """The pairs that the run began with; None where it did not, or they were lost."""
+        """The pairs of a started run; None if it has not started, or they were lost."""
         path = self.root / "pairs.parquet"
         if not path.exists() or path.name not in (manifest := read_manifest(self.root)).get(DIGESTS, ()):
             return None
@@ -119,7 +119,7 @@ class RunStore:
         curves: Sequence[Any] = (),
         skipped: Sequence[tuple[str, str, str]] = (),
     ) -> None:
-        """Write one shard, records last: a shard is complete when its records can be read.
+        """Write one chunk, records last: a chunk is complete when its records can be read.
 
         Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`; curves have the fields
         of `Curve`; skipped are pairs that could not be explained: query, reference, and why.
@@ -127,12 +127,12 @@ class RunStore:
         write_piece(self.root, number, self.key, records, maps, curves, skipped, self.passes)
 
     def write_cost(self, number: int, pairs: int, seconds: Mapping[str, float]) -> None:
-        """Write the seconds that each explainer took for the pairs of a shard, apart from what repeats to the bit."""
+        """Write the seconds of each explainer for the pairs of a chunk, apart from the reproducible results."""
         (self.root / "costs").mkdir(exist_ok=True)
         write_json(self.root / "costs" / f"{number:05d}.json", {"pairs": pairs, "seconds": dict(seconds)})
 
     def cost(self, counted: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """What each explainer costs: as counted, and the milliseconds a pair over all shards."""
+        """The cost of each explainer: as counted, and milliseconds per pair over all chunks."""
         paths = sorted((self.root / "costs").glob("[0-9]*.json"))
         notes = [read_json(path, "delete it and evaluate with resume=true: only times are lost") for path in paths]
         spent, pairs = Counter[str](), sum(note["pairs"] for note in notes)
@@ -144,11 +144,11 @@ class RunStore:
         }
 
     def path(self, number: int) -> Path:
-        """Where the records of a shard lie."""
+        """The path of the records of a chunk."""
         return chunk_path(self.root, "records", number)
 
     def has_shard(self, number: int) -> bool:
-        """Whether the shard is there, made as this store makes them and without skipped pairs, by its footer alone."""
+        """Whether the chunk exists with this store's key and no skipped pairs, by its footer."""
         said = read_footer(self.path(number))
         if (said.get("key"), said.get("batch"), said.get("skipped")) != (self.key, number, []):
             return False
@@ -159,7 +159,7 @@ class RunStore:
         return all(chunk_path(self.root, kind, number).exists() for kind in ("maps", "curves") if said[kind])
 
     def due(self, shards: int) -> list[int]:
-        """The shards that are not there, or not sound: these are set aside, with a warning, and computed anew."""
+        """The chunks that are missing or invalid; invalid ones are set aside, with a warning, and computed again."""
         found = []
         for number in range(shards):
             if self.path(number).exists() and (wrong := self.check_shard(number)):
@@ -170,7 +170,7 @@ class RunStore:
         return found
 
     def check_shard(self, number: int) -> str:
-        """What is wrong with a shard, in one line, with all of it read; nothing where it is sound."""
+        """Read a chunk and describe its error in one line; empty if it is valid."""
         try:
             Piece.read(self.root, number, self.key, self.passes, self.codes)
         except ValueError as error:
@@ -178,7 +178,7 @@ class RunStore:
         return ""
 
     def set_aside(self, number: int) -> None:
-        """Rename a shard that is not sound, so that it is computed anew and can be looked at."""
+        """Rename an invalid chunk, so that it is computed again and can be inspected."""
         path, count = self.path(number), 0
         while (aside := path.with_name(f"{path.name}.bad{count or ''}")).exists():
             count += 1
@@ -186,17 +186,17 @@ class RunStore:
             path.rename(aside)
 
     def size(self, number: int) -> int:
-        """Bytes of a shard on disk."""
+        """The bytes of a chunk on disk."""
         paths = [chunk_path(self.root, kind, number) for kind in ("records", "maps", "curves")]
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def write_image(self, image_id: str, pixels: np.ndarray) -> None:
-        """Write the picture that the model saw, uint8 (rows, cols, 3), for the gallery."""
+        """Write an image as the model saw it, uint8 (rows, cols, 3)."""
         with atomic(image_path(self.root, image_id)) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG")
 
     def silent(self, metrics: Iterable[str]) -> list[str]:
-        """The metrics that have no record in any shard, since something that they need is absent."""
+        """The metrics without a record in any chunk, because data that they need is missing."""
         shards = (self.root / "records").glob("[0-9]*.parquet")
         heard = {
             name for path in shards for name in pq.read_table(path, columns=["metric"])["metric"].unique().to_pylist()
@@ -204,7 +204,7 @@ class RunStore:
         return [name for name in metrics if name not in heard]
 
     def finish(self, **facts: Any) -> None:
-        """Mark the run complete, and add late facts to its manifest: costs, and which shards which code made."""
+        """Mark the run as complete, and add costs and the chunks by code version to its manifest."""
         manifest = read_manifest(self.root)
         costs = {"cost": self.cost(manifest["cost"])} if manifest.get("cost") else {}
         codes = list_codes(
@@ -216,5 +216,5 @@ class RunStore:
 
 
 def frozen_passes(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How forward passes are taken, out of a manifest: what all shards of a run share."""
+    """The mode of forward passes in a manifest, which all chunks of a run share."""
     return {name: value for name, value in (facts.get("passes") or {}).items() if name in PASSES}

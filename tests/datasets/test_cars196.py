@@ -142,7 +142,7 @@ def test_a_damaged_mat_file_is_one_line(devkit: Path, damage: str, monkeypatch: 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"class": -1, "file": "00001.jpg"}, "class of row 1 of annotations is -1: expected a whole number"),
+        ({"class": -1, "file": "00001.jpg"}, "class of row 1 of annotations is -1: expected an integer"),
         ({"class": 1.5, "file": "00001.jpg"}, "class of row 1 of annotations is 1.5"),
         ({"class": 0, "file": "00001.jpg"}, "is 0: expected a class id of 1 to 196"),
         ({"class": 1, "file": "00001.jpg", "bbox_x1": 20}, "the box of image 'train/00001' is"),

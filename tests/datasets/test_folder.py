@@ -180,7 +180,7 @@ def test_a_linked_root_is_fine(home: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("1 x 3\n2 y\n", "line 2: count is absent"), ("\none x 3\n", "line 2: id is 'one': expected a whole number")],
+    [("1 x 3\n2 y\n", "line 2: count is absent"), ("\none x 3\n", "line 2: id is 'one': expected an integer")],
 )
 def test_malformed_table(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "t.txt").write_text(content)

@@ -29,7 +29,7 @@ LOCK = ".evaluating"
 def main(cfg: DictConfig) -> None:
     check_writable(Path(cfg.run_dir))
     evaluation = Evaluation.of(cfg)
-    store = open_run(Path(cfg.run_dir), evaluation.identity, cfg.resume)  # early; a new folder when all else is there
+    store = open_run(Path(cfg.run_dir), evaluation.identity, cfg.resume)  # early; a new folder is made last
     manifest = store.manifest
     restore_passes(cfg, evaluation.inputs.model, manifest.get("passes") or {})
     check_inputs(evaluation)

@@ -33,6 +33,6 @@ def main(cfg: DictConfig) -> None:
         create_folder(Path(cfg.run_dir))
     flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
-    with atomic(Path(cfg.run_dir) / "intervention.csv") as file:  # measured again with resume=true: it takes seconds
+    with atomic(Path(cfg.run_dir) / "intervention.csv") as file:  # computed again with resume=true, which takes seconds
         file.write_text(to_csv(flips), encoding="utf-8")
     print(flips.to_string(index=False, float_format="{:.3f}".format))

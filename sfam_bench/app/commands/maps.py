@@ -28,10 +28,10 @@ def main(cfg: DictConfig) -> None:
     read_manifest(run)
     kept = read_maps(run)
     if not kept:
-        raise UserError(f"{run} holds no maps: evaluate with maps.save=true")
+        raise UserError(f"{run} has no maps: evaluate with maps.save=true")
     if f"{name}/query" not in kept:
         names = sorted(key.removesuffix("/query") for key in kept if key.endswith("/query"))
-        raise UserError(f"{run} holds no maps of {name}: choose method={' or '.join(names)}")
+        raise UserError(f"{run} has no maps of {name}: choose method={' or '.join(names)}")
     ids = [kept[side].tolist() for side in ("query_id", "reference_id")]
 
     def maps() -> Iterator[tuple[str, str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""List the trainings that are ready-made; with what was published of each, and the licence of the weights.
+"""List the training presets, with published figures and the licence of the weights.
 
 Examples:
 
@@ -17,11 +17,11 @@ from sfam_bench.core.signals import ignore_closed_pipe
 
 
 def main() -> None:
-    """Print the table; with --json all fields, and the setting that was published."""
+    """Print the table; with --json all fields, and the published setting."""
     options = [text for text in sys.argv[1:] if text != "ls"]
     try:
         if wrong := [text for text in options if text != "--json"]:
-            raise UserError(f"models takes --json, not {wrong[0]!r}")
+            raise UserError(f"models accepts --json, not {wrong[0]!r}")
         listed = read_presets()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

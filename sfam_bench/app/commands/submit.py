@@ -39,7 +39,7 @@ LATER = (
 @script("submit", first="verb")
 def main(cfg: DictConfig) -> None:
     if cfg.verb not in VERBS:
-        raise UserError(f"'{cfg.verb}' is no verb: say submit {'|'.join(VERBS)} run_dir=...")
+        raise UserError(f"unknown verb '{cfg.verb}': use submit {'|'.join(VERBS)} run_dir=...")
     given = [text.lstrip("+~").split("=")[0] for text in HydraConfig.get().overrides.task]
     if cfg.verb != "plan" and (frozen := [name for name in given if name.split(".")[0] not in LATER]):
         raise UserError(f"{frozen[0]} is frozen in the plan: give it to submit plan, with another run_dir")
@@ -48,14 +48,14 @@ def main(cfg: DictConfig) -> None:
 
 
 def plan_evaluation(cfg: DictConfig) -> None:
-    """Freeze an evaluation, and cut it into shards."""
+    """Write the plan of an evaluation in shards."""
     from sfam_bench.app.planning import plan  # torch, which the other verbs do without
 
     plan(cfg)
 
 
 def run(cfg: DictConfig) -> None:
-    """Start what is not done."""
+    """Start the jobs that are not done."""
     root, plan = read_root(cfg)
     check_launcher(cfg.launcher)
     if cfg.dry_run:
@@ -86,7 +86,7 @@ def print_status(cfg: DictConfig) -> None:
 
 
 def merge_shards(cfg: DictConfig) -> None:
-    """Check all chunks, and make one run of them."""
+    """Check all chunks and merge them into one run."""
     root = Path(cfg.run_dir).resolve()
     plan = Plan.read(root)
     notes = [
@@ -103,7 +103,7 @@ def merge_shards(cfg: DictConfig) -> None:
 
 
 def cancel_jobs(cfg: DictConfig) -> None:
-    """Stop what is at work or queued; what is done is kept."""
+    """Stop running and queued jobs; finished work is kept."""
     root, plan = read_root(cfg)
     print(cancel(root, plan).line)
 

@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def tabulate(cfg: DictConfig, out: Path, plan: JobList, unchanged: bool) -> None:
-    """Write the table of a sweep, and the page where cells are new; exit with 1 where cells are not done."""
+    """Write the table of a sweep, and the page if cells are new; exit with 1 if cells are not done."""
     done, cells = write_cells(out, plan, read_status(out, plan, cfg.gone))
     print(f"table: {out / 'cells.md'}")
     page = out / "report" / "index.html"

@@ -83,7 +83,7 @@ def train_and_write(
     same: Config,
     first: bool,
 ) -> dict[str, Any]:
-    """Train, and write everything that a run leaves; returns its facts, or nothing where another process writes."""
+    """Train and write the run folder; the facts of the run, or None in processes that do not write."""
     recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
     roles = Roles.of(dataset, validation)
     check_protocol(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
@@ -93,7 +93,7 @@ def train_and_write(
         classes.tolist(),
         lambda image_id: augment(dataset.image(image_id)) if augment else dataset.sample(image_id).image,
     )
-    examples.numbered(recipe)  # what cannot be trained is said before anything is embedded
+    examples.numbered(recipe)  # errors come before images are embedded
     width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
     criterion, miner = build_loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
     if first:
@@ -106,7 +106,7 @@ def train_and_write(
             choice = epoch_choice(cfg, validation, dataset, model, roles.validation)
             history = train(model, criterion, miner, examples, recipe, choice=choice, log=log, **options)
     except Interrupted as stop:
-        print(f"{stop}; where it stands is kept: continue with resume=true", file=sys.stderr)
+        print(f"{stop}; the state is saved: continue with resume=true", file=sys.stderr)
         sys.exit(128 + stop.number)
     finally:
         leave_group()

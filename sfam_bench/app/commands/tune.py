@@ -60,7 +60,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def describe_outcome(objective: str, manifest: Mapping[str, Any]) -> str:
-    """What was chosen and what it gains, on the classes tuned on and on those held out."""
+    """The chosen setting and its gain, on tuning classes and on held-out classes."""
     departs = {name: value for name, value in manifest["chosen"].items() if value != manifest["default"][name]}
     chosen = ", ".join(f"{name}={value}" for name, value in departs.items()) or "the default is the best"
     lines = [f"{manifest['method']}: {chosen}"]

@@ -37,7 +37,7 @@ EVERY = 5  # points of a curve between two marks
 
 @dataclass(frozen=True)
 class CurvePanel:
-    """One kind of curve of one run: a title, its name, a row a pair and explainer, and the classes of the queries."""
+    """One curve of one run: title, name, a row per pair and explainer, and the classes of the queries."""
 
     title: str
     name: str
@@ -46,7 +46,7 @@ class CurvePanel:
 
 
 def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
-    """Figures of a run's curves in `out`, as PNG and SVG, a few methods each beside the controls; none without curves.
+    """Draw the curves of a run into `out`, as PNG and SVG, a few methods per figure with the controls; none without curves.
 
     Bands are 95 % intervals, bootstrapped over the classes of the queries.
     """
@@ -68,7 +68,7 @@ def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
 
 
 def curve_panel(run: Run, curves: pd.DataFrame, name: str, of: str = "") -> CurvePanel:
-    """The curves of this name, out of those of the run."""
+    """The panel of one curve of the run."""
     labels = run.pairs.drop_duplicates("query_id").set_index("query_id")["query_label"]
     title = "\n".join(filter(None, [shorten(of, 40), break_name(to_prose(name), 40)]))
     return CurvePanel(title, name, curves[curves["curve"] == name], labels)
@@ -77,7 +77,7 @@ def curve_panel(run: Run, curves: pd.DataFrame, name: str, of: str = "") -> Curv
 def draw_curve_panels(
     panels: Sequence[CurvePanel], names: Sequence[str], controls: Container[str], columns: int, width: float = PAGE
 ) -> Figure:
-    """A panel for each curve; every explainer has one line and mark in all of them, controls are grey."""
+    """Draw a panel for each curve; an explainer has the same line and marker in all, controls are grey."""
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(width, 0.6 + rows * (0.62 * width / columns)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -98,7 +98,7 @@ def draw_curve_panels(
 
 
 def _line(axes: Axes, part: pd.DataFrame, labels: pd.Series, place: int, control: bool) -> Line2D:
-    """A mean and its band; the line's handle."""
+    """Draw a mean and its band; returns the line's handle."""
     at, scores = np.stack(part["fraction"].tolist())[0], np.stack(part["score"].tolist()).astype(float)
     found = clustered_intervals(scores, labels.loc[part["query_id"]].to_numpy(), draws=DRAWS)
     low, mean, high = (np.array([getattr(point, key) for point in found]) for key in ("low", "mean", "high"))

@@ -25,7 +25,7 @@ LEFT, HEAD, GAP, KEY = 1.0, 0.36, 0.09, 0.5  # inches: captions, names of method
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair as it is drawn: a caption a side, both images, and both raw maps of each method that has them."""
+    """A pair to draw: a caption per side, both images, and both raw maps of each method that has them."""
 
     captions: Sequence[str]
     images: Sequence[np.ndarray]
@@ -33,7 +33,7 @@ class Shown:
 
 
 def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Path]:
-    """Sheets of pairs by explainers in the folder `out`; none if the run kept no maps or images."""
+    """Write sheets of pairs by explainers into `out`; none if the run has no maps or images."""
     chosen = load_shown(run, select_pairs(run, pairs))
     explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], list_blind(run))
     if not explainers:
@@ -48,12 +48,12 @@ def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Pa
 
 
 def list_blind(run: Run) -> Sequence[str]:
-    """The explainers of a run that do not see the pair."""
+    """The explainers of a run that are blind to the pair."""
     return run.manifest.get("blind") or ()
 
 
 def select_pairs(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The first pairs whose images were kept, of each kind in turn; of all kinds where none is named."""
+    """The first pairs with stored images, kinds in turn; of all kinds if none is given."""
     there = {path.name for path in (run.root / "images").glob("*.png")}
     rows = run.pairs.drop_duplicates(["query_id", "reference_id"]).to_dict("records")
     kept: dict[str, list[dict[str, Any]]] = {}
@@ -68,7 +68,7 @@ def select_pairs(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[s
 
 
 def load_shown(run: Run, chosen: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> list[Shown]:
-    """The pairs with their images and maps out of the run folder, and a note on each."""
+    """Load the images and maps of pairs from the run folder, with a note on each."""
     maps = read_maps(run.root, {(row["query_id"], row["reference_id"]) for row in chosen})
     ids = zip(*(maps.get(f"{side}_id", np.array([])).tolist() for side in SIDES), strict=True)
     place = {pair: row for row, pair in enumerate(ids)}
@@ -127,7 +127,7 @@ def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE
 
 
 def _draw_colour_key(figure: Figure, height: float) -> None:
-    """The colours from against to for, over mid-grey."""
+    """Draw the colour key: from lowering to raising the similarity, over mid-grey."""
     width = figure.get_figwidth()
     axes = figure.add_axes((LEFT / width, (KEY - 0.2) / height, 1.6 / width, 0.11 / height))
     ramp = np.linspace(-1, 1, 201, dtype=np.float32)[None]
@@ -140,7 +140,7 @@ def _draw_colour_key(figure: Figure, height: float) -> None:
 
 
 def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
-    """The map over its image, or a grey field with a word when there is nothing to see."""
+    """Draw the map over its image, or a grey field with the reason if the map is empty."""
     word = "no map" if raw is None else "flagged" if _is_flat(raw) else ""
     if raw is None or word:
         axes.imshow(np.full_like(image, 205))

@@ -30,7 +30,7 @@ from sfam_bench.statistics import FACTS, RUN
 
 
 def draw_overview(summary: pd.DataFrame, metrics: Catalogue, out: Path, named: Named = slug) -> list[Path]:
-    """A panel for each metric of one (dataset, model, target): means and 95 % intervals, as PNG and SVG in `out`."""
+    """Draw means and 95 % intervals, a panel per metric of one (dataset, model, target), as PNG and SVG in `out`."""
     own = select_scored(summary)
     names = [*filter(metrics.is_compared, metrics.sort(own["metric"].unique()))]
     if not names:
@@ -44,13 +44,13 @@ def draw_overview(summary: pd.DataFrame, metrics: Catalogue, out: Path, named: N
 
 
 def select_scored(summary: pd.DataFrame) -> pd.DataFrame:
-    """The means of methods that have a better side, and a pair that was not flagged."""
+    """The means that have a direction and at least one pair without a flag."""
     return summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna() & (summary["count"] > 0)]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A metric's means, the level of chance where it is known, and a title."""
+    """A metric's means, its chance level if known, and a title."""
 
     title: str
     means: pd.DataFrame
@@ -58,7 +58,7 @@ class Panel:
 
 
 def panel(summary: pd.DataFrame, metric: str, metrics: Catalogue, of: str = "") -> Panel:
-    """The panel of a metric out of the summary of its run."""
+    """The panel of a metric from the summary of its run."""
     means = select_scored(summary[summary["metric"] == metric])
     chance = float(summary.loc[summary["metric"] == metrics.chance(metric), "mean"].mean())
     title = break_name(metrics.label(metric), 28, 3) + direction_arrow(metrics.direction(metric))
@@ -66,7 +66,7 @@ def panel(summary: pd.DataFrame, metric: str, metrics: Catalogue, of: str = "") 
 
 
 def draw_means(panels: Sequence[Panel], columns: int, width: float = PAGE) -> Figure:
-    """Means and 95 % intervals of all explainers, a panel for each metric, a row for each explainer."""
+    """Draw means and 95 % intervals: a panel for each metric, a row for each explainer."""
     whole = pd.concat([each.means for each in panels])
     unseeing = set(whole.loc[whole["blind"].astype(bool), "explainer"])
     explainers = sort_explainers(whole["explainer"].drop_duplicates().tolist(), unseeing)

@@ -44,7 +44,7 @@ class Diagram:
 
     @property
     def bars(self) -> list[tuple[int, int]]:
-        """First and last of the runs that Nemenyi's test cannot tell apart."""
+        """First and last rank of each group not separated by Nemenyi's test."""
         return find_cliques(self.ranks["rank"].to_numpy(), float(self.ranks["critical_difference"].iloc[0]))
 
     @property
@@ -54,7 +54,7 @@ class Diagram:
 
 
 def diagram(ranks: pd.DataFrame, metrics: Catalogue, of: str = "") -> Diagram:
-    """The diagram of a metric out of its rows of meta.ranks."""
+    """The diagram of a metric from its rows of meta.ranks."""
     metric = str(ranks["metric"].iloc[0])
     title = " · ".join(filter(None, [shorten(of, 24), shorten(metrics.title(metric), 60)]))
     return Diagram(title, ranks.sort_values("rank", kind="stable"))
@@ -63,7 +63,7 @@ def diagram(ranks: pd.DataFrame, metrics: Catalogue, of: str = "") -> Diagram:
 def critical_differences(
     ranks: pd.DataFrame, metrics: Catalogue, blind: Container[str], out: Path, named: Named = slug
 ) -> list[Path]:
-    """A diagram for each metric of one (dataset, model, target): mean ranks, bars over what cannot be told apart."""
+    """Draw a critical-difference diagram for each metric of one (dataset, model, target)."""
     found = [diagram(part, metrics) for _, part in ranks.groupby("metric", sort=False)]
     if not found:
         return []
@@ -72,7 +72,7 @@ def critical_differences(
 
 
 def draw_diagrams(diagrams: Sequence[Diagram], blind: Container[str], title: str = "") -> Figure:
-    """The diagrams one below the other."""
+    """Draw the diagrams below one another."""
     head = 0.35 if title else 0.05
     whole = head + sum(each.height for each in diagrams)
     figure = Figure(figsize=(PAGE, whole))
@@ -87,7 +87,7 @@ def draw_diagrams(diagrams: Sequence[Diagram], blind: Container[str], title: str
 
 
 def _diagram(axes: Axes, shown: Diagram, blind: Container[str]) -> None:
-    """The axis of ranks on top, bars below it, and the names on either side; y is inches from the bottom."""
+    """Draw the rank axis on top, bars below it, and names on both sides; y is in inches from the bottom."""
     part, bars, count, line = shown.ranks, shown.bars, len(shown.ranks), shown.height - ABOVE
     difference, p = (float(part[name].iloc[0]) for name in ("critical_difference", "p"))
     axes.set_xlim(1 - 0.02 * count, count + 0.02 * count)
@@ -142,7 +142,7 @@ def _inches(axes: Axes) -> mpl.transforms.Transform:
 def agreement_matrix(
     labels: Sequence[str], taus: tuple[np.ndarray, np.ndarray], title: str, out: Path, named: Named = slug
 ) -> list[Path]:
-    """Kendall's tau of any two metrics: all explainers below the diagonal, without blind ones above it."""
+    """Draw Kendall's tau of any two metrics: all explainers below the diagonal, without blind ones above it."""
     count = len(labels)
     size = max(3.2, (0.44 if count <= NUMBERED else 0.2) * count) + 3.2
     figure = draw_taus(labels, taus, size)
@@ -151,7 +151,7 @@ def agreement_matrix(
 
 
 def draw_taus(labels: Sequence[str], taus: tuple[np.ndarray, np.ndarray], width: float = PAGE) -> Figure:
-    """The matrix of two matrices, one below the diagonal and one above it."""
+    """Draw two matrices as one, below and above the diagonal."""
     metrics, count = [shorten(label, 52) for label in labels], len(labels)
     shown = np.where(np.tri(count, dtype=bool), *taus)
     np.fill_diagonal(shown, np.nan)

@@ -28,7 +28,7 @@ class MapPanel:
 
 
 class PairFigure(Figure):
-    """A figure that notebooks show without pyplot."""
+    """A figure that notebooks display without pyplot."""
 
     def _repr_png_(self) -> bytes:
         file = BytesIO()
@@ -39,7 +39,7 @@ class PairFigure(Figure):
 def pair_figure(
     query: np.ndarray, reference: np.ndarray, lines: Sequence[str], panels: Sequence[MapPanel]
 ) -> PairFigure:
-    """Query and reference, (rows, cols, 3) in bytes, in the first row, then a row for each method."""
+    """A figure of query and reference, uint8 (rows, cols, 3), in the first row, then a row for each method."""
     images = (query, reference)
     high, wide, aside, top, gap, foot = 1.9 * query.shape[0] / query.shape[1], 1.9, 2.9, 0.3, 0.08, 0.5
     width, height = gap + 2 * (wide + gap) + aside, top + (1 + len(panels)) * (high + gap) + foot
@@ -67,13 +67,13 @@ def pair_figure(
 
 
 def check_suffix(path: Path) -> None:
-    """Raise UserError, before anything is drawn, where the name does not say how."""
+    """Raise UserError, before anything is drawn, if the suffix is not a figure format."""
     if path.suffix not in KINDS:
         raise UserError(f"cannot draw {path}: name a file that ends in {' or '.join(KINDS)}")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as its suffix says, whole or not at all; raises UserError where that cannot be."""
+    """Write a figure in the format of its suffix, whole or not at all; raises UserError if it cannot be written."""
     check_suffix(path)
     try:
         save(figure, path.parent, path.stem, dpi=DPI, kinds=[path.suffix[1:]])
@@ -84,6 +84,6 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def panel_lines(values: Mapping[str, float], metrics: Catalogue, most: int = 7) -> list[str]:
-    """Lines for a panel: the metrics that have a direction, in reading order."""
+    """The lines of a panel: the metrics that have a direction, in reading order."""
     names = [name for name in metrics.sort(values) if metrics.direction(name) is not None]
     return [f"{metrics.title(name)} {values[name]:.3f}" for name in names[:most]]

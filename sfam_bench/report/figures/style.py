@@ -24,7 +24,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def save(figure: Figure, out: Path, name: str, dpi: int = PRINT, kinds: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write NAME.png and NAME.svg into the folder `out`; the same numbers give the same files."""
+    """Write NAME.png and NAME.svg into `out`; equal numbers give equal files."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{name}.{kind}" for kind in kinds]
     for path, kind in zip(paths, kinds, strict=True):
@@ -35,14 +35,14 @@ def save(figure: Figure, out: Path, name: str, dpi: int = PRINT, kinds: Sequence
 
 
 def strip_axes(axes: Axes) -> Axes:
-    """Axes with the left and lower spine alone, and small numbers."""
+    """Hide the upper and right spines and set small tick labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)
     return axes
 
 
 def add_legend(figure: Figure, lines: Mapping[str, Line2D], columns: int = 4) -> None:
-    """Say below the figure which line is whose."""
+    """Draw the legend below the figure."""
     names = [shorten(name, 30) for name in lines]
     where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
     legend = figure.legend([*lines.values()], names, fontsize=SMALL, frameon=False, **where)
@@ -51,12 +51,12 @@ def add_legend(figure: Figure, lines: Mapping[str, Line2D], columns: int = 4) ->
 
 
 def shorten(name: str, most: int) -> str:
-    """A name of at most so many characters."""
+    """A name shortened to `length` characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def break_name(name: str, width: int, lines: int = 2) -> str:
-    """A name in at most so many lines, broken behind spaces and underscores, and cut where it is still too long."""
+    """A name wrapped after spaces and underscores into at most `lines` lines, shortened if still too long."""
     found = [""]
     for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", name):
         if found[-1] and len(found[-1] + part.rstrip()) > width and len(found) < lines:

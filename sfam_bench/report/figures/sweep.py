@@ -36,7 +36,7 @@ FEWEST = 3  # values that make a sweep
 
 @dataclass(frozen=True)
 class FieldSweep:
-    """Explainers of one kind that differ in one number alone: its field, and its value for each."""
+    """Explainers that differ in one numeric field: the field, and its value for each."""
 
     kind: str
     field: str
@@ -45,7 +45,7 @@ class FieldSweep:
 
 @dataclass(frozen=True)
 class Along:
-    """A metric along a field: the means at each value in order, and those of what does not sweep."""
+    """A metric along a field: the means at each value in order, and those of other explainers."""
 
     title: str
     kind: str
@@ -54,7 +54,7 @@ class Along:
 
 
 def draw_sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, named: Named = slug) -> list[Path]:
-    """A figure for each sweep of one (dataset, model, target), as PNG and SVG in `out`."""
+    """Draw each sweep of one (dataset, model, target), as PNG and SVG in `out`."""
     catalogue, own, paths = Catalogue.of(manifest), select_scored(summary), list[Path]()
     own = own[own["metric"].map(catalogue.is_compared).astype(bool)]
     for sweep in find_sweeps(manifest):
@@ -71,7 +71,7 @@ def draw_sweeps(summary: pd.DataFrame, manifest: Mapping[str, Any], out: Path, n
 
 
 def find_sweeps(manifest: Mapping[str, Any]) -> list[FieldSweep]:
-    """The sweeps among the explainers of a run, by their settings; of equal values the first explainer counts."""
+    """The sweeps among the explainers of a run, by settings; of equal values the first explainer counts."""
     found: dict[tuple[str, str, str], dict[float, str]] = {}
     for name, settings in (manifest.get("explainer_settings") or {}).items():
         kind = str(settings.get("_target_", "")).rpartition(".")[2]
@@ -97,7 +97,7 @@ def panel(own: pd.DataFrame, sweep: FieldSweep, metric: str, catalogue: Catalogu
 
 
 def draw_along(panels: Sequence[Along], field: str, columns: int, width: float = PAGE) -> Figure:
-    """A panel for each metric: means and bands along the field; what does not sweep stands as a level."""
+    """Draw a panel for each metric: means and bands along the field; other explainers are level lines."""
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(width, 0.5 + rows * (0.35 + 0.72 * width / columns)), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -113,7 +113,7 @@ def draw_along(panels: Sequence[Along], field: str, columns: int, width: float =
 
 
 def _panel(axes: Axes, shown: Along, names: Sequence[str]) -> dict[str, Line2D]:
-    """Draw it, and give the handle of each line."""
+    """Draw one panel; returns the handle of each line."""
     part = shown.part
     axes.fill_between(part["at"], part["low"], part["high"], color=METHOD, alpha=0.18, lw=0)
     (line,) = axes.plot(part["at"], part["mean"], "o-", color=METHOD, ms=3, lw=1.2)

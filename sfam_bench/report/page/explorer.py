@@ -31,14 +31,14 @@ UNSAFE = {sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 @dataclass(frozen=True)
 class Explorer:
-    """An index of all pairs, and blocks of JSON by name, of which the page decodes those that it shows."""
+    """An index of all pairs, and named blocks of JSON that the page decodes on demand."""
 
     index: dict[str, Any]
     blocks: dict[str, str]
 
 
 def build_explorer(runs: Sequence[Run], budget: int, named: Named = slug) -> Explorer | None:
-    """The pairs of the runs whose images were kept, worst first, in at most `budget` characters; None without any."""
+    """Pack the pairs with stored images, worst first, into at most `budget` characters; None without any."""
     images: dict[str, str] = {}  # data URI to name: the same photo is there once
     blocks: dict[str, str] = {}
     shown, manifests = [], [run.manifest for run in runs]
@@ -54,7 +54,7 @@ def build_explorer(runs: Sequence[Run], budget: int, named: Named = slug) -> Exp
 
 
 def to_json(value: Any) -> str:
-    """JSON that may stand in a <script> element, whatever texts it holds."""
+    """JSON that is safe inside a <script> element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return "".join(UNSAFE.get(sign, sign) for sign in text) if any(sign in text for sign in UNSAFE) else text
 
@@ -62,7 +62,7 @@ def to_json(value: Any) -> str:
 def _pack_run(
     run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str], catalogue: Catalogue
 ) -> dict[str, Any] | None:
-    """The index of one run, whose pairs go to `blocks` until its share is spent."""
+    """The index of one run; its pairs go to `blocks` up to its share of the budget."""
     names = [str(run.manifest.get(name, "")) for name in RUN]
     own = run.records[(run.records[RUN] == names).all(axis=1) & ~catalogue.checks(run.records)]
     pairs, blind = sort_pairs(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
@@ -93,7 +93,7 @@ def _pack_run(
 def _pairs(
     run: Run, records: pd.DataFrame, kept: Sequence[Ordered], methods: Sequence[str]
 ) -> Iterator[tuple[Ordered, dict[str, Any], list[str]]]:
-    """Each pair, what is known of it, and its two images."""
+    """Each pair with its facts and its two images."""
     curves = read_curves(run.root)
     by_pair = {
         name: dict(iter(frame.groupby(["query_id", "reference_id"], observed=True)))
@@ -124,7 +124,7 @@ def _pairs(
 
 
 def _values(records: pd.DataFrame | None, methods: Sequence[str]) -> dict[str, Any]:
-    """By metric a value of each method, or the reason why there is none; and what is known of the pair itself."""
+    """By metric, the value of each method or the reason why it is missing; and the facts of the pair."""
     facts: dict[str, float] = {}
     values: dict[str, list[Any]] = {}
     for row in () if records is None else records.to_dict("records"):
@@ -137,7 +137,7 @@ def _values(records: pd.DataFrame | None, methods: Sequence[str]) -> dict[str, A
 
 
 def _map(raw: np.ndarray | None) -> dict[str, Any] | None:
-    """A map over its largest magnitude as int8; None where there is none, or one that says nothing."""
+    """A map divided by its largest magnitude, as int8; None if absent or constant."""
     if raw is None or not np.isfinite(raw).all() or not np.ptp(raw) > ROUNDING * np.abs(raw).max():
         return None
     size = (min(raw.shape[1], FINEST), min(raw.shape[0], FINEST))
@@ -148,7 +148,7 @@ def _map(raw: np.ndarray | None) -> dict[str, Any] | None:
 
 
 def _points(raw: np.ndarray | None) -> dict[str, Any] | None:
-    """What positions add together, as signed square roots in int8, so that faint points keep their shape too."""
+    """Joint contributions of positions, as signed square roots in int8, which keeps faint ones visible."""
     if raw is None or not np.isfinite(raw).all() or not (top := float(np.abs(raw).max())):
         return None
     whole = raw.astype(np.float64)

@@ -24,7 +24,7 @@ SCRIPTS = ("report.js", "drawing.js", "explorer.js", "start.js")
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a section, as a data URI, or as a mere name where the page would grow too large."""
+    """A figure of a section, as a data URI, or only its name if the page would grow too large."""
 
     name: str
     caption: str
@@ -33,7 +33,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """All that one (dataset, model, target) has to show."""
+    """The part of the page for one (dataset, model, target)."""
 
     title: str
     anchor: str
@@ -45,7 +45,7 @@ class Section:
 
 
 def load_template(name: str) -> Template:
-    """A template of this package; every text that it is given is escaped."""
+    """A template of this package, with autoescaping."""
     folder = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -62,7 +62,7 @@ def render_page(
     runs: Sequence[Run] = (),
     named: Named = slug,
 ) -> str:
-    """The page; every text is escaped, nothing is loaded from elsewhere."""
+    """Render the page; all strings are escaped, nothing is loaded from other sites."""
     meanings = [(catalogue.label(metric), text) for metric in metrics if (text := catalogue.meaning(metric))]
     pictures = _embed_pictures([*sections, *([meta] if meta else [])])
     spent = sum(len(shown.uri or "") for some in pictures.values() for shown in some)
@@ -83,7 +83,7 @@ def _file(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """What the page may do: show its own pictures and style, run its own script, and nothing else."""
+    """The content security policy: only embedded pictures, style and script."""
     style_hash, script_hash = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
     )
@@ -92,7 +92,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _embed_pictures(sections: Sequence[Section]) -> dict[str, list[Picture]]:
-    """The pictures of each section by its anchor, embedded in order until the page is full."""
+    """The pictures of each section by its anchor, embedded in order up to the size limit of the page."""
     left = LIMIT - MARGIN
     found: dict[str, list[Picture]] = {section.anchor: [] for section in sections}
     for section in sections:
@@ -105,7 +105,7 @@ def _embed_pictures(sections: Sequence[Section]) -> dict[str, list[Picture]]:
 
 
 def data_uri(path: Path) -> str:
-    """A picture as a data URI: photographs as JPEG, which is a fifth of their PNG, where that is smaller."""
+    """A picture as a data URI, as JPEG if that is smaller (photographs: a fifth of the PNG)."""
     png, jpeg = path.read_bytes(), io.BytesIO()
     Image.open(path).convert("RGB").save(jpeg, format="JPEG", quality=88)
     kind, content = ("jpeg", jpeg.getvalue()) if len(jpeg.getvalue()) < len(png) else ("png", png)

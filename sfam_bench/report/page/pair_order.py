@@ -16,7 +16,7 @@ from sfam_bench.statistics import FACTS, PAIR, exclusion_reasons
 
 @dataclass(frozen=True)
 class Ordered:
-    """A pair, what failed and what was flagged of it in words, and how well it went among its like: 0 worst."""
+    """A pair with its failures and flags in prose, and the rank of its score among pairs of its kind: 0 is worst."""
 
     row: Mapping[str, Any]
     failed: tuple[str, ...]
@@ -30,7 +30,7 @@ class Ordered:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What a list of pairs says of it."""
+        """The text of the pair in a list."""
         texts = {name: str(self.row[name]) for name in (*PAIR, "query_class", "reference_class")}
         score = float(self.row["score"])
         known = {"kind": to_prose(str(self.row["kind"])), "score": score if np.isfinite(score) else None}
@@ -64,7 +64,7 @@ def sort_pairs(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str
 def _first_method(
     records: pd.DataFrame, method: str, catalogue: Catalogue
 ) -> tuple[dict[Any, tuple[str, float]], dict[Any, float]]:
-    """By pair a signed metric with its value, and the place of that among all pairs that have it, from 0 to 1."""
+    """By pair, a metric with its value, and the rank of the value among all pairs, from 0 (worst) to 1."""
     own = records[(records["explainer"] == method) & records["value"].notna()]
     values: dict[Any, tuple[str, float]] = {}
     places: dict[Any, float] = {}
@@ -79,7 +79,7 @@ def _first_method(
 
 
 def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
-    """By pair its flags in words, less those by design, which all pairs of its kind have for all methods."""
+    """The flags of each pair in prose, without flags by design (same for all pairs of a kind and all methods)."""
     why = select_flagged(pairs, records)
     found: dict[Any, tuple[str, ...]] = {}
     for ids, part in why.groupby(PAIR, observed=True):
@@ -92,7 +92,7 @@ def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, .
 
 
 def select_flagged(pairs: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The records with a `reason`, less those by design: of a metric that gives it of all pairs of a kind."""
+    """The flagged records with a `reason`, without flags by design: those of all pairs of a kind."""
     kinds = pairs[[*PAIR, "kind"]].drop_duplicates(PAIR)
     why = records.assign(reason=exclusion_reasons(records)).merge(kinds, on=PAIR)
     every = why.groupby(["kind", "metric"], observed=True)["reason"].transform("nunique")
@@ -104,6 +104,6 @@ def _list_few(names: list[str]) -> str:
 
 
 def _best_own_class(pairs: pd.DataFrame) -> dict[str, float]:
-    """By query the highest score with its own class in this run."""
+    """The highest score of each query with its own class in this run."""
     own = pairs[pairs["query_label"] == pairs["reference_label"]]
     return {str(query): float(score) for query, score in own.groupby("query_id")["score"].max().items()}

@@ -25,7 +25,7 @@ COLUMNS = [*RUN, "explainer", "delta", "accuracy", "threshold", "count"]
 
 
 def thresholds_of(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """The threshold of each metric of the family, which stand in no table of their own."""
+    """The threshold of each metric of the family; these have no tables of their own."""
     metrics = manifest.get("metrics") or {}
     return {name: float(facts["threshold"]) for name, facts in metrics.items() if facts.get("family") == FAMILY}
 
@@ -49,7 +49,7 @@ def max_box_accuracy(
 
 
 def with_box_accuracy(run: Run) -> Run:
-    """The run with `max_box_accuracy` in the place of its family: for each pair the mean over deltas of its hits.
+    """The run with `max_box_accuracy` in place of its family: for each pair the mean of its hits over deltas.
 
     So MaxBoxAccV2 is its mean, and has intervals and differences as any metric; the thresholds are held.
     """
@@ -76,7 +76,7 @@ def with_box_accuracy(run: Run) -> Run:
 
 
 def _wide(records: pd.DataFrame, thresholds: Mapping[str, float]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Of each run and explainer, IoU by pair and threshold, of the pairs that have all."""
+    """For each run and explainer, IoU by pair and threshold, over the pairs that have all thresholds."""
     found = records[records["metric"].isin(thresholds) & (records["explainer"] != FACTS)]
     found = found.drop_duplicates([*RUN, "explainer", "metric", *PAIR])
     found = found.assign(

@@ -23,7 +23,7 @@ MOST = 200  # characters of an error in a table
 
 
 def write_cells(out: Path, plan: JobList, status: Status) -> tuple[list[str], list[str]]:
-    """Write cells.csv and cells.md, a row for each cell of the last stage; the ids of those that are done, and of all.
+    """Write cells.csv and cells.md, a row per cell of the last stage; returns the ids of done cells, and of all.
 
     A cell whose records cannot be read counts as failed.
     """
@@ -55,7 +55,7 @@ def _count(states: Iterable[str]) -> str:
 
 
 def _means(out: Path, cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], Catalogue, dict[str, str]]:
-    """The summary of each cell, without facts of pairs and checks of the protocol; metrics; what is unreadable."""
+    """The summary of each cell, without facts of pairs and checks; the metrics; the cells that cannot be read."""
     means, manifests, broken = {}, [], {}
     for job in cells:
         try:

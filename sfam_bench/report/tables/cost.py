@@ -25,7 +25,7 @@ MEANINGS = {
 
 
 def cost_key(measure: str) -> str:
-    """The key under which a measure of cost stands among the metrics."""
+    """The metric key of a measure of cost."""
     return f"cost_{measure}"
 
 
@@ -40,7 +40,7 @@ COSTS = metric_facts(
 
 
 def cost_rows(run: Run) -> pd.DataFrame:
-    """One row for each explainer and measure of cost; passes and memory were counted on one pair, time over the run.
+    """One row for each explainer and measure of cost; passes and memory of one pair, time over the run.
 
     Nobody is best: the cheapest are the controls.
     """

@@ -25,7 +25,7 @@ FLAGS = {
 
 
 def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | None:
-    """How many pairs of one (dataset, model, target) each explainer was flagged on, by reason."""
+    """The number of flagged pairs of each explainer of one (dataset, model, target), by reason."""
     why = records.assign(reason=exclusion_reasons(records))
     why = why[why["reason"] != ""]
     if why.empty:
@@ -43,7 +43,7 @@ def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | 
 
 
 def left_out_table(records: Mapping[str, pd.DataFrame]) -> Table | None:
-    """How many pairs of each run were flagged on any method, by reason; None where none was."""
+    """The number of pairs of each run that are flagged on any method, by reason; None if none is."""
     flagged = {name: own.assign(reason=exclusion_reasons(own)) for name, own in records.items()}
     names = sorted({reason for own in flagged.values() for reason in own["reason"].unique()} - {""})
     if not names:

@@ -33,7 +33,7 @@ NOT_PRINTED = "ĦħĸĿŀŉŦŧ"
 
 
 def to_markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
-    """A page of tables under the protocol that they belong to."""
+    """The tables as a Markdown page, below their protocol."""
     facts = "\n".join(f"- {name}: {_escape_markdown(text)}" for name, text in lines)
     return "\n\n".join([f"# {_escape_markdown(title)}", facts, *(_markdown_table(table) for table in tables)]) + "\n"
 
@@ -54,12 +54,12 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Keep a cell in its cell, and HTML out of the page."""
+    """Escape pipes and HTML."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def to_latex(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
-    r"""Tables to \input into a document with \usepackage{booktabs,graphicx} and T1 fonts."""
+    r"""LaTeX tables for \input into a document with \usepackage{booktabs,graphicx} and T1 fonts."""
     facts = [_comment(f"{name}: {text}") for name, text in lines]
     pages = [_latex_table(page) for table in tables for page in _pages(table)]
     return "\n\n".join(["\n".join([_comment(title), *facts]), *pages]) + "\n"
@@ -70,7 +70,7 @@ def _comment(text: str) -> str:
 
 
 def _pages(table: Table) -> list[Table]:
-    """The table in parts that a page has room for."""
+    """The table in parts that fit on a page."""
     starts = range(0, len(table.rows), ROWS) or [0]
     parts = [replace(table, rows=table.rows[start : start + ROWS]) for start in starts]
     return [parts[0], *(replace(part, title=f"{part.title}, continued", note="") for part in parts[1:])]
@@ -123,13 +123,13 @@ def _latex_number(text: str) -> str:
 
 
 def _protect_start(text: str) -> str:
-    r"""The beginning of a line, where a bracket or a star would be taken for an argument of the \\ before it."""
+    r"""Protect a bracket or star at the start of a line, which LaTeX would take as an argument of the previous \\."""
     escaped = escape_latex(text)
     return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of text whose arrow stays with its word."""
+    """Wrap a string; an arrow stays with its word."""
     return [
         line.replace("\N{NO-BREAK SPACE}", " ")
         for line in textwrap.wrap(re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", text), width, break_long_words=False)
@@ -137,7 +137,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands, in one line and without ligatures; a letter it lacks becomes its code."""
+    """A string escaped for LaTeX, on one line and without ligatures; an unavailable letter becomes its code."""
     line = " ".join(unicodedata.normalize("NFC", text).split())
     return re.sub(r"([-',])(?=\1)", r"\1{}", "".join(map(_latex_sign, line)))
 
@@ -150,7 +150,7 @@ def _latex_sign(sign: str) -> str:
 
 
 def pivot_means(summary: pd.DataFrame) -> pd.DataFrame:
-    """Means alone, a row for each explainer and a column for each metric, for spreadsheets."""
+    """The means, a row for each explainer and a column for each metric, for spreadsheets."""
     own = summary[summary["explainer"] != FACTS]
     order = own["metric"].drop_duplicates().tolist()
     table = own.pivot_table(index=[*RUN, "explainer"], columns="metric", values="mean", sort=False)
@@ -158,7 +158,7 @@ def pivot_means(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_csv(frame: pd.DataFrame, float_format: str | None = None) -> str:
-    """The rows of a frame as CSV; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """A frame as CSV; a string that a spreadsheet would read as a formula gets a leading apostrophe."""
     safe = frame.rename(columns=_no_formula)
     for number, kind in enumerate(safe.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
@@ -179,7 +179,7 @@ def _is_number(text: str) -> bool:
 
 
 def terminal_table(report: Report, width: int = 120) -> str:
-    """Means with half their interval, headlines and what else fits a terminal, and what these numbers are worth."""
+    """Means with half their intervals for a terminal: headline metrics first, then those that fit, and the protocol."""
     summary = report.summary
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
     own = own[own["metric"].map(report.catalogue.is_compared).astype(bool)]
@@ -212,7 +212,7 @@ def _terminal_block(summary: pd.DataFrame, width: int, catalogue: Catalogue) -> 
 
 
 def _terminal_column(part: pd.DataFrame, explainers: Sequence[str], label: str) -> list[str]:
-    """Three lines of head, then a cell for each explainer."""
+    """Three header lines, then a cell for each explainer."""
     head = [f"{line}  " for line in wrap(label, max(13, len(label) // 3 + 4))[:3]]  # the marks of the cells stand right
     digits = count_decimals([*part["mean"], *part["low"], *part["high"]])
     rows = {row["explainer"]: row for row in part.to_dict("records")}

@@ -40,7 +40,7 @@ AGREES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """The frames of one run, and its explainers that are blind to the pair."""
+    """The meta-evaluation frames of one run, and its explainers that are blind to the pair."""
 
     tells: pd.DataFrame
     ranks: pd.DataFrame
@@ -48,7 +48,7 @@ class Measured:
 
 
 def measure_worth(run: Run) -> Measured:
-    """What the metrics of a run are worth, as far as they say how true a map is."""
+    """The meta-evaluation of the metrics of a run that measure the quality of maps."""
     catalogue = Catalogue.of(run.manifest)
     chosen = {name: catalogue.facts[name] for name in filter(catalogue.is_compared, catalogue.sort(catalogue.facts))}
     order = {name: place for place, name in enumerate(chosen)}
@@ -59,7 +59,7 @@ def measure_worth(run: Run) -> Measured:
 
 @dataclass(frozen=True)
 class Weighed:
-    """The metrics of several runs, weighed: tables, those of mean ranks apart, and the frames behind them."""
+    """The meta-evaluation of several runs: tables, tables of mean ranks, and the frames behind them."""
 
     tables: Sequence[Table]
     rankings: Sequence[Table]
@@ -69,7 +69,7 @@ class Weighed:
 
 
 def weigh_metrics(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Catalogue) -> Weighed | None:
-    """Tables over all runs, whose means are in `summary`; None without metrics."""
+    """The meta-evaluation over all runs, whose means are in `summary`; None without metrics."""
     tells, ranks = (
         pd.concat(frames, ignore_index=True) for frames in zip(*((r.tells, r.ranks) for r in runs), strict=True)
     )
@@ -95,7 +95,7 @@ def write_meta(
     remark: str = "",
     named: Named = slug,
 ) -> page.Section | None:
-    """Write tables, each with the remark, and figures over all runs into `out`, and return their part of the page.
+    """Write tables, each with the remark, and figures over all runs into `out`; returns their part of the page.
 
     None without metrics.
     """

@@ -14,7 +14,7 @@ TOTALS = {"score": "the score", "change": "its change from the baseline", "none"
 
 
 def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """A row for each method; `measured` has forwards, backwards, milliseconds and residual where it was measured."""
+    """A row for each method; `measured` has forwards, backwards, milliseconds and residual of measured methods."""
     rows = []
     for name, method in methods.items():
         card, found = card_of(method), measured.get(name, {})
@@ -36,7 +36,7 @@ def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
 
 
 def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str, Any]], on: str) -> str:
-    """The table and the cards as Markdown; `on` says what was measured on what."""
+    """The table and the cards as Markdown; `on` describes the measurement."""
     table = method_table(methods, measured)
     head = [
         "# The methods",
@@ -82,7 +82,7 @@ def _card_lines(name: str, method: type) -> list[str]:
 
 
 def field_lines(kind: type) -> list[str]:
-    """What the docstring says of each field, and its default, as a table in Markdown; nothing where it says nothing."""
+    """A Markdown table of documented fields and their defaults; empty without any."""
     notes = field_notes(kind)
     own = [field for field in fields(kind) if field.name in notes]
     if not own:
@@ -96,7 +96,7 @@ def field_lines(kind: type) -> list[str]:
 
 
 def plain_text(text: str) -> str:
-    """Text whose asterisks and underscores Markdown leaves alone, as it does by itself between backticks."""
+    """Escape asterisks and underscores for Markdown, outside of backticks."""
     parts = text.split("`")
     parts[::2] = [part.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)

@@ -22,7 +22,7 @@ DIRECTIONS = {True: "higher", False: "lower", None: "--"}
 
 
 def metric_table(metrics: Mapping[str, Any], pixels: int) -> pd.DataFrame:
-    """A row for each metric, by its name in the tables; passes are for images of so many pixels."""
+    """A row for each metric, by its label; passes are for images of `pixels` pixels."""
     rows, facts = [], metric_facts(metrics)
     for name, metric in metrics.items():
         measures, source = measures_and_source(type(metric))
@@ -72,7 +72,7 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
 
 
 def format_interval(limits: Limits | None) -> str:
-    """[0, 1], or [0, inf) where there is no bound."""
+    """A range such as [0, 1], or [0, inf) without a bound."""
     if limits is None:
         return ""
     low, high = limits
@@ -80,7 +80,7 @@ def format_interval(limits: Limits | None) -> str:
 
 
 def differing_settings(own: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The settings that tell metrics of one kind apart."""
+    """The settings in which metrics of one class differ."""
     keys = dict.fromkeys(key for given in own.values() for key in given)
     return [key for key in keys if len({given.get(key) for given in own.values()}) > 1]
 

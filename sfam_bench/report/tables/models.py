@@ -52,7 +52,7 @@ BESIDE = (
 
 @dataclass(frozen=True)
 class Training:
-    """What one run folder of train says: its facts, and the values of each test image at both stages."""
+    """A training: its facts, and the values of each test image at both stages."""
 
     root: Path
     facts: Mapping[str, Any]
@@ -61,15 +61,15 @@ class Training:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells it from other trainings, in the order of KEY."""
+        """Its identifying values, in the order of KEY."""
         return tuple(str(_fact(self.facts, where)) for where in KEY.values())
 
 
 def read_training(root: Path) -> Training:
-    """Read a run folder of train; UserError where it is none, or not whole."""
+    """Read a run folder of train; UserError if it is not one, or incomplete."""
     again = "train again into another run_dir"
     if absent := [name for name in FILES if not (root / name).is_file()]:
-        raise UserError(f"{root} is no finished training: it has no {absent[0]}; pass a run_dir of train")
+        raise UserError(f"{root} is not a finished training (no {absent[0]}): pass a run_dir of train")
     facts = read_json(root / "model.json", again)
     if wrong := find_misfit(facts, MAY_HOLD):
         raise UserError(f"{root / 'model.json'} does not describe a training: {wrong}; {again}")
@@ -89,7 +89,7 @@ def read_training(root: Path) -> Training:
 
 
 def _fact(facts: Any, where: str) -> Any:
-    """What stands at config.model.name; None where nothing does."""
+    """A value of nested mappings by its dotted name; None if absent."""
     for name in where.split("."):
         facts = facts.get(name) if isinstance(facts, dict) else None
     return facts
@@ -142,7 +142,7 @@ def _row(training: Training, draws: int, seed: int) -> dict[str, Any]:
 
 
 def compare_with_published(training: Training, ours: float) -> dict[str, Any]:
-    """The published recall@1, how far ours is from it, and whether that is near enough."""
+    """The published recall@1, the difference of ours, and whether it is within the tolerance."""
     published = training.facts.get("published") or {}
     figure = published.get("recall_at_1")
     why = _why_incomparable(training) if figure is not None else "no recall@1 was published" if published else ""
@@ -156,7 +156,7 @@ def compare_with_published(training: Training, ours: float) -> dict[str, Any]:
 
 
 def _why_incomparable(training: Training) -> str:
-    """Why the published figure says nothing of this training; nothing where it does."""
+    """Why the published figure is not comparable with this training; empty if it is."""
     name = str(training.facts["split"]["dataset"])
     if name not in OFFICIAL:
         return f"{name} has no official size here"
@@ -167,7 +167,7 @@ def _why_incomparable(training: Training) -> str:
 
 
 def model_sheets(frame: pd.DataFrame) -> list[Table]:
-    """The rows of one split as a table that fits a page, and another one beside what was published."""
+    """The rows of one split as two tables that fit a page: measures, and comparison with published figures."""
     title = f"{' · '.join(map(str, frame.iloc[0][['dataset', 'split']]))} ({describe_sizes(frame)})"
     rows = frame.assign(name=row_names(frame)).to_dict("records")
     columns = [Column(to_prose(name), side) for name in MEASURES for side in SIDES]
@@ -181,12 +181,12 @@ def model_sheets(frame: pd.DataFrame) -> list[Table]:
 
 
 def describe_sizes(frame: pd.DataFrame) -> str:
-    """How much was measured of one split."""
+    """The numbers of images and classes of one split."""
     return f"{frame['images'].iloc[0]} test images of {frame['classes'].iloc[0]} classes"
 
 
 def row_names(frame: pd.DataFrame) -> list[str]:
-    """Model, loss and part, and what else is needed to tell the rows of one split apart."""
+    """Row names of one split: model, loss and part, and further facts that make them unique."""
     names = ["model", "loss", "part"]
     for more in ("miner", "recipe", "seed"):
         if frame.duplicated(names).any() and len(set(frame[more])) > 1:

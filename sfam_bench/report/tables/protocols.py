@@ -21,7 +21,7 @@ FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported with
 
 
 def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> list[tuple[str, str]]:
-    """What was measured on what, and how truly, one (name, text) a line; `errors` are those of the areas."""
+    """The protocol of a run as (name, text) lines; `errors` are the integration errors."""
     facts = run.manifest
     split, found, kinds = facts.get("split") or {}, facts.get("retrieval") or {}, run.pairs["kind"].value_counts()
     of_pair = summary[summary["explainer"] == FACTS]
@@ -30,7 +30,7 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
     code = re.sub(r"(?<=^\w{10})\w+", "", facts.get("git", "unknown"))  # short, but still -dirty
     catalogue, skipped = Catalogue.of(facts), facts.get("skipped") or []
     left_out = [name for name in skipped if name not in catalogue.with_role("check", skipped)]  # those were not drawn
-    sampled = any(catalogue.said(metric, "steps") for metric in summary["metric"].unique())
+    sampled = any(catalogue.fact(metric, "steps") for metric in summary["metric"].unique())
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
@@ -57,19 +57,19 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
 
 
 def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:
-    """The most important lines of `protocol` as one."""
+    """The most important lines of the protocol as one."""
     lines = dict(describe_protocol(run, summary, errors))
     texts = (lines[name] if name in PLAIN else f"{name.lower()} {lines[name]}" for name in IN_A_LINE if name in lines)
     return "; ".join(texts)
 
 
 def describe_violations(facts: Mapping[str, Any]) -> str:
-    """What the protocol would have refused in a run with this manifest; nothing where nothing was."""
+    """The protocol violations of a run with this manifest; empty without any."""
     return "; ".join((facts.get("protocol") or {}).get("allowed", {}).values())
 
 
 def describe_training(facts: Mapping[str, Any] | None) -> str:
-    """How the weights were chosen and on what they were trained; nothing for runs that did not say."""
+    """How the weights were chosen and what they were trained on; empty for runs that do not record it."""
     if facts is None:
         return ""
     if not facts["chosen"]:
@@ -80,13 +80,13 @@ def describe_training(facts: Mapping[str, Any] | None) -> str:
 
 
 def _describe_codes(facts: Mapping[str, Any]) -> str:
-    """Which batches were made by which code, where that is several: the run was continued with resume=anyway."""
+    """The batches by code version, if the run was continued with other code (resume=anyway)."""
     made = "; ".join(f"code {code[:10]} batches {numbers}" for code, numbers in (facts.get("codes") or {}).items())
     return f"; continued with other code: {made}" if made else ""
 
 
 def _describe_tuning(study: tuple[str, Mapping[str, Any]]) -> str:
-    """What a method's fields were set to, after how many trials, and for what."""
+    """The tuned fields of each method, with trials and objective."""
     name, facts = study
     fields = ", ".join(f"{field} {value}" for field, value in facts["chosen"].items())
     trials = f"{facts['budget']['completed']} trials on training classes"
@@ -94,13 +94,13 @@ def _describe_tuning(study: tuple[str, Mapping[str, Any]]) -> str:
 
 
 def _describe_steps(rule: Mapping[str, Any]) -> str:
-    """Where curves are sampled: Midpoint, intervals 20."""
+    """The sampling of curves, such as: Midpoint, intervals 20."""
     name = str(rule.get("_target_", "")).rpartition(".")[2]
     return ", ".join([name, *(f"{key} {value}" for key, value in rule.items() if key != "_target_")]) if name else ""
 
 
 def _describe_errors(errors: np.ndarray) -> str:
-    """What the areas are worth: the errors observed, or that none was."""
+    """The observed integration errors, or that none was measured."""
     if not len(errors):
         return f"none was drawn to be taken in full ({FULL} points) too: the error of the area was not measured"
     median, most, worst = np.quantile(errors, [0.5, 0.95, 1])
@@ -111,14 +111,14 @@ def _describe_errors(errors: np.ndarray) -> str:
 
 
 def _describe_passes(facts: Mapping[str, Any]) -> str:
-    """How the model was asked, and how far its scores may be off by that."""
+    """The mode of forward passes, and the bound of the score differences it causes."""
     mode, moved = facts.get("mode"), facts.get("score_differences", {}).get(facts.get("mode"))
     within = "" if moved is None else f"scores within {_round_up(moved, 1):.1g} of float32 eager"
     return ", ".join(filter(None, [mode, f"batch {facts['batch']}" if "batch" in facts else "", within]))
 
 
 def _round_up(value: float, digits: int) -> float:
-    """The value rounded up, so that what is said to bound it does."""
+    """The value rounded up, so that it remains an upper bound."""
     return float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(str(float(value))))
 
 

@@ -24,7 +24,7 @@ NOTHING = "--"
 
 @dataclass(frozen=True)
 class Cell:
-    """A number with its interval, as text, and what a reader should know of it."""
+    """A number with its interval as a string, and its marks."""
 
     text: str
     interval: str = ""
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """What stands above the cells."""
+    """The header of a column."""
 
     label: str
     note: str = ""
@@ -44,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Explainers (or what `head` says) down, metrics across; `blind` cannot see why the pair is alike."""
+    """A table: explainers (or `head`) are rows, metrics columns; `blind` lists explainers blind to the pair."""
 
     title: str
     columns: tuple[Column, ...]
@@ -64,17 +64,17 @@ class Report:
 
 
 def mark_blind(frame: pd.DataFrame, blind: Container[str]) -> pd.DataFrame:
-    """Say of each row whether its explainer is blind to the pair."""
+    """Add the column `blind`: whether the explainer of a row is blind to the pair."""
     return frame.assign(blind=[name in blind for name in frame["explainer"]])
 
 
 def add_remark(tables: Sequence[Table], remark: str) -> list[Table]:
-    """The tables, with something that each must say wherever it is printed."""
+    """The tables, each with this remark."""
     return [replace(table, note=" ".join(filter(None, [table.note, remark]))) for table in tables]
 
 
 def metric_tables(summary: pd.DataFrame, catalogue: Catalogue, head: str = "") -> list[Table]:
-    """The tables of one (dataset, model, target); `head` begins their titles."""
+    """The tables of one (dataset, model, target); `head` is the start of their titles."""
     names = summary["metric"].drop_duplicates().tolist()
     levels = {name: catalogue.chance(name) for name in names}
     chances = {name: float(summary.loc[summary["metric"] == level, "mean"].mean()) for name, level in levels.items()}
@@ -95,7 +95,7 @@ def run_table(title: str, summary: pd.DataFrame, chances: Mapping[str, float], c
 
 
 def adjust_differences(differences: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
-    """Paired differences of the metrics that have a direction, with `table`, the title under which they are shown,
+    """Paired differences of the metrics that have a direction, with `table`, the title of their table,
     and `p_holm`, adjusted over all comparisons of that table.
     """
     directions = differences["metric"].map(catalogue.direction)
@@ -110,7 +110,7 @@ def adjust_differences(differences: pd.DataFrame, catalogue: Catalogue) -> pd.Da
 
 
 def difference_tables(differences: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
-    """The differences of one (dataset, model, target), as `adjusted` gives them, of the metrics that judge a map."""
+    """The difference tables of one (dataset, model, target), for metrics of map quality."""
     frame = differences.assign(**NOT_COMPARED, mean=differences["difference"], flagged="", signed=True)
     ahead = (frame["mean"] > 0).where(frame["higher_is_better"].astype(bool), frame["mean"] < 0)
     frame["best"] = ahead & (frame["p_holm"] <= LEVEL)
@@ -128,7 +128,7 @@ def difference_tables(differences: pd.DataFrame, catalogue: Catalogue) -> list[T
 
 
 def compare_models(summary: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
-    """The headline metrics of all models of one data set and target next to one another."""
+    """The headline metrics of all models of one data set and target, side by side."""
     models = summary["model"].drop_duplicates().tolist()
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna()]
     names = catalogue.headlines(own["metric"].unique())
@@ -144,7 +144,7 @@ def compare_models(summary: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
 
 
 def _blocks(frame: pd.DataFrame, catalogue: Catalogue) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Parts of the frame whose metrics stand in one table, each with its group and its title."""
+    """The parts of the frame that form one table each, with group and title."""
     for title in GROUPS:
         names = [name for name in catalogue.sort(frame["metric"].unique()) if catalogue.group(name) == title]
         count = -(-len(names) // WIDTH)
@@ -179,7 +179,7 @@ def _table(title: str, frame: pd.DataFrame, note: str, chances: Mapping[str, flo
 
 
 def _counts(part: pd.DataFrame) -> str:
-    """How many pairs and classes a column rests on, and which of them its marks rest on where that differs."""
+    """The numbers of pairs and classes of a column, and those behind its marks if they differ."""
     most, classes = int(part["count"].max()), int(part["clusters"].max())
     compared = part["compared"].astype(bool)
     shared, shared_classes = int(part["shared"].max()), int(part["shared_classes"].max())

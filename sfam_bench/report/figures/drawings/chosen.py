@@ -13,19 +13,19 @@ from sfam_bench.statistics import FACTS
 
 
 def no_data(run: Summed, what: str, how: str) -> UserError:
-    """The error for a run that has not what a figure shows."""
+    """A UserError for a run without the data of a figure."""
     return UserError(f"the stored run {run.name} has no {what}: {how}")
 
 
 def select_explainers(run: Summed, named: Sequence[str], there: Sequence[str], what: str) -> list[str]:
-    """The explainers named, or all that are there; UserError where one of them has no `what`."""
+    """The named explainers, or all; UserError if one has no `what`."""
     if absent := [name for name in named if name not in there]:
         raise no_data(run, f"{what} of {absent[0]}", f"evaluate it with explainer=[{absent[0]},...]")
     return [*named] or sort_explainers([*there], run.run.manifest.get("blind") or ())
 
 
 def select_metrics(run: Summed, patterns: Sequence[str]) -> list[str]:
-    """The metrics of a run that match, in reading order; UserError where a pattern matches none."""
+    """The metrics of a run that match, in reading order; UserError if a pattern matches none."""
     means = run.means
     there = means.loc[means["explainer"] != FACTS, "metric"].drop_duplicates().tolist()
     for pattern in patterns:
@@ -35,7 +35,7 @@ def select_metrics(run: Summed, patterns: Sequence[str]) -> list[str]:
 
 
 def select_means(run: Summed, metric: str, named: Sequence[str]) -> pd.DataFrame:
-    """The means of a metric of the explainers named, or of all."""
+    """The means of a metric for the named explainers, or for all."""
     means = select_scored(run.means[run.means["metric"] == metric])
     if means.empty:
         raise no_data(run, f"value of {metric} that says which is better", "choose another metric")

@@ -27,7 +27,7 @@ NEAR = 10  # points: a label that is farther away, or about as near to another m
 
 @dataclass(frozen=True)
 class CostFaithfulness:
-    """What a map costs, on an axis of powers, against a metric with its 95 % interval: a panel for each run.
+    """Cost of a map (log axis) against a metric with its 95 % interval: a panel for each run.
 
     runs: names of stored runs, by what they are called in the figure.
     metric: of faithfulness.
@@ -85,7 +85,7 @@ class CostFaithfulness:
 
 
 def _label(axes: Axes, means: pd.DataFrame, canvas: FigureCanvasAgg) -> None:
-    """Name each mark where its name meets no other name, mark or interval, the most crowded first."""
+    """Place a label at each mark, free of other labels, marks and intervals, the most crowded first."""
     rows, points = means.to_dict("records"), canvas.figure.dpi / 72
     marks = np.array([axes.transData.transform((row["cost"], row["mean"])) for row in rows])
     taken = [Bbox.from_extents(x - 3 * points, y - 3 * points, x + 3 * points, y + 3 * points) for x, y in marks]
@@ -132,7 +132,7 @@ def _free(
     others: np.ndarray,
     points: float,
 ) -> Bbox:
-    """The nearest place about a mark that lies inside, is free and best not behind another mark; else the last."""
+    """The nearest free place around a mark, preferably not behind another mark; else the last one tried."""
     half = np.array(size) / 2
     for strict, reach, angle in product((True, False), REACH, AROUND.tolist()):
         centre = mark + np.array([np.cos(angle), np.sin(angle)]) * (reach * points + half)
@@ -145,7 +145,7 @@ def _free(
 
 
 def _behind(start: np.ndarray, end: np.ndarray, others: np.ndarray, near: float) -> bool:
-    """Whether the line from start to end passes another mark, which would be taken for its end; one there may be."""
+    """Whether the line from start to end passes another mark, which a reader would take for its end."""
     way, others = end - start, others[np.linalg.norm(others - end, axis=1) >= near]
     along = ((others - start) @ way / (way @ way)).clip(0, 1)
     return bool((np.linalg.norm(others - start - along[:, None] * way, axis=1) < near).any())

@@ -13,7 +13,7 @@ from sfam_bench.runs.reader import read_curves
 
 @dataclass(frozen=True)
 class Curves:
-    """Mean score and its 95 % interval over classes, while pixels go or come: a row for each run.
+    """Mean score and its 95 % interval over classes as pixels are removed or inserted: a row for each run.
 
     runs: names of stored runs, by what they are called in the figure.
     walks: names of curves, as deletion_mean_colour.

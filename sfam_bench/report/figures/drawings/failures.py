@@ -36,7 +36,7 @@ ABOVE = 2.5  # inches of the two plots
 
 @dataclass(frozen=True)
 class Failures:
-    """The pairs on which a method does worst, and how many pairs were flagged, by reason.
+    """The pairs with a method's worst scores, and the number of flagged pairs by reason.
 
     run: name of a stored run.
     method: whose failures.
@@ -93,7 +93,7 @@ class Failures:
         return joined.sort_values(["value", *PAIR], ascending=[bool(better), True, True], kind="stable")
 
     def _values(self, axes: Axes, values: np.ndarray, which: list[int], run: Summed, pictured: int) -> None:
-        """All pairs in order; those that are shown carry their numbers."""
+        """Draw all values in order; the shown pairs are numbered."""
         axes.plot(np.arange(1, len(values) + 1), values, ".", color=CONTROL, ms=3)
         axes.plot(np.array(which) + 1, values[which], "D", color=REFERENCE, ms=4.5, ls="")
         axes.axhline(values.mean(), color=METHOD, lw=0.9, ls="--")
@@ -109,7 +109,7 @@ class Failures:
 
 
 def _flags(axes: Axes, run: Summed) -> None:
-    """Pairs of which some metric of a method said nothing, by reason; not those of which it never would."""
+    """Counts of pairs flagged on some metric of a method, by reason; without flags by design."""
     records = run.run.records[run.run.records["explainer"] != FACTS]
     why = select_flagged(run.run.pairs, records).drop_duplicates([*PAIR, "reason"])
     counts = Counter(why["reason"].tolist()).most_common(REASONS)
@@ -129,7 +129,7 @@ def _flags(axes: Axes, run: Summed) -> None:
 
 
 def _pictures(figure: SubFigure, pairs: list[Shown], rows: list[dict[str, object]], method: str) -> None:
-    """For each pair its images above, and the method's maps over them below."""
+    """Draw the images of each pair above, and the method's maps below."""
     grid = figure.subplots(2, 2 * len(pairs), squeeze=False)
     for at, (pair, row) in enumerate(zip(pairs, rows, strict=True)):
         for side in (0, 1):
@@ -147,7 +147,7 @@ def _pictures(figure: SubFigure, pairs: list[Shown], rows: list[dict[str, object
 
 
 def _names(figure: SubFigure, rows: list[dict[str, object]]) -> None:
-    """The pairs in words, where no image was kept."""
+    """List the pairs, if no images were kept."""
     for at, row in enumerate(rows):
         text = f"{at + 1}.  {row['value']:.3f}   {to_prose(str(row['kind']))}, score {row['score']:.3f}:  "
         text += f"{shorten(str(row['query_class']), 30)} → {shorten(str(row['reference_class']), 30)}"

@@ -17,7 +17,7 @@ FEWEST = 2  # metrics that can agree, and explainers that can be ranked
 
 @dataclass(frozen=True)
 class CriticalDifference:
-    """Mean ranks of the methods; a bar joins those that Nemenyi's test cannot tell apart at 5 % (Demšar, JMLR 2006).
+    """Mean ranks of the methods; a bar joins those not separated by Nemenyi's test at 5 % (Demšar, JMLR 2006).
 
     runs: names of stored runs, by what they are called in the figure.
     metrics: names or patterns; a diagram for each.
@@ -52,7 +52,7 @@ class CriticalDifference:
 
 @dataclass(frozen=True)
 class MetricAgreement:
-    """Kendall's tau of the orders in which any two metrics put the methods; blind ones left out above the diagonal.
+    """Kendall's tau of the rankings by any two metrics; without blind methods above the diagonal.
 
     run: name of a stored run.
     metrics: names or patterns.
