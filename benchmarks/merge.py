@@ -54,7 +54,7 @@ def make(root: Path, millions: float) -> Plan:
     store.write_pairs(table)
     draw = np.random.default_rng(0)
     for number, frame in enumerate(frames):
-        store.write_shard(number, records(frame, draw), curves=curves(frame, draw))
+        store.write_chunk(number, records(frame, draw), curves=curves(frame, draw))
     frozen, facts = {PAIRS: digest(root / PAIRS)}, {"identity": config_hash({"seed": 0})}
     plan = Plan(KEY, running_code(), "", {}, {}, {}, sizes, 1.0, 1.0, cut_shards(sizes, 100, KEY), frozen, facts)
     plan.write(root)

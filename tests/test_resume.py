@@ -163,7 +163,7 @@ def test_what_differs_from_the_settings_of_the_start_is_named(run_script: Run, i
 def test_batches_of_several_modes_are_not_read(run_script: Run, interrupted: Path, whole: Path) -> None:
     said = read_footer(whole / "records" / "00001.parquet")
     records = pd.read_parquet(whole / "records" / "00001.parquet")
-    RunStore(interrupted, said["key"], {**said["passes"], "mode": "eager"}).write_shard(1, records)
+    RunStore(interrupted, said["key"], {**said["passes"], "mode": "eager"}).write_chunk(1, records)
     outcome = run_script("report", f"runs=[{interrupted}]", f"out={interrupted}-report", "allow_unfinished=true")
     refused(outcome, "00001.parquet was computed with passes mode eager", "and the run with mode half")
     with fastest("half"):

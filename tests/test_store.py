@@ -21,7 +21,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import STALE, atomic, digest, remove_stale_temporaries
 from sfam_bench.core.provenance import code_hash, config_hash
 from sfam_bench.runs import chunks as pieces
-from sfam_bench.runs.chunks import SCHEMA, Piece, chunk_path
+from sfam_bench.runs.chunks import SCHEMA, Chunk, chunk_path
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_run
 from sfam_bench.runs.store import RunStore
@@ -46,12 +46,12 @@ def pairs(*queries: str) -> pd.DataFrame:
 def run(tmp_path: Path) -> RunStore:
     begun = RunStore.create(tmp_path / "run", CONFIG, FACTS)
     begun.write_pairs(pairs("a", "b"))
-    begun.write_shard(0, [row("a")])
+    begun.write_chunk(0, [row("a")])
     return begun
 
 
 def test_a_finished_run_reads_back(run: RunStore) -> None:
-    run.write_shard(1, pd.DataFrame([row("b", np.nan, "zero_range")]))
+    run.write_chunk(1, pd.DataFrame([row("b", np.nan, "zero_range")]))
     run.finish(retrieval={"recall_at_1": np.float32(0.5)})
     found = read_run(run.root)
     assert found.manifest["done"]
@@ -77,17 +77,17 @@ def test_records_may_be_dataclasses(run: RunStore) -> None:
         value: float = 1.0
         flag: str = ""
 
-    run.write_shard(1, [Record()])
+    run.write_chunk(1, [Record()])
     assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a", "b"]
 
 
 def test_values_that_stand_twice_or_are_of_no_pair_are_refused(run: RunStore) -> None:
-    run.write_shard(1, [row("a")])
+    run.write_chunk(1, [row("a")])
     with pytest.raises(
         UserError, match="hold 1 values twice, first of cub · lite0 · similarity · sfam · deletion · a · r"
     ):
         read_run(run.root, allow_unfinished=True)
-    run.write_shard(1, [row("z")])
+    run.write_chunk(1, [row("z")])
     with pytest.raises(UserError, match="are of z with r, which is no pair of it"):
         read_run(run.root, allow_unfinished=True)
 
@@ -141,9 +141,9 @@ def age(root: Path) -> None:
 
 
 def test_an_empty_shard_counts_as_done(run: RunStore) -> None:
-    run.write_shard(1, [])
+    run.write_chunk(1, [])
     run.finish()
-    assert run.has_shard(1)
+    assert run.has_chunk(1)
     assert len(read_run(run.root).records) == 1
 
 
@@ -154,7 +154,7 @@ def test_an_existing_run_is_refused(run: RunStore) -> None:
 
 def test_resume_continues_the_same_config_only(run: RunStore) -> None:
     assert RunStore.create(run.root, {"seed": 0, "model": {"name": "lite0"}}, FACTS, resume=True) == run
-    assert run.has_shard(0)
+    assert run.has_chunk(0)
     with pytest.raises(UserError, match="another config"):
         RunStore.create(run.root, {**CONFIG, "seed": 1}, FACTS, resume=True)
 
@@ -181,9 +181,9 @@ def test_a_kill_before_the_swap_leaves_nothing_readable(run: RunStore, monkeypat
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.write_shard(1, [row("b")], {"query_id": np.array(["b"]), "reference_id": np.array(["r"])})
+        run.write_chunk(1, [row("b")], {"query_id": np.array(["b"]), "reference_id": np.array(["r"])})
     monkeypatch.undo()
-    assert not run.has_shard(1)
+    assert not run.has_chunk(1)
     assert not read_maps(run.root)
     assert not list(run.root.rglob("*.tmp"))
     assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a"]
@@ -192,9 +192,9 @@ def test_a_kill_before_the_swap_leaves_nothing_readable(run: RunStore, monkeypat
 def test_maps_without_records_are_no_shard(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces.pq, "write_table", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        run.write_shard(1, [row("b")], {"query_id": np.array(["b"]), "reference_id": np.array(["r"])})
+        run.write_chunk(1, [row("b")], {"query_id": np.array(["b"]), "reference_id": np.array(["r"])})
     assert (run.root / "maps" / "00001.npz").exists()
-    assert not run.has_shard(1)
+    assert not run.has_chunk(1)
 
 
 def test_an_unfinished_run_says_how_far_it_came(run: RunStore) -> None:
@@ -204,7 +204,7 @@ def test_an_unfinished_run_says_how_far_it_came(run: RunStore) -> None:
 
 
 def test_a_truncated_shard_is_named_and_written_anew(run: RunStore) -> None:
-    run.write_shard(1, [row("b")])
+    run.write_chunk(1, [row("b")])
     run.finish()
     broken = run.root / "records" / "00001.parquet"
     broken.write_bytes(broken.read_bytes()[:-20])
@@ -213,7 +213,7 @@ def test_a_truncated_shard_is_named_and_written_anew(run: RunStore) -> None:
     ) as raised:
         read_run(run.root)
     assert "\n" not in str(raised.value)
-    assert not run.has_shard(1)
+    assert not run.has_chunk(1)
 
 
 def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
 def test_maps_are_read_across_shards_and_by_pair(run: RunStore) -> None:
     for number, query in enumerate("ab"):
         names = {"query_id": np.array([query]), "reference_id": np.array(["r"])}
-        run.write_shard(number, [row(query)], {**names, "sfam/query": np.full((1, 2, 3), number, np.float32)})
+        run.write_chunk(number, [row(query)], {**names, "sfam/query": np.full((1, 2, 3), number, np.float32)})
     both = read_maps(run.root)
     assert both["query_id"].tolist() == ["a", "b"]
     assert both["sfam/query"][:, 0, 0].tolist() == [0, 1]
@@ -242,7 +242,7 @@ def test_maps_are_read_across_shards_and_by_pair(run: RunStore) -> None:
 def test_point_to_point_maps_are_read_where_they_are_asked_for(run: RunStore) -> None:
     names = {"query_id": np.array(["a", "b"]), "reference_id": np.array(["r", "r"])}
     points = np.arange(2 * 2 * 3 * 1 * 4).reshape(2, 2, 3, 1, 4).astype(np.float16)
-    run.write_shard(0, [row("a")], {**names, "sfam/query": np.zeros((2, 2, 3)), "point_to_point": points})
+    run.write_chunk(0, [row("a")], {**names, "sfam/query": np.zeros((2, 2, 3)), "point_to_point": points})
     assert read_maps(run.root).keys() == {*names, "sfam/query"}
     found = read_maps(run.root, {("b", "r")}, points=True)
     assert np.array_equal(found["point_to_point"], points[1:])
@@ -269,17 +269,17 @@ def planned(tmp_path: Path) -> RunStore:
 
 
 def test_a_shard_is_had_only_with_this_key_this_number_and_all_its_pairs(planned: RunStore) -> None:
-    assert planned.has_shard(0)
-    assert not RunStore(planned.root, "f" * 16).has_shard(0)
-    assert not planned.has_shard(9)
+    assert planned.has_chunk(0)
+    assert not RunStore(planned.root, "f" * 16).has_chunk(0)
+    assert not planned.has_chunk(9)
     planned.path(9).write_bytes(planned.path(0).read_bytes())
-    assert not planned.has_shard(9)
+    assert not planned.has_chunk(9)
     write(planned, 3, skipped=("d",))
-    assert not planned.has_shard(3)
-    assert planned.check_shard(3) == ""  # sound, though not all
+    assert not planned.has_chunk(3)
+    assert planned.check_chunk(3) == ""  # sound, though not all
     chunk_path(planned.root, "maps", 0).unlink()
-    assert not planned.has_shard(0)
-    assert "maps/00000.npz cannot be read" in planned.check_shard(0)
+    assert not planned.has_chunk(0)
+    assert "maps/00000.npz cannot be read" in planned.check_chunk(0)
 
 
 def test_a_shard_says_what_it_holds(planned: RunStore) -> None:
@@ -302,8 +302,8 @@ def test_a_shard_of_an_older_version_is_read_and_not_continued(
 ) -> None:
     table = pq.read_table(planned.path(0)).replace_schema_metadata(None)
     pq.write_table(table, planned.path(0))
-    assert not planned.has_shard(0)
-    assert "another plan (key None" in planned.check_shard(0)
+    assert not planned.has_chunk(0)
+    assert "another plan (key None" in planned.check_chunk(0)
     with pytest.raises(UserError, match="is of batch None"):
         read_run(planned.root, allow_unfinished=True)
     age(planned.root)
@@ -325,7 +325,7 @@ def test_a_shard_of_an_older_version_is_read_and_not_continued(
 )
 def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore) -> None:
     pq.write_table(change(pq.read_table(planned.path(1))), planned.path(1))
-    found = planned.check_shard(1)
+    found = planned.check_chunk(1)
     assert why in found
     assert found.startswith(str(planned.path(1)))
     assert "\n" not in found
@@ -333,13 +333,13 @@ def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore)
 
 def test_a_shard_of_another_mode_or_of_other_code_is_not_continued(planned: RunStore) -> None:
     other = {"mode": "half", "batch": 16}
-    assert not replace(planned, passes=other).has_shard(0)
-    assert "computed with passes mode eager, batch 4, expected mode half" in replace(planned, passes=other).check_shard(
+    assert not replace(planned, passes=other).has_chunk(0)
+    assert "computed with passes mode eager, batch 4, expected mode half" in replace(planned, passes=other).check_chunk(
         0
     )
-    assert not replace(planned, codes=("f" * 16,)).has_shard(0)
-    assert "made by other code" in replace(planned, codes=("f" * 16,)).check_shard(0)
-    found = Piece.read(planned.root, 0, KEY)
+    assert not replace(planned, codes=("f" * 16,)).has_chunk(0)
+    assert "made by other code" in replace(planned, codes=("f" * 16,)).check_chunk(0)
+    found = Chunk.read(planned.root, 0, KEY)
     assert (found.code, found.passes) == (code_hash(), PASSES)
 
 
@@ -347,21 +347,21 @@ def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:
     for content in (b"first", b"second"):
         planned.path(1).write_bytes(content)
         planned.set_aside(1)
-        assert not planned.has_shard(1)
+        assert not planned.has_chunk(1)
     planned.set_aside(1)  # another process was faster
     aside = sorted(planned.path(1).parent.glob("*.bad*"))
     assert [path.read_bytes() for path in aside] == [b"first", b"second"]
     assert len(read_run(planned.root, allow_unfinished=True).records) == 25
     write(planned, 1)
-    assert planned.check_shard(1) == ""
+    assert planned.check_chunk(1) == ""
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, Piece, dict[str, bytes]]:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, Chunk, dict[str, bytes]]:
     store = computed(tmp_path_factory.mktemp("sound") / "run")[0]
     store.finish(shards=4)
     content = {kind: chunk_path(store.root, kind, 1).read_bytes() for kind in ("records", "curves", "maps")}
-    return store, Piece.read(store.root, 1, KEY), content
+    return store, Chunk.read(store.root, 1, KEY), content
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -374,12 +374,12 @@ def test_damage_is_found(kind: str, data: st.DataObject, sound) -> None:
     path.write_bytes(good[:at] if cut else good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :])
     try:
         with pytest.raises(ValueError, match=path.name):
-            Piece.read(store.root, 1, KEY)
+            Chunk.read(store.root, 1, KEY)
         with pytest.raises(UserError, match=path.name):
             {"records": read_run, "curves": read_curves, "maps": read_maps}[kind](store.root)
     finally:
         path.write_bytes(good)
-    assert Piece.read(store.root, 1, KEY).records.equals(whole.records)
+    assert Chunk.read(store.root, 1, KEY).records.equals(whole.records)
 
 
 def test_a_crash_at_any_byte_leaves_nothing_to_read(planned: RunStore) -> None:
@@ -391,12 +391,12 @@ def test_a_crash_at_any_byte_leaves_nothing_to_read(planned: RunStore) -> None:
         for kind, content in whole.items():
             path = chunk_path(planned.root, kind, 1)
             path.with_name(f".{path.name}.host.1.ab.tmp").write_bytes(content[: min(cut, len(content))])
-        assert not planned.has_shard(1)
+        assert not planned.has_chunk(1)
         assert len(read_run(planned.root, allow_unfinished=True).records) == 25
         assert len(read_maps(planned.root)["query_id"]) == 5
     for cut in {*range(0, length, 23), *range(length - 20, length)}:  # renamed, and lost by the disk
         planned.path(1).write_bytes(whole["records"][:cut])
-        assert not planned.has_shard(1)
+        assert not planned.has_chunk(1)
 
 
 def test_writers_of_one_shard_at_once_never_show_a_half(planned: RunStore) -> None:
@@ -405,7 +405,7 @@ def test_writers_of_one_shard_at_once_never_show_a_half(planned: RunStore) -> No
         writer.start()
     looks = []
     while any(writer.is_alive() for writer in writers):
-        looks.append((planned.has_shard(1), planned.check_shard(1)))
+        looks.append((planned.has_chunk(1), planned.check_chunk(1)))
     for writer in writers:
         writer.join()
     assert set(looks) == {(True, "")}
@@ -488,13 +488,13 @@ def test_a_full_disk_is_one_clear_error_and_what_was_done_stays(kind: str, small
     else:
         given_maps = {**maps(queries, 9), "sfam/query": noise.random((many, 9, 9), np.float32)}
     with pytest.raises(UserError, match=rf"the disk is full, or your quota is: .*{kind}/00009.*make room") as raised:
-        run.write_shard(9, given_records, given_maps, given_curves)
+        run.write_chunk(9, given_records, given_maps, given_curves)
     assert "\n" not in str(raised.value)
-    assert not run.has_shard(9)
-    assert [run.check_shard(number) for number in range(4)] == [""] * 4
+    assert not run.has_chunk(9)
+    assert [run.check_chunk(number) for number in range(4)] == [""] * 4
     assert not list(small.rglob(".*.tmp"))
-    run.write_shard(9, records(["a"], 9))
-    assert run.has_shard(9)
+    run.write_chunk(9, records(["a"], 9))
+    assert run.has_chunk(9)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -314,7 +314,7 @@ def finished(root: Path, name: str, values: dict[str, list[float]], axes: dict[s
     facts = {"kind": "random_positive", "score": 0.5, "query_class": "x"}
     store.write_pairs(pd.DataFrame({**where, "query_label": [0, 0, 1, 1], **facts}))
     of_all = {"dataset": "toy", "model": name, "target": "similarity", "metric": "iou_50", "flag": ""}
-    store.write_shard(
+    store.write_chunk(
         0, pd.concat([pd.DataFrame({**where, **of_all, "explainer": k, "value": v}) for k, v in values.items()])
     )
     store.finish(shards=1)

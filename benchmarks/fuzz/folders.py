@@ -88,7 +88,7 @@ def prepare(shared: Path) -> None:
     os.chdir(shared)
     done(lambda _: script("train", *TRAIN, f"run_dir={shared / 'train'}"))
     interrupted(Checkpoints, "write", 2, lambda: script("train", *TRAIN, f"run_dir={shared / 'training'}"))
-    interrupted(RunStore, "write_shard", 1, lambda: evaluate(shared / "unfinished", shared))
+    interrupted(RunStore, "write_chunk", 1, lambda: evaluate(shared / "unfinished", shared))
     done(lambda _: evaluate(shared / "run", shared))
     done(lambda _: evaluate(shared / "other", shared, "seed=1", "model.name=another"))
     checkpoint = f"model.checkpoint={shared / 'train' / 'model.safetensors'}"

@@ -167,4 +167,4 @@ def write(
     pairs = [pair for pair in zip(frame["query_id"], frame["reference_id"], strict=True) if pair not in left]
     ids = {side: np.array([pair[i] for pair in pairs], dtype=str) for i, side in enumerate(SIDES)}
     maps = {**ids, **{name: made.numpy() for name, made in shard.maps.items()}} if shard.maps else None
-    store.write_shard(number, shard.records, maps, shard.curves, skipped)
+    store.write_chunk(number, shard.records, maps, shard.curves, skipped)

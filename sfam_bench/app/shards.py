@@ -92,7 +92,7 @@ class Worker:
 
         Interrupted, between two batches, at a signal; IncompleteError where pairs could not be explained.
         """
-        due = [number for number in self.shard.batches if not self.store.has_shard(number)]
+        due = [number for number in self.shard.batches if not self.store.has_chunk(number)]
         skipped: list[dict[str, Any]] = []
         with catch_signals(stop_at) as request:
             for number, explained, left in self.explained(due):

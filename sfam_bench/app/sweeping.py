@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +17,8 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash
 from sfam_bench.jobs.job import Job
 from sfam_bench.jobs.plan import JobList
+from sfam_bench.jobs.status import Status
+from sfam_bench.report.tables.cells import write_cells
 
 KEYS = ("experiment", "fixed", "train", "evaluate")
 STAGES = ("train", "evaluate")
@@ -136,10 +139,10 @@ class Sweep:
         result = "model.safetensors" if stage == STAGES[0] else "manifest.json"
         return Job(folder, after, [f"{folder}/{result}"], [stage, *overrides], axes=dict(values))
 
-    def plan(self) -> JobList:
-        """All cells as jobs, trainings first."""
+    def plan(self, report: bool = True) -> JobList:
+        """All cells as jobs, trainings first; `report`: whether a page is written, too."""
         jobs = [job for stage in self.stages for job in self.jobs(stage)]
-        return JobList("sweep", str(Path.cwd()), jobs, facts={"name": self.name})
+        return JobList("sweep", str(Path.cwd()), jobs, facts={"name": self.name, "report": report})
 
 
 def read_mapping(name: str, key: str, value: Any) -> dict[str, Any]:
@@ -147,3 +150,19 @@ def read_mapping(name: str, key: str, value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise UserError(f"sweep {name}: {key} is {value!r}: expected setting: value lines")
     return dict(value or {})
+
+
+def tabulate(out: Path, plan: JobList, now: Status, unchanged: bool) -> None:
+    """Write the table of a sweep, and its page unless that shows all; exit with 1 if cells are not done."""
+    from sfam_bench.report.writer import write_report  # matplotlib, which jobs do without
+
+    done, cells = write_cells(out, plan, now)
+    print(f"table: {out / 'cells.md'}")
+    page = out / "report" / "index.html"
+    if done and plan.facts["report"] and not (unchanged and page.exists()):
+        write_report([out / name for name in done], page.parent)
+        print(f"page: {page}")
+    if len(done) < len(cells):
+        where = f"see {out / 'cells.md'} and {out / 'failures'}, correct the cause, and start the sweep again"
+        print(f"error: {len(cells) - len(done)} of {len(cells)} cells are not done: {where}", file=sys.stderr)
+        sys.exit(1)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, remove_stale_temporaries
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Piece, chunk_path, distinct_pairs
+from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Chunk, chunk_path, distinct_pairs
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import read_pairs
 from sfam_bench.runs.store import RunStore
@@ -64,14 +64,14 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
         raise UserError(f"{root}/manifest.json is not that of the plan: restore it, or plan again into another run_dir")
     for folder in (root, *(root / kind for kind in ("records", "maps", "curves"))):
         remove_stale_temporaries(folder)
-    found, heard = _Found(), set[str]()
+    found, seen = _Found(), set[str]()
     with atomic(root / "records.parquet") as records, atomic(root / "curves.parquet") as curves:
         with _Stream(records, SCHEMA) as to_records, _Stream(curves, CURVES) as to_curves:
-            for piece in found.sound(root, plan):
+            for chunk in found.sound(root, plan):
                 if partial or found.merged.complete:  # else what is left is only looked at
-                    to_records.add(piece.records)
-                    to_curves.add(piece.curves)
-                    heard.update(piece.records["metric"].combine_chunks().dictionary.to_pylist())
+                    to_records.add(chunk.records)
+                    to_curves.add(chunk.curves)
+                    seen.update(chunk.records["metric"].combine_chunks().dictionary.to_pylist())
             to_records.flush()
             to_curves.flush()
         merged = found.result(to_records.rows)
@@ -81,11 +81,11 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
                 "missing, or merge the valid chunks with partial=true"
             )
         earlier = {name: value for name, value in manifest.items() if name not in ("merged", "lost")}
-        store.write_manifest({**earlier, "done": False})  # until both files are in their places, pieces are read
+        store.write_manifest({**earlier, "done": False})  # until both files are in their places, chunks are read
     late = {
         **facts,
         "shards": len(plan.batches),
-        "skipped": _silent_metrics(plan, manifest.get("metrics") or {}, heard),
+        "skipped": _silent_metrics(plan, manifest.get("metrics") or {}, seen),
         "merged": {"batches": merged.batches, "records": to_records.rows, "curves": to_curves.rows},
         **({} if merged.complete else {"lost": _describe_lost(merged)}),
     }
@@ -100,21 +100,21 @@ class _Found:
     merged: Merged = field(default_factory=Merged)
     batches: int = 0
 
-    def sound(self, root: Path, plan: Plan) -> Iterator[Piece]:
+    def sound(self, root: Path, plan: Plan) -> Iterator[Chunk]:
         """The valid chunks in order; errors of the others are collected."""
         for number, pairs in enumerate(expected_pairs(root, plan)):
             if not chunk_path(root, "records", number).exists():
                 self.merged.missing.append(number)
                 continue
             try:
-                piece = Piece.read(root, number, plan.key, plan.passes, [plan.code])
-                _check_records(piece, pairs, root, number)
+                chunk = Chunk.read(root, number, plan.key, plan.passes, [plan.code])
+                _check_records(chunk, pairs, root, number)
             except ValueError as error:
                 self.merged.wrong[number] = str(error)
                 continue
-            self.merged.skipped.extend((number, *one) for one in piece.skipped)
+            self.merged.skipped.extend((number, *one) for one in chunk.skipped)
             self.batches += 1
-            yield piece
+            yield chunk
 
     def result(self, rows: int) -> Merged:
         """The result, with the number of records."""
@@ -162,19 +162,19 @@ def expected_pairs(root: Path, plan: Plan) -> Iterator[Pairs]:
         yield ids[first:last]
 
 
-def _check_records(piece: Piece, pairs: Pairs, root: Path, number: int) -> None:
+def _check_records(chunk: Chunk, pairs: Pairs, root: Path, number: int) -> None:
     """Raise ValueError unless records, curves and maps are of exactly these pairs, less the skipped ones."""
     records, curves, maps = (chunk_path(root, kind, number) for kind in ("records", "curves", "maps"))
-    left = {(query, reference) for query, reference, _ in piece.skipped}
-    expected, found = set(pairs) - left, distinct_pairs(piece.records)
+    left = {(query, reference) for query, reference, _ in chunk.skipped}
+    expected, found = set(pairs) - left, distinct_pairs(chunk.records)
     if strange := left - set(pairs):
         raise ValueError(f"{records} skips {_format_pair(strange)}, which its batch does not have")
     if lost := expected - found:
         raise ValueError(f"{records} lacks {_format_pair(lost)}")
-    for path, strange in ((records, found - expected), (curves, distinct_pairs(piece.curves) - expected)):
+    for path, strange in ((records, found - expected), (curves, distinct_pairs(chunk.curves) - expected)):
         if strange:
             raise ValueError(f"{path} has records of {_format_pair(strange)}, which is not in its batch")
-    if piece.explained is not None and piece.explained != [pair for pair in pairs if pair in expected]:
+    if chunk.explained is not None and chunk.explained != [pair for pair in pairs if pair in expected]:
         raise ValueError(f"{maps} is of other pairs than its batch, or in another order")
 
 
@@ -186,10 +186,10 @@ def _list_few(what: str, names: Sequence[str]) -> str:
     return f"{what}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
-def _silent_metrics(plan: Plan, metrics: Mapping[str, Any], heard: set[str]) -> list[str]:
+def _silent_metrics(plan: Plan, metrics: Mapping[str, Any], seen: set[str]) -> list[str]:
     """The metrics without a record, except those computed on a random share of pairs."""
     settings = plan.config.get("metric") or {}
-    return [name for name in metrics if name not in heard and (settings.get(name) or {}).get("share", 1) == 1]
+    return [name for name in metrics if name not in seen and (settings.get(name) or {}).get("share", 1) == 1]
 
 
 def _describe_lost(merged: Merged) -> dict[str, Any]:

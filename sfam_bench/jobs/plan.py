@@ -41,7 +41,7 @@ class Shard:
 class Plan:
     """The plan of one evaluation, common to all its shards.
 
-    key: hash of config, weights, split, pairs, passes and code, which every piece on disk carries.
+    key: hash of config, weights, split, pairs, passes and code, which every chunk on disk carries.
     folder: where relative paths of the config begin.
     batches: pairs in each batch, the unit that is written at once.
     frozen: the digest of each file beside the plan that decides numbers.

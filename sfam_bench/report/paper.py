@@ -159,7 +159,7 @@ class Metrics:
             ]
         # letters are compared on purpose: a name is cut at its dashes, and is no path
         shared = commonprefix(names).rpartition("-")[0] if len(names) > 1 else ""  # noqa: RUF071
-        own = {name: name.removeprefix(f"{shared}-") for name in names}  # what tells it from the others
+        own = {name: name.removeprefix(f"{shared}-") for name in names}  # without the common prefix
         whole = pd.concat([found[name].assign(model=own[name]) for name in names])
         catalogue = Catalogue.of(*(stored.run(name).run.manifest for name in names))
         levels = {metric: catalogue.chance(metric) for metric in whole["metric"].unique()}
@@ -212,6 +212,6 @@ class Agreement:
             [measure_worth(each.run) for each in runs], pd.concat([each.means for each in runs]), catalogue
         )
         if found is None:
-            raise UserError(f"the stored runs {', '.join(self.runs)} have no metric that says how true a map is")
+            raise UserError(f"the stored runs {', '.join(self.runs)} have no metric of map quality")
         lines = [(each.name, describe_run(each, each.means)) for each in runs]
         return Sheet(self.title, lines, found.tables, found.frames)

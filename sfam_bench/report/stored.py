@@ -1,9 +1,10 @@
 """Stored runs by name, each read and summarised once, for any number of tables and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,10 +29,7 @@ class Stored:
     def run(self, name: str) -> "Summed":
         """The evaluation of this name; UserError if absent."""
         if name not in self._read:
-            whole = with_box_accuracy(read_run(self._folder(name)))
-            check = Catalogue.of(whole.manifest).checks(whole.records)  # these judge the protocol, no explainer
-            run = replace(whole, records=whole.records[~check])
-            self._read[name] = Summed(name, run, area_errors(whole.records[check]))
+            self._read[name] = Summed.of(with_box_accuracy(read_run(self._folder(name))), name)
         return self._read[name]
 
     def training(self, name: str) -> Training:
@@ -48,21 +46,29 @@ class Stored:
 
 @dataclass(frozen=True)
 class Summed:
-    """A run with its means; `errors` are the integration errors of its curves."""
+    """A run with its means; `checks` are the records that check the measurement, `catalogue` has its metrics."""
 
     name: str
     run: Run
-    errors: np.ndarray
+    checks: pd.DataFrame
+    catalogue: Catalogue
+
+    @classmethod
+    def of(cls, run: Run, name: str = "", others: Sequence[Mapping[str, Any]] = ()) -> "Summed":
+        """Split a run; the manifests of `others` describe metrics that its own does not."""
+        catalogue = Catalogue.of(run.manifest, *others)
+        check = catalogue.checks(run.records)
+        return cls(name, replace(run, records=run.records[~check]), run.records[check], catalogue)
 
     @cached_property
-    def catalogue(self) -> Catalogue:
-        """The catalogue of its metrics."""
-        return Catalogue.of(self.run.manifest)
+    def errors(self) -> np.ndarray:
+        """The integration errors of its curves."""
+        return area_errors(self.checks)
 
     @cached_property
     def means(self) -> pd.DataFrame:
         """statistics.summary of its records, costs below, and `blind` of each row's explainer."""
-        return self._summed(self.run.records)
+        return self._summarise(self.run.records, cost_rows(self.run))
 
     def among(self, explainers: Sequence[str]) -> pd.DataFrame:
         """The means of these explainers, with best and tied among them; of all if none is given."""
@@ -71,11 +77,13 @@ class Summed:
         there = self.run.records["explainer"].unique()
         if absent := [name for name in explainers if name not in there]:
             raise UserError(f"the stored run {self.name} has no explainer {absent[0]}: evaluate that one too")
-        return self._summed(self.run.records[self.run.records["explainer"].isin([*explainers, FACTS])])
+        records, costs = (
+            frame[frame["explainer"].isin([*explainers, FACTS])] if len(frame) else frame
+            for frame in (self.run.records, cost_rows(self.run))
+        )
+        return self._summarise(records, costs)
 
-    def _summed(self, records: pd.DataFrame) -> pd.DataFrame:
-        costs = cost_rows(self.run)
-        costs = costs[costs["explainer"].isin(records["explainer"])] if len(costs) else costs
+    def _summarise(self, records: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
         whole = pd.concat([summarise(records, self.run.pairs, self.catalogue.facts), costs], ignore_index=True)
         return mark_blind(whole, self.run.manifest.get("blind") or ())
 

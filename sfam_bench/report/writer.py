@@ -1,6 +1,6 @@
 """Tables, figures and one page from run folders; imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from sfam_bench.report.figures.means import draw_overview
 from sfam_bench.report.figures.sweep import draw_sweeps
 from sfam_bench.report.names import Slugs
 from sfam_bench.report.page import page
+from sfam_bench.report.stored import Summed
 from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.box_accuracy import with_box_accuracy
-from sfam_bench.report.tables.cost import cost_rows
 from sfam_bench.report.tables.flagged import flagged_table
 from sfam_bench.report.tables.meta import FILES, measure_worth, write_meta
 from sfam_bench.report.tables.protocols import OUTSIDE, describe_protocol, describe_violations
 from sfam_bench.report.tables.tables import Report
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import FACTS, RUN, area_errors, paired_difference, summarise
+from sfam_bench.statistics import FACTS, RUN, area_errors, paired_difference
 
 SHEETS = ("table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
 OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
@@ -49,28 +49,20 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
 
 
 def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
-    sections, sums, differences, judged, named = [], [], [], [], Slugs()
+    named, sections, differences = Slugs(), list[page.Section](), list[pd.DataFrame]()
     boxed = [*map(with_box_accuracy, runs)]
     manifests = [run.manifest for run in boxed]
-    for whole in boxed:
-        # area errors go to the protocol: they do not score explainers
-        catalogue = Catalogue.of(whole.manifest, *manifests)  # its own descriptions first
-        check = catalogue.checks(whole.records)
-        run, errors = replace(whole, records=whole.records[~check]), whole.records[check]
-        blind = run.manifest.get("blind") or ()
-        means = summarise(run.records, run.pairs, catalogue.facts)
-        sums.append(tables.mark_blind(pd.concat([means, cost_rows(run)], ignore_index=True), blind))
-        against = tables.adjust_differences(paired_difference(run.records, run.pairs, to), catalogue)
-        differences.append(tables.mark_blind(against, blind))
-        judged.append(measure_worth(run))
-        parts = [part for _, part in sums[-1].groupby(RUN, sort=False)]
-        of_run = [_section(run, part, differences[-1], errors, catalogue, out, named) for part in parts]
+    summed = [Summed.of(run, others=manifests) for run in boxed]
+    for each in summed:
+        run = each.run
+        against = tables.adjust_differences(paired_difference(run.records, run.pairs, to), each.catalogue)
+        differences.append(tables.mark_blind(against, run.manifest.get("blind") or ()))
+        parts = [part for _, part in each.means.groupby(RUN, sort=False)]
+        of_run = [_section(each, part, differences[-1], out, named) for part in parts]
         gallery(run, out, named=named)
-        lines = [
-            (path, "Mean scores and 95 % intervals.") for path in draw_curves(run, out, named) if path.suffix == ".png"
-        ]
+        lines = [(path, "Mean scores and 95 % intervals.") for path in _only_png(draw_curves(run, out, named))]
         sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines]), *of_run[1:]]
-    table = pd.concat(sums, ignore_index=True)
+    table = pd.concat([each.means for each in summed], ignore_index=True)
     (out / "summary.csv").write_text(formats.to_csv(table), encoding="utf-8")
     (out / "differences.csv").write_text(formats.to_csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
     catalogue = Catalogue.of(*manifests)
@@ -81,38 +73,28 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
         for block in tables.add_remark(tables.compare_models(part, catalogue), _remark(runs, part))
     ]
     metrics = catalogue.sort(table.loc[table["explainer"] != FACTS, "metric"].unique())
+    judged = [measure_worth(each.run) for each in summed]
     meta = write_meta(judged, table, catalogue, out, _remark(runs, table), named)
     whole_page = page.render_page(sections, compared, catalogue, metrics, meta, runs, named)
     (out / "index.html").write_text(whole_page, encoding="utf-8")
     return Report(table, catalogue, {section.title: section.protocol for section in sections})
 
 
-def _section(
-    run: Run,
-    part: pd.DataFrame,
-    differences: pd.DataFrame,
-    errors: pd.DataFrame,
-    catalogue: Catalogue,
-    out: Path,
-    named: Slugs,
-) -> page.Section:
+def _section(summed: Summed, part: pd.DataFrame, differences: pd.DataFrame, out: Path, named: Slugs) -> page.Section:
     """One (dataset, model, target): its part of the page, and its own files."""
+    run, catalogue = summed.run, summed.catalogue
     names = [str(part[name].iloc[0]) for name in RUN]
-    drawn = [
-        path
-        for path in [*draw_overview(part, catalogue, out, named), *draw_sweeps(part, run.manifest, out, named)]
-        if path.suffix == ".png"
-    ]
+    drawn = [*draw_overview(part, catalogue, out, named), *draw_sweeps(part, run.manifest, out, named)]
     remark = _remark([run], part)
     flagged = flagged_table(_select_part(run.records, names), run.manifest.get("blind") or ())
     section = page.Section(
         title=" · ".join(names),
         anchor=named(*names),
-        protocol=describe_protocol(run, part, area_errors(_select_part(errors, names))),
+        protocol=describe_protocol(run, part, area_errors(_select_part(summed.checks, names))),
         tables=tables.add_remark(tables.metric_tables(part, catalogue), remark),
         differences=tables.add_remark(tables.difference_tables(_select_part(differences, names), catalogue), remark),
         flagged=tables.add_remark([flagged], remark)[0] if flagged else None,
-        pictures=[(path, "Means and 95 % intervals.") for path in drawn],
+        pictures=[(path, "Means and 95 % intervals.") for path in _only_png(drawn)],
     )
     everything = [*section.tables, *section.differences, *([section.flagged] if section.flagged else [])]
     file = f"table-{section.anchor}"
@@ -128,6 +110,10 @@ def _remark(runs: Sequence[Run], part: pd.DataFrame) -> str:
     found = {tuple(map(run.manifest.get, RUN)): describe_violations(run.manifest) for run in runs}
     texts = [f"{' · '.join(keys[:2])}: {why}" for keys, why in found.items() if why and keys in shown]
     return f"{OUTSIDE}: {'; '.join(texts)}." if texts else ""
+
+
+def _only_png(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix == ".png"]
 
 
 def _select_part(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

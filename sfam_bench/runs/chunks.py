@@ -23,14 +23,14 @@ POINTS = pa.list_(pa.float32())
 WALKS = ("explainer", "curve", "query_id", "reference_id")
 CURVES = pa.schema([*((key, TEXT) for key in WALKS), ("fraction", POINTS), ("score", POINTS)])
 PAIR = ("query_id", "reference_id")
-MARK = b"sfam_bench"  # what a piece says of itself, in the metadata of its file
+MARK = b"sfam_bench"  # the facts of a chunk, in the metadata of its file
 SEAL, BLANK = "sha256", "0" * 64  # the digest of a file that carries it, for which it is written as zeros
 FORMAT: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """The chunk of a batch, read and verified.
 
     `skipped` are pairs that could not be explained: ids, and why; `explained` the pairs of its maps, where it has any;
@@ -52,28 +52,28 @@ class Piece:
         key: str,
         passes: Mapping[str, Any] | None = None,
         codes: Collection[str] | None = None,
-    ) -> "Piece":
+    ) -> "Chunk":
         """Read it; ValueError, starting with the file name, if it is not valid.
 
         `passes` are those in which it must have been computed, `codes` the hashes of code that may have made it; None
         accepts any.
         """
-        records, said = read_piece(chunk_path(root, "records", number), SCHEMA, key, number)
-        check_code_and_mode(chunk_path(root, "records", number), said, passes, codes)
+        records, facts = read_chunk(chunk_path(root, "records", number), SCHEMA, key, number)
+        check_code_and_mode(chunk_path(root, "records", number), facts, passes, codes)
         check_unique(records, KEYS, chunk_path(root, "records", number))
         curves = CURVES.empty_table()
-        if said["curves"]:
+        if facts["curves"]:
             path = chunk_path(root, "curves", number)
-            _check_digest(path, said["curves"]["sha256"])
-            curves, _ = read_piece(path, CURVES, key, number)
+            _check_digest(path, facts["curves"]["sha256"])
+            curves, _ = read_chunk(path, CURVES, key, number)
             check_unique(curves, WALKS, path)
         explained = None
-        if said["maps"]:
+        if facts["maps"]:
             path = chunk_path(root, "maps", number)
-            _check_digest(path, said["maps"]["sha256"])
-            explained = _maps(path, said["maps"]["names"])
-        skipped = [(one[0], one[1], one[2]) for one in said["skipped"]]
-        return cls(records, curves, skipped, explained, said["code"], said["passes"])
+            _check_digest(path, facts["maps"]["sha256"])
+            explained = _maps(path, facts["maps"]["names"])
+        skipped = [(one[0], one[1], one[2]) for one in facts["skipped"]]
+        return cls(records, curves, skipped, explained, facts["code"], facts["passes"])
 
 
 def chunk_path(root: Path, kind: str, number: int) -> Path:
@@ -81,7 +81,7 @@ def chunk_path(root: Path, kind: str, number: int) -> Path:
     return root / kind / f"{number:05d}.{'npz' if kind == 'maps' else 'parquet'}"
 
 
-def write_piece(
+def write_chunk(
     root: Path,
     number: int,
     key: str,
@@ -92,11 +92,11 @@ def write_piece(
     passes: Mapping[str, Any],
 ) -> None:
     """Write the chunk of a batch, records last: their footer has the digests of curves and maps."""
-    said: dict[str, Any] = {"key": key, "batch": number, "code": running_code(), "passes": dict(passes)}
+    facts: dict[str, Any] = {"key": key, "batch": number, "code": running_code(), "passes": dict(passes)}
     beside: dict[str, Any] = {"skipped": [list(one) for one in skipped], "curves": None, "maps": None}
     if len(curves):
         path = chunk_path(root, "curves", number)
-        _write(path, pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES), said)
+        _write(path, pa.Table.from_pylist([vars(curve) for curve in curves], schema=CURVES), facts)
         beside["curves"] = {"rows": len(curves), "sha256": digest(path)}
     if maps is not None:
         path = chunk_path(root, "maps", number)
@@ -105,7 +105,7 @@ def write_piece(
         beside["maps"] = {"names": sorted(maps), "sha256": digest(path)}
     frame = pd.DataFrame(records) if len(records) else pd.DataFrame(columns=SCHEMA.names)
     table = pa.Table.from_pandas(frame[SCHEMA.names], schema=PLAIN, preserve_index=False, safe=True).cast(SCHEMA)
-    _write(chunk_path(root, "records", number), table, {**said, **beside})
+    _write(chunk_path(root, "records", number), table, {**facts, **beside})
 
 
 def read_footer(path: Path) -> dict[str, Any]:
@@ -118,15 +118,15 @@ def read_footer(path: Path) -> dict[str, Any]:
 
 
 def check_code_and_mode(
-    path: Path, said: Mapping[str, Any], passes: Mapping[str, Any] | None, codes: Collection[str] | None
+    path: Path, facts: Mapping[str, Any], passes: Mapping[str, Any] | None, codes: Collection[str] | None
 ) -> None:
     """Raise ValueError if a chunk was computed with another mode of passes, or by other code."""
-    if passes is not None and said.get("passes") != dict(passes):
+    if passes is not None and facts.get("passes") != dict(passes):
         raise ValueError(
-            f"{path} was computed with passes {describe_passes(said.get('passes'))}, expected {describe_passes(passes)}"
+            f"{path} has passes {describe_passes(facts.get('passes'))}, expected {describe_passes(passes)}"
         )
-    if codes is not None and said.get("code") not in codes:
-        raise ValueError(f"{path} was made by other code ({said.get('code')}, expected {' or '.join(codes)})")
+    if codes is not None and facts.get("code") not in codes:
+        raise ValueError(f"{path} was made by other code ({facts.get('code')}, expected {' or '.join(codes)})")
 
 
 def describe_passes(passes: Mapping[str, Any] | None) -> str:
@@ -134,9 +134,9 @@ def describe_passes(passes: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in (passes or {}).items()) or "unknown"
 
 
-def _write(path: Path, table: pa.Table, said: Mapping[str, Any]) -> None:
+def _write(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
     """Write a table with its digest in the footer."""
-    marked = {MARK: json.dumps({**said, "rows": len(table), SEAL: BLANK}, ensure_ascii=False).encode()}
+    marked = {MARK: json.dumps({**facts, "rows": len(table), SEAL: BLANK}, ensure_ascii=False).encode()}
     with atomic(path) as temporary:
         pq.write_table(table.replace_schema_metadata(marked), temporary, **FORMAT)
         content = temporary.read_bytes()
@@ -144,36 +144,36 @@ def _write(path: Path, table: pa.Table, said: Mapping[str, Any]) -> None:
         temporary.write_bytes(before + name.replace(BLANK.encode(), _sha256(content).encode()) + after)
 
 
-def read_piece(
+def read_chunk(
     path: Path, schema: pa.Schema, key: str | None, number: int, sealed: bool = True
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The records or curves of a batch and the facts in their footer, both checked by digest.
 
-    With `key` None they may be of any plan. Without `sealed`, pieces that an older version wrote, which carry no
+    With `key` None they may be of any plan. Without `sealed`, chunks that an older version wrote, which carry no
     digest, are given as they are. ValueError with what is wrong, in a line that begins with the file.
     """
     try:
         content = check_regular(path).read_bytes()
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             table, footer = file.read(use_threads=False), file.metadata.metadata or {}
-        said = json.loads(footer.get(MARK, b"{}"))
-        seal = said.pop(SEAL, "")
+        facts = json.loads(footer.get(MARK, b"{}"))
+        seal = facts.pop(SEAL, "")
         before, _, after = content.rpartition(_seal(seal))
     except Exception as error:  # a broken file raises a dozen kinds
         raise ValueError(f"{path} cannot be read ({first_line(error)})") from error
     if not (sealed or seal):
-        return table, said
-    if key is not None and said.get("key") != key:
-        raise ValueError(f"{path} is of another plan (key {said.get('key')}, expected {key})")
-    if said.get("batch") != number:
-        raise ValueError(f"{path} is of batch {said.get('batch')}")
+        return table, facts
+    if key is not None and facts.get("key") != key:
+        raise ValueError(f"{path} is of another plan (key {facts.get('key')}, expected {key})")
+    if facts.get("batch") != number:
+        raise ValueError(f"{path} is of batch {facts.get('batch')}")
     if not table.schema.equals(schema):
         raise ValueError(f"{path} has other columns than expected")
-    if said.get("rows") != len(table):
-        raise ValueError(f"{path} holds {len(table)} of {said.get('rows')} rows")
+    if facts.get("rows") != len(table):
+        raise ValueError(f"{path} has {len(table)} of {facts.get('rows')} rows")
     if seal != _sha256(before + _seal(BLANK) + after):
         raise ValueError(f"{path} is damaged: its digest differs")
-    return table, said
+    return table, facts
 
 
 def _seal(value: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Whether a run folder may be begun, or continued: by the same config and the same code."""
+"""Whether a run folder may be started, or continued by the same config and code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ def claim(root: Path, resume: Resume) -> None:
         try:
             (root / name).mkdir(parents=True, exist_ok=bool(resume))
         except FileExistsError:
-            raise UserError(f"another job has just begun the run folder {root}: choose another run_dir") from None
+            raise UserError(f"another job has just started the run folder {root}: choose another run_dir") from None
 
 
 def release(root: Path) -> None:
@@ -73,7 +73,7 @@ def check_same(root: Path, manifest: Mapping[str, Any], config: Config, resume: 
     if resume != "anyway":
         raise UserError(
             f"run folder {root} was made by other code ({changed}): use that again (git {before.get('git')}), pass "
-            "resume=anyway to go on with this one, which the report will say, or change run_dir"
+            "resume=anyway to continue with this code, which reports will mention, or change run_dir"
         )
     return now
 

@@ -1,4 +1,4 @@
-"""What older manifests did not say of their metrics, out of a list of the keys that they used."""
+"""Descriptions of metrics for older manifests, which lack them, by the keys that they used."""
 
 import json
 from collections.abc import Mapping

@@ -75,7 +75,7 @@ def cast_columns(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     """The columns of a schema, cast to its types; UserError if the table has others."""
     if absent := [name for name in schema.names if table.column_names.count(name) != 1]:
         count = "no" if absent[0] not in table.column_names else "more than one"
-        raise UserError(f"{path} is none of our tables: it has {count} column {absent[0]}: {AGAIN}")
+        raise UserError(f"{path} is not a table of this project: it has {count} column {absent[0]}: {AGAIN}")
     try:
         found = table.select(schema.names).replace_schema_metadata(None).cast(schema)
     except (pa.ArrowException, ValueError, NotImplementedError) as error:

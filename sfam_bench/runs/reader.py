@@ -23,8 +23,8 @@ from sfam_bench.runs.chunks import (
     chunk_path,
     describe_passes,
     first_line,
+    read_chunk,
     read_footer,
-    read_piece,
 )
 from sfam_bench.runs.described import add_descriptions
 from sfam_bench.runs.manifests import read_manifest
@@ -65,7 +65,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
         unfinished = f"{there} of {planned}" if "shards" in manifest else f"{there}"
     if unfinished and not allow_unfinished:
         raise UserError(
-            f"run folder {root} is unfinished: {unfinished} shards are there; continue it with resume=true (a planned "
+            f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with resume=true (a planned "
             "one with sfam-bench submit run and merge), or read what is there with allow_unfinished=true"
         )
     pairs, records = read_pairs(root, manifest), read_tables(root, manifest, "records")
@@ -85,12 +85,12 @@ def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:
         check_digest(root, manifest, path)
         return cast_columns(read_table(path), schema, path)
     tables = []
-    for number, said in _batches(root):
+    for number, facts in _batches(root):
         path = chunk_path(root, kind, number)
-        if kind == "curves" and not (said.get("curves") or (DIGESTS not in manifest and path.exists())):
+        if kind == "curves" and not (facts.get("curves") or (DIGESTS not in manifest and path.exists())):
             continue
         try:
-            table, _ = read_piece(path, schema, said.get("key"), number, sealed=DIGESTS in manifest)
+            table, _ = read_chunk(path, schema, facts.get("key"), number, sealed=DIGESTS in manifest)
         except ValueError as error:
             raise UserError(f"{error}: {_advise(root, number)}") from error
         tables.append(cast_columns(table, schema, path))
@@ -103,12 +103,12 @@ def count_batches(root: Path, manifest: Mapping[str, Any]) -> int:
     return merged["batches"] if merged else sum(1 for _ in (root / "records").glob("[0-9]*.parquet"))
 
 
-def list_codes(said: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
-    """The batches by code hash: {"0f3a": "0-4, 7"}; `said` has the facts of each batch."""
+def list_codes(facts: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
+    """The batches by code hash: {"0f3a": "0-4, 7"}; `facts` has the facts of each batch."""
     found: dict[str, str] = {}
-    numbers = sorted(said)
-    for code in dict.fromkeys(str(said[number].get("code", "unknown")) for number in numbers):
-        own = [number for number in numbers if str(said[number].get("code", "unknown")) == code]
+    numbers = sorted(facts)
+    for code in dict.fromkeys(str(facts[number].get("code", "unknown")) for number in numbers):
+        own = [number for number in numbers if str(facts[number].get("code", "unknown")) == code]
         runs = [[n for _, n in run] for _, run in groupby(enumerate(own), lambda at: at[1] - at[0])]
         found[code] = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
     return found
@@ -130,7 +130,7 @@ def read_maps(
         raise UserError(f"the maps {uneven[0]} in {root} have several sizes: {AGAIN}")
     maps = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     if len({len(array) for array in maps.values()}) > 1:
-        raise UserError(f"the map shards in {root} hold different explainers: {AGAIN}")
+        raise UserError(f"the maps in {root} are of different explainers: {AGAIN}")
     return maps
 
 
@@ -169,10 +169,10 @@ def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _check_agreement(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     """The facts of each batch; UserError if they come from several plans or modes of passes."""
-    said = {number: one for number, one in _batches(root) if one}  # very old ones say nothing of themselves
+    facts = {number: one for number, one in _batches(root) if one}  # very old ones have no facts
     expected = manifest.get("passes") or {}
-    for number, one in said.items():
-        first = next(iter(said.values()))
+    for number, one in facts.items():
+        first = next(iter(facts.values()))
         if one.get("key") != first.get("key"):
             raise UserError(f"{chunk_path(root, 'records', number)} is of another run than those before it: {AGAIN}")
         passes = one.get("passes") or {}
@@ -182,17 +182,17 @@ def _check_agreement(root: Path, manifest: Mapping[str, Any]) -> dict[int, dict[
                 f"{chunk_path(root, 'records', number)} was computed with passes {describe_passes(passes)}, "
                 f"and the run with {describe_passes(known)}: {_advise(root, number)}"
             )
-    return said
+    return facts
 
 
 def _maps(root: Path) -> Iterator[Path]:
     """The files of maps, each checked by the records of its batch, or by the manifest of a light copy."""
     manifest = _manifest(root)
-    said = dict(_batches(root))
-    if not any((root / "maps").glob("*.npz")) and any(one.get("maps") for one in said.values()):
+    facts = dict(_batches(root))
+    if not any((root / "maps").glob("*.npz")) and any(one.get("maps") for one in facts.values()):
         log.warning("%s: its maps were removed, and are not shown", root)
         return
-    for number, one in said.items():
+    for number, one in facts.items():
         path = chunk_path(root, "maps", number)
         if not (kept := one.get("maps")):
             continue
@@ -203,11 +203,11 @@ def _maps(root: Path) -> Iterator[Path]:
                 f"{chunk_path(root, 'records', number)} is of an older version than its run: {_advise(root, number)}"
             )
     for path in sorted((root / "maps").glob("[0-9]*.npz")):
-        if not path.stem.isdigit() or int(path.stem) not in said:
+        if not path.stem.isdigit() or int(path.stem) not in facts:
             if DIGESTS in manifest and not manifest.get("done"):
                 continue  # of a batch that is not finished
             check_digest(root, manifest, path)
-        elif not said[int(path.stem)].get("maps") and DIGESTS in manifest:
+        elif not facts[int(path.stem)].get("maps") and DIGESTS in manifest:
             raise UserError(f"{path} does not belong to the run: remove it")
         yield path
 

@@ -1,4 +1,4 @@
-"""Run folders: a manifest, the pairs, and shards of records and maps, each written whole or not at all."""
+"""Run folders: a manifest, the pairs, and chunks of records, curves and maps, each written whole or not at all."""
 
 import logging
 from collections import Counter
@@ -18,7 +18,7 @@ from PIL import Image
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, digest, read_json, write_json
 from sfam_bench.core.provenance import Config, config_hash, run_facts, running_code, to_plain
-from sfam_bench.runs.chunks import Piece, check_code_and_mode, chunk_path, read_footer, write_piece
+from sfam_bench.runs.chunks import Chunk, check_code_and_mode, chunk_path, read_footer, write_chunk
 from sfam_bench.runs.continued import Resume, check_same, claim, is_begun, refuse_results, release
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import DIGESTS, FROZEN, RESTORE, file_digests, read_pairs
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class RunStore:
     """Writes one run folder; make it with `RunStore.create`. Every chunk records the `key` of its run.
 
-    It carries the mode of `passes` and the hash of the running code, too; `codes` are the hashes of code whose shards
+    It also records the mode of `passes` and the hash of the code; `codes` are the hashes of code whose chunks
     are continued.
     """
 
@@ -50,7 +50,7 @@ class RunStore:
 
         `config` must hold only what changes the numbers: its hash decides whether a run may be continued, and is the
         key unless another is given. The mode in `facts["passes"]` is frozen with that; of a folder that is continued it
-        stays what it was. resume="anyway" goes on with other code, which the manifest lists under `resumed`.
+        stays as it was. resume="anyway" continues with other code, which the manifest lists under `resumed`.
         """
         store = cls(Path(root), key or config_hash(config))
         refuse_results(store.root, resume)
@@ -111,7 +111,7 @@ class RunStore:
             return None
         return read_pairs(self.root, manifest, f"delete it and evaluate with resume=true, or {RESTORE}")
 
-    def write_shard(
+    def write_chunk(
         self,
         number: int,
         records: Sequence[Any] | pd.DataFrame,
@@ -124,7 +124,7 @@ class RunStore:
         Records are a frame, or a sequence of dicts or dataclasses with the fields of `Record`; curves have the fields
         of `Curve`; skipped are pairs that could not be explained: query, reference, and why.
         """
-        write_piece(self.root, number, self.key, records, maps, curves, skipped, self.passes)
+        write_chunk(self.root, number, self.key, records, maps, curves, skipped, self.passes)
 
     def write_cost(self, number: int, pairs: int, seconds: Mapping[str, float]) -> None:
         """Write the seconds of each explainer for the pairs of a chunk, apart from the reproducible results."""
@@ -147,32 +147,32 @@ class RunStore:
         """The path of the records of a chunk."""
         return chunk_path(self.root, "records", number)
 
-    def has_shard(self, number: int) -> bool:
+    def has_chunk(self, number: int) -> bool:
         """Whether the chunk exists with this store's key and no skipped pairs, by its footer."""
-        said = read_footer(self.path(number))
-        if (said.get("key"), said.get("batch"), said.get("skipped")) != (self.key, number, []):
+        facts = read_footer(self.path(number))
+        if (facts.get("key"), facts.get("batch"), facts.get("skipped")) != (self.key, number, []):
             return False
         try:
-            check_code_and_mode(self.path(number), said, self.passes, self.codes)
+            check_code_and_mode(self.path(number), facts, self.passes, self.codes)
         except ValueError:
             return False
-        return all(chunk_path(self.root, kind, number).exists() for kind in ("maps", "curves") if said[kind])
+        return all(chunk_path(self.root, kind, number).exists() for kind in ("maps", "curves") if facts[kind])
 
-    def due(self, shards: int) -> list[int]:
+    def due(self, chunks: int) -> list[int]:
         """The chunks that are missing or invalid; invalid ones are set aside, with a warning, and computed again."""
         found = []
-        for number in range(shards):
-            if self.path(number).exists() and (wrong := self.check_shard(number)):
-                log.warning("set aside, to be computed anew: %s", wrong)
+        for number in range(chunks):
+            if self.path(number).exists() and (wrong := self.check_chunk(number)):
+                log.warning("set aside, to be computed again: %s", wrong)
                 self.set_aside(number)
-            if not self.has_shard(number):
+            if not self.has_chunk(number):
                 found.append(number)
         return found
 
-    def check_shard(self, number: int) -> str:
+    def check_chunk(self, number: int) -> str:
         """Read a chunk and describe its error in one line; empty if it is valid."""
         try:
-            Piece.read(self.root, number, self.key, self.passes, self.codes)
+            Chunk.read(self.root, number, self.key, self.passes, self.codes)
         except ValueError as error:
             return str(error)
         return ""
@@ -197,9 +197,9 @@ class RunStore:
 
     def silent(self, metrics: Iterable[str]) -> list[str]:
         """The metrics without a record in any chunk, because data that they need is missing."""
-        shards = (self.root / "records").glob("[0-9]*.parquet")
+        chunks = (self.root / "records").glob("[0-9]*.parquet")
         heard = {
-            name for path in shards for name in pq.read_table(path, columns=["metric"])["metric"].unique().to_pylist()
+            name for path in chunks for name in pq.read_table(path, columns=["metric"])["metric"].unique().to_pylist()
         }
         return [name for name in metrics if name not in heard]
 

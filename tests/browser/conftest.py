@@ -114,7 +114,7 @@ def make_run(root: Path, model: str) -> Path:
         for place, method in enumerate(METHODS)
         for curve in ("deletion_mean_colour", "insertion_mean_colour")
     ]
-    store.write_shard(0, records_of_run(pairs, model), maps, curves)
+    store.write_chunk(0, records_of_run(pairs, model), maps, curves)
     for pair in pairs[:-1].to_dict("records"):
         for side in ("query_id", "reference_id"):
             pixels = np.full((48, 60, 3), 150, np.uint8)

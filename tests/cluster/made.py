@@ -58,7 +58,7 @@ def write(store: RunStore, number: int, skipped: tuple[str, ...] = ()) -> None:
     queries = [query for query in BATCHES[number] if query not in skipped]
     why = [(query, "r", "no such image") for query in skipped]
     given = [make(queries, number) for make in (records, maps, curves)]
-    store.write_shard(number, *given, why)  # type: ignore[arg-type]
+    store.write_chunk(number, *given, why)  # type: ignore[arg-type]
 
 
 def planned(root: Path) -> tuple[RunStore, Plan]:

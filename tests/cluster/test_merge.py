@@ -69,7 +69,7 @@ def test_a_merged_run_holds_what_its_pieces_held(made: Made) -> None:
 def test_a_run_without_curves_is_merged(made: Made) -> None:
     store, plan = made
     for number, queries in enumerate(BATCHES):
-        store.write_shard(number, records(queries, number), maps(queries, number), [])  # type: ignore[arg-type]
+        store.write_chunk(number, records(queries, number), maps(queries, number), [])  # type: ignore[arg-type]
     assert merge(store.root, plan).rows == 35
     assert read_curves(store.root).empty
 
@@ -142,15 +142,15 @@ def test_a_partial_merge_says_what_it_lacks_and_is_read_only_when_asked(made: Ma
 
 
 WRONG: dict[str, Callable[[RunStore], object]] = {
-    "holds 2 rows twice": lambda store: store.write_shard(1, records(["c", "e"], 1) + records(["c", "e"], 1)[:2]),
-    "lacks e with r)": lambda store: store.write_shard(1, records(["c"], 1)),
-    "lacks c with r and 1 more)": lambda store: store.write_shard(1, []),
-    "holds a with r, which": lambda store: store.write_shard(1, records(["c", "e", "a"], 1)),
-    "skips z with r, which": lambda store: store.write_shard(1, records(["c", "e"], 1), skipped=[("z", "r", "?")]),
-    "curves/00001.parquet holds a with r, which": lambda store: store.write_shard(
+    "holds 2 rows twice": lambda store: store.write_chunk(1, records(["c", "e"], 1) + records(["c", "e"], 1)[:2]),
+    "lacks e with r)": lambda store: store.write_chunk(1, records(["c"], 1)),
+    "lacks c with r and 1 more)": lambda store: store.write_chunk(1, []),
+    "holds a with r, which": lambda store: store.write_chunk(1, records(["c", "e", "a"], 1)),
+    "skips z with r, which": lambda store: store.write_chunk(1, records(["c", "e"], 1), skipped=[("z", "r", "?")]),
+    "curves/00001.parquet holds a with r, which": lambda store: store.write_chunk(
         1, records(["c", "e"], 1), curves=curves(["a", "c", "e"], 1)
     ),
-    "in another order": lambda store: store.write_shard(1, records(["c", "e"], 1), maps(["e", "c"], 1)),
+    "in another order": lambda store: store.write_chunk(1, records(["c", "e"], 1), maps(["e", "c"], 1)),
     "another plan": lambda store: write(RunStore(store.root, "f" * 16), 1),
     "was computed with passes mode half": lambda store: write(replace(store, passes={"mode": "half", "batch": 4}), 1),
     "is of batch 0": lambda store: shutil.copy(store.path(0), store.path(1)),

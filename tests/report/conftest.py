@@ -109,7 +109,7 @@ def make_run(root: Path, model: str, seed: int, gain: float = 1.0) -> Path:
     records, maps = make_records(model, pairs, rng, gain), make_maps(pairs, rng)
     for number, half in enumerate((slice(0, 20), slice(20, 40))):
         own = records[records["query_id"].isin(pairs["query_id"][half])]
-        store.write_shard(number, own, {name: array[half] for name, array in maps.items()})
+        store.write_chunk(number, own, {name: array[half] for name, array in maps.items()})
     for pair in pairs[:8].itertuples():
         store.write_image(pair.query_id, make_image(rng))
         store.write_image(pair.reference_id, make_image(rng))
@@ -136,7 +136,7 @@ def rewrite_records(root: Path, number: int, records: pd.DataFrame, curves: Sequ
     """Write a batch of `make_run` again with other records and curves."""
     said = read_footer(chunk_path(root, "records", number))
     with np.load(chunk_path(root, "maps", number)) as maps:
-        RunStore(root, said["key"], said["passes"]).write_shard(number, records, dict(maps), curves)
+        RunStore(root, said["key"], said["passes"]).write_chunk(number, records, dict(maps), curves)
 
 
 @pytest.fixture(scope="session")

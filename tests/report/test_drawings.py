@@ -76,7 +76,7 @@ def make_stored(root: Path, name: str, seed: int) -> None:
         for pair in pairs.itertuples()
     ]
     maps = {key.replace("exact", ODD): array for key, array in make_maps(pairs, rng).items()}
-    store.write_shard(0, records, maps, walks)
+    store.write_chunk(0, records, maps, walks)
     for pair in pairs[:6].itertuples():
         for image in (pair.query_id, pair.reference_id):
             store.write_image(image, make_image(rng))
@@ -241,7 +241,7 @@ def test_what_is_missing_is_said_in_one_line(stored: Stored, drawing: Any, messa
             stored.root / "bare", {}, {"dataset": "d", "model": "m", "target": "t", "metrics": METRICS}
         )
         store.write_pairs(pairs)
-        store.write_shard(0, make_records("m", pairs, np.random.default_rng(0), 1.0))
+        store.write_chunk(0, make_records("m", pairs, np.random.default_rng(0), 1.0))
         store.finish()
     with pytest.raises(UserError, match=message) as error:
         drawing(stored)

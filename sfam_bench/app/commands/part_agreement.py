@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     due = store.due(len(pairs))
     found = agreement(model, dataset, encoded, pairs.iloc[due], explainers, colours, cfg.batch_size)
     for number, records in zip(due, progress(found, "part agreement", len(due), "query"), strict=True):
-        store.write_shard(number, records)
+        store.write_chunk(number, records)
     gallery, roles = encoded.side.embeddings.cpu(), roles_of(dataset, chosen)
     recall = retrieval(model.similarity, gallery, read_labels(dataset, chosen), list(cfg.recall_at), roles=roles)
     store.finish(retrieval=recall)

@@ -23,12 +23,12 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.launching import cancel, check_launcher, check_plan, describe_launch, detach, finish, launch
 from sfam_bench.app.settings import build
+from sfam_bench.app.sweeping import tabulate
 from sfam_bench.core.errors import UserError
 from sfam_bench.jobs.merge import merge
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import AnyPlan, JobList, Plan, read_plan
 from sfam_bench.jobs.watching import read_status, wait
-from sfam_bench.report.tables.cells import write_cells
 
 LATER = (
     *("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial"),
@@ -64,12 +64,13 @@ def run(cfg: DictConfig) -> None:
         check_plan(cfg, root, plan)  # here, where the user sees it
         detach(root)
     else:
+        unchanged = read_status(root, plan, cfg.gone).complete
         launch(cfg, root, plan)
         if cfg.wait or cfg.launcher == "here":
             now = finish(cfg, root, plan)
-            if isinstance(plan, JobList) and plan.kind == "sweep":
-                write_cells(root, plan, now)
             print(now.line)
+            if isinstance(plan, JobList) and plan.kind == "sweep":
+                tabulate(root, plan, now, unchanged)
 
 
 def read_root(cfg: DictConfig) -> tuple[Path, AnyPlan]:

@@ -46,7 +46,7 @@ class CurvePanel:
 
 
 def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
-    """Draw the curves of a run into `out`, as PNG and SVG, a few methods per figure with the controls; none without curves.
+    """Draw the curves of a run into `out`, as PNG and SVG, a few methods per figure with the controls.
 
     Bands are 95 % intervals, bootstrapped over the classes of the queries.
     """

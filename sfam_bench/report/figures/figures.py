@@ -148,7 +148,7 @@ def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
         return
     axes.imshow(overlay(image, raw))
     values = _scaled(raw, image)
-    for level, style in ((0.5, "solid"), (-0.5, "dashed")):  # so that grey print tells both signs too
+    for level, style in ((0.5, "solid"), (-0.5, "dashed")):  # so that grey print distinguishes the signs
         if values.min() < level < values.max():
             axes.contour(values, [level], colors="white", linewidths=0.7, linestyles=style)
 

@@ -32,7 +32,7 @@ NUMBERED = 16  # metrics: more have colours alone, and their numbers in meta-tau
 ROW, BAR = 0.15, 0.08  # inches of a label and of a clique's bar
 ABOVE, SIDE = 0.72, 1.95  # inches over the axis of ranks, and of the names on either side of it
 LONGEST = 26  # characters of a name
-DIVERGING = "PuOr"  # told apart with any colour vision, and in grey by the numbers
+DIVERGING = "PuOr"  # distinguishable with any colour vision, and in grey by the numbers
 
 
 @dataclass(frozen=True)

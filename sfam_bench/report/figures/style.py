@@ -1,4 +1,4 @@
-"""How figures look: sizes on a printed page, marks that are told apart in grey, and the one way to save them."""
+"""The style of figures: sizes in print, marks distinguishable in grey, and the function to save them."""
 
 import re
 from collections.abc import Mapping, Sequence

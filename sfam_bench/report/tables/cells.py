@@ -1,4 +1,4 @@
-"""The table of a sweep: what became of each cell, and the means of those that are done; partial tables say so first."""
+"""The table of a sweep: the state of each cell and the means of the done ones; a partial table says so first."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Costs out of a manifest as rows of a summary, so that they stand in tables like any other metric."""
+"""Costs from a manifest as rows of a summary, so that tables show them like any metric."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -16,7 +16,7 @@ from sfam_bench.report.tables.protocols import OUTSIDE
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
 
-QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # lines of the protocol that say what the numbers are worth
+QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # protocol lines that qualify the numbers
 ROWS = 26  # of two lines, which fill a page of LaTeX's article
 FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than the line
 LATEX = {
@@ -213,7 +213,9 @@ def _terminal_block(summary: pd.DataFrame, width: int, catalogue: Catalogue) -> 
 
 def _terminal_column(part: pd.DataFrame, explainers: Sequence[str], label: str) -> list[str]:
     """Three header lines, then a cell for each explainer."""
-    head = [f"{line}  " for line in wrap(label, max(13, len(label) // 3 + 4))[:3]]  # the marks of the cells stand right
+    head = [
+        f"{line}  " for line in wrap(label, max(13, len(label) // 3 + 4))[:3]
+    ]  # the marks of the cells are on the right
     digits = count_decimals([*part["mean"], *part["low"], *part["high"]])
     rows = {row["explainer"]: row for row in part.to_dict("records")}
     cells = [_terminal_cell(rows.get(explainer), digits) for explainer in explainers]

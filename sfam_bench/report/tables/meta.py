@@ -1,4 +1,4 @@
-"""The meta-evaluation as a part of the page, and as files: do metrics agree, and do they tell truth from chance?"""
+"""The meta-evaluation of metrics: do they agree, and do they separate the exact decomposition from controls?"""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +222,6 @@ def _figures(
             pictures.append((drawn[0], "How far any two metrics order the explainers alike."))
         mine = ranks[(ranks[RUN] == [*keys]).all(axis=1)]
         shown = mine[mine["metric"].isin(catalogue.headlines(mine["metric"].unique()))]
-        caption = "Mean ranks; a bar joins explainers that Nemenyi's test cannot tell apart at 5 %."
+        caption = "Mean ranks; a bar joins explainers not separated by Nemenyi's test at 5 %."
         pictures += [(path, caption) for path in critical_differences(shown, catalogue, blind, out, named)[:1]]
     return pictures, pd.DataFrame(rows, columns=[*RUN, "metric", "other", "tau", "tau_without_blind"])

@@ -9,7 +9,7 @@ import pandas as pd
 from sfam_bench.core.method_card import card_of, field_notes, formula_and_source, remarks
 
 NEEDS = {"attention": "needs a vision transformer's attention", "training": "needs the training images, once"}
-TINY = 1e-7  # a rounding of float32: less is none
+TINY = 1e-7  # rounding error of float32
 TOTALS = {"score": "the score", "change": "its change from the baseline", "none": "--"}
 
 
@@ -75,7 +75,7 @@ def _card_lines(name: str, method: type) -> list[str]:
     ]
     lines += [f"{'; '.join(facts).capitalize()}.", ""]
     lines += field_lines(method)
-    for title, entries in (("Identities", card.identities), ("Where it says nothing", card.degenerate)):
+    for title, entries in (("Identities", card.identities), ("Limitations", card.degenerate)):
         if entries:
             lines += [f"{title}:", "", *(f"- {plain_text(entry)}" for entry in entries), ""]
     return lines

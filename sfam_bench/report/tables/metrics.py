@@ -55,7 +55,7 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
         "# The metrics",
         "",
         "Written by `make metrics`, from each metric's docstring, card and settings. *label* is its name in tables and "
-        "figures, *table* the title of its table. *better* says whether a method wants it higher or lower; -- marks "
+        "figures, *table* the title of its table. *better* is the direction of better values; -- marks "
         "what is no score of a method (a chance level, an error of measurement). *passes* counts the perturbed images "
         f"that a map costs, on average over pairs, at {side} x {side} pixels; methods whose maps coincide, and metrics "
         "that ask the same, share them. *maps* counts the further maps that a method makes for each. A value that "
@@ -87,9 +87,9 @@ def differing_settings(own: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 def _card_lines(kind: type, metrics: Mapping[str, Any]) -> list[str]:
     measures, source = measures_and_source(kind)
-    said = [f"Source: {source}."] if source else []
+    facts = [f"Source: {source}."] if source else []
     lines = [f"## {kind.__name__}", "", plain_text(measures), ""]
-    about = plain_text(" ".join([*said, remarks(kind)])).strip()
+    about = plain_text(" ".join([*facts, remarks(kind)])).strip()
     lines += [about, ""] if about else []
     lines += field_lines(kind)
     own = {name: settings(metric) for name, metric in metrics.items()}
@@ -99,5 +99,5 @@ def _card_lines(kind: type, metrics: Mapping[str, Any]) -> list[str]:
     lines += [*markdown_table(pd.DataFrame(rows)), ""]
     degenerate = list(dict.fromkeys(entry for metric in metrics.values() for entry in metric_card(metric).degenerate))
     if degenerate:
-        lines += ["Where it says nothing:", "", *(f"- {plain_text(entry)}" for entry in degenerate), ""]
+        lines += ["Limitations:", "", *(f"- {plain_text(entry)}" for entry in degenerate), ""]
     return lines

@@ -17,7 +17,7 @@ from sfam_bench.runs.manifests import EACH, NONE, NUMBER, TEXT, find_misfit
 from sfam_bench.runs.proof import check_digest
 from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
 
-KEY = {  # what tells trainings apart, and where it stands in their facts
+KEY = {  # the values that identify a training, and their places in its facts
     **{"dataset": "split.dataset", "split": "split.name", "model": "config.model.name", "loss": "loss"},
     **{"miner": "miner", "part": "config.train.part", "recipe": "recipe", "seed": "config.train.seed"},
 }
@@ -57,7 +57,7 @@ class Training:
     root: Path
     facts: Mapping[str, Any]
     items: pd.DataFrame  # by image_id: label and COLUMNS
-    seconds: float  # NaN where the history does not say
+    seconds: float  # NaN if the history does not record it
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What was measured on what, and how truly: the lines above a table."""
+"""The protocol lines above a table: data, model, pairs, passes and accuracy."""
 
 import re
 from collections.abc import Mapping

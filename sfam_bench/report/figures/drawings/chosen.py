@@ -1,4 +1,4 @@
-"""What a figure wants of a stored run, or one line that says what is missing and what makes it."""
+"""The data of figures from stored runs; UserError with the missing data and the command that makes it."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -38,6 +38,6 @@ def select_means(run: Summed, metric: str, named: Sequence[str]) -> pd.DataFrame
     """The means of a metric for the named explainers, or for all."""
     means = select_scored(run.means[run.means["metric"] == metric])
     if means.empty:
-        raise no_data(run, f"value of {metric} that says which is better", "choose another metric")
+        raise no_data(run, f"direction of {metric}", "choose another metric")
     names = select_explainers(run, named, means["explainer"].tolist(), metric)
     return means[means["explainer"].isin(names)]

@@ -1,4 +1,4 @@
-"""What a map costs against how true it is."""
+"""The cost of a map against its faithfulness."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class CostFaithfulness:
             self._panel(strip_axes(axes), means, label)
             axes.set_title(shorten(title, 70), fontsize=LABEL, **PLAIN)
         canvas = FigureCanvasAgg(figure)
-        figure.draw_without_rendering()  # places axes and ticks, which labels hang on
+        figure.draw_without_rendering()  # places axes and ticks, on which labels depend
         for (_, means, _), axes in zip(found, grid.flat, strict=True):
             _label(axes, means, canvas)
         return figure
@@ -71,7 +71,7 @@ class CostFaithfulness:
         if (means["cost"] > 0).all():
             axes.set_xscale("log")
         else:
-            axes.set_xscale("symlog", linthresh=1)  # a method without passes of its own stands at 0
+            axes.set_xscale("symlog", linthresh=1)  # a method without passes of its own is at 0
             axes.set_xlim(left=-0.3)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))

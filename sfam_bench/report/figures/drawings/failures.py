@@ -1,4 +1,4 @@
-"""Where a method does worst, and which pairs said nothing."""
+"""The worst pairs of a method, and its flagged pairs."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pairs and what methods say of them."""
+"""Pairs and their maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
