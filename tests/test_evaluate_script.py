@@ -97,7 +97,7 @@ WRONG = {
     "prepare.split=val": ("prepare.split=val", "planted has none"),
     "prepare.split=test": ("96 of them would be explained", "keep the two apart"),
     "split=all": ("192 of them would be explained", "prepare.split=train", "split=all"),
-    "prepare.cache=3": ("prepare.cache is 3", "a text or null"),
+    "prepare.cache=3": ("prepare.cache is 3", "a string or null"),
     "+prepare.cahce=x": ("prepare has no setting 'cahce'", "split, cache"),
     "dataset.train_per_class=1": ("weight_transfer: no triplet of the 96 training images",),
     "explainer.weight_transfer.neighbours=0": ("weight_transfer.neighbours is 0",),
@@ -139,7 +139,7 @@ def test_what_does_not_fit_the_model_is_refused_before_a_folder_is_begun(run_scr
 def test_or_skipped_and_named(run_script: Run, tmp_path: Path) -> None:
     code, out, err = run_script("evaluate", *DATA, *PAIRS, *UNFIT, f"run_dir={tmp_path / 'run'}", "unsupported=skip")
     assert code == 0, err
-    assert "left out: le_grad" in out
+    assert "unsupported: le_grad" in out
     run = read_run(tmp_path / "run")
     assert set(run.records["explainer"]) == {"sfam", "lafam", "pair"}
     assert "transformer" in run.manifest["unsupported"]["le_grad"]

@@ -182,7 +182,7 @@ def test_a_command_that_is_none_is_explained(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as stop:
         main(["models", "list"])
     assert stop.value.code == 2
-    assert "models takes --json, not 'list'" in capsys.readouterr().err
+    assert "models accepts --json, not 'list'" in capsys.readouterr().err
 
 
 def test_columns_are_aligned() -> None:

@@ -148,7 +148,7 @@ def test_a_mode_that_is_not_there_any_more_is_refused(run_script: Run, interrupt
         outcome = run_script("evaluate", *SMALL, f"run_dir={interrupted}", "resume=true", "passes.tolerance=0.0")
     refused(
         outcome,
-        *("was started with passes.mode=half, which cannot be used here", "continue it where it was begun"),
+        *("was started with passes.mode=half, which cannot be used here", "continue it on the machine where it was started"),
     )
     assert contents(interrupted) == before
 
@@ -169,7 +169,7 @@ def test_batches_of_several_modes_are_not_read(run_script: Run, interrupted: Pat
     with fastest("half"):
         code, _, err = run_script("evaluate", *SMALL, f"run_dir={interrupted}", "resume=true")
     assert code == 0, err
-    assert "set aside, to be computed anew" in err
+    assert "set aside, to be computed again" in err
     kept = {name: content for name, content in contents(interrupted).items() if not name.endswith(".bad")}
     assert kept == contents(whole)
 

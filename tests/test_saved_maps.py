@@ -105,7 +105,7 @@ def test_a_map_that_is_absent_is_named_and_one_with_nan_is_flagged(
 @pytest.mark.parametrize(
     ("override", "words"),
     {
-        "method=rise": ("holds no maps of rise", "grad_cam or sfam"),
+        "method=rise": ("has no maps of rise", "grad_cam or sfam"),
         "run=nowhere": ("no run folder nowhere",),
         "out={full}": ("exists and is not empty",),
     }.items(),

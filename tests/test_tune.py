@@ -311,7 +311,7 @@ def test_a_study_that_evaluation_does_not_take(study: Path, run_script: Run, tmp
     cases: list[tuple[str, Path, list[str], tuple[str, ...]]] = [
         ("none", tmp_path / "nowhere", [], ("there is no run folder", "nowhere")),
         ("unfinished", changed(study, tmp_path / "a", done=False), [], ("unfinished", "sfam-bench tune")),
-        ("kind", changed(study, tmp_path / "b", kind="evaluate"), [], ("holds no study",)),
+        ("kind", changed(study, tmp_path / "b", kind="evaluate"), [], ("is not a study",)),
         (
             "split",
             changed(study, tmp_path / "c", split={**split, "hash": "x"}),

@@ -73,7 +73,7 @@ class Evaluation:
         dataset = self.inputs.dataset
         return Catalogue(gallery, read_labels(dataset, explained), tuple(explained), roles_of(dataset, explained))
 
-    def prepared(self) -> dict[str, Explainer]:
+    def prepare_explainers(self) -> dict[str, Explainer]:
         """The explainers, those that need training images prepared."""
         inputs = self.inputs
         return dict(prepare_explainers(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
@@ -84,16 +84,16 @@ class Evaluation:
         recall_at = list(self.cfg.recall_at)
         return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
 
-    def pictures(self, store: RunStore, pairs: pd.DataFrame) -> None:
+    def write_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Store the images of a few pairs of each kind, or of all pairs."""
         count = self.cfg.maps.pictures
         few = pairs if count == "all" else pairing.first_of_each_kind(pairs, count)
         write_images(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
 
-    def again(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
+    def restore_bench(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
         """The bench of a continued run, with its explainers and mode of passes; UserError if that mode fails here."""
         left_out, frozen = manifest.get("unsupported") or {}, frozen_passes(manifest)
-        explainers = {name: made for name, made in self.prepared().items() if name not in left_out}
+        explainers = {name: made for name, made in self.prepare_explainers().items() if name not in left_out}
         known = {name: frozen[name] for name in ("mode", "batch")}
         bench = self.bench(explainers, frame, count, {**known, "seconds": QUICK, "cache": None})
         if (mode := bench.passes.facts["mode"]) != frozen["mode"]:
@@ -107,7 +107,7 @@ class Evaluation:
     def try_batch(self, frame: pd.DataFrame, count: int) -> "Bench":
         """Try explainers on a pair of `frame`; a bench of those that fit, with passes calibrated for `count` pairs."""
         inputs, cfg = self.inputs, self.cfg
-        explainers = self.prepared()
+        explainers = self.prepare_explainers()
         one = pairing.load_batch(inputs.dataset, frame[:1])
         fitting, costs, left_out = select_supported(cfg.unsupported, inputs.model, inputs.target, explainers, one)
         return replace(self.bench(fitting, frame, count), costs=costs, left_out=left_out)

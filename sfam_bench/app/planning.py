@@ -80,7 +80,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
     with atomic(root / GALLERY) as temporary:
         temporary.write_bytes(save({"gallery": gallery.contiguous()}))  # whose errors are OSError, as of a full disk
     store.write_pairs(pairs)
-    evaluation.pictures(store, pairs)
+    evaluation.write_images(store, pairs)
     taken = passes_per_pair(evaluation, bench, frames[0])
     rate, size = (cfg.images_per_second or 0) / max(taken, 1), 0.0
     if not rate:  # also computes the first batch; skipped if images_per_second is given

@@ -74,7 +74,7 @@ class Worker:
         if config_hash(evaluation.identity) != plan.facts["identity"]:
             raise UserError(f"model or data set are no longer those of the plan {root}: restore them, or plan again")
         frames = evaluation.frames(pd.read_parquet(root / PAIRS))
-        made = evaluation.prepared()
+        made = evaluation.prepare_explainers()
         explainers = {name: explainer for name, explainer in made.items() if name not in plan.left_out}
         bench = evaluation.bench(explainers, frames[shard.first], plan.pairs_of(shard))
         if changed := differences(plan.passes, frozen_passes(bench.facts)):
@@ -95,7 +95,7 @@ class Worker:
         due = [number for number in self.shard.batches if not self.store.has_chunk(number)]
         skipped: list[dict[str, Any]] = []
         with catch_signals(stop_at) as request:
-            for number, explained, left in self.explained(due):
+            for number, explained, left in self.explain_batches(due):
                 write(self.store, number, self.frames[number], explained, [one[:3] for one in left])
                 self.spent.update(explained.seconds)
                 skipped += [dict(zip(("batch", *SKIPPED), (number, *one), strict=True)) for one in left]
@@ -110,35 +110,35 @@ class Worker:
             raise IncompleteError(message, {**facts, "skipped": skipped}) from cause
         return facts
 
-    def explained(self, due: Sequence[int]) -> Iterator[tuple[int, BatchResult, list[Skipped]]]:
+    def explain_batches(self, due: Sequence[int]) -> Iterator[tuple[int, BatchResult, list[Skipped]]]:
         """Explain each batch; if a batch fails, explain it pair by pair and leave out those that fail."""
-        for number, batch in zip(due, prefetch(self.loaded, [self.frames[number] for number in due]), strict=True):
+        for number, batch in zip(due, prefetch(self.load, [self.frames[number] for number in due]), strict=True):
             try:
                 if isinstance(batch, Exception):
                     raise batch
-                whole: tuple[BatchResult, list[Skipped]] = self.one(batch), []
+                whole: tuple[BatchResult, list[Skipped]] = self.explain(batch), []
             except Exception as error:  # of a method, a metric, a file: anything
                 log.warning("batch %d cannot be explained as a whole (%s): pair by pair", number, one_line(error))
-                whole = self.pair_by_pair(self.frames[number])
+                whole = self.explain_singly(self.frames[number])
             yield number, *whole
 
-    def loaded(self, frame: pd.DataFrame) -> PairBatch | Exception:
+    def load(self, frame: pd.DataFrame) -> PairBatch | Exception:
         """A batch, or the error on reading it."""
         try:
             return load_batch(self.bench.evaluation.inputs.dataset, frame)
         except Exception as error:
             return error
 
-    def one(self, batch: PairBatch) -> BatchResult:
+    def explain(self, batch: PairBatch) -> BatchResult:
         """One batch, explained."""
         return next(self.bench.explain([batch], self.catalogue))
 
-    def pair_by_pair(self, frame: pd.DataFrame) -> tuple[BatchResult, list[Skipped]]:
+    def explain_singly(self, frame: pd.DataFrame) -> tuple[BatchResult, list[Skipped]]:
         """The results of the pairs that can be explained, and why the others cannot."""
         good, left = BatchResult([]), list[Skipped]()
         for at, (query, reference) in enumerate(zip(frame["query_id"], frame["reference_id"], strict=True)):
             try:
-                found = self.one(load_batch(self.bench.evaluation.inputs.dataset, frame[at : at + 1]))
+                found = self.explain(load_batch(self.bench.evaluation.inputs.dataset, frame[at : at + 1]))
             except Exception as error:
                 left.append((query, reference, one_line(error) or type(error).__name__, traceback.format_exc()))
                 continue

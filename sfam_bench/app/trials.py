@@ -81,7 +81,7 @@ def compare(root: Path, study: Study, tuning: Tuning, folds: Folds, passes: Pass
     best, done, store = study.best(), study.trials(), RunStore(root)
     write_csv(root / TRIALS, pd.DataFrame([{**vars(trial), **trial.fields} for trial in done]))
     chosen = tuning.variant(best.fields)
-    compared = {name: tuning.compared(fold, chosen, passes) for name, fold in folds.items()}
+    compared = {name: tuning.compare(fold, chosen, passes) for name, fold in folds.items()}
     write_yaml(root / CHOSEN, {tuning.space.method: {**tuning.node, **best.fields}})
     failed = {trial.place: trial.reason for trial in done if trial.value is None}
     counts = {"completed": len(done) - len(failed), "failed": len(failed), "lost": study.lost}

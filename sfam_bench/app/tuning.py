@@ -136,7 +136,7 @@ class Tuning:
             )
         return passes
 
-    def compared(self, fold: Fold, chosen: Explainer, passes: Passes) -> dict[str, Any]:
+    def compare(self, fold: Fold, chosen: Explainer, passes: Passes) -> dict[str, Any]:
         """The objective of default and chosen setting over the pairs that both define, and their difference."""
         name, tuned = self.space.method, f"{self.space.method} tuned"
         records = self.records({name: self.explainer, tuned: chosen}, fold, fold.batches, passes)

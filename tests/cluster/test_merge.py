@@ -145,9 +145,9 @@ WRONG: dict[str, Callable[[RunStore], object]] = {
     "holds 2 rows twice": lambda store: store.write_chunk(1, records(["c", "e"], 1) + records(["c", "e"], 1)[:2]),
     "lacks e with r)": lambda store: store.write_chunk(1, records(["c"], 1)),
     "lacks c with r and 1 more)": lambda store: store.write_chunk(1, []),
-    "holds a with r, which": lambda store: store.write_chunk(1, records(["c", "e", "a"], 1)),
+    "has records of a with r, which": lambda store: store.write_chunk(1, records(["c", "e", "a"], 1)),
     "skips z with r, which": lambda store: store.write_chunk(1, records(["c", "e"], 1), skipped=[("z", "r", "?")]),
-    "curves/00001.parquet holds a with r, which": lambda store: store.write_chunk(
+    "curves/00001.parquet has records of a with r, which": lambda store: store.write_chunk(
         1, records(["c", "e"], 1), curves=curves(["a", "c", "e"], 1)
     ),
     "in another order": lambda store: store.write_chunk(1, records(["c", "e"], 1), maps(["e", "c"], 1)),

@@ -70,7 +70,7 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_what_is_no_plan_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no plan \(plan.json\): make one with sfam-bench submit plan"):
+    with pytest.raises(UserError, match=r"has no plan \(plan.json\): make one with sfam-bench submit plan"):
         Plan.read(tmp_path)
     for text in ("", "[]", "{}", '{"shards": [[]]}', "[" * 9999):
         (tmp_path / FILE).write_text(text)
@@ -135,7 +135,7 @@ def test_a_list_of_jobs_comes_back_as_it_was_written(tmp_path: Path) -> None:
     made = JobList("sweep", "/", cells(), facts={"name": "mine"})
     made.write(tmp_path)
     assert read_plan(tmp_path) == made
-    with pytest.raises(UserError, match="holds a sweep, not the shards of an evaluation"):
+    with pytest.raises(UserError, match="is the folder of a sweep, not of a sharded evaluation"):
         Plan.read(tmp_path)
 
 

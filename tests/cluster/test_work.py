@@ -169,7 +169,7 @@ def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
     monkeypatch.setenv("SIGNAL", f"{pairs['query_id'].iloc[4]}:{int(number)}")  # of batch 2
     code, _, err = run_script("work", ALLOW, f"run_dir={run}", f"job={plan.shards[1].id}")
     assert code == 128 + number
-    assert f"stopped by {number.name}: what was done is kept" in err
+    assert f"stopped by {number.name}: finished work is kept" in err
     assert sorted(path.stem for path in (run / "records").iterdir()) == ["00000", "00002"]
     stamp = (run / "records" / "00002.parquet").stat().st_mtime_ns
     monkeypatch.delenv("SIGNAL")
@@ -254,7 +254,7 @@ def test_broken_pieces_are_set_aside_and_computed_anew(run_script: Run, run: Pat
     piece.write_bytes(piece.read_bytes()[:-20])
     code, _, err = run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true")
     assert code == 0, err
-    assert "set aside, to be computed anew" in err
+    assert "set aside, to be computed again" in err
     assert (run / "records" / "00000.parquet.bad").exists()
     ok(run_script("submit", "merge", f"run_dir={run}"))
     same(run, whole)
@@ -263,7 +263,7 @@ def test_broken_pieces_are_set_aside_and_computed_anew(run_script: Run, run: Pat
 def test_a_plan_is_made_once(run_script: Run, run: Path) -> None:
     before = (run / "plan.json").read_text()
     said = ok(run_script("submit", "plan", *SETTINGS, "shards=2", f"run_dir={run}"))
-    assert said.startswith("planned already: 10 pairs in 6 batches, 3 shards")
+    assert said.startswith("already planned: 10 pairs in 6 batches, 3 shards")
     other = run_script("submit", "plan", *SETTINGS, "seed=3", f"run_dir={run}")
     refused(other, "plan of another config", "seed was 0, is 3")
     assert (run / "plan.json").read_text() == before
@@ -271,12 +271,12 @@ def test_a_plan_is_made_once(run_script: Run, run: Path) -> None:
 
 def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> None:
     where = f"run_dir={run}"
-    refused(run_script("submit", "begin", where), "'begin' is no verb", "plan|run|status|merge|cancel")
+    refused(run_script("submit", "begin", where), "unknown verb 'begin'", "plan|run|status|merge|cancel")
     refused(run_script("submit"), "verb is not given")
     refused(run_script("submit", "run", ALLOW, where, "explainer=[sfam]"), "explainer is frozen in the plan")
     refused(run_script("submit", "run", ALLOW, where, "launcher=moon"), "launcher=moon: choose here, local, slurm")
     refused(run_script("submit", "run", ALLOW, where, "workers=-1", "wait=true"), "workers is -1", "at least 1")
-    refused(run_script("submit", "status", f"run_dir={tmp_path}"), "holds no plan", "submit plan")
+    refused(run_script("submit", "status", f"run_dir={tmp_path}"), "has no plan", "submit plan")
     refused(run_script("submit", "merge", where), "missing batches: 5", "partial=true")
     refused(run_script("submit", "plan", *SETTINGS, "cluster.gpus=many", f"run_dir={tmp_path / 'x'}"), "cluster.gpus")
     with FileLock(run / "run.lock"):

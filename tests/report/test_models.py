@@ -212,9 +212,9 @@ def changed(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: (run / "model.json").unlink(), "is no finished training: it has no model.json"),
-        (lambda run: (run / "retrieval.parquet").unlink(), "it has no retrieval.parquet"),
-        (lambda run: (run / "history.csv").unlink(), "it has no history.csv"),
+        (lambda run: (run / "model.json").unlink(), "is not a finished training (no model.json)"),
+        (lambda run: (run / "retrieval.parquet").unlink(), "(no retrieval.parquet)"),
+        (lambda run: (run / "history.csv").unlink(), "(no history.csv)"),
         (lambda run: cut(run / "model.json"), "cannot read"),
         (lambda run: cut(run / "retrieval.parquet"), "cannot read the training in"),
         (lambda run: (run / "history.csv").write_text(""), "cannot read the training in"),
@@ -260,7 +260,7 @@ def test_the_script_writes_the_table(run_script: Callable[..., tuple[int, str, s
     assert out.splitlines()[0] == str(tmp_path / "out" / "tables" / "table_1.md")
     code, out, err = run_script("paper", *stored, "table.table_1.runs=[none]")
     assert (code, out) == (2, "")
-    assert "there is no stored run 'none'" in err
+    assert "no stored run 'none'" in err
     code, out, err = run_script("paper", f"out={tmp_path / 'out'}")
     assert (code, out) == (2, "")
     assert "no table and no figure is chosen" in err

@@ -148,7 +148,7 @@ def test_a_report_replaces_a_report_and_keeps_hydras_files(
 
 def test_foreign_files_are_not_touched(fake_run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"thesis\.tex, which no report wrote"):
+    with pytest.raises(UserError, match=r"thesis\.tex, which is not part of a report"):
         write_report([fake_run], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -159,7 +159,7 @@ def test_a_report_that_fails_leaves_the_old_one(
     out = tmp_path / "out"
     out.mkdir()
     (out / "index.html").write_text("old")
-    monkeypatch.setattr(page, "render", lambda *_: 1 / 0)
+    monkeypatch.setattr(page, "render_page", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report([fake_run], out)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "index.html"]
@@ -167,7 +167,7 @@ def test_a_report_that_fails_leaves_the_old_one(
 
 
 def test_two_runs_of_the_same_model_are_not_mixed(fake_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="both hold cub · lite0 frozen · similarity"):
+    with pytest.raises(UserError, match="both have cub · lite0 frozen · similarity"):
         write_report([fake_run, fake_run], tmp_path / "out")
     with pytest.raises(UserError, match="no run to report"):
         write_report([], tmp_path / "out")

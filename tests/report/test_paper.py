@@ -103,7 +103,7 @@ def test_every_format_is_written_and_marks_the_best_and_the_tied(stored: Stored,
 def test_nothing_is_written_where_one_table_cannot_be_made(stored: Stored, tmp_path: Path) -> None:
     sound = Metrics("Deletion", {"cub": ["cub-frozen"]}, ["deletion_mean_colour"])
     absent = Metrics("Deletion", {"cub": ["gone"]}, ["deletion_mean_colour"])
-    with pytest.raises(UserError, match=r"there is no stored run 'gone' in .* it has cub-frozen, cub-tuned"):
+    with pytest.raises(UserError, match=r"no stored run 'gone' in .* it has cub-frozen, cub-tuned"):
         write_paper(stored, {"table_1": sound, "table_2": absent}, {}, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -114,8 +114,8 @@ def test_nothing_is_written_where_one_table_cannot_be_made(stored: Stored, tmp_p
         (Metrics("x", {"a": ["cub-frozen"]}, ["accuracy"]), "has none of the metrics accuracy"),
         (Metrics("x", {"a": ["cub-frozen"]}, ["deletion_mean_colour", "road*"]), "'x' has a metric road\\*"),
         (Metrics("x", {"a": ["cub-frozen"]}, ["deletion_mean_colour"], explainers=["zhu"]), "has no explainer zhu"),
-        (Metrics("x", {"a": ["../records/cub-frozen"]}, ["deletion_mean_colour"]), "there is no stored run"),
-        (Models("x", ["cub-frozen"]), "is no finished training"),
+        (Metrics("x", {"a": ["../records/cub-frozen"]}, ["deletion_mean_colour"]), "no stored run"),
+        (Models("x", ["cub-frozen"]), "is not a finished training"),
     ],
 )
 def test_what_is_not_there_is_named(stored: Stored, table: Callable[[Stored], object], message: str) -> None:

@@ -189,12 +189,12 @@ def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed
 
 
 def test_area_errors_by_hand() -> None:
-    text = protocols._curves(np.arange(21)[::-1] / 1000)  # 0 to 0.020
+    text = protocols._describe_errors(np.arange(21)[::-1] / 1000)  # 0 to 0.020
     assert text.startswith("21 drawn at random and taken in full (225 points) too: ")
     assert text.endswith("area differs by median 0.01, 95 % 0.019, at most 0.02")
-    assert protocols._curves(np.array([0.00441])).endswith("median 0.0044, 95 % 0.0044, at most 0.0045")
-    assert protocols._curves(np.zeros(2)).endswith("median 0, 95 % 0, at most 0")
-    assert protocols._curves(np.array([])).startswith("none was drawn")
+    assert protocols._describe_errors(np.array([0.00441])).endswith("median 0.0044, 95 % 0.0044, at most 0.0045")
+    assert protocols._describe_errors(np.zeros(2)).endswith("median 0, 95 % 0, at most 0")
+    assert protocols._describe_errors(np.array([])).startswith("none was drawn")
 
 
 def test_curves_in_full_have_the_points_that_are_said() -> None:
@@ -208,10 +208,10 @@ def test_only_curves_have_a_line_of_their_errors(run: Run, summed: pd.DataFrame)
 
 def test_passes_are_said_with_a_bound_that_holds() -> None:
     facts = {"mode": "half", "batch": 64, "score_differences": {"half": 0.00081, "compiled": 0.0}}
-    assert protocols._passes(facts) == "half, batch 64, scores within 0.0009 of float32 eager"
-    assert protocols._passes({**facts, "mode": "compiled"}).endswith("scores within 0 of float32 eager")
-    assert protocols._passes({**facts, "mode": "eager"}) == "eager, batch 64"
-    assert protocols._passes({}) == ""
+    assert protocols._describe_passes(facts) == "half, batch 64, scores within 0.0009 of float32 eager"
+    assert protocols._describe_passes({**facts, "mode": "compiled"}).endswith("scores within 0 of float32 eager")
+    assert protocols._describe_passes({**facts, "mode": "eager"}) == "eager, batch 64"
+    assert protocols._describe_passes({}) == ""
 
 
 def test_code_that_was_changed_is_said_to_be(run: Run, summed: pd.DataFrame) -> None:

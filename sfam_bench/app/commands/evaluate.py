@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     count = sum(len(frames[number]) for number in due)
     bench = None
     if due and store.passes:
-        bench = evaluation.again(frames[due[0]], count, manifest)
+        bench = evaluation.restore_bench(frames[due[0]], count, manifest)
     elif due:
         bench = evaluation.try_batch(frames[due[0]], count)
     facts = {**evaluation.facts, **(bench.facts if bench else {}), "shards": len(frames)}
@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> None:
             for number, shard in zip(due, progress(shards, "evaluate", len(due), "batch"), strict=True):
                 store.write_cost(number, len(frames[number]), shard.seconds)
                 write(store, number, frames[number], shard)
-        evaluation.pictures(store, pairs)
+        evaluation.write_images(store, pairs)
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
         store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent)
     for wanted, names in group_by_need(silent, evaluation.metrics).items():
