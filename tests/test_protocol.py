@@ -334,7 +334,7 @@ def test_every_choice_has_its_words_in_the_table(chosen: str) -> None:
 
 
 def test_the_words_of_models_of_which_less_is_known() -> None:
-    assert protocols.describe_training(Protocol().admit("m", {}, BIRDS)) == "none here, weights as built"
+    assert protocols.describe_training(Protocol().admit("m", {}, BIRDS)) == "none here, initial weights"
     foreign = {"source": "Proxy-Anchor", "chosen": "unknown"}
     assert (
         protocols.describe_training(Protocol().admit("m", foreign, BIRDS))

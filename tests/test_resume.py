@@ -148,7 +148,10 @@ def test_a_mode_that_is_not_there_any_more_is_refused(run_script: Run, interrupt
         outcome = run_script("evaluate", *SMALL, f"run_dir={interrupted}", "resume=true", "passes.tolerance=0.0")
     refused(
         outcome,
-        *("was started with passes.mode=half, which cannot be used here", "continue it on the machine where it was started"),
+        *(
+            "was started with passes.mode=half, which cannot be used here",
+            "continue it on the machine where it was started",
+        ),
     )
     assert contents(interrupted) == before
 

@@ -217,7 +217,7 @@ def test_a_truncated_shard_is_named_and_written_anew(run: RunStore) -> None:
 
 
 def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run folder"):
+    with pytest.raises(UserError, match="no run folder"):
         read_run(tmp_path / "absent")
     with pytest.raises(UserError, match=r"no manifest\.json"):
         read_run(tmp_path)

@@ -309,7 +309,7 @@ def test_a_study_that_evaluation_does_not_take(study: Path, run_script: Run, tmp
     split = json.loads((study / "manifest.json").read_text())["split"]
     shared = {"tuning": [0, 1], "held_out": [2, 3]}
     cases: list[tuple[str, Path, list[str], tuple[str, ...]]] = [
-        ("none", tmp_path / "nowhere", [], ("there is no run folder", "nowhere")),
+        ("none", tmp_path / "nowhere", [], ("no run folder", "nowhere")),
         ("unfinished", changed(study, tmp_path / "a", done=False), [], ("unfinished", "sfam-bench tune")),
         ("kind", changed(study, tmp_path / "b", kind="evaluate"), [], ("is not a study",)),
         (

@@ -86,7 +86,7 @@ def _differences(root: Path, manifest: Mapping[str, Any], config: Config) -> str
         check_digest(root, manifest, path, RESTORE)
         was = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        return f"which settings differ is not known: cannot read {path}: {first_line(error)}"
+        return f"the settings that differ are unknown: cannot read {path}: {first_line(error)}"
     return differences(was if isinstance(was, Mapping) else {}, to_plain(config))
 
 

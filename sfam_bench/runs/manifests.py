@@ -55,9 +55,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = {  # keys that a part has wherever it is
 def read_manifest(root: Path) -> dict[str, Any]:
     """Read the manifest of a run folder; UserError if it is missing, damaged, or not a manifest."""
     if not Path(root).is_dir():
-        raise UserError(f"there is no run folder {root}: check the path")
+        raise UserError(f"no run folder {root}: check the path")
     if not (path := Path(root) / "manifest.json").is_file():
-        raise UserError(f"{root} is no run folder: it has no manifest.json; pass the folder that an evaluation wrote")
+        raise UserError(f"{root} is not a run folder (no manifest.json): pass the folder of an evaluation")
     state = path.stat()
     return deepcopy(_read(path.absolute(), state.st_size, state.st_mtime_ns, state.st_ino))
 
@@ -67,7 +67,7 @@ def _read(path: Path, *state: int) -> dict[str, Any]:
     """Read a manifest, cached while its file does not change: an old one is warned of once."""
     manifest = read_json(path, "restore it, or evaluate again into another run_dir")
     if wrong := find_misfit(manifest, MAY_HOLD):
-        raise UserError(f"{path} is no manifest of an evaluation: {wrong}; pass the folder that an evaluation wrote")
+        raise UserError(f"{path} is not the manifest of an evaluation: {wrong}; pass the folder of an evaluation")
     return manifest
 
 

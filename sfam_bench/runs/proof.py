@@ -91,7 +91,7 @@ def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> 
     check_digest(root, manifest, path, remedy)
     table = read_table(path, remedy)
     if absent := [name for name in (*IDS, *NUMBERS) if table.column_names.count(name) != 1]:
-        raise UserError(f"{path} is no table of pairs: it has no column {absent[0]}; {remedy}")
+        raise UserError(f"{path} is not a table of pairs: it has no column {absent[0]}; {remedy}")
     try:
         frame = table.to_pandas()
     except Exception as error:  # of foreign types: any
@@ -111,7 +111,9 @@ def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> 
 def check_records(records: pa.Table, pairs: pd.DataFrame, root: Path) -> None:
     """Raise UserError if a value belongs to no pair of the run, or is repeated (once per kind is allowed)."""
     if strange := distinct_pairs(records) - {*pairs[list(PAIR)].itertuples(index=False, name=None)}:
-        raise UserError(f"the records in {root} are of {' with '.join(min(strange))}, which is no pair of it: {AGAIN}")
+        raise UserError(
+            f"the records in {root} are of {' with '.join(min(strange))}, which is not a pair of the run: {AGAIN}"
+        )
     rows = encode_rows(records, KEYS)
     if len(pd.unique(rows)) == len(rows):
         return

@@ -66,7 +66,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     if unfinished and not allow_unfinished:
         raise UserError(
             f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with resume=true (a planned "
-            "one with sfam-bench submit run and merge), or read what is there with allow_unfinished=true"
+            "one with sfam-bench submit run and merge), or read the available part with allow_unfinished=true"
         )
     pairs, records = read_pairs(root, manifest), read_tables(root, manifest, "records")
     if not manifest.get("merged"):
@@ -163,7 +163,7 @@ def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of each batch, with the facts in the footer of its records."""
     for path in sorted((root / "records").glob("[0-9]*.parquet")):
         if not path.stem.isdigit():
-            raise UserError(f"{path} is no batch of records: remove it")
+            raise UserError(f"{path} is not a batch of records: remove it")
         yield int(path.stem), read_footer(path)
 
 

@@ -101,7 +101,7 @@ class RunStore:
         with atomic(path) as temporary:
             pairs.to_parquet(temporary, index=False)
             if (manifest.get(DIGESTS) or {}).get(path.name, found := digest(temporary)) != found:
-                raise UserError(f"{path} was lost, and other pairs are found now: {RESTORE}")
+                raise UserError(f"{path} was lost, and the pairs selected now differ: {RESTORE}")
         self.write_manifest(manifest)
 
     def read_pairs(self) -> pd.DataFrame | None:

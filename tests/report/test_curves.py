@@ -38,7 +38,7 @@ def test_curves_and_costs_of_a_run_reach_its_report(tmp_path):
     assert rows["mean"].to_dict() == {"sfam": 0.0, "rise": 1008.0}
     assert not rows["best"].any()
     page = (tmp_path / "out" / "index.html").read_text()
-    assert "forward passes a map" in page
+    assert "forward passes per map" in page
     assert "1008" in page
 
 

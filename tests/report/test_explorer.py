@@ -167,7 +167,7 @@ def test_another_class_nearer_than_its_own_is_a_failure() -> None:
         {name: pd.Series(dtype=object) for name in ("query_id", "reference_id", "explainer", "metric", "value", "flag")}
     )
     found = {pair.ids[1]: pair.failed for pair in sort_pairs(pairs, none, {})}
-    assert found == {"own": (), "near": ("another class is nearer than the query's own",), "far": ()}
+    assert found == {"own": (), "near": ("another class is nearer than the query's own class",), "far": ()}
 
 
 def test_pairs_of_a_run_without_curves_are_shown(tmp_path: Path, fake_run: Path) -> None:

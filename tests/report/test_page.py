@@ -96,8 +96,8 @@ def test_the_page_is_whole_and_loads_nothing(written: tuple[Path, Report]) -> No
     anchors = {link for link in reader.links if link.startswith("#")}
     assert all(f'id="{anchor[1:]}"' in (out / "index.html").read_text() for anchor in anchors)
     assert (out / "index.html").stat().st_size < page.LIMIT
-    titles = ("Models side by side", "difference to lafam", meta.TITLE)
-    for words in (*titles, "recall@1 0.850", "prefers-color-scheme", "3f2a", "Pairs one by one"):
+    titles = ("Comparison of models", "difference to lafam", meta.TITLE)
+    for words in (*titles, "recall@1 0.850", "prefers-color-scheme", "3f2a", "Pairs"):
         assert words in reader.text
 
 
@@ -174,7 +174,7 @@ def test_two_runs_of_the_same_model_are_not_mixed(fake_run: Path, tmp_path: Path
 
 
 CURVES = (
-    "5 drawn at random and taken in full (225 points) too: area differs by median 0.003, 95 % 0.0043, at most 0.0045"
+    "5 random curves recomputed in full (225 points) as a check: area error median 0.003, 95 % 0.0043, at most 0.0045"
 )
 
 
@@ -204,7 +204,7 @@ def test_the_error_of_areas_is_said_and_no_column(fake_run: Path, checked_run: P
 def test_a_run_without_such_curves_says_so(fake_run: Path, tmp_path: Path) -> None:
     report = write_report([fake_run], tmp_path / "out")
     (lines,) = (dict(lines) for lines in report.protocols.values())
-    assert lines["Curves"].startswith("none was drawn to be taken in full (225 points)")
+    assert lines["Curves"].startswith("no curve was recomputed in full (225 points)")
     assert "Passes" not in lines
     assert "Curves: none was drawn" in terminal_table(report)
 

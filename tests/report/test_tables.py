@@ -190,11 +190,11 @@ def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed
 
 def test_area_errors_by_hand() -> None:
     text = protocols._describe_errors(np.arange(21)[::-1] / 1000)  # 0 to 0.020
-    assert text.startswith("21 drawn at random and taken in full (225 points) too: ")
-    assert text.endswith("area differs by median 0.01, 95 % 0.019, at most 0.02")
+    assert text.startswith("21 random curves recomputed in full (225 points) as a check: ")
+    assert text.endswith("area error median 0.01, 95 % 0.019, at most 0.02")
     assert protocols._describe_errors(np.array([0.00441])).endswith("median 0.0044, 95 % 0.0044, at most 0.0045")
     assert protocols._describe_errors(np.zeros(2)).endswith("median 0, 95 % 0, at most 0")
-    assert protocols._describe_errors(np.array([])).startswith("none was drawn")
+    assert protocols._describe_errors(np.array([])).startswith("no curve was recomputed")
 
 
 def test_curves_in_full_have_the_points_that_are_said() -> None:

@@ -135,7 +135,7 @@ def _draw_colour_key(figure: Figure, height: float) -> None:
     axes.set_yticks([])
     axes.set_xticks([-1, 0, 1], [f"{MINUS}1: against", "0", "1: for"], fontsize=SMALL)
     axes.tick_params(length=2, pad=2)
-    note = "share of a map's largest magnitude; lines: half of it (dashed: against)"
+    note = "share of a map's largest magnitude; lines: half of it (dashed: lowers the similarity)"
     figure.text((LEFT + 1.95) / width, (KEY - 0.145) / height, note, fontsize=SMALL, va="center")
 
 

@@ -15,7 +15,7 @@ from sfam_bench.report.figures.style import PLAIN, save
 
 KINDS = (".png", ".svg")
 DPI = 150
-NOTE = "Each map over its own image, divided by its largest magnitude:\nto yellow for the similarity, blue against it."
+NOTE = "Each map over its own image, divided by its largest magnitude:\nyellow raises the similarity, blue lowers it."
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def sort_pairs(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str
             [f"{catalogue.label(metric)} of {methods[0]} is {value:.3f}: no better than chance"] if value <= 0 else []
         )
         if row["query_label"] != row["reference_label"] and row["score"] >= nearer.get(row["query_id"], np.inf):
-            failed.append("another class is nearer than the query's own")
+            failed.append("another class is nearer than the query's own class")
         found.append(Ordered({str(k): v for k, v in row.items()}, (*failed,), flags.get(ids, ()), places.get(ids, 1.0)))
     return sorted(found, key=lambda pair: (not pair.failed, not pair.flagged, pair.well))
 

@@ -11,16 +11,16 @@ from sfam_bench.runs.reader import Run
 from sfam_bench.statistics import NOT_COMPARED, RUN
 
 LABELS = {
-    "milliseconds": "milliseconds a map",
-    "forwards": "forward passes a map",
-    "backwards": "backward passes a map",
-    "megabytes": "megabytes a map",
+    "milliseconds": "milliseconds per map",
+    "forwards": "forward passes per map",
+    "backwards": "backward passes per map",
+    "megabytes": "megabytes per map",
 }
 MEANINGS = {
-    "milliseconds": "time of a map, over the run",
-    "forwards": "images through the trunk for a map, beyond encoding the pair once",
-    "backwards": "gradients back to the trunk for a map",
-    "megabytes": "tensors held at the peak of making a map",
+    "milliseconds": "time per map, over the run",
+    "forwards": "images through the trunk per map, beyond encoding the pair once",
+    "backwards": "gradients back to the trunk per map",
+    "megabytes": "peak memory of tensors per map",
 }
 
 

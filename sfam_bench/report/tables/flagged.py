@@ -9,14 +9,14 @@ from sfam_bench.report.tables.tables import Cell, Column, Table
 from sfam_bench.statistics import NO_REASON, PAIR, exclusion_reasons
 
 FLAGS = {
-    "zero_range": "full and baseline image score alike",
+    "zero_range": "full and baseline image have equal scores",
     "constant_map": "constant map",
     "other_class": "reference of another class",
     "self_pair": "image paired with itself",
     "empty_mask": "empty mask",
     "no_parts": "no visible part",
-    "not_matched": "does not find its reference to begin with",
-    "not_ahead": "nearer to the negative to begin with",
+    "not_matched": "original query does not retrieve its reference",
+    "not_ahead": "original query is nearer to the negative",
     "reference_map": "no map of the reference",
     "constant_further_map": "constant map of a changed model or image",
     "nonfinite_map": "map not finite",
@@ -38,7 +38,7 @@ def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | 
         rows.append((explainer, tuple(cells)))
     columns = tuple(Column(FLAGS.get(name, name), name if name in FLAGS else "") for name in names)
     total = len(records.drop_duplicates(["query_id", "reference_id"]))
-    note = f"Pairs (of {total}) left out of at least one mean, and of how many metrics; means are over the rest."
+    note = f"Pairs (of {total}) excluded from at least one mean, and by how many metrics; means are over the others."
     return Table("Flagged pairs", columns, tuple(rows), note)
 
 
@@ -54,7 +54,7 @@ def left_out_table(records: Mapping[str, pd.DataFrame]) -> Table | None:
         counts = [len(own[own["reason"] == reason].drop_duplicates(PAIR)) for reason in names]
         rows.append((run, (Cell(str(whole)), *(Cell(str(count)) for count in counts))))
     columns = (Column("pairs"), *(Column(FLAGS.get(name, name)) for name in names))
-    note = "Pairs left out of at least one mean of at least one method, by reason; each mean is over the rest."
+    note = "Pairs excluded from at least one mean of at least one method, by reason; each mean is over the others."
     return Table("Flagged pairs", columns, tuple(rows), note, head="run")
 
 

@@ -19,10 +19,10 @@ from sfam_bench.statistics import FEW_CLASSES, RUN
 from sfam_bench.statistics import worth as meta
 from sfam_bench.statistics.agreement import tau_matrix
 
-TITLE = "What are the metrics worth?"
+TITLE = "Meta-evaluation of the metrics"
 FILES = ("meta.md", "meta.tex", "meta-*")
 TELLS = (
-    "Share of pairs on which the metric puts the exact decomposition above the control [95 % interval over classes], "
+    "Share of pairs on which the metric ranks the exact decomposition above the control [95 % interval over classes], "
     "ties count half; separates: above one half, p <= 0.05 by sign flips of classes after Holm over all rows and "
     "columns of this table. Split-half reliability: mean Kendall's tau of the orders of explainers that two halves of "
     "the classes give, which no agreement with another metric can be expected to exceed."
@@ -159,7 +159,11 @@ def _agreement_table(agreement: pd.DataFrame) -> Table:
         rows.append((f"{over} ({within})", tuple(cells)))
     labels = ("raters", "explainers", "W", "alpha", "tau", "least tau")
     return Table(
-        "Do they rank explainers alike?", tuple(map(Column, labels)), tuple(rows), AGREES, head="agreement over"
+        "Agreement of metrics on the ranking of explainers",
+        tuple(map(Column, labels)),
+        tuple(rows),
+        AGREES,
+        head="agreement over",
     )
 
 
@@ -219,7 +223,7 @@ def _figures(
             rows.append((*keys, *pair, *(tau[one, other] for tau in taus)))
         if len(own) > 1:
             drawn = agreement_matrix([*map(catalogue.label, names)], taus, " · ".join(map(str, keys)), out, named)
-            pictures.append((drawn[0], "How far any two metrics order the explainers alike."))
+            pictures.append((drawn[0], "Kendall's tau of the rankings by any two metrics."))
         mine = ranks[(ranks[RUN] == [*keys]).all(axis=1)]
         shown = mine[mine["metric"].isin(catalogue.headlines(mine["metric"].unique()))]
         caption = "Mean ranks; a bar joins explainers not separated by Nemenyi's test at 5 %."

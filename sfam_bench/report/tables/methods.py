@@ -8,7 +8,7 @@ import pandas as pd
 
 from sfam_bench.core.method_card import card_of, field_notes, formula_and_source, remarks
 
-NEEDS = {"attention": "needs a vision transformer's attention", "training": "needs the training images, once"}
+NEEDS = {"attention": "needs the attention of a vision transformer", "training": "needs the training images, once"}
 TINY = 1e-7  # rounding error of float32
 TOTALS = {"score": "the score", "change": "its change from the baseline", "none": "--"}
 

@@ -116,7 +116,7 @@ def _by_image(root: Path, items: pd.DataFrame) -> pd.DataFrame:
 def model_table(trainings: Sequence[Training], draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """One row a training: means and intervals of both stages and of their difference, and what was published."""
     if not trainings:
-        raise UserError("there is no training to report: pass run folders of train, for example runs=[results/cub]")
+        raise UserError("no training to report: pass run folders of train, for example runs=[results/cub]")
     seen: dict[tuple[str, ...], Path] = {}
     for training in trainings:
         if other := seen.get(training.key):

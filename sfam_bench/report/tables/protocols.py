@@ -73,7 +73,7 @@ def describe_training(facts: Mapping[str, Any] | None) -> str:
     if facts is None:
         return ""
     if not facts["chosen"]:
-        return "none here, weights as built"
+        return "none here, initial weights"
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
@@ -102,11 +102,11 @@ def _describe_steps(rule: Mapping[str, Any]) -> str:
 def _describe_errors(errors: np.ndarray) -> str:
     """The observed integration errors, or that none was measured."""
     if not len(errors):
-        return f"none was drawn to be taken in full ({FULL} points) too: the error of the area was not measured"
+        return f"no curve was recomputed in full ({FULL} points): the area error was not measured"
     median, most, worst = np.quantile(errors, [0.5, 0.95, 1])
     return (
-        f"{len(errors)} drawn at random and taken in full ({FULL} points) too: "
-        f"area differs by median {median:.2g}, 95 % {most:.2g}, at most {_round_up(worst, 2):.2g}"
+        f"{len(errors)} random curves recomputed in full ({FULL} points) as a check: area error median {median:.2g}, "
+        f"95 % {most:.2g}, at most {_round_up(worst, 2):.2g}"
     )
 
 

@@ -42,7 +42,7 @@ function explore() {
     }));
     list();
     const left = run.pictured - run.pairs.length;
-    $("count").textContent = `Images were kept of ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} of these are left out, since the page would grow too large` : ""}.`;
+    $("count").textContent = `Images are stored for ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} are omitted to limit the size of the page` : ""}.`;
   }
 
   function list() {
@@ -100,12 +100,12 @@ function explore() {
   function layOut() {
     shown = [];
     const chosen = methods();
-    const why = (name) => known.maps[name] ? "no map, or a constant one" : "no map was kept";
+    const why = (name) => known.maps[name] ? "no map, or a constant map" : "no map is stored";
     $("panels").replaceChildren(panel("The pair", "", [null, null], "", true), ...chosen.map((name) => panel(name, name, (known.maps[name] ?? [null, null]).map(decoded), why(name), false)));
     const walks = Map.groupBy(known.curves.filter((one) => chosen.includes(one.method)), (one) => one.words);
     $("curves").replaceChildren(...[...walks].map(([words, curves]) => chart(words, curves[0].curve.startsWith("insertion") ? "restored" : "removed",
       curves.map((one) => ({ name: one.method, place: run.methods.indexOf(one.method), x: shorts(one.x), y: shorts(one.y).map((y) => one.low + y * (one.high - one.low)) })))));
-    if (!walks.size) $("curves").append(make("p", { className: "note", textContent: "No curves were kept of these methods." }));
+    if (!walks.size) $("curves").append(make("p", { className: "note", textContent: "No curves are stored for these methods." }));
     fillValues(chosen);
     draw();
   }
@@ -156,9 +156,9 @@ function explore() {
 
   function say(spot) {
     const other = spot && SIDES[1 - spot.side];
-    $("point").textContent = !known.points ? "This run kept no point-to-point maps: maps.save=true keeps them where grid and target allow."
-      : !spot ? "Click a point of either image, or focus it and press an arrow key, to see which points of the other it goes with."
-      : `Row ${spot.at[0] + 1}, column ${spot.at[1] + 1} of the ${SIDES[spot.side]} adds ${known.points.sums[spot.side][spot.at[0] * spot.grid[1] + spot.at[1]]} of ${known.points.total}; the ${other} shows with which of its points. Escape clears it.`;
+    $("point").textContent = !known.points ? "This run has no point-to-point maps: maps.save=true stores them if grid and target allow."
+      : !spot ? "Click a point of either image, or focus it and press an arrow key, to see the matching points of the other."
+      : `Row ${spot.at[0] + 1}, column ${spot.at[1] + 1} of the ${SIDES[spot.side]} contributes ${known.points.sums[spot.side][spot.at[0] * spot.grid[1] + spot.at[1]]} of ${known.points.total}; matching regions of the ${other} are highlighted. Escape clears the point.`;
   }
 
   function setPoint(side, row, col) {
