@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from sfam_bench.app.settings import build
 from sfam_bench.core.records import PairBatch
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.recall import Catalogue
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-# but for experiment/train/, which tests/test_presets.py composes
+# but for experiment/train/, which tests/app/test_presets.py composes
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
 REGIONS = ("foreground", "box", "shared", "unshared")

@@ -27,7 +27,8 @@ from sfam_bench.metrics.perturbation import AreaError, Perturbation
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from tests.contract import CONF, choosing
+from tests.contract import choosing
+from tests.paths import CONF
 
 NAMES = sorted(file.stem for file in (CONF / "explainer").glob("*.yaml"))
 

@@ -15,7 +15,8 @@ from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.shared.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from tests.contract import CONF, FILES, OTHERS, REGIONS, SIZE, choosing, composed, gallery, only, pairs, tiny, traces
+from tests.contract import FILES, OTHERS, REGIONS, SIZE, choosing, composed, gallery, only, pairs, tiny, traces
+from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
 WHOLE = ("experiment", "variants")  # groups whose files set others

@@ -34,7 +34,7 @@ from sfam_bench.app.console import main as console
 from sfam_bench.app.settings import check_fields, check_settings, resolve
 from sfam_bench.app.sweeping import Sweep, write_value
 from sfam_bench.datasets.planted.dataset import Planted
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 CLASSES = ("python", "yaml", "sh", "text")  # text is what is printed, and is not run

@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-
+from tests.paths import ROOT
 
 SLICE = {"data": 12, "images": 12, "checkpoints": 6, "configs": 8, "runs": 6, "damage": 1}
 

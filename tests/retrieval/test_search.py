@@ -14,7 +14,7 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
 from sfam_bench.retrieval.search import greatest, neighbours, search
-from tests.galleries import FUNCTIONS, LINE, ORDER, Counting, drawn, galleries, tied
+from tests.retrieval.galleries import FUNCTIONS, LINE, ORDER, Counting, drawn, galleries, tied
 
 EXACT = [Dot(), NegativeEuclidean()]  # their scores of small whole numbers have no rounding
 

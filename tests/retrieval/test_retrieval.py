@@ -23,7 +23,7 @@ from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, Similarit
 from sfam_bench.retrieval.recall import Catalogue, averages, cluster_agreement, per_item, retrieval
 from sfam_bench.retrieval.search import Roles, neighbours, search
 from tests.contract import composed
-from tests.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
+from tests.retrieval.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
 
 LABELS = torch.tensor([7, 9, 7, 9, 9])
 # neighbours of the same class (x) or not (.):   0: . x . .   1: . . x x   2: x . . .   3: x . . x   4: x . . x
