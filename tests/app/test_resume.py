@@ -273,6 +273,7 @@ def killed_and_continued(run: Path, settings: list[str], kills: int, seed: int, 
     return came
 
 
+@pytest.mark.slow
 def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     settings = [
         *DATA,

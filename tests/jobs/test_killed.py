@@ -20,6 +20,8 @@ from sfam_bench.jobs.processes import alive
 from sfam_bench.runs.reader import read_run
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
 SMALL = [

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def go(run: Path, *launcher: str) -> dict[int, float]:
     done = subprocess.run(
