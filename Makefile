@@ -16,7 +16,7 @@ METRICS := $(call list,$(call files,conf/metric/*.yaml))
 aside = $(if $(FORCE),@test ! -e $(1) || mv $(1) $(1).$$(date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test lint
+.PHONY: help figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -176,8 +176,13 @@ docs: setup  ## build the documentation as pages to read in a browser, from file
 docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of docs/concepts.md
 	$(PY) -m benchmarks.concepts $<
 
-test: lint  ## lint, types, import contracts and all tests
-	$(PY) -m pytest -n 2
+PYTEST := $(PY) -m pytest -n 2 --dist worksteal
+
+test: lint  ## lint, types, import contracts and all tests but the slow ones, 5 minutes
+	$(PYTEST) -m 'not slow'
+
+test-all: lint  ## the same with all tests, and every tensor's shape checked, 15 minutes
+	$(PYTEST) --jaxtyping-packages=sfam_bench,beartype.beartype
 
 lint: setup  ## ruff, mypy, import-linter
 	$(PY) -m ruff check .

@@ -12,8 +12,7 @@ from unittest.mock import patch
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-ROOT = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", ROOT.parent / "shared" / "data"))
+from tests.paths import ROOT, SHARED
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors, and workers of xdist that share the cores
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from sfam_bench.app.settings import build
 from sfam_bench.core.records import PairBatch
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.recall import Catalogue
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-# but for experiment/train/, which tests/test_presets.py composes
+# but for experiment/train/, which tests/app/test_presets.py composes
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
 REGIONS = ("foreground", "box", "shared", "unshared")
@@ -38,13 +37,26 @@ def composed(config: str, *overrides: str) -> DictConfig:
 
 
 @cache
-def choosing(group: str, name: str) -> DictConfig:
-    """The config of a script that uses the group, with this choice in it."""
+def choosing(group: str, *names: str) -> DictConfig:
+    """The config of a script that uses the group, with this choice in it, or these where it takes several."""
     config = next((file.stem for file in sorted(CONF.glob("*.yaml")) if group in defaults(file.stem)), None)
     assert config, f"no script chooses from conf/{group}/"
     several = isinstance(defaults(config)[group], list)
     others = ["metric=[pointing_game]"] if group == "baseline" else []  # other metrics name their baselines
-    return composed(config, f"{group}={[name] if several else name}", *others)
+    return composed(config, f"{group}={[*names] if several else names[0]}", *others)
+
+
+@cache
+def entries(group: str, name: str) -> dict[str, DictConfig]:
+    """What one file adds to a group of which scripts take several; all files are composed at once, which is quicker."""
+    whole = choosing(group, *(file for of, file in FILES if of == group))[group]
+    return {key: whole[key] for key in yaml.safe_load((CONF / group / f"{name}.yaml").read_text())}
+
+
+@cache
+def build_entries(group: str, name: str) -> dict[str, Any]:
+    """The objects of these entries, by their keys; shared by all tests, since they are frozen."""
+    return {key: build(node) for key, node in entries(group, name).items()}
 
 
 def tiny(similarity: str, pooling: str, head: str) -> SimilarityModel:

@@ -12,7 +12,6 @@ import torch
 
 import sfam_bench
 from sfam_bench.api import METRICS
-from sfam_bench.app import settings
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
@@ -27,7 +26,8 @@ from sfam_bench.metrics.perturbation import AreaError, Perturbation
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from tests.contract import CONF, choosing
+from tests.contract import build_entries
+from tests.paths import CONF
 
 NAMES = sorted(file.stem for file in (CONF / "explainer").glob("*.yaml"))
 
@@ -139,12 +139,12 @@ def test_names_of_explainers_are_looked_up(model):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_means_what_it_means_to_evaluate(name):
-    assert find_object("explainer", name) == settings.build(choosing("explainer", name).explainer)[name]
+    assert find_object("explainer", name) == build_entries("explainer", name)[name]
 
 
 @pytest.mark.parametrize("file", sorted(file.stem for file in (CONF / "metric").glob("*.yaml")))
 def test_the_name_of_a_metric_means_what_it_means_to_evaluate(file):
-    expected = settings.build(choosing("metric", file).metric)
+    expected = build_entries("metric", file)
     assert {name: find_object("metric", name) for name in expected} == expected
 
 

@@ -1,7 +1,6 @@
 """The contract of conf/: every file composes, and every explainer and metric that it names keeps its promises."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -15,13 +14,31 @@ from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.shared.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from tests.contract import CONF, FILES, OTHERS, REGIONS, SIZE, choosing, composed, gallery, only, pairs, tiny, traces
+from tests.contract import (
+    FILES,
+    OTHERS,
+    REGIONS,
+    SIZE,
+    build_entries,
+    choosing,
+    composed,
+    entries,
+    gallery,
+    only,
+    pairs,
+    tiny,
+    traces,
+)
+from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
 WHOLE = ("experiment", "variants")  # groups whose files set others
+LISTS = ("explainer", "metric")  # each file alone is slow: entries() composes all of them at once
 
 
-@pytest.mark.parametrize(("group", "name"), FILES)
+@pytest.mark.parametrize(
+    ("group", "name"), [pytest.param(*file, marks=[pytest.mark.slow] if file[0] in LISTS else []) for file in FILES]
+)
 def test_every_file_composes_and_resolves(group: str, name: str) -> None:
     chosen = choosing(group, name)
     assert OmegaConf.to_container(chosen, resolve=True)
@@ -48,7 +65,7 @@ def test_the_key_in_the_frame_is_the_name_of_the_file(group: str) -> None:
 @pytest.mark.parametrize("group", ["explainer", "metric"])
 def test_a_misspelt_field_is_refused(group: str) -> None:
     for name in (name for of, name in FILES if of == group):
-        for key, node in choosing(group, name)[group].items():
+        for key, node in entries(group, name).items():
             misspelt = OmegaConf.create({**OmegaConf.to_container(node, resolve=True), "gama": 2})
             with pytest.raises(UserError, match="no setting 'gama'"):
                 build(misspelt)
@@ -71,10 +88,6 @@ def scene() -> Scene:
     return Scene(model, encoded, batch, gallery=gallery(model, batch))
 
 
-def metrics(name: str) -> dict[str, Any]:
-    return build(choosing("metric", name).metric)
-
-
 def random_maps(count: int = 3) -> Tensor:
     return torch.rand(count, *SIZE, generator=torch.Generator().manual_seed(1)) - 0.3
 
@@ -88,7 +101,7 @@ def seen(scene: Scene, rows: Sequence[int] = (0, 1, 2)) -> Explained:
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: Scene) -> None:
     before, weights = traces(scene.model), {k: v.clone() for k, v in scene.model.state_dict().items()}
-    for key, metric in metrics(name).items():
+    for key, metric in build_entries("metric", name).items():
         assert isinstance(metric, Metric), key
         assert type(metric).__dataclass_params__.frozen
         assert metric.higher_is_better in (True, False, None)
@@ -107,7 +120,7 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_is_independent_of_the_batch(name: str, scene: Scene) -> None:
-    for key, metric in metrics(name).items():
+    for key, metric in build_entries("metric", name).items():
         together = metric(seen(scene)).values
         for row in range(3):
             batch = only(scene.pairs, [row])
@@ -119,7 +132,7 @@ def test_a_metric_is_independent_of_the_batch(name: str, scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scene) -> None:
-    for key, metric in metrics(name).items():
+    for key, metric in build_entries("metric", name).items():
         for region in set(metric.needs) & set(REGIONS):
             batch = only(scene.pairs, [0, 1, 2])
             batch.masks[region][1] = False

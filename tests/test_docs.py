@@ -34,7 +34,7 @@ from sfam_bench.app.console import main as console
 from sfam_bench.app.settings import check_fields, check_settings, resolve
 from sfam_bench.app.sweeping import Sweep, write_value
 from sfam_bench.datasets.planted.dataset import Planted
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 CLASSES = ("python", "yaml", "sh", "text")  # text is what is printed, and is not run
@@ -243,6 +243,7 @@ def reader(
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", CODED)
 def test_what_a_page_says_works(page: str, reader: Reader) -> None:
     written_before = [block for block in blocks(PAGES[BEFORE[page]]) if block.title] if page in BEFORE else []
@@ -318,6 +319,7 @@ def pages(site: Path) -> dict[Path, Links]:
     return {path: Links(path.read_text()) for path in site.rglob("*.html")}
 
 
+@pytest.mark.slow
 def test_every_link_and_anchor_of_the_site_leads_somewhere(site: Path, pages: dict[Path, Links]) -> None:
     dead = []
     for path, page in pages.items():
@@ -335,6 +337,7 @@ def test_every_link_and_anchor_of_the_site_leads_somewhere(site: Path, pages: di
     assert len(pages) > len(PAGES)
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path, pages: dict[Path, Links]) -> None:
     assert not [link for page in pages.values() for link in page.loaded if urlsplit(link).netloc]
     for path in site.rglob("*.css"):
@@ -344,6 +347,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path, pages: dict[Path, Lin
     assert (site / "search" / "search_index.js").is_file()
 
 
+@pytest.mark.slow
 def test_every_picture_says_what_it_shows(pages: dict[Path, Links]) -> None:
     assert not [src for page in pages.values() for src in page.without_alt]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The module of a package, where its name is another
 MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit_learn": "sklearn", "hydra_core": "hydra", "faiss_cpu": "faiss"}

@@ -4,13 +4,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.models.backbones import Standardise
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token, cut_tokens
+from tests.parts import SIMILARITIES
 
-SIMILARITIES = {similarity.name: similarity for similarity in (Cosine(), Dot(), NegativeEuclidean())}
+BY_NAME = {similarity.name: similarity for similarity in SIMILARITIES}
 
 
 def transformer(depth: int = 3, registers: int = 1, class_token: bool = True, **options) -> VisionTransformer:
@@ -53,6 +53,6 @@ def tiny_transformer(
     """A model on it, cut after `layer`; two prefix tokens (class, register) unless `options` say otherwise."""
     trunk, tail = cut_tokens(transformer(**options), "tiny", layer, token)
     embedder = Embedder(pooling or GAP(), head, tail, normalise)
-    model = SimilarityModel(nn.Sequential(Standardise(), trunk), embedder, SIMILARITIES[similarity], "tiny").eval()
+    model = SimilarityModel(nn.Sequential(Standardise(), trunk), embedder, BY_NAME[similarity], "tiny").eval()
     model.attends = True
     return model

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.differential.__main__ import comparisons
 
+pytestmark = pytest.mark.slow
+
 EVERY = sorted(comparisons(), key=lambda comparison: (comparison.method, comparison.peer))
 
 

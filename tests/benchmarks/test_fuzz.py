@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import pytest
 
+from tests.paths import ROOT
 
 SLICE = {"data": 12, "images": 12, "checkpoints": 6, "configs": 8, "runs": 6, "damage": 1}
 
 
+@pytest.mark.slow
 def test_broken_inputs_are_read_rightly_or_refused(tmp_path: Path) -> None:
     kinds = ",".join(f"{kind}:{count}" for kind, count in SLICE.items())
     # in a process of its own, which forks before any library has begun threads

@@ -18,7 +18,8 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.jobs.plan import Plan
-from tests.cluster.lab import ALLOW, ROOT, Lab, PlannedRun, lacking, slurm, until
+from tests.cluster.lab import ALLOW, Lab, PlannedRun, lacking, slurm, until
+from tests.paths import ROOT
 
 SLURM = ("launcher=slurm", "cluster.cpus=1")
 TWO = (*SLURM, "cluster.at_once=2")

@@ -18,9 +18,9 @@ import numpy as np
 
 from sfam_bench.runs.chunks import KEYS
 from sfam_bench.runs.reader import read_run
+from tests.paths import ROOT
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 SMALL = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 SETTINGS = [
     *("experiment=planted", *SMALL, "steps.intervals=8", "batch_size=2", "passes.mode=eager", "cluster.cpus=1"),

@@ -6,7 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.cluster.lab import ROOT, Lab, lacking, slurm
+from tests.cluster.lab import Lab, lacking, slurm
+from tests.paths import ROOT
 
 PAGE = ROOT / "docs" / "cluster.md"
 

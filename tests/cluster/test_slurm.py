@@ -20,8 +20,9 @@ from sfam_bench.app.sweeping import write_value
 from sfam_bench.jobs.slurm import Request
 from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried
-from tests.cluster.lab import HERE, ROOT, SMALL, Lab, PlannedRun, lacking
+from tests.cluster.lab import HERE, SMALL, Lab, PlannedRun, lacking
 from tests.cluster.page import PAGE, commands, settings
+from tests.paths import ROOT
 
 QUICK = {"gpus": (0,), "preemption": (10,), "timeout": (20,), "kill_task": (20,)}
 

@@ -1,5 +1,4 @@
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,10 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.datasets import matlab
 from sfam_bench.datasets.cars196 import cars196
 from sfam_bench.datasets.geometry import Geometry
+from tests.paths import SHARED
 
-SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", Path(__file__).parents[3] / "shared/data")) / "cars196"
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real car photos in ../shared/data")
+PHOTOS = SHARED / "cars196"
+real = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no real car photos in ../shared/data")
 
 NAMES = [f"Make {i} 2012" for i in range(1, 197)]
 NAMES[0], NAMES[97], NAMES[98], NAMES[189] = "AM General 2000", "Eagle Talon 1998", "FIAT 500 2012", "Ram C/V Van 2012"
@@ -227,7 +227,7 @@ def test_birds_are_not_cars(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("copy", "images"), [("full_frame_lowres", 343), ("box_crops", 320)])
 def test_real_photos(copy: str, images: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        data = cars196(SHARED / copy)
+        data = cars196(PHOTOS / copy)
     assert (len(data.index), data.index.label.nunique()) == (images, 16)
     assert f"{images} of 16185 images, 16 of 196 classes" in caplog.text
     assert data.split_name == "zero-shot, official"
@@ -247,6 +247,6 @@ def test_real_photos(copy: str, images: int, caplog: pytest.LogCaptureFixture) -
 def test_real_names_tell_the_official_sides() -> None:
     from sfam_bench.datasets.cars196 import FIRST_TEST_NAME, _read_class_names
 
-    names = matlab.read_mat(SHARED / "devkit_official/cars_meta.mat", "class_names")["value"]
+    names = matlab.read_mat(PHOTOS / "devkit_official/cars_meta.mat", "class_names")["value"]
     assert [name.lower() < FIRST_TEST_NAME for name in names] == [True] * 98 + [False] * 98
-    assert _read_class_names(SHARED / "box_crops") == list(names)
+    assert _read_class_names(PHOTOS / "box_crops") == list(names)

@@ -1,5 +1,4 @@
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import torch
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.cub import cub
 from sfam_bench.datasets.geometry import Geometry
+from tests.paths import SHARED
 
-SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", Path(__file__).parents[3] / "shared/data"))
 real = pytest.mark.skipif(not (SHARED / "CUB_200_2011").is_dir(), reason="no real CUB photos in ../shared/data")
 
 PHOTOS = {  # official id: class folder / file

@@ -18,6 +18,7 @@ import yaml
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.download import RemoteFile, download
+from tests.paths import CONF
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: more than one chunk
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -245,7 +246,7 @@ def test_archive_without_the_folder(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cub", "cars196", "sop"])
 def test_configured_files(name: str) -> None:
-    config = yaml.safe_load((Path(__file__).parents[2] / f"conf/download/{name}.yaml").read_text())
+    config = yaml.safe_load((CONF / "download" / f"{name}.yaml").read_text())
     files = [RemoteFile(**file) for file in config["files"]]
     assert all(file.url.startswith(("https://", "ftp://")) and file.unpack and file.otherwise for file in files)
     assert all(len(file.md5) == 32 for file in files if file.md5)

@@ -1,5 +1,4 @@
 import logging
-import os
 from pathlib import Path
 
 import PIL.Image
@@ -7,9 +6,10 @@ import pytest
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.sop import sop
+from tests.paths import SHARED
 
-SHARED = Path(os.environ.get("SFAM_BENCH_SHARED", Path(__file__).parents[3] / "shared/data")) / "grocery_in_sop_layout"
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="no real grocery photos in ../shared/data")
+PHOTOS = SHARED / "grocery_in_sop_layout"
+real = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no real grocery photos in ../shared/data")
 
 HEADER = "image_id class_id super_class_id path"
 ROWS = {
@@ -85,7 +85,7 @@ def test_one_list_is_not_enough(tmp_path: Path) -> None:
 @real
 def test_real_photos(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        data = sop(SHARED, name="grocery")
+        data = sop(PHOTOS, name="grocery")
     assert not caplog.records
     assert (data.name, data.split_name) == ("grocery", "zero-shot, official")
     assert (len(data.index), data.index.label.nunique()) == (378, 54)

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from sfam_bench.core.records import PairBatch
-from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.corr_rise import CorrRISE
 from sfam_bench.explainers.distance_explainer import DistanceExplainer
@@ -14,9 +13,9 @@ from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.sbsm import SBSM
 from sfam_bench.models.poolings import GAP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from tests.parts import SIMILARITIES
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-12}
-SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
 LINEAR = [RISE(masks=40, grid=3), SBSM(relu=False), KernelSHAP(grid=3, samples=60)]
 METHODS = [*LINEAR, CorrRISE(masks=40), DistanceExplainer(masks=40), RELAX(masks=40, grid=3)]
 

@@ -4,13 +4,10 @@ import torch
 from torch import nn
 
 from sfam_bench.core.records import PairBatch
-from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from tests.parts import SIMILARITIES, TARGETS
 
-SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
-TARGETS = {"similarity": Similarity(), "margin": Margin()}
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
@@ -42,7 +39,3 @@ def setting(
     names = [tuple(f"{side}{row}" for row in range(count)) for side in "qrn"]
     pairs = PairBatch(names[0], names[1], images[0], images[1], names[2], images[2])
     return model, encode_pairs(model, TARGETS[target], *images), pairs
-
-
-def total(maps):
-    return maps.sum(dim=(1, 2))

@@ -25,7 +25,7 @@ from sfam_bench.explainers.shared.forms import differentiating
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.poolings import GAP, GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from tests.transformers import SIMILARITIES, tiny_transformer, transformer
+from tests.transformers import BY_NAME, tiny_transformer, transformer
 
 METHODS = [LeGrad(), GradECLIP(), AttentionRollout()]
 READING = [("patch", None), ("patch", "blocks.0"), ("class", None), ("class", "blocks.0")]
@@ -34,7 +34,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 few = settings(max_examples=10, deadline=None)
 any_model = given(
     reading=st.sampled_from(READING),
-    similarity=st.sampled_from(sorted(SIMILARITIES)),
+    similarity=st.sampled_from(sorted(BY_NAME)),
     rows=st.integers(1, 4),
     cols=st.integers(1, 4),
     seed=st.integers(0, 1000),
@@ -183,7 +183,7 @@ def test_over_n_layers_le_grad_is_the_mean_of_single_ones(reading, similarity, r
     assert maps_of(LeGrad(layers=9), model, seen).equal(maps_of(LeGrad(), model, seen))
 
 
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("similarity", BY_NAME)
 @pytest.mark.parametrize("pooling", [GAP, GMP])
 def test_with_spatial_attention_grad_eclip_splits_the_first_order_term(similarity, pooling):
     model = tiny_transformer(similarity, pooling=pooling(), **BARE).double()

@@ -17,7 +17,8 @@ from sfam_bench.explainers.shared.products import before_l2, factor
 from sfam_bench.explainers.shared.relevance import relevance
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.poolings import GAPGMP
-from tests.explainers.networks import CLOSE, SIMILARITIES, TARGETS, rectifiers, setting, total
+from tests.explainers.networks import CLOSE, rectifiers, setting
+from tests.parts import SIMILARITIES, TARGETS, total
 
 METHODS = [
     BiLRP(),

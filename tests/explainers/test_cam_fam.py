@@ -10,7 +10,7 @@ from torch import nn
 
 from sfam_bench.core.records import Encoded, PairBatch, Side, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-from sfam_bench.core.targets import Margin, Similarity, swap_sides
+from sfam_bench.core.targets import swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.cam import CAM
 from sfam_bench.explainers.fam import FAM
@@ -19,16 +19,8 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from tests.parts import CLOSE, HEADS, POOLINGS, SIMILARITIES, TARGETS, explain
 
-POOLINGS = [GAP, GMP, GAPGMP, GeM]
-SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
-CLOSE = {"rtol": 1e-10, "atol": 1e-12}
-HEADS = {
-    "none": lambda c: None,
-    "linear": lambda c: nn.Linear(c, 5),
-    "mlp": lambda c: nn.Sequential(nn.Linear(c, 8), nn.Tanh(), nn.Linear(8, 5)),
-}
-TARGETS = {"similarity": Similarity(), "margin": Margin()}
 some = settings(max_examples=25, deadline=None)
 anything = given(
     pooling=st.sampled_from(POOLINGS),
@@ -59,11 +51,6 @@ def setting(
     model = SimilarityModel(trunk, Embedder(pooling(), HEADS[head](channels), None, normalise), similarity)
     images = torch.rand(3, 2, 3, rows, cols, dtype=torch.float64)
     return model.double().eval(), encode_pairs(model, TARGETS[target], *images)
-
-
-def explain(explainer, model, encoded):
-    images = encoded.query.images
-    return explainer(model, encoded, PairBatch(("a", "b"), ("c", "d"), images, images))
 
 
 def by_hand(explainer, similarity, pooling=GAP, head=None):

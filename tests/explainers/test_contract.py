@@ -5,6 +5,7 @@ import gc
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.hooks import count_rows
 from sfam_bench.core.maps import find_flaws, normalise
@@ -26,7 +26,7 @@ from sfam_bench.explainers.shared.forms import Explainer, Sampling
 from sfam_bench.explainers.shared.prepare import Bank, Preparable
 from sfam_bench.metrics.localisation import PointingGame
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from tests.contract import FILES, SETUPS, choosing, named, only, pairs, tiny, traces
+from tests.contract import FILES, SETUPS, build_entries, entries, named, only, pairs, tiny, traces
 from tests.transformers import tiny_transformer
 
 EXPLAINERS = [name for group, name in FILES if group == "explainer"]
@@ -34,9 +34,10 @@ FEWER = {"masks": 60, "samples": 120, "steps": 8}  # of fields that say how many
 TRANSFORMERS = [("cosine", "patch"), ("dot", "class")]
 
 
+@cache
 def explainer(name: str) -> Any:
     """As conf/ has it, with fewer passes."""
-    made = build(choosing("explainer", name).explainer[name])
+    made = build_entries("explainer", name)[name]
     fewer = {key: min(most, getattr(made, key)) for key, most in FEWER.items() if hasattr(made, key)}
     return dataclasses.replace(made, **fewer)
 
@@ -60,21 +61,38 @@ def maps(name: str, model: SimilarityModel, batch: PairBatch) -> Tensor:
     return ready(name, model)(model, encode_pairs(model, Similarity(), batch.query, batch.reference), batch)
 
 
+@cache
+def usual_maps(name: str, model: SimilarityModel) -> Tensor:
+    """Those of three pairs, made once for all tests that compare with them."""
+    return maps(name, model, pairs())
+
+
 def cropped(batch: PairBatch, size: int) -> PairBatch:
     """The corners of the images, which have no regions."""
     corners = (images[..., :size, :size] for images in (batch.query, batch.reference))
     return PairBatch(batch.query_ids, batch.reference_ids, *corners)
 
 
-@pytest.fixture(scope="module", params=[*SETUPS, *TRANSFORMERS], ids="-".join)
-def model(request: pytest.FixtureRequest) -> SimilarityModel:
-    return tiny(*request.param) if len(request.param) == 3 else tiny_transformer(*request.param)
-
-
 @cache
+def model_of(*parts: str) -> SimilarityModel:
+    return tiny(*parts) if len(parts) == 3 else tiny_transformer(*parts)
+
+
+ONE_OF_A_KIND = (SETUPS[1], TRANSFORMERS[0])
+KINDS = [
+    pytest.param(parts, id="-".join(parts), marks=[] if parts in ONE_OF_A_KIND else [pytest.mark.slow])
+    for parts in (*SETUPS, *TRANSFORMERS)
+]
+
+
+@pytest.fixture(params=KINDS)
+def model(request: pytest.FixtureRequest) -> SimilarityModel:
+    return model_of(*request.param)
+
+
 def usual(needs: str) -> SimilarityModel:
     """One model that a method fits, where trying it on every kind would show nothing more."""
-    return tiny_transformer("cosine", "patch") if needs == "attention" else tiny(*SETUPS[1])
+    return model_of(*(TRANSFORMERS[0] if needs == "attention" else SETUPS[1]))
 
 
 @pytest.fixture
@@ -85,7 +103,7 @@ def fitting(name: str) -> SimilarityModel:
 @pytest.fixture
 def half_trained(name: str) -> Iterator[SimilarityModel]:
     """A fresh model in training mode but for one layer, as it may come from a caller; none has left a trace in it."""
-    model = usual.__wrapped__(card_of(explainer(name)).needs)
+    model = deepcopy(usual(card_of(explainer(name)).needs))
     model.train()
     kinds = (torch.nn.BatchNorm2d, torch.nn.LayerNorm)
     next(module for module in model.modules() if isinstance(module, kinds)).eval()
@@ -98,11 +116,11 @@ def half_trained(name: str) -> Iterator[SimilarityModel]:
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_an_explainer_is_a_frozen_dataclass_whose_yaml_lists_every_field_and_default(name: str) -> None:
-    made = build(choosing("explainer", name).explainer[name])
+    made = build_entries("explainer", name)[name]
     assert isinstance(made, Explainer)
     assert dataclasses.is_dataclass(made)
     assert type(made).__dataclass_params__.frozen
-    written = OmegaConf.to_container(choosing("explainer", name).explainer[name], resolve=True)
+    written = OmegaConf.to_container(entries("explainer", name)[name], resolve=True)
     assert isinstance(written, dict)
     del written["_target_"]
     fields = [field for field in dataclasses.fields(made) if field.init and field.name in named(type(made))]
@@ -125,7 +143,7 @@ def test_the_docstring_gives_formula_source_and_the_meaning_of_every_field(name:
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_maps_are_finite_and_one_a_pair(name: str, model: SimilarityModel) -> None:
-    found = maps(name, model, pairs())
+    found = usual_maps(name, model)
     assert found.shape[0] == 3
     assert found.ndim == 3
     assert found.dtype == torch.float32
@@ -136,7 +154,7 @@ def test_maps_are_finite_and_one_a_pair(name: str, model: SimilarityModel) -> No
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_a_map_depends_on_the_reference_unless_the_card_says_not(name: str, model: SimilarityModel) -> None:
-    ours, theirs = (normalise(maps(name, model, only(pairs(), [0, 1, 2], refs))) for refs in ([0, 1, 2], [1, 2, 0]))
+    ours, theirs = map(normalise, (usual_maps(name, model), maps(name, model, only(pairs(), [0, 1, 2], [1, 2, 0]))))
     differ = ((ours - theirs).abs().amax(dim=(1, 2)) > 1e-5).tolist()
     reads = card_of(explainer(name)).reads_reference
     assert differ == [reads] * 3, f"the card says reads_reference={reads}; maps that changed with it: {differ}"
@@ -173,10 +191,10 @@ def test_a_map_sums_to_what_its_card_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
-def test_one_by_one_equals_together(name: str, model: SimilarityModel) -> None:
-    together = maps(name, model, pairs())
-    single = torch.cat([maps(name, model, only(pairs(), [row])) for row in range(3)])
-    torch.testing.assert_close(single, together, rtol=1e-4, atol=1e-4 * float(together.abs().max()))
+def test_pairs_apart_and_together_have_the_same_maps(name: str, model: SimilarityModel) -> None:
+    together = usual_maps(name, model)
+    apart = torch.cat([maps(name, model, only(pairs(), rows)) for rows in ([0, 1], [2])])
+    torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-4 * float(together.abs().max()))
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
@@ -193,7 +211,7 @@ def test_the_layout_of_the_memory_does_not_matter(name: str, fitting: Similarity
     turned = dataclasses.replace(
         batch, query=batch.query.to(memory_format=last), reference=batch.reference.to(memory_format=last)
     )
-    expected = maps(name, fitting, batch)
+    expected = usual_maps(name, fitting)
     torch.testing.assert_close(
         maps(name, fitting, turned), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
     )
@@ -211,25 +229,19 @@ def test_a_caller_under_autocast_gets_a_finite_map(name: str, fitting: Similarit
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
-def test_an_explainer_leaves_no_trace(name: str, half_trained: SimilarityModel) -> None:
+def test_an_explainer_leaves_no_trace_and_takes_a_model_in_any_mode(name: str, half_trained: SimilarityModel) -> None:
     before, weights = traces(half_trained), {k: v.clone() for k, v in half_trained.state_dict().items()}
     assert any(before["modes"])
     assert not all(before["modes"])
-    maps(name, half_trained, pairs())
+    found = maps(name, half_trained, pairs())
     assert traces(half_trained) == before
     assert all(torch.equal(value, weights[key]) for key, value in half_trained.state_dict().items())
-
-
-@pytest.mark.parametrize("name", EXPLAINERS)
-def test_the_mode_of_the_model_does_not_matter(name: str, half_trained: SimilarityModel) -> None:
-    trained = maps(name, half_trained, pairs())
-    half_trained.eval()
-    assert torch.equal(maps(name, half_trained, pairs()), trained)
+    assert torch.equal(found, usual_maps(name, usual(card_of(explainer(name)).needs)))  # whose modules are in eval mode
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_frozen_parameters_and_callers_without_gradients_work(name: str, fitting: SimilarityModel) -> None:
-    expected = maps(name, fitting, pairs())
+    expected = usual_maps(name, fitting)
     asked = [parameter.requires_grad for parameter in fitting.parameters()]
     contexts: list[Callable[[], Any]] = [nullcontext, torch.no_grad, torch.inference_mode]
     try:
@@ -246,7 +258,7 @@ def test_frozen_parameters_and_callers_without_gradients_work(name: str, fitting
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
-def test_fifty_calls_leave_no_tensor_behind(name: str) -> None:
+def test_ten_calls_leave_no_tensor_behind(name: str) -> None:
     model = usual(card_of(explainer(name)).needs)
     small, method = cropped(pairs(1), 16), ready(name, model)
 
@@ -259,7 +271,7 @@ def test_fifty_calls_leave_no_tensor_behind(name: str) -> None:
 
     call()
     before = held()
-    for _ in range(50):
+    for _ in range(10):
         call()
     assert held() <= before
 

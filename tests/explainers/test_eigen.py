@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.explainers.controls import LaFAM
@@ -18,6 +17,7 @@ from sfam_bench.explainers.eigen_grad_cam import EigenGradCAM
 from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.models.poolings import GAP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from tests.parts import explain
 
 SIGNS = ["channel_sum", "largest"]
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
@@ -29,11 +29,6 @@ def setting(target=None, similarity=None, pooling=GeM):
     model = SimilarityModel(trunk, Embedder(pooling(), nn.Linear(6, 4)), similarity or Cosine()).double().eval()
     images = torch.rand(3, 2, 3, 7, 8, dtype=torch.float64)
     return model, encode_pairs(model, target or Similarity(), *images)
-
-
-def explain(explainer, model, encoded):
-    images = encoded.query.images
-    return explainer(model, encoded, PairBatch(("a", "b"), ("c", "d"), images, images))
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,7 +6,6 @@ from torch import nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import normalise, upsample
-from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity, score
 from sfam_bench.explainers import gam
@@ -16,6 +15,7 @@ from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from tests.parts import explain
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -60,11 +60,6 @@ def setting(trunk=None, pooling=GAP, similarity=None, target=None, size=(19, 26)
     model = SimilarityModel(trunk, Embedder(pooling(), nn.Linear(channels, 5)), similarity or Dot()).double().eval()
     images = torch.rand(3, 2, 3, *size, dtype=torch.float64)
     return model, encode_pairs(model, target or Similarity(), *images)
-
-
-def explain(explainer, model, encoded):
-    images = encoded.query.images
-    return explainer(model, encoded, PairBatch(("a", "b"), ("c", "d"), images, images))
 
 
 def names(model, image):

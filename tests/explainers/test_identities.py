@@ -16,27 +16,9 @@ from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.shared.forms import channel_form, direction
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
-from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
+from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-
-POOLINGS = [GAP, GMP, GAPGMP, GeM]
-SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
-HEADS = {
-    "none": lambda c: None,
-    "linear": lambda c: nn.Linear(c, 5),
-    "no_bias": lambda c: nn.Linear(c, 5, bias=False),
-    "neck": lambda c: nn.Sequential(batch_norm(c), nn.Linear(c, 5)),
-}
-CLOSE = {"rtol": 1e-10, "atol": 1e-12}
-
-
-def batch_norm(channels):
-    layer = nn.BatchNorm1d(channels)
-    layer.running_mean.uniform_(-1, 1)
-    layer.running_var.uniform_(0.5, 2)
-    nn.init.uniform_(layer.weight, 0.5, 2)
-    nn.init.uniform_(layer.bias, -1, 1)
-    return layer
+from tests.parts import AFFINE, CLOSE, HEADS, POOLINGS, SIMILARITIES, total
 
 
 class Trunk(nn.Module):
@@ -59,10 +41,6 @@ def setting(pooling=GAP, head="none", similarity=SIMILARITIES[0], normalise=True
     return model, pairs, encode_pairs(model, Similarity(), images[0], images[1])
 
 
-def total(maps):
-    return maps.sum(dim=(1, 2))
-
-
 def value(model, encoded):
     return score(model.similarity, encoded.query.embeddings, encoded.terms)
 
@@ -77,7 +55,7 @@ def bias_term(model, side, towards):
 
 @pytest.mark.parametrize("normalise", [True, False], ids=["l2", "raw"])
 @pytest.mark.parametrize("similarity", [Cosine(), Dot()], ids=lambda s: s.name)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", AFFINE)
 @pytest.mark.parametrize("pooling", POOLINGS)
 @torch.no_grad()
 def test_decomposition_plus_bias_is_the_score(pooling, head, similarity, normalise):
@@ -87,7 +65,7 @@ def test_decomposition_plus_bias_is_the_score(pooling, head, similarity, normali
     torch.testing.assert_close(total(maps) + bias, value(model, encoded), **CLOSE)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", AFFINE)
 @pytest.mark.parametrize("pooling", POOLINGS)
 @torch.no_grad()
 def test_both_sides_of_a_euclidean_pair_share_the_score(pooling, head):
@@ -99,7 +77,7 @@ def test_both_sides_of_a_euclidean_pair_share_the_score(pooling, head):
     torch.testing.assert_close(parts, value(model, encoded), **CLOSE)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", AFFINE)
 @pytest.mark.parametrize("pooling", POOLINGS)
 @torch.no_grad()
 def test_pulled_back_cis_plus_bias_is_the_score(pooling, head):
@@ -197,7 +175,7 @@ def test_lafam_ignores_the_reference_and_pair_methods_do_not():
     cols=st.integers(3, 14),
     seed=st.integers(0, 10_000),
     pooling=st.sampled_from(POOLINGS),
-    head=st.sampled_from(sorted(HEADS)),
+    head=st.sampled_from(AFFINE),
 )
 def test_the_split_holds_for_any_shape(channels, rows, cols, seed, pooling, head):
     with torch.no_grad():

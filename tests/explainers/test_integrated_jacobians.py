@@ -16,7 +16,8 @@ from sfam_bench.explainers.shared import pixels
 from sfam_bench.explainers.shared.products import before_l2, factor
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.poolings import GAP, GAPGMP, GeM
-from tests.explainers.networks import CLOSE, SIMILARITIES, TARGETS, rectifiers, setting, total
+from tests.explainers.networks import CLOSE, rectifiers, setting
+from tests.parts import SIMILARITIES, TARGETS, total
 
 SPACES = ["cut", "image"]
 

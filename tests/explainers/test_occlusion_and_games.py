@@ -12,7 +12,8 @@ from sfam_bench.core.similarity import Dot, NegativeEuclidean
 from sfam_bench.core.targets import Margin, score
 from sfam_bench.explainers.kernel_shap import KernelSHAP
 from sfam_bench.explainers.sbsm import SBSM
-from tests.explainers.masked import CLOSE, SIMILARITIES, added, setting, summed
+from tests.explainers.masked import CLOSE, added, setting, summed
+from tests.parts import SIMILARITIES
 
 # SBSM
 

@@ -20,7 +20,8 @@ from sfam_bench.explainers.score_cam import ScoreCAM
 from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from tests.explainers.masked import CLOSE, LINEAR, METHODS, SIMILARITIES, named, setting
+from tests.explainers.masked import CLOSE, LINEAR, METHODS, named, setting
+from tests.parts import SIMILARITIES
 
 # All
 

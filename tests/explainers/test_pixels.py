@@ -20,7 +20,8 @@ from sfam_bench.explainers.shared.quadrature import nodes
 from sfam_bench.explainers.smooth_grad import SmoothGrad
 from sfam_bench.models.poolings import GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
-from tests.explainers.networks import CLOSE, SIMILARITIES, TARGETS, rectifiers, setting, total
+from tests.explainers.networks import CLOSE, rectifiers, setting
+from tests.parts import SIMILARITIES, TARGETS, total
 
 METHODS = [InputXGradient(), SmoothGrad(samples=3), IntegratedGradients(steps=4)]
 SIGNED = [InputXGradient(), SmoothGrad(samples=3, magnitude=False), IntegratedGradients(steps=4)]

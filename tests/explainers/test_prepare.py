@@ -14,23 +14,17 @@ from torch import nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch, Sample, Side, Term
-from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
+from sfam_bench.core.similarity import Dot, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.embedding_cam import EmbeddingCAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.shared.prepare import Bank, Preparable, Preparation, Prepared
 from sfam_bench.explainers.weight_transfer import WeightTransfer, draw
-from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
+from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from tests.parts import HEADS, POOLINGS, SIMILARITIES
 
-POOLINGS = [GAP, GMP, GAPGMP, GeM]
-SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
-HEADS = {
-    "none": lambda c: None,
-    "linear": lambda c: nn.Linear(c, 5),
-    "mlp": lambda c: nn.Sequential(nn.Linear(c, 8), nn.ReLU(), nn.Linear(8, 5)),
-}
 METHODS = [EmbeddingCAM(), WeightTransfer()]
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 any_model = given(

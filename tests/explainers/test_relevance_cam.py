@@ -12,7 +12,8 @@ from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.explainers.relevance_cam import RelevanceCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
-from tests.explainers.networks import CLOSE, SIMILARITIES, rectifiers, setting, total
+from tests.explainers.networks import CLOSE, rectifiers, setting
+from tests.parts import SIMILARITIES, total
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-9}  # behind the epsilon
 

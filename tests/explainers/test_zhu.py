@@ -19,30 +19,10 @@ from sfam_bench.explainers.shared.points import local_points, point_specific, po
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.explainers.stylianou import Stylianou
 from sfam_bench.explainers.zhu import Zhu
-from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
+from sfam_bench.models.poolings import GAP, GAPGMP, GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from tests.parts import AFFINE, CLOSE, HEADS, POOLINGS, SIMILARITIES, explain, total
 
-POOLINGS = [GAP, GMP, GAPGMP, GeM]
-SIMILARITIES = [Cosine(), Dot(), NegativeEuclidean()]
-CLOSE = {"rtol": 1e-10, "atol": 1e-12}
-
-
-def batch_norm(channels):
-    layer = nn.BatchNorm1d(channels)
-    for value in (layer.running_mean, layer.weight, layer.bias):
-        nn.init.uniform_(value, -1, 1)
-    nn.init.uniform_(layer.running_var, 0.5, 2)
-    return layer
-
-
-HEADS = {
-    "none": lambda c: None,
-    "linear": lambda c: nn.Linear(c, 5),
-    "no_bias": lambda c: nn.Linear(c, 5, bias=False),
-    "neck": lambda c: nn.Sequential(batch_norm(c), nn.Linear(c, 5)),
-    "mlp": lambda c: nn.Sequential(nn.Linear(c, 8), nn.Tanh(), nn.Linear(8, 5)),
-}
-AFFINE = sorted(set(HEADS) - {"mlp"})
 anything = given(
     pooling=st.sampled_from(POOLINGS),
     head=st.sampled_from(AFFINE),
@@ -87,15 +67,6 @@ def setting(
     model = SimilarityModel(Trunk(channels, signed), embedder, similarity).double().eval()
     images = torch.rand(3, 2, 3, rows, cols, dtype=torch.float64)
     return model, encode_pairs(model, {"similarity": Similarity(), "margin": Margin()}[target], *images)
-
-
-def explain(explainer, model, encoded):
-    images = encoded.query.images
-    return explainer(model, encoded, PairBatch(("a", "b"), ("c", "d"), images, images))
-
-
-def total(maps):
-    return maps.sum(dim=(1, 2))
 
 
 # By hand: one channel a dimension, no head; query (2, 0 | 0, 1), reference (1 | -1) and (3 | 1)

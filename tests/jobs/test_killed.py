@@ -18,10 +18,12 @@ from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan, read_plan
 from sfam_bench.jobs.processes import is_alive
 from sfam_bench.runs.reader import read_run
+from tests.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
-ROOT = Path(__file__).parents[2]
 SMALL = [
     *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
     *("pairs.kinds=[partial_match]", "pairs.count=6", "batch_size=2", "steps.intervals=4", "passes.mode=eager"),

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
 
-from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import (
     Described,
@@ -30,16 +29,12 @@ from sfam_bench.metrics.perturbation import Perturbation, Trapezoid
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.report.tables.metrics import format_interval, metric_table, metrics_page
-from tests.contract import FILES, SETUPS, SIZE, choosing, gallery, pairs, tiny
+from tests.contract import FILES, SETUPS, SIZE, build_entries, entries, gallery, pairs, tiny
 
 UNSOURCED: set[str] = set()
 METRICS = [name for group, name in FILES if group == "metric"]
 FIRST_LINE = 'the first line of the docstring must be "what it measures; source.", or "...; defined here."'
 ROUNDING = 1e-5
-
-
-def metrics(name: str) -> dict[str, Any]:
-    return build(choosing("metric", name).metric)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +46,14 @@ def scene() -> Scene:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_the_first_line_of_the_docstring_says_what_it_measures_and_after_whom(name: str) -> None:
-    for key, metric in metrics(name).items():
+    for key, metric in build_entries("metric", name).items():
         measures, source = measures_and_source(type(metric))
         assert measures, f"{key}: {FIRST_LINE}"
         assert source or type(metric).__name__ in UNSOURCED, f"{key}: {FIRST_LINE}"
 
 
 def test_every_metric_says_what_tables_need_and_no_two_the_same() -> None:
-    facts = metric_facts({key: metric for name in METRICS for key, metric in metrics(name).items()})
+    facts = metric_facts({key: metric for name in METRICS for key, metric in build_entries("metric", name).items()})
     for key, said in facts.items():
         assert said["group"] not in ("Others", "Cost"), key
         assert said["meaning"], key
@@ -93,7 +88,7 @@ def test_a_group_that_no_table_has_is_refused() -> None:
 @pytest.mark.parametrize("offset", [-0.3, 0.0, -1.0])
 def test_values_lie_in_the_range_that_the_card_states(name: str, offset: float, scene: Scene) -> None:
     maps = (torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(1)) + offset).clamp(-1, 1)
-    for key, metric in metrics(name).items():
+    for key, metric in build_entries("metric", name).items():
         low, high = metric_card(metric).range or (-inf, inf)
         values = metric(Explained(scene, maps, "sfam", maps, SFAM())).values
         kept = values[values.isfinite()]
@@ -126,7 +121,7 @@ def test_the_docstring_is_taken_apart() -> None:
 def test_passes_are_those_of_all_probes_by_the_share_of_pairs() -> None:
     assert passes_a_map(Made(), 100) == 0
     assert passes_a_map(Perturbation("insertion_minus_deletion", steps=Trapezoid(4)), 100) == 2 * 3
-    found = metrics("deletion")["deletion_mean_colour_area_error"]
+    found = build_entries("metric", "deletion")["deletion_mean_colour_area_error"]
     assert passes_a_map(found, 224**2) == pytest.approx(0.02 * (223 + 20))
 
 
@@ -162,7 +157,7 @@ def test_the_script_prints_the_table_and_writes_the_page(
     code, out, err = run_script("metrics", "model=lite0", chosen, f"out={tmp_path / 'metrics.md'}")
     assert code == 0, err
     page = (tmp_path / "metrics.md").read_text()
-    for name in (key for file in METRICS for key in metrics(file)):
+    for name in (key for file in METRICS for key in entries("metric", file)):
         assert name in out
         assert f"| [{name}](#" in page
     assert "224 x 224 pixels" in page

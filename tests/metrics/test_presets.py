@@ -9,13 +9,12 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from benchmarks.peers import SimilarityNet
-from sfam_bench.app.settings import build
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.targets import Similarity
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from tests.contract import SIZE, choosing, pairs, tiny
+from tests.contract import SIZE, pairs, tiny
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 PIXELS = SIZE[0] * SIZE[1]
@@ -43,7 +42,7 @@ class Setting:
         self.seen = Explained(self.scene, self.maps, "made", self.raw)
         self.net = Standardised(SimilarityNet(model, self.scene.encoded.terms[0].side.embeddings))
         self.images = (batch.query - MEAN) / STD
-        self.metrics = build(choosing("metric", "protocols").metric)
+        self.metrics = build_entries("metric", "protocols")
 
     def score(self, images, pair):
         with torch.no_grad(), evaluating(self.scene.model):

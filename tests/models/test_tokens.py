@@ -27,7 +27,7 @@ from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.models.tokens import CARRY, PatchTail, PatchTokens, cut_tokens, join, last_tokens, part
 from tests.contract import pairs
-from tests.transformers import SIMILARITIES, tiny_transformer, transformer
+from tests.transformers import BY_NAME, tiny_transformer, transformer
 
 IMAGES = torch.rand(2, 3, 37, 51, generator=torch.Generator().manual_seed(1))
 GRID = (5, 7)
@@ -152,7 +152,7 @@ def test_before_a_norm_a_derivative_times_its_activation_is_zero(blocks, token):
     assert shares.sum(dim=1).abs().max() < 1e-5 * shares.abs().max()
 
 
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("similarity", BY_NAME)
 def test_the_share_of_prefix_tokens_is_the_same_at_every_position(similarity):
     model = tiny_transformer(similarity, "class")
     batch = pairs()
@@ -182,7 +182,7 @@ def test_methods_that_weigh_channels_by_strength_see_the_patches_alone(method, s
     assert (maps - alone).abs().max() < 0.01 * alone.abs().max()
 
 
-@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("similarity", BY_NAME)
 def test_sfam_sees_the_patches_alone_and_grad_cam_is_shifted_by_a_constant(similarity):
     model, batch = tiny_transformer(similarity, "class"), pairs()
     encoded = encode_pairs(model, Similarity(), batch.query, batch.reference)

@@ -40,7 +40,8 @@ from sfam_bench.report.figures.meta_figures import diagram
 from sfam_bench.report.figures.style import COLUMN, PAGE, SMALL, break_name
 from sfam_bench.report.stored import Stored
 from sfam_bench.runs.store import RunStore
-from tests.contract import CONF, choosing
+from tests.contract import choosing
+from tests.paths import CONF
 from tests.report.conftest import METRICS, make_image, make_maps, make_pairs, make_records
 
 ODD = "a $\\frac$ <b> name_that_is_much_longer_than_any_column_of_it"

@@ -14,7 +14,7 @@ from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table
 from sfam_bench.runs.reader import read_run
 from sfam_bench.statistics import summarise
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage[T1]{fontenc}

@@ -16,9 +16,9 @@ from sfam_bench.report.keep import keep_run
 from sfam_bench.report.paper import Agreement, Metrics, Models, write_paper
 from sfam_bench.report.stored import Stored
 from sfam_bench.report.tables.tables import Cell, Table
+from tests.paths import ROOT
 from tests.report.test_models import PUBLISHED, trained
 
-ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / "conf" / "table").glob("*.yaml"))
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def go(run: Path, *launcher: str) -> dict[int, float]:

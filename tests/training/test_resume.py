@@ -25,9 +25,9 @@ from sfam_bench.training.checkpoint import Checkpoints, check_can_save, lock_fol
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
 from sfam_bench.training.validation import Choice
+from tests.paths import ROOT
 from tests.training.toy import EXAMPLES, LONG, augmented, model, softmax
 
-ROOT = Path(__file__).parents[2]
 NOISY = replace(EXAMPLES, load=augmented)
 
 

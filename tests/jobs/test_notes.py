@@ -11,7 +11,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import write_json
 from sfam_bench.jobs import notes
 from sfam_bench.jobs.notes import claim, read_notes, remove_note, write_note
-from tests.cluster.damage import damaged
+from tests.jobs.damage import damaged
 
 FACTS = {
     "done": {"seconds": 0.5},

@@ -30,9 +30,8 @@ from sfam_bench.jobs.status import Status
 from sfam_bench.report.tables.cells import write_cells
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
+from tests.paths import CONF
 
-ROOT = Path(__file__).parents[1]
-CONF = ROOT / "conf"
 Run = Callable[..., tuple[int, str, str]]
 NAMES = sorted(file.stem for file in (CONF / "sweep").glob("*.yaml"))
 SMALL = [

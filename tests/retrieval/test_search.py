@@ -14,7 +14,8 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, SimilarityFunction
 from sfam_bench.retrieval.search import find_greatest, neighbours, search
-from tests.galleries import FUNCTIONS, LINE, ORDER, Counting, drawn, galleries, tied
+from tests.parts import SIMILARITIES
+from tests.retrieval.galleries import LINE, ORDER, Counting, drawn, galleries, tied
 
 EXACT = [Dot(), NegativeEuclidean()]  # their scores of small whole numbers have no rounding
 
@@ -51,7 +52,7 @@ def by_hand(function: SimilarityFunction, gallery: Tensor, k: int) -> list[list[
 
 
 @settings(max_examples=30, deadline=None)
-@given(galleries(), st.sampled_from(FUNCTIONS), st.integers(1, 12))
+@given(galleries(), st.sampled_from(SIMILARITIES), st.integers(1, 12))
 def test_neighbours_are_those_of_a_sorted_list(gallery: Tensor, function: SimilarityFunction, k: int) -> None:
     k = min(k, len(gallery) - 1)
     scores, positions = neighbours(function, gallery, k)
@@ -104,7 +105,7 @@ def test_of_many_ties_neighbours_are_scikit_learns_distances_sorted_stably(k: in
 # Faiss
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", SIMILARITIES)
 @pytest.mark.parametrize("chunk", [None, 7])
 def test_faiss_finds_the_same(function: SimilarityFunction, chunk: int | None) -> None:
     pytest.importorskip("faiss")

@@ -11,8 +11,9 @@ from sfam_bench.app.settings import build, resolve
 from sfam_bench.app.stored import admit_config, list_packages
 from sfam_bench.core.errors import UserError
 from tests.contract import composed
+from tests.paths import CONF
 
-PATH, CONF = Path("run/plan.json"), Path(__file__).parents[1] / "conf"
+PATH = Path("run/plan.json")
 HOSTILE = [
     *("os.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "pandas.read_pickle", "torch.load"),
     *("hydra.utils.get_method", "hydra.utils.call", "hydra.utils.instantiate", "importlib.import_module"),

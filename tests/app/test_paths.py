@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from sfam_bench.app.paths import expand_arguments, expand_paths
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_writable
-from tests.test_bad_input import TINY, mistake, says
+from tests.app.test_bad_input import TINY, mistake, says
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -15,7 +15,7 @@ from sfam_bench.core.ranges import Count, Natural, NotNegative, Positive, Range,
 from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.localisation import PointingGame
-from tests.contract import CONF
+from tests.paths import CONF
 
 ELSEWHERE = ("pytorch_metric_learning.", "torch.", "sfam_bench.training.", "hydra")  # of others, and of training
 

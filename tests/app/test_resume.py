@@ -23,10 +23,10 @@ from sfam_bench.runs.chunks import read_footer
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
+from tests.paths import ROOT
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
-ROOT = Path(__file__).parents[1]
 DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=8", "batch_size=2", "steps.intervals=4", "min_range=0.0"]
 CHOSEN = ["explainer=[sfam,lafam]", "metric=[deletion]", "passes.worthwhile=0.0", "passes.cache=null"]
@@ -231,7 +231,7 @@ def test_pairs_that_were_changed_or_lost(run_script: Run, interrupted: Path, who
 # Kills
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["sfam_bench.app.evaluation", "tests.cluster.made"])  # imports take seconds
+PROCESSES.set_forkserver_preload(["sfam_bench.app.evaluation", "tests.runs.made"])  # imports take seconds
 
 
 def evaluated(overrides: list[str]) -> None:
@@ -276,6 +276,7 @@ def killed_and_continued(run: Path, settings: list[str], kills: int, seed: int, 
     return came
 
 
+@pytest.mark.slow
 def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     settings = [
         *DATA,

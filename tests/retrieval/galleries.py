@@ -6,9 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
-
-FUNCTIONS = [Cosine(), Dot(), NegativeEuclidean()]
+from sfam_bench.core.similarity import Cosine
 
 # Five points on a line; items 0 and 1 are at one place, so every other item is as far from one as from the other.
 LINE = torch.tensor([[0.0], [0.0], [1.0], [3.0], [4.5]])

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from sfam_bench.api import explain
-from sfam_bench.app.settings import build as built
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.similarity import Cosine
@@ -18,7 +17,7 @@ from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
-from tests.contract import FILES, SETUPS, choosing, gallery, pairs, tiny
+from tests.contract import FILES, SETUPS, build_entries, gallery, pairs, tiny
 from tests.explainers.test_contract import EXPLAINERS, explainer, ready, usual
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -49,7 +48,7 @@ def test_every_metric_measures_a_model_in_double_precision() -> None:
         name: metric
         for group, file in FILES
         if group == "metric"
-        for name, metric in built(choosing("metric", file).metric).items()
+        for name, metric in build_entries("metric", file).items()
     }
     model, batch = tiny(*SETUPS[1]).double(), pairs(1)
     (shard,) = evaluate(

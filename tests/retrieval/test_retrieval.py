@@ -23,7 +23,8 @@ from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, Similarit
 from sfam_bench.retrieval.recall import Catalogue, average_retrieval, cluster_agreement, per_item, retrieval
 from sfam_bench.retrieval.search import Roles, neighbours, search
 from tests.contract import composed
-from tests.galleries import FUNCTIONS, LINE, Counting, drawn, galleries, tied
+from tests.parts import SIMILARITIES
+from tests.retrieval.galleries import LINE, Counting, drawn, galleries, tied
 
 LABELS = torch.tensor([7, 9, 7, 9, 9])
 # neighbours of the same class (x) or not (.):   0: . x . .   1: . . x x   2: x . . .   3: x . . x   4: x . . x
@@ -171,7 +172,7 @@ def test_faiss_gives_the_same_measures_where_equals_are_of_one_class() -> None:
 def test_clusters_that_are_the_classes_agree_wholly_and_the_seed_decides() -> None:
     labels = torch.arange(12) // 3
     items = 10 * torch.eye(4)[labels] + 0.01 * drawn(12, 4)[0]
-    for function in FUNCTIONS:
+    for function in SIMILARITIES:
         assert cluster_agreement(function, items, labels) == pytest.approx(1)
     noise, classes = drawn()
     found = [cluster_agreement(Dot(), noise, classes, seed) for seed in (0, 0, 1, 2, 3)]
@@ -246,7 +247,7 @@ def test_an_id_that_is_not_there_is_named() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(galleries(), st.sampled_from(FUNCTIONS), st.data())
+@given(galleries(), st.sampled_from(SIMILARITIES), st.data())
 def test_what_a_query_finds_is_what_counting_gives(
     gallery: torch.Tensor, function: SimilarityFunction, data: st.DataObject
 ) -> None:
@@ -259,7 +260,7 @@ def test_what_a_query_finds_is_what_counting_gives(
     torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype), equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", SIMILARITIES)
 def test_average_precision_is_that_of_scikit_learn(function: SimilarityFunction) -> None:
     items, labels = drawn()
     items[7], items[9] = items[8], items[10]  # ties are one threshold there too
@@ -288,7 +289,7 @@ def test_a_catalogue_is_scaled_once() -> None:
     assert counting.scaled == [60, 2, 2, 2]  # the gallery once, then versions alone
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", SIMILARITIES)
 @pytest.mark.parametrize("versions", [1, 3, 19])
 def test_equal_items_tie_whatever_float32_makes_of_them(function: SimilarityFunction, versions: int) -> None:
     """Products of equal rows differ in the last bit by their place: it must not decide."""
@@ -303,7 +304,7 @@ def test_equal_items_tie_whatever_float32_makes_of_them(function: SimilarityFunc
         torch.testing.assert_close(found, torch.tensor([3, 0, 1 / 3]).expand(versions, 3), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", SIMILARITIES)
 def test_versions_do_not_hang_on_each_other(function: SimilarityFunction, monkeypatch: pytest.MonkeyPatch) -> None:
     items, labels = drawn()
     versions = torch.randn(9, 7, generator=torch.Generator().manual_seed(1))

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from sfam_bench.app.settings import build
 from sfam_bench.runs.reader import read_maps, read_run
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[1] / "conf"
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive,partial_match]", "pairs.count=3", "pairs.both_directions=true"]

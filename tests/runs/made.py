@@ -24,7 +24,7 @@ PAIRS = [("a", "near"), ("a", "hard"), ("b", "near"), ("c", "near"), ("d", "hard
 BATCHES = [["a", "b"], ["c", "e"], ["f"], ["a", "d"]]  # by hand: near first, as it comes first
 EXPLAINERS, METRICS = ("sfam", "chance"), ("deletion_mean_colour", "insertion_mean_colour")
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.cluster.made"])
+PROCESSES.set_forkserver_preload(["tests.runs.made"])
 FACTS = {"metrics": {name: {"higher_is_better": True} for name in (*METRICS, "wanting", "drawn")}}
 
 

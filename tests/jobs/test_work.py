@@ -19,7 +19,8 @@ from sfam_bench.jobs import local
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan
 from sfam_bench.runs.reader import read_run
-from tests.cluster.damage import damaged
+from tests.jobs.damage import damaged
+from tests.paths import ROOT
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
@@ -37,7 +38,6 @@ SETTINGS = [
 ]
 ALLOW = "allow=[tests.cluster]"
 BATCHES = 6
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

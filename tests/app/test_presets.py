@@ -20,7 +20,7 @@ from sfam_bench.app.settings import build, check_fields
 from sfam_bench.app.training import build_loss
 from sfam_bench.core.errors import UserError
 from sfam_bench.training.recipe import Recipe
-from tests.contract import CONF
+from tests.paths import CONF
 
 FILES = sorted((CONF / "experiment" / "train").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sfam_bench.core.signals import ignore_closed_pipe
-
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from omegaconf import open_dict
 from sfam_bench.app import schema
 from sfam_bench.app.schema import check_keys, suggestion
 from sfam_bench.core.errors import UserError
-from tests.contract import CONF
+from tests.paths import CONF
 
 SCRIPTS = ("embed", "evaluate", "intervene", "methods", "metrics", "part_agreement", "submit", "train", "tune")
 EXPERIMENTS = [path.stem for path in sorted(CONF.glob("experiment/*.yaml"))]

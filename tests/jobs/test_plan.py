@@ -13,7 +13,7 @@ from sfam_bench.core.files import digest, write_json
 from sfam_bench.core.provenance import running_code
 from sfam_bench.jobs.job import Job
 from sfam_bench.jobs.plan import FILE, MOST, PAIRS, JobList, Plan, count_shards, cut_shards, read_plan
-from tests.cluster.damage import damaged
+from tests.jobs.damage import damaged
 
 
 def plan(batches: list[int], shards: int, key: str = "k") -> Plan:
