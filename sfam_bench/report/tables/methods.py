@@ -91,7 +91,11 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         "",
     ]
     facts = [
-        "negative control" if card.control else "uses the reference" if card.reads_reference else "ignores the reference",
+        "negative control"
+        if card.control
+        else "uses the reference"
+        if card.reads_reference
+        else "ignores the reference",
         "signed" if card.signed else "non-negative",
         f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
         "supports the margin target" if card.margin else "no margin target",

@@ -67,9 +67,7 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
         "reported.",
         "",
         *markdown(
-            table.drop(columns="measures").assign(
-                metric=[f"[{name}](#{anchors[name]})" for name in table["metric"]]
-            )
+            table.drop(columns="measures").assign(metric=[f"[{name}](#{anchors[name]})" for name in table["metric"]])
         ),
     ]
     cards = [line for kind, names in kinds.items() for line in _card_lines(kind, {n: metrics[n] for n in names})]
