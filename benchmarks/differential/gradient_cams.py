@@ -148,8 +148,8 @@ COMPARISONS = (
         "grad_cam_pp",
         "grad-cam GradCAMPlusPlus",
         plus_plus("GradCAMPlusPlus", grad_cams, None),
-        cause="its epsilon of 1e-6 is far larger than the squared gradients of these scores, and dominates the map; our "
-        "epsilon is relative",
+        cause="its epsilon of 1e-6 is far larger than the squared gradients of these scores, and dominates the map; "
+        "our epsilon is relative",
         package="pytorch_grad_cam",
     ),
     Comparison(
