@@ -230,8 +230,9 @@ def selectivity(model: SimilarityModel) -> Figure:
 
 def methods(model: SimilarityModel) -> Iterator[tuple[str, Figure]]:
     """The maps of each method that can explain this model, for two partial matches of one query."""
+    dataset: Any = SEEN
     chosen = SEEN.index[SEEN.index["split"] == "train"]
-    bank = Bank.of_dataset(model, SEEN, [str(image_id) for image_id in chosen.index], batch_size=64)
+    bank = Bank.of_dataset(model, dataset, [str(image_id) for image_id in chosen.index], batch_size=64)
     scenes = [scene(model, reference) for reference in (PARTIAL, OTHER_PARTIAL)]
     for name in sorted(file.stem for file in (conf_folder() / "explainer").glob("*.yaml")):
         method = find_object("explainer", name)

@@ -89,7 +89,7 @@ def differing_settings(own: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def title(kind: type) -> str:
-    """The name of a class of metrics in the field, such as "Deletion and insertion AUC"; its own where none is known."""
+    """The standard name of a class of metrics, such as "Deletion and insertion AUC"; the class name if none is known."""
     return definitions().get(kind.__name__, {}).get("title", kind.__name__)
 
 
