@@ -18,8 +18,8 @@ TOTALS = {"score": "the score", "change": "its change from the baseline", "none"
 
 PICTURED = [
     "The pictures show one query with two partial matches, on the planted set. The first reference shares only the "
-    "crest with the query, the second only the tail: a method that uses the reference moves its map from the crest to the "
-    "tail. Yellow raises the similarity, blue lowers it. Methods for vision transformers have no picture, since the "
+    "crest with the query, the second only the tail: a method that uses the reference moves its map from the crest to "
+    "the tail. Yellow raises the similarity, blue lowers it. Methods for vision transformers have no picture, since the "
     "model of the planted set is convolutional.",
     "",
 ]
@@ -90,12 +90,9 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
+    uses = "uses the reference" if card.reads_reference else "ignores the reference"
     facts = [
-        "negative control"
-        if card.control
-        else "uses the reference"
-        if card.reads_reference
-        else "ignores the reference",
+        "negative control" if card.control else uses,
         "signed" if card.signed else "non-negative",
         f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
         "supports the margin target" if card.margin else "no margin target",

@@ -89,7 +89,7 @@ def differing_settings(own: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def title(kind: type) -> str:
-    """The standard name of a class of metrics, such as "Deletion and insertion AUC"; the class name if none is known."""
+    """The standard name of a class of metrics, such as "Deletion and insertion AUC"; the class name if unknown."""
     return definitions().get(kind.__name__, {}).get("title", kind.__name__)
 
 
