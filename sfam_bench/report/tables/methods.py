@@ -19,7 +19,7 @@ TOTALS = {"score": "the score", "change": "its change from the baseline", "none"
 PICTURED = [
     "The pictures show one query with two partial matches, on the planted set. The first reference shares only the "
     "crest with the query, the second only the tail: a method that uses the reference moves its map from the crest to "
-    "the tail. Yellow raises the similarity, blue lowers it. Methods for vision transformers have no picture, since the "
+    "the tail. Yellow raises the similarity, blue lowers it. Methods for vision transformers have no picture, as the "
     "model of the planted set is convolutional.",
     "",
 ]
