@@ -16,6 +16,12 @@ TINY = 1e-7  # a rounding of float32: less is none
 TOTALS = {"score": "the score", "change": "its change from the baseline", "none": "--"}
 
 
+SYMBOLS = [
+    "Symbols: $M$ is the map of the query at positions $ij$, before it is scaled; $A_k$ the query's activations in "
+    "channel $k$ and $B_k$ the reference's; $p$ and $q$ the pooled activations of both, $e$ and $v$ their embeddings; $s$ the "
+    "target; $x$ the query's pixels; $N$ the number of positions.",
+    "",
+]
 PICTURED = [
     "The pictures show one query with two partial matches, on the planted set. The first reference shares only the "
     "crest with the query, the second only the tail: a method that uses the reference moves its map from the crest to "
@@ -37,7 +43,7 @@ def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
                 "targets": "score, margin" if card.margin else "score",
                 "forward": _number(found.get("forwards")),
                 "backward": _number(found.get("backwards")),
-                "ms a map": _number(found.get("milliseconds")),
+                "ms per map": _number(found.get("milliseconds")),
                 "reference": "control" if card.control else "yes" if card.reads_reference else "blind",
                 "signed": "yes" if card.signed else "no",
                 "sums to": TOTALS[card.total],
@@ -64,7 +70,7 @@ def methods_page(
         "",
         "- *forward*, *backward*: images that pass through the trunk for each map, besides encoding the pair once. "
         "Methods with the same masks share these passes in a run.",
-        "- *ms a map*: time of one run on the machine at hand.",
+        "- *ms per map*: time of one run on the machine at hand.",
         "- *reference*: *blind* methods ignore the reference; a *control* is a negative control, which every method "
         "should beat.",
         "- *residual*: |sum of the map - what it should sum to| / |score|, median over the pairs.",
@@ -72,6 +78,7 @@ def methods_page(
         "All methods support cosine, dot product and negative squared Euclidean distance. The map of the reference is "
         "the same call with the pair swapped.",
         "",
+        *SYMBOLS,
         *(PICTURED if pictures else []),
         *markdown(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
     ]

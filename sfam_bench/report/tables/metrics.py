@@ -63,6 +63,10 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
         "the same map and metrics with the same perturbed images share them.",
         "- *maps*: how many more maps a method computes for each map.",
         "",
+        "Symbols: $m$ is the map at the size of the image, scaled to a largest magnitude of 1, and $m^+$ its positive "
+        "part; $i$ a pixel; $R$ the region; $s$ the score of the pair, $s_{\\text{full}}$ that of the whole query and "
+        "$s_{\\text{base}}$ that of the baseline image.",
+        "",
         "An undefined value is NaN with a reason. A metric whose regions a data set does not have is skipped and "
         "reported.",
         "",
