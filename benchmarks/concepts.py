@@ -1,7 +1,11 @@
-"""The pictures of docs/concepts.md, from the planted set: python -m benchmarks.concepts MODEL.safetensors."""
+"""Draw the pictures of docs/concepts.md and docs/methods.md on the planted set.
+
+python -m benchmarks.concepts MODEL.safetensors
+"""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +14,21 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from sfam_bench.core.baselines import MeanColour
+from sfam_bench.core.conf import conf_folder
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
 from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.evaluation.named import find_object
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.shared.prepare import Bank, Preparable
 from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.metrics.shared.base import Explained
@@ -42,7 +51,7 @@ SHOWN = (0.0, 0.05, 0.15, 0.4, 1.0)  # of the pixels
 
 
 def main(checkpoint: str) -> int:
-    """Draw all five."""
+    """Draw all pictures."""
     model = build("planted_net", planted_net(), GAP(), Cosine(), checkpoint=checkpoint, image_size=SEEN.size)
     for name, figure in {
         "pair": pair(model),
@@ -54,6 +63,8 @@ def main(checkpoint: str) -> int:
         path = OUT / f"concept-{name}.png"
         figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
         print(path)
+    for name, figure in methods(model):
+        save_small(figure, OUT / "methods" / f"{name}.png")
     return 0
 
 
@@ -215,6 +226,44 @@ def selectivity(model: SimilarityModel) -> Figure:
         for axes, image_id in zip(grid[row], (reference, QUERY, QUERY, QUERY), strict=True):
             outline(axes, image_id, rims)
     return figure
+
+
+def methods(model: SimilarityModel) -> Iterator[tuple[str, Figure]]:
+    """The maps of each method that can explain this model, for two partial matches of one query."""
+    dataset: Any = SEEN
+    chosen = SEEN.index[SEEN.index["split"] == "train"]
+    bank = Bank.of_dataset(model, dataset, [str(image_id) for image_id in chosen.index], batch_size=64)
+    scenes = [scene(model, reference) for reference in (PARTIAL, OTHER_PARTIAL)]
+    for name in sorted(file.stem for file in (conf_folder() / "explainer").glob("*.yaml")):
+        method = find_object("explainer", name)
+        try:
+            method = method.prepare(model, bank) if isinstance(method, Preparable) else method
+            maps = [explained(of, method).maps[0].numpy() for of in scenes]
+        except UserError as error:
+            print(f"{name} has no picture: {error}")
+            continue
+        yield name, strip(maps)
+
+
+def strip(maps: Sequence[NDArray[np.float32]]) -> Figure:
+    """The query, then each reference beside the map of the query for it."""
+    figure = Figure(figsize=(6.4, 1.55), layout="constrained")
+    panels = figure.subplots(1, 5)
+    show(panels[0], bird(QUERY), "query")
+    for place, (reference, shared) in enumerate({PARTIAL: "crest", OTHER_PARTIAL: "tail"}.items()):
+        show(panels[1 + 2 * place], bird(reference), f"shares the {shared}")
+        show(panels[2 + 2 * place], overlay(bird(QUERY), maps[place]), "map of the query")
+        outline(panels[2 + 2 * place], QUERY, {shared: SHARED})
+    return figure
+
+
+def save_small(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG of 256 colours, a third of the size."""
+    path.parent.mkdir(exist_ok=True)
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=95, facecolor="white")
+    Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)
+    print(path)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""A hook of mkdocs: what pages link to outside docs/ (tables, code) becomes a part of the site; no link dies."""
+"""A hook of mkdocs: files outside docs/ that pages link to become pages of the site, and LaTeX becomes MathML."""
 
 import posixpath
 import re
 from functools import partial
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 OUTWARD = re.compile(r"(?<=\]\()((?:\.\./)+)([\w./-]+)(?=\))")
+FORMULA = re.compile(r"\\\((.+?)\\\)(?=</span>)|\\\[(.+?)\\\](?=</div>)", re.DOTALL)  # as arithmatex leaves it
 SHOWN = {".py": "python", ".json": "json", "": "text"}  # as pages; what is none of these is taken as it is
 
 
@@ -40,6 +42,15 @@ def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, file
         return found[0] if target is None else posixpath.relpath(named(config, target), here or ".")
 
     return OUTWARD.sub(within, markdown)
+
+
+def on_page_content(html: str, /, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Convert formulas to MathML, which browsers render without a script."""
+
+    def typeset(found: re.Match[str]) -> str:
+        return convert(unescape(found[1] or found[2]).strip(), display="inline" if found[1] else "block")
+
+    return FORMULA.sub(typeset, html)
 
 
 def outward(page: str, markdown: str) -> list[str]:

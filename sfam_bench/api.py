@@ -1,4 +1,4 @@
-"""One pair, a line each, no config: for notebooks."""
+"""Explain, score and draw one pair, without a config: for notebooks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,17 @@ GIVE = {"foreground": "give foreground= or box=", "box": "give box="}
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps by name, (rows, cols), signed, at most one in magnitude; a map of zeros has its reason in `flags`."""
+    """What `explain` returns: the score of a pair and its maps.
+
+    Attributes:
+        score: similarity of the two images, in the unit of the model's similarity (cosine: -1 to 1).
+        query: the query as the model reads it, (3, rows, cols), RGB in [0, 1].
+        reference: the reference as the model reads it, (3, rows, cols), RGB in [0, 1].
+        query_maps: a map of the query for each method, (rows, cols), signed, largest magnitude 1: positive values
+            raise the similarity, negative values lower it.
+        reference_maps: the same of the reference.
+        flags: for each method whose map is all zeros the reason: "self_pair", "constant_map" or "nonfinite_map".
+    """
 
     score: float
     query: Image
@@ -57,7 +67,14 @@ class Explanation:
 
 
 def default_model() -> SimilarityModel:
-    """EfficientNet-Lite0 with ImageNet weights, mean-pooled, compared by cosine."""
+    """Build EfficientNet-Lite0 with ImageNet weights, mean pooling and cosine similarity, for images of 224 px.
+
+    Returns:
+        A model that turns images (batch, 3, 224, 224) into embeddings (batch, 1280).
+
+    Raises:
+        UserError: if the pip package of the weights is not installed; the message names it.
+    """
     return build("lite0", lite0(), GAP(), Cosine())
 
 
@@ -68,16 +85,23 @@ def explain(
     explainers: Explainers = None,
     background: str = "white",
 ) -> Explanation:
-    """Say why `model` finds two images alike.
+    """Compute the maps of one pair: which regions of each image make `model` find the two alike.
 
-    Images are paths, PIL images, arrays (rows, cols, 3) or tensors (3, rows, cols), of which only tensors are not
-    resized and cropped. Photos are turned as their EXIF tag says.
+    Args:
+        model: the model to explain; None for `default_model()`.
+        query: a path, a PIL image, an array (rows, cols, 3) or a tensor (3, rows, cols) in [0, 1]. All but tensors are
+            resized and cropped to `model.image_size`; photos are rotated as their EXIF tag says.
+        reference: the image that the query is compared with, given in the same way.
+        explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
+        background: colour behind transparent pixels.
 
-    model: None is `default_model()`.
-    explainers: names of conf/explainer, or objects by name; by default SFAM and the exact decomposition.
-    background: the colour behind transparent pixels.
+    Returns:
+        The score, both images and the maps of both. The map of an image compared with itself, a constant map and a map
+        with NaN or infinity are zeros, with the reason in `flags`.
 
-    An image with itself gives flagged maps of zeros.
+    Raises:
+        UserError: if an image cannot be read, the two differ in size, or a method is unknown or does not support the
+            model.
     """
     chosen, model = explainers_of(explainers), _model(model)
     pairs = pair(query, reference, model.image_size, background=background)
@@ -106,19 +130,29 @@ def score(
     box: Corners | None = None,
     background: str = "white",
 ) -> pd.DataFrame:
-    """Measure explanations of one pair: explainers down, metrics across, NaN where there is nothing to measure.
+    """Measure the maps of one pair.
 
-    metrics: names of conf/metric, or objects by name; by default deletion, insertion, their difference, average drop,
-        concentration and completeness, and where the object is known, localisation.
-    foreground: the query's object, a mask as large as the query: of bools, of 0 and 1, or one whose light pixels are
-        inside; one whose levels may be labels is refused.
-    box: the query's object as x1, y1, x2, y2 in pixels of the query.
-    background: the colour behind transparent pixels.
+    Args:
+        model: the model to explain; None for `default_model()`.
+        query: as in `explain`.
+        reference: as in `explain`.
+        explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
+        metrics: names of metrics, or objects by name; None for deletion, insertion, their difference, average drop,
+            Gini index and completeness, and with `foreground` or `box` the localisation metrics that apply.
+        foreground: mask of the query's object, as large as the query's file: booleans, 0 and 1, or grey levels of which
+            those above half of white are inside.
+        box: box of the query's object, x1, y1, x2, y2 in pixels of the query's file.
+        background: colour behind transparent pixels.
 
-    A photo that its EXIF tag turns is refused with a mask or a box, which may be meant before or after it is turned.
+    Returns:
+        A row for each method and a column for each metric, NaN where a metric is undefined. `attrs["score"]` is the
+        similarity of the pair, `attrs["flags"]` the reason for each NaN by method and metric, `attrs["metrics"]` the
+        direction, label and meaning of each metric.
 
-    attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "metrics" with what each
-    says of itself (higher_is_better, label, meaning).
+    Raises:
+        UserError: if an image or mask cannot be read, a name is unknown, a metric needs a region or a negative that was
+            not given, the mask's levels may be class labels, or a photo with an EXIF rotation comes with a mask or box
+            (which may refer to it before or after the rotation).
     """
     chosen, model = explainers_of(explainers), _model(model)
     asked = None if metrics is None else _metrics(metrics)
@@ -153,7 +187,7 @@ def _model(model: SimilarityModel | None) -> SimilarityModel:
 
 
 def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str) -> dict[str, Metric]:
-    """Objects as they are, names looked up in conf/metric."""
+    """Return objects as they are, and build those given by name from conf/metric."""
     check_object(chosen, "metrics", Mapping, Sequence)
     if not isinstance(chosen, Mapping):
         chosen = {name: find_object("metric", name) for name in ([chosen] if isinstance(chosen, str) else chosen)}
@@ -165,10 +199,18 @@ def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str) -> dict[str, Me
 
 
 def show(explanation: Explanation, path: str | Path | None = None, scores: pd.DataFrame | None = None) -> Figure:
-    """Draw both images and both maps of each method; a notebook shows what is returned.
+    """Draw both images and both maps of each method.
 
-    path: where to save it too, as PNG or SVG by its suffix.
-    scores: what `score` measured, to be written beside the maps.
+    Args:
+        explanation: what `explain` returned.
+        path: where to save the figure too, as PNG or SVG by its suffix.
+        scores: what `score` returned, to print its values beside the maps.
+
+    Returns:
+        A Matplotlib figure, which a notebook displays by itself.
+
+    Raises:
+        UserError: if the suffix of `path` is neither .png nor .svg.
     """
     if path is not None:
         check_suffix(Path(path))
@@ -184,7 +226,7 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
 
 
 def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) -> list[str]:
-    """Why a map is flagged, or what was measured of it."""
+    """Return why a map is flagged, or its values."""
     if flag := explanation.flags.get(name):
         return [to_prose(flag)]
     if scores is None or name not in scores.index:
@@ -195,6 +237,6 @@ def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) ->
 
 
 def pixels(image: Image) -> np.ndarray:
-    """An image in [0, 1] as bytes, (rows, cols, 3)."""
+    """Convert an image in [0, 1] to bytes, (rows, cols, 3)."""
     found: np.ndarray = (image * 255).round().byte().permute(1, 2, 0).numpy()
     return found

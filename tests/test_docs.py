@@ -40,6 +40,7 @@ PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sor
 CLASSES = ("python", "yaml", "sh", "text")  # text is what is printed, and is not run
 TUTORIALS = (
     "docs/index.md",
+    "docs/api.md",
     "docs/how-to/",
 )  # whose commands are run, if they do not say that they take long
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
@@ -350,6 +351,33 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path, pages: dict[Path, Lin
 @pytest.mark.slow
 def test_every_picture_says_what_it_shows(pages: dict[Path, Links]) -> None:
     assert not [src for page in pages.values() for src in page.without_alt]
+
+
+def test_formulas_are_typeset_and_pictures_small(site: Path, pages: dict[Path, Links]) -> None:
+    for name in ("methods", "metrics"):
+        text = (site / f"{name}.html").read_text()
+        assert text.count("<math ") > text.count("<h2 ")
+        assert not re.search(r"\\\(|\\\[|\$\$", text)
+    assert all(path.stat().st_size <= 40 * 1024 for path in (site / "images" / "methods").iterdir())
+
+
+def test_a_docstring_of_the_api_is_in_sections(site: Path) -> None:
+    text = (site / "api.html").read_text()
+    assert text.count("Raises:") >= 4
+    lines = re.findall(r"<p>reads_reference: ", text)
+    assert not lines, "the fields of Card are a list"
+
+
+def test_every_question_of_the_faq_has_an_anchor() -> None:
+    text = PAGES["docs/faq.md"].read_text()
+    assert len(re.findall(r"^### ", text, re.MULTILINE)) > 20
+    assert not re.findall(r"^\*\*", text, re.MULTILINE)
+
+
+def test_each_page_is_once_in_the_menu() -> None:
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text().partition("nav:")[2])
+    listed = re.findall(r"[\w/-]+\.md", str(menu))
+    assert sorted(f"docs/{name}" for name in listed) == sorted(set(PAGES) - {"README.md"})
 
 
 # CITATION.cff

@@ -11,11 +11,12 @@ import benchmarks.differential
 from benchmarks.differential.comparison import Comparison
 
 PAGE = Path(__file__).parents[2] / "docs" / "differential.md"
-HEAD = """# Our maps beside other people's
+HEAD = """# Validation against other implementations
 
-Written by `make differential`; `make test` runs the same comparisons. Maps are compared as they are before anybody's
-ReLU, resizing and min-max scaling, over all settings named; the difference is the largest one, as a share of the
-largest magnitude of the peer's map. "By definition" is a loop that shares no code with the method.
+This page is written by `make differential`; the tests run the same comparisons. Maps are compared before ReLU, resizing
+and min-max scaling of either implementation, over all settings listed. *Difference* is the largest absolute difference,
+as a share of the largest magnitude of the other implementation's map. "By definition" is a loop that shares no code
+with the method.
 """
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     """Compare everything and write the page."""
     found = sorted(comparisons(), key=lambda c: (c.method, c.peer))
     rows = [line(comparison) for comparison in tqdm(found, desc="differential")]
-    table = ["| method | beside | settings | difference | | cause |", "|---|---|---|---|---|---|", *rows]
+    table = ["| method | compared with | settings | difference | | cause |", "|---|---|---|---|---|---|", *rows]
     PAGE.write_text("\n".join([HEAD, *table, ""]))
     print(f"{len(rows)} comparisons: {PAGE}")
 

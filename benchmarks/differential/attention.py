@@ -154,7 +154,7 @@ COMPARISONS = (
         "grad_eclip",
         "by definition, the last attention on one head as in the authors' code, two heads",
         by_loops(GradECLIP(), partial(grad_eclip, single=True), *TWO_HEADS),
-        cause="their code gives the last attention a single head whatever the model has, so that the score which it "
-        "differentiates is another model's; ours keeps the heads",
+        cause="the authors' code gives the last attention a single head for every model, so it differentiates the "
+        "score of another model; ours keeps the heads",
     ),
 )

@@ -148,15 +148,15 @@ COMPARISONS = (
         "grad_cam_pp",
         "grad-cam GradCAMPlusPlus",
         plus_plus("GradCAMPlusPlus", grad_cams, None),
-        cause="its epsilon of 1e-6 stands beside squares of gradients that are far smaller under these scores, and "
-        "makes the map; ours is free of scale",
+        cause="its epsilon of 1e-6 is far larger than the squared gradients of these scores, and dominates the map; "
+        "our epsilon is relative",
         package="pytorch_grad_cam",
     ),
     Comparison(
         "grad_cam_pp",
         "torchcam GradCAMpp",
         beside(torchcams, "GradCAMpp", GradCAMPlusPlus()),
-        cause="its division by the denominator goes to a copy and is lost, so that alpha is G squared",
+        cause="its division by the denominator writes to a copy and is lost, so that alpha is G squared",
         package="torchcam",
     ),
     Comparison(

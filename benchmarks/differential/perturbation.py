@@ -131,7 +131,7 @@ COMPARISONS = (
         "distance_explainer",
         "distance_explainer DistanceExplainer",
         partial(distance_explainers, DistanceExplainer().softness),
-        cause="our softness lets masks at the edge of the nearest and the farthest count in part",
+        cause="with our softness, masks at the edge of the nearest and the farthest sets count in part",
         package="distance_explainer",
     ),
     Comparison("sbsm", "xaitk-saliency SimilarityScoring, SlidingWindow", xaitks, package="xaitk_saliency"),

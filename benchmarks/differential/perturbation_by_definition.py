@@ -148,7 +148,7 @@ COMPARISONS = (
         )
         for subtract in (True, False)
     ),
-    Comparison("relax", "by definition: the running mean of its code", by_definition(RELAX(MASKS, 4), relax)),
+    Comparison("relax", "by definition: the running mean of the authors' code", by_definition(RELAX(MASKS, 4), relax)),
     Comparison(
         "corr_rise",
         "scipy.stats.pearsonr, pixel by pixel",

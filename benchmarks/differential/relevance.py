@@ -164,10 +164,10 @@ def relevance_cam() -> Iterator[Sides]:
         yield setting.name, setting.ours(RelevanceCAM(epsilon=EPSILON)), maps.detach()
 
 
-CAUSE = "once it has folded a batch norm, zennit leaves it in place with its eps: 5e-6 of the signal is lost at each"
+CAUSE = "after it has folded a batch norm, zennit leaves it in place with its eps: 5e-6 of the signal is lost at each"
 COMPARISONS = (
     Comparison("relevance_cam", "by definition", relevance_cam),
-    Comparison("bilrp", "zennit Gamma, a pass a dimension; no eps in batch norms", bilrp, package="zennit"),
+    Comparison("bilrp", "zennit Gamma, one pass for each dimension; no eps in batch norms", bilrp, package="zennit"),
     *(
         Comparison(
             method, f"zennit {name}, the relevance; no eps in batch norms", partial(engine, rule, 0.0), package="zennit"

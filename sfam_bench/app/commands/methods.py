@@ -1,4 +1,4 @@
-"""Print the table of methods, with what each costs and leaves over on a few pairs, and write the page of cards.
+"""Print the table of methods with cost and residual, measured on a few pairs, and write the page of methods.
 
 Examples:
 
@@ -44,6 +44,7 @@ def main(cfg: DictConfig) -> None:
     for name, why in refused.items():
         print(f"{name} was not measured: {why}")
     on = f"{len(batch)} pairs of {dataset.name}, {model.name}, {model.similarity.name}"
+    pictures = {picture.stem for picture in (Path(cfg.out).parent / "images" / "methods").glob("*.png")}
     with atomic(Path(cfg.out)) as path:
-        path.write_text(methods_page(methods, measured, on), encoding="utf-8")
+        path.write_text(methods_page(methods, measured, on, pictures), encoding="utf-8")
     print(f"page: {cfg.out}")

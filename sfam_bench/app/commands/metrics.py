@@ -1,4 +1,4 @@
-"""Print the table of metrics, and write the page of cards.
+"""Print the table of metrics and write the page of metrics.
 
 Examples:
 

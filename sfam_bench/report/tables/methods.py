@@ -1,16 +1,34 @@
 """The table of methods, and a card for each, out of docstrings, fields and what was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from sfam_bench.core.method_card import card_of, field_notes, formula_and_source, remarks
 
 NEEDS = {"attention": "needs the attention of a vision transformer", "training": "needs the training images, once"}
 TINY = 1e-7  # rounding error of float32
 TOTALS = {"score": "the score", "change": "its change from the baseline", "none": "--"}
+
+
+SYMBOLS = [
+    "Symbols: $M$ is the map of the query at positions $ij$, before it is scaled; $A_k$ the query's activations in "
+    "channel $k$ and $B_k$ the reference's; $p$ and $q$ the pooled activations of both, $e$ and $v$ their embeddings; $s$ the "
+    "target; $x$ the query's pixels; $N$ the number of positions.",
+    "",
+]
+PICTURED = [
+    "The pictures show one query with two partial matches, on the planted set. The first reference shares only the "
+    "crest with the query, the second only the tail: a method that uses the reference moves its map from the crest to "
+    "the tail. Yellow raises the similarity, blue lowers it. Methods for vision transformers have no picture, as the "
+    "model of the planted set is convolutional.",
+    "",
+]
 
 
 def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -25,7 +43,7 @@ def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
                 "targets": "score, margin" if card.margin else "score",
                 "forward": _number(found.get("forwards")),
                 "backward": _number(found.get("backwards")),
-                "ms a map": _number(found.get("milliseconds")),
+                "ms per map": _number(found.get("milliseconds")),
                 "reference": "control" if card.control else "yes" if card.reads_reference else "blind",
                 "signed": "yes" if card.signed else "no",
                 "sums to": TOTALS[card.total],
@@ -35,42 +53,56 @@ def method_table(methods: Mapping[str, type], measured: Mapping[str, Mapping[str
     return pd.DataFrame(rows)
 
 
-def methods_page(methods: Mapping[str, type], measured: Mapping[str, Mapping[str, Any]], on: str) -> str:
-    """The table and the cards as Markdown; `on` describes the measurement."""
+def methods_page(
+    methods: Mapping[str, type], measured: Mapping[str, Mapping[str, Any]], on: str, pictures: Collection[str] = ()
+) -> str:
+    """The table and the cards as Markdown.
+
+    on: the pairs and the model of the measurements.
+    pictures: the methods that have a picture, images/methods/NAME.png beside the page.
+    """
     table = method_table(methods, measured)
     head = [
         "# The methods",
         "",
-        "Written by `make methods`, from each method's docstring, fields and card, and from what was measured: "
-        f"{on}. Forward and backward count images through the trunk a map, beyond encoding the pair once; methods "
-        "that share masks share those passes in a run; the time is that of one run on the machine at hand. "
-        "Residual is |sum of the map - what it sums to| / |score|, "
-        "median over the pairs. All take cosine, dot product and negative squared Euclidean distance; the map "
-        "of the reference is the same call with the pair swapped. *blind* marks maps that ignore the reference, "
-        "*control* those that every method must beat.",
+        f"This page is written by `make methods` from the docstring, the fields and the card of each method, and from "
+        f"measurements on {on}.",
         "",
+        "- *forward*, *backward*: images that pass through the trunk for each map, besides encoding the pair once. "
+        "Methods with the same masks share these passes in a run.",
+        "- *ms per map*: time of one run on the machine at hand.",
+        "- *reference*: *blind* methods ignore the reference; a *control* is a negative control, which every method "
+        "should beat.",
+        "- *residual*: |sum of the map - what it should sum to| / |score|, median over the pairs.",
+        "",
+        "All methods support cosine, dot product and negative squared Euclidean distance. The map of the reference is "
+        "the same call with the pair swapped.",
+        "",
+        *SYMBOLS,
+        *(PICTURED if pictures else []),
         *markdown_table(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
     ]
-    cards = [line for name, method in methods.items() for line in _card_lines(name, method)]
+    cards = [line for name, method in methods.items() for line in _card_lines(name, method, name in pictures)]
     return "\n".join([*head, "", *cards]).rstrip() + "\n"
 
 
-def _card_lines(name: str, method: type) -> list[str]:
+def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
     card = card_of(method)
     formula, source = formula_and_source(method)
     lines = [
         f"## {name}",
         "",
-        f"{plain_text(formula)}",
-        "",
+        *definition_lines(method, formula),
+        *([f"![Maps of {name} for two partial matches](images/methods/{name}.png)", ""] if pictured else []),
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
+    uses = "uses the reference" if card.reads_reference else "ignores the reference"
     facts = [
-        "a control" if card.control else "reads the reference" if card.reads_reference else "blind to the reference",
-        "signed" if card.signed else "not negative",
+        "negative control" if card.control else uses,
+        "signed" if card.signed else "non-negative",
         f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
-        "takes the margin target" if card.margin else "no margin target",
+        "supports the margin target" if card.margin else "no margin target",
         *([NEEDS[card.needs]] if card.needs else []),
     ]
     lines += [f"{'; '.join(facts).capitalize()}.", ""]
@@ -81,15 +113,29 @@ def _card_lines(name: str, method: type) -> list[str]:
     return lines
 
 
+@cache
+def definitions() -> dict[str, dict[str, str]]:
+    """Formula, symbols and title of methods and metrics by the name of their class, from definitions.yaml."""
+    found: dict[str, dict[str, str]] = yaml.safe_load((files(__package__) / "definitions.yaml").read_text("utf-8"))
+    return found
+
+
+def definition_lines(kind: type, otherwise: str) -> list[str]:
+    """The formula of a class, which Markdown typesets, and its symbols; `otherwise` as text where none is known."""
+    if not (known := definitions().get(kind.__name__)):
+        return [plain_text(otherwise), ""]
+    return ["$$", known["formula"], "$$", "", f"{known['where']}.", ""]
+
+
 def field_lines(kind: type) -> list[str]:
     """A Markdown table of documented fields and their defaults; empty without any."""
     notes = field_notes(kind)
     own = [field for field in fields(kind) if field.name in notes]
     if not own:
         return []
-    defaults = {field.name: "" if field.default is MISSING else _yaml(field.default) for field in own}
+    defaults = {field.name: "required" if field.default is MISSING else f"`{_yaml(field.default)}`" for field in own}
     rows = [
-        f"| `{key}` | `{value}` | {plain_text(notes[key]).replace('|', chr(92) + '|')} |"
+        f"| `{key}` | {value} | {plain_text(notes[key]).replace('|', chr(92) + '|')} |"
         for key, value in defaults.items()
     ]
     return ["| field | default | |", "|---|---|---|", *rows, ""]

@@ -16,7 +16,7 @@ from sfam_bench.core.metric_card import (
     passes_a_map,
     settings,
 )
-from sfam_bench.report.tables.methods import field_lines, markdown_table, plain_text
+from sfam_bench.report.tables.methods import definition_lines, definitions, field_lines, markdown_table, plain_text
 
 DIRECTIONS = {True: "higher", False: "lower", None: "--"}
 
@@ -49,22 +49,29 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
     kinds: dict[type, list[str]] = {}
     for name, metric in metrics.items():
         kinds.setdefault(type(metric), []).append(name)
-    kind_of = {name: kind.__name__ for kind, names in kinds.items() for name in names}
+    anchors = {name: title(kind).lower().replace(" ", "-") for kind, names in kinds.items() for name in names}
     side = round(pixels**0.5)
     head = [
         "# The metrics",
         "",
-        "Written by `make metrics`, from each metric's docstring, card and settings. *label* is its name in tables and "
-        "figures, *table* the title of its table. *better* is the direction of better values; -- marks "
-        "what is no score of a method (a chance level, an error of measurement). *passes* counts the perturbed images "
-        f"that a map costs, on average over pairs, at {side} x {side} pixels; methods whose maps coincide, and metrics "
-        "that ask the same, share them. *maps* counts the further maps that a method makes for each. A value that "
-        "cannot be had is NaN with a reason, and a metric whose regions a data set lacks is left out and named.",
+        "This page is written by `make metrics` from the docstring, the card and the settings of each metric.",
+        "",
+        "- *label*: its name in tables and figures; *table*: the title of its table.",
+        "- *better*: whether higher or lower values are better; -- where neither is (a chance level, a check of the "
+        "measurement).",
+        f"- *passes*: perturbed images for each map, on average over pairs, at {side} x {side} pixels. Methods with "
+        "the same map and metrics with the same perturbed images share them.",
+        "- *maps*: how many more maps a method computes for each map.",
+        "",
+        "Symbols: $m$ is the map at the size of the image, scaled to a largest magnitude of 1, and $m^+$ its positive "
+        "part; $i$ a pixel; $R$ the region; $s$ the score of the pair, $s_{\\text{full}}$ that of the whole query and "
+        "$s_{\\text{base}}$ that of the baseline image.",
+        "",
+        "An undefined value is NaN with a reason. A metric whose regions a data set does not have is skipped and "
+        "reported.",
         "",
         *markdown_table(
-            table.drop(columns="measures").assign(
-                metric=[f"[{name}](#{kind_of[name].lower()})" for name in table["metric"]]
-            )
+            table.drop(columns="measures").assign(metric=[f"[{name}](#{anchors[name]})" for name in table["metric"]])
         ),
     ]
     cards = [line for kind, names in kinds.items() for line in _card_lines(kind, {n: metrics[n] for n in names})]
@@ -85,10 +92,15 @@ def differing_settings(own: Mapping[str, Mapping[str, str]]) -> list[str]:
     return [key for key in keys if len({given.get(key) for given in own.values()}) > 1]
 
 
+def title(kind: type) -> str:
+    """The standard name of a class of metrics, such as "Deletion and insertion AUC"; the class name if unknown."""
+    return definitions().get(kind.__name__, {}).get("title", kind.__name__)
+
+
 def _card_lines(kind: type, metrics: Mapping[str, Any]) -> list[str]:
     measures, source = measures_and_source(kind)
     facts = [f"Source: {source}."] if source else []
-    lines = [f"## {kind.__name__}", "", plain_text(measures), ""]
+    lines = [f"## {title(kind)}", "", *definition_lines(kind, measures)]
     about = plain_text(" ".join([*facts, remarks(kind)])).strip()
     lines += [about, ""] if about else []
     lines += field_lines(kind)
