@@ -180,7 +180,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(writer, full)
-        with pytest.raises(UserError, match=r"the disk is full, or your quota is: .*step-00000002 was not written"):
+        with pytest.raises(UserError, match=r"the disk is full or over quota: .*step-00000002 was not written"):
             checkpoints.write(2, model(), {}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     checkpoints.read(tmp_path / "step-00000001", model(), {})
@@ -199,7 +199,7 @@ def test_a_full_disk_at_the_end_of_an_epoch_is_one_line(
 
     monkeypatch.setattr(Path, "replace", full)
     choice = Choice(lambda: {"value": 1.0}, "value")
-    with pytest.raises(UserError, match=rf"the disk is full, or your quota is: .*{name} was not written"):
+    with pytest.raises(UserError, match=rf"the disk is full or over quota: .*{name} was not written"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, choice=choice)
 
 
