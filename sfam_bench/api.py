@@ -1,4 +1,4 @@
-"""One pair, a line each, no config: for notebooks."""
+"""Explain, score and show one pair of images without a config, for notebooks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.pair import MapPanel, check_suffix, pair_figure, panel_lines, save_figure
 from sfam_bench.report.names import to_prose
 
-METRICS = (  # of conf/metric, by default
+METRICS = (  # default metrics, names of conf/metric
     "insertion_minus_deletion_mean_colour",
     "deletion_mean_colour",
     "insertion_mean_colour",
@@ -46,7 +46,7 @@ GIVE = {"foreground": "give foreground= or box=", "box": "give box="}
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps by name, (rows, cols), signed, at most one in magnitude; a map of zeros has its reason in `flags`."""
+    """Maps of both images by method, (rows, cols), in [-1, 1]; `flags` holds the reasons for maps of zeros."""
 
     score: float
     query: Image
@@ -57,7 +57,7 @@ class Explanation:
 
 
 def default_model() -> SimilarityModel:
-    """EfficientNet-Lite0 with ImageNet weights, mean-pooled, compared by cosine."""
+    """EfficientNet-Lite0 with ImageNet weights, average pooling and cosine similarity."""
     return build("lite0", lite0(), GAP(), Cosine())
 
 
@@ -68,16 +68,16 @@ def explain(
     explainers: Explainers = None,
     background: str = "white",
 ) -> Explanation:
-    """Say why `model` finds two images alike.
+    """Explain why `model` finds two images similar.
 
-    Images are paths, PIL images, arrays (rows, cols, 3) or tensors (3, rows, cols), of which only tensors are not
-    resized and cropped. Photos are turned as their EXIF tag says.
+    Images are paths, PIL images, arrays (rows, cols, 3) or tensors (3, rows, cols); all except tensors are resized and
+    cropped. Photos are rotated by their EXIF tag.
 
     model: None is `default_model()`.
     explainers: names of conf/explainer, or objects by name; by default SFAM and the exact decomposition.
     background: the colour behind transparent pixels.
 
-    An image with itself gives flagged maps of zeros.
+    Two identical images give maps of zeros, with a flag.
     """
     chosen, model = explainers_of(explainers), _model(model)
     pairs = pair(query, reference, model.image_size, background=background)
@@ -86,8 +86,8 @@ def explain(
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
     for name, explainer in chosen.items():
-        for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
-            raw = raw_maps(explainer, model, seen, pairs)
+        for side, encoding in (("query", encoded), ("reference", swap_sides(encoded))):
+            raw = raw_maps(explainer, model, encoding, pairs)
             (reason,) = reasons(raw, self_pairs(pairs))
             sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
             if reason:
@@ -106,42 +106,44 @@ def score(
     box: Corners | None = None,
     background: str = "white",
 ) -> pd.DataFrame:
-    """Measure explanations of one pair: explainers down, metrics across, NaN where there is nothing to measure.
+    """Score explanations of one pair: a table of explainers (rows) by metrics (columns), NaN where undefined.
 
     metrics: names of conf/metric, or objects by name; by default deletion, insertion, their difference, average drop,
-        concentration and completeness, and where the object is known, localisation.
-    foreground: the query's object, a mask as large as the query: of bools, of 0 and 1, or one whose light pixels are
-        inside; one whose levels may be labels is refused.
+        concentration and completeness, and localisation if the object is given.
+    foreground: the query's object, a mask with the size of the query: booleans, 0 and 1, or grey levels whose light
+        pixels are inside; masks whose levels may be labels are refused.
     box: the query's object as x1, y1, x2, y2 in pixels of the query.
     background: the colour behind transparent pixels.
 
-    A photo that its EXIF tag turns is refused with a mask or a box, which may be meant before or after it is turned.
+    Photos rotated by an EXIF tag are refused with a mask or a box, which may refer to either orientation.
 
-    attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "metrics" with what each
-    says of itself (higher_is_better, label, meaning).
+    The table's attrs: "score" of the pair, "flags" with the reason for each NaN by explainer and metric, "metrics" with
+    the card of each metric (higher_is_better, label, meaning).
     """
     chosen, model = explainers_of(explainers), _model(model)
-    asked = None if metrics is None else _metrics(metrics)
+    measured = _metrics(METRICS if metrics is None else metrics)
     pairs = pair(query, reference, model.image_size, foreground, box, background)
-    if (wanted := asked) is None:
-        wanted = {name: metric for name, metric in _metrics(METRICS).items() if all(map(pairs.has, metric.needs))}
-    for name, metric in wanted.items():
+    if metrics is None:
+        measured = {name: metric for name, metric in measured.items() if all(map(pairs.has, metric.needs))}
+    for name, metric in measured.items():
         for need in metric.needs:
             if not pairs.has(need):
                 how = GIVE.get(need, "leave it out, or use sfam-bench evaluate")
                 raise UserError(f"{name} needs {need}, which is not known of this pair: {how}")
-    (shard,) = evaluate(model, Similarity(), [pairs], chosen, wanted, "pair", keep_curves=False)
-    cells = {(record.explainer, record.metric): record for record in shard.records}
-    known = {key: record.value for key, record in cells.items()}
-    flags = {name: {m: cells[name, m].flag if (name, m) in cells else NOT_DRAWN for m in wanted} for name in chosen}
+    (shard,) = evaluate(model, Similarity(), [pairs], chosen, measured, "pair", keep_curves=False)
+    cells = {(record.explainer, record.metric): (record.value, record.flag) for record in shard.records}
+    rows = {name: [cells.get((name, metric), (float("nan"), NOT_DRAWN)) for metric in measured] for name in chosen}
     table = pd.DataFrame(
-        [[known.get((name, metric), float("nan")) for metric in wanted] for name in chosen],
+        [[value for value, _ in row] for row in rows.values()],
         index=pd.Index([*chosen], name="explainer"),
-        columns=pd.Index([*wanted], name="metric"),
+        columns=pd.Index([*measured], name="metric"),
     )
-    table.attrs["score"] = known[PAIR, "s_full"]
-    table.attrs["flags"] = {name: {m: why for m, why in row.items() if why} for name, row in flags.items()}
-    table.attrs["metrics"] = metric_facts(wanted)
+    table.attrs["score"] = cells[PAIR, "s_full"][0]
+    table.attrs["flags"] = {
+        name: {metric: flag for metric, (_, flag) in zip(measured, row, strict=True) if flag}
+        for name, row in rows.items()
+    }
+    table.attrs["metrics"] = metric_facts(measured)
     return table
 
 
@@ -153,27 +155,27 @@ def _model(model: SimilarityModel | None) -> SimilarityModel:
 
 
 def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str) -> dict[str, Metric]:
-    """Objects as they are, names looked up in conf/metric."""
+    """Metrics by name; names are looked up in conf/metric."""
     check_object(chosen, "metrics", Mapping, Sequence)
     if not isinstance(chosen, Mapping):
         chosen = {name: find_object("metric", name) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     for name, metric in chosen.items():
         check_method(metric, f"metric {name!r}", Metric)
     if not chosen:
-        raise UserError("no metric is chosen: name one, as metrics=['deletion_mean_colour'], or leave them out")
+        raise UserError("no metric is chosen: give one, such as metrics=['deletion_mean_colour'], or leave them out")
     return dict(chosen)
 
 
 def show(explanation: Explanation, path: str | Path | None = None, scores: pd.DataFrame | None = None) -> Figure:
-    """Draw both images and both maps of each method; a notebook shows what is returned.
+    """Draw both images and both maps of each method; a notebook displays the returned figure.
 
-    path: where to save it too, as PNG or SVG by its suffix.
-    scores: what `score` measured, to be written beside the maps.
+    path: where to save the figure, as PNG or SVG by its suffix.
+    scores: the table of `score`, to be printed beside the maps.
     """
     if path is not None:
         check_suffix(Path(path))
     panels = [
-        MapPanel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _beside(name, explanation, scores))
+        MapPanel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _caption(name, explanation, scores))
         for name, maps in explanation.query_maps.items()
     ]
     images = (pixels(explanation.query), pixels(explanation.reference))
@@ -183,8 +185,8 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
     return figure
 
 
-def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) -> list[str]:
-    """Why a map is flagged, or what was measured of it."""
+def _caption(name: str, explanation: Explanation, scores: pd.DataFrame | None) -> list[str]:
+    """The reason why a map is flagged, or its scores."""
     if flag := explanation.flags.get(name):
         return [to_prose(flag)]
     if scores is None or name not in scores.index:
@@ -195,6 +197,6 @@ def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) ->
 
 
 def pixels(image: Image) -> np.ndarray:
-    """An image in [0, 1] as bytes, (rows, cols, 3)."""
+    """Convert an image in [0, 1] to bytes, (rows, cols, 3)."""
     found: np.ndarray = (image * 255).round().byte().permute(1, 2, 0).numpy()
     return found

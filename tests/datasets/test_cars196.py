@@ -89,7 +89,7 @@ def test_devkit_without_test_labels(devkit: Path, caplog: pytest.LogCaptureFixtu
     assert data.index.path["train/00001"] == "cars_train/00001.jpg"
     assert data.index.class_name["train/00001"] == "Make 14 2012"
     assert data.index.box["train/00001"] == PYTHON_BOX
-    said = "1 images of cars_test left out, for cars_test_annos_withlabels.mat is missing"
+    said = "1 images of cars_test skipped, as cars_test_annos_withlabels.mat is missing"
     assert caplog.text.count(said) == 1
 
 
@@ -142,7 +142,7 @@ def test_a_damaged_mat_file_is_one_line(devkit: Path, damage: str, monkeypatch: 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"class": -1, "file": "00001.jpg"}, "class of row 1 of annotations is -1: expected a whole number"),
+        ({"class": -1, "file": "00001.jpg"}, "class of row 1 of annotations is -1: expected an integer"),
         ({"class": 1.5, "file": "00001.jpg"}, "class of row 1 of annotations is 1.5"),
         ({"class": 0, "file": "00001.jpg"}, "is 0: expected a class id of 1 to 196"),
         ({"class": 1, "file": "00001.jpg", "bbox_x1": 20}, "the box of image 'train/00001' is"),

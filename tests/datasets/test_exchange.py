@@ -85,7 +85,7 @@ def test_paths_stay_inside(root: Path, path: str) -> None:
     [
         ("is_query,", "query,", "lacks the columns is_query"),
         ("validation", "test", "line 4: split is 'test': expected train or validation"),
-        ("9,sub", "nine,sub", "line 4: label is 'nine': expected a whole number"),
+        ("9,sub", "nine,sub", "line 4: label is 'nine': expected an integer"),
         ("9,sub", "-9,sub", "line 4: label is '-9'"),
         ("9,sub", ",sub", "line 4: label is ''"),
         ("sub/c.jpg", "", "line 4: path is ''"),

@@ -115,7 +115,7 @@ def test_the_best_epoch_survives_a_crash(tmp_path: Path) -> None:
 def test_another_training_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3), identity={"lr": 1})
-    with pytest.raises(UserError, match=r"begun with other settings or images \(lr was 1, is 2\)"):
+    with pytest.raises(UserError, match=r"started with other settings or images \(lr was 1, is 2\)"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, identity={"lr": 2})
 
 
@@ -224,7 +224,7 @@ def test_other_code_is_refused_or_recorded(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Crash):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3))
     monkeypatch.setattr("sfam_bench.training.checkpoint.running_code", lambda: "other")
-    with pytest.raises(UserError, match=r"begun with other code of sfam_bench \(\w+, now other\).* resume=anyway"):
+    with pytest.raises(UserError, match=r"started with other code of sfam_bench \(\w+, now other\).* resume=anyway"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path)
     history = train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, any_code=True)
     (first, second) = history.attrs["code"]
