@@ -29,7 +29,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.pair import MapPanel, check_suffix, pair_figure, panel_lines, save_figure
 from sfam_bench.report.names import to_prose
 
-METRICS = (  # of conf/metric, by default
+METRICS = (  # default metrics, names of conf/metric
     "insertion_minus_deletion_mean_colour",
     "deletion_mean_colour",
     "insertion_mean_colour",
@@ -110,8 +110,8 @@ def explain(
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
     for name, explainer in chosen.items():
-        for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
-            raw = raw_maps(explainer, model, seen, pairs)
+        for side, encoding in (("query", encoded), ("reference", swap_sides(encoded))):
+            raw = raw_maps(explainer, model, encoding, pairs)
             (reason,) = reasons(raw, self_pairs(pairs))
             sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
             if reason:
@@ -155,27 +155,29 @@ def score(
             (which may refer to it before or after the rotation).
     """
     chosen, model = explainers_of(explainers), _model(model)
-    asked = None if metrics is None else _metrics(metrics)
+    measured = _metrics(METRICS if metrics is None else metrics)
     pairs = pair(query, reference, model.image_size, foreground, box, background)
-    if (wanted := asked) is None:
-        wanted = {name: metric for name, metric in _metrics(METRICS).items() if all(map(pairs.has, metric.needs))}
-    for name, metric in wanted.items():
+    if metrics is None:
+        measured = {name: metric for name, metric in measured.items() if all(map(pairs.has, metric.needs))}
+    for name, metric in measured.items():
         for need in metric.needs:
             if not pairs.has(need):
                 how = GIVE.get(need, "leave it out, or use sfam-bench evaluate")
                 raise UserError(f"{name} needs {need}, which is not known of this pair: {how}")
-    (shard,) = evaluate(model, Similarity(), [pairs], chosen, wanted, "pair", keep_curves=False)
-    cells = {(record.explainer, record.metric): record for record in shard.records}
-    known = {key: record.value for key, record in cells.items()}
-    flags = {name: {m: cells[name, m].flag if (name, m) in cells else NOT_DRAWN for m in wanted} for name in chosen}
+    (shard,) = evaluate(model, Similarity(), [pairs], chosen, measured, "pair", keep_curves=False)
+    cells = {(record.explainer, record.metric): (record.value, record.flag) for record in shard.records}
+    rows = {name: [cells.get((name, metric), (float("nan"), NOT_DRAWN)) for metric in measured] for name in chosen}
     table = pd.DataFrame(
-        [[known.get((name, metric), float("nan")) for metric in wanted] for name in chosen],
+        [[value for value, _ in row] for row in rows.values()],
         index=pd.Index([*chosen], name="explainer"),
-        columns=pd.Index([*wanted], name="metric"),
+        columns=pd.Index([*measured], name="metric"),
     )
-    table.attrs["score"] = known[PAIR, "s_full"]
-    table.attrs["flags"] = {name: {m: why for m, why in row.items() if why} for name, row in flags.items()}
-    table.attrs["metrics"] = metric_facts(wanted)
+    table.attrs["score"] = cells[PAIR, "s_full"][0]
+    table.attrs["flags"] = {
+        name: {metric: flag for metric, (_, flag) in zip(measured, row, strict=True) if flag}
+        for name, row in rows.items()
+    }
+    table.attrs["metrics"] = metric_facts(measured)
     return table
 
 
@@ -194,7 +196,7 @@ def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str) -> dict[str, Me
     for name, metric in chosen.items():
         check_method(metric, f"metric {name!r}", Metric)
     if not chosen:
-        raise UserError("no metric is chosen: name one, as metrics=['deletion_mean_colour'], or leave them out")
+        raise UserError("no metric is chosen: give one, such as metrics=['deletion_mean_colour'], or leave them out")
     return dict(chosen)
 
 
@@ -215,7 +217,7 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
     if path is not None:
         check_suffix(Path(path))
     panels = [
-        MapPanel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _beside(name, explanation, scores))
+        MapPanel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _caption(name, explanation, scores))
         for name, maps in explanation.query_maps.items()
     ]
     images = (pixels(explanation.query), pixels(explanation.reference))

@@ -46,7 +46,7 @@ def small(similarity: Any) -> Setting:
 
 def smalls() -> Iterator[Setting]:
     """Each similarity."""
-    return map(small, SIMILARITIES)
+    return (small(similarity) for similarity in SIMILARITIES)
 
 
 def raw(model: SimilarityModel, activations: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def compare(root: Path, study: Study, tuning: Tuning, folds: Folds, passes: Pass
     compared = {name: tuning.compare(fold, chosen, passes) for name, fold in folds.items()}
     write_yaml(root / CHOSEN, {tuning.space.method: {**tuning.node, **best.fields}})
     failed = {trial.place: trial.reason for trial in done if trial.value is None}
-    counts = {"completed": len(done) - len(failed), "failed": len(failed), "lost": study.lost}
+    counts = {"completed": len(done) - len(failed), "failed": len(failed), "lost": study.count_interrupted()}
     outcome = {"budget": {"trials": tuning.cfg.trials, **counts}, "reasons": failed}
     outcome |= {"chosen": best.fields, "trial": best.place, "passes": passes.facts}
     outcome["files"] = {name: digest(root / name) for name in (CHOSEN, TRIALS)}

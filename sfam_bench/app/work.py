@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from sfam_bench.app.cli import one_line
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.signals import ASKED, Interrupted
+from sfam_bench.core.signals import STOP_SIGNALS, Interrupted
 from sfam_bench.jobs.job import Job, is_done
 from sfam_bench.jobs.notes import claim, remove_note, write_note
 from sfam_bench.jobs.plan import AnyPlan, find_job, read_plan
@@ -22,7 +22,7 @@ Open: TypeAlias = Callable[[Path, Any, Job, Sequence[str]], AbstractContextManag
 
 
 def work(
-    root: Path, job_id: str, stop_at: Signals = ASKED, allow: Sequence[str] = (), worker: Open | None = None
+    root: Path, job_id: str, stop_at: Signals = STOP_SIGNALS, allow: Sequence[str] = (), worker: Open | None = None
 ) -> int | None:
     """Do a job and the rest of its chain; the number of the signal that stopped it, or None.
 

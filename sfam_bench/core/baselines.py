@@ -1,4 +1,4 @@
-"""The pixels that a deleted pixel becomes; images in [0, 1]."""
+"""Baselines: replacement pixels for deleted ones; images in [0, 1]."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ COLOURS: Mapping[ColourName, tuple[float, float, float]] = {
 
 @runtime_checkable
 class Baseline(Protocol):
-    """An image without its content, of the same shape."""
+    """Replaces an image by one without its content, of the same shape."""
 
     @property
     def name(self) -> str:
-        """Suffix of the metrics that use it."""
+        """Suffix of the names of metrics that use it."""
         ...
 
     def __call__(self, images: Images) -> Images:
@@ -47,7 +47,7 @@ class Zeros:
 
 @dataclass(frozen=True)
 class Colour:
-    """One colour, the same for all images."""
+    """The same colour for all images."""
 
     colour: ColourName
 
@@ -74,7 +74,7 @@ class MeanColour:
 
 @dataclass(frozen=True)
 class Blur:
-    """A Gaussian blur; `sigma` as a share of the longer side (RISE's 5 px at 224 is 0.022), cut at three sigma."""
+    """A Gaussian blur cut at three sigma; `sigma` is a share of the longer side (RISE's 5 px at 224 is 0.022)."""
 
     sigma: Positive = 0.05
     name: str = "blur"
@@ -84,15 +84,15 @@ class Blur:
 
     def __call__(self, images: Images) -> Images:
         sigma = self.sigma * max(images.shape[-2:])
-        reach = min(int(3 * sigma + 0.5), min(images.shape[-2:]) - 1)  # reflection needs less than one image
+        reach = min(int(3 * sigma + 0.5), min(images.shape[-2:]) - 1)  # reflection needs a reach below the image size
         return F.gaussian_blur(images, kernel_size=[2 * reach + 1] * 2, sigma=[sigma] * 2).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class RiseBlur:
-    """The blur of RISE's evaluation code: a Gaussian cut to `size` px and reflected, nearly a box.
+    """The blur of RISE's evaluation code: a Gaussian cut to `size` px, nearly a box filter.
 
-    Beyond the borders lies ImageNet's mean, the zero of its standardised images.
+    Borders are padded with ImageNet's mean colour, the zero of standardised images.
     """
 
     size: Count = 11
@@ -101,8 +101,8 @@ class RiseBlur:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.size < 1 or self.size % 2 == 0 or not self.sigma > 0:
-            raise UserError(f"size={self.size}, sigma={self.sigma} of RISE's blur: expected an odd size and sigma > 0")
+        if self.size % 2 == 0:
+            raise UserError(f"RiseBlur.size is {self.size}: expected an odd number")
 
     def __call__(self, images: Images) -> Images:
         delta = np.zeros((self.size, self.size))
@@ -114,9 +114,9 @@ class RiseBlur:
 
 @dataclass(frozen=True)
 class PatchShuffle:
-    """The image's own patches, `grid` times `grid` of them, each in another's place: the same move for all images.
+    """The image's own `grid` x `grid` patches in a fixed random order without fixed points, the same for all images.
 
-    Where a side is no multiple of `grid` its last pixels are repeated to make one, and what is too much is cut off.
+    A side that is not a multiple of `grid` is padded by its last pixels, and the result is cropped again.
     """
 
     grid: Count = 8
@@ -126,21 +126,19 @@ class PatchShuffle:
     def __post_init__(self) -> None:
         check_choices(self)
         if self.grid < 2:
-            raise UserError(f"grid={self.grid} of the patch shuffle: expected at least 2 patches a side")
+            raise UserError(f"PatchShuffle.grid is {self.grid}: expected at least 2 patches a side")
 
     def __call__(self, images: Images) -> Images:
         rows, cols = images.shape[-2:]
-        whole = pad(images, (0, -cols % self.grid, 0, -rows % self.grid), mode="replicate")
-        patches = whole.unflatten(3, (self.grid, -1)).unflatten(2, (self.grid, -1))  # batch 3 down high across wide
-        listed = patches.transpose(3, 4).flatten(2, 3)
+        padded = pad(images, (0, -cols % self.grid, 0, -rows % self.grid), mode="replicate")
+        patches = padded.unflatten(3, (self.grid, -1)).unflatten(2, (self.grid, -1))  # batch 3 grid height grid width
+        patches = patches.transpose(3, 4).flatten(2, 3)
         order = torch.from_numpy(np.random.default_rng(self.seed).permutation(self.grid**2)).to(images.device)
-        moved = torch.empty_like(listed)
-        moved[:, :, order] = listed[:, :, order.roll(1)]  # along one ring, so that no patch stays
-        shuffled = moved.unflatten(2, (self.grid, self.grid)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        shuffled = torch.empty_like(patches)
+        shuffled[:, :, order] = patches[:, :, order.roll(1)]  # a single cycle, so that no patch stays
+        shuffled = shuffled.unflatten(2, (self.grid, self.grid)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
         return shuffled[..., :rows, :cols].contiguous()
 
 
-BaselineName: TypeAlias = Literal[
-    "zeros", "mean_colour", "blur"
-]  # a field of explainers that need an image without content
+BaselineName: TypeAlias = Literal["zeros", "mean_colour", "blur"]  # a field of explainers
 BASELINES: dict[BaselineName, Baseline] = {"zeros": Zeros(), "mean_colour": MeanColour(), "blur": Blur()}

@@ -1,4 +1,4 @@
-"""Values that are made once."""
+"""A cache whose values are computed once."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -7,10 +7,10 @@ Value = TypeVar("Value")
 
 
 class Cache(dict[Hashable, Any]):
-    """Values by keys that say all that they depend on; a tensor in a key is compared by identity."""
+    """Values by keys that name everything they depend on; a tensor in a key is compared by identity."""
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key, made at the first call."""
+        """Return the value of a key, computed by `make` at the first call."""
         if key not in self:
             self[key] = make()
         found: Value = self[key]

@@ -1,3 +1,3 @@
-"""Names that records, run folders and reports share; no torch here."""
+"""Names shared by records, run folders and reports; does not import torch."""
 
-POINT_TO_POINT = "point_to_point"  # among the maps: (pairs, rows, cols, reference rows, reference cols) of no method
+POINT_TO_POINT = "point_to_point"  # stored beside the maps: (pairs, rows, cols, reference rows, reference cols)

@@ -1,4 +1,4 @@
-"""The files of conf/ as they stand, read without Hydra."""
+"""Read the files of conf/ without Hydra."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ WHERE = (PACKAGE / "conf", PACKAGE.parent / "conf")  # in an installed package; 
 
 
 def conf_folder() -> Path:
-    """Where conf/ lies, in a checkout and in an installed package."""
+    """The folder conf/, in a checkout and in an installed package."""
     return next((path for path in WHERE if path.is_dir()), WHERE[0])
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """One file of conf/ as it stands; raises UserError where it cannot be read."""
+    """Read one file of conf/; raises UserError if it cannot be read."""
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:

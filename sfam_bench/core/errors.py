@@ -1,4 +1,4 @@
-"""The one error that users see as a line instead of a traceback."""
+"""The error that users see as one line instead of a traceback, and checks that raise it."""
 
 from dataclasses import fields
 from types import NoneType, UnionType
@@ -8,11 +8,11 @@ from sfam_bench.core.ranges import is_within, range_of
 
 
 class UserError(Exception):
-    """A problem that the caller can mend: the message says what, where and what to do."""
+    """An error that the user can fix: the message says what is wrong, where, and what to do."""
 
 
 def check_object(value: Any, what: str, *kinds: type) -> None:
-    """Raise UserError where a class was given for an object, or something that is none of these kinds."""
+    """Raise UserError if the value is a class instead of an object, or is of none of these kinds."""
     if isinstance(value, type):
         raise UserError(f"{what} is the class {value.__name__}: give an object, {value.__name__}(...)")
     if kinds and not isinstance(value, kinds):
@@ -21,25 +21,23 @@ def check_object(value: Any, what: str, *kinds: type) -> None:
 
 
 def check_choices(instance: Any) -> None:
-    """Raise UserError where a dataclass field holds what its type does not allow (neither YAML nor Python looks).
+    """Raise UserError if a field of a dataclass holds a value that its type does not allow.
 
-    Looked at are fields typed Literal or as a protocol, numbers with a range, and classes in the place of objects.
+    Checks fields typed as Literal or as a protocol, numbers with a range, and classes given instead of objects.
     """
     for field in fields(instance):
-        name = f"{type(instance).__name__}.{field.name}"
+        name, value = f"{type(instance).__name__}.{field.name}", getattr(instance, field.name)
         parts = get_args(field.type) if get_origin(field.type) is UnionType else (field.type,)
         kinds = [part for part in parts if part is not NoneType]
         protocols = all(getattr(kind, "_is_runtime_protocol", False) for kind in kinds)
-        if getattr(instance, field.name) is not None or NoneType not in parts:
-            check_object(getattr(instance, field.name), name, *(kinds if protocols else ()))
-        choices = get_args(field.type) if get_origin(field.type) is Literal else ()
-        value = getattr(instance, field.name)
-        if choices and value not in choices:
-            raise UserError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")
+        if value is not None or NoneType not in parts:
+            check_object(value, name, *(kinds if protocols else ()))
+        if get_origin(field.type) is Literal and value not in get_args(field.type):
+            raise UserError(f"{name} is {value!r}: choose one of {', '.join(map(str, get_args(field.type)))}")
         check_range(name, value, field.type)
 
 
 def check_range(name: str, value: Any, hint: Any) -> None:
-    """Raise UserError where a number is out of the range of its type (sfam_bench.core.ranges)."""
+    """Raise UserError if a number is out of the range of its type (sfam_bench.core.ranges)."""
     if not is_within(value, hint):
         raise UserError(f"{name} is {value}: expected a number {range_of(hint)}")

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, however many hosts write them at once."""
+"""Atomic writes, sealed JSON, locks and digests of files; safe for many hosts that write at once."""
 
 import errno
 import fcntl
@@ -20,7 +20,7 @@ from typing import Any
 from sfam_bench.core.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-STALE = 3600  # seconds after which a temporary of another host has no writer any more
+STALE = 3600  # seconds after which a temporary file of another host is taken to have lost its writer
 SEAL, SEALED = "sha256", "sealed"  # two keys of a sealed JSON file, so that one damaged byte cannot remove both
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of `path` that takes its place, once it is on the disk, only if the block succeeds.
+    """Yield a temporary path beside `path`; if the block succeeds, it is synced to disk and replaces `path`.
 
-    Of several writers each has a temporary of its own, and the last to finish is read.
+    Each of several writers has its own temporary file; the last one to finish wins.
     """
     temporary = _temporary(path)
     try:
@@ -46,29 +46,27 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Raise UserError where the block fails because the disk is full, or the quota used up, while `path` is written."""
+    """Raise UserError if writing `path` in the block fails because the disk or the quota is full."""
     try:
         yield
     except Exception as error:
         if not _disk_is_full(error):
             raise
         raise UserError(
-            f"the disk is full, or your quota is: {path} was not written, and what was there before is kept; "
-            "make room, then start again"
+            f"the disk is full or over quota: {path} was not written, and its old content is kept; make room, "
+            "then start again"
         ) from error
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, write into it, and leave everything as it was; UserError where results could not be written."""
+    """Raise UserError if files cannot be written into a folder, which need not exist; leaves everything as it was."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
-            f"cannot write into {folder} ({error.strerror}): check the path, or choose another place"
-        ) from error
+        raise UserError(f"cannot write into {folder} ({error.strerror}): choose another folder") from error
     finally:
         for place in missing:
             with suppress(OSError):
@@ -76,7 +74,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_regular(path: Path) -> Path:
-    """Return the path; OSError where it is a pipe, a socket or a device, which may be read for ever."""
+    """Return the path; OSError if it is a pipe, a socket or a device, where reading may never end."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return path
@@ -89,7 +87,7 @@ def digest(path: Path) -> str:
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a JSON object together with the digest of its content, whole or not at all."""
+    """Write a JSON object with the digest of its content, atomically."""
     body = {**{name: value for name, value in facts.items() if name != SEAL}, SEALED: True}
     with atomic(path) as temporary:
         text = json.dumps({**body, SEAL: _content_digest(body)}, indent=1, ensure_ascii=False)
@@ -97,10 +95,10 @@ def write_json(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a JSON object and prove its digest.
+    """Read a JSON object and verify its digest.
 
-    A file that was written before files carried digests is read with a warning. UserError, ending with `remedy`, where
-    the file cannot be read, holds no JSON object, or differs from what was written.
+    A file of an older version, which has no digest, is read with a warning. UserError, ending with `remedy`, if the
+    file cannot be read, holds no JSON object, or differs from what was written.
     """
     try:
         found = json.loads(check_regular(path).read_text(encoding="utf-8"))
@@ -123,13 +121,13 @@ def _content_digest(body: Mapping[str, Any]) -> str:
 
 @contextmanager
 def acquire_lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; the system lets go of it when this process ends.
+    """Hold a lock file while the block runs; the system releases it when this process ends.
 
-    UserError, beginning with `what`, where another process holds it. Nothing is held on a file system without locks.
+    UserError, beginning with `what`, if another process holds it. No lock is taken on a file system without locks.
     """
     with path.open("a+") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which workers of a killed process still hold
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock would stay held by workers of a killed process
         except (BlockingIOError, PermissionError):
             file.seek(0)
             raise UserError(
@@ -138,15 +136,15 @@ def acquire_lock(path: Path, what: str) -> Iterator[None]:
             ) from None
         except OSError:  # a file system without locks
             pass
-        with suppress(OSError):  # a full disk, which says so elsewhere
+        with suppress(OSError):  # a full disk is reported by the writers
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{os.getpid()} on {host()}".encode())
         yield
 
 
 def remove_stale_temporaries(folder: Path) -> list[Path]:
-    """Remove the temporaries whose writers were killed; those that still may be written are left."""
-    found = [path for path in folder.glob(".*.tmp") if _stale(path)]
+    """Remove and return the temporary files whose writers were killed; those that may still be written stay."""
+    found = [path for path in folder.glob(".*.tmp") if _is_stale(path)]
     for path in found:
         _remove(path)
     return found
@@ -154,10 +152,10 @@ def remove_stale_temporaries(folder: Path) -> list[Path]:
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path`, to make what takes its place; those of killed writers are removed."""
-    for left in path.parent.glob(f".{escape(path.name[:40])}.*.tmp"):
-        if left.is_dir() and _stale(left):
-            _remove(left)
+    """Yield a hidden folder beside `path` for building its replacement; those of killed writers are removed."""
+    for old in path.parent.glob(f".{escape(path.name[:40])}.*.tmp"):
+        if old.is_dir() and _is_stale(old):
+            _remove(old)
     temporary = _temporary(path)
     temporary.mkdir()
     try:
@@ -178,12 +176,12 @@ def _temporary(path: Path) -> Path:
 
 
 def host() -> str:
-    """The name of this machine, fit for a part of a file's name."""
+    """The name of this machine, safe as part of a file name."""
     return socket.gethostname().replace(".", "-")[:40]
 
 
-def _stale(path: Path) -> bool:
-    parts = path.name.rsplit(".", 4)  # the name, host, process, chance, tmp
+def _is_stale(path: Path) -> bool:
+    parts = path.name.rsplit(".", 4)  # name, host, process, random token, tmp
     if len(parts) == 5 and parts[1] == host() and parts[2].isdigit():
         return not Path(f"/proc/{parts[2]}").exists()
     try:
@@ -193,11 +191,9 @@ def _stale(path: Path) -> bool:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, is the system's; safetensors passes on only the text of it."""
+    """Whether an error or one of its causes says so; safetensors passes on only the message of the system's error."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        if any(f"(os error {number})" in str(error) for number in FULL):
+        if getattr(error, "errno", None) in FULL or any(f"(os error {number})" in str(error) for number in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,7 +1,7 @@
-"""The only forward hooks: for methods that must see inside the trunk, and to count passes."""
+"""The only forward hooks of the package: to record layers inside the trunk and to count passes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,24 +9,20 @@ from torch import Tensor, nn
 
 @contextmanager
 def record_outputs(*modules: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """Record the outputs of modules while the block runs; the hooks are gone after it, also when it raises.
+    """Record the outputs of modules while the block runs; the hooks are removed even if it raises.
 
-    Later layers read a copy, so that what works in place does not change what is recorded.
+    Later layers read a copy, so that in-place operations do not change what is recorded.
     """
     outputs: dict[nn.Module, Tensor] = {}
-    handles = []
 
     def record(module: nn.Module, _: object, output: Tensor) -> Tensor:
         outputs[module] = output
         return output.clone() if isinstance(output, Tensor) else output
 
-    try:
+    with ExitStack() as hooks:
         for module in modules:
-            handles.append(module.register_forward_hook(record))
+            hooks.callback(module.register_forward_hook(record).remove)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass
@@ -39,18 +35,18 @@ class Counts:
 
 @contextmanager
 def count_rows(module: nn.Module) -> Iterator[Counts]:
-    """Count the rows that pass through a module while the block runs, and those of gradients that come back to it."""
+    """Count the rows of a module's outputs, and of gradients with respect to them, while the block runs."""
     counts = Counts()
 
-    def back(gradient: Tensor) -> None:
+    def count_backward(gradient: Tensor) -> None:
         counts.backwards += len(gradient)
 
-    def forth(_: nn.Module, __: object, output: Tensor) -> None:
+    def count_forward(_: nn.Module, __: object, output: Tensor) -> None:
         counts.forwards += len(output)
         if output.requires_grad:
-            output.register_hook(back)
+            output.register_hook(count_backward)
 
-    handle = module.register_forward_hook(forth)
+    handle = module.register_forward_hook(count_forward)
     try:
         yield counts
     finally:

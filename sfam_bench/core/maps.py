@@ -1,4 +1,4 @@
-"""The only place where raw maps change size and scale, and where pixels are put in order."""
+"""Upsampling, normalisation and ranks of maps; no other module changes their size or scale."""
 
 import numpy as np
 import torch
@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from sfam_bench.core.types import Flags, Maps, RawMaps
 
-ROUNDING = 1e-5  # of the largest magnitude, some 100 roundings of float32: less is no difference
+ROUNDING = 1e-5  # share of the largest magnitude, about 100 roundings of float32; smaller differences are ignored
 
 
 def upsample(raw: RawMaps, size: tuple[int, int]) -> Maps:
     """Resample to `size` (rows, cols) bilinearly, without aligned corners (each cell stands for its patch).
 
-    In float64, so that pixels that tie but for rounding tie, and their order does not hang on the batch.
+    In float64, so that pixels which differ only by rounding are equal and their order does not depend on the batch.
     """
     rows, cols = (bilinear(cells, pixels).to(raw.device) for cells, pixels in zip(raw.shape[-2:], size, strict=True))
     return (rows @ raw.double() @ cols.T).to(raw.dtype)
@@ -23,15 +23,15 @@ def upsample(raw: RawMaps, size: tuple[int, int]) -> Maps:
 def bilinear(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
     """Weights of the cells in each pixel, as in F.interpolate.
 
-    But pixels beyond the centre of the last cell are exactly equal here; there they differ in the last bit, so that
-    their ranks would hang on rounding, and with it on the batch.
+    Unlike there, pixels beyond the centre of the last cell are exactly equal: in F.interpolate they differ in the last
+    bit, so that their ranks would depend on rounding, and so on the batch.
     """
     centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
     return (1 - (centres.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()).clamp_min(0)
 
 
 def find_flaws(raw: RawMaps) -> tuple[Flags, Flags]:
-    """Say which maps hold NaN or infinity, and which are constant (all-zero among them)."""
+    """Return which maps hold NaN or infinity, and which are constant, such as all zero."""
     flat = raw.flatten(1)
     nonfinite = ~flat.isfinite().all(dim=1)
     spread = flat.amax(dim=1) - flat.amin(dim=1)
@@ -40,7 +40,7 @@ def find_flaws(raw: RawMaps) -> tuple[Flags, Flags]:
 
 
 def normalise(raw: RawMaps) -> RawMaps:
-    """Divide by the largest magnitude, which keeps sign and zero; constant and non-finite maps become zeros."""
+    """Divide by the largest magnitude, keeping signs and zeros; constant and non-finite maps become zeros."""
     nonfinite, constant = find_flaws(raw)
     usable = torch.where((nonfinite | constant)[:, None, None], 0, raw)
     peak = usable.abs().amax(dim=(1, 2), keepdim=True)
@@ -48,14 +48,14 @@ def normalise(raw: RawMaps) -> RawMaps:
 
 
 def are_equal(maps: RawMaps, others: Float[Tensor, "batch other_rows other_cols"]) -> list[bool]:
-    """Say of which pairs two methods' normalised maps differ by no more than rounding."""
+    """Return for each pair whether the normalised maps of two methods are equal up to rounding."""
     if maps.shape != others.shape:
         return [False] * len(maps)
     return ((maps - others).abs().amax(dim=(1, 2)) <= ROUNDING).tolist()
 
 
 def ranks(maps: Maps) -> Int[Tensor, "batch rows cols"]:
-    """Place of each pixel in the order of falling relevance, 0 first; ties in raster order for every method."""
+    """Rank of each pixel in descending order of relevance, from 0; ties in raster order for every method."""
     flat = maps.flatten(1)
     on_cpu = flat.dtype == torch.float32 and flat.device.type == "cpu"
     order = argsort_descending(flat) if on_cpu else flat.argsort(dim=1, descending=True, stable=True)
@@ -64,9 +64,10 @@ def ranks(maps: Maps) -> Int[Tensor, "batch rows cols"]:
 
 
 def argsort_descending(flat: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batch pixels"]:
-    """The stable order of falling float32 values: numpy sorts whole numbers without order of ties 3 times faster.
+    """The stable descending order of float32 values, 3 times faster than torch's argsort.
 
-    Each becomes one number, the place in the order of floats above the place in the raster, so that there are no ties.
+    Numpy sorts 64-bit integers, unstably: the high bits order the values, the low bits hold the raster position, so
+    that no two are equal.
     """
     bits = (flat + 0.0).contiguous().view(torch.int32)  # minus zero becomes zero
     rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
@@ -77,7 +78,7 @@ def argsort_descending(flat: Float[Tensor, "batch pixels"]) -> Int[Tensor, "batc
 def tie_bounds(
     ordered: Float[Tensor, "batch pixels"],
 ) -> tuple[Int[Tensor, "batch pixels"], Int[Tensor, "batch pixels"]]:
-    """First and last place, from 1, of the run of equals that each value of a sorted row stands in."""
+    """First and last position, from 1, of the run of equal values around each value of a sorted row."""
     count = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
     step = ordered[:, 1:] != ordered[:, :-1]
     first = torch.where(F.pad(step, (1, 0), value=True), count, 1).cummax(dim=1).values

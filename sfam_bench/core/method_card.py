@@ -1,4 +1,4 @@
-"""What a method says about itself: for the table, the page of cards, and the contract tests that hold it to it."""
+"""The description of a method, for the methods table, its page, and the contract tests that check it."""
 
 import re
 from dataclasses import dataclass, fields, is_dataclass
@@ -9,18 +9,18 @@ Total: TypeAlias = Literal["none", "score", "change"]
 
 @dataclass(frozen=True)
 class Card:
-    """What neither the docstring nor the fields of a method say; with the fields at their defaults.
+    """Properties of a method beyond its docstring and fields, with the fields at their defaults.
 
-    reads_reference: the map changes with the reference; a control's does not.
-    signed: the map can fall below zero.
-    total: what the map sums to over positions, as far as the method is exact: the "score" less the bias of the head,
+    reads_reference: the map depends on the reference; a control's does not.
+    signed: the map can be negative.
+    total: what the map sums to over positions, if the method is exact: the "score" minus the bias of the head,
         its "change" from the method's own baseline, or "none".
-    margin: the method takes the margin target; those that do not raise UserError.
+    margin: the method supports the margin target; others raise UserError.
     needs: what it needs beyond any model and pair: "attention" of a vision transformer, "training" images.
-    identities: what it equals, and where; each is a test.
-    degenerate: where the map says nothing, or something other than it seems to.
-    control: it stands in every table for others to beat, and is no explanation.
-    remakes: it can explain a changed model, query or reference; maps out of files cannot.
+    identities: methods that it equals, and under which conditions; each is tested.
+    degenerate: cases in which the map is uninformative or misleading.
+    control: a negative control, listed in every table; not an explanation.
+    remakes: it can explain a changed model, query or reference; maps read from files cannot.
     """
 
     reads_reference: bool = True
@@ -35,12 +35,12 @@ class Card:
 
     @property
     def blind(self) -> bool:
-        """Whether the map cannot say why this pair is alike."""
+        """Whether the map does not depend on the pair, so that it cannot explain this pair's similarity."""
         return self.control or not self.reads_reference
 
 
 def card_of(explainer: object) -> Card:
-    """The card of an explainer, made ready or not; one that has none says nothing special."""
+    """The card of an explainer, prepared or not; a default card if it has none."""
     card = getattr(getattr(explainer, "method", explainer), "card", None)
     return card if isinstance(card, Card) else Card()
 
@@ -52,18 +52,17 @@ def formula_and_source(method: type) -> tuple[str, str]:
 
 
 def remarks(method: type) -> str:
-    """The docstring's paragraphs between the first line and the fields, as one text."""
+    """The docstring's paragraphs between the first line and the fields, as one string."""
     paragraphs = (method.__doc__ or "").split("\n\n")[1:]
-    return " ".join(" ".join(text.split()) for text in paragraphs if not _field_lines(method, text))
+    return " ".join(" ".join(text.split()) for text in paragraphs if not _field_names(method, text))
 
 
 def field_notes(method: type) -> dict[str, str]:
-    """What the docstring says of each field."""
-    lines = [text for text in (method.__doc__ or "").split("\n\n")[1:] if _field_lines(method, text)]
+    """The docstring's description of each field."""
+    paragraphs = [text for text in (method.__doc__ or "").split("\n\n")[1:] if _field_names(method, text)]
     notes: dict[str, str] = {}
-    for line in "\n".join(lines).splitlines():
-        names = _field_lines(method, line)
-        if names:
+    for line in "\n".join(paragraphs).splitlines():
+        if names := _field_names(method, line):
             current = names
             notes.update(dict.fromkeys(names, line.split(":", 1)[1].strip()))
         elif line.strip():
@@ -71,8 +70,8 @@ def field_notes(method: type) -> dict[str, str]:
     return notes
 
 
-def _field_lines(method: type, text: str) -> list[str]:
-    """The fields that a text begins by naming: "one: ..." or "one, other: ..."."""
+def _field_names(method: type, text: str) -> list[str]:
+    """The fields named at the start of a paragraph or line: "one: ..." or "one, other: ..."."""
     found = re.match(r"\s*([a-z_]\w*(?:, [a-z_]\w*)*):\s", text)
     names = found[1].split(", ") if found else []
     return names if set(names) <= {field.name for field in fields(method)} else []

@@ -1,4 +1,4 @@
-"""What a metric says about itself: for tables, the page of cards, and the contract tests that hold it to it."""
+"""The description of a metric, for tables, the metrics page, and the contract tests that check it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,14 +20,14 @@ Group: TypeAlias = Literal[  # titles of tables, in reading order
 Role: TypeAlias = Literal["score", "chance", "check"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 ROLES: tuple[Role, ...] = get_args(Role)
-COMPARED = GROUPS[:3]  # whose metrics say how faithful a map is
-HEADLINES = (  # families; of each the first metric stands where there is no room for all
+COMPARED = GROUPS[:3]  # groups whose metrics measure how faithful a map is
+HEADLINES = (  # families whose first metric is shown where there is no room for all metrics
     *("selectivity", "part_agreement", "margin_insertion_minus_deletion"),
     *("insertion_minus_deletion", "deletion", "energy_pointing_game_foreground"),
 )
-SIGNED = ("selectivity", "insertion_minus_deletion")  # families whose zero is chance, what sees the pair first
+SIGNED = ("selectivity", "insertion_minus_deletion")  # families whose zero is chance, pair-dependent ones first
 
-Limits: TypeAlias = tuple[float | int, float | int]  # beartype takes no whole number for a float
+Limits: TypeAlias = tuple[float | int, float | int]  # beartype does not accept an int as a float
 NEEDS: Mapping[str, str] = {
     **{"foreground": "masks or boxes", "box": "boxes", "keypoints": "keypoints", "negative": "negatives"},
     **{"shared": "parts of known state", "unshared": "parts of known state"},
@@ -37,21 +37,21 @@ NEEDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class MetricCard:
-    """What neither the docstring nor the settings of a metric say.
+    """Properties of a metric beyond its docstring and settings.
 
-    range: where its values lie, both ends included; None where nobody has said.
-    needs: what it needs beyond a map and what its `needs` name, such as a "gallery".
-    remakes: how many further maps it has the method make for each map.
-    passes: forward passes a map that it takes outside of its probes.
-    degenerate: where the value says nothing, or something other than it seems to.
+    range: lowest and highest possible value, both included; None if unknown.
+    needs: what it needs beyond a map and the entries of its `needs`, such as a "gallery".
+    remakes: how many further maps of the method it computes for each map.
+    passes: forward passes for each map in addition to those of its probes.
+    degenerate: cases in which the value is uninformative or misleading.
     group: the title of its table.
-    label: its name in tables and figures; the key where empty.
-    meaning: what it measures, in one sentence; the docstring's first line where empty.
-    family: shared by metrics that differ in baseline, steps or threshold alone; the key where empty.
-    baseline, steps: of its family, names of what deleted pixels become and of where curves are sampled.
-    threshold: of its family, the share of the map's range or maximum above which pixels count.
-    role: a score of the map, the level of `chance` of one, or a `check` of the measurement.
-    of: for role="chance", the key of its score, where that is no metric of the same class and settings.
+    label: its name in tables and figures; empty: the key.
+    meaning: what it measures, in one sentence; empty: the docstring's first line.
+    family: shared by metrics that differ only in baseline, steps or threshold; empty: the key.
+    baseline, steps: within its family, the names of the replacement pixels and of the sampling of curves.
+    threshold: within its family, the share of the map's range or maximum above which pixels count.
+    role: a "score" of the map, the "chance" level of a score, or a "check" of the measurement.
+    of: for role="chance", the key of its score, unless that is a metric of the same class and settings.
     """
 
     range: Limits | None = None
@@ -75,16 +75,16 @@ class MetricCard:
                 raise UserError(f"MetricCard.{name} is {value!r}: choose one of {', '.join(choices)}")
 
 
-SAID = ("group", "label", "meaning", "family", "baseline", "steps", "threshold", "role")
+FACTS = ("group", "label", "meaning", "family", "baseline", "steps", "threshold", "role")
 ANY: Limits = (-inf, inf)
 SHARE: Limits = (0, 1)
-VALUES = {"chance": "chance level", "ratio": "over chance"}  # of metrics with a field `value`, as labels say them
+VALUES = {"chance": "chance level", "ratio": "over chance"}  # labels of metrics with a field `value`
 
 
 def label(name: str, *notes: str) -> str:
     """A name with notes in brackets, as "deletion AUC (mean colour)"; empty notes are left out."""
-    said = ", ".join(note.replace("_", " ") for note in notes if note)
-    return f"{name} ({said})" if said else name
+    joined = ", ".join(note.replace("_", " ") for note in notes if note)
+    return f"{name} ({joined})" if joined else name
 
 
 def role(value: str) -> Role:
@@ -93,35 +93,35 @@ def role(value: str) -> Role:
 
 
 def metric_card(metric: Any) -> MetricCard:
-    """The card of a metric, which may depend on its settings; one that has none says at most its `range`."""
+    """The card of a metric, which may depend on its settings; without one, a card with its `range` if it has that."""
     card = getattr(metric, "card", None)
     return card if isinstance(card, MetricCard) else MetricCard(range=getattr(metric, "range", None))
 
 
 @dataclass(frozen=True)
 class Described:
-    """A metric by its card alone, for values that no call on one map gives."""
+    """A metric that has only a card, for values that are not computed from one map."""
 
     card: MetricCard
     higher_is_better: bool | None = None
 
 
 def metric_facts(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What reports need to know of each metric, by its key, in plain types: for the manifest of a run."""
+    """The card entries of each metric by its key, in JSON types, for the manifest of a run."""
     cards = {key: metric_card(metric) for key, metric in metrics.items()}
     levels = {key: metrics[key] for key, card in cards.items() if card.role == "chance"}
     found = {}
     for key, metric in metrics.items():
         card = cards[key]
         defaults = {"label": key, "family": key, "meaning": measures_and_source(type(metric))[0]}
-        said = {name: getattr(card, name) or defaults.get(name, getattr(card, name)) for name in SAID}
-        mine = [level for level, made in levels.items() if cards[level].of == key or _is_level(made, metric)]
-        found[key] = {"higher_is_better": metric.higher_is_better, **said, **({"chance": mine[0]} if mine else {})}
+        facts = {name: getattr(card, name) or defaults.get(name, getattr(card, name)) for name in FACTS}
+        own = [name for name, level in levels.items() if cards[name].of == key or _is_level(level, metric)]
+        found[key] = {"higher_is_better": metric.higher_is_better, **facts, **({"chance": own[0]} if own else {})}
     return found
 
 
 def _is_level(level: Any, metric: Any) -> bool:
-    """Whether `level` is the chance level of `metric`: its class and settings, with value=chance for the default."""
+    """Whether `level` is the chance level of `metric`: same class and settings, but value=chance, not the default."""
     if type(level) is not type(metric):
         return False
     own = [field for field in fields(metric) if field.name != "higher_is_better"]
@@ -130,29 +130,31 @@ def _is_level(level: Any, metric: Any) -> bool:
 
 
 def measures_and_source(metric: type) -> tuple[str, str]:
-    """The docstring's first line, "what it measures; source.", in its two parts; the source is nothing where absent."""
+    """The two parts of the docstring's first line, "what it measures; source."; the source is empty if absent."""
     measures, _, source = (metric.__doc__ or "").split("\n", 1)[0].rpartition("; ")
     return (measures, source.removesuffix(".")) if measures else (source.removesuffix("."), "")
 
 
 def passes_a_map(metric: Any, pixels: int) -> float:
-    """The forward passes that a metric asks of each map, on average over pairs."""
+    """The forward passes that a metric needs for each map, on average over pairs."""
     return float(metric_card(metric).passes) + sum(
         metric.share * probe.count(pixels) for probe in getattr(metric, "probes", ())
     )
 
 
 def list_needs(metric: Any) -> list[str]:
-    """What a data set must have, in words, each once."""
+    """What a data set must have for a metric, in words, without duplicates."""
     return list(dict.fromkeys([*(NEEDS.get(need, need) for need in metric.needs), *metric_card(metric).needs]))
 
 
 def settings(metric: Any) -> dict[str, str]:
-    """The fields of a metric and their values, as a reader would write them."""
-    named = (field.name for field in fields(metric) if field.init and field.repr)
-    return {name: _show_value(getattr(metric, name)) for name in named if name not in ("needs", "higher_is_better")}
+    """The fields of a metric and their values, written as in YAML."""
+    names = (field.name for field in fields(metric) if field.init and field.repr)
+    values = {name: getattr(metric, name) for name in names if name not in ("needs", "higher_is_better")}
+    return {name: _format_value(value) for name, value in values.items()}
 
 
-def _show_value(value: Any) -> str:
-    named = getattr(value, "name", value)  # a baseline
-    return "null" if named is None else str(named).lower() if isinstance(named, bool) else str(named)
+def _format_value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(getattr(value, "name", value))  # a baseline has a name

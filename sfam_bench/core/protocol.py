@@ -1,4 +1,4 @@
-"""Which models may be evaluated: chosen without the test classes, and on classes that they were not trained on."""
+"""Rules for models that may be evaluated: selected without test classes, evaluated on unseen classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,19 +9,19 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 
 OURS = "sfam_bench"
-CHOICES = {  # how weights were chosen, as a checkpoint and as a table says it
+CHOICES = {  # how weights were chosen: value in a checkpoint -> description in a table
     "last epoch": "last epoch",
     "validation": "epoch chosen on held-out training classes",
     "test": "chosen on the test classes",
     "unknown": "not known how it was chosen",
 }
 FAULTS = ("test_selected", "closed_set")
-NEEDED = ("dataset", "name", "hash")  # texts of a split
+NEEDED = ("dataset", "name", "hash")  # strings of a split
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Which classes are measured, of which data set and split; `closed` where both sides of it have the same ones."""
+    """The classes evaluated, with their data set and split; `closed` if train and test share classes."""
 
     dataset: str
     split_hash: str
@@ -30,7 +30,7 @@ class Evaluated:
 
     @classmethod
     def of(cls, dataset: str, split_hash: str, index: pd.DataFrame, image_ids: Sequence[str]) -> "Evaluated":
-        """Some images of an index of datasets.base."""
+        """Describe the images `image_ids` of an index of datasets.base."""
         train, test = (set(index.loc[index["split"] == side, "label"]) for side in ("train", "test"))
         classes = frozenset(int(label) for label in index.loc[list(image_ids), "label"].unique())
         return cls(dataset, split_hash, classes, bool(train & test))
@@ -38,31 +38,29 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Unseen classes, read once: choice on held-out training classes or none (Musgrave et al., ECCV 2020).
+    """Evaluate on unseen classes; select on held-out training classes or not at all (Musgrave et al., ECCV 2020).
 
-    allow: departures that are not refused but kept with the results: test_selected, closed_set.
+    allow: faults that are recorded with the results instead of refused: test_selected, closed_set.
     """
 
     allow: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.allow if name not in FAULTS]:
-            raise UserError(f"protocol.allow names '{unknown[0]}': it takes {' and '.join(FAULTS)}")
+            raise UserError(f"protocol.allow holds '{unknown[0]}': choose from {' and '.join(FAULTS)}")
 
     def admit(self, name: str, origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, Any]:
-        """Say how the model stands to the protocol, in JSON's types; UserError where it may not be evaluated.
+        """Return source, selection, faults and training split of a model, in JSON types; UserError if it is refused.
 
-        `name` is the model or its file, `origin` that of a SimilarityModel. `allowed` holds only what was really wrong.
+        `name` is the model or its file, `origin` that of a SimilarityModel. `allowed` holds the faults that it has.
         """
         if why := describe_damage(origin):
-            raise UserError(
-                f"{name}: what is known of its training is damaged: {why}; restore the JSON beside it, or train again"
-            )
+            raise UserError(f"{name}: the record of its training is damaged: {why}; restore the JSON, or train again")
         wrong = list_faults(origin, evaluated)
         if refused := [text for fault, text in wrong.items() if fault not in self.allow]:
             raise UserError(
                 f"{name} breaks the protocol: {'; '.join(refused)}; take another checkpoint or split, or set "
-                f"protocol.allow=[{','.join(wrong)}], which every table will then say"
+                f"protocol.allow=[{','.join(wrong)}], which every table then states"
             )
         facts: dict[str, Any] = {"source": origin.get("source"), "chosen": origin.get("chosen"), "allowed": wrong}
         if split := origin.get("split"):
@@ -72,12 +70,12 @@ class Protocol:
 
 
 def list_faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, str]:
-    """What is wrong with a sound origin on these classes, in words by its name in FAULTS."""
+    """The faults of an undamaged origin on these classes: descriptions by name in FAULTS."""
     found = {}
     if origin.get("chosen") == "test":
         found["test_selected"] = "it was chosen on the test classes"
     split = origin.get("split") or {}
-    # equal hashes are the same images under the same labels, whatever the data set was called
+    # equal hashes mean the same images with the same labels, whatever the name of the data set
     same = split and (split["dataset"] == evaluated.dataset or split["hash"] == evaluated.split_hash)
     seen = evaluated.classes & set(split["train_classes"]) if same else set()
     if seen:
@@ -89,20 +87,20 @@ def list_faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, st
 
 
 def describe_damage(origin: Mapping[str, Any]) -> str:
-    """Why an origin cannot be judged; nothing where it can, or where there is none."""
+    """Describe what is wrong with the format of an origin; empty if nothing, or if there is no origin."""
     if not origin:
         return ""
     chosen, source, split = origin.get("chosen"), origin.get("source"), origin.get("split")
     if not isinstance(chosen, str) or chosen not in CHOICES:
         return f"'chosen' is {chosen!r}, not one of {', '.join(CHOICES)}"
     if not isinstance(source, str):
-        return f"'source' is {source!r}, not a text"
+        return f"'source' is {source!r}, not a string"
     if split is None:
         return "it has no 'split'" if source == OURS and chosen != "unknown" else ""
     if not isinstance(split, Mapping):
         return f"'split' is {split!r}, not a mapping"
     if bad := [name for name in NEEDED if not (isinstance(split.get(name), str) and split[name])]:
-        return f"'split.{bad[0]}' is {split.get(bad[0])!r}, not a text"
+        return f"'split.{bad[0]}' is {split.get(bad[0])!r}, not a non-empty string"
     classes = split.get("train_classes")
     if not isinstance(classes, list) or not classes or not all(type(label) is int for label in classes):
         return "'split.train_classes' is not a list of class numbers"

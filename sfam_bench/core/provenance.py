@@ -1,4 +1,4 @@
-"""What made a run: its code, its packages, its config."""
+"""Code, packages and config of a run: hashes and differences."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ PACKAGES = ("sfam-bench", "torch", "torchvision", "timm", "numpy", "scipy", "pan
 
 
 def run_facts() -> dict[str, Any]:
-    """The code that runs: its hash, its git commit ('unknown' outside its checkout) and the package versions."""
+    """Hash and git commit ('unknown' outside its checkout) of the running code, and package versions."""
     versions = {}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -27,13 +27,13 @@ def run_facts() -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """A short hash of a config, whatever the order of its keys."""
+    """A short hash of a config, independent of the order of its keys."""
     text = json.dumps(to_plain(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(was: Config, now: Config, most: int = 5) -> str:
-    """The settings that differ between two configs, as "NAME was A, is B", the first few; nothing where none does."""
+    """The first few settings that differ between two configs, as "NAME was A, is B"; empty if they are equal."""
     before, after = dict(_flatten(to_plain(was))), dict(_flatten(to_plain(now)))
     names = [name for name in {**before, **after} if before.get(name, ABSENT) != after.get(name, ABSENT)]
     shown = [f"{name} was {before.get(name, ABSENT)}, is {after.get(name, ABSENT)}" for name in names[:most]]
@@ -50,7 +50,7 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def to_plain(value: Any) -> Any:
-    """The same in JSON's types."""
+    """Convert a nested value to JSON types."""
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -61,7 +61,7 @@ def to_plain(value: Any) -> Any:
 
 
 def code_hash() -> str:
-    """A hash of the source of this package: a run refuses to go on with other code than it was begun with."""
+    """A hash of this package's source; a run refuses to continue with other code than it was started with."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -76,16 +76,14 @@ def running_code() -> str:
 
 
 def _git_hash() -> str:
-    """HEAD of the checkout that tracks this package, with '-dirty' if its files have changed."""
+    """The HEAD commit of the checkout that tracks this package, with '-dirty' if its files have changed."""
     folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True
-        ).stdout.strip()
+        return subprocess.check_output(["git", *arguments], cwd=folder, stderr=subprocess.DEVNULL, text=True).strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie within a stranger's checkout
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie inside another project's checkout
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -1,4 +1,4 @@
-"""Ranges of numbers, written into the types of settings: `count: Count`, `share: Share | None`."""
+"""Ranges of numbers as types of settings: `count: Count`, `share: Share | None`."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
 @dataclass(frozen=True)
 class Range:
-    """A finite number of at least `low`, or above it, and of at most `high`."""
+    """Finite numbers from `low`, excluded if `above`, to `high`."""
 
     low: float | int = -math.inf
     high: float | int = math.inf
@@ -28,20 +28,20 @@ Count: TypeAlias = Annotated[int, Range(1)]
 Natural: TypeAlias = Annotated[int, Range(0)]
 Positive: TypeAlias = Annotated[float | int, Range(0, above=True)]
 NotNegative: TypeAlias = Annotated[float | int, Range(0)]
-Finite: TypeAlias = Annotated[float | int, Range()]  # of either sign: a negative min_range measures every pair
+Finite: TypeAlias = Annotated[float | int, Range()]  # may be negative: a negative min_range measures every pair
 Share: TypeAlias = Annotated[float | int, Range(0, 1)]
 FINITE = Range()
 
 
 def range_of(hint: Any) -> Range:
-    """The range in a type, or in a part of it; any finite number where it has none."""
+    """The range of a type, or of a part of it; all finite numbers if it has none."""
     if get_origin(hint) is Annotated:
         return next((found for found in hint.__metadata__ if isinstance(found, Range)), FINITE)
     return next((found for part in get_args(hint) if (found := range_of(part)) != FINITE), FINITE)
 
 
 def is_within(value: Any, hint: Any) -> bool:
-    """Whether a number, or each of several, lies in the range of its type; what is no number does."""
+    """Whether a number, or each number of a sequence, lies in the range of its type; True for other values."""
     if isinstance(value, list | tuple):
         parts = [part for part in get_args(hint) if part is not ...]
         return all(is_within(item, parts[0] if len(parts) == 1 else Any) for item in value)

@@ -1,4 +1,4 @@
-"""What flows: samples become pair batches, pair batches become records."""
+"""The data classes passed between packages: samples, pair batches, encoded pairs, records."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image after its transform, with the geometry that rode along."""
+    """One transformed image, with its masks and keypoints."""
 
     image: Image
     masks: dict[str, Mask] = field(default_factory=dict)  # "foreground", "box"; planted: also "part/<name>"
@@ -28,9 +28,9 @@ class Sample:
 class PairBatch:
     """Pairs to explain, all of one kind.
 
-    `masks` are regions of the query: foreground, box, shared, unshared; `keypoints` and `reference_keypoints` the parts
-    of either image; `others` further references of the same query by role (same_class, other_class), as images, NaN
-    where a pair has none.
+    `masks` are regions of the query: foreground, box, shared, unshared. `keypoints` and `reference_keypoints` are the
+    parts of the two images. `others` are images of further references of the same query by role (same_class,
+    other_class), NaN for pairs without one.
     """
 
     query_ids: tuple[str, ...]
@@ -48,7 +48,7 @@ class PairBatch:
         return len(self.query_ids)
 
     def has(self, need: str) -> bool:
-        """Whether every pair has it: a region of the query, "keypoints" of both images, a "negative", another role."""
+        """Whether every pair has `need`: a region of the query, "keypoints" of both images, a "negative", or a role."""
         if need == "keypoints":
             return self.keypoints is not None and self.reference_keypoints is not None
         return need in self.masks or need in self.others or (need == "negative" and self.negative is not None)
@@ -65,7 +65,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Term:
-    """One signed comparison of a target: +1 for the image to be near, -1 for the one to be far from."""
+    """One signed comparison of a target: sign +1 for a positive image, -1 for a negative one."""
 
     sign: float
     side: Side
@@ -73,24 +73,24 @@ class Term:
 
 @runtime_checkable
 class Passes(Protocol):
-    """A way to take forward passes, `batch` at once: the outputs of each series of inputs under its key, in order."""
+    """Runs forward passes of `batch` inputs at a time."""
 
     @property
     def batch(self) -> int:
-        """How many inputs one pass takes."""
+        """The number of inputs in one pass."""
         ...
 
-    def __call__(self, asked: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Tensor]]:
-        """The outputs of series (`engine.series.Series`), each with the key that came with it."""
+    def __call__(self, series: Iterable[tuple[Key, Any]], /) -> Iterator[tuple[Key, Tensor]]:
+        """Yield the outputs of each `engine.series.Series` with the key given with it, in order."""
         ...
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The query and what it is compared with; the target is sum_terms sign * similarity(query, term).
+    """The encoded query and what it is compared with; the target is sum_terms sign * similarity(query, term).
 
-    `passes` take the forward passes of other images in the query's place; `kept` is what one explainer leaves for
-    another that would take the same passes.
+    `passes` runs forward passes of other images in the query's place; `kept` shares the results of such passes between
+    explainers.
     """
 
     query: Side
@@ -101,7 +101,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Record:
-    """One row of the long frame: the value of one metric for one explainer on one pair; `flag` says why it is NaN."""
+    """One row of the long frame: the value of a metric for an explainer on a pair; `flag` is the reason for a NaN."""
 
     dataset: str
     model: str
@@ -116,7 +116,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Curve:
-    """The raw score of one pair along a walk, for one explainer: `fraction` of the pixels changed, `score` there."""
+    """The raw scores of one pair along a walk, for one explainer; `fraction` is the share of pixels changed."""
 
     explainer: str
     curve: str
@@ -127,25 +127,21 @@ class Curve:
 
 
 def pair_seed(seed: int, query_id: str, reference_id: str, *more: str) -> int:
-    """A 63-bit seed that hangs on the pair, and on what else is named, alone."""
+    """A 63-bit seed that depends only on the arguments."""
     digest = hashlib.sha256("\t".join((str(seed), query_id, reference_id, *more)).encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
 
 
-PAIR = "pair"  # stands for the explainer where a value belongs to the pair itself
-FACT = re.compile(r"s_full|s_headless|s_base_.*")  # the values that do
+PAIR = "pair"  # in place of an explainer, for values of the pair itself
+FACT = re.compile(r"s_full|s_headless|s_base_.*")  # metrics recorded under PAIR
 
 
 def check_names(explainers: Iterable[str], metrics: Iterable[str]) -> None:
-    """Raise UserError where explainers or metrics have names that records and files could not keep apart."""
+    """Raise UserError if names of explainers or metrics are ambiguous in records or invalid in file names."""
     for what, names in (("explainer", explainers), ("metric", metrics)):
         for name in names:
             if not name.strip() or name != name.strip() or re.search(r"[/\\\x00-\x1f\x7f]", name):
-                why = (
-                    "has a name that is empty, or begins or ends with a blank, or holds a slash or a control character"
-                )
-            elif name == PAIR if what == "explainer" else FACT.fullmatch(name):
-                why = "has a name that stands for values of the pair itself"
-            else:
-                continue
-            raise UserError(f"the {what} {name!r} {why}: choose another")
+                why = "is empty, begins or ends with a blank, or holds a slash or a control character"
+                raise UserError(f"the {what} name {name!r} {why}: choose another")
+            if name == PAIR if what == "explainer" else FACT.fullmatch(name):
+                raise UserError(f"the {what} name {name!r} is reserved for values of the pair: choose another")

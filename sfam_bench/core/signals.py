@@ -1,4 +1,4 @@
-"""The system asks to stop: the work at hand is finished and written first."""
+"""Signals to stop: the current step is finished and written before the process ends."""
 
 import os
 import select
@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-ASKED = (signal.SIGTERM, signal.SIGUSR2)  # SLURM's end of time, or one chosen with sbatch --signal
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # SLURM's at its time limit; one chosen with sbatch --signal
 
 
 class Interrupted(Exception):
-    """A work that was asked to stop, and has written where it stands."""
+    """Raised after a stop signal, once the progress is written."""
 
     def __init__(self, number: int, after: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} after {after}")
@@ -20,18 +20,18 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether a signal has come, and which."""
+    """The signal that was received, None so far."""
 
     number: int | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Be the handler of a signal."""
+        """Record a signal; the handler."""
         self.number = number
 
 
 @contextmanager
-def catch_signals(signals: Sequence[signal.Signals] = ASKED) -> Iterator[StopRequest]:
-    """Note signals instead of ending at them, while the block runs; only the main thread can."""
+def catch_signals(signals: Sequence[signal.Signals] = STOP_SIGNALS) -> Iterator[StopRequest]:
+    """Record signals instead of ending at them while the block runs; has no effect outside the main thread."""
     request = StopRequest()
     try:
         before = {number: signal.signal(number, request.note) for number in signals}
@@ -46,7 +46,7 @@ def catch_signals(signals: Sequence[signal.Signals] = ASKED) -> Iterator[StopReq
 
 @contextmanager
 def ignore_closed_pipe() -> Iterator[None]:
-    """End quietly, with the code of SIGPIPE, where whoever reads the output has closed it (`... | head`)."""
+    """Exit silently, with the code of SIGPIPE, if the reader of the output has closed it (`... | head`)."""
     try:
         yield
         sys.stdout.flush()
@@ -55,5 +55,5 @@ def ignore_closed_pipe() -> Iterator[None]:
         state.register(output, select.POLLERR)
         if not state.poll(0):
             raise  # another pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # for what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes stdout again at exit
         sys.exit(128 + signal.SIGPIPE)

@@ -1,4 +1,4 @@
-"""Cut streams into chunks and work a little ahead of their use."""
+"""Chunks, prefetching and progress bars for streams of work."""
 
 import sys
 from collections import deque
@@ -14,20 +14,20 @@ Result = TypeVar("Result")
 
 
 def progress(items: Iterable[Item] | None, what: str, total: int, unit: str) -> "tqdm[Any]":
-    """A progress bar with rate and remaining time; in a log file, where each refresh is a line, two a minute."""
+    """A progress bar with rate and remaining time; in a log file it refreshes twice a minute, a line each time."""
     interactive = sys.stderr.isatty()
     return tqdm(items, what, total, unit=unit, leave=not interactive, mininterval=0.1 if interactive else 30)
 
 
 def split_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one shorter."""
+    """Yield lists of `size` items; the last one may be shorter."""
     stream = iter(items)
     while chunk := list(islice(stream, size)):
         yield chunk
 
 
 def prefetch(function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2) -> Iterator[Result]:
-    """Results in order, computed by threads `ahead` items before their use; decoding images releases the GIL."""
+    """Yield results in order, computed `ahead` items early by threads, as decoding images releases the GIL."""
     with ThreadPoolExecutor(ahead) as pool:
         pending: deque[Future[Result]] = deque()
         for item in items:

@@ -1,4 +1,4 @@
-"""What is explained and what is measured, one object for both; greater = more alike."""
+"""Targets: the scalar that is explained and measured; greater = more alike."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -21,15 +21,15 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """Key of the target in the frame."""
+        """The target's value in the column `target` of records."""
         ...
 
     def check(self, has_negatives: bool) -> None:
-        """Raise UserError where the pairs lack what the target needs."""
+        """Raise UserError if the pairs lack what the target needs."""
         ...
 
     def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
-        """Name what the query is compared with, and the sign of each comparison."""
+        """Return the images that the query is compared with, and the sign of each comparison."""
         ...
 
 
@@ -40,7 +40,7 @@ class Similarity:
     name: str = "similarity"
 
     def check(self, has_negatives: bool) -> None:
-        """Any pair will do."""
+        """Accept any pair."""
 
     def terms(self, reference: Side, negative: Side | None) -> tuple[Term, ...]:
         return (Term(1.0, reference),)
@@ -68,9 +68,9 @@ def score(
     terms: tuple[Term, ...],
     pairs: Int[Tensor, " batch"] | None = None,
 ) -> Scores:
-    """The target's value for query embeddings: sum over terms of sign * similarity; row i belongs to pair `pairs[i]`.
+    """The target's value of each query embedding: sum over terms of sign * similarity.
 
-    Without `pairs` there is one row for each pair.
+    Row i belongs to pair `pairs[i]`, without `pairs` to pair i.
     """
     total = query.new_zeros(len(query))
     for term in terms:
@@ -80,8 +80,8 @@ def score(
 
 
 def swap_sides(encoded: Encoded) -> Encoded:
-    """The same comparison seen from the reference, whose map is the query's map of the swapped pair."""
+    """Exchange query and reference; the query's map of the swapped pair is the reference's map of this one."""
     if len(encoded.terms) != 1:
-        raise UserError("only a target with one reference can be swapped; explain the images of a triplet one by one")
+        raise UserError("only a target with one reference can be swapped: explain the images of a triplet one by one")
     (term,) = encoded.terms
     return replace(encoded, query=term.side, terms=(Term(term.sign, encoded.query),), kept=Cache())

@@ -1,4 +1,4 @@
-"""The shapes that cross module borders, named once; checked at run time under pytest only."""
+"""Names for the tensor shapes used across modules; checked at run time only under pytest."""
 
 from typing import TypeAlias
 

@@ -1,4 +1,4 @@
-"""CUB's colour attributes, and by them how alike each part of two birds is."""
+"""CUB's colour attributes, and the similarity of two birds part by part computed from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,40 +23,39 @@ Agreement: TypeAlias = Float[np.ndarray, "references parts"]
 
 @dataclass(frozen=True, eq=False)
 class PartColours:
-    """Colour histograms of unit length by image and part, (rows, parts, colours); a part without any is zero."""
+    """Colour histograms by image and part, (rows, parts, colours), of unit length; zero for parts without colours."""
 
     histograms: Float[np.ndarray, "rows parts colours"]
     row: dict[str, int]
     level: str
 
     def agreement(self, query: str, references: Sequence[str]) -> Agreement:
-        """Cosine of the histograms of each part; NaN where either has none."""
-        ours, theirs = self.histograms[self.row[query]], self.histograms[[self.row[name] for name in references]]
-        known = ours.any(axis=1) & theirs.any(axis=2)
-        return np.where(known, (theirs * ours).sum(axis=2), np.nan)
+        """Cosine similarity of the histograms of each part; NaN if either has none."""
+        own, others = self.histograms[self.row[query]], self.histograms[[self.row[name] for name in references]]
+        known = own.any(axis=1) & others.any(axis=2)
+        return np.where(known, (others * own).sum(axis=2), np.nan)
 
 
 def part_colours(root: str | Path, labels: pd.Series, level: Level = "auto") -> PartColours:
-    """Read the attributes of the images whose class ids are `labels`, by image where a full copy has them.
+    """Read the colour attributes of images with class ids `labels`: per image if the copy has them, else per class.
 
-    Raises UserError where the files are absent or do not fit one another.
+    Raises UserError if the files are absent or inconsistent.
     """
     root = Path(root)
     folder = root / "attributes"
-    names = _read_names(next((path for path in _list_folders(root) if path.is_file()), folder / "attributes.txt"))
+    homes = (folder, root, root.parent)  # the official archive unpacks the names beside the folder of the data set
+    files = [home / "attributes.txt" for home in homes]
+    names = _read_names(next((file for file in files if file.is_file()), files[0]))
     groups = [np.flatnonzero(names.str.startswith(f"has_{group}_color::")) for group in GROUPS]
     if absent := [group for group, found in zip(GROUPS, groups, strict=True) if not len(found)]:
         raise UserError(f"the attributes at {root} name no colour of the {absent[0]}: copy attributes.txt again")
     by_image = folder / "image_attribute_labels.txt"
     if level == "image" or (level == "auto" and by_image.is_file()):
-        table, row, level = (
-            _read_image_attributes(by_image, [*labels.index], len(names)),
-            [*range(len(labels))],
-            "image",
-        )
+        table = _read_image_attributes(by_image, [*labels.index], len(names))
+        row, level = [*range(len(labels))], "image"
     else:
-        table, level = _read_class_attributes(folder / "class_attribute_labels_continuous.txt", len(names)), "class"
-        row = (labels - 1).tolist()
+        table = _read_class_attributes(folder / "class_attribute_labels_continuous.txt", len(names))
+        row, level = (labels - 1).tolist(), "class"
         if max(row) >= len(table) or min(row) < 0:
             label = max(row) + 1 if min(row) >= 0 else min(row) + 1
             raise UserError(f"{folder} describes {len(table)} classes, and there is a class {label}: copy again")
@@ -64,14 +63,8 @@ def part_colours(root: str | Path, labels: pd.Series, level: Level = "auto") -> 
     for part, columns in enumerate(groups):
         histograms[:, part, : len(columns)] = table[:, columns]
     length = np.linalg.norm(histograms, axis=2, keepdims=True)
-    return PartColours(
-        histograms / np.where(length > 0, length, 1), dict(zip(map(str, labels.index), row, strict=True)), level
-    )
-
-
-def _list_folders(root: Path) -> tuple[Path, ...]:
-    """Where copies have the names: the official archive unpacks them beside the folder of the data set."""
-    return root / "attributes" / "attributes.txt", root / "attributes.txt", root.parent / "attributes.txt"
+    rows = dict(zip(map(str, labels.index), row, strict=True))
+    return PartColours(histograms / np.where(length > 0, length, 1), rows, level)
 
 
 def _read_names(path: Path) -> pd.Series:
@@ -82,7 +75,7 @@ def _read_names(path: Path) -> pd.Series:
 
 
 def _read_class_attributes(path: Path, attributes: int) -> np.ndarray:
-    """Per cent of annotators by class and attribute; row k is of class k + 1."""
+    """Read the percentage of annotators by class and attribute; row k is class k + 1."""
     rows = []
     for at, line in read_lines(_find_file(path)):
         try:
@@ -95,7 +88,7 @@ def _read_class_attributes(path: Path, attributes: int) -> np.ndarray:
 
 
 def _read_image_attributes(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndarray:
-    """1 where an annotator saw the attribute; some lines of the official file have stray columns at their end."""
+    """Read 1 for attributes that an annotator saw; some lines of the official file have extra columns at the end."""
     table, place = np.zeros((len(image_ids), attributes)), {str(name): at for at, name in enumerate(image_ids)}
     seen = np.zeros(len(image_ids), dtype=bool)
     with _find_file(path).open("rb") as file:
@@ -107,12 +100,12 @@ def _read_image_attributes(path: Path, image_ids: Sequence[str], attributes: int
                     table[place[image], column], seen[place[image]] = value, True
             except (ValueError, IndexError):
                 if line.strip():
+                    expected = f"image, attribute of 1 to {attributes}, is_present"
                     raise UserError(
-                        f"{path}, line {at}: {line.strip()!r}: expected image, attribute of 1 to {attributes}, "
-                        "is_present: copy it again"
+                        f"{path}, line {at}: {line.strip()!r}: expected {expected}: copy it again"
                     ) from None
     if not seen.all():
-        raise UserError(f"{path} says nothing of image {image_ids[int(seen.argmin())]}: copy it again")
+        raise UserError(f"{path} has no line for image {image_ids[int(seen.argmin())]}: copy it again")
     return table
 
 

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the benchmark: an index and samples."""
+"""The interface of a data set: an index and samples."""
 
 import hashlib
 from typing import Protocol, runtime_checkable
@@ -15,11 +15,11 @@ ROLES = ("is_query", "is_gallery")
 
 @runtime_checkable
 class Dataset(Protocol):
-    """An index (one row an image) and the samples behind it.
+    """An index, one row per image, and a sample of each.
 
     `index` has the unique string index `image_id` and the columns `label` (int), `class_name` (str) and
-    `split` ("train" or "test"); folder data sets add `path`, `box` and `keypoints`. Where it has the booleans
-    `is_query` and `is_gallery`, only such images are queries, and only such are searched and referred to.
+    `split` ("train" or "test"); folder data sets add `path`, `box` and `keypoints`. The optional boolean columns
+    `is_query` and `is_gallery` select the images used as queries, and those searched and used as references.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Dataset(Protocol):
         ...
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
-        """Name the regions of the query's sample that matter for this pair: foreground, box, shared, unshared."""
+        """Return the regions of the query's sample for this pair: foreground, box, shared, unshared."""
         ...
 
 
 def roles(index: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows may be queries and which are searched, two arrays of booleans; all where the index does not say."""
+    """Return which rows are queries and which are searched, two boolean arrays; all rows if the index has no roles."""
     of_query, of_gallery = (
         index[name].to_numpy(dtype=bool) if name in index else np.ones(len(index), dtype=bool) for name in ROLES
     )
@@ -48,7 +48,7 @@ def roles(index: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_hash(index: pd.DataFrame) -> str:
-    """Digest split, role and label of each image, so that results of different splits never mix."""
+    """Hash split, roles and label of each image, so that results of different splits are never mixed."""
     names = ["label", "split", *(name for name in ROLES if name in index)]
     columns = zip(index.index, *(index[name] for name in names), strict=True)
     rows = sorted("\t".join(map(str, row)) for row in columns)

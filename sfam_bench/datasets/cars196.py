@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.datasets.folder import IMAGES, Collection, Found, ImageFolder, class_folders, load
+from sfam_bench.datasets.folder import IMAGES, Collection, ImageFolder, Layout, class_folders, load
 from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
 from sfam_bench.datasets.matlab import read_mat
 from sfam_bench.datasets.tables import (
@@ -39,29 +39,27 @@ CORNERS = ("x1", "y1", "x2", "y2")
 def cars196(
     root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "cars196"
 ) -> ImageFolder:
-    """Read Cars196 in any of its four layouts, at root or one folder below.
+    """Read Cars196 in any of its four layouts, from root or one folder below.
 
-    Ids are the official file names: "000001" in car_ims, "train/00001" or "test/00001" elsewhere. Boxes are in pixels
-    as they are stored, which EXIF tags do not turn.
-    Raises UserError where there is no such data set.
+    Ids are the official file names: "000001" in car_ims, "train/00001" or "test/00001" elsewhere. Boxes are in stored
+    pixels; EXIF tags are ignored. Raises UserError if there is no such data set.
     """
     homes = ("cars196", "stanford_cars")
     return load(CARS, (_read_single, _read_devkit, _read_by_split, _read_by_class), homes, root, split, geometry, name)
 
 
-def _read_single(home: Path) -> Found | None:
+def _read_single(home: Path) -> Layout | None:
     """Read the later release: all images in car_ims, all labels in cars_annos.mat."""
     if not ((home / "car_ims").is_dir() and (home / "cars_annos.mat").is_file()):
         return None
-    rows = _read_annotations(
-        home / "cars_annos.mat", "relative_im_path", _read_mat_names(home / "cars_annos.mat"), test=parse_flag
-    )
+    file = home / "cars_annos.mat"
+    rows = _read_annotations(file, "relative_im_path", _read_mat_names(file), test=parse_flag)
     rows["train_image"] = ~rows.test.astype(bool)
-    return _make_found(home, rows.set_index(rows.path.map(lambda path: Path(path).stem)))
+    return _make_layout(home, rows.set_index(rows.path.map(_stem)))
 
 
-def _read_devkit(home: Path) -> Found | None:
-    """Read the first release, which torchvision and Kaggle use: cars_train, cars_test and a devkit of labels."""
+def _read_devkit(home: Path) -> Layout | None:
+    """Read the first release, used by torchvision and Kaggle: cars_train, cars_test and a devkit with labels."""
     if not (home / "devkit").is_dir() or not any((home / f"cars_{side}").is_dir() for side in SIDES):
         return None
     names = _read_class_names(home)
@@ -70,27 +68,24 @@ def _read_devkit(home: Path) -> Found | None:
         # Kaggle's archive nests each image folder in one of the same name.
         nested = f"cars_{side}/cars_{side}"
         folder = nested if (home / nested).is_dir() else f"cars_{side}"
-        files = (
-            f"cars_{side}_annos_withlabels.mat",
-            f"devkit/cars_{side}_annos_withlabels.mat",
-            f"devkit/cars_{side}_annos.mat",
-        )
+        labelled = f"cars_{side}_annos_withlabels.mat"
+        files = (labelled, f"devkit/{labelled}", f"devkit/cars_{side}_annos.mat")
         path = next((home / file for file in files if (home / file).is_file()), None)
         rows = pd.DataFrame() if path is None else _read_annotations(path, "fname", names)
         if len(rows):
-            rows.index = side + "/" + rows.path.map(lambda file: Path(file).stem)
+            rows.index = side + "/" + rows.path.map(_stem)
             rows["path"] = f"{folder}/" + rows.path
             sides.append(rows.assign(train_image=side == "train"))
         elif (home / folder).is_dir():
             unlabelled = sum(file.suffix.lower() in IMAGES for file in (home / folder).iterdir())
-            note = f"{unlabelled} images of cars_{side} left out, for cars_{side}_annos_withlabels.mat is missing"
+            note = f"{unlabelled} images of cars_{side} skipped, as {labelled} is missing"
     if not sides:
         raise UserError(f"{home / 'devkit'} labels no image: put cars_train_annos.mat there, or run make {CARS.target}")
-    return _make_found(home, pd.concat(sides), note)
+    return _make_layout(home, pd.concat(sides), note)
 
 
-def _read_by_split(home: Path) -> Found | None:
-    """Read Kaggle's {train,test}/<class>/ folders, with the boxes of anno_{train,test}.csv where they are."""
+def _read_by_split(home: Path) -> Layout | None:
+    """Read Kaggle's {train,test}/<class>/ folders, with the boxes of anno_{train,test}.csv if present."""
     for below in ("car_data/car_data", "car_data", "."):
         sides = []
         for side in SIDES:
@@ -100,29 +95,32 @@ def _read_by_split(home: Path) -> Found | None:
         files = pd.concat(sides, ignore_index=True)
         if len(files):
             rows = _label_folders(home, files, f"{below}/" + files.side)
-            rows.index = files.side + "/" + files.file.map(lambda file: Path(file).stem)
-            return _make_found(
-                home, rows.assign(box=files.box.to_numpy(), train_image=(files.side == "train").to_numpy())
-            )
+            rows.index = files.side + "/" + files.file.map(_stem)
+            train = (files.side == "train").to_numpy()
+            return _make_layout(home, rows.assign(box=files.box.to_numpy(), train_image=train))
     return None
 
 
-def _read_by_class(home: Path) -> Found | None:
-    """Read `images/<class>/` folders: no boxes, and the paths below images are the ids."""
+def _read_by_class(home: Path) -> Layout | None:
+    """Read `images/<class>/` folders, without boxes; the paths below images are the ids."""
     files = class_folders(home / "images", CLASS_FOLDER)
     if not len(files):
         return None
     rows = _label_folders(home, files, "images")
-    return _make_found(home, rows.set_index(files.class_folder + "/" + files.file))
+    return _make_layout(home, rows.set_index(files.class_folder + "/" + files.file))
 
 
-def _make_found(home: Path, rows: pd.DataFrame, note: str = "") -> Found:
+def _stem(path: str) -> str:
+    return Path(path).stem
+
+
+def _make_layout(home: Path, rows: pd.DataFrame, note: str = "") -> Layout:
     boxes = "box" in rows and rows.box.notna().any()
-    return Found(home, rows, note="; ".join(filter(None, [note, "" if boxes else "class folders only, no boxes"])))
+    return Layout(home, rows, note="; ".join(filter(None, [note, "" if boxes else "class folders only, no boxes"])))
 
 
 def _read_annotations(path: Path, file: str, names: list[str], **more: Callable[[str], Any]) -> pd.DataFrame:
-    """Read a struct array of the official annotations as rows; `file` is its column of paths. Empty without labels."""
+    """Read a struct array of the official annotations; `file` is its column of paths. Empty if there are no labels."""
     columns = {file: parse_path, **dict.fromkeys((f"bbox_{corner}" for corner in CORNERS), parse_number), **more}
     found = read_mat(path, "annotations", **columns, **{"class": parse_natural})
     if absent := [name for name in columns if name not in found]:
@@ -140,23 +138,23 @@ def _read_annotations(path: Path, file: str, names: list[str], **more: Callable[
 
 
 def _label_folders(home: Path, files: pd.DataFrame, below: str | pd.Series) -> pd.DataFrame:
-    """Turn class folders into rows: official class ids where a list of names lies beside them, else ranks."""
-    # A slash cannot be in the name of a folder: "Ram C/V" became "Ram C-V".
+    """Convert class folders to rows: official class ids if a list of names is beside them, else alphabetical ranks."""
+    # Folder names cannot hold a slash: "Ram C/V" became "Ram C-V".
     names = [name.replace("/", "-") for name in _read_class_names(home)]
     if not files.class_folder.isin(names).all():
         names = sorted(files.class_folder.unique(), key=str.lower)
     return pd.DataFrame(
         {
             "path": below + "/" + files.class_folder + "/" + files.file,
-            "label": files.class_folder.map(names.index),
+            "label": files.class_folder.map(names.index) + 1,
             "class_name": files.class_folder,
             "train_class": files.class_folder.str.lower() < FIRST_TEST_NAME,
         }
-    ).assign(label=lambda rows: rows.label + 1)
+    )
 
 
 def _read_class_names(home: Path) -> list[str]:
-    """Read the official names, in the order of the class ids, from the devkit or Kaggle's names.csv; [] without."""
+    """Read the official names in the order of class ids, from the devkit or Kaggle's names.csv; [] if absent."""
     if (home / "devkit" / "cars_meta.mat").is_file():
         return _read_mat_names(home / "devkit" / "cars_meta.mat")
     if (home / "names.csv").is_file():
@@ -169,20 +167,17 @@ def _read_mat_names(path: Path) -> list[str]:
 
 
 def _read_csv_boxes(path: Path) -> dict[str, Box]:
-    """Read the boxes in Kaggle's anno_{train,test}.csv (file, x1, y1, x2, y2, class), by file name; {} without it."""
+    """Read the boxes of Kaggle's anno_{train,test}.csv (file, x1, y1, x2, y2, class) by file name; {} if absent."""
     if not path.is_file():
         return {}
-    table = read_csv(
-        path, {"file": parse_string, **dict.fromkeys(CORNERS, parse_number), "label": parse_natural}, header=False
-    )
+    columns = {"file": parse_string, **dict.fromkeys(CORNERS, parse_number), "label": parse_natural}
+    table = read_csv(path, columns, header=False)
     if (twice := table.file.duplicated()).any():
-        raise UserError(
-            f"{path}, line {twice.idxmax()}: {table.file[twice].iloc[0]} is named before: remove one of them"
-        )
+        raise UserError(f"{path}, line {twice.idxmax()}: repeats {table.file[twice].iloc[0]}: remove one of them")
     return dict(zip(table.file, _from_matlab(table[corner] for corner in CORNERS), strict=True))
 
 
 def _from_matlab(corners: Iterable[np.ndarray | pd.Series]) -> list[Box]:
-    """Convert columns of x1, y1, x2, y2: MATLAB counts pixels from 1 and includes the last, so only x1, y1 move."""
+    """Convert x1, y1, x2, y2 from MATLAB, which counts from 1 and includes the last pixel: only x1, y1 change."""
     x1, y1, x2, y2 = (np.asarray(corner, dtype=float) for corner in corners)
     return list(zip((x1 - 1).tolist(), (y1 - 1).tolist(), x2.tolist(), y2.tolist(), strict=True))

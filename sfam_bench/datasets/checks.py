@@ -1,4 +1,4 @@
-"""What every data set must satisfy before anything is computed; no image is opened for it."""
+"""Checks of a data set's index before anything is computed; no image is opened."""
 
 import logging
 import re
@@ -13,13 +13,13 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import ROLES
 from sfam_bench.datasets.geometry import Box
 
-OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may pass an edge: CUB's do by up to two pixels
+OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may exceed the image: CUB's do by up to two pixels
 SIDES = ("train", "test")
 NUMBERED = re.compile(r"(\d+)\.")
 
 
 def check_index(index: pd.DataFrame, title: str, columns: Sequence[str]) -> None:
-    """Check every column of an index of `ImageFolder`, wherever it comes from; raises UserError."""
+    """Raise UserError if a column of an index of `ImageFolder` is absent or holds invalid values."""
     if absent := [name for name in columns if name not in index]:
         raise UserError(f"{title}: its index lacks the columns {', '.join(absent)}: see ImageFolder")
     for image_id, path, mask in zip(index.index, index["path"], index["mask_path"], strict=True):
@@ -32,59 +32,54 @@ def check_index(index: pd.DataFrame, title: str, columns: Sequence[str]) -> None
             raise UserError(f"{title}: the split of image {image_id!r} is {side!r}: expected {' or '.join(SIDES)}")
     for name in (name for name in ROLES if name in index):
         if not all(isinstance(value, bool | np.bool) for value in index[name]):
-            raise UserError(f"{title}: {name} holds more than True and False: correct it")
+            raise UserError(f"{title}: {name} holds other values than True and False: correct it")
     parts = None
     for image_id, points in index["keypoints"].items():
         if points is None:
             continue
         if not (isinstance(points, np.ndarray) and points.ndim == 2 and points.shape[1] == 3):
-            what = f"of shape {points.shape}" if isinstance(points, np.ndarray) else repr(points)
-            raise UserError(
-                f"{title}: the keypoints of image {image_id!r} are {what}: expected an array (parts, 3) or None"
-            )
-        parts = parts or len(points)
-        if len(points) != parts or not np.isfinite(points).all():
-            raise UserError(
-                f"{title}: the keypoints of image {image_id!r} are {points.tolist()}: expected finite x, y, visible "
-                f"of {parts} parts, as for the other images"
-            )
+            found = f"of shape {points.shape}" if isinstance(points, np.ndarray) else repr(points)
+            expected = "an array (parts, 3) or None"
+        elif len(points) != (parts := parts or len(points)) or not np.isfinite(points).all():
+            found, expected = points.tolist(), f"finite x, y, visible of {parts} parts, as for the other images"
+        else:
+            continue
+        raise UserError(f"{title}: the keypoints of image {image_id!r} are {found}: expected {expected}")
 
 
 def check_rows(rows: pd.DataFrame, title: str, classes: int | None = None, numbered: bool = False) -> None:
-    """Check ids, paths, labels, class names and boxes of an index; labels lie in 1 to `classes` where these are known.
+    """Raise UserError if ids, paths, labels, class names or boxes of an index are invalid.
 
-    `numbered`: the folder of an image begins with its class id, as 001.Black_footed_Albatross. Raises UserError.
+    Labels must lie in 1 to `classes` if given; `numbered`: the folder of each image begins with its class id, such as
+    001.Black_footed_Albatross.
     """
     _check_unique(rows.index.to_series(), title, "image")
     _check_unique(rows["path"], title, "path")
     low, high = (0, np.inf) if classes is None else (1, classes)
     for image_id, label, path in zip(rows.index, rows["label"], rows["path"], strict=True):
         if not isinstance(label, Integral) or not low <= int(label) <= high:
-            expected = "a whole number of at least 0" if classes is None else f"a class id of 1 to {classes}"
+            expected = "an integer of at least 0" if classes is None else f"a class id of 1 to {classes}"
             raise UserError(f"{title}: the label of image {image_id!r} ({path}) is {label}: expected {expected}")
     if numbered:
         for image_id, path, label in zip(rows.index, rows["path"], rows["label"], strict=True):
             found = NUMBERED.match(path.split("/")[-2] if "/" in path else "")
             if found and int(found[1]) != label:
                 raise UserError(
-                    f"{title}: image {image_id!r} has the label {label} and lies in {path}: labels must be the "
-                    "number of the class folder (is the list numbered from 0?); copy the official list again"
+                    f"{title}: image {image_id!r} has the label {label} and lies in {path}: expected the number of the "
+                    "class folder (does the list count from 0?); copy the official list again"
                 )
     several = rows.groupby("label")["class_name"].nunique()
     if (several > 1).any():
         label = several.index[several > 1][0]
         names = rows["class_name"][rows["label"] == label].unique()[:2]
-        raise UserError(
-            f"{title}: label {label} has the names {' and '.join(map(repr, names))}: give each class its own"
-        )
+        named = " and ".join(map(repr, names))
+        raise UserError(f"{title}: label {label} has the names {named}: give each class one name")
     for image_id, box in rows["box"].dropna().items():
         x1, y1, x2, y2 = box if isinstance(box, Sequence) and len(box) == 4 else (np.nan,) * 4
         finite = np.isfinite([x1, y1, x2, y2]).all()
         if not finite or min(x1, y1) < -OVERHANG[0] or x2 <= max(x1, 0) or y2 <= max(y1, 0):
-            raise UserError(
-                f"{title}: the box of image {image_id!r} is {box}: expected pixels 0 <= x1 < x2 and "
-                "0 <= y1 < y2; correct it"
-            )
+            expected = "pixels 0 <= x1 < x2 and 0 <= y1 < y2"
+            raise UserError(f"{title}: the box of image {image_id!r} is {box}: expected {expected}; correct it")
 
 
 def _check_unique(names: pd.Series, title: str, what: str) -> None:
@@ -96,7 +91,7 @@ def _check_unique(names: pd.Series, title: str, what: str) -> None:
 
 
 def clip_box(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
-    """A box within its image of `size` (width, height); a small overhang is clipped and logged, a large one refused."""
+    """Clip a box to its image of `size` (width, height) and log it; UserError if it exceeds the image by far."""
     if box is None:
         return None
     pixels, share = OVERHANG
@@ -105,7 +100,7 @@ def clip_box(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
     if any(wide) or any(near >= side for near, side in zip(box, size, strict=False)):
         raise UserError(
             f"the box of {name} is {box} and its image {size[0]} x {size[1]}: give boxes in pixels of the stored "
-            "image, or copy image and boxes again"
+            "image, or copy both again"
         )
     past = max(*over, -box[0], -box[1])
     if past <= 0:
@@ -116,5 +111,5 @@ def clip_box(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
 
 @cache
 def _warn_once(message: str) -> None:
-    """Log a warning once, however often the image is loaded."""
+    """Log a warning once, even if the image is loaded many times."""
     logging.getLogger(__name__).warning(message)

@@ -1,4 +1,4 @@
-"""Image files, PIL images and arrays as 8-bit RGB, and masks as booleans: nothing else in the package decodes one."""
+"""Decode image files, PIL images and arrays to 8-bit RGB, and masks to booleans; no other module decodes images."""
 
 import logging
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float32, UInt8
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_regular
 
-Orientation: TypeAlias = Literal["exif", "stored"]  # turned as the EXIF tag says, or the pixels as they are stored
+Orientation: TypeAlias = Literal["exif", "stored"]  # rotated by the EXIF tag, or the stored pixels
 MaskArray: TypeAlias = Bool[np.ndarray, "rows cols"]
 
-TAG = 0x0112  # of EXIF: 1 is upright, 2 to 8 are mirrored or turned
+TAG = 0x0112  # EXIF orientation: 1 is upright, 2 to 8 are mirrored or rotated
 TOPS = {"|b1": 1, "|u1": 255, "<u2": 65535}  # the largest value of a dtype
-SCALED = ("PNG", "PPM")  # whose 16 bits PIL may open as mode I, scaled to 65535
+SCALED = ("PNG", "PPM")  # formats whose 16 bits PIL may open as mode I, scaled to 65535
 SHARES = 5  # of CUB's segmentations: the levels are how many of five annotators marked a pixel
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 def open_image(
     path: Path, orientation: Orientation = "exif", background: str = "white", marked: bool = False
 ) -> PIL.Image.Image:
-    """Read an image file whole, as `as_rgb`; raises UserError where it is absent, broken or ambiguous."""
+    """Read an image file as `to_rgb` does; raises UserError if it is absent, damaged or ambiguous."""
     with _open_checked(path) as image:
         return to_rgb(image, str(path), orientation, background, marked)
 
 
 def open_mask(path: Path, orientation: Orientation = "exif") -> MaskArray:
-    """Read a mask from a file, as `as_mask`."""
+    """Read a mask file as `to_mask` does."""
     with _open_checked(path) as image:
         return to_mask(image, f"mask {path}", orientation)
 
@@ -47,22 +47,22 @@ def to_rgb(
     background: str = "white",
     marked: bool = False,
 ) -> PIL.Image.Image:
-    """A PIL image in any mode as 8-bit RGB; raises UserError where it can be read in more than one way.
+    """Convert a PIL image of any mode to 8-bit RGB; raises UserError if it is ambiguous.
 
-    Grey of 16 bits is divided by 257, floats must lie in [0, 1]; other integers are refused, and so are files of
-    several pictures, but for the first of a phone's (MPO).
+    16-bit grey is divided by 257; floats must lie in [0, 1]; other integers are refused, and files of several images
+    too, except MPO files of phones, of which the first image is read.
 
-    what: names it in errors.
-    orientation: "exif" turns it as its EXIF tag says; "stored" leaves the pixels as they are in the file.
-    background: what shows through transparent pixels: a colour as PIL names it, such as "white" or "#808080".
-    marked: whether a box, mask or keypoints are given in its pixels; then a picture that its tag turns is refused.
+    what: the image's name in errors.
+    orientation: "exif" rotates or mirrors it by its EXIF tag; "stored" keeps the pixels of the file.
+    background: the colour behind transparent pixels, by its name in PIL, such as "white" or "#808080".
+    marked: whether a box, mask or keypoints are given in its pixels; then an image rotated by its tag is refused.
     """
     colour = parse_colour(background)
     turned = _load_and_check_turn(image, what, orientation)
     if turned and marked:
         raise UserError(
-            f"{what} is turned by its EXIF tag, so what is marked on it may be in turned or in stored pixels: save it "
-            "upright (PIL.ImageOps.exif_transpose) and mark it there; a data set may set orientation=stored"
+            f"{what} is turned by its EXIF tag, so its box or mask may be in turned or in stored pixels: save it "
+            "upright (PIL.ImageOps.exif_transpose) and mark it again; data sets may set orientation=stored"
         )
     mode, kind = image.mode, image.format
     if turned:
@@ -79,11 +79,11 @@ def to_rgb(
 
 
 def to_mask(image: PIL.Image.Image, what: str, orientation: Orientation = "exif") -> MaskArray:
-    """A PIL image in black and white, in grey or of labels 0 and 1 as a mask, by `mask_of`."""
+    """Convert a PIL image in black and white, grey, or with labels 0 and 1 by `levels_to_mask`."""
     if _load_and_check_turn(image, what, orientation):
-        raise UserError(f"{what} is turned by its EXIF tag: save it upright, as large as its image")
+        raise UserError(f"{what} is turned by its EXIF tag: save it upright, with the size of its image")
     if image.has_transparency_data:
-        raise UserError(f"{what} has transparent pixels: save it in black and white alone")
+        raise UserError(f"{what} has transparent pixels: save it in black and white")
     if image.mode == "F" or image.mode.startswith("I"):
         return levels_to_mask(np.asarray(image), what)
     channels = np.asarray(image.convert("RGB"))
@@ -93,23 +93,23 @@ def to_mask(image: PIL.Image.Image, what: str, orientation: Orientation = "exif"
 
 
 def levels_to_mask(values: np.ndarray, what: str) -> MaskArray:
-    """Levels as a mask: of 0 and 1 the ones are inside, else what is lighter than half of white (255 or 65535).
+    """Convert levels to a mask: 1 of levels 0 and 1, otherwise levels above half of white (255 or 65535).
 
-    Raises UserError for what may be labels: nothing light beside 0, or white beside levels below 51. CUB's shares of
-    five annotators, multiples of 51, are no labels: the majority decides.
+    Raises UserError for levels that may be labels: no level above half, or white together with levels below 51. CUB's
+    shares of five annotators, multiples of 51, are accepted: the majority decides.
     """
     if values.dtype == bool:
         return values
     levels = np.unique(values) if values.dtype.kind in "iuf" else np.array([])
     if values.size and not (levels.size and np.isin(levels, np.arange(65536)).all()):
         raise UserError(f"{what} holds {values.dtype} other than levels from 0: give bools, such as mask > 0.5")
-    marks = levels[levels > 0].astype(np.int64)  # doubled below
-    if not marks.size or marks.max() == 1:
+    levels_inside = levels[levels > 0].astype(np.int64)  # doubled below
+    if not levels_inside.size or levels_inside.max() == 1:
         return np.asarray(values == 1)
-    white = 255 if marks.max() <= 255 else 65535
-    light = marks[2 * marks > white]
-    shares = len(marks) > 1 and not (SHARES * marks % white).any()
-    border = light.size and light.min() == white and marks.min() * SHARES < white
+    white = 255 if levels_inside.max() <= 255 else 65535
+    light = levels_inside[2 * levels_inside > white]
+    shares = len(levels_inside) > 1 and not (SHARES * levels_inside % white).any()
+    border = light.size and light.min() == white and levels_inside.min() * SHARES < white
     if border or not (light.size or shares):
         shown = ", ".join(f"{level:g}" for level in levels[:4])
         raise UserError(f"{what} has the levels {shown}, which may be labels: save it as 0 and 255, or 0 and 1")
@@ -117,7 +117,7 @@ def levels_to_mask(values: np.ndarray, what: str) -> MaskArray:
 
 
 def array_to_rgb(values: np.ndarray, what: str, background: str = "white") -> PIL.Image.Image:
-    """An array (rows, cols), (rows, cols, 3) or, with alpha, (rows, cols, 4) as 8-bit RGB, its values by `unit`."""
+    """Convert an array (rows, cols) or (rows, cols, 3 or, with alpha, 4) to 8-bit RGB; values as in `scale_to_unit`."""
     if not values.size or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)):
         raise UserError(f"{what} is an array of {values.shape}: expected (rows, cols) or (rows, cols, 3 or 4)")
     levels = (255 * scale_to_unit(values, what)).round().astype(np.uint8)
@@ -125,7 +125,7 @@ def array_to_rgb(values: np.ndarray, what: str, background: str = "white") -> PI
 
 
 def scale_to_unit(values: np.ndarray, what: str) -> Float32[np.ndarray, "..."]:
-    """Pixels in [0, 1]: uint8, uint16 and bool by their largest value, floats as they are; else UserError."""
+    """Scale uint8, uint16 and bool to [0, 1]; floats are returned as float32; UserError if values are out of range."""
     if top := TOPS.get(values.dtype.str):
         return values.astype(np.float32) / np.float32(top)
     if values.dtype.kind != "f":
@@ -134,12 +134,12 @@ def scale_to_unit(values: np.ndarray, what: str) -> Float32[np.ndarray, "..."]:
         raise UserError(f"{what} has pixels that are NaN or infinite: give RGB in [0, 1]")
     low, high = (_format_outlier(float(end)) for end in (values.min(), values.max()))
     if values.min() < 0 or values.max() > 1:
-        raise UserError(f"{what} lies in [{low}, {high}]: give RGB in [0, 1]; the model standardises it itself")
+        raise UserError(f"{what} lies in [{low}, {high}]: give RGB in [0, 1]; the model standardises it")
     return values.astype(np.float32, copy=False)
 
 
 def parse_colour(background: str) -> tuple[int, ...]:
-    """An opaque colour by its name in PIL; raises UserError where there is none."""
+    """Parse an opaque colour by its name in PIL; raises UserError if it is unknown or transparent."""
     try:
         colour: tuple[int, ...] = PIL.ImageColor.getrgb(background)
     except (ValueError, AttributeError, TypeError):
@@ -154,43 +154,43 @@ def _open_checked(path: Path) -> Iterator[PIL.Image.Image]:
     try:
         image = PIL.Image.open(check_regular(path))
         if image.format == "PNG":
-            image.verify()  # the checksums of its chunks, which decoding does not look at; it closes the file
+            image.verify()  # decoding does not check the checksums of chunks; verify closes the file
             image = PIL.Image.open(path)
         with image:
             yield image
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: check the path, or load the data set anew to leave it out") from None
-    except Exception as error:  # decoders raise whatever a damaged byte leads to
+        raise UserError(f"{path} is missing: check the path, or load the data set again to skip it") from None
+    except Exception as error:  # decoders raise anything for damaged files
         why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {path} ({why}): copy it again, or delete it to leave it out") from None
+        raise UserError(f"cannot read {path} ({why}): copy it again, or delete it to skip it") from None
 
 
 def _load_and_check_turn(image: PIL.Image.Image, what: str, orientation: Orientation) -> bool:
-    """Load a picture, which must be one alone, and say whether it is to be turned or mirrored, as its EXIF tag says."""
+    """Load a single image and return whether its EXIF tag asks to rotate or mirror it; UserError for several."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
-        raise UserError(f"{what} holds {frames} pictures: save the one that you mean as a file of its own")
+        raise UserError(f"{what} holds {frames} pictures: save the one to use as a separate file")
     before = _read_orientation(image, what) if image.format == "TIFF" else 1  # loading turns it
     image.load()
     turned = {before, _read_orientation(image, what)} & set(range(2, 9))
     if turned and orientation == "stored" and image.format == "TIFF":
-        raise UserError(f"{what} is a TIFF that its tag turns and cannot be read as it is stored: save it upright")
+        raise UserError(f"{what} is a TIFF turned by its EXIF tag, whose stored pixels cannot be read: save it upright")
     return bool(turned) and orientation == "exif"
 
 
 def _read_orientation(image: PIL.Image.Image, what: str) -> int:
     try:
         tag: int = image.getexif().get(TAG, 1)
-    except Exception as error:  # EXIF data is read by hand, and may hold anything
-        log.warning("the EXIF data of %s cannot be read (%s): its pixels are taken as they are stored", what, error)
+    except Exception as error:  # EXIF data may hold anything
+        log.warning("cannot read the EXIF data of %s (%s): using its stored pixels", what, error)
         return 1
     return tag
 
 
 def _eight_bits(image: PIL.Image.Image, what: str, kind: str | None) -> UInt8[np.ndarray, "rows cols"]:
-    """Grey of more bits; `kind` is the format of the file."""
+    """Convert grey of more than 8 bits; `kind` is the format of the file."""
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if "transparency" in image.info:
@@ -202,11 +202,13 @@ def _eight_bits(image: PIL.Image.Image, what: str, kind: str | None) -> UInt8[np
     if image.mode == "I" and kind not in SCALED:
         raise UserError(f"{what} holds 32-bit integers of no stated range: save it with 8 or 16 bits")
     if 0 < high < 256:
-        raise UserError(f"{what} has 16 bits and no value above {high}, so it may hold 8: save it as such, or scale it")
+        raise UserError(
+            f"{what} has 16 bits and no value above {high}, so it may hold 8: save it with 8 bits, or scale it"
+        )
     return np.asarray((values / 257).round(), dtype=np.uint8)
 
 
 def _format_outlier(value: float) -> str:
-    """A number with three digits, or all where these would say another side of 0 or 1."""
+    """A number with three digits, or with all if rounding would move it into or out of [0, 1]."""
     short = f"{value:.3g}"
     return short if (0 <= value <= 1) == (0 <= float(short) <= 1) else repr(value)

@@ -1,4 +1,4 @@
-"""Fetch the official archives: resumed, verified, unpacked safely and moved into place in one step."""
+"""Download the official archives: resume, verify, unpack safely and move into place in one step."""
 
 import hashlib
 import http.client
@@ -22,16 +22,16 @@ from sfam_bench.datasets.folder import one_line
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
-# Bytes that any archive may unpack to, and how many times its own size, which archives of photos stay far below
+# An archive may unpack to SMALL bytes or EXPANSION times its own size; archives of photos stay far below
 SMALL, EXPANSION = 1 << 28, 20
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a URL or, failing that, at mirrors, with the checksum that it must have, of either kind.
+    """A file at a URL, or at mirrors if that fails, with its MD5 or SHA-256 checksum.
 
-    `name` is its name on disk (default: the URL's); `unpack` names the folder that an archive yields (None: the file
-    itself is wanted); `otherwise` says where else to get it; `size` is in bytes.
+    `name` is its name on disk (default: the URL's); `unpack` is the folder inside an archive (None: keep the file);
+    `otherwise` is a hint where else to get it; `size` is in bytes.
     """
 
     url: str
@@ -50,15 +50,15 @@ class RemoteFile:
 
 
 def download(files: Sequence[RemoteFile | Mapping], root: str | Path) -> list[Path]:
-    """Bring every file, unpacked where asked, to `root` and return where each is; what is there is left alone.
+    """Download, verify and unpack files into `root` and return their paths; existing files are kept.
 
-    An interrupted transfer goes on from NAME.part at the next call, and an archive put at root/NAME by hand is used.
-    Raises UserError for a dead URL, a wrong checksum or an archive that is broken or writes outside root.
+    An interrupted transfer continues from NAME.part at the next call; an archive put at root/NAME by hand is used.
+    Raises UserError for a dead URL, a wrong checksum, or an archive that is damaged or writes outside root.
     """
     root = Path(root).expanduser()
     try:
         wanted = [file if isinstance(file, RemoteFile) else RemoteFile(**file) for file in files]
-    except TypeError as error:  # a key too many, or none for the URL
+    except TypeError as error:  # an unknown key, or no URL
         known = ", ".join(RemoteFile.__dataclass_fields__)
         raise UserError(f"a file of the download is misdescribed ({error}): it has {known}") from None
     root.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _provide(file: RemoteFile, root: Path) -> Path:
     archive = root / file.filename
     place = root / (file.unpack or file.filename)
     if place.exists():
-        logging.getLogger(__name__).info("%s is there; delete it to download it again", place)
+        logging.getLogger(__name__).info("%s exists; delete it to download it again", place)
         return place
     if not archive.exists():
         part = root / f"{file.filename}.part"
@@ -85,7 +85,7 @@ def _provide(file: RemoteFile, root: Path) -> Path:
 
 
 def _fetch_any(file: RemoteFile, part: Path) -> None:
-    """Try the URL and its mirrors in turn; raises one UserError that tells how each failed and what to do."""
+    """Try the URL, then its mirrors; raises one UserError with the reason of each failure."""
     failures = []
     for url in (file.url, *file.mirrors):
         try:
@@ -94,15 +94,15 @@ def _fetch_any(file: RemoteFile, part: Path) -> None:
             failures.append(f"{url}: HTTP {error.code} {error.reason}")
         except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
             failures.append(f"{url}: {getattr(error, 'reason', error) or type(error).__name__}")
-    hints = (
-        f"{file.otherwise or 'check the connection'}; put {file.filename} into {part.parent} by hand, or run it again"
-    )
+    hint = f"put {file.filename} into {part.parent} by hand, or run it again"
     resume = " to go on where it stopped" if part.exists() else ""
-    raise UserError(f"cannot download {', nor '.join(failures)}; {hints}{resume}")
+    raise UserError(
+        f"cannot download {', nor '.join(failures)}; {file.otherwise or 'check the connection'}; {hint}{resume}"
+    )
 
 
 def _fetch(url: str, file: RemoteFile, part: Path) -> None:
-    """Transfer one URL to `part`, after the bytes that are in it already if the server can."""
+    """Transfer one URL to `part`, resuming after the bytes that it holds if the server supports it."""
     if urllib.parse.urlparse(url).scheme not in ("http", "https", "ftp"):
         raise UserError(f"cannot download {url}: expected http, https or ftp; correct the url")
     start = part.stat().st_size if part.exists() else 0
@@ -113,12 +113,12 @@ def _fetch(url: str, file: RemoteFile, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
             raise
-        part.unlink()  # it is longer than the file, so it belongs to another one
+        part.unlink()  # longer than the file, so it belongs to another one
         _fetch(url, file, part)
 
 
 def _receive(response: http.client.HTTPResponse, file: RemoteFile, part: Path, start: int) -> None:
-    # A server that cannot resume (FTP among them) sends all of it again, with another status.
+    # A server that cannot resume, such as FTP, sends everything again with another status.
     if getattr(response, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:
         start = 0
     length = response.headers.get("Content-Length")
@@ -133,9 +133,9 @@ def _receive(response: http.client.HTTPResponse, file: RemoteFile, part: Path, s
 
 
 def _verify(file: RemoteFile, path: Path) -> None:
-    """Compare the checksums; raises UserError, and deletes a wrong part, which could never become right."""
+    """Compare checksums; raises UserError and deletes a wrong partial file, as resuming cannot correct it."""
     if file.md5 is None and file.sha256 is None:
-        logging.getLogger(__name__).warning("%s is not verified: no checksum of it is published", path)
+        logging.getLogger(__name__).warning("%s is not verified: no checksum is published", path)
     for kind, expected in (("md5", file.md5), ("sha256", file.sha256)):
         if expected is None:
             continue
@@ -148,7 +148,7 @@ def _verify(file: RemoteFile, path: Path) -> None:
 
 
 def _unpack(archive: Path, root: Path, wanted: str) -> None:
-    """Unpack beside the target and move what came out into root, `wanted` last: it is there only when all is."""
+    """Unpack into a hidden folder and move the contents into root, `wanted` last, so that it exists only if all do."""
     scratch = Path(tempfile.mkdtemp(prefix=f".{archive.name}.", dir=root))
     try:
         if zipfile.is_zipfile(archive):
@@ -169,7 +169,7 @@ def _unpack(archive: Path, root: Path, wanted: str) -> None:
 def _unzip(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as source:
         for name in source.namelist():
-            # zipfile would quietly rename such a member; an archive that has one is not what it claims to be.
+            # zipfile would silently rename such a member; official archives have none.
             if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
                 raise zipfile.BadZipFile(f"member {name!r} leads out of it")
         _check_size(archive, sum(member.file_size for member in source.infolist()), target)
@@ -181,17 +181,17 @@ def _untar(archive: Path, target: Path) -> None:
         total = 0
         for member in tar:
             total += member.size
-            _check_size(archive, total, target)  # before anything of the member is written
+            _check_size(archive, total, target)  # before the member is written
             tar.extract(member, target, filter="data")
 
 
 def _check_size(archive: Path, size: int, target: Path) -> None:
-    """Raise UserError where an archive claims far more bytes than it can hold, or than the disk has."""
+    """Raise UserError if an archive claims far more bytes than photos can expand to, or than the disk has free."""
     limit = max(SMALL, EXPANSION * archive.stat().st_size)
     if size > limit:
         raise UserError(
             f"{archive} holds {archive.stat().st_size / 1e6:.0f} MB and would unpack to over {limit / 1e6:.0f} MB: "
-            "it is no archive of photos; delete it and download it again"
+            "this is not the official archive; delete it and download it again"
         )
     if size > (free := shutil.disk_usage(target).free):
         raise UserError(f"{archive} unpacks to {size / 1e6:.0f} MB and the disk has {free / 1e6:.0f} MB: make room")

@@ -1,7 +1,7 @@
-"""Data frames of open-metric-learning: CSV files that its users have, read and written.
+"""Read and write CSV data frames of open-metric-learning.
 
 Columns: label, path, split (train or validation), is_query, is_gallery and, if there are boxes, x_1, x_2, y_1, y_2
-in whole pixels; image_id and class_name are ours, optional, and ignored there.
+in integer pixels; image_id and class_name are additions of this package, optional, and ignored there.
 """
 
 from pathlib import Path, PurePath
@@ -11,7 +11,7 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import ROLES, roles
 from sfam_bench.datasets.decode import Orientation
-from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, select_existing
+from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, select_existing
 from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import parse_flag, parse_natural, parse_number, parse_string, read_csv
 
@@ -32,16 +32,16 @@ def read_oml(
     orientation: Orientation = "exif",
     background: str = "white",
 ) -> ImageFolder:
-    """Read such a CSV whose paths start at `root`; without image_id the paths are the ids.
+    """Read a CSV of open-metric-learning with paths relative to `root`; without image_id the paths are the ids.
 
-    `orientation` ("exif" or "stored") and `background` of the photos are those of `ImageFolder`.
-    Validation images are queried and searched as is_query and is_gallery say; training images, which have neither, are
-    both. Raises UserError, with file and line, where the file is absent or malformed.
+    `orientation` ("exif" or "stored") and `background` are those of `ImageFolder`. is_query and is_gallery select the
+    validation images that are queries and that are searched; training images, which lack both, are used as both. Raises
+    UserError, with file and line, if the file is absent or malformed.
     """
     csv, root = Path(csv).expanduser(), Path(root).expanduser()
     table = read_csv(csv, {"label": parse_natural, "path": parse_string, "split": _split_role}, optional=OPTIONAL)
     if absent := [name for name in ROLES if name not in table]:
-        raise UserError(f"{csv} lacks the columns {', '.join(absent)}: add them as open-metric-learning asks")
+        raise UserError(f"{csv} lacks the columns {', '.join(absent)}: add them as open-metric-learning requires")
     for line, row in table.iterrows():
         for name in (*(ROLES if row.split == "test" else ()), *(name for name in ("image_id",) if name in table)):
             if row[name] is None:
@@ -49,13 +49,13 @@ def read_oml(
     table["path"] = [_relative_path(root, path) for path in table.path]
     if "image_id" not in table:
         table["image_id"] = table.path
-    named = table.get("class_name", pd.Series(None, table.index, dtype=object))
-    table["class_name"] = named.where(named.notna(), table.label.astype(str))
+    names = table.get("class_name", pd.Series(None, table.index, dtype=object))
+    table["class_name"] = names.where(names.notna(), table.label.astype(str))
     table["box"] = _read_boxes(csv, table)
     for name in ROLES:
         table[name] = table[name].where(table.split == "test", True).astype(bool)
     own = [] if table[[*ROLES]].all(axis=None) else [*ROLES]
-    index = select_existing(Collection(csv.stem, "", ""), Found(root, table.set_index("image_id")))[[*COLUMNS, *own]]
+    index = select_existing(Collection(csv.stem, "", ""), Layout(root, table.set_index("image_id")))[[*COLUMNS, *own]]
 
     shared = set(index.label[index.split == "train"]) & set(index.label[index.split == "test"])
     split_name = f"{'closed-set' if shared else 'zero-shot'}, of {csv.name}"
@@ -69,7 +69,7 @@ def _split_role(cell: str) -> str:
 
 
 def _read_boxes(csv: Path, table: pd.DataFrame) -> pd.Series:
-    """One box of each image or None; UserError where a box is given in part."""
+    """The box of each image or None; UserError if a box is incomplete."""
     corners = [name for name in CORNERS if name in table]
     if not corners:
         return pd.Series(None, table.index, dtype=object)
@@ -81,16 +81,16 @@ def _read_boxes(csv: Path, table: pd.DataFrame) -> pd.Series:
 
 
 def write_oml(dataset: ImageFolder, csv: str | Path) -> None:
-    """Write the index of a data set as such a CSV; test images are queries and in the gallery unless the index says so.
+    """Write the index of a data set as a CSV of open-metric-learning, without masks and keypoints.
 
-    Masks and keypoints have no place in the format and are not written.
+    Test images have the roles of the index; if it has none, all are queries and in the gallery.
     """
     index = dataset.index
     tests = index.split == "test"
     of_query, of_gallery = (pd.Series(role, index.index, dtype="boolean").where(tests) for role in roles(index))
     table = index[["label", "path", "class_name"]].assign(
-        split=index.split.map({ours: theirs for theirs, ours in SIDES.items()}),
-        is_query=of_query,  # neither true nor false for training images
+        split=index.split.map({side: name for name, side in SIDES.items()}),
+        is_query=of_query,  # missing for training images
         is_gallery=of_gallery,
     )
     if index.box.notna().any():
@@ -101,6 +101,6 @@ def write_oml(dataset: ImageFolder, csv: str | Path) -> None:
 
 
 def _relative_path(root: Path, path: str) -> str:
-    """Allow the full paths that open-metric-learning allows, if they lie below root; the others are refused later."""
-    pure = PurePath(path)
-    return str(pure.relative_to(root.absolute())) if pure.is_relative_to(root.absolute()) else path
+    """Make absolute paths below root relative, as open-metric-learning allows them; others are refused later."""
+    base = root.absolute()
+    return str(PurePath(path).relative_to(base)) if PurePath(path).is_relative_to(base) else path

@@ -1,4 +1,4 @@
-"""A data set that is a folder of images and an index over it: the class behind CUB, Cars196, SOP and CSV files."""
+"""A data set made of a folder of images and an index; used for CUB, Cars196, SOP and CSV files."""
 
 import logging
 import os
@@ -27,16 +27,16 @@ IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 @final
 @dataclass(frozen=True, eq=False)
 class ImageFolder:
-    """Images under `root`, one row of `index` each; satisfies `sfam_bench.datasets.base.Dataset`.
+    """Images below `root`, each with a row of `index`; implements `sfam_bench.datasets.base.Dataset`.
 
-    `index` is keyed by the official `image_id` and has: path (below root), label (the official class id), class_name,
-    box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of x, y,
-    visible) or None, mask_path (below mask_root) or None, split ("train" or "test"); where a data set separates queries
-    from the gallery also is_query and is_gallery (booleans).
+    `index` is keyed by the official `image_id`, with the columns path (below root), label (the official class id),
+    class_name, box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of
+    x, y, visible) or None, mask_path (below mask_root) or None, split ("train" or "test"); if the data set separates
+    queries from the gallery also is_query and is_gallery (booleans).
 
-    `orientation`: "exif" turns photos as their EXIF tag says, and refuses those that it turns where a box, mask or
-    keypoints are given; "stored" takes the pixels of the file, as the boxes of public data sets do. `background` is the
-    colour behind transparent pixels.
+    `orientation`: "exif" rotates photos by their EXIF tag, and refuses rotated photos that have a box, mask or
+    keypoints; "stored" uses the pixels of the file, as the boxes of public data sets do. `background` is the colour
+    behind transparent pixels.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ImageFolder:
         check_index(self.index, f"{self.name} at {self.root}", COLUMNS)
 
     def image(self, image_id: str) -> PIL.Image.Image:
-        """Open one image as RGB, untransformed; raises UserError where the file is absent, broken or ambiguous."""
+        """Open one image as RGB, untransformed; raises UserError if the file is absent, damaged or ambiguous."""
         row = self._row(image_id)
         marked = any(mark is not None for mark in (row.box, row.mask_path, row.keypoints))
         return open_image(resolve_inside(self.root, row.path), self.orientation, self.background, marked)
@@ -66,32 +66,31 @@ class ImageFolder:
         return self.geometry(image, box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
-        """Return "foreground" and "box" of the query where they are known; the reference does not matter here."""
+        """Return the query's "foreground" and "box" if known; they do not depend on the reference."""
         return dict(sample.masks)
 
     def _row(self, image_id: str) -> Any:
         try:
             return self.index.loc[image_id]
         except KeyError:
-            raise UserError(f"no image {image_id!r} in {self.name} at {self.root}: take an id of its index") from None
+            raise UserError(f"no image {image_id!r} in {self.name} at {self.root}: use an id of its index") from None
 
     def _mask(self, path: str | None, size: tuple[int, int]) -> np.ndarray | None:
         if path is None:
             return None
         file = resolve_inside(self.mask_root or self.root, path)
         mask = open_mask(file, self.orientation)
-        if mask.shape[::-1] != size:
-            found = mask.shape[::-1]
+        if (found := mask.shape[::-1]) != size:
             raise UserError(f"{file} is {found} and its image {size} (width, height): delete it or copy it again")
         return mask
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What a public data set is called and holds when complete, and how to say that it is not there.
+    """Title and complete size of a public data set, with the expected files and Make target for errors.
 
-    `classes` numbers them from 1; `numbered`: class folders begin with the class id, as 001.Black_footed_Albatross.
-    Its boxes, and the figures published of it, are of the pixels as they are stored, so EXIF tags do not turn them.
+    Class ids are 1 to `classes`; `numbered`: class folders begin with the class id, such as 001.Black_footed_Albatross.
+    Published boxes and results refer to the stored pixels, so EXIF tags are ignored by default.
     """
 
     title: str
@@ -104,8 +103,8 @@ class Collection:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a reader made of one layout: rows (index columns but split; plus train_class, train_image) below `home`."""
+class Layout:
+    """The result of a reader: index columns except split, with train_class and train_image, for files below `home`."""
 
     home: Path
     rows: pd.DataFrame
@@ -115,14 +114,14 @@ class Found:
 
 def load(
     collection: Collection,
-    readers: Sequence[Callable[[Path], Found | None]],
+    readers: Sequence[Callable[[Path], Layout | None]],
     homes: Sequence[str],
     root: str | Path,
     split: str,
     geometry: Geometry,
     name: str,
 ) -> ImageFolder:
-    """Try each reader at root and at its sub-folders `homes`, and split what the first fitting one found."""
+    """Load and split the first layout that a reader finds in root or its sub-folders `homes`."""
     root = Path(root).expanduser()
     for home in (root, *(root / sub for sub in homes)):
         for reader in readers:
@@ -138,8 +137,8 @@ def load(
     )
 
 
-def select_existing(collection: Collection, found: Found) -> pd.DataFrame:
-    """Keep the rows whose images exist, with all index columns but split, and say once what is missing."""
+def select_existing(collection: Collection, found: Layout) -> pd.DataFrame:
+    """Select the rows whose images exist, with all index columns except split, and log once what is missing."""
     rows = found.rows.reindex(columns=list(dict.fromkeys([*COLUMNS[:-1], *found.rows.columns])))
     for column in ("box", "keypoints", "mask_path"):
         rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
@@ -147,18 +146,18 @@ def select_existing(collection: Collection, found: Found) -> pd.DataFrame:
     rows["path"] = rows.path.map(lambda path: str(PurePosixPath(path)))
     title = f"{collection.title} at {found.home}"
     check_rows(rows, title, collection.classes, collection.numbered)
-    there = rows.path.isin(filter_existing(found.home, rows.path))
-    if not there.any():
-        what = f"none of its {len(rows)} images is there" + (f", such as {rows.path.iloc[0]}" if len(rows) else "")
-        raise UserError(f"{title}: {what}; put the images there or set dataset.root")
-    kept = rows[there].copy()
+    exists = rows.path.isin(filter_existing(found.home, rows.path))
+    if not exists.any():
+        example = f", such as {rows.path.iloc[0]}" if len(rows) else ""
+        raise UserError(f"{title}: none of its {len(rows)} images is there{example}; copy them or set dataset.root")
+    kept = rows[exists].copy()
     masks = filter_existing(found.mask_root or found.home, kept.mask_path.dropna())
     kept["mask_path"] = kept.mask_path.where(kept.mask_path.isin(masks), None)
     _report_missing(collection, found, rows, kept)
     return kept
 
 
-def _report_missing(collection: Collection, found: Found, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
+def _report_missing(collection: Collection, found: Layout, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
     images, classes = len(kept), kept.label.nunique()
     all_images, all_classes = collection.images or len(rows), collection.classes or rows.label.nunique()
     parts = []
@@ -167,7 +166,7 @@ def _report_missing(collection: Collection, found: Found, rows: pd.DataFrame, ke
     if len(absent := rows.path.drop(kept.index)):
         parts.append(f"{len(absent)} that its files name are absent, such as {absent.iloc[0]}")
     if 0 < (masks := kept.mask_path.notna().sum()) < images:
-        parts.append(f"{images - masks} images have no segmentation, and their boxes stand in")
+        parts.append(f"{images - masks} images have no segmentation; their boxes are used instead")
     for column, what in (("box", "box"), ("keypoints", "parts")):
         if 0 < (known := kept[column].notna().sum()) < images:
             parts.append(f"{images - known} images have no {what}")
@@ -178,32 +177,32 @@ def _report_missing(collection: Collection, found: Found, rows: pd.DataFrame, ke
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
-    """Join a path out of a data file to its root; raises UserError where it leads out, by name or by link."""
+    """Join root and a path of a data file; raises UserError if it leads out of root, by name or by link."""
     if leads_out(relative):
-        raise UserError(f"path {relative!r} leads out of {root}: correct the file that names it")
+        raise UserError(f"path {relative!r} leads out of {root}: correct the file that lists it")
     path = root / relative
     if not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{path} is a link out of {root}: copy what it points to, or set dataset.root to that place")
+        raise UserError(f"{path} is a link out of {root}: copy its target, or set dataset.root to that place")
     return path
 
 
 def filter_existing(root: Path, paths: Iterable[str]) -> set[str]:
-    """Return those paths that are there, asking each folder once: a stat for each image is slow on a cluster."""
+    """Return the paths that exist, listing each folder once, as a stat call per image is slow on a cluster."""
     wanted = set(paths)
-    found = set()
+    existing = set()
     for folder in {PurePosixPath(path).parent for path in wanted}:
         directory = resolve_inside(root, str(folder))
         for entry in os.scandir(directory) if directory.is_dir() else ():
             path = str(folder / entry.name)
             if path in wanted:
-                found.add(path)
+                existing.add(path)
                 if entry.is_symlink():
                     resolve_inside(root, path)
-    return found
+    return existing
 
 
 def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
-    """List the images of each class folder, sorted: columns class_folder and file; empty where there are none."""
+    """List the images of each class folder, sorted, in columns class_folder and file; empty if there are none."""
     rows = [
         (directory.name, file.name)
         for directory in sorted(folder.glob(pattern))
@@ -215,5 +214,5 @@ def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
 
 
 def one_line(error: Exception) -> str:
-    """Put the message of an error on one line, for use in a UserError."""
+    """The message of an error on one line, for use in a UserError."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""One geometry for an image and all that is marked on it: nothing else in the package resizes or crops."""
+"""Resize and crop images together with boxes, masks and keypoints; no other module resizes images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=Tr
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize the shorter side to `resize` pixels (None: not at all), then cut or pad the centre to `crop` x `crop`."""
+    """Resize the shorter side to `resize` pixels (None: keep), then crop or pad the centre to `crop` x `crop`."""
 
     resize: Count | None = 256
     crop: Count = 224
@@ -33,8 +33,8 @@ class Geometry:
 
     @cached_property
     def transform(self) -> v2.Transform:
-        """The torchvision transform that image, box, mask and keypoints go through together."""
-        # Boxes are clipped to the image first, so that none reaches into the padding of a small image.
+        """The torchvision transform of image, box, mask and keypoints."""
+        # Boxes are clipped first, so that none extends into the padding of a small image.
         resize = [] if self.resize is None else [v2.Resize(self.resize, antialias=True)]
         return v2.Compose([v2.ClampBoundingBoxes(), *resize, v2.CenterCrop(self.crop), TO_UNIT])
 
@@ -45,7 +45,7 @@ class Geometry:
         mask: Bool[np.ndarray, "rows cols"] | None = None,
         keypoints: Float[np.ndarray, "parts 3"] | None = None,
     ) -> Sample:
-        """Transform an RGB image and its marks; the foreground is the mask, else the filled box "box", else absent."""
+        """Transform an RGB image and its marks; the mask "foreground" is the mask, else the filled box, else absent."""
         canvas = (image.height, image.width)
         marked: dict[str, Tensor] = {"image": tv_tensors.Image(image)}
         if mask is not None:
@@ -69,7 +69,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop of an area share in `scale`, resized to `crop` x `crop`, and mirroring: for training images only."""
+    """Random crop of an area share in `scale`, resized to `crop` x `crop`, and random flips; for training."""
 
     crop: Count = 224
     scale: Sequence[Share] = (0.16, 1.0)
@@ -80,7 +80,7 @@ class Augmentation:
 
     @cached_property
     def transform(self) -> v2.Transform:
-        """The torchvision transform; it draws from torch's global generator."""
+        """The torchvision transform; it uses torch's global generator."""
         steps = [v2.RandomResizedCrop(self.crop, scale=tuple(self.scale), antialias=True)]
         return v2.Compose([*steps, v2.RandomHorizontalFlip(0.5 if self.flip else 0.0), TO_UNIT])
 
@@ -92,14 +92,14 @@ class Augmentation:
 
 
 def fill(box: Float[Tensor, "4"], size: int) -> Mask:
-    """Mark the pixels whose centres lie inside a box; shape (size, size)."""
+    """Mask of the pixels whose centres lie inside a box; (size, size)."""
     centres = torch.arange(size) + 0.5
     x1, y1, x2, y2 = box
     return ((centres >= y1) & (centres < y2))[:, None] & ((centres >= x1) & (centres < x2))[None, :]
 
 
 def _visible(xy: Float[Tensor, "parts 2"], flags: Float[Tensor, " parts"], size: int) -> Keypoints:
-    """Add the visibility column: what was hidden or has left the crop becomes (0, 0, 0)."""
+    """Append the visibility column; keypoints that are hidden or outside the crop become (0, 0, 0)."""
     visible = (flags > 0) & ((xy >= 0) & (xy < size)).all(dim=1)
     return torch.where(visible[:, None], torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1), 0.0)
 

@@ -1,4 +1,4 @@
-"""MATLAB files, read in a process of their own: one damaged byte can crash scipy."""
+"""Read MATLAB files in a separate process, as a damaged file can crash scipy."""
 
 import json
 import os
@@ -18,10 +18,10 @@ SECONDS = 120
 
 
 def read_mat(path: Path, variable: str, **columns: Callable[[str], Any]) -> pd.DataFrame:
-    """Read a struct array, a column a field, or any other array as the one column "value"; rows are numbered from 1.
+    """Read a struct array with a column per field, or another array as the column "value"; rows count from 1.
 
-    `columns` convert the cells of those that are there, as those of `tables.read_table` do. UserError where the file is
-    absent or damaged.
+    `columns` convert the cells of the columns that exist, as in `tables.read_table`. UserError if the file is absent or
+    damaged.
     """
     remedy = "copy the file again"
     if not path.is_file():
@@ -43,7 +43,6 @@ def read_mat(path: Path, variable: str, **columns: Callable[[str], Any]) -> pd.D
             try:
                 found[name][row] = columns[name](str(found[name][row]))
             except ValueError as error:
-                raise UserError(
-                    f"{path}: {name} of row {row + 1} of {variable} is {found[name][row]!r}: expected {error}; {remedy}"
-                ) from None
+                cell = f"{name} of row {row + 1} of {variable}"
+                raise UserError(f"{path}: {cell} is {found[name][row]!r}: expected {error}; {remedy}") from None
     return pd.DataFrame(found, index=pd.RangeIndex(1, rows + 1))

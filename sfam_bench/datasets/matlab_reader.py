@@ -1,4 +1,4 @@
-"""Print one variable of a MATLAB file as JSON; run as a script of its own by `matlab.py`, since scipy can crash."""
+"""Print one variable of a MATLAB file as JSON; run as a script by `matlab.py`, since scipy can crash."""
 
 import json
 import resource
@@ -11,13 +11,11 @@ MEMORY = 4 << 30  # bytes of address space
 
 
 def main(path: str, variable: str) -> None:
-    """Print {column: values}: the fields of a struct array, or the one column "value" of any other array."""
+    """Print {column: values}: the fields of a struct array, or the column "value" of another array."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     array = np.atleast_1d(loadmat(path, squeeze_me=True, variable_names=[variable])[variable])
     columns = {name: array[name] for name in array.dtype.names} if array.dtype.names else {"value": array}
-    json.dump(
-        {name: values.tolist() for name, values in columns.items()}, sys.stdout, default=lambda item: item.tolist()
-    )
+    json.dump(columns, sys.stdout, default=lambda item: item.tolist())
 
 
 if __name__ == "__main__":

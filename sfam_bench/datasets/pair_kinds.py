@@ -1,4 +1,4 @@
-"""The kinds of pairs: which reference, and which negative, a query is paired with."""
+"""The kinds of pairs: how the reference and the negative of a query are selected."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ NO_EVIDENCE = "pairs.kinds=partial_match needs known evidence parts: only datase
 
 @dataclass(frozen=True)
 class Candidates:
-    """One query and everything it can be paired with: its scores against all items, and who they are."""
+    """One query, its scores against all items, and their index."""
 
     query: int
     scores: Tensor
     index: pd.DataFrame
     evidence: tuple[str, ...]
     random: np.random.Generator
-    searched: np.ndarray  # items that may be referred to
+    searched: np.ndarray  # items that may be references
 
     def same(self) -> np.ndarray:
         """Other items of the query's class."""
@@ -30,16 +30,15 @@ class Candidates:
 
     def different(self) -> np.ndarray:
         """Items of other classes."""
-        different: np.ndarray = (self.index["label"] != self.index["label"].iloc[self.query]).to_numpy()
-        return different
+        return np.asarray(self.index["label"] != self.index["label"].iloc[self.query])
 
     def nearest(self, among: np.ndarray) -> int | None:
-        """The highest score among some items of the gallery; the first of equals."""
+        """The searched item with the highest score among some items, the first of equals; None if there is none."""
         among = among & self.searched
         return int(self.scores.masked_fill(~torch.tensor(among), -torch.inf).argmax()) if among.any() else None
 
     def any(self, among: np.ndarray) -> int | None:
-        """One of some items of the gallery at random."""
+        """A random searched item among some items; None if there is none."""
         among = among & self.searched
         return int(self.random.choice(np.flatnonzero(among))) if among.any() else None
 
@@ -48,9 +47,8 @@ Choice = tuple[int | None, int | None]  # reference, negative
 
 
 def nearest_positive(candidates: Candidates) -> Choice:
-    """The nearest neighbour, where it is of the query's class."""
-    others = np.arange(len(candidates.index)) != candidates.query
-    nearest = candidates.nearest(others)
+    """The nearest neighbour, if it is of the query's class."""
+    nearest = candidates.nearest(np.arange(len(candidates.index)) != candidates.query)
     return (nearest if nearest is not None and candidates.same()[nearest] else None), None
 
 
@@ -60,17 +58,17 @@ def hard_negative(candidates: Candidates) -> Choice:
 
 
 def random_positive(candidates: Candidates) -> Choice:
-    """Any other item of the query's class."""
+    """A random other item of the query's class."""
     return candidates.any(candidates.same()), None
 
 
 def triplet(candidates: Candidates) -> Choice:
-    """The nearest item of the query's class, and the nearest of another as the negative."""
+    """The nearest item of the query's class, and as the negative the nearest of another class."""
     return candidates.nearest(candidates.same()), candidates.nearest(candidates.different())
 
 
 def partial_match(candidates: Candidates) -> Choice:
-    """Any item that shares some evidence part with the query and differs in another."""
+    """A random item that shares some evidence parts with the query and differs in others."""
     if not candidates.evidence:
         raise UserError(NO_EVIDENCE)
     states = candidates.index[list(candidates.evidence)].to_numpy()
@@ -81,7 +79,7 @@ def partial_match(candidates: Candidates) -> Choice:
 KINDS: dict[str, Callable[[Candidates], Choice]] = {
     kind.__name__: kind for kind in (nearest_positive, hard_negative, random_positive, triplet, partial_match)
 }
-# What a query of some kinds must have: an image of its own class, one of another class
+# What queries of some kinds need: a searched image of their class (positive), or of another class (negative)
 ROLES_OF = {
     **dict.fromkeys(("nearest_positive", "random_positive"), ("positive",)),
     **{"hard_negative": ("negative",), "triplet": ("positive", "negative")},

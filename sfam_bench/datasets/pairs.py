@@ -1,4 +1,4 @@
-"""Which pairs to explain: chosen deterministically from embeddings, saved beside the results, loaded in batches."""
+"""Choose the pairs to explain deterministically from embeddings, and load them in batches."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,15 @@ log = logging.getLogger(__name__)
 
 SIDES = ("query", "reference")
 OTHERS = ("same_class", "other_class")  # roles of further references
+NO_PAIR = "{} has no pair of kind {} in this split: choose other pairs.kinds"
 
 
 @dataclass(frozen=True)
 class PairChoice:
-    """`count` pairs of each of `kinds`, spread evenly over the classes, at most `per_class` queries of one.
+    """Selects `count` pairs of each of `kinds`, spread evenly over classes, at most `per_class` queries of a class.
 
-    `both_directions` adds each pair swapped (not for triplets), doubling the count. `others` adds to each pair two
-    further references, for metrics that ask whether a map changes with the reference; the pairs stay the same.
+    `both_directions` adds each pair swapped (not for triplets), doubling the count. `others` adds two further
+    references to each pair, for metrics that test whether a map depends on the reference; the pairs stay the same.
     """
 
     kinds: list[str] | tuple[str, ...] = ("nearest_positive",)
@@ -41,30 +42,29 @@ class PairChoice:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        object.__setattr__(self, "kinds", tuple(self.kinds))  # YAML brings a list
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # a list in YAML
         unknown = set(self.kinds) - KINDS.keys()
         if unknown or not self.kinds or len({*self.kinds}) < len(self.kinds):
             raise UserError(
-                f"pairs.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; name at least one, each once"
+                f"pairs.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; give one or more, each once"
             )
 
     def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
-        """Raise UserError where these images have no pair of one of the kinds, as far as classes and roles tell."""
+        """Raise UserError if classes and roles of these images allow no pair of one of the kinds."""
         index = dataset.index.loc[list(image_ids)]
         of_query, searched = roles(index)
         in_class = pd.Series(searched).groupby(index["label"].to_numpy()).transform("sum").to_numpy()
         fits = {"positive": in_class - searched > 0, "negative": searched.sum() - in_class > 0}
         for kind in self.kinds:
-            known = [of_query, *(fits[role] for role in ROLES_OF.get(kind, ()))]
-            if not np.logical_and.reduce(known).any():
-                raise UserError(f"{dataset.name} has no pair of kind {kind} in this split: choose other pairs.kinds")
+            if not np.logical_and.reduce([of_query, *(fits[role] for role in ROLES_OF.get(kind, ()))]).any():
+                raise UserError(NO_PAIR.format(dataset.name, kind))
             if kind == "partial_match" and not getattr(dataset, "evidence", ()):
                 raise UserError(NO_EVIDENCE)
 
     def __call__(
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
     ) -> pd.DataFrame:
-        """Choose among `image_ids`, whose embeddings are the rows of `gallery`; one row a pair."""
+        """Choose pairs of `image_ids`, whose embeddings are the rows of `gallery`; a frame with one row per pair."""
         index = dataset.index.loc[list(image_ids)]
         frames = [self._choose(kind, index, dataset, similarity, gallery) for kind in self.kinds]
         pairs = pd.concat(frames, ignore_index=True)
@@ -87,29 +87,25 @@ class PairChoice:
                     continue
                 negative_id = "" if negative is None else index.index[negative]
                 rows.append((index.index[query], index.index[reference], negative_id, float(row[reference])))
-                if len(rows) == self.count:
-                    break
-            if len(rows) == self.count:
+            if len(rows) >= self.count:
                 break
         if not rows:
-            raise UserError(f"{dataset.name} has no pair of kind {kind} in this split: choose other pairs.kinds")
+            raise UserError(NO_PAIR.format(dataset.name, kind))
         if len(rows) < self.count:
             log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(rows), kind, self.count)
-        frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
+        frame = pd.DataFrame(rows[: self.count], columns=["query_id", "reference_id", "negative_id", "score"])
         if self.both_directions and kind != "triplet":
             if not (of_query & searched).all():
-                raise UserError(
-                    f"{dataset.name} separates queries from its gallery, and pairs.both_directions=true would swap "
-                    "them: leave it false"
-                )
+                swaps = "pairs.both_directions=true would swap them: leave it false"
+                raise UserError(f"{dataset.name} separates queries from its gallery, and {swaps}")
             swapped = frame.rename(columns={"query_id": "reference_id", "reference_id": "query_id"})
-            # two queries that are each other's nearest would come out twice
+            # pairs of mutual nearest neighbours would be duplicated
             frame = pd.concat([frame, swapped]).drop_duplicates(["query_id", "reference_id"], ignore_index=True)
         return add_classes(frame.assign(kind=kind), index)
 
 
 def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: int | None) -> list[int]:
-    """Positions in an order that visits every class once before any class again, at most `per_class` times each."""
+    """Positions in an order that visits every class once before any class again, each at most `per_class` times."""
     shuffled = random.permutation(len(labels))
     turn = labels.iloc[shuffled].groupby(labels.iloc[shuffled].to_numpy()).cumcount().to_numpy()
     order = shuffled[np.argsort(turn, kind="stable")]
@@ -118,7 +114,7 @@ def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: in
 
 
 def add_classes(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
-    """Add label and class name of query and reference."""
+    """Add labels and class names of query and reference."""
     for side in SIDES:
         frame[f"{side}_label"] = index["label"].loc[frame[f"{side}_id"]].to_numpy()
         frame[f"{side}_class"] = index["class_name"].loc[frame[f"{side}_id"]].to_numpy()
@@ -126,9 +122,9 @@ def add_classes(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
 
 
 def add_controls(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Add a reference of the reference's class and one of neither image's class, at random; "" where there is none.
+    """Add a random reference of the reference's class and one of neither image's class; "" if there is none.
 
-    Each draw hangs on the pair alone, so that it disturbs no other.
+    Each draw depends only on its pair, so that adding pairs does not change the others.
     """
     among_all = index[roles(index)[1]]
     ids, classes = among_all.index.to_numpy(), among_all["label"].to_numpy()
@@ -147,7 +143,7 @@ def add_controls(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.Data
 
 
 def cut_batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
-    """Cut the table into batches of one kind each, in its own order."""
+    """Split the pairs into batches of one kind each, in order."""
     return [
         of_kind.iloc[start : start + batch_size]
         for _, of_kind in pairs.groupby("kind", sort=False)
@@ -161,12 +157,12 @@ def first_of_each_kind(pairs: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[PairBatch]:
-    """Load the images and regions of each batch, ahead of their use."""
+    """Load the images and regions of each batch, ahead of use."""
     return prefetch(partial(load_batch, dataset), frames)
 
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
-    """Load one batch; regions that not every pair of it has are left out, a further reference it lacks is NaN."""
+    """Load one batch; regions are included if every pair has them, missing further references are NaN."""
     queries, references = ([dataset.sample(image_id) for image_id in frame[f"{side}_id"]] for side in SIDES)
     regions = [
         dataset.regions(query_id, reference_id, sample)
@@ -189,16 +185,16 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
 
 
 def further_references(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:
-    """The further references of one role, or nothing where no pair of the batch has one."""
+    """The further references of one role, NaN for pairs without one; None if no pair of the batch has one."""
     ids = frame.get(f"{role}_id", pd.Series("", frame.index))
     images = {image_id: dataset.sample(image_id).image for image_id in ids.unique() if image_id}
     if not images:
         return None
-    none = torch.full_like(next(iter(images.values())), torch.nan)
-    return torch.stack([images.get(image_id, none) for image_id in ids])
+    missing = torch.full_like(next(iter(images.values())), torch.nan)
+    return torch.stack([images.get(image_id, missing) for image_id in ids])
 
 
 def keypoints(samples: Sequence[Sample]) -> KeypointsBatch | None:
-    """The parts of all images, or nothing where one has none."""
+    """The keypoints of all images; None if one has none."""
     points = [sample.keypoints for sample in samples if sample.keypoints is not None]
     return torch.stack(points) if len(points) == len(samples) else None

@@ -1,4 +1,4 @@
-"""What a caller has, as the model takes it: files, PIL images, arrays and tensors; masks and boxes beside them."""
+"""Convert a caller's files, PIL images, arrays and tensors, with masks and boxes, to inputs of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from sfam_bench.datasets.folder import one_line
 from sfam_bench.datasets.geometry import Box, Geometry, fill
 
 Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
-Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # of the object; light, true or 1 is inside
+Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # the object is light, true or 1
 Corners: TypeAlias = Sequence[float | int]  # x1, y1, x2, y2
 
 
@@ -37,17 +37,18 @@ def pair(
     box: Corners | None = None,
     background: str = "white",
 ) -> PairBatch:
-    """Two images and the object of the query, in pixels of the picture that was given; cut to `size` unless a tensor.
+    """Convert two images, and the object of the query in pixels of the given image, to a batch of one pair.
 
+    size: of the crop; tensors are not resized.
     background: the colour behind transparent pixels.
 
-    Raises UserError where they are no images of one size.
+    Raises UserError if the inputs are invalid or differ in size.
     """
     found = sample(query, "query", size, foreground, box, background)
     other = sample(reference, "reference", size, background=background)
     shapes = [tuple(one.image.shape) for one in (found, other)]
     if shapes[0] != shapes[1]:
-        raise UserError(f"query is {shapes[0]} and reference {shapes[1]}: give both one size, or files, which are cut")
+        raise UserError(f"query is {shapes[0]} and reference {shapes[1]}: give both one size, or files")
     masks = {name: mask[None] for name, mask in found.masks.items()}
     return PairBatch(("query",), ("reference",), found.image[None], other.image[None], masks=masks)
 
@@ -60,21 +61,21 @@ def sample(
     box: Corners | None = None,
     background: str = "white",
 ) -> Sample:
-    """One image with what is marked on it; raises UserError where it is none."""
+    """Convert one image with its marks to a sample; raises UserError if it is invalid."""
     if isinstance(picture, Tensor):
-        image = _tensor(picture, what)
-        rows, cols = image.shape[-2:]
+        tensor = _tensor(picture, what)
+        rows, cols = tensor.shape[-2:]
         masks = {}
         if box is not None:
             filled = fill(torch.tensor(_box(box, (rows, cols)), dtype=torch.float32), max(rows, cols))
             masks["foreground"] = masks["box"] = filled[:rows, :cols]
         if foreground is not None:
             masks["foreground"] = torch.from_numpy(_mask(foreground, (rows, cols)))
-        return Sample(image, masks)
-    opened = _open_picture(picture, what, background, marked=not (foreground is None and box is None))
-    shape = (opened.height, opened.width)
+        return Sample(tensor, masks)
+    image = _open_picture(picture, what, background, marked=not (foreground is None and box is None))
+    shape = (image.height, image.width)
     mask = None if foreground is None else _mask(foreground, shape)
-    return Geometry(round(size * 256 / 224), size)(opened, None if box is None else _box(box, shape), mask)
+    return Geometry(round(size * 256 / 224), size)(image, None if box is None else _box(box, shape), mask)
 
 
 def _open_picture(
@@ -90,24 +91,28 @@ def _open_picture(
         raise UserError(f"{what} is of type {type(picture).__name__}: give a path, a PIL image, an array or a tensor")
     try:
         return to_rgb(picture, what, background=background, marked=marked)
-    except (OSError, SyntaxError, ValueError) as error:  # the file behind it is read only now
-        raise UserError(f"cannot read {what} ({one_line(error)}): open an image that is whole") from None
+    except (OSError, SyntaxError, ValueError) as error:  # PIL reads the file only now
+        raise UserError(f"cannot read {what} ({one_line(error)}): open an undamaged image") from None
 
 
 def _tensor(picture: Tensor, what: str) -> Image:
     if picture.ndim != 3 or len(picture) != 3 or not picture.numel():
         shape = f"{tuple(picture.shape)} of {str(picture.dtype).removeprefix('torch.')}"
         raise UserError(f"{what} is {shape}: an image tensor must have the shape (3, rows, cols)")
-    image = picture.detach().cpu()
-    return torch.from_numpy(scale_to_unit((image.float() if image.is_floating_point() else image).numpy(), what))
+    return torch.from_numpy(scale_to_unit(_to_array(picture), what))
+
+
+def _to_array(values: Tensor) -> np.ndarray:
+    """The values on the CPU, of any floating type as float32."""
+    array: np.ndarray = (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
+    return array
 
 
 def _mask(region: Region, shape: tuple[int, int]) -> np.ndarray:
-    """True where the object is; raises UserError where the mask is not of its image's shape (rows, cols)."""
+    """Read a mask; raises UserError if it does not have its image's shape (rows, cols)."""
     if isinstance(region, Tensor):
-        found = region.detach().cpu()
-        mask = levels_to_mask((found.float() if found.is_floating_point() else found).numpy(), "foreground")
-    elif isinstance(region, np.ndarray):
+        region = _to_array(region)
+    if isinstance(region, np.ndarray):
         mask = levels_to_mask(region, "foreground")
     elif isinstance(region, PIL.Image.Image):
         mask = to_mask(region, "foreground")
@@ -119,12 +124,14 @@ def _mask(region: Region, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _box(box: Corners, shape: tuple[int, int]) -> Box:
-    """The box as floats; raises UserError where it encloses nothing of its image."""
+    """Convert a box to floats; raises UserError if it does not overlap its image."""
     try:
         x1, y1, x2, y2 = (float(edge) for edge in box)
     except (TypeError, ValueError):
         raise UserError(f"box is {box!r}: give x1, y1, x2, y2 in pixels of the query") from None
     rows, cols = shape
     if not (max(x1, 0) < min(x2, cols) and max(y1, 0) < min(y2, rows)):
-        raise UserError(f"box {(x1, y1, x2, y2)} holds nothing of the {cols} x {rows} query: give x1, y1, x2, y2 in px")
+        raise UserError(
+            f"box {(x1, y1, x2, y2)} does not overlap the {cols} x {rows} query: give x1, y1, x2, y2 in pixels"
+        )
     return x1, y1, x2, y2

@@ -1,4 +1,4 @@
-"""Text tables of data sets: UTF-8 with or without a byte order mark, any line ends, columns between blanks or tabs."""
+"""Read text tables of data sets: UTF-8 with or without BOM, any line ends, columns separated by blanks or tabs."""
 
 import csv
 import io
@@ -18,29 +18,29 @@ BLANKS = re.compile(r"[ \t]+")
 
 
 def parse_string(cell: str) -> str:
-    """Any text but none."""
+    """A non-empty string."""
     if not cell:
-        raise ValueError("a text")
+        raise ValueError("a non-empty string")
     return cell
 
 
 def parse_path(cell: str) -> str:
-    """A path that stays below the folder of its data set, by name; links are followed later (`folder.inside`)."""
+    """A path whose name stays below the data set's folder; links are checked later (`folder.resolve_inside`)."""
     if leads_out(parse_string(cell)):
         raise ValueError("a path below the data set's folder; this one leads out of it")
     return cell
 
 
 def leads_out(path: str) -> bool:
-    """Whether a path is absolute, on a drive, or goes up; written for any system."""
+    """Whether a path is absolute, has a drive, or holds `..`, in POSIX or Windows notation."""
     windows = PureWindowsPath(path)
     return bool(windows.anchor) or ".." in windows.parts or "\0" in path
 
 
 def parse_natural(cell: str) -> int:
-    """A whole number that is not negative, in decimal digits."""
+    """A non-negative integer in decimal digits."""
     if not re.fullmatch(r"[0-9]{1,18}", cell):
-        raise ValueError("a whole number of at least 0")
+        raise ValueError("an integer of at least 0")
     return int(cell)
 
 
@@ -56,18 +56,17 @@ def parse_number(cell: str) -> float:
 
 
 def parse_flag(cell: str) -> bool:
-    """True or False, however it is written: true, 1, 1.0."""
-    found = FLAGS.get(cell.lower())
-    if found is None:
+    """True or False, written as true, 1, 1.0, false, 0 or 0.0 in any case."""
+    if cell.lower() not in FLAGS:
         raise ValueError("True or False")
-    return found
+    return FLAGS[cell.lower()]
 
 
 Columns = Mapping[str, Callable[[str], Any]]
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a file that hold anything, with their numbers; UserError where it is absent, empty or not UTF-8."""
+    """The non-blank lines of a file with their numbers; UserError if it is absent, empty or not UTF-8."""
     try:
         content = check_regular(path).read_bytes()
         lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
@@ -75,9 +74,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         raise UserError(f"cannot read {path} ({error.strerror}): copy it again") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: not UTF-8: copy the file again, or convert it (iconv -f latin1 -t utf-8)"
-        ) from None
+        remedy = "copy the file again, or convert it (iconv -f latin1 -t utf-8)"
+        raise UserError(f"{path}, line {line}: not UTF-8: {remedy}") from None
     found = [(at, line.strip()) for at, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise UserError(f"{path} is empty: copy it again")
@@ -85,10 +83,10 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_table(path: Path, columns: Columns, header: bool = False, keys: int = 1) -> pd.DataFrame:
-    """Read a table, keyed by its first column; each row of its first `keys` columns may come once.
+    """Read a table indexed by its first column; rows must be unique in the first `keys` columns.
 
-    A header must name exactly these columns and decides their order. The last column may hold blanks.
-    UserError, with file and line, where a cell is not what its column expects.
+    A header must name exactly these columns, in any order. The last column may hold blanks. UserError, with file and
+    line, if a cell is invalid.
     """
     lines = read_lines(path)
     names = list(columns)
@@ -102,16 +100,16 @@ def read_table(path: Path, columns: Columns, header: bool = False, keys: int = 1
 
 
 def read_csv(path: Path, columns: Columns, header: bool = True, optional: Columns | None = None) -> pd.DataFrame:
-    """Read comma-separated cells, keyed by the line number; without a header, in the order of `columns`.
+    """Read comma-separated cells, indexed by line number; without a header, in the order of `columns`.
 
-    `optional` are columns that may be absent and cells that may be empty, which become None. Others are left out.
+    Columns of `optional` may be absent, and their cells may be empty, which gives None. Other columns are ignored.
     """
     numbers, lines = zip(*read_lines(path), strict=True)
     try:
         reader = csv.reader(io.StringIO("\n".join(lines), newline=""), strict=True, skipinitialspace=True)
         rows = [(numbers[min(reader.line_num, len(numbers)) - 1], row) for row in reader]
     except csv.Error as error:
-        raise UserError(f"{path}, line {numbers[reader.line_num - 1]}: no row of a CSV ({error}): mend it") from None
+        raise UserError(f"{path}, line {numbers[reader.line_num - 1]}: invalid CSV ({error}): correct it") from None
     names = rows.pop(0)[1] if header else list(columns)
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path}, line {numbers[0]}: names the column {twice[0]!r} twice: remove one")
@@ -119,28 +117,26 @@ def read_csv(path: Path, columns: Columns, header: bool = True, optional: Column
         raise UserError(f"{path} lacks the columns {', '.join(absent)}: it has {', '.join(names)}")
     if wrong := [at for at, row in rows if len(row) != len(names)]:
         raise UserError(f"{path}, line {wrong[0]}: expected {len(names)} cells: {', '.join(names)}")
-    known = {**columns, **{name: _empty(take) for name, take in (optional or {}).items() if name in names}}
+    known = {**columns, **{name: _allow_empty(parse) for name, parse in (optional or {}).items() if name in names}}
     frame = _frame(path, [(at, dict(zip(names, row, strict=True))) for at, row in rows], known, 0)
     return frame.set_index(pd.Index([at for at, _ in rows], name="line"))
 
 
-def _empty(take: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda cell: take(cell) if cell else None
+def _allow_empty(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda cell: parse(cell) if cell else None
 
 
 def _frame(path: Path, rows: list[tuple[int, dict[str, str]]], columns: Columns, keys: int) -> pd.DataFrame:
     found: dict[str, list[Any]] = {name: [] for name in columns}
     seen: dict[tuple[Any, ...], int] = {}
     for at, row in rows:
-        for name, take in columns.items():
+        for name, parse in columns.items():
             try:
-                found[name].append(take(row.get(name, "").strip()))
+                found[name].append(parse(row.get(name, "").strip()))
             except ValueError as error:
-                is_ = repr(row[name]) if name in row else "absent"
-                raise UserError(
-                    f"{path}, line {at}: {name} is {is_}: expected {error} (columns {', '.join(columns)}); mend it, or "
-                    "copy the file again"
-                ) from None
+                cell, remedy = repr(row[name]) if name in row else "absent", "correct it, or copy the file again"
+                expected = f"{error} (columns {', '.join(columns)})"
+                raise UserError(f"{path}, line {at}: {name} is {cell}: expected {expected}; {remedy}") from None
         if keys:
             key = tuple(values[-1] for values in list(found.values())[:keys])
             if (before := seen.setdefault(key, at)) != at:

@@ -1,1 +1,1 @@
-"""Nearest neighbours in bounded memory, and what is measured of them: recall@k, MAP@R, rank."""
+"""Nearest neighbours in bounded memory, and retrieval measures: recall@k, MAP@R, rank."""

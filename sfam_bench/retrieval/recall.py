@@ -1,7 +1,7 @@
-"""Embed a gallery and ask how well it retrieves: leave-one-out over one set of images."""
+"""Embed a gallery and measure its retrieval, leave-one-out over one set of images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
@@ -18,13 +18,13 @@ from sfam_bench.retrieval.search import Engine, Roles, search
 
 Labels = Int[Tensor, " items"]
 RECALL_AT = (1, 2, 4, 8)
+AT_ONCE = 2**22  # scores held at a time
 FOUND = ("rank", "lead", "average_precision")  # the columns of `Catalogue.find`
-AT_ONCE = 2**22  # scores that are held at a time
-TIE = 1e-6  # of the largest score: by so much do products in float32 tell equal items apart
+TIE = 1e-6  # share of the largest score by which float32 products of equal items may differ
 
 
 def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch_size: int = 32) -> Gallery:
-    """Embed images by id; (items, dims) on the CPU."""
+    """Embed images by id; returns (items, dims) on the CPU."""
     if not image_ids:
         raise UserError(f"no images of {dataset.name} to embed: the split is empty")
 
@@ -37,7 +37,7 @@ def embed(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], ba
 
 
 def roles_of(dataset: Dataset, image_ids: Sequence[str]) -> Roles | None:
-    """Which of these images are queries and which are searched, where the data set tells them apart."""
+    """Return which of these images are queries and which are searched; None if the data set has no roles."""
     if not set(ROLES) & set(dataset.index):
         return None
     return Roles(*map(torch.tensor, roles(dataset.index.loc[list(image_ids)])))
@@ -51,20 +51,20 @@ def per_item(
     engine: Engine = "torch",
     roles: Roles | None = None,
 ) -> pd.DataFrame:
-    """Leave-one-out recall@k, R-precision and MAP@R (Musgrave et al., ECCV 2020) of each item, by its place.
+    """Leave-one-out recall@k, R-precision and MAP@R (Musgrave et al., ECCV 2020) of each item, indexed by position.
 
-    With `roles`, of each query among the searched items. Items that nothing of their class can be found for are absent.
+    With `roles`, of each query among the searched items. Items without another searched item of their class are absent.
     """
     if not recall_at or min(recall_at) < 1:
-        raise UserError(f"recall_at is {list(recall_at)}: give numbers of neighbours of at least 1")
+        raise UserError(f"recall_at is {list(recall_at)}: give one or more positive integers")
     every = torch.ones_like(labels, dtype=torch.bool)
     queries, searched = (every, every) if roles is None else (roles.queries, roles.searched)
     _, group = labels.unique(return_inverse=True)
     found_in = labels[searched]
     others = (torch.bincount(group[searched], minlength=int(group.max()) + 1)[group] - searched.long())[queries]
     if not (others > 0).any():
-        raise UserError("no class has two images: retrieval needs at least one pair of a query and another image")
-    alone = int((queries & ~searched).any())  # such a query may find all
+        raise UserError("no class has two images: retrieval needs a query and another image of its class")
+    alone = int((queries & ~searched).any())  # a query outside the gallery may find all of it
     deepest = min(max(int(others.max()), *recall_at), len(found_in) - 1 + alone)
     own = None if roles is None else roles.own.to(labels.device)
     depths = torch.arange(1, deepest + 1, device=labels.device)
@@ -95,23 +95,22 @@ def retrieval(
     engine: Engine = "torch",
     roles: Roles | None = None,
 ) -> dict[str, int | float]:
-    """Means of `per_item`, and over how many; with `nmi` also how well clusters agree with classes, which is slow."""
-    return average_retrieval(per_item(similarity, gallery, labels, recall_at, engine, roles)) | (
-        {"nmi": cluster_agreement(similarity, gallery, labels)} if nmi else {}
-    )
+    """Means of `per_item` and the number of items; with `nmi` also `cluster_agreement`, which is slow."""
+    means = average_retrieval(per_item(similarity, gallery, labels, recall_at, engine, roles))
+    return {**means, "nmi": cluster_agreement(similarity, gallery, labels)} if nmi else means
 
 
 def average_retrieval(items: pd.DataFrame) -> dict[str, int | float]:
-    """What `retrieval` says of the values of `per_item`."""
+    """The number of items and the means of the columns of `per_item`."""
     return {"count": len(items), **{str(name): float(values.mean()) for name, values in items.items()}}
 
 
 def cluster_agreement(similarity: SimilarityFunction, gallery: Gallery, labels: Labels, seed: int = 0) -> float:
-    """NMI of classes and as many k-means clusters, over the mean of their entropies (Song et al., CVPR 2016).
+    """NMI between classes and as many k-means clusters, normalised by their mean entropy (Song et al., CVPR 2016).
 
-    Clusters are those of one start of k-means++ (Arthur and Vassilvitskii, 2007) over the keys of the similarity.
+    Clusters are found by k-means++ (Arthur and Vassilvitskii, 2007) with one start on the keys of the similarity.
     """
-    from sklearn.cluster import KMeans  # two seconds that every script would wait for
+    from sklearn.cluster import KMeans  # takes two seconds to import
     from sklearn.metrics import normalized_mutual_info_score
 
     keys = similarity.keys(gallery).cpu().numpy()
@@ -121,12 +120,13 @@ def cluster_agreement(similarity: SimilarityFunction, gallery: Gallery, labels: 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """An embedded gallery with the ids and class labels of its items; `roles` says which of them are searched."""
+    """An embedded gallery with ids and class labels of its items; `roles` selects the queries and searched items."""
 
     embeddings: Gallery
     labels: Labels
     ids: tuple[str, ...]
     roles: Roles | None = None
+    scaled: dict[SimilarityFunction, Gallery] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.embeddings) == len(self.labels) == len(self.ids):
@@ -134,54 +134,49 @@ class Catalogue:
             raise UserError(f"a gallery needs one label and one id for each embedding, not {sizes}")
 
     def to(self, device: torch.device) -> "Catalogue":
-        """The same, there."""
+        """Copy to a device."""
         return Catalogue(self.embeddings.to(device), self.labels.to(device), self.ids, self.roles)
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """Where each id stands."""
+        """The position of each id."""
         return {image_id: place for place, image_id in enumerate(self.ids)}
 
     def place(self, image_id: str) -> int:
-        """Where an id stands; UserError where it does not."""
+        """The position of an id; UserError if it is not in the gallery."""
         if image_id not in self.places:
             raise UserError(f"{image_id} is not in the gallery: embed the images of all pairs, not {len(self.ids)}")
         return self.places[image_id]
 
-    @cached_property
-    def scaled(self) -> dict[SimilarityFunction, Gallery]:
-        """The keys of each similarity that has searched here."""
-        return {}
-
     def keys(self, similarity: SimilarityFunction) -> Gallery:
-        """The embeddings as the similarity reads them, computed once."""
+        """The keys of the embeddings for a similarity, computed once."""
         if similarity not in self.scaled:
             self.scaled[similarity] = similarity.keys(self.embeddings)
         return self.scaled[similarity]
 
     def others(self, query: str) -> Bool[Tensor, " items"]:
-        """What a query is ranked against: all that is searched but itself."""
-        found = torch.ones_like(self.labels, dtype=torch.bool)
+        """The items that a query is ranked against: all searched items except itself."""
+        others = torch.ones_like(self.labels, dtype=torch.bool)
         if self.roles is not None:
-            found &= self.roles.searched.to(found.device)
-        found[self.place(query)] = False
-        return found
+            others &= self.roles.searched.to(others.device)
+        others[self.place(query)] = False
+        return others
 
     def find_places(self, image_ids: Sequence[str]) -> Labels:
-        """Where several stand."""
+        """The positions of several ids."""
         return torch.tensor([self.place(image_id) for image_id in image_ids], device=self.labels.device)
 
     def find(
         self, similarity: SimilarityFunction, versions: Gallery, query: str, reference: str
-    ) -> Float[Tensor, "items found"]:
-        """How versions of one query retrieve, the query itself left out; ties count against, up to rounding.
+    ) -> Float[Tensor, "items measures"]:
+        """Retrieval of versions of one query, which is excluded itself; ties, up to rounding, count against.
 
-        Columns: rank of the reference, 1 first; lead of the nearest item of the query's class over the nearest other,
-        in units of the score, positive where recall@1 holds; average precision over the items of the query's class.
-        The last two are NaN for a query alone in its class, and a class alone in the gallery leads by infinity.
+        Columns: rank of the reference, from 1; lead of the nearest item of the query's class over the nearest other
+        item, in units of the score, positive if recall@1 is 1; average precision over the items of the query's class.
+        The last two are NaN for a query without others of its class; without other classes the lead is infinite.
         """
-        left_out, wanted = self.place(query), self.place(reference)
-        ranked, alike = self.others(query), self.labels == self.labels[left_out]
+        wanted = self.place(reference)
+        ranked, alike = self.others(query), self.labels == self.labels[self.place(query)]
         own, others = ranked & alike, ranked & ~alike
         keys, found = self.keys(similarity), []
         for part in similarity.keys(versions).split(max(1, AT_ONCE // len(self.ids))):
@@ -190,8 +185,8 @@ class Catalogue:
             scores[:, ~ranked] = -torch.inf
             rank = (scores >= scores[:, [wanted]] - rounding).sum(dim=1).to(scores.dtype)
             if not own.any():
-                nothing = torch.full_like(rank, torch.nan)
-                found.append(torch.stack([rank, nothing, nothing], dim=1))
+                missing = torch.full_like(rank, torch.nan)
+                found.append(torch.stack([rank, missing, missing], dim=1))
                 continue
             nearest = scores[:, own]
             rest = scores[:, others].amax(dim=1) if others.any() else torch.full_like(rank, -torch.inf)

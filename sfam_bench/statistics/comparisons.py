@@ -1,8 +1,8 @@
-"""Which methods are worse than the best, and which differ from another one: sign flips of whole classes.
+"""Comparisons of methods with the best one and with each other, by sign flips of whole classes.
 
 Under the null hypothesis the difference of two methods, summed over the pairs of a class, is as likely to be positive
-as negative. Flipping the signs of all differences of a class together gives the distribution of any statistic of them
-and keeps how alike the pairs of a class and the methods are.
+as negative. Flipping the signs of all differences of a class together gives the null distribution of any statistic and
+preserves the correlations among pairs of a class and among methods.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-FEW_CLASSES = 6  # with fewer, no pattern of signs is rarer than 5 %, so that nothing can be told
+FEW_CLASSES = 6  # with fewer, no sign pattern is rarer than 5 %, so that no difference can be significant
 LEVEL = 0.05
-SHARED_ENOUGH = 0.5  # of the pairs: a method with fewer is not compared, since the others would lose theirs
+SHARED_ENOUGH = 0.5  # share of the pairs; a method with fewer is not compared, as the others would lose theirs
 ROUNDING = 1e-9
 
 
@@ -21,9 +21,9 @@ ROUNDING = 1e-9
 class Comparison:
     """The methods of one metric, over the pairs that all `compared` methods have.
 
-    `p` of each method: how often equal methods fall as far behind the best, adjusted for all methods; NaN where it is
-    not compared. `best` is the first of equals, -1 where no mark can be given: fewer than FEW_CLASSES classes, a single
-    method, or no difference at all.
+    `p` of each method is the adjusted probability of falling as far behind the best if methods are equal; NaN if it is
+    not compared. `best` is the first of equal ones, -1 if there is none: fewer than FEW_CLASSES classes, a single
+    method, or no difference.
     """
 
     best: int
@@ -44,8 +44,8 @@ def compare_with_best(values: np.ndarray, clusters: np.ndarray, draws: int = 10_
     """Compare all methods with the best of them; `values` (pairs, methods), greater is better, NaN where flagged.
 
     Multiple comparisons with the best (Hsu 1981) by the step-down max-T of Romano and Wolf (2005): the studentised
-    difference of each method to whichever is furthest ahead, its distribution by sign flips of classes. The
-    probability that any method that is as good as the best is not marked as tied is at most LEVEL.
+    difference of each method to the best one, with its distribution by sign flips of classes. The probability that any
+    method as good as the best is not marked as tied is at most LEVEL.
     """
     counts = np.isfinite(values).sum(axis=0)
     compared = (counts > 0) & (counts >= SHARED_ENOUGH * counts.max(initial=0))
@@ -63,7 +63,7 @@ def compare_with_best(values: np.ndarray, clusters: np.ndarray, draws: int = 10_
 
 
 def sign_flips(classes: int, draws: int, seed: int = 0) -> np.ndarray:
-    """Signs (flips, classes), first the data as they are; all patterns up to a common sign, or `draws` random ones."""
+    """Signs (flips, classes), first all positive: all patterns up to a common sign, or `draws` random ones."""
     if 2 ** (classes - 1) <= draws:
         patterns = np.arange(2 ** (classes - 1))[:, None] >> np.arange(classes) & 1
         return np.asarray(1.0 - 2 * patterns)
@@ -74,19 +74,19 @@ def sign_flips(classes: int, draws: int, seed: int = 0) -> np.ndarray:
 
 def _p_behind_best(sums: np.ndarray, flips: np.ndarray) -> np.ndarray:
     """Adjusted p that each method is among the best, from its sums by class."""
-    behind = np.empty((2 * len(flips), sums.shape[1]))  # each pattern of signs, and its opposite
+    behind = np.empty((2 * len(flips), sums.shape[1]))  # each pattern of signs and its opposite
     for method in range(sums.shape[1]):
         ahead = flips @ _scale(sums - sums[:, [method]])
         behind[: len(flips), method], behind[len(flips) :, method] = ahead.max(axis=1), -ahead.min(axis=1)
     order = np.argsort(-behind[0])
-    furthest = np.maximum.accumulate(behind[:, order[::-1]], axis=1)[:, ::-1]  # of a method and those less far behind
+    furthest = np.maximum.accumulate(behind[:, order[::-1]], axis=1)[:, ::-1]  # over a method and those less far behind
     p = np.empty(len(order))
     p[order] = np.maximum.accumulate((furthest >= behind[0, order] - ROUNDING).mean(axis=0))
     return p
 
 
 def _scale(sums: np.ndarray) -> np.ndarray:
-    """Sums by class over their norm, so that their total is a monotone function of the clustered t statistic."""
+    """Divide sums by class by their norm, so that their total is monotone in the clustered t statistic."""
     norm = np.sqrt((sums**2).sum(axis=0))
     return np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0)
 
@@ -94,7 +94,7 @@ def _scale(sums: np.ndarray) -> np.ndarray:
 def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_000, seed: int = 0) -> np.ndarray:
     """Two-sided p that the mean of each column (pairs, columns) is zero, by sign flips of its sums over classes.
 
-    NaN values are left out; NaN where no value is, or all are of one class.
+    NaN values are ignored; p is NaN if there are no values or all are of one class.
     """
     codes, names = pd.factorize(np.asarray(clusters))
     present = np.isfinite(differences)
@@ -113,7 +113,7 @@ def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_0
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment; NaN stays NaN and is not counted."""
+    """Holm's step-down adjustment; NaN stays NaN and is not counted as a test."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
     adjusted = np.full(p_values.shape, np.nan)
@@ -122,9 +122,9 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def rank_biserial(differences: np.ndarray) -> float:
-    """The matched-pairs effect size: 1 where all differences are positive, -1 negative, 0 none or balanced."""
+    """The matched-pairs rank-biserial effect size: 1 if all differences are positive, -1 if negative, 0 if balanced."""
     differences = differences[np.isfinite(differences)]
-    unequal = differences[differences != 0]  # as Wilcoxon drops them
+    unequal = differences[differences != 0]  # as in Wilcoxon's test
     if not len(unequal):
         return 0.0 if len(differences) else float("nan")
     ranks = stats.rankdata(np.abs(unequal))

@@ -1,4 +1,4 @@
-"""Intervals of means over pairs whose classes were sampled, not the pairs."""
+"""Confidence intervals of means over pairs, where classes were sampled rather than pairs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CHUNK = 1 << 22  # resampled cluster counts held at once
+CHUNK = 1 << 22  # resampled cluster counts held at a time
 STUDENT_BELOW = 8  # clusters below which resampling is too narrow (benchmarks/coverage.py)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over pairs and its interval."""
+    """A mean over pairs and its confidence interval."""
 
     mean: float
     low: float
     high: float
     count: int
     clusters: int
-    clustered: bool  # False: a single cluster, so the pairs were taken as independent
+    clustered: bool  # False: a single cluster, whose pairs are taken as independent
 
 
 def clustered_bootstrap(
@@ -44,13 +44,13 @@ def clustered_intervals(
     level: float = 0.95,
     shares: bool | np.ndarray = False,
 ) -> list[Interval]:
-    """The mean of each column of `values` (pairs, columns) with an interval over clusters; NaN values are left out.
+    """The mean of each column of `values` (pairs, columns) with an interval over clusters; NaN values are ignored.
 
     Three forms, chosen by simulation (benchmarks/coverage.py). Columns that are `shares` (values 0 and 1): Wilson's
     interval with the effective sample size of the design (Korn and Graubard 1998). Fewer than STUDENT_BELOW clusters:
     Student's t on the clustered standard error. Otherwise percentiles of resampled clusters, widened for few clusters
-    (expanded percentile interval, Hesterberg 2015). Degrees of freedom count clusters by Kish's effective number,
-    which unequal sizes make smaller. A single cluster: its pairs are taken as independent, and `clustered` is False.
+    (expanded percentile interval, Hesterberg 2015). Degrees of freedom use Kish's effective number of clusters, which
+    is smaller for unequal sizes. A single cluster: its pairs are taken as independent, and `clustered` is False.
     """
     codes, names = pd.factorize(np.asarray(clusters))
     present, share = np.isfinite(values), np.broadcast_to(shares, values.shape[1:])
@@ -60,10 +60,8 @@ def clustered_intervals(
     found: dict[int, Interval] = {}
     for used, columns in _by_clusters(sizes > 0):
         if used.sum() < 2:
-            alone = {
-                column: _unclustered(values[:, column], bool(share[column]), draws, seed, level) for column in columns
-            }
-            found.update(alone)
+            for column in columns:
+                found[column] = _interval_of_pairs(values[:, column], bool(share[column]), draws, seed, level)
             continue
         of, sized = sums[np.ix_(used, columns)], sizes[np.ix_(used, columns)]
         lows, highs = _bounds(of, sized, share[columns], draws, seed, level)
@@ -75,14 +73,14 @@ def clustered_intervals(
 
 
 def _by_clusters(used: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The sets of clusters that columns have values in, each with its columns."""
+    """Yield the sets of clusters in which columns have values, each with its columns."""
     patterns, group = np.unique(used.T, axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         yield pattern, np.flatnonzero(group.ravel() == number)
 
 
-def _unclustered(values: np.ndarray, share: bool, draws: int, seed: int, level: float) -> Interval:
-    """The interval of one cluster's pairs, taken one by one; fewer than two pairs have none."""
+def _interval_of_pairs(values: np.ndarray, share: bool, draws: int, seed: int, level: float) -> Interval:
+    """The interval of one cluster's pairs as independent; NaN for fewer than two pairs."""
     values = values[np.isfinite(values)]
     mean = float(values.mean()) if len(values) else np.nan
     if len(values) < 2:
@@ -95,7 +93,7 @@ def _unclustered(values: np.ndarray, share: bool, draws: int, seed: int, level: 
 def _bounds(
     sums: np.ndarray, sizes: np.ndarray, shares: np.ndarray, draws: int, seed: int, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of sum(sums) / sum(sizes) where the rows (clusters) were sampled, each column by the form that fits it."""
+    """Bounds of sum(sums) / sum(sizes) over sampled rows (clusters), by the form for each column."""
     bounds = np.empty((2, sums.shape[1]))
     if shares.any():
         bounds[:, shares] = _wilson(sums[:, shares], sizes[:, shares], level)
@@ -107,7 +105,7 @@ def _bounds(
 
 
 def _variance(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Of the mean, over clusters, with residuals corrected for their leverage (CR2; Bell and McCaffrey 2002)."""
+    """Clustered variance of the mean with leverage-corrected residuals (CR2; Bell and McCaffrey 2002)."""
     total = sizes.sum(axis=0)
     residuals = (sums - sizes * (sums.sum(axis=0) / total)) / np.sqrt(1 - sizes / total)
     return np.asarray((residuals**2).sum(axis=0) / total**2)
@@ -125,7 +123,7 @@ def _student(sums: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
 
 
 def _wilson(sums: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
-    """Wilson's interval; where all values agree, the clusters are the sample, since their likeness is not known."""
+    """Wilson's interval; if all values are equal, the clusters are the sample, as their correlation is unknown."""
     total, effective = sizes.sum(axis=0), _effective(sizes)
     share, variance = sums.sum(axis=0) / total, _variance(sums, sizes)
     design = np.divide(share * (1 - share), variance, out=effective.copy(), where=variance > 1e-15)
@@ -151,7 +149,7 @@ def _percentiles(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int, lev
 
 
 def _quantile(ordered: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """A quantile of its own of each sorted column, between neighbours as numpy's."""
+    """The quantile `shares` of each sorted column, interpolated linearly as in numpy."""
     at = shares * (len(ordered) - 1)
     below = np.floor(at).astype(int)
     low, high = np.take_along_axis(ordered, np.stack([below, np.minimum(below + 1, len(ordered) - 1)]), axis=0)

@@ -1,6 +1,7 @@
-"""Means of explainers over pairs, and their paired differences to one of them."""
+"""Means of explainers over pairs, and paired differences to one explainer."""
 
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,15 @@ def summarise(
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row for each explainer and metric: the mean, its interval, what was flagged, and who is best.
+    """One row per explainer and metric: mean, interval, flag counts, and comparison with the best.
 
-    `metrics` gives each metric's `higher_is_better`; one without has no best. `best`, `tied` and `p_best` are those of
-    `compare_with_best`, over `shared` pairs of `shared_classes` classes that all `compared` explainers have.
+    `metrics` holds each metric's `higher_is_better`; metrics without it have no best. `best`, `tied` and `p_best` are
+    from `compare_with_best`, over `shared` pairs of `shared_classes` classes that all `compared` explainers have.
     """
     directions = {name: spec.get("higher_is_better") for name, spec in (metrics or {}).items()}
     tables = [_summary(matrix, directions, draws, seed) for matrix in matrices(records, pairs)]
     if not tables:
-        raise UserError("there are no records to sum up: evaluate some pairs first")
+        raise UserError("there are no records to summarise: evaluate some pairs first")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -55,7 +56,7 @@ def _summary(matrix: Matrix, directions: Mapping[str, bool | None], draws: int, 
 
 
 def _find_shares(matrix: Matrix, metrics: pd.Series) -> np.ndarray:
-    """Which columns are of a metric whose values are all 0 or 1, whatever the explainer."""
+    """Which columns belong to a metric whose values are 0 or 1 for every explainer."""
     binary = (np.isin(matrix.entries, (0, 1)) | np.isnan(matrix.entries)).all(axis=0)
     return np.asarray(pd.Series(binary).groupby(metrics.to_numpy()).transform("all"), dtype=bool)
 
@@ -67,22 +68,20 @@ def paired_difference(
     draws: int = 10_000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Each explainer minus `to`, over the pairs that neither has flagged.
+    """Paired differences of each explainer to `to`, over the pairs that neither has flagged.
 
-    `p` is by sign flips of classes, of each comparison alone (`holm` adjusts those that are read together); `effect` is
-    the matched-pairs rank-biserial correlation.
+    `p` is by sign flips of classes, unadjusted (use `holm` for comparisons that are read together); `effect` is the
+    matched-pairs rank-biserial correlation.
     """
     rows: list[tuple[Any, ...]] = []
     for matrix in matrices(records, pairs):
         place = {column: number for number, column in enumerate(matrix.columns)}
         rivals = [(m, e) for m, e in matrix.columns if e not in (to, FACTS) and (m, to) in place]
-        ours, theirs = [place[rival] for rival in rivals], [place[metric, to] for metric, _ in rivals]
-        differences = matrix.entries[:, ours] - matrix.entries[:, theirs]
+        own, base = [place[rival] for rival in rivals], [place[metric, to] for metric, _ in rivals]
+        differences = matrix.entries[:, own] - matrix.entries[:, base]
         intervals = clustered_intervals(differences, matrix.clusters, draws, seed)
         p_values = sign_flip_p(differences, matrix.clusters, draws, seed)
         found = zip(rivals, differences.T, intervals, p_values.tolist(), strict=True)
         for (metric, explainer), column, interval, p in found:
-            measured = (interval.mean, interval.low, interval.high, interval.count, interval.clusters)
-            tested = (interval.clustered, p, rank_biserial(column))
-            rows.append((*matrix.run, explainer, metric, to, *measured, *tested))
+            rows.append((*matrix.run, explainer, metric, to, *astuple(interval), p, rank_biserial(column)))
     return pd.DataFrame(rows, columns=DIFFERENCE)

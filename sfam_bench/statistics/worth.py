@@ -1,4 +1,4 @@
-"""What metrics are worth: do they rank explainers alike, and do they tell the exact decomposition from the controls?"""
+"""Evaluation of metrics: do they agree on explainers, and do they separate the exact decomposition from controls?"""
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
@@ -13,43 +13,43 @@ from sfam_bench.statistics.agreement import kendall_w, krippendorff_alpha, ranki
 
 EXACT = "similarity_decomposition"
 CONTROLS = ("chance", "lafam")
-HALVES = 100  # random halves of the classes
-FULL_ENOUGH = 0.5  # of the pairs: an explainer with fewer would cost the others theirs
+SPLITS = 100  # random splits of the classes into halves
+FULL_ENOUGH = 0.5  # share of the pairs; an explainer with fewer is excluded, as the others would lose theirs
 TELLS = [*RUN, "metric", "explainer", "control", "share", "low", "high", "count", "clusters", "p_holm", "tells"]
 RANKS = [*RUN, "metric", "explainer", "rank", "blocks", "of", "statistic", "p", "critical_difference", "halves"]
 AGREEMENT = ["over", "within", "raters", "controls", "explainers", "w", "alpha", "tau", "least_tau"]
-AXES = {  # what the raters differ in, and what they have in common
+AXES = {  # columns in which raters differ, and columns that they share
     "metrics": (["metric"], RUN),
     "metrics of a kind": (["metric"], [*RUN, "group"]),
     "baselines": (["baseline"], [*RUN, "family", "steps"]),
     "step counts": (["steps"], [*RUN, "family", "baseline"]),
     "data sets and models": (["dataset", "model"], ["target", "metric"]),
 }
-SHARED = ("group", "family", "baseline", "steps")  # of a metric's facts
+SHARED = ("group", "family", "baseline", "steps")  # entries of a metric's card
 
 
 def separation(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """How often each metric puts the exact decomposition above a control, pair by pair; ties count half.
+    """The share of pairs on which each metric ranks the exact decomposition above a control; ties count half.
 
-    A metric `tells` them apart where the share is above one half and `p_holm` at most LEVEL: sign flips of classes,
-    adjusted over all metrics and controls of the run.
+    A metric separates them (`tells`) if the share is above one half and `p_holm` at most LEVEL, by sign flips of
+    classes, adjusted over all metrics and controls of the run.
     """
     rows: list[tuple[Any, ...]] = []
     for matrix in direct_records(records, pairs, metrics):
         place = {column: number for number, column in enumerate(matrix.columns)}
-        asked = [
+        compared = [
             (metric, control)
             for metric in dict.fromkeys(metric for metric, _ in matrix.columns)
             for control in CONTROLS
             if (metric, EXACT) in place and (metric, control) in place
         ]
-        ours = matrix.entries[:, [place[metric, EXACT] for metric, _ in asked]]
-        theirs = matrix.entries[:, [place[key] for key in asked]]
-        wins = (np.sign(ours - theirs) + 1) / 2
+        exact = matrix.entries[:, [place[metric, EXACT] for metric, _ in compared]]
+        controls = matrix.entries[:, [place[key] for key in compared]]
+        wins = (np.sign(exact - controls) + 1) / 2
         p_values = holm(sign_flip_p(wins - 0.5, matrix.clusters))
         shares = (np.isin(wins, (0, 1)) | np.isnan(wins)).all(axis=0)  # without ties
         intervals = clustered_intervals(wins, matrix.clusters, shares=shares)
-        for (metric, control), found, p in zip(asked, intervals, p_values.tolist(), strict=True):
+        for (metric, control), found, p in zip(compared, intervals, p_values.tolist(), strict=True):
             clusters = found.clusters if found.clustered else found.count
             share = (found.mean, found.low, found.high, found.count, clusters, p, found.mean > 0.5 and p <= LEVEL)
             rows.append((*matrix.run, metric, EXACT, control, *share))
@@ -59,7 +59,7 @@ def separation(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str,
 def direct_records(
     records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Matrix]:
-    """The records whose metric has a better side, turned so that greater is better."""
+    """The records of metrics with a direction, with signs such that greater is better."""
     signs = {
         name: 1 if spec["higher_is_better"] else -1
         for name, spec in metrics.items()
@@ -73,10 +73,10 @@ def direct_records(
 
 
 def ranks(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Mean ranks of the explainers on each metric over classes (over pairs if there is but one), 1 is best.
+    """Mean ranks of the explainers on each metric over classes (over pairs if there is only one class), 1 is best.
 
-    Classes are the blocks since pairs of a class are alike. `halves` is the mean tau of the orders that the two halves
-    of the classes give: no metric can agree with another better than with itself.
+    Classes are the blocks, since pairs of a class are correlated. `halves` is the split-half reliability: the mean tau
+    of the orders in two halves of the classes, which bounds the agreement with other metrics.
     """
     rows: list[tuple[Any, ...]] = []
     for matrix in direct_records(records, pairs, metrics):
@@ -93,7 +93,7 @@ def ranks(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapp
 
 
 def _blocks(entries: np.ndarray, names: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-    """Means of each class over the pairs that all explainers have, the explainers kept, and what a block is."""
+    """Means per class over the pairs that all kept explainers have, these explainers, and the kind of block."""
     counts = np.isfinite(entries).sum(axis=0)
     kept = counts > FULL_ENOUGH * counts.max(initial=0)
     complete = np.isfinite(entries[:, kept]).all(axis=1)
@@ -104,21 +104,21 @@ def _blocks(entries: np.ndarray, names: np.ndarray, clusters: np.ndarray) -> tup
 
 
 def _split_half_tau(scores: np.ndarray, seed: int = 0) -> float:
-    """Mean Kendall's tau of the orders of two random halves of the blocks."""
+    """Mean Kendall's tau of the orders in two random halves of the blocks."""
     rng, blocks = np.random.default_rng(seed), len(scores)
     if blocks < 4 or scores.shape[1] < 3:
         return float("nan")
-    orders = (rng.permutation(blocks) for _ in range(HALVES))
-    cuts = [np.split(order, [blocks // 2]) for order in orders]
-    one, other = (np.stack([scores[cut[side]].mean(axis=0) for cut in cuts]) for side in (0, 1))
+    orders = (rng.permutation(blocks) for _ in range(SPLITS))
+    halves = [np.split(order, [blocks // 2]) for order in orders]
+    one, other = (np.stack([scores[half[side]].mean(axis=0) for half in halves]) for side in (0, 1))
     found = row_taus(one, other)
     return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else float("nan")
 
 
 def ratings(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """A row for each (dataset, model, target, metric), a column for each explainer: means, greater is better.
+    """A row per (dataset, model, target, metric), a column per explainer: means, greater is better.
 
-    `metrics` are those that are rated, each with what a manifest says of it.
+    `metrics` are the metrics to include, with their entries in the manifest.
     """
     own = summary[(summary["explainer"] != FACTS) & summary["higher_is_better"].notna() & (summary["count"] > 0)]
     own = own[own["metric"].isin([*metrics])]
@@ -130,24 +130,24 @@ def ratings(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def agreement(table: pd.DataFrame, blind: Container[str] = ()) -> pd.DataFrame:
-    """Rank agreement of `ratings` along each axis, with and without the explainers that are blind to the pair.
+    """Rank agreement of `ratings` along each axis, with and without the explainers that ignore the pair.
 
-    Controls make agreement cheap: nearly every metric puts chance last.
+    Controls inflate agreement, as nearly every metric ranks chance last.
     """
     rows: list[tuple[Any, ...]] = []
-    seeing = [name for name in table.columns if name not in blind]
+    pair_dependent = [name for name in table.columns if name not in blind]
     for axis, (differing, shared) in AXES.items():
         for keys, group in table.groupby(level=shared, sort=False):
             if len(group.index.to_frame()[differing].drop_duplicates()) < 2:
                 continue
             within = " · ".join(str(key) for key in (keys if isinstance(keys, tuple) else (keys,)) if key)
-            for controls, chosen in ((True, [*table.columns]), (False, seeing)):
+            for controls, chosen in ((True, [*table.columns]), (False, pair_dependent)):
                 rows.append((axis, within, len(group), controls, *_agreement(group[chosen].to_numpy(dtype=float))))
     return pd.DataFrame(rows, columns=AGREEMENT)
 
 
 def _agreement(scores: np.ndarray) -> tuple[int, float, float, float, float]:
-    """Explainers that all rate, W, alpha of the ranks, mean and least tau."""
+    """The number of explainers that all rate, W, alpha of the ranks, mean and least tau."""
     scores = scores[:, np.isfinite(scores).all(axis=0)]
     if scores.shape[1] < 2:
         return scores.shape[1], np.nan, np.nan, np.nan, np.nan

@@ -1,4 +1,4 @@
-"""Where a training stands, on disk: a folder a checkpoint, which is there whole or not at all."""
+"""Checkpoints of a training run, each a folder that is written atomically."""
 
 import os
 import shutil
@@ -19,25 +19,25 @@ from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 FOLDER, BEST = "checkpoints", "best.safetensors"  # in the folder of a run
 MODEL, LEARNING, FACTS, LOCK = "model.safetensors", "learning.pt", "state.json", ".lock"
 
-_held: set[Path] = set()  # folders that this process trains in
+_held: set[Path] = set()  # folders locked by this process
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Something whose state is a dict of tensors and plain values: an optimiser, a schedule, a loss."""
+    """An object whose state is a dict of tensors and plain values: an optimiser, a schedule, a loss."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state."""
+        """Return the state."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take a state on."""
+        """Restore a state."""
         ...
 
 
 @dataclass
 class Progress:
-    """What else than tensors changes while training."""
+    """The progress of a training, apart from tensors."""
 
     step: int = 0
     total: float = 0.0  # loss of the epoch so far
@@ -47,10 +47,10 @@ class Progress:
 
 
 class Checkpoints:
-    """The newest state of one training, in `folder`; `identity` is what a training must share to be continued.
+    """The newest checkpoint of one training in `folder`; only a training with the same `identity` can continue it.
 
-    `code` lists which code computed the steps from which one on; other code than the last continues only if
-    `any_code` is set.
+    `code` lists the hash of the code and the first step that it computed; other code than the last one may continue
+    only if `any_code` is set.
     """
 
     def __init__(self, folder: Path, identity: Config, any_code: bool = False) -> None:
@@ -58,11 +58,11 @@ class Checkpoints:
         self.code: list[dict[str, Any]] = [{"code": running_code(), "from_step": 0}]
 
     def newest(self) -> Path | None:
-        """The last whole checkpoint."""
+        """The last complete checkpoint; None if there is none."""
         return max(self.folder.glob("step-*"), key=lambda path: int(path.name.split("-")[1]), default=None)
 
     def write(self, step: int, model: nn.Module, learning: Mapping[str, Stateful], facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint beside the last one, give it its name, and only then remove the last one."""
+        """Write a checkpoint under a temporary name, rename it, and then remove older ones."""
         path = self.folder / f"step-{step:08d}"
         if path.exists():
             return
@@ -73,11 +73,11 @@ class Checkpoints:
                 self._remove_older("*.tmp")
                 temporary.mkdir()
                 write_weights(weights(model), temporary / MODEL)
-                # an open file, since torch hides the system's error where it opens one itself
+                # an open file, since torch hides the system's error if it opens the file itself
                 with atomic(temporary / LEARNING) as whole, whole.open("wb") as file:
                     torch.save({name: part.state_dict() for name, part in learning.items()}, file)
-                proofs = {name: digest(temporary / name) for name in (MODEL, LEARNING)}
-                known = {"step": step, "identity": self.identity, "code": self.code, "digests": proofs}
+                digests = {name: digest(temporary / name) for name in (MODEL, LEARNING)}
+                known = {"step": step, "identity": self.identity, "code": self.code, "digests": digests}
                 write_json(temporary / FACTS, {**known, **facts})
                 temporary.rename(path)
         finally:
@@ -85,19 +85,22 @@ class Checkpoints:
         self._remove_older("step-*", but=path)
 
     def read(self, path: Path, model: nn.Module, learning: Mapping[str, Stateful]) -> dict[str, Any]:
-        """Put a checkpoint back into the model and what learns; returns its facts."""
-        run, anew = path.parent.parent, "delete this folder to begin anew"
-        facts = read_json(path / FACTS, f"cannot continue from {path}: {anew}")
-        if self._differs(was := facts.get("identity")):
-            named = f" ({differences(was, self.identity, 8)})" if isinstance(was, Mapping) else ""
+        """Restore a checkpoint into `model` and `learning`; returns its facts."""
+        run, remedy = path.parent.parent, "delete this folder to start again"
+        facts = read_json(path / FACTS, f"cannot continue from {path}: {remedy}")
+        was = facts.get("identity")
+        if was != (
+            config_hash(self.identity) if isinstance(was, str) else self.identity
+        ):  # older versions wrote a hash
+            changes = f" ({differences(was, self.identity, 8)})" if isinstance(was, Mapping) else ""
             raise UserError(
-                f"the training at {run} was begun with other settings or images{named}: "
-                "give the same, or another run_dir"
+                f"the training at {run} was started with other settings or images{changes}: use the same, or another "
+                "run_dir"
             )
-        self._admit_code(facts, run)
+        self._check_code(facts, run)
         try:
-            for name, written in facts.get("digests", {}).items():  # an older version wrote none
-                if digest(path / name) != written:
+            for name, expected in facts.get("digests", {}).items():  # older versions wrote none
+                if digest(path / name) != expected:
                     raise ValueError(f"{name} is damaged: its digest differs")
             model.load_state_dict(read_ours(path / MODEL))
             states = torch.load(path / LEARNING, map_location="cpu", weights_only=True)
@@ -105,25 +108,20 @@ class Checkpoints:
                 part.load_state_dict(states[name])
         except UserError:
             raise
-        except Exception as error:  # pickle and torch each have their own
+        except Exception as error:  # pickle and torch raise many types
             why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
-            raise UserError(f"cannot continue from {path} ({why}): {anew}") from error
+            raise UserError(f"cannot continue from {path} ({why}): {remedy}") from error
         return facts
 
-    def _differs(self, identity: Any) -> bool:
-        if isinstance(identity, str):  # of an older version: a hash
-            return identity != config_hash(self.identity)
-        return bool(identity != self.identity)
-
-    def _admit_code(self, facts: Mapping[str, Any], run: Path) -> None:
+    def _check_code(self, facts: Mapping[str, Any], run: Path) -> None:
         now = self.code[-1]["code"]
         before: list[dict[str, Any]] = facts.get("code", [{"code": "unknown", "from_step": 0}])
         if before[-1]["code"] == now:
             self.code = before
         elif not self.any_code:
             raise UserError(
-                f"the training at {run} was begun with other code of sfam_bench ({before[-1]['code']}, now {now}): "
-                "take that code, give another run_dir, or pass resume=anyway, which model.json then says"
+                f"the training at {run} was started with other code of sfam_bench ({before[-1]['code']}, now {now}): "
+                "use that code, another run_dir, or resume=anyway, which is recorded in model.json"
             )
         else:
             self.code = [*before, {"code": now, "from_step": facts["step"]}]
@@ -136,7 +134,7 @@ class Checkpoints:
 
 @contextmanager
 def lock_folder(run: Path) -> Iterator[None]:
-    """Hold the folder of a run, so that no other process trains there; the system lets go of it when this one ends."""
+    """Lock the folder of a run against other processes; the system releases the lock when this process ends."""
     folder = run.resolve() / FOLDER
     if folder in _held:
         yield
@@ -148,12 +146,12 @@ def lock_folder(run: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(folder)
-            if [path.name for path in folder.glob("*")] == [LOCK]:  # nothing was begun, so that nothing is to resume
+            if [path.name for path in folder.glob("*")] == [LOCK]:  # nothing was written, so there is nothing to resume
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_can_save(model: nn.Module, run: Path) -> None:
-    """Write the weights into the folder of a run and remove them again: what cannot be saved is not trained first."""
+    """Write the weights into the folder of a run and remove them, so that a failure to save comes before training."""
     run.mkdir(parents=True, exist_ok=True)
     path = run / ".rehearsal.safetensors"
     try:
@@ -163,6 +161,6 @@ def check_can_save(model: nn.Module, run: Path) -> None:
 
 
 def remove_checkpoints(run: Path) -> None:
-    """Remove what was only there to continue a training."""
+    """Remove the files that only serve to continue a training."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
     (run / BEST).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What is drawn in which order: a function of the seed and of the place in the training, whoever draws it."""
+"""Training images in a reproducible order: a function of the seed and the step, whichever process loads them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.training.recipe import Recipe
 
 Load = Callable[[str], Image]
-Draw = tuple[int, int]  # place of an image, and how many images were drawn before it
-AT_ONCE = 32  # images through the trunk
+Draw = tuple[int, int]  # index of an image, and the number of images drawn before it
+AT_ONCE = 32  # images per pass through the trunk
 LARGEST_CACHE = 2**33  # bytes of activations
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Training images by id, the class of each, and how one is loaded; it may draw from torch's generator."""
+    """Ids and classes of training images; `load` loads one and may use torch's random generator."""
 
     ids: Sequence[str]
     labels: Sequence[int]
     load: Load
 
-    def numbered(self, recipe: Recipe) -> list[int]:
-        """Classes from 0, shuffled where the recipe says; UserError where a batch cannot be filled."""
+    def number_classes(self, recipe: Recipe) -> list[int]:
+        """Return classes numbered from 0, shuffled if the recipe says so; UserError if a batch cannot be filled."""
         classes = {label: number for number, label in enumerate(sorted(set(self.labels)))}
         if len(classes) < 2:
             raise UserError(f"training needs two classes, not {len(classes)}: check dataset.split")
@@ -47,14 +47,14 @@ class Examples:
 
 
 def draw_image(image_id: str, load: Load, seed: int, draw: int) -> Image:
-    """An image with the augmentation that hangs on the seed, the image and the draw alone."""
+    """Load an image with an augmentation that depends only on the seed, the image and the draw."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(pair_seed(seed, image_id, str(draw)))
         return load(image_id)
 
 
-class Drawn(Dataset[tuple[Tensor, int]]):
-    """Images with their classes, by draw."""
+class AugmentedImages(Dataset[tuple[Tensor, int]]):
+    """Augmented images with their classes, by draw."""
 
     def __init__(self, examples: Examples, numbers: Sequence[int], seed: int) -> None:
         self.examples, self.numbers, self.seed = examples, numbers, seed
@@ -64,8 +64,8 @@ class Drawn(Dataset[tuple[Tensor, int]]):
         return draw_image(self.examples.ids[place], self.examples.load, self.seed, number), self.numbers[place]
 
 
-class Cached(Dataset[tuple[Tensor, int]]):
-    """Activations of a frozen trunk, `views` of each image, with their classes, by draw."""
+class CachedActivations(Dataset[tuple[Tensor, int]]):
+    """Activations of a frozen trunk for `views` views of each image, with their classes, by draw."""
 
     def __init__(self, model: SimilarityModel, examples: Examples, numbers: Sequence[int], recipe: Recipe) -> None:
         self.numbers, self.views = numbers, recipe.views
@@ -73,14 +73,14 @@ class Cached(Dataset[tuple[Tensor, int]]):
         count = len(examples.ids) * recipe.views
         bar = progress(None, "activations of the frozen trunk", count, "image")
         for places in split_chunks(range(count), AT_ONCE):
-            each = ((examples.ids[place // recipe.views], place % recipe.views) for place in places)
-            images = torch.stack([draw_image(image_id, examples.load, recipe.seed, view) for image_id, view in each])
+            views = ((examples.ids[place // recipe.views], place % recipe.views) for place in places)
+            images = torch.stack([draw_image(image_id, examples.load, recipe.seed, view) for image_id, view in views])
             kept.append(model.encode(images).activations.cpu())
             size = kept[0][0].numel() * kept[0].element_size() * count
             if size > LARGEST_CACHE:
                 raise UserError(
                     f"{count} activations of {tuple(kept[0].shape[1:])} take {size / 2**30:.0f} GiB of memory: lower "
-                    "train.views, cut later (model.trunk.layer), or take train.part=all"
+                    "train.views, cut later (model.trunk.layer), or set train.part=all"
                 )
             bar.update(len(places))
         self.activations = torch.cat(kept)
@@ -91,7 +91,7 @@ class Cached(Dataset[tuple[Tensor, int]]):
 
 
 class Order(Sampler[list[Draw]]):
-    """The batches of one epoch after another, from any step on, a share of each for each process."""
+    """The batches of all epochs from any step, split among processes."""
 
     def __init__(self, numbers: Sequence[int], recipe: Recipe, rank: int = 0, world: int = 1) -> None:
         if recipe.batch_size % world:
@@ -99,14 +99,12 @@ class Order(Sampler[list[Draw]]):
         self.size, self.share, self.rank = recipe.batch_size, recipe.batch_size // world, rank
         self.count, self.seed = len(numbers), recipe.seed
         self.per_epoch = len(numbers) // recipe.batch_size
-        self.sampler = (
-            MPerClassSampler(numbers, recipe.per_class, recipe.batch_size, length_before_new_iter=len(numbers))
-            if recipe.per_class
-            else None
-        )
+        self.sampler: MPerClassSampler | None = None
+        if recipe.per_class:
+            self.sampler = MPerClassSampler(numbers, recipe.per_class, recipe.batch_size, len(numbers))
         self.random = np.random.RandomState(recipe.seed)
-        self.step = 0  # of the batch that comes next
-        self.epoch = 0  # that is drawn next
+        self.step = 0  # of the next batch
+        self.epoch = 0  # drawn next
 
     def __len__(self) -> int:
         return self.per_epoch
@@ -135,7 +133,7 @@ class Order(Sampler[list[Draw]]):
 def make_loader(
     data: Dataset[tuple[Tensor, int]], order: Order, workers: int, pin: bool
 ) -> DataLoader[tuple[Tensor, int]]:
-    """Batches in this order; the generator of the loader is its own, so that it draws nothing from torch's."""
+    """A loader of batches in this order; it has its own generator, so that torch's is not advanced."""
     return DataLoader(
         data,
         batch_sampler=order,
@@ -147,6 +145,6 @@ def make_loader(
 
 
 def seed_generators(number: int) -> None:
-    """Seed torch, and numpy's global generator, from which some losses draw."""
+    """Seed torch and numpy's global generator, which some losses use."""
     torch.manual_seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002

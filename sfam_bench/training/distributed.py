@@ -1,4 +1,4 @@
-"""Several processes under torchrun, each with its share of every batch; or one."""
+"""Training in several processes under torchrun, each with a share of every batch, or in one."""
 
 import os
 from datetime import timedelta
@@ -8,50 +8,50 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-LATEST = timedelta(hours=2)  # the other processes wait while the first one validates
+TIMEOUT = timedelta(hours=2)  # the other processes wait while the first one validates
 
 
 def join_group() -> torch.device | None:
-    """Join the processes that torchrun started; returns the GPU of this one, None where there is none of either."""
+    """Join the processes started by torchrun and return the device of this one; None for a single process."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     if not torch.cuda.is_available():
-        dist.init_process_group("gloo", timeout=LATEST)
+        dist.init_process_group("gloo", timeout=TIMEOUT)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
-    dist.init_process_group("nccl", timeout=LATEST)
+    dist.init_process_group("nccl", timeout=TIMEOUT)
     return device
 
 
 def leave_group() -> None:
-    """Leave them, where there are any."""
+    """Leave the process group if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is; the first one writes and speaks."""
+    """The rank of this process; only rank 0 writes files and logs."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def gather_rows(share: Tensor) -> Tensor:
-    """The rows of all processes, in their order; differentiable.
+    """Concatenate the rows of all processes in rank order; differentiable.
 
-    Each process then has the loss of the whole batch. Its gradient comes back as the sum over the processes, of which
-    DDP takes the mean: that of one process with the whole batch.
+    Each process then computes the loss of the whole batch. The backward pass sums gradients over processes, and DDP
+    averages them, so that the result equals that of one process with the whole batch.
     """
     gathered: Tensor = _Gather.apply(share) if world_size() > 1 else share
     return gathered
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so, so that all of them stop at the same update."""
+    """Whether the flag is set in any process, so that all stop at the same update."""
     if world_size() == 1:
         return flag
     flags = torch.tensor(int(flag), device=device)

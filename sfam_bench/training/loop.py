@@ -1,4 +1,4 @@
-"""One training loop for every loss; knows nothing of explainers."""
+"""One training loop for every loss; independent of explainers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,7 +22,7 @@ from sfam_bench.core.stream import progress
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Progress, Stateful, lock_folder
-from sfam_bench.training.data import Cached, Drawn, Examples, Order, make_loader, seed_generators
+from sfam_bench.training.data import AugmentedImages, CachedActivations, Examples, Order, make_loader, seed_generators
 from sfam_bench.training.distributed import any_process, gather_rows, rank, world_size
 from sfam_bench.training.recipe import BODY, Recipe
 from sfam_bench.training.validation import Choice
@@ -44,12 +44,12 @@ def train(
     any_code: bool = False,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> pd.DataFrame:
-    """Train in place; returns loss, rates and measures of each epoch, best epoch or last left in the model.
+    """Train the model in place; it ends with the best epoch if there is a `choice`, else with the last.
 
-    With a folder `run`, history and checkpoints are kept there, and a training that was begun there with the same
-    `identity` is continued exactly; by other code only if `any_code` is set. The frame's attribute "code" says which
-    code computed the steps from which one on. Raises Interrupted when a signal asked to stop. `log` takes step and
-    numbers.
+    Returns loss, speed and validation measures of each epoch. With a folder `run`, history and checkpoints are written
+    there, and a training started there with the same `identity` is continued exactly; by other code only if `any_code`
+    is set. The frame's attribute "code" lists the code hashes and the first step of each. Raises Interrupted after a
+    stop signal. `log` is called with step and values.
     """
     checkpoints = Checkpoints(run / FOLDER, identity or {}, any_code) if run else None
     with lock_folder(run) if run and rank() == 0 else nullcontext():
@@ -71,41 +71,33 @@ class _Training:
     ) -> None:
         self.model, self.criterion, self.miner, self.recipe = model, criterion.to(model.device), miner, recipe
         self.choice, self.run, self.checkpoints, self.log = choice, run, checkpoints, log
-        numbers = examples.numbered(recipe)
+        numbers = examples.number_classes(recipe)
         self.groups = recipe.groups(model, criterion)
-        self.optimiser = recipe.optimise(self.groups)
-        cached = recipe.part == "embedder"
-        self.data: Dataset[tuple[Tensor, int]] = (
-            Cached(model, examples, numbers, recipe) if cached else Drawn(examples, numbers, recipe.seed)
-        )
+        self.optimiser = recipe.make_optimiser(self.groups)
+        self.data: Dataset[tuple[Tensor, int]] = AugmentedImages(examples, numbers, recipe.seed)
+        self.trained: nn.Module = model
+        if recipe.part == "embedder":
+            self.data, self.trained = CachedActivations(model, examples, numbers, recipe), model.embedder
         self.order = Order(numbers, recipe, rank(), world_size())
-        self.trained: nn.Module = model.embedder if cached else model
-        self.schedule = recipe.scheduled(self.optimiser, len(self.order))
+        self.schedule = recipe.make_schedule(self.optimiser, len(self.order))
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.amp == "float16")
-        self.average = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-            if recipe.ema is not None
-            else None
-        )
-        self.forward = self._forward()
         self.at = Progress()
         self.learning: dict[str, Stateful] = {
-            **{"criterion": criterion, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler},
-            **({"average": self.average} if self.average else {}),
+            **{"criterion": criterion, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler}
         }
-
-    def _forward(self) -> Callable[[Tensor], Tensor]:
-        part: Any = self.trained
-        if world_size() > 1:
-            part = DistributedDataParallel(part)
-        return torch.compile(part) if self.recipe.compile else part
+        self.average: AveragedModel | None = None
+        if recipe.ema is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            self.learning["average"] = self.average
+        part: Any = DistributedDataParallel(self.trained) if world_size() > 1 else self.trained
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(part) if recipe.compile else part
 
     def fit(self) -> pd.DataFrame:
         if self.checkpoints and (path := self.checkpoints.newest()):
             facts = self.checkpoints.read(path, self.model, self.learning)
             self.at = Progress(**facts["progress"])
         else:
-            self._write()  # what cannot be saved, or not here, is not trained first
+            self._write()  # fails before training if the model cannot be saved here
         steps, size = self.recipe.epochs * len(self.order), self.recipe.batch_size
         batches = make_loader(self.data, self.order, self.recipe.workers, pin=self.model.device.type == "cuda")
         with progress(None, "train", steps * size, "image") as bar, catch_signals() as request:
@@ -113,7 +105,8 @@ class _Training:
             bar.update(self.at.step * size)
             while self.at.step < steps:
                 self.order.step = self.at.step
-                self._train_mode()
+                self.model.eval()
+                set_train_mode(self.trained, self.recipe.freeze_batchnorm)
                 started, images_seen = perf_counter(), 0
                 for images, targets in batches:
                     epoch, done = divmod(self.at.step, len(self.order))
@@ -128,7 +121,7 @@ class _Training:
                         self.log(self.at.step, {"loss": loss, "lr": self.optimiser.param_groups[0]["lr"]})
                     if done + 1 == len(self.order):
                         self._end_epoch(epoch + 1, images_seen, perf_counter() - started)
-                    self._checkpoint_or_stop(request)
+                    self._write_or_stop(request)
         self._finish()
         history = pd.DataFrame(self.at.history)
         history.attrs["code"] = self.checkpoints.code if self.checkpoints else []
@@ -142,14 +135,14 @@ class _Training:
         with torch.autocast(device.type, DTYPES[recipe.amp], enabled=recipe.amp != "no"):
             share = self.forward(images)
         embeddings, targets = gather_rows(share.float()), gather_rows(targets.to(device))
-        seed_generators(pair_seed(recipe.seed, "loss", str(step)))  # what miners draw must be the same for each process
+        seed_generators(pair_seed(recipe.seed, "loss", str(step)))  # miners must draw the same in each process
         mined = [self.miner(embeddings, targets)] if self.miner else []
         loss: Tensor = self.criterion(embeddings, targets, *mined)
         if not loss.isfinite():
             raise UserError(f"the loss became {loss.item()} at update {step}: lower train.lr or train.loss_lr")
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        self._limit()
+        self._clip_gradient()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
@@ -157,8 +150,8 @@ class _Training:
             self.average.update_parameters(self.model)
         return loss.item()
 
-    def _limit(self) -> None:
-        """Clip the gradient, and leave only that of head and proxies while they learn alone."""
+    def _clip_gradient(self) -> None:
+        """Clip the gradient; remove that of the body while head and proxies train alone."""
         self.scaler.unscale_(self.optimiser)
         if self.at.step // len(self.order) < self.recipe.head_first_epochs:
             for weight in (weight for group in self.groups if group["name"] == BODY for weight in group["params"]):
@@ -169,12 +162,8 @@ class _Training:
         if self.recipe.clip_value is not None:
             nn.utils.clip_grad_value_(weights, self.recipe.clip_value)
 
-    def _train_mode(self) -> None:
-        self.model.eval()
-        train_mode(self.trained, self.recipe.freeze_batchnorm)
-
-    def _checkpoint_or_stop(self, request: StopRequest) -> None:
-        """Write a checkpoint where one is due; stop where a signal has come to any process."""
+    def _write_or_stop(self, request: StopRequest) -> None:
+        """Write a checkpoint if one is due; stop if any process received a signal."""
         stop = any_process(request.number is not None, self.model.device)
         if stop or self.at.step % self.recipe.checkpoint_steps == 0:
             self._write()
@@ -211,7 +200,7 @@ class _Training:
 
     @contextmanager
     def _use_average(self) -> Iterator[None]:
-        """The moving average in the model's place, where there is one."""
+        """Load the moving average into the model while the block runs, if there is one."""
         if self.average is None:
             yield
             return
@@ -223,23 +212,23 @@ class _Training:
             self.model.load_state_dict(own)
 
     def _keep_best(self) -> None:
-        """Keep the weights of the best epoch, in the run's folder or in memory."""
+        """Store the weights of the best epoch, in the run's folder or in memory."""
         if self.run:
             write_weights(weights(self.model), self.run / BEST)
         else:
-            self.kept = {key: value.clone() for key, value in self.model.state_dict().items()}
+            self.best_weights = {key: value.clone() for key, value in self.model.state_dict().items()}
 
     def _finish(self) -> None:
-        self._write_history()  # once more, since a training that was continued at its end wrote no epoch
+        self._write_history()  # again, as a training continued at its end ran no epoch
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
         if self.at.best_epoch is not None:
-            self.model.load_state_dict(read_ours(self.run / BEST) if self.run else self.kept)
+            self.model.load_state_dict(read_ours(self.run / BEST) if self.run else self.best_weights)
         self.model.eval()
 
 
-def train_mode(model: nn.Module, freeze_batchnorm: bool) -> None:
-    """Training mode, but for the batch-norm layers where their statistics stay."""
+def set_train_mode(model: nn.Module, freeze_batchnorm: bool) -> None:
+    """Set training mode; batch-norm layers stay in eval mode if `freeze_batchnorm`."""
     model.train()
     for module in model.modules():
         if freeze_batchnorm and isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,7 +1,7 @@
-"""How a model is trained: everything that is a number or a word."""
+"""The hyper-parameters of a training."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,31 +14,31 @@ from sfam_bench.core.ranges import Count, Natural, NotNegative, Positive, Range
 from sfam_bench.models.similarity_model import SimilarityModel
 
 Momentum = Annotated[float | int, Range(0, 0.9999)]
-BODY, HEAD, PROXIES = "body", "head", "proxies"  # groups of weights that learn at rates of their own
+BODY, HEAD, PROXIES = "body", "head", "proxies"  # parameter groups with their own learning rates
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Hyper-parameters of one training.
 
-    per_class: images of a class that come together in a batch; 0 draws them without regard to class.
-    part: all, or embedder: what lies behind the cut, on activations of the frozen trunk that are computed once.
-    views: augmented versions of each image whose activations are kept, where part is embedder.
-    lr, head_lr, loss_lr: peak rate of the network, of its neck and head (null: lr), of the loss's own proxies.
-    loss_weight_decay: that of the proxies; null: weight_decay.
+    per_class: images of each class in a batch; 0 samples batches independently of class.
+    part: all, or embedder: only the layers after the cut, on activations of the frozen trunk that are computed once.
+    views: augmented versions of each image whose activations are cached, if part is embedder.
+    lr, head_lr, loss_lr: peak learning rate of the network, of its neck and head (null: lr), of the loss's proxies.
+    loss_weight_decay: weight decay of the proxies; null: weight_decay.
     momentum: of sgd and rmsprop.
     schedule: one_cycle (Smith, Topin, 2018), cosine to zero, step (by step_factor each step_epochs), or constant.
-    warmup_epochs: of a linear rise of the rate, before any schedule but one_cycle, which has its own.
-    head_first_epochs: at the start, in which head and proxies learn alone (warm-up of Proxy-Anchor; CVPR 2020).
-    clip_norm, clip_value: largest norm of the whole gradient, or of each of its entries; null: as it is.
-    freeze_batchnorm: running statistics stay, and are used.
-    ema: decay of a moving average of the weights, which is what is validated and kept; null: none.
+    warmup_epochs: linear warm-up before any schedule except one_cycle, which has its own.
+    head_first_epochs: first epochs that train only head and proxies (warm-up of Proxy-Anchor; CVPR 2020).
+    clip_norm, clip_value: maximum norm of the whole gradient, or magnitude of its entries; null: no clipping.
+    freeze_batchnorm: use the running statistics and keep them fixed.
+    ema: decay of an exponential moving average of the weights, which is validated and saved; null: none.
     amp: number type of the forward pass; float16 scales the loss.
-    compile: torch.compile, which pays off on GPUs.
-    checkpoint_steps: updates between two checkpoints, which is what a killed job loses at most.
-    workers: processes that load images; 0 loads in this one. The images are the same.
-    shuffle_labels: each image has the label of another, so that there is nothing true to learn (Adebayo et al.,
-        NeurIPS 2018): maps of such a model ought to differ.
+    compile: use torch.compile, which is worthwhile on GPUs.
+    checkpoint_steps: updates between checkpoints, which a killed job loses at most.
+    workers: processes that load images; 0 loads in the main process. The images are the same.
+    shuffle_labels: permute the labels, so that the model cannot learn real classes (Adebayo et al., NeurIPS 2018); its
+        maps should differ.
     """
 
     epochs: Count = 12
@@ -75,16 +75,16 @@ class Recipe:
             raise UserError("train.lr, train.head_lr and train.loss_lr are all 0: nothing would be learnt")
         if self.per_class and self.batch_size % self.per_class:
             raise UserError(
-                f"train.per_class={self.per_class}, train.batch_size={self.batch_size}: batch_size must be a multiple "
-                "of per_class, or per_class 0"
+                f"train.batch_size={self.batch_size} is not a multiple of train.per_class={self.per_class}: change "
+                "one, or set per_class to 0"
             )
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise UserError("train.schedule=one_cycle has its own warm-up: set train.warmup_epochs=0")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise UserError(f"train.ema={self.ema}: a decay lies between 0 and 1, such as 0.999; null is none")
+            raise UserError(f"train.ema={self.ema}: give a decay between 0 and 1, such as 0.999, or null for none")
 
     def groups(self, model: SimilarityModel, criterion: nn.Module) -> list[dict[str, Any]]:
-        """The optimiser's groups of weights, named, those without a gradient left out."""
+        """The optimiser's named parameter groups, without parameters that need no gradient."""
         head = set(model.embedder.projection.parameters())
         trained = model.embedder if self.part == "embedder" else model
         head_lr = self.lr if self.head_lr is None else self.head_lr
@@ -92,38 +92,28 @@ class Recipe:
         groups = [
             {"name": BODY, "params": _with_gradient(w for w in trained.parameters() if w not in head), "lr": self.lr},
             {"name": HEAD, "params": _with_gradient(head & set(trained.parameters())), "lr": head_lr},
-            {
-                "name": PROXIES,
-                "params": _with_gradient(criterion.parameters()),
-                "lr": self.loss_lr,
-                "weight_decay": decay,
-            },
+            {"name": PROXIES, "params": _with_gradient(criterion.parameters()), "lr": self.loss_lr},
         ]
+        groups[-1]["weight_decay"] = decay
         groups = [{"weight_decay": self.weight_decay, **group} for group in groups if group["params"]]
         if not groups:
             raise UserError("nothing here can learn: train.part=embedder needs a head (head=linear) or an earlier cut")
         return groups
 
-    def optimise(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def make_optimiser(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimiser of these groups."""
-        kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-            "adamw": torch.optim.AdamW,
-            "adam": torch.optim.Adam,
-            "rmsprop": torch.optim.RMSprop,
-            "sgd": torch.optim.SGD,
-        }
-        return kinds[self.optimiser](
-            groups, **({"momentum": self.momentum} if self.optimiser in ("rmsprop", "sgd") else {})
-        )
+        if self.optimiser in ("adamw", "adam"):
+            return (torch.optim.AdamW if self.optimiser == "adamw" else torch.optim.Adam)(groups)
+        return (torch.optim.SGD if self.optimiser == "sgd" else torch.optim.RMSprop)(groups, momentum=self.momentum)
 
-    def scheduled(self, optimiser: torch.optim.Optimizer, epoch_steps: int) -> LRScheduler:
-        """The schedule of the optimiser's rates, stepped after each update."""
+    def make_schedule(self, optimiser: torch.optim.Optimizer, epoch_steps: int) -> LRScheduler:
+        """The schedule of the learning rates, stepped after each update."""
         if self.schedule == "one_cycle":
             return OneCycleLR(optimiser, [group["lr"] for group in optimiser.param_groups], self.epochs * epoch_steps)
         return LambdaLR(optimiser, lambda step: self.factor(step / epoch_steps, 1 / epoch_steps))
 
     def factor(self, epoch: float, part: float) -> float:
-        """Share of the peak rate at a time in epochs, of which an update takes `part`; one_cycle has its own."""
+        """Share of the peak rate at a time in epochs, with `part` epochs per update; not used by one_cycle."""
         if epoch < self.warmup_epochs:
             return min(1.0, (epoch + part) / self.warmup_epochs)
         if self.schedule == "cosine":

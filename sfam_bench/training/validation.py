@@ -1,4 +1,4 @@
-"""Choosing a model without reading the test classes: by training classes that are held out."""
+"""Model selection on held-out training classes, without the test classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ from sfam_bench.core.errors import UserError
 
 @dataclass(frozen=True)
 class Validation:
-    """Hold out one of `folds` blocks of the sorted training classes (Musgrave et al., ECCV 2020), read it each `every`
-    epochs, and keep the weights that are best by `measure`."""
+    """Hold out one of `folds` blocks of the sorted training classes (Musgrave et al., ECCV 2020).
+
+    They are evaluated every `every` epochs, and the weights with the best `measure` are kept.
+    """
 
     folds: int = 4
     fold: int = 0
@@ -22,12 +24,12 @@ class Validation:
     def __post_init__(self) -> None:
         if not (self.folds >= 2 and 0 <= self.fold < self.folds and self.every >= 1):
             raise UserError(
-                f"validation.folds={self.folds}, validation.fold={self.fold}, validation.every={self.every}: there are "
-                "at least 2 folds, counted from 0, and validation.every is at least 1"
+                f"validation.folds={self.folds}, validation.fold={self.fold}, validation.every={self.every}: expected "
+                "at least 2 folds, a fold counted from 0, and every of at least 1"
             )
 
     def held_out(self, labels: Sequence[int]) -> list[bool]:
-        """Which images of these labels are held out."""
+        """Return for each label whether its class is held out."""
         classes = sorted(set(labels))
         if len(classes) < 2 * self.folds:
             raise UserError(
@@ -40,7 +42,7 @@ class Validation:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Which epoch is kept: the one whose `measures()` of held-out classes are best by `by`, read each `every`."""
+    """Select the epoch with the best measure `by` of `measures()` on held-out classes, called every `every` epochs."""
 
     measures: Callable[[], Mapping[str, float | int]]
     by: str

@@ -1,1 +1,1 @@
-"""Search spaces and studies of a method's fields; no torch here."""
+"""Search spaces and studies of a method's fields; does not import torch."""

@@ -1,4 +1,4 @@
-"""Which fields of a method are tried, and among which values; Optuna's distributions in the words of YAML."""
+"""Search spaces: fields of a method and their candidate values, Optuna's distributions written in YAML."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Space:
-    """Which fields of a method are tried: a list of choices each, or {low, high} with log or step (Optuna's)."""
+    """The fields of a method to search: for each a list of choices, or {low, high} with log or step as in Optuna."""
 
     method: str
     fields: dict[str, Any]
@@ -22,7 +22,7 @@ class Space:
             raise UserError(f"the space of {self.method} names no field: add one to space.fields")
 
     def distributions(self, default: Mapping[str, Any]) -> dict[str, "optuna.distributions.BaseDistribution"]:
-        """The same as Optuna's distributions; UserError where one lacks the default, which is tried first."""
+        """Convert to Optuna's distributions; UserError if one does not contain the default, which is tried first."""
         kinds = load_optuna().distributions
         found = {}
         for name, values in self.fields.items():
@@ -34,20 +34,15 @@ class Space:
                 else:
                     found[name] = kinds.FloatDistribution(**values)
             except (ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"space.fields.{name} is {values!r} ({error}): expected a list of choices, or low and high, which "
-                    "log: true or step may follow"
-                ) from error
+                expected = "a list of choices, or low and high, optionally with log: true or step"
+                raise UserError(f"space.fields.{name} is {values!r} ({error}): expected {expected}") from error
             if not contains(found[name], default[name]):
-                raise UserError(
-                    f"space.fields.{name} is {values}, without the default {default[name]!r}, which is tried first: "
-                    "add it"
-                )
+                raise UserError(f"space.fields.{name} is {values}, without the default {default[name]!r}: add it")
         return found
 
 
 def contains(distribution: "optuna.distributions.BaseDistribution", value: Any) -> bool:
-    """Whether a value can be tried."""
+    """Whether a value is in a distribution."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except (ValueError, TypeError):
@@ -55,7 +50,7 @@ def contains(distribution: "optuna.distributions.BaseDistribution", value: Any) 
 
 
 def load_optuna() -> Any:
-    """Optuna, which is optional, and quiet."""
+    """Import Optuna, which is optional, and silence its log."""
     try:
         import optuna
     except ImportError as error:

@@ -1,13 +1,13 @@
-"""A search for the fields of one method, kept in a database trial by trial; what is measured is the caller's.
+"""A search for the fields of one method, stored in a database trial by trial; the caller provides the objective.
 
-A trial's place is how many were finished before it. What it tries depends on the seed, its place and the finished
-trials alone, so that a study that was stopped goes on as if it had not been.
+A trial's place is the number of trials finished before it. Its setting depends only on the seed, the place and the
+finished trials, so that an interrupted study continues exactly.
 """
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import optuna
 
 Fields = Mapping[str, Any]
-Measure = Callable[[Fields], pd.Series]  # value of the objective by pair, NaN where it is undefined
+Measure = Callable[[Fields], pd.Series]  # value of the objective for each pair, NaN if undefined
 NAME = "tuning"
-REFUSED = (UserError, ValueError, RuntimeError)  # what a method says of a value that it does not take
+REFUSED = (UserError, ValueError, RuntimeError)  # errors of a method for an invalid value
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting that was tried; `value` is None where it failed, for a `reason`."""
+    """One setting and its value, None if it failed for a `reason`."""
 
     place: int
     fields: dict[str, Any]
@@ -40,23 +40,23 @@ class Trial:
 
 @dataclass
 class Study:
-    """Trials of a space in a database, the default first; make it with `Study.open`."""
+    """Trials of a space in a database, the default first; open it with `Study.open`."""
 
     base: "optuna.Study"
     space: Space
     default: dict[str, Any]
     higher: bool
     seed: int
-    distributions: dict[str, "optuna.distributions.BaseDistribution"] = field(default_factory=dict)
+    distributions: dict[str, "optuna.distributions.BaseDistribution"]
 
     @classmethod
     @contextmanager
     def open(
         cls, path: Path, space: Space, default: Fields, higher: bool, seed: int, identity: str, known: bool
     ) -> Iterator["Study"]:
-        """The study in the file `path`, begun anew or gone on with; UserError where it is of another `identity`.
+        """Open the study in the file `path`, or create it; UserError if it has another `identity`.
 
-        `known`: it was begun before, so that an empty file is damage.
+        `known`: the study exists, so that an empty file is an error.
         """
         distributions = space.distributions(default)
         with lock_study(path), explain_database_errors(path):
@@ -67,12 +67,12 @@ class Study:
                 )
             base.set_user_attr("identity", identity)
             study = cls(base, space, dict(default), higher, seed, distributions)
-            for left in base.get_trials(states=(trial_state().RUNNING,)):  # by a run that was killed
-                base.tell(left.number, state=trial_state().FAIL)
+            for trial in base.get_trials(states=(trial_state().RUNNING,)):  # of a killed run
+                base.tell(trial.number, state=trial_state().FAIL)
             yield study
 
     def trials(self) -> list[Trial]:
-        """The finished ones, in order."""
+        """The finished trials, in order."""
         return [
             Trial(
                 place,
@@ -84,50 +84,45 @@ class Study:
             for place, trial in enumerate(self._finished_trials())
         ]
 
-    @property
-    def lost(self) -> int:
-        """How many were under way when a run was killed."""
-        return len(self.base.get_trials(states=(trial_state().FAIL,))) - sum(
-            trial.value is None for trial in self.trials()
-        )
+    def count_interrupted(self) -> int:
+        """The number of trials that were running when a run was killed."""
+        failed = sum(trial.value is None for trial in self.trials())
+        return len(self.base.get_trials(states=(trial_state().FAIL,))) - failed
 
     def run(self, trials: int, measure: Measure) -> Iterator[Trial]:
-        """Try until so many trials are finished."""
+        """Run trials until `trials` are finished; yields each new one."""
         while (place := len(self._finished_trials())) < trials:
-            self._try(place, measure)
+            self._run_trial(place, measure)
             yield self.trials()[place]
 
     def best(self) -> Trial:
-        """The best trial; among equals the one that departs from the default in the fewest fields, then the first."""
-        done = [trial for trial in self.trials() if trial.value is not None]
-        return max(done, key=lambda trial: (self._to_objective(trial), -len(self.departures(trial)), -trial.place))
+        """The best trial; of equal ones that with the fewest changes of the default, then the first."""
+        done, sign = [trial for trial in self.trials() if trial.value is not None], 1 if self.higher else -1
+        return max(done, key=lambda trial: (sign * (trial.value or 0), -len(self.departures(trial)), -trial.place))
 
     def departures(self, trial: Trial) -> list[str]:
-        """The fields in which a trial is not the default."""
+        """The fields in which a trial differs from the default."""
         return [name for name, value in trial.fields.items() if value != self.default[name]]
 
     def summary(self, trials: int) -> str:
-        """What is there and what is to come, in one line."""
+        """The numbers of finished and remaining trials, in one line."""
         done = len(self._finished_trials())
         return f"{self.space.method}: {done} of {trials} trials are done, {max(trials - done, 0)} to come"
 
     def remember(self, name: str, fact: Any) -> Any:
-        """A fact of the study, as it was the first time."""
+        """Return a fact of the study, storing it at the first call."""
         if name not in self.base.user_attrs:
             self.base.set_user_attr(name, to_plain(fact))
         return self.base.user_attrs[name]
-
-    def _to_objective(self, trial: Trial) -> float:
-        assert trial.value is not None
-        return trial.value if self.higher else -trial.value
 
     def _finished_trials(self) -> list["optuna.trial.FrozenTrial"]:
         trials = self.base.get_trials(deepcopy=False, states=(trial_state().COMPLETE, trial_state().FAIL))
         return [trial for trial in trials if trial.state == trial_state().COMPLETE or "reason" in trial.user_attrs]
 
-    def _try(self, place: int, measure: Measure) -> None:
+    def _run_trial(self, place: int, measure: Measure) -> None:
         finished = self._finished_trials()
-        self.base.sampler = load_optuna().samplers.TPESampler(seed=seed_of(self.seed, place))
+        seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
+        self.base.sampler = load_optuna().samplers.TPESampler(seed=seed)
         if place == 0 and not self.base.get_trials(states=(trial_state().WAITING,)):
             self.base.enqueue_trial(self.default)
         trial = self.base.ask(self.distributions)
@@ -150,20 +145,20 @@ class Study:
 
 
 def objective(values: Sequence[float], default: Sequence[float]) -> float:
-    """The mean over the pairs that the default defines; UserError where the values lack one of them.
+    """The mean over the pairs on which the default is defined; UserError if a value is undefined on one of them.
 
-    A setting that could leave pairs undefined could win by leaving out the hard ones.
+    Otherwise a setting could win by being undefined on the hard pairs.
     """
-    ours, needed = np.isfinite(np.asarray(values, float)), np.isfinite(np.asarray(default, float))
+    found, needed = np.asarray(values, float), np.isfinite(np.asarray(default, float))
     if not needed.any():
         raise UserError("the default leaves the objective undefined on every pair: choose another objective or pairs")
-    if missing := int((needed & ~ours).sum()):
-        raise UserError(f"it leaves {missing} of the {int(needed.sum())} pairs undefined that the default defines")
-    return float(np.asarray(values, float)[needed].mean())
+    if missing := int((~np.isfinite(found[needed])).sum()):
+        raise UserError(f"it leaves {missing} of the {needed.sum()} pairs undefined that the default defines")
+    return float(found[needed].mean())
 
 
 def split_classes(classes: Sequence[int], held_out: float, seed: int) -> tuple[list[int], list[int]]:
-    """Classes to tune on, and a share of them held out, which tells a gain from luck."""
+    """Split classes into those to tune on and a share held out, which shows whether a gain generalises."""
     order = np.random.default_rng(seed).permutation(sorted(set(classes))).tolist()
     kept = len(order) - round(held_out * len(order))
     if not 0 < held_out < 1 or min(kept, len(order) - kept) < 2:
@@ -174,13 +169,8 @@ def split_classes(classes: Sequence[int], held_out: float, seed: int) -> tuple[l
     return sorted(order[:kept]), sorted(order[kept:])
 
 
-def seed_of(seed: int, place: int) -> int:
-    """The seed of the sampler at one place."""
-    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
-
-
 def load_study(path: Path, higher: bool, known: bool) -> "optuna.Study":
-    """The study in a database, which is made where there is none."""
+    """Load the study of a database, creating it if it does not exist."""
     optuna = load_optuna()
     storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
     if known and NAME not in [study.study_name for study in storage.get_all_studies()]:
@@ -191,7 +181,7 @@ def load_study(path: Path, higher: bool, known: bool) -> "optuna.Study":
 
 @contextmanager
 def explain_database_errors(path: Path) -> Iterator[None]:
-    """Say in one line that a database is damaged, or cannot be written."""
+    """Raise UserError if the block fails because the database is damaged or cannot be written."""
     from sqlalchemy.exc import SQLAlchemyError
 
     damaged = (SQLAlchemyError, load_optuna().exceptions.StorageInternalError)
@@ -206,15 +196,17 @@ def explain_database_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock_study(path: Path) -> Iterator[None]:
-    """Hold a study for this process, until it ends in whatever way."""
+    """Lock a study for this process while the block runs."""
     with path.with_name(f".{path.name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another run is tuning in {path.parent}: wait for it, or choose another run_dir") from None
+            raise UserError(
+                f"another run is tuning in {path.parent}: wait until it ends, or choose another run_dir"
+            ) from None
         yield
 
 
 def trial_state() -> type["optuna.trial.TrialState"]:
-    """Optuna's names for how a trial ended."""
+    """Optuna's states of a trial."""
     return load_optuna().trial.TrialState

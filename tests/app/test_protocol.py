@@ -117,7 +117,7 @@ def test_one_fault_of_two_is_not_enough() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match=r"names 'test-selected': it takes test_selected and closed_set"):
+    with pytest.raises(UserError, match=r"holds 'test-selected': choose from test_selected and closed_set"):
         Protocol(["closed_set", "test-selected"])
 
 
@@ -232,7 +232,7 @@ def test_a_test_selected_checkpoint_is_refused_by_every_script(
 def test_only_the_right_word_lets_it_pass(run_script: Run, trained: Path, tmp_path: Path) -> None:
     call = ["embed", *DATA, f"model.checkpoint={copied(trained, tmp_path, chosen='test')}"]
     refused(run_script(*call, "protocol.allow=[closed_set]"), "chosen on the test classes")
-    refused(run_script(*call, "protocol.allow=[tests]"), "protocol.allow names 'tests'", "test_selected and closed_set")
+    refused(run_script(*call, "protocol.allow=[tests]"), "protocol.allow holds 'tests'", "test_selected and closed_set")
     refused(run_script(*call, "protocol.allow=test_selected"), "protocol.allow is", "a list")
     refused(run_script(*call, "protocol=null"), "chosen on the test classes")
     code, out, err = run_script(*call, "protocol.allow=[test_selected]")

@@ -151,7 +151,7 @@ def test_a_class_beyond_the_table_is_refused(root: Path) -> None:
 
 def test_an_image_without_a_line_is_refused(root: Path) -> None:
     by_image(root, ["7 1 0 3", "8 1 0 3"])
-    with pytest.raises(UserError, match="says nothing of image 11"):
+    with pytest.raises(UserError, match="has no line for image 11"):
         part_colours(root, LABELS)
 
 

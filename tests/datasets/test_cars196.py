@@ -89,7 +89,7 @@ def test_devkit_without_test_labels(devkit: Path, caplog: pytest.LogCaptureFixtu
     assert data.index.path["train/00001"] == "cars_train/00001.jpg"
     assert data.index.class_name["train/00001"] == "Make 14 2012"
     assert data.index.box["train/00001"] == PYTHON_BOX
-    said = "1 images of cars_test left out, for cars_test_annos_withlabels.mat is missing"
+    said = "1 images of cars_test skipped, as cars_test_annos_withlabels.mat is missing"
     assert caplog.text.count(said) == 1
 
 

@@ -10,7 +10,7 @@ import torch
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import Dataset, split_hash
-from sfam_bench.datasets.folder import COLUMNS, Collection, Found, ImageFolder, load, resolve_inside, select_existing
+from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, load, resolve_inside, select_existing
 from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.tables import parse_natural, parse_string, read_table
 
@@ -18,9 +18,9 @@ THINGS = Collection("Things", "things", "data-things")
 WHOLE = Geometry(resize=None, crop=20)
 
 
-def found(home: Path, paths: list[str], **columns: list) -> Found:
+def found(home: Path, paths: list[str], **columns: list) -> Layout:
     rows = pd.DataFrame({"path": paths, "label": range(len(paths)), "class_name": "thing", **columns})
-    return Found(home, rows.set_index(pd.Index([f"i{i}" for i in range(len(paths))])))
+    return Layout(home, rows.set_index(pd.Index([f"i{i}" for i in range(len(paths))])))
 
 
 def folder(home: Path, paths: list[str], **columns: list) -> ImageFolder:
@@ -77,7 +77,7 @@ def test_segmentation_wins_and_the_majority_of_annotators_decides(home: Path, ca
     PIL.Image.fromarray(levels).save(home / "m.png")
     with caplog.at_level(logging.WARNING):
         data = folder(home, ["a.jpg", "d.png"], mask_path=["m.png", "absent.png"], box=[(0.0, 0.0, 30.0, 20.0)] * 2)
-    assert "1 images have no segmentation, and their boxes stand in" in caplog.text
+    assert "1 images have no segmentation; their boxes are used instead" in caplog.text
     foreground = data.sample("i0").masks["foreground"]
     assert not foreground[:10].any()
     assert foreground[10:].all()
@@ -127,7 +127,7 @@ def test_complete_copy_is_silent(home: Path, caplog: pytest.LogCaptureFixture) -
 
 
 def test_nothing_there(home: Path) -> None:
-    with pytest.raises(UserError, match=r"none of its 1 images is there, such as b/c\.jpg; put the images there"):
+    with pytest.raises(UserError, match=r"none of its 1 images is there, such as b/c\.jpg; copy them"):
         folder(home, ["b/c.jpg"])
 
 
@@ -139,7 +139,7 @@ def test_no_layout_fits(tmp_path: Path) -> None:
 def test_ids_are_unique(home: Path) -> None:
     rows = found(home, ["a.jpg", "d.png"]).rows.set_index(pd.Index(["x", "x"]))
     with pytest.raises(UserError, match="names image 'x' twice"):
-        select_existing(THINGS, Found(home, rows))
+        select_existing(THINGS, Layout(home, rows))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_missing_table(tmp_path: Path) -> None:
 def test_an_index_is_checked_whoever_made_it(home: Path, columns: dict, says: str) -> None:
     rows = found(home, ["a.jpg", "d.png"]).rows.assign(**columns)
     with pytest.raises(UserError, match=says):
-        select_existing(THINGS, Found(home, rows))
+        select_existing(THINGS, Layout(home, rows))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_an_index_is_checked_whoever_made_it(home: Path, columns: dict, says: st
         ({"keypoints": [np.zeros((3, 2)), None]}, "the keypoints of image 'i0' are"),
         ({"keypoints": [np.zeros((3, 3)), np.zeros((4, 3))]}, "of image 'i1' are .* of 3 parts"),
         ({"keypoints": [np.full((3, 3), np.inf), None]}, "of image 'i0' are .* finite"),
-        ({"is_query": [True, 2]}, "is_query holds more than True and False"),
+        ({"is_query": [True, 2]}, "is_query holds other values than True and False"),
     ],
 )
 def test_an_index_of_ones_own_is_checked(home: Path, columns: dict, says: str) -> None:

@@ -131,7 +131,7 @@ def test_nuisance_is_independent_of_the_states() -> None:
     # by construction: the same scene under other states draws the same pose, light, background and other parts
     image_id = IDS[0]
     scene = SET._scene(image_id)
-    other = scene.repainted("crest", (scene.crest + 1) % STATES).repainted("tail", (scene.tail + 1) % STATES)
+    other = scene.repaint("crest", (scene.crest + 1) % STATES).repaint("tail", (scene.tail + 1) % STATES)
     assert np.array_equal(pose(scene).matrix, pose(other).matrix)
     for factor in ("light", "background", "clutter", "perch", "body", "wing", "head", "beak", "legs"):
         assert scene.stream(factor).random() == other.stream(factor).random()

@@ -160,14 +160,14 @@ def test_weights_that_would_be_rounded_are_refused(tmp_path, dtype):
 
 
 def test_frozen_batchnorm_keeps_its_statistics():
-    from sfam_bench.training.loop import train_mode
+    from sfam_bench.training.loop import set_train_mode
 
     model = small()
-    train_mode(model, freeze_batchnorm=True)
+    set_train_mode(model, freeze_batchnorm=True)
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert layers
     assert not any(layer.training for layer in layers)
-    train_mode(model, freeze_batchnorm=False)
+    set_train_mode(model, freeze_batchnorm=False)
     assert all(layer.training for layer in layers)
 
 

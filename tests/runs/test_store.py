@@ -487,7 +487,7 @@ def test_a_full_disk_is_one_clear_error_and_what_was_done_stays(kind: str, small
             curve.score = noise.random(100).tolist()
     else:
         given_maps = {**maps(queries, 9), "sfam/query": noise.random((many, 9, 9), np.float32)}
-    with pytest.raises(UserError, match=rf"the disk is full, or your quota is: .*{kind}/00009.*make room") as raised:
+    with pytest.raises(UserError, match=rf"the disk is full or over quota: .*{kind}/00009.*make room") as raised:
         run.write_chunk(9, given_records, given_maps, given_curves)
     assert "\n" not in str(raised.value)
     assert not run.has_chunk(9)

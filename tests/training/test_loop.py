@@ -15,7 +15,7 @@ from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.retrieval.recall import retrieval
 from sfam_bench.training.data import Examples
-from sfam_bench.training.loop import train, train_mode
+from sfam_bench.training.loop import set_train_mode, train
 from sfam_bench.training.recipe import Recipe
 from tests.training.toy import EXAMPLES, IDS, LABELS, RECIPE, model, picture, softmax
 
@@ -152,10 +152,10 @@ def test_shuffled_labels_are_the_same_ones_on_other_images() -> None:
 
 def test_train_mode_spares_frozen_batch_norm_only() -> None:
     of = model()
-    train_mode(of, freeze_batchnorm=True)
+    set_train_mode(of, freeze_batchnorm=True)
     assert not of.trunk[1].training
     assert of.trunk[0].training
-    train_mode(of, freeze_batchnorm=False)
+    set_train_mode(of, freeze_batchnorm=False)
     assert of.trunk[1].training
 
 

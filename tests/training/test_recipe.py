@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.training.data import Cached, Examples, Order, draw_image
+from sfam_bench.training.data import CachedActivations, Examples, Order, draw_image
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
 from sfam_bench.training.validation import Choice, Validation
 from tests.training.toy import EXAMPLES, IDS, LABELS, RECIPE, augmented, model, picture, softmax
 
-NUMBERS = EXAMPLES.numbered(RECIPE)
+NUMBERS = EXAMPLES.number_classes(RECIPE)
 
 
 def rates(recipe: Recipe, epoch_steps: int = 4) -> list[float]:
-    optimiser = recipe.optimise([{"params": [nn.Parameter(torch.zeros(1))], "lr": recipe.lr, "weight_decay": 0.0}])
-    schedule, found = recipe.scheduled(optimiser, epoch_steps), []
+    optimiser = recipe.make_optimiser(
+        [{"params": [nn.Parameter(torch.zeros(1))], "lr": recipe.lr, "weight_decay": 0.0}]
+    )
+    schedule, found = recipe.make_schedule(optimiser, epoch_steps), []
     for _ in range(recipe.epochs * epoch_steps):
         found.append(optimiser.param_groups[0]["lr"])
         optimiser.step()
@@ -137,9 +139,9 @@ def test_half_precision_trains_too() -> None:
         ({"batch_size": -32}, "Recipe.batch_size is -32: expected a number of at least 1"),
         ({"ema": math.nan}, "Recipe.ema is nan"),
         ({"lr": 0, "loss_lr": 0}, "nothing would be learnt"),
-        ({"per_class": 3}, "multiple of per_class"),
+        ({"per_class": 3}, "is not a multiple of train.per_class=3"),
         ({"schedule": "one_cycle", "warmup_epochs": 1}, "one_cycle has its own warm-up"),
-        ({"ema": 1.0}, "a decay lies between 0 and 1"),
+        ({"ema": 1.0}, "give a decay between 0 and 1"),
         ({"checkpoint_steps": 0}, "Recipe.checkpoint_steps is 0"),
     ],
 )
@@ -150,9 +152,9 @@ def test_a_recipe_that_makes_no_sense_is_refused(fields: dict[str, object], said
 
 def test_a_batch_that_cannot_be_filled_is_refused() -> None:
     with pytest.raises(UserError, match="batch_size=32 is more than 20 images"):
-        EXAMPLES.numbered(Recipe())
+        EXAMPLES.number_classes(Recipe())
     with pytest.raises(UserError, match=r"batch_size=12 .* train.per_class=2 of each of 4 classes"):
-        EXAMPLES.numbered(Recipe(batch_size=12, per_class=2))
+        EXAMPLES.number_classes(Recipe(batch_size=12, per_class=2))
 
 
 # What is drawn
@@ -202,7 +204,7 @@ def test_without_classes_each_image_comes_once_an_epoch() -> None:
 def test_cached_activations_are_those_of_the_frozen_trunk() -> None:
     of = model()
     noisy = replace(EXAMPLES, load=augmented)
-    cached = Cached(of, noisy, NUMBERS, Recipe(part="embedder", views=3))
+    cached = CachedActivations(of, noisy, NUMBERS, Recipe(part="embedder", views=3))
     activations, label = cached[(4, 7)]
     expected = of.encode(draw_image(IDS[4], augmented, 0, 1)[None]).activations[0]  # draw 7 is view 1 of 3
     torch.testing.assert_close(activations, expected)
@@ -235,7 +237,7 @@ def test_too_many_activations_are_refused_before_they_are_made(monkeypatch: pyte
         return picture(image_id)
 
     with pytest.raises(UserError, match=r"2000 activations of \(8, 6, 6\) take 0 GiB of memory: lower train.views"):
-        Cached(model(), Examples(IDS, LABELS, load), NUMBERS, Recipe(part="embedder", views=100))
+        CachedActivations(model(), Examples(IDS, LABELS, load), NUMBERS, Recipe(part="embedder", views=100))
     assert len(loaded) < 40  # two batches at most
 
 

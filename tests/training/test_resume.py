@@ -115,7 +115,7 @@ def test_the_best_epoch_survives_a_crash(tmp_path: Path) -> None:
 def test_another_training_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3), identity={"lr": 1})
-    with pytest.raises(UserError, match=r"begun with other settings or images \(lr was 1, is 2\)"):
+    with pytest.raises(UserError, match=r"started with other settings or images \(lr was 1, is 2\)"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, identity={"lr": 2})
 
 
@@ -180,7 +180,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(writer, full)
-        with pytest.raises(UserError, match=r"the disk is full, or your quota is: .*step-00000002 was not written"):
+        with pytest.raises(UserError, match=r"the disk is full or over quota: .*step-00000002 was not written"):
             checkpoints.write(2, model(), {}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     checkpoints.read(tmp_path / "step-00000001", model(), {})
@@ -199,7 +199,7 @@ def test_a_full_disk_at_the_end_of_an_epoch_is_one_line(
 
     monkeypatch.setattr(Path, "replace", full)
     choice = Choice(lambda: {"value": 1.0}, "value")
-    with pytest.raises(UserError, match=rf"the disk is full, or your quota is: .*{name} was not written"):
+    with pytest.raises(UserError, match=rf"the disk is full or over quota: .*{name} was not written"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, choice=choice)
 
 
@@ -224,7 +224,7 @@ def test_other_code_is_refused_or_recorded(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Crash):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, log=crashing(3))
     monkeypatch.setattr("sfam_bench.training.checkpoint.running_code", lambda: "other")
-    with pytest.raises(UserError, match=r"begun with other code of sfam_bench \(\w+, now other\).* resume=anyway"):
+    with pytest.raises(UserError, match=r"started with other code of sfam_bench \(\w+, now other\).* resume=anyway"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path)
     history = train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, any_code=True)
     (first, second) = history.attrs["code"]

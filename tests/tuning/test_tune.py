@@ -125,7 +125,7 @@ def test_a_killed_study_loses_the_running_trial_alone_and_goes_on_as_if_nothing_
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -signal.SIGKILL
     with opened(path, known=True) as study:
         assert len(study.trials()) == at
-        assert study.lost == 1
+        assert study.count_interrupted() == 1
         list(study.run(14, measure))
         found = [(t.place, t.fields, t.value, t.reason) for t in study.trials()]
     assert found == trials(tmp_path / "whole.db", 14)

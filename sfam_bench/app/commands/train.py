@@ -93,7 +93,7 @@ def train_and_write(
         classes.tolist(),
         lambda image_id: augment(dataset.image(image_id)) if augment else dataset.sample(image_id).image,
     )
-    examples.numbered(recipe)  # errors come before images are embedded
+    examples.number_classes(recipe)  # errors come before images are embedded
     width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
     criterion, miner = build_loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
     if first:

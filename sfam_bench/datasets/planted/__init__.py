@@ -1,1 +1,1 @@
-"""The planted set: images whose evidence is known, drawn from a seed."""
+"""The planted data set: images rendered from a seed, with known evidence."""

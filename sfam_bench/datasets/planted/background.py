@@ -1,4 +1,4 @@
-"""What is behind the bird: soft landscapes of noise and light, clutter that is no bird, and something to stand on."""
+"""Backgrounds of planted images: blurred landscapes, clutter, and something for the bird to stand on."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -19,7 +19,7 @@ LANDSCAPES = (
 
 
 def noise(draw: np.random.Generator, size: int, cells: tuple[int, ...], fade: float = 0.55) -> Array:
-    """Multi-octave noise (size, size) of about unit range: `cells` across in each octave, each `fade` of the last."""
+    """Multi-octave noise (size, size) of about unit range: `cells` per side in each octave, each scaled by `fade`."""
     total, weight = np.zeros((size, size)), 1.0
     for count in cells:
         octave = Image.fromarray(draw.uniform(-1, 1, (count, count)).astype(np.float32))
@@ -54,9 +54,8 @@ def _foliage(draw: np.random.Generator, scene: Array, tint: Array) -> Array:
             shape = feather(where, draw.uniform(0, 360), draw.uniform(0.08, 0.22), draw.uniform(0.04, 0.09), tip=0.2)
         elif kind == 2:
             root = np.array([where[0], draw.uniform(0.85, 1.05)])
-            shape = feather(
-                root, draw.uniform(-110, -70), draw.uniform(0.15, 0.5), 0.03, tip=0.0, bend=draw.uniform(-0.1, 0.1)
-            )
+            angle, length, bend = draw.uniform(-110, -70), draw.uniform(0.15, 0.5), draw.uniform(-0.1, 0.1)
+            shape = feather(root, angle, length, 0.03, tip=0.0, bend=bend)
         else:
             radius, colour = draw.uniform(0.02, 0.08), tuple(min(c + 60, 255) for c in colour)
             shape = blob(where, radius, radius)
@@ -67,7 +66,7 @@ def _foliage(draw: np.random.Generator, scene: Array, tint: Array) -> Array:
 
 
 def clutter(draw: np.random.Generator, bright: tuple[tuple[float, float, float], ...]) -> list[Layer]:
-    """Two to five berries, leaves, flowers, pebbles and mushrooms in the unit frame, in any colour of `bright`."""
+    """Two to five berries, leaves, flowers, pebbles or mushrooms in the unit frame, in colours of `bright`."""
     layers: list[Layer] = []
     for _ in range(draw.integers(2, 6)):
         where, reach = draw.uniform(0.03, 0.97, 2), draw.uniform(0.045, 0.085)
@@ -111,7 +110,7 @@ CLUTTER = (_berries, _leaf, _flower, _pebble, _mushroom)
 
 
 def perch(draw: np.random.Generator) -> list[Layer]:
-    """A branch or a mound under the feet, in the frame of the bird."""
+    """A branch or a mound under the feet, in the bird's coordinates."""
     if draw.random() < 0.6:
         x = np.linspace(-1.6, 1.6, 9)
         sag, thick = draw.normal(0, 0.03, 9), draw.uniform(0.04, 0.075) * draw.uniform(0.8, 1.2, 9)
@@ -120,6 +119,5 @@ def perch(draw: np.random.Generator) -> list[Layer]:
         return [Layer(None, smooth(outline, 2), Look(bark), rounded=True)]
     mound = np.array([(-1.6, 2.4), (-0.9, 0.85), (-0.45, 0.57), (-0.1, 0.5), (0.4, 0.52), (0.75, 0.68), (1.5, 2.4)])
     mound[:, 1] += draw.normal(0, 0.02, 7)
-    return [
-        Layer(None, smooth(mound, 3), Look(hsv(draw.uniform(0.06, 0.3), 0.3, draw.uniform(0.3, 0.6))), rounded=True)
-    ]
+    earth = hsv(draw.uniform(0.06, 0.3), 0.3, draw.uniform(0.3, 0.6))
+    return [Layer(None, smooth(mound, 3), Look(earth), rounded=True)]

@@ -1,15 +1,14 @@
-"""Planted: rendered birds whose class is the pair (crest, tail), so that the evidence of every similarity is known."""
+"""Planted: rendered birds whose class is the pair (crest, tail), so that the evidence of each pair is known."""
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import PIL.Image
 import torch
-from numpy.typing import NDArray
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.ranges import Count, Natural
@@ -18,20 +17,15 @@ from sfam_bench.core.types import Mask
 from sfam_bench.datasets.planted.render import render
 from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, PlantedScene
 
-TEST_SHARE = 3  # one combination in so many is a test class
-
-
-@lru_cache(maxsize=8192)  # 0.3 GB at 96 pixels
-def _drawn(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    return render(scene, size)
+TEST_SHARE = 3  # one in TEST_SHARE combinations is a test class
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Images (3, size, size) of 96 train and 48 test combinations of 12 crests and 12 tails; no combination in both.
+    """Images (3, size, size) of 96 train and 48 test combinations of 12 crests and 12 tails, without overlap.
 
-    Every crest and every tail is seen in training (in 8 classes); all else is drawn independently of the class. An
-    image depends on `seed` and its id alone, so neither order nor the number of images a class changes it.
+    Every crest and every tail occurs in 8 training classes; everything else is drawn independently of the class. An
+    image depends only on `seed` and its id, not on the order or the number of images per class.
     """
 
     size: Count = 96
@@ -50,10 +44,10 @@ class Planted:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row an image: image_id -> label, class_name, split and the states `crest` and `tail`."""
+        """One row per image: image_id -> label, class_name, split and the states `crest` and `tail`."""
         draw = np.random.default_rng(self.seed)
         crests, tails = draw.permutation(STATES), draw.permutation(STATES)
-        # diagonals of the shuffled square: each state is in as many test classes as any other
+        # diagonals of the shuffled square, so that each state is in the same number of test classes
         classes = [(c, t) for c in range(STATES) for t in range(STATES)]
         classes.sort(key=lambda states: (crests[states[0]] + tails[states[1]]) % TEST_SHARE == 0)
         rows = []
@@ -66,26 +60,26 @@ class Planted:
         return pd.DataFrame(rows, columns=columns).set_index("image_id")
 
     def image(self, image_id: str) -> PIL.Image.Image:
-        """Draw one image as a picture file would hold it."""
-        return PIL.Image.fromarray(_drawn(self._scene(image_id), self.size)[0])
+        """Render one image as 8-bit RGB."""
+        return PIL.Image.fromarray(render(self._scene(image_id), self.size)[0])
 
     def sample(self, image_id: str) -> Sample:
-        """Draw one image, with masks of what is seen of the bird ("foreground") and each part ("part/crest", ...)."""
+        """Render one image with masks of the visible bird ("foreground") and its parts ("part/crest", ...)."""
         return self._sample(self._scene(image_id))
 
     def repaint(self, image_id: str, part: str, change: int) -> Sample:
-        """Draw the same picture with one part repainted: an evidence part in state `change`, another in look `change`.
+        """Render the image with one part repainted: an evidence part in state `change`, another in look `change`.
 
-        Pixels change only where the part was or is, and in the anti-aliased rim about it (two pixels at sharp tips).
+        Pixels change only where the part was or is, and in the anti-aliased rim around it (two pixels at sharp tips).
         """
         if part not in PARTS:
             raise UserError(f"{self.name} has no part '{part}'; its parts: {', '.join(PARTS)}")
         if part in EVIDENCE and not 0 <= change < STATES:
             raise UserError(f"{part} has no state {change}; its states: 0 to {STATES - 1}")
-        return self._sample(self._scene(image_id).repainted(part, change))
+        return self._sample(self._scene(image_id).repaint(part, change))
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
-        """Regions of the query: "foreground"; "shared" where a state is shared; "unshared" too in a partial match."""
+        """Regions of the query: "foreground", "shared" parts if any, and then "unshared" parts if any."""
         query, reference = self._states(query_id), self._states(reference_id)
         shared = [f"part/{part}" for part in EVIDENCE if query[part] == reference[part]]
         unshared = [f"part/{part}" for part in EVIDENCE if query[part] != reference[part]]
@@ -112,7 +106,7 @@ class Planted:
         return PlantedScene((self.seed, int.from_bytes(digest[:8], "big")), states["crest"], states["tail"])
 
     def _sample(self, scene: PlantedScene) -> Sample:
-        image, seen = _drawn(scene, self.size)
+        image, seen = render(scene, self.size)
         masks = {"foreground": torch.from_numpy(seen > 0)}
         masks |= {f"part/{part}": torch.from_numpy(seen == k) for k, part in enumerate(PARTS, start=1)}
         return Sample(torch.from_numpy(image).permute(2, 0, 1).float() / 255, masks)

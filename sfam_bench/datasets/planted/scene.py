@@ -1,4 +1,4 @@
-"""What is in a planted picture: a bird whose crest and tail carry the class, everything else drawn at random."""
+"""The contents of a planted image: a bird whose crest and tail define its class; everything else is random."""
 
 import zlib
 from dataclasses import dataclass, replace
@@ -8,10 +8,10 @@ import numpy as np
 from sfam_bench.datasets.planted.shapes import Array, Layer, Look, blob, feather, hsv, rotate, smooth, xy
 
 PARTS = ("tail", "legs", "body", "wing", "crest", "head", "beak")  # back to front
-EVIDENCE = ("crest", "tail")  # at opposite ends of the bird, so that a coarse grid still tells them apart
+EVIDENCE = ("crest", "tail")  # at opposite ends of the bird, so that a coarse grid separates them
 STATES = 12  # of each evidence part: 3 forms x 4 colours
 
-# Hue, saturation, value of the plumage; the evidence parts share no colour, every other part may wear any of them.
+# Hue, saturation, value of the plumage; crest and tail share no colour, other parts may have any of these colours.
 CREST_COLOURS = ((0.985, 0.85, 0.86), (0.125, 0.88, 0.97), (0.885, 0.52, 0.93), (0.10, 0.05, 0.97))
 TAIL_COLOURS = ((0.61, 0.85, 0.80), (0.49, 0.75, 0.80), (0.32, 0.70, 0.66), (0.755, 0.60, 0.68))
 EARTHY = (
@@ -25,12 +25,14 @@ EARTHY = (
 HORN = ((0.11, 0.75, 0.90), (0.06, 0.70, 0.80), (0.0, 0.0, 0.22), (0.58, 0.20, 0.45), (0.08, 0.35, 0.75))
 
 HEAD, CROWN, RUMP = xy(0.34, -0.27), xy(0.29, -0.38), xy(-0.30, 0.02)
-EXTENT = np.array([[-1.0, -0.93], [0.76, 0.60]])  # the largest bird in its own frame; the body is about one long
+EXTENT = np.array(
+    [[-1.0, -0.93], [0.76, 0.60]]
+)  # the largest bird in its own coordinates; the body has a length of about one
 
 
 @dataclass(frozen=True)
 class PlantedScene:
-    """The recipe of one picture: each factor has its own random stream, so that none can tell on another."""
+    """The parameters of one image; each factor has its own random stream, so that factors are independent."""
 
     key: tuple[int, ...]
     crest: int
@@ -38,11 +40,11 @@ class PlantedScene:
     variants: tuple[tuple[str, int], ...] = ()
 
     def stream(self, factor: str) -> np.random.Generator:
-        """The random numbers of one factor: a part, the pose, the light, the background, ..."""
+        """The random generator of one factor: a part, the pose, the light, the background, ..."""
         return np.random.default_rng([*self.key, zlib.crc32(factor.encode()), dict(self.variants).get(factor, 0)])
 
-    def repainted(self, part: str, change: int) -> "PlantedScene":
-        """The same scene with evidence part `part` in state `change`, or another part in its look number `change`."""
+    def repaint(self, part: str, change: int) -> "PlantedScene":
+        """Return the scene with evidence part `part` in state `change`, or another part in its look number `change`."""
         if part in EVIDENCE:
             return replace(self, **{part: change})  # type: ignore[arg-type]
         return replace(self, variants=(*self.variants, (part, change)))
@@ -50,7 +52,7 @@ class PlantedScene:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the bird is: pixels = centre + matrix @ own coordinates; the tilts of crest and tail are in degrees."""
+    """The bird's pose: pixels = centre + matrix @ own coordinates; tilts of crest and tail in degrees."""
 
     matrix: Array
     centre: Array
@@ -58,16 +60,16 @@ class Pose:
     tail_tilt: float
 
     def to_frame(self, points: Array) -> Array:
-        """Own coordinates to the unit frame, both (points, 2) as x, y."""
+        """Convert own coordinates to the unit frame, both (points, 2) as x, y."""
         return points @ self.matrix.T + self.centre
 
     def to_own(self, points: Array) -> Array:
-        """Unit frame to own coordinates, both (points, 2) as x, y."""
+        """Convert the unit frame to own coordinates, both (points, 2) as x, y."""
         return (points - self.centre) @ np.linalg.inv(self.matrix).T
 
 
 def pose(scene: PlantedScene) -> Pose:
-    """Draw position, scale, rotation and flip such that the largest bird would still be inside the frame."""
+    """Draw position, scale, rotation and flip such that the largest bird stays inside the frame."""
     draw = scene.stream("pose")
     angle, scale = np.deg2rad(draw.uniform(-14, 14)), draw.uniform(0.44, 0.53)
     matrix = rotate(np.eye(2), angle).T * scale
@@ -75,28 +77,20 @@ def pose(scene: PlantedScene) -> Pose:
         matrix = np.diag([-1.0, 1.0]) @ matrix
     (left, top), (right, bottom) = EXTENT
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]]) @ matrix.T
-    # the corners of the extent are empty, so they may stand out a little
+    # the corners of the extent are empty, so they may lie slightly outside
     low, high = -corners.min(axis=0) - 0.02, 1.02 - corners.max(axis=0)
     centre = np.where(low < high, draw.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
     return Pose(matrix, centre, draw.uniform(-12, 12), draw.uniform(-14, 14))
 
 
 def bird(scene: PlantedScene, at: Pose) -> list[Layer]:
-    """The layers of the bird, back to front, in its own frame."""
-    plumage = {
-        "tail": _tail,
-        "legs": _legs,
-        "body": _body,
-        "wing": _wing,
-        "crest": _crest,
-        "head": _head,
-        "beak": _beak,
-    }
-    return [layer for part in PARTS for layer in plumage[part](scene, at)]
+    """The layers of the bird, back to front, in its own coordinates."""
+    parts = (_tail, _legs, _body, _wing, _crest, _head, _beak)  # in the order of PARTS
+    return [layer for part in parts for layer in part(scene, at)]
 
 
 def _any_colour(draw: np.random.Generator) -> Array:
-    """A colour of an ordinary part: earthy, or one of those that the evidence parts wear too."""
+    """A colour of an ordinary part: earthy, or one of the colours of crest and tail."""
     pool = EARTHY if draw.random() < 0.6 else CREST_COLOURS + TAIL_COLOURS
     return _jitter(draw, pool[draw.integers(len(pool))])
 
@@ -107,7 +101,7 @@ def _jitter(draw: np.random.Generator, colour: tuple[float, float, float]) -> Ar
 
 
 def _plumes(part: str, look: Look, feathers: list[Array]) -> list[Layer]:
-    """Feathers one over another, every second one darker so that they part."""
+    """Overlapping feathers, every second one darker so that they can be distinguished."""
     return [Layer(part, shape, look, shade=0.86 if k % 2 else 1.0) for k, shape in enumerate(feathers)]
 
 
@@ -168,9 +162,8 @@ def _wing(scene: PlantedScene, at: Pose) -> list[Layer]:
     look = Look(_any_colour(draw), _any_colour(draw), pattern, {"tip": 0.36, "bands": 0.16}.get(pattern, 0.11), root)
     down, reach = draw.uniform(164, 174), draw.uniform(0.44, 0.50)
     tip = draw.uniform(0.1, 0.9)
-    return _plumes(
-        "wing", look, [feather(root, down + a, reach * r, 0.17, tip) for a, r in ((-26, 0.78), (-13, 0.9), (0, 1.0))]
-    )
+    shapes = [feather(root, down + a, reach * r, 0.17, tip) for a, r in ((-26, 0.78), (-13, 0.9), (0, 1.0))]
+    return _plumes("wing", look, shapes)
 
 
 def _head(scene: PlantedScene, at: Pose) -> list[Layer]:

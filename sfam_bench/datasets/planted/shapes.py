@@ -1,4 +1,4 @@
-"""Outlines and paints of the planted pictures: polygons (points, 2) as x, y and colours in [0, 1]."""
+"""Outlines and colours of planted images: polygons (points, 2) as x, y, and colours in [0, 1]."""
 
 import colorsys
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 
 
-# once along a feather and back: distance from the root, side, and half widths of pointed and of round feathers
+# along a feather and back: distance from the root, side, and half widths of pointed and of round feathers
 ALONG = np.concatenate([np.linspace(0, 1, 13), np.linspace(1, 0, 13)])
 SIDE = np.repeat([1.0, -1.0], 13)
 POINTED, ROUNDED = np.abs(np.sin(np.pi * ALONG**0.75)), 1.25 * np.sqrt(ALONG * (1 - ALONG**4))
@@ -18,7 +18,7 @@ POINTED, ROUNDED = np.abs(np.sin(np.pi * ALONG**0.75)), 1.25 * np.sqrt(ALONG * (
 
 @dataclass(frozen=True)
 class Look:
-    """A paint: `base` broken by `accent` in a pattern of period (or reach) `period` about `origin`."""
+    """A colouring: `base` with `accent` in a pattern of period (or reach) `period` around `origin`."""
 
     base: Array
     accent: Array = field(default_factory=lambda: np.zeros(3))
@@ -45,7 +45,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Layer:
-    """One filled outline of a part (None: clutter), later layers over earlier ones.
+    """One filled outline of a part (None: clutter); later layers cover earlier ones.
 
     `shade` darkens all of it, `rounded` lights it from above, `outline` draws its rim.
     """
@@ -59,7 +59,7 @@ class Layer:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Array:
-    """A colour from hue (turns), saturation and value, the last two clipped to [0, 1]."""
+    """A colour from hue (in turns), saturation and value, the last two clipped to [0, 1]."""
     return np.array(colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0), 1), min(max(value, 0), 1)))
 
 
@@ -69,7 +69,7 @@ def xy(x: float, y: float) -> Array:
 
 
 def rotate(points: Array, angle: float) -> Array:
-    """Turn points (points, 2) by an angle in radians, clockwise as seen on the screen."""
+    """Rotate points (points, 2) by an angle in radians, clockwise on the screen."""
     cos, sin = np.cos(angle), np.sin(angle)
     return points @ np.array([[cos, sin], [-sin, cos]])
 
@@ -83,15 +83,14 @@ def smooth(points: Array, rounds: int = 3) -> Array:
 
 
 def blob(centre: Array, across: float, down: float, bumps: Array | None = None) -> Array:
-    """An ellipse of half axes `across`, `down`; `bumps` (24,) scale its radius."""
+    """An ellipse with half axes `across` and `down`; `bumps` (24,) scale its radius."""
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     radius = np.ones(24) if bumps is None else bumps
     return centre + np.stack([across * radius * np.cos(turn), down * radius * np.sin(turn)], axis=1)
 
 
 def feather(root: Array, degrees: float, length: float, width: float, tip: float, bend: float = 0.0) -> Array:
-    """A feather from `root` towards `degrees` (0 right, 90 down); `tip` from 0, pointed, to 1, round; `bend` aside."""
+    """A feather from `root` towards `degrees` (0 right, 90 down); `tip` from 0 (pointed) to 1 (round)."""
     half = width / 2 * ((1 - tip) * POINTED + tip * ROUNDED)
-    outline = np.empty((len(ALONG), 2))
-    outline[:, 0], outline[:, 1] = length * ALONG, bend * ALONG**2 + SIDE * half
+    outline = np.stack([length * ALONG, bend * ALONG**2 + SIDE * half], axis=1)
     return root + rotate(outline, np.deg2rad(degrees))
