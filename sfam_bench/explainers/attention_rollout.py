@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import Images, RawMaps
@@ -17,7 +17,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class AttentionRollout:
+class AttentionRollout(Checked):
     """the read row of R_L ... R_1, R_l = (A_l + I) with rows of sum one; Abnar, Zuidema, ACL 2020, section 3.
 
     A_l is the attention of layer l, its heads fused. The row is that of the class token where it is the embedding, and
@@ -39,9 +39,6 @@ class AttentionRollout:
     )
 
     fusion: Literal["mean", "max", "min"] = "mean"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         layers, images = Layers(model, "attention rollout"), encoded.query.images

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Natural, Positive
 from sfam_bench.core.records import Encoded, PairBatch, pair_seed
@@ -32,7 +32,7 @@ class LaFAM:
 
 
 @dataclass(frozen=True)
-class Centre:
+class Centre(Checked):
     """exp(-|x - c|^2 / (2 sigma^2)) around the centre c of the image; a control, of no paper.
 
     sigma: as a share of each side.
@@ -47,9 +47,6 @@ class Centre:
 
     sigma: Positive = 0.25
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
         rows, cols = (
@@ -60,7 +57,7 @@ class Centre:
 
 
 @dataclass(frozen=True)
-class Chance:
+class Chance(Checked):
     """Uniform noise at the resolution of the activations; a control, of no paper.
 
     Seeded by the pair, so that batches do not matter: it changes with the reference's id, not with what that shows.
@@ -71,9 +68,6 @@ class Chance:
     card: ClassVar[Card] = Card(control=True, signed=False, degenerate=("it reads neither image, only their ids",))
 
     seed: Natural = 0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations

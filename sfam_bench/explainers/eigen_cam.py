@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import Activations, RawMaps
@@ -15,7 +15,7 @@ Sign = Literal["channel_sum", "largest"]
 
 
 @dataclass(frozen=True)
-class EigenCAM:
+class EigenCAM(Checked):
     """M v, M the activations (positions x channels), v their first right singular vector; Muhammad, Yeasin, IJCNN 2020.
 
     A singular vector has no sign of its own: LAPACK's is chance, and turns some maps round; so one is chosen here.
@@ -37,9 +37,6 @@ class EigenCAM:
 
     centre: bool = False
     sign: Sign = "channel_sum"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return first_component(encoded.query.activations, self.centre, self.sign)

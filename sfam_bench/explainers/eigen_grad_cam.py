@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
@@ -13,7 +13,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class EigenGradCAM:
+class EigenGradCAM(Checked):
     """M v, M = ds/dA * A (positions x channels), v their first right singular vector; Gildenblat, pytorch-grad-cam.
 
     No paper: the code is the source. It leaves the sign to chance (LAPACK's), so that it can show what speaks against.
@@ -34,9 +34,6 @@ class EigenGradCAM:
 
     centre: bool = True
     sign: Sign = "channel_sum"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return first_component(target_gradient(model, encoded) * encoded.query.activations, self.centre, self.sign)

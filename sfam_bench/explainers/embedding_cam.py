@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.similarity import Gallery, unit
@@ -16,7 +16,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class EmbeddingCAM:
+class EmbeddingCAM(Checked):
     """Grad-CAM on <e, m / |m|>, e the embedding before L2, m a class mean; Bachhawat, arXiv 2402.00909, eq. 9 to 12.
 
     The paper takes the mean of the image's own class. Classes of a zero-shot test set have no mean among the training
@@ -40,9 +40,6 @@ class EmbeddingCAM:
 
     proxies: Literal["nearest_to_reference", "nearest_to_query"] = "nearest_to_reference"
     relu: bool = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         raise unprepared_error(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
@@ -12,7 +12,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class FAM:
+class FAM(Checked):
     """sum_k norm(c)_k A_k, c_k the share of channel k in the similarity; Liao et al., arXiv 2307.05017, reconstructed.
 
     From its abstract, which says "normalized contribution weights" and no more: no published figure is reproduced. Not
@@ -35,9 +35,6 @@ class FAM:
     head: Literal["pull_back", "ignore"] = "pull_back"
     euclidean_cis: EuclideanCIS = "exponential"
     relu: bool = False
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         sfam = SFAM(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.hooks import tap
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.method_card import Card
@@ -22,7 +22,7 @@ MEMORY = 2**28  # bytes of feature maps under way
 
 
 @dataclass(frozen=True)
-class GAM:
+class GAM(Checked):
     """mean over last layers of sum_k relu(ds/dA_k) A_k; Barkan et al., CIKM 2021 (arXiv 2109.00951), reconstructed.
 
     The rule of a layer, and that several last layers count, are the paper's; which layers, and how they are scaled to
@@ -47,9 +47,6 @@ class GAM:
     layers: Count = 2
     scale: Literal["max", "none"] = "max"
     relu: bool = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         found = [self._of_layer(target_gradient(model, encoded), encoded.query.activations)]

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.core.records import Encoded, PairBatch
@@ -15,7 +15,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class GradCAMPlusPlus:
+class GradCAMPlusPlus(Checked):
     """sum_k (sum_ij alpha_k,ij relu(G_k,ij)) A_k, G = ds/dA; Chattopadhay et al., WACV 2018, eq. 19.
 
     alpha = G^2 / (2 G^2 + sum_ij(A) G^3). The factor exp(s) of the paper's class score exp(s) scales a whole map and is
@@ -35,9 +35,6 @@ class GradCAMPlusPlus:
 
     epsilon: NotNegative | None = None
     relu: bool = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         gradient, activations = target_gradient(model, encoded), encoded.query.activations

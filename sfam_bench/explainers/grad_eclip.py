@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import score
@@ -19,7 +19,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class GradECLIP:
+class GradECLIP(Checked):
     """relu(sum_t lambda_ti <ds/do_t, v_i>), of the last attention; Zhao et al., ICML 2024 (arXiv 2502.18816).
 
     o_t is the attention's output for token t, v_i the value of patch i, lambda_ti the loosened attention: the cosine
@@ -51,9 +51,6 @@ class GradECLIP:
     spatial: Literal["loosened", "attention", "none"] = "loosened"
     heads: Literal["merged", "each"] = "merged"
     relu: bool = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         layers, query = Layers(model, "Grad-ECLIP"), encoded.query

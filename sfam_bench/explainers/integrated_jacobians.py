@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfam_bench.core.baselines import BASELINES, BaselineName
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -68,7 +68,7 @@ class Path:
 
 
 @dataclass(frozen=True)
-class IntegratedJacobians:
+class IntegratedJacobians(Checked):
     """sum_c (a - r)_c [J_a^T J_b (b - r)]_c, J integrated from r; Moeller, Nikolaev, Pado, EMNLP 2023, eq. 5 and 6.
 
     The map sums over the partner's positions, so J_b (b - r) is one Jacobian-vector product a step, and the whole one
@@ -97,9 +97,6 @@ class IntegratedJacobians:
     steps: Count = 10
     baseline: BaselineName | None = None
     quadrature: Quadrature = "right"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return self.split(model, encoded)[0]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch
@@ -19,7 +19,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class LeGrad:
+class LeGrad(Checked):
     """mean over layers l, heads and queries of relu(ds_l/dA_l); Bousselham et al., ICCV 2025 (arXiv 2404.03214).
 
     A_l is the attention of layer l, and s_l the target's score as if the tokens after layer l were the last ones:
@@ -45,9 +45,6 @@ class LeGrad:
 
     layers: Count | None = None
     reading: Literal["model", "mean"] = "model"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         layers, query = Layers(model, "LeGrad"), encoded.query

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.maps import upsample
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -19,7 +19,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class ScoreCAM:
+class ScoreCAM(Checked):
     """sum_k softmax_k(s(X * H_k)) A_k, H_k channel k scaled to [0, 1]; Wang et al., CVPRW 2020, definitions 2 and 3.
 
     The score of the baseline, the same for every channel, drops out of the softmax.
@@ -38,9 +38,6 @@ class ScoreCAM:
 
     space: Literal["cut", "image"] = "cut"
     relu: bool = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def forwards(self, query: Side) -> int:
         """One a channel, where masks are laid over the image."""

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -20,7 +20,7 @@ Normalisation = Literal["none", "l1", "minmax", "softmax"]
 
 
 @dataclass(frozen=True)
-class SFAM:
+class SFAM(Checked):
     """sum_k CIS_k A_k, CIS_k the share of channel k in the similarity; Liao et al., arXiv 2506.01636, reconstructed.
 
     The paper's equations were not at hand: this follows its abstract, and each choice left open there is a field.
@@ -59,9 +59,6 @@ class SFAM:
     weight_normalisation: Normalisation = "none"
     per_position: Literal["activation", "pooling"] = "activation"
     relu: bool = False
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         query = encoded.query

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Natural, NotNegative
 from sfam_bench.core.records import Encoded, PairBatch, pair_seed
@@ -16,7 +16,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class SmoothGrad:
+class SmoothGrad(Checked):
     """sum_c |mean_n ds/dx_c (x + noise_n)|, noise_n Gaussian; Smilkov et al., arXiv 1706.03825, 2017.
 
     Noisy pixels may leave [0, 1], as in the paper.
@@ -40,9 +40,6 @@ class SmoothGrad:
     times_input: bool = False
     magnitude: bool = True
     seed: Natural = 0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Natural, NotNegative
 from sfam_bench.core.records import Encoded, PairBatch, pair_seed
@@ -21,7 +21,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class WeightTransfer:
+class WeightTransfer(Checked):
     """sum_k w_k A_k, w = -mean_ij dL/dA of the nearest training image; Chen et al., WACV 2020, reconstructed.
 
     L is the triplet loss max(0, |e - p|^2 - |e - n|^2 + margin), averaged over triplets with a loss whose anchor e is
@@ -61,9 +61,6 @@ class WeightTransfer:
     channels: Count | None = None
     seed: Natural = 0
     relu: bool = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         raise unprepared_error(self)

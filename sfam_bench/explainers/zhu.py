@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
@@ -19,7 +19,7 @@ OtherPoints: TypeAlias = Float[Tensor, "batch other_positions dims"]
 
 
 @dataclass(frozen=True)
-class Zhu:
+class Zhu(Checked):
     """sum_xy (W A_ij).(W B_xy), the product split over pairs of positions; Zhu, Yang, Chen, TIP 2021.
 
     What pooling lets through of a position, times the head's weights, is its share in the embedding: A_ij/N under GAP,
@@ -50,9 +50,6 @@ class Zhu:
 
     rectify: Literal["none", "pair", "map"] = "pair"
     bias: Bias = "drop"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         query = encoded.query
