@@ -44,8 +44,7 @@ class AblationCAM:
         if self.relative:
             size = score(model.similarity, encoded.query.embeddings, encoded.terms).abs()[:, None]
             weights = weights / torch.where(size == 0, 1, size)
-        maps = combine(weights, encoded.query.activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, encoded.query.activations, self.relu)
 
 
 def drops_by_passes(model: SimilarityModel, encoded: Encoded) -> Weights:

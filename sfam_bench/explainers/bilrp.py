@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -20,7 +20,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class BiLRP:
+class BiLRP(Checked):
     """sum_m R_i^(m)(x) sum_i' R_i'^(m)(y), R^(m) the relevance of dimension m; Eberle et al., TPAMI 2020, eq. 7.
 
     The paper takes one backward pass a dimension and image. Relevance is linear in its start, so the map summed over
@@ -50,10 +50,6 @@ class BiLRP:
     gamma: NotNegative = 0.25
     epsilon: Positive = 1e-6
     pixels: Literal["box", "rule"] = "box"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        self.rules()
 
     def rules(self) -> Rules:
         """Of every layer but the first."""

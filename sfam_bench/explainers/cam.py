@@ -37,5 +37,4 @@ class CAM:
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         weights, _ = channel_form(model, encoded.query, direction(model, encoded))
-        maps = combine(weights, encoded.query.activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, encoded.query.activations, self.relu)

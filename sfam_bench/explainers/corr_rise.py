@@ -14,7 +14,7 @@ from sfam_bench.core.ranges import Count, Natural, Share
 from sfam_bench.core.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import SoftMasks
-from sfam_bench.explainers.shared.masking import CPU, MaskScores, masked_scores, weigh
+from sfam_bench.explainers.shared.masking import CPU, MaskScores, masked_scores, sum_masks
 from sfam_bench.models.similarity_model import SimilarityModel
 
 CHUNK = 64  # masks at image resolution at once
@@ -75,7 +75,7 @@ class CorrRISE:
         if self.correlation == "spearman":
             scores = ranks(scores, TIES * torch.finfo(images.dtype).eps)
         scores = scores - scores.mean(dim=1, keepdim=True)
-        together, kept = weigh(masking, pairs, images, scores, torch.ones_like(scores)) / self.masks
+        together, kept = sum_masks(masking, pairs, images, scores, torch.ones_like(scores)) / self.masks
         spread = kept * (1 - kept) * scores.square().mean(dim=1)[:, None, None]
         maps = torch.where(spread > 0, together / spread.sqrt(), 0)
         return (-maps if self.dissimilar else maps).to(images)
@@ -110,14 +110,14 @@ class DrawnPatches:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def made(self, first: int, last: int) -> SoftMasks:
+    def make(self, first: int, last: int) -> SoftMasks:
         return (self.rows[first:last].mT @ self.cols[first:last] == 0).float()
 
-    def weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
+    def sum_weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
         total = weights.new_zeros(len(weights), self.rows.shape[-1], self.cols.shape[-1])
         for first in range(0, len(self), CHUNK):
             last = min(first + CHUNK, len(self))
-            total += torch.einsum("mn,nij->mij", weights[:, first:last], self.made(first, last).double())
+            total += torch.einsum("mn,nij->mij", weights[:, first:last], self.make(first, last).double())
         return total
 
 

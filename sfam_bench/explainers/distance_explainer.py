@@ -7,20 +7,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.core.baselines import BaselineName
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import Card
-from sfam_bench.core.ranges import Count, Natural, Share
-from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.ranges import Share
+from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.masking import MaskScores, grids_of, masked_scores, weigh
+from sfam_bench.explainers.shared.masking import GridMethod, MaskScores, masked_scores, sum_masks
 from sfam_bench.models.similarity_model import SimilarityModel
 
 OneEach = Float[Tensor, "batch 1"]
 
 
 @dataclass(frozen=True)
-class DistanceExplainer:
+class DistanceExplainer(GridMethod):
     """mean of the masks that leave the query nearest - mean of the farthest; Meijer, Bos, arXiv 2505.15516.
 
     Its package multiplies the image by the mask before standardising, so that black is behind it: `baseline` zeros.
@@ -43,18 +42,12 @@ class DistanceExplainer:
         degenerate=("one-sided, the map is mostly how often each pixel happened to be kept",),
     )
 
-    masks: Count = 1000
-    grid: Count = 8
-    keep: Share = 0.5
-    seed: Natural = 0
-    baseline: BaselineName = "mean_colour"
     nearest: Share = 0.1
     farthest: Share = 0.1
     softness: Share = 0.01
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        grids_of(self)
+        super().__post_init__()
         for side in ("nearest", "farthest"):
             share = getattr(self, side)
             if not (share == 0 or (0 < share <= 1 and self._count(share))):
@@ -67,17 +60,14 @@ class DistanceExplainer:
     def _count(self, share: float) -> int:
         return int(share * self.masks + 1e-9)  # 0.29 of 100 are 29
 
-    def forwards(self, query: Side) -> int:
-        return self.masks
-
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        masking = grids_of(self)
+        masking = self.grids
         scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
         weights = torch.zeros_like(scores)
         for sign, share in ((1, self.nearest), (-1, self.farthest)):
             if count := self._count(share):
                 weights = weights + sign * highest(sign * scores, count, self.softness) / count
-        (maps,) = weigh(masking, pairs, encoded.query.images, weights)
+        (maps,) = sum_masks(masking, pairs, encoded.query.images, weights)
         return maps.to(encoded.query.images)
 
 

@@ -5,18 +5,17 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
-from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.records import Encoded
 from sfam_bench.core.similarity import Gallery, unit
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.shared.forms import combine, derivative, differentiating
-from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared_error
+from sfam_bench.explainers.shared.prepare import Axes, Bank, Preparable, State
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class EmbeddingCAM(Checked):
+class EmbeddingCAM(Preparable):
     """Grad-CAM on <e, m / |m|>, e the embedding before L2, m a class mean; Bachhawat, arXiv 2402.00909, eq. 9 to 12.
 
     The paper takes the mean of the image's own class. Classes of a zero-shot test set have no mean among the training
@@ -41,19 +40,10 @@ class EmbeddingCAM(Checked):
     proxies: Literal["nearest_to_reference", "nearest_to_query"] = "nearest_to_reference"
     relu: bool = True
 
-    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        raise unprepared_error(self)
-
-    def prepared(self, model: SimilarityModel, bank: Bank) -> State:
+    def compute_state(self, model: SimilarityModel, bank: Bank) -> State:
         labels, rows = bank.labels.unique(return_inverse=True)
         sums = bank.embeddings.new_zeros(len(labels), bank.embeddings.shape[1]).index_add(0, rows, bank.embeddings)
         return {"means": sums / rows.bincount()[:, None]}
-
-    def with_state(self, state: State) -> Prepared:
-        return Prepared(self, state)
-
-    def prepare(self, model: SimilarityModel, bank: Bank) -> Prepared:
-        return self.with_state(self.prepared(model, bank))
 
     def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
         towards, embedder, activations = (
@@ -64,8 +54,7 @@ class EmbeddingCAM(Checked):
         with differentiating(model):
             towards = towards.clone()  # a caller may be in inference mode
             gradient = derivative(lambda a: (embedder.project(embedder.pool(a)) * towards).sum(dim=1), activations)
-        maps = combine(gradient.mean(dim=(2, 3)), activations)
-        return maps.relu() if self.relu else maps
+        return combine(gradient.mean(dim=(2, 3)), activations, self.relu)
 
     def towards(self, model: SimilarityModel, encoded: Encoded, means: Gallery) -> Embeddings:
         """The coefficients of the query's embedding in the target: sum over terms of sign * proxy."""

@@ -33,5 +33,4 @@ class GradCAM:
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         weights = target_gradient(model, encoded).mean(dim=(2, 3))
-        maps = combine(weights, encoded.query.activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, encoded.query.activations, self.relu)

@@ -39,8 +39,7 @@ class GradCAMPlusPlus(Checked):
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         gradient, activations = target_gradient(model, encoded), encoded.query.activations
         weights = (alpha(gradient, activations, self.epsilon) * gradient.relu()).sum(dim=(2, 3))
-        maps = combine(weights, activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, activations, self.relu)
 
 
 def alpha(gradient: Activations, activations: Activations, epsilon: float | None) -> Activations:

@@ -153,7 +153,7 @@ class Coalitions:
     def __len__(self) -> int:
         return len(self.members)
 
-    def made(self, first: int, last: int) -> SoftMasks:
+    def make(self, first: int, last: int) -> SoftMasks:
         return self.members[first:last][:, self.rows][:, :, self.cols].double()
 
 

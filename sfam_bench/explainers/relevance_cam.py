@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch
@@ -17,7 +17,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class RelevanceCAM:
+class RelevanceCAM(Checked):
     """sum_k (mean_ij R_k,ij) A_k, R the relevance at the cut; Lee et al., CVPR 2021, eq. 5 and 6, its start derived.
 
     Relevance starts at the embedding as the split of the score over dimensions, e_d e'_d / (|e||e'|) for cosine, and
@@ -48,10 +48,6 @@ class RelevanceCAM:
     rule: Rule = "zplus"
     gamma: NotNegative = 0.25
     epsilon: Positive = 1e-6
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        self.rules()
 
     def rules(self) -> Rules:
         """Of every layer behind the cut."""

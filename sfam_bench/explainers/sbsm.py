@@ -77,7 +77,7 @@ class Windows:
     def __len__(self) -> int:
         return 1 + len(self.rows) * len(self.cols)
 
-    def made(self, first: int, last: int) -> SoftMasks:
+    def make(self, first: int, last: int) -> SoftMasks:
         windows = torch.arange(first, last) - 1
         rows, cols = self.rows[windows // len(self.cols)], self.cols[windows % len(self.cols)]
         return 1 - (windows >= 0)[:, None, None] * rows[:, :, None] * cols[:, None, :]

@@ -46,8 +46,7 @@ class ScoreCAM(Checked):
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
         scores = masked_images(model, encoded) if self.space == "image" else masked_activations(model, encoded)
-        maps = combine(scores.softmax(dim=1), activations)
-        return maps.relu() if self.relu else maps
+        return combine(scores.softmax(dim=1), activations, self.relu)
 
 
 def masked_activations(model: SimilarityModel, encoded: Encoded) -> Weights:

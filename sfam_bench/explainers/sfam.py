@@ -67,8 +67,7 @@ class SFAM(Checked):
             cis = self.weights(model, query, term.side)
             weights = weights + term.sign * normalise_weights(cis, self.weight_normalisation)
         positions = query.activations if self.per_position == "activation" else let_through(model, query)
-        maps = combine(weights, positions)
-        return maps.relu() if self.relu else maps
+        return combine(weights, positions, self.relu)
 
     def weights(self, model: SimilarityModel, query: Side, reference: Side) -> Weights:
         """The channel weights (CIS) of one comparison, before normalisation."""

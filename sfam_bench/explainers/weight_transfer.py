@@ -8,20 +8,20 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Natural, NotNegative
-from sfam_bench.core.records import Encoded, PairBatch, pair_seed
+from sfam_bench.core.records import Encoded, pair_seed
 from sfam_bench.core.similarity import NegativeEuclidean
 from sfam_bench.core.stream import progress
 from sfam_bench.core.types import Embeddings, Images, RawMaps, Weights
 from sfam_bench.explainers.shared.forms import CHUNK, combine, derivative, differentiating
-from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared_error
+from sfam_bench.explainers.shared.prepare import Axes, Bank, Preparable, State
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class WeightTransfer(Checked):
+class WeightTransfer(Preparable):
     """sum_k w_k A_k, w = -mean_ij dL/dA of the nearest training image; Chen et al., WACV 2020, reconstructed.
 
     L is the triplet loss max(0, |e - p|^2 - |e - n|^2 + margin), averaged over triplets with a loss whose anchor e is
@@ -62,10 +62,7 @@ class WeightTransfer(Checked):
     seed: Natural = 0
     relu: bool = True
 
-    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        raise unprepared_error(self)
-
-    def prepared(self, model: SimilarityModel, bank: Bank) -> State:
+    def compute_state(self, model: SimilarityModel, bank: Bank) -> State:
         towards, active = self.directions(bank)
         kept = active.nonzero()[:, 0]
         if not len(kept):
@@ -77,12 +74,6 @@ class WeightTransfer(Checked):
         left_out = (~active).nonzero()[:, 0]
         return {"embeddings": bank.embeddings[kept], "weights": torch.cat(weights), "left_out": left_out}
 
-    def with_state(self, state: State) -> Prepared:
-        return Prepared(self, state)
-
-    def prepare(self, model: SimilarityModel, bank: Bank) -> Prepared:
-        return self.with_state(self.prepared(model, bank))
-
     def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
         scores = model.similarity.matrix(encoded.query.embeddings, state["embeddings"])
         nearest = scores.argsort(dim=1, descending=True, stable=True)[:, : self.neighbours]
@@ -90,8 +81,7 @@ class WeightTransfer(Checked):
         if self.channels is not None:
             places = weights.argsort(dim=1, descending=True, stable=True)[:, self.channels :]
             weights = weights.scatter(1, places, 0.0)
-        maps = combine(weights, encoded.query.activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, encoded.query.activations, self.relu)
 
     def directions(self, bank: Bank) -> tuple[Embeddings, Bool[Tensor, " items"]]:
         """-dL/de of each training image as the anchor, averaged over its triplets, and whether it has any."""

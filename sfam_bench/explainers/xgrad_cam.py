@@ -31,5 +31,4 @@ class XGradCAM:
         activations = encoded.query.activations
         total = activations.sum(dim=(2, 3))
         weights = (target_gradient(model, encoded) * activations).sum(dim=(2, 3)) / total
-        maps = combine(torch.where(total == 0, 0, weights), activations)
-        return maps.relu() if self.relu else maps
+        return combine(torch.where(total == 0, 0, weights), activations, self.relu)

@@ -135,6 +135,7 @@ def channel_scores(
     return torch.cat(scores).view(activations.shape[:2])
 
 
-def combine(weights: Weights, activations: Activations) -> RawMaps:
-    """sum_k weights_k A_k."""
-    return torch.einsum("bk,bkij->bij", weights, activations)
+def combine(weights: Weights, activations: Activations, relu: bool = False) -> RawMaps:
+    """sum_k weights_k A_k, without its negative part if `relu`."""
+    maps = torch.einsum("bk,bkij->bij", weights, activations)
+    return maps.relu() if relu else maps

@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.types import Embeddings
 from sfam_bench.explainers.shared.relevance_functions import (
     LAYERS,
@@ -40,7 +41,7 @@ LOOKS = {"dim", "size", "get", "stride", "is_contiguous", "numel"}  # at a tenso
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Checked):
     """How layers hand relevance down: each input's share of an output z = sum of contributions, plus the bias.
 
     `zplus` (alpha 1, beta 0) counts positive contributions alone; `epsilon` all of them; `gamma` all, and `gamma` times
@@ -48,15 +49,8 @@ class Rules:
     """
 
     rule: Rule
-    gamma: float = 0.25
-    epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        if self.gamma < 0:
-            raise UserError(f"the relevance rule's gamma is {self.gamma}: expected zero or more")
-        if self.epsilon <= 0:
-            raise UserError(f"the relevance rule's epsilon is {self.epsilon}: expected more than zero, such as 1e-6")
+    gamma: NotNegative = 0.25
+    epsilon: Positive = 1e-6
 
 
 def relevance(
