@@ -1,4 +1,4 @@
-"""What every explainer must beat: maps that ignore the reference, the query, or both."""
+"""Negative controls: maps that ignore the reference, the query, or both."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,7 +24,7 @@ class LaFAM:
     card: ClassVar[Card] = Card(
         control=True,
         reads_reference=False,
-        degenerate=("what is active need not matter to the score: it explains the object, not the pair",),
+        degenerate=("strong activations need not contribute to the score: it explains the object, not the pair",),
     )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
@@ -42,7 +42,7 @@ class Centre(Checked):
         control=True,
         reads_reference=False,
         signed=False,
-        degenerate=("it reads neither image, only where photographers aim",),
+        degenerate=("it reads neither image; objects are often in the centre of a photo",),
     )
 
     sigma: Positive = 0.25
@@ -60,7 +60,8 @@ class Centre(Checked):
 class Chance(Checked):
     """Uniform noise at the resolution of the activations; a control, of no paper.
 
-    Seeded by the pair, so that batches do not matter: it changes with the reference's id, not with what that shows.
+    Seeded by the ids of the pair, so that it does not depend on batches; it changes with the reference's id, not with
+    its content.
 
     seed: of the noise, with both ids of the pair.
     """
@@ -82,7 +83,7 @@ class Chance(Checked):
 class Edges:
     """Length of the Sobel gradient of the grey query, at the resolution of the image; a control, of no paper.
 
-    It needs no model. Adebayo et al., NeurIPS 2018, show how alike saliency maps and edges can look.
+    It needs no model. Adebayo et al., NeurIPS 2018, show that saliency maps can resemble edges.
     """
 
     card: ClassVar[Card] = Card(

@@ -18,11 +18,11 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class EmbeddingCAM(Preparable):
     """Grad-CAM on <e, m / |m|>, e the embedding before L2, m a class mean; Bachhawat, arXiv 2402.00909, eq. 9 to 12.
 
-    The paper takes the mean of the image's own class. Classes of a zero-shot test set have no mean among the training
-    embeddings, and labels of test images are not asked for: here it is the mean that the model finds nearest, so that
-    a pair is explained by a class that stands for its reference. The margin target takes the difference of the forms.
+    The paper uses the mean of the image's own class. Classes of a zero-shot test set have no training images, and
+    labels of test images are not used: here it is the nearest class mean, so that a training class stands for the
+    reference. The margin target uses the difference of the forms.
 
-    proxies: to whose embedding the class mean is nearest; "nearest_to_query" ignores the reference and the target.
+    proxies: which embedding selects the nearest class mean; "nearest_to_query" ignores the reference and the target.
     relu: drop the negative part of the map, as the paper does.
     """
 
@@ -33,7 +33,7 @@ class EmbeddingCAM(Preparable):
             "it is Grad-CAM on the un-normalised dot product with the class mean, scaled to length one, as reference",
             "for a classifier whose class means are one-hot it is Grad-CAM on the logit",
         ),
-        degenerate=("two references nearest to the same class have the same map",),
+        degenerate=("two references with the same nearest class mean have the same map",),
     )
     axes: ClassVar[Axes] = {"means": ("classes", "dims")}
 
@@ -46,11 +46,8 @@ class EmbeddingCAM(Preparable):
         return {"means": sums / rows.bincount()[:, None]}
 
     def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
-        towards, embedder, activations = (
-            self.towards(model, encoded, state["means"]),
-            model.embedder,
-            encoded.query.activations,
-        )
+        embedder, activations = model.embedder, encoded.query.activations
+        towards = self.towards(model, encoded, state["means"])
         with differentiating(model):
             towards = towards.clone()  # a caller may be in inference mode
             gradient = derivative(lambda a: (embedder.project(embedder.pool(a)) * towards).sum(dim=1), activations)

@@ -18,7 +18,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class IntegratedGradients(Checked):
     """sum_c (x - x')_c int_0^1 ds/dx_c (x' + t (x - x')) dt; Sundararajan et al., ICML 2017, eq. 1.
 
-    steps: gradients a pair.
+    steps: gradients for each pair.
     baseline: the image x' without content; black in the paper.
     quadrature: where on the path the gradients are taken; the paper's sum is "right".
     """
@@ -30,8 +30,8 @@ class IntegratedGradients(Checked):
             "in one step from black by the right end it is input x gradient",
         ),
         degenerate=(
-            "a pixel of the baseline's colour gets nothing",
-            "normalised embeddings leave the baseline's own along a steep path: few steps leave a large residual",
+            "a pixel of the baseline's colour gets zero",
+            "normalised embeddings change fast near the baseline, so that few steps leave a large residual",
         ),
     )
 

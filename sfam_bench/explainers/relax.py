@@ -16,20 +16,21 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class RELAX(GridMethod):
     """sum_n cos(h(x), h(x M_n)) M_n / sum_n M_n, h the embedding; Wickstroem et al., IJCV 2023.
 
-    A control: it never looks at the reference. The paper takes 3000 masks of 7 x 7 cells; here RISE's, to share passes.
+    A control: it ignores the reference. The paper uses 3000 masks of 7 x 7 cells; here they are RISE's, to share
+    passes.
 
-    masks: how many, and as many forward passes.
+    masks: number of masks and of forward passes.
     grid: cells a side of a mask.
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
-    baseline: what is behind the masks; the paper's is zero after standardisation.
+    baseline: replaces hidden pixels; the paper's is zero after standardisation.
     """
 
     card: ClassVar[Card] = Card(
         control=True,
         reads_reference=False,
-        identities=("it takes RISE's masks and passes, and none of its own",),
-        degenerate=("a weighted mean of cosines: nearly flat, its differences lie far behind the decimal point",),
+        identities=("it uses RISE's masks and passes, and no others",),
+        degenerate=("a weighted mean of cosines is nearly flat: its differences are small",),
     )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:

@@ -14,21 +14,21 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class RISE(GridMethod):
     """sum_n (s_n - mean s) M_n / (keep N), s_n the score behind mask M_n; Petsiuk et al., BMVC 2018, eq. 6.
 
-    The paper takes 4000 to 8000 masks; here as many as Distance Explainer, and the same ones, so that the two and RELAX
-    share their passes. The paper's fill is zero after standardisation, to which the mean colour is nearest.
+    The paper uses 4000 to 8000 masks; here they are those of Distance Explainer and RELAX, which share their passes.
+    The paper replaces pixels by zero after standardisation, to which the mean colour is closest.
 
-    masks: how many, and as many forward passes.
+    masks: number of masks and of forward passes.
     grid: cells a side of a mask.
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
-    baseline: what is behind the masks.
-    subtract_mean: take the mean score off first; the paper does not, but a class probability is near zero and a cosine
-        near one, so that without it the map is mostly the chance sum of the masks.
+    baseline: replaces hidden pixels.
+    subtract_mean: subtract the mean score first; the paper does not, but class probabilities are near zero and cosines
+        near one, so that without it the map is mostly the random sum of the masks.
     """
 
     card: ClassVar[Card] = Card(
         identities=("with `subtract_mean` it is the covariance of score and mask over the masks, divided by keep",),
-        degenerate=("without `subtract_mean` the map is mostly how often each pixel happened to be kept",),
+        degenerate=("without `subtract_mean` the map mostly shows how often each pixel was kept",),
     )
 
     subtract_mean: bool = True

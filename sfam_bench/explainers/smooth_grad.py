@@ -21,18 +21,18 @@ class SmoothGrad(Checked):
 
     Noisy pixels may leave [0, 1], as in the paper.
 
-    samples: noisy images a pair, each a forward and a backward pass.
-    noise: standard deviation as a share of the range, greatest less least pixel, of each image.
+    samples: noisy images for each pair, each with a forward and a backward pass.
+    noise: standard deviation as a share of the range of each image, its greatest minus its least pixel.
     times_input: multiply by the image.
     magnitude: take the absolute value in each colour before the sum, as the paper does for photographs; else the map is
-        signed, and without `times_input` says only whether a brighter pixel would make the images more alike.
+        signed, and without `times_input` shows only whether a brighter pixel would raise the score.
     seed: of the noise, together with the pair.
     """
 
     card: ClassVar[Card] = Card(
         signed=False,
         identities=("without noise, with the input and signs, it is input x gradient",),
-        degenerate=("by magnitude alone a pixel that speaks against the likeness counts as one that speaks for it",),
+        degenerate=("by magnitude alone pixels that lower the score count like pixels that raise it",),
     )
 
     samples: Count = 25
@@ -44,12 +44,14 @@ class SmoothGrad(Checked):
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images
         weights = images.new_full((self.samples,), 1 / self.samples)
-        values = mean_gradient(model, encoded, weights, lambda pair, number: self.noisy(images, pairs, pair, number))
+        values = mean_gradient(
+            model, encoded, weights, lambda pair, number: self.noisy_images(images, pairs, pair, number)
+        )
         values = values * images if self.times_input else values
         return (values.abs() if self.magnitude else values).sum(dim=1)
 
-    def noisy(self, images: Images, pairs: PairBatch, pair: Tensor, number: Tensor) -> Tensor:
-        """The images of these pairs under these samples of noise."""
+    def noisy_images(self, images: Images, pairs: PairBatch, pair: Tensor, number: Tensor) -> Tensor:
+        """The images of these pairs with these samples of noise."""
         noise = []
         for row, sample in zip(pair.tolist(), number.tolist(), strict=True):
             seed = pair_seed(self.seed, pairs.query_ids[row], pairs.reference_ids[row], str(sample))

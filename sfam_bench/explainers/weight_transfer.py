@@ -1,4 +1,4 @@
-"""Grad-CAM weights of the triplet loss, kept for training images and lent to the query."""
+"""Grad-CAM weights of the triplet loss, computed for training images and transferred to the query."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,16 +25,16 @@ class WeightTransfer(Preparable):
     """sum_k w_k A_k, w = -mean_ij dL/dA of the nearest training image; Chen et al., WACV 2020, reconstructed.
 
     L is the triplet loss max(0, |e - p|^2 - |e - n|^2 + margin), averaged over triplets with a loss whose anchor e is
-    the training image; p and n are held constant. No backward pass at test time. From abstract and notes of others;
-    reconstructed are the sign (of minus the loss, so that greater is more alike), the margin, and the sampling: uniform
-    over all triplets with a loss, without repetition. Images without such a triplet lend no weights.
+    the training image; p and n are held constant. No backward pass at test time. From the abstract and other authors'
+    notes; reconstructed are the sign (of minus the loss, so that greater is more alike), the margin, and the sampling:
+    uniform over all triplets with a loss, without repetition. Images without such a triplet have no weights.
 
-    It explains the query's place among the classes, not the pair: the same map for any reference and any target.
+    It explains the query's position among the classes, not the pair: the map is the same for any reference and target.
 
-    triplets: so many an image, or all where there are fewer.
+    triplets: number for each image, or all where there are fewer.
     margin: of the loss, in squared distances of the model's embeddings, whatever its similarity.
-    neighbours: mean the weights of so many nearest training images.
-    channels: keep so many of the greatest weights, as the paper is said to do with 50; null keeps all.
+    neighbours: number of nearest training images whose weights are averaged.
+    channels: number of the greatest weights that are kept, reportedly 50 in the paper; null keeps all.
     seed: of the triplets, with the image's id.
     relu: drop the negative part of the map.
     """
@@ -47,7 +47,7 @@ class WeightTransfer(Preparable):
             "for a training image with one triplet and neighbours=1 it is Grad-CAM on the margin target of negative "
             "squared distances",
         ),
-        degenerate=("a query far from all training images takes weights that have nothing to do with it",),
+        degenerate=("a query far from all training images gets weights of unrelated images",),
     )
     axes: ClassVar[Axes] = {
         "embeddings": ("images", "dims"),
@@ -68,9 +68,9 @@ class WeightTransfer(Preparable):
         if not len(kept):
             raise UserError(
                 f"weight_transfer: no triplet of the {len(bank.image_ids)} training images has a loss at margin="
-                f"{self.margin}: it needs two classes, two images of one, and perhaps a greater margin"
+                f"{self.margin}: there must be two classes and two images of one, and the margin may be too small"
             )
-        weights = [weights_of(model, images, towards[rows]) for rows, images in bank.batches(kept.tolist())]
+        weights = [compute_weights(model, images, towards[rows]) for rows, images in bank.batches(kept.tolist())]
         left_out = (~active).nonzero()[:, 0]
         return {"embeddings": bank.embeddings[kept], "weights": torch.cat(weights), "left_out": left_out}
 
@@ -93,14 +93,14 @@ class WeightTransfer(Preparable):
             distances = -NegativeEuclidean().matrix(embeddings[start : start + rows], embeddings)
             for anchor, row in enumerate(distances.numpy(), start):
                 random = np.random.default_rng(pair_seed(self.seed, bank.image_ids[anchor], "triplets"))
-                positives, negatives = draw(row, labels, anchor, self.margin, self.triplets, random)
+                positives, negatives = draw_triplets(row, labels, anchor, self.margin, self.triplets, random)
                 if len(positives):
                     active[anchor] = True
                     towards[anchor] = 2 * (embeddings[positives].mean(dim=0) - embeddings[negatives].mean(dim=0))
         return towards, active
 
 
-def draw(
+def draw_triplets(
     distances: np.ndarray,
     labels: np.ndarray,
     anchor: int,
@@ -110,12 +110,12 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of positives and negatives of `count` different triplets with a loss, or of all where they are fewer.
 
-    Each positive has a loss with the negatives that are nearer than its own distance and the margin: with negatives in
-    order these are the first so many, and triplets can be numbered without listing them.
+    A positive has a loss with each negative that is nearer than its own distance plus the margin. These are the first
+    of the sorted negatives, so that triplets can be numbered without listing them.
     """
     same = labels == labels[anchor]
     positives = np.setdiff1d(same.nonzero()[0], anchor)
-    reach = distances[positives].max(initial=-np.inf) + margin  # few negatives are this near, and only those are sorted
+    reach = distances[positives].max(initial=-np.inf) + margin  # only the negatives within it are sorted
     negatives = (~same & (distances < reach)).nonzero()[0]
     negatives = negatives[distances[negatives].argsort(kind="stable")]
     losing = distances[negatives].searchsorted(distances[positives] + margin, side="left")
@@ -126,7 +126,7 @@ def draw(
     return positives[places], negatives[numbers - (ends - losing)[places]]
 
 
-def weights_of(model: SimilarityModel, images: Images, towards: Embeddings) -> Weights:
+def compute_weights(model: SimilarityModel, images: Images, towards: Embeddings) -> Weights:
     """mean_ij d<towards, e>/dA of training images."""
     activations, towards = model.encode(images).activations, towards.to(model.device)
     with differentiating(model):

@@ -22,7 +22,7 @@ class XGradCAM:
     card: ClassVar[Card] = Card(
         signed=False,
         identities=("without `relu` the map sums to HiResCAM's sum", "under GAP it is Grad-CAM"),
-        degenerate=("a channel whose activations sum to zero weighs nothing",),
+        degenerate=("a channel whose activations sum to zero has weight zero",),
     )
 
     relu: bool = True
