@@ -227,7 +227,7 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
     return figure
 
 
-def _beside(name: str, explanation: Explanation, scores: pd.DataFrame | None) -> list[str]:
+def _caption(name: str, explanation: Explanation, scores: pd.DataFrame | None) -> list[str]:
     """Return why a map is flagged, or its values."""
     if flag := explanation.flags.get(name):
         return [to_prose(flag)]

@@ -116,7 +116,7 @@ def masks_alike() -> Iterator[Sides]:
         patch("numpy.random.randint", lambda *_: shifts.pop(0)),
     ):
         theirs = package.generate_interpolated_float_masks_for_image(SIZE, 0.5, MASKS, 8)
-    yield "19 x 14", drawn.made(0, MASKS), torch.from_numpy(theirs[..., 0]).double()
+    yield "19 x 14", drawn.make(0, MASKS), torch.from_numpy(theirs[..., 0]).double()
 
 
 COMPARISONS = (

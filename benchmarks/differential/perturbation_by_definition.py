@@ -41,7 +41,7 @@ def small(similarity: SimilarityFunction) -> Setting:
 def masks_of(masking: Any, query_id: str) -> Tensor:
     """All masks of a query at once."""
     drawn = masking.draw(query_id, SIZE)
-    made: Tensor = drawn.made(0, len(drawn)).double()
+    made: Tensor = drawn.make(0, len(drawn)).double()
     return made
 
 

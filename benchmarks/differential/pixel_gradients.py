@@ -100,7 +100,9 @@ def smooth_grad() -> Iterator[Sides]:
         mean = torch.zeros_like(query)
         for sample in range(4):
             for row in range(2):
-                noisy = method.noisy(query, setting.pairs, torch.tensor([row]), torch.tensor([sample])).requires_grad_()
+                noisy = method.noisy_images(
+                    query, setting.pairs, torch.tensor([row]), torch.tensor([sample])
+                ).requires_grad_()
                 score = setting.model.similarity(setting.model(noisy), setting.references[row : row + 1])
                 mean[row] += torch.autograd.grad(score.sum(), noisy)[0][0] / 4
         yield setting.name, setting.ours(method), mean.abs().sum(dim=1)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.core.ranges import Count, NotNegative
 from sfam_bench.core.types import Images
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Checked):
     """Chooses how a model's forward passes are taken.
 
     mode: "auto" times what is available for `seconds` in all and takes the fastest; any other is taken as it is.
@@ -48,9 +48,6 @@ class Calibration:
     seconds: NotNegative = 2.0
     worthwhile: NotNegative = 60.0
     cache: str | None = None
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: nn.Module, score: Score, images: Images, planned: int) -> Passes:
         """Choose for a run of `planned` passes, on copies of its first images; the choice stands in `facts`.

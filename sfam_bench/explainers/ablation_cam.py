@@ -22,18 +22,18 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class AblationCAM:
     """sum_k ((s - s_-k) / |s|) A_k, s_-k the score with channel k at zero; Desai, Ramaswamy, WACV 2020.
 
-    From inner products where each channel is pooled by itself and the head is affine; else by one pass of the embedder
-    a channel and pair, as behind an early cut.
+    Computed from inner products where channels are pooled separately and the head is affine; otherwise (also behind an
+    early cut) by one pass of the embedder for each channel and pair.
 
-    relative: divide by |s|, a positive factor of each map; the paper's s would turn the map round where it is negative,
-        as minus a distance always is.
+    relative: divide by |s|, a positive factor of each map; the paper divides by s, which would invert the map where s
+        is negative, as a negative distance always is.
     relu: drop the negative part of the map.
     """
 
     card: ClassVar[Card] = Card(
         signed=False,
         identities=("on the un-normalised dot product under GAP and an affine head, without `relative`, it is SFAM",),
-        degenerate=("on cosine a channel's share in both norms counts too, so that weights can be negative",),
+        degenerate=("on cosine a channel also contributes to the norm, so that weights can be negative",),
     )
 
     relative: bool = True
@@ -44,12 +44,11 @@ class AblationCAM:
         if self.relative:
             size = score(model.similarity, encoded.query.embeddings, encoded.terms).abs()[:, None]
             weights = weights / torch.where(size == 0, 1, size)
-        maps = combine(weights, encoded.query.activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, encoded.query.activations, self.relu)
 
 
 def drops_by_passes(model: SimilarityModel, encoded: Encoded) -> Weights:
-    """s - s_-k of each channel, by the definition."""
+    """s - s_-k of each channel, by definition."""
     activations = encoded.query.activations
 
     def without(pair: Tensor, channel: Tensor) -> Activations:
@@ -62,7 +61,7 @@ def drops_by_passes(model: SimilarityModel, encoded: Encoded) -> Weights:
 
 
 def drops_in_closed_form(model: SimilarityModel, encoded: Encoded) -> Weights:
-    """s - s_-k of each channel: before L2 the embedding e becomes e - c_k W_k, c_k what pooling loses of channel k.
+    """s - s_-k of each channel: before L2 the embedding e becomes e - c_k W_k, c_k the pooled change of channel k.
 
     So <e, r> falls by c_k <W_k, r>, |e|^2 by 2 c_k <W_k, e> - c_k^2 |W_k|^2, and scores are made of those [derived].
     """
@@ -73,11 +72,8 @@ def drops_in_closed_form(model: SimilarityModel, encoded: Encoded) -> Weights:
         embeddings = embedder.project(pooled).detach()
         origin = pooled.new_zeros(embeddings.shape[1], pooled.shape[1])
         head = derivative(lambda p: embedder.project(p).diagonal(), origin)  # W, a row a dimension
-    lost, embeddings, head = (
-        lost.double(),
-        embeddings.double(),
-        head.double(),
-    )  # scores that nearly agree are subtracted
+    # float64, since nearly equal scores are subtracted
+    lost, embeddings, head = (found.double() for found in (lost, embeddings, head))
     square = embeddings.square().sum(dim=1, keepdim=True)
     square_without = square - 2 * lost * (embeddings @ head) + lost.square() * head.square().sum(dim=0)
     drops = torch.zeros_like(lost)
@@ -92,7 +88,7 @@ def drops_in_closed_form(model: SimilarityModel, encoded: Encoded) -> Weights:
 
 
 def has_closed_form(model: SimilarityModel) -> bool:
-    """Whether channels are pooled one by one, right at the cut, and what follows is affine; by exact type."""
+    """Whether channels are pooled separately, directly at the cut, and the head is affine; by exact type."""
     embedder = model.embedder
     return (
         embedder.pools_the_cut
@@ -112,5 +108,5 @@ def from_products(
     if model.embedder.normalise:
         length = square.clamp_min(EPS).sqrt()
         product, square = product / length, square / length.square()
-    assert isinstance(model.similarity, ProductForm)  # as `has_closed_form` says
+    assert isinstance(model.similarity, ProductForm)  # checked by `has_closed_form`
     return model.similarity.of_products(product, square, reference_square)

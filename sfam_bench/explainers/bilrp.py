@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -20,29 +20,29 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class BiLRP:
+class BiLRP(Checked):
     """sum_m R_i^(m)(x) sum_i' R_i'^(m)(y), R^(m) the relevance of dimension m; Eberle et al., TPAMI 2020, eq. 7.
 
-    The paper takes one backward pass a dimension and image. Relevance is linear in its start, so the map summed over
-    the reference's positions is exact from one forward derivative of the reference, the total relevance of each
-    dimension, and one backward pass of the query. What is explained is the product of the embeddings, their lengths
+    The paper takes one backward pass for each dimension and image. Relevance is linear in its start, so the map summed
+    over the reference's positions follows exactly from one forward derivative of the reference (the total relevance of
+    each dimension) and one backward pass of the query. It explains the product of the embeddings with their lengths
     held constant: cosine, dot, and the 2 <e, e'> of the negative squared Euclidean distance.
 
     layer: where relevance ends, summed over channels: at the pixels, or at the cut.
-    rule: of convolutions; dense layers take epsilon, as the paper's projection does.
-    gamma: one for all convolutions; the paper's falls from 0.5 to 0 over the depth of VGG-16.
+    rule: of convolutions; linear layers use epsilon, as the paper's projection does.
+    gamma: the same for all convolutions; the paper's falls from 0.5 to 0 over the depth of VGG-16.
     epsilon: added to the denominators.
-    pixels: of the first layer, "box", which knows that pixels lie in [0, 1], is the paper's; "rule" is as elsewhere.
+    pixels: rule of the first layer; "box" (the paper's) uses that pixels lie in [0, 1], "rule" is that of other layers.
     """
 
     card: ClassVar[Card] = Card(
         identities=(
-            "it is the sum over embedding dimensions of products of their relevances, each from a pass of its own",
+            "it is the sum over embedding dimensions of the products of both relevances",
             "at the cut, on the un-normalised dot product under GAP and a bias-free linear head, it is the similarity "
             "decomposition",
             "behind layers without bias it sums to the product of the embeddings over their lengths",
         ),
-        degenerate=("where biases make most of an embedding, most of the score is in no pixel",),
+        degenerate=("where biases dominate an embedding, most of the score is attributed to no pixel",),
     )
 
     layer: Literal["cut", "image"] = "image"
@@ -51,12 +51,8 @@ class BiLRP:
     epsilon: Positive = 1e-6
     pixels: Literal["box", "rule"] = "box"
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-        self.rules()
-
     def rules(self) -> Rules:
-        """Of every layer but the first."""
+        """The rules of every layer but the first."""
         return Rules(self.rule, self.gamma, self.epsilon)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
@@ -78,11 +74,11 @@ class BiLRP:
             return torch.cat(found).sum(dim=1)
 
     def branch(self, model: SimilarityModel) -> tuple[Callable[[Tensor], Embeddings], Entry]:
-        """What relevance goes through, and where it ends."""
+        """The function that relevance is propagated through, and where it ends."""
         if self.layer == "cut":
             return lambda a: before_l2(model, a), "inputs"
         return lambda x: before_l2(model, model.run_trunk(x)), "box" if self.pixels == "box" else "layer"
 
     def inputs(self, side: Side) -> Tensor:
-        """What is explained of an image."""
+        """The input of that function: activations or images."""
         return side.activations if self.layer == "cut" else side.images

@@ -14,8 +14,8 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class CAM:
     """sum_k w_k A_k, w the reference pulled back to the channels in place of class weights; Zhou et al., CVPR 2016.
 
-    Norms are held constant. For the negative squared Euclidean distance the query's own embedding is taken from the
-    reference, since -|e - e'|^2 = (e' - e) . e + (e - e') . e' and this is the query's side.
+    Norms are held constant. For the negative squared Euclidean distance the query's own embedding is subtracted from
+    the reference, since -|e - e'|^2 = (e' - e) . e + (e - e') . e' and this is the query's side.
 
     relu: drop the negative part of the map, which the paper does not.
     """
@@ -28,8 +28,8 @@ class CAM:
             "the margin map is the positive's map minus the negative's",
         ),
         degenerate=(
-            "with another pooling than GAP the map shows what a channel holds, not what pooling lets through, and does "
-            "not sum to N times the score",
+            "with another pooling than GAP the map shows the activations, not what pooling passes on, and does not sum "
+            "to N times the score",
         ),
     )
 
@@ -37,5 +37,4 @@ class CAM:
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         weights, _ = channel_form(model, encoded.query, direction(model, encoded))
-        maps = combine(weights, encoded.query.activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, encoded.query.activations, self.relu)

@@ -1,4 +1,4 @@
-"""What every explainer must beat: maps that ignore the reference, the query, or both."""
+"""Negative controls: maps that ignore the reference, the query, or both."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Natural, Positive
 from sfam_bench.core.records import Encoded, PairBatch, pair_seed
@@ -24,7 +24,7 @@ class LaFAM:
     card: ClassVar[Card] = Card(
         control=True,
         reads_reference=False,
-        degenerate=("what is active need not matter to the score: it explains the object, not the pair",),
+        degenerate=("strong activations need not contribute to the score: it explains the object, not the pair",),
     )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
@@ -32,7 +32,7 @@ class LaFAM:
 
 
 @dataclass(frozen=True)
-class Centre:
+class Centre(Checked):
     """exp(-|x - c|^2 / (2 sigma^2)) around the centre c of the image; a control, of no paper.
 
     sigma: as a share of each side.
@@ -42,13 +42,10 @@ class Centre:
         control=True,
         reads_reference=False,
         signed=False,
-        degenerate=("it reads neither image, only where photographers aim",),
+        degenerate=("it reads neither image; objects are often in the centre of a photo",),
     )
 
     sigma: Positive = 0.25
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
@@ -60,10 +57,11 @@ class Centre:
 
 
 @dataclass(frozen=True)
-class Chance:
+class Chance(Checked):
     """Uniform noise at the resolution of the activations; a control, of no paper.
 
-    Seeded by the pair, so that batches do not matter: it changes with the reference's id, not with what that shows.
+    Seeded by the ids of the pair, so that it does not depend on batches; it changes with the reference's id, not with
+    its content.
 
     seed: of the noise, with both ids of the pair.
     """
@@ -71,9 +69,6 @@ class Chance:
     card: ClassVar[Card] = Card(control=True, signed=False, degenerate=("it reads neither image, only their ids",))
 
     seed: Natural = 0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
@@ -88,7 +83,7 @@ class Chance:
 class Edges:
     """Length of the Sobel gradient of the grey query, at the resolution of the image; a control, of no paper.
 
-    It needs no model. Adebayo et al., NeurIPS 2018, show how alike saliency maps and edges can look.
+    It needs no model. Adebayo et al., NeurIPS 2018, show that saliency maps can resemble edges.
     """
 
     card: ClassVar[Card] = Card(

@@ -14,40 +14,40 @@ from sfam_bench.core.ranges import Count, Natural, Share
 from sfam_bench.core.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import SoftMasks
-from sfam_bench.explainers.shared.masking import CPU, MaskScores, masked_scores, weigh
+from sfam_bench.explainers.shared.masking import CPU, MaskScores, masked_scores, sum_masks
 from sfam_bench.models.similarity_model import SimilarityModel
 
 CHUNK = 64  # masks at image resolution at once
-TIES = 100  # roundings of what scores are made from
+TIES = 100  # roundings within which scores tie
 
 
 @dataclass(frozen=True)
 class CorrRISE:
-    """corr_n(M_n,ij, rank of s_n), M_n patches cut out at random; Lu, Xu, Ebrahimi, WACV 2024, reconstructed.
+    """corr_n(M_n,ij, rank of s_n), M_n masks with random patches removed; Lu, Xu, Ebrahimi, WACV 2024, reconstructed.
 
-    From re-implementations, which agree on 500 masks, black patches of 30 pixels at 112 and patches inside the image,
-    but not on the number of patches (10 or 3) nor on ranks. The paper's two maps, of similar and of dissimilar regions,
+    From re-implementations, which agree on 500 masks and on black patches of 30 pixels at 112, inside the image, but
+    not on the number of patches (10 or 3) and not on ranks. The paper's two maps, of similar and of dissimilar regions,
     are the positive parts of this one and of its negative.
 
-    masks: how many, and as many forward passes.
-    patches: cut out of each mask; they may overlap.
-    patch: their sides as a share of the image's.
+    masks: number of masks and of forward passes.
+    patches: removed from each mask; they may overlap.
+    patch: side of a patch as a share of the image's.
     seed: of the masks, together with the query's id.
-    baseline: what is seen through the patches.
-    correlation: "spearman" ranks the scores first, so that a few outliers do not rule (ranking a mask of zeros and ones
-        changes nothing); "pearson" takes them as they are.
-    dissimilar: the negative of the map, where regions that make the two images unlike are high.
+    baseline: replaces the patches.
+    correlation: "spearman" ranks the scores first, so that a few outliers do not dominate (ranking a mask of zeros and
+        ones changes nothing); "pearson" uses the scores themselves.
+    dissimilar: the negative of the map, high where a region makes the two images unlike.
     """
 
     card: ClassVar[Card] = Card(
         identities=(
-            "with pearson it does not change when scores are scaled and shifted, with spearman when they are "
-            "transformed in a rising way",
+            "with pearson it is invariant to scaling and shifting the scores, with spearman to any increasing "
+            "transformation",
             "the dissimilar map is the negative of the similar one",
         ),
         degenerate=(
-            "a pixel that no patch covers, or each, has no correlation and is zero",
-            "where masks move the score by no more than rounding, it is the correlation with rounding",
+            "a pixel that no patch covers, or every patch, has no correlation and is zero",
+            "where masks change the score by no more than rounding, it is the correlation with rounding errors",
         ),
     )
 
@@ -62,7 +62,7 @@ class CorrRISE:
     def __post_init__(self) -> None:
         check_choices(self)
         if self.masks < 2:
-            raise UserError(f"CorrRISE.masks is {self.masks}: a correlation takes at least 2")
+            raise UserError(f"CorrRISE.masks is {self.masks}: a correlation needs at least 2")
         if not 0 < self.patch < 1:
             raise UserError(f"CorrRISE.patch is {self.patch}: expected a share of the image's side between 0 and 1")
 
@@ -75,7 +75,7 @@ class CorrRISE:
         if self.correlation == "spearman":
             scores = ranks(scores, TIES * torch.finfo(images.dtype).eps)
         scores = scores - scores.mean(dim=1, keepdim=True)
-        together, kept = weigh(masking, pairs, images, scores, torch.ones_like(scores)) / self.masks
+        together, kept = sum_masks(masking, pairs, images, scores, torch.ones_like(scores)) / self.masks
         spread = kept * (1 - kept) * scores.square().mean(dim=1)[:, None, None]
         maps = torch.where(spread > 0, together / spread.sqrt(), 0)
         return (-maps if self.dissimilar else maps).to(images)
@@ -83,7 +83,7 @@ class CorrRISE:
 
 @dataclass(frozen=True)
 class Patches:
-    """`masks` masks with `patches` patches cut out of each, whose sides are `patch` of the image's."""
+    """`masks` masks with `patches` patches removed from each; the side of a patch is `patch` of the image's."""
 
     masks: int
     patches: int
@@ -110,21 +110,21 @@ class DrawnPatches:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def made(self, first: int, last: int) -> SoftMasks:
+    def make(self, first: int, last: int) -> SoftMasks:
         return (self.rows[first:last].mT @ self.cols[first:last] == 0).float()
 
-    def weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
+    def sum_weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
         total = weights.new_zeros(len(weights), self.rows.shape[-1], self.cols.shape[-1])
         for first in range(0, len(self), CHUNK):
             last = min(first + CHUNK, len(self))
-            total += torch.einsum("mn,nij->mij", weights[:, first:last], self.made(first, last).double())
+            total += torch.einsum("mn,nij->mij", weights[:, first:last], self.make(first, last).double())
         return total
 
 
 def ranks(scores: MaskScores, rounding: float) -> MaskScores:
-    """Place of each score among those of its row; scores that tie but for rounding share their places.
+    """Rank of each score in its row; scores that differ by rounding share their ranks.
 
-    Within `rounding` of the largest magnitude each is in part the lower, so that no place jumps.
+    Within `rounding` of the largest magnitude the comparison is a linear slope, so that ranks are continuous.
     """
     reach = (rounding * scores.abs().amax(dim=1)).clamp_min(torch.finfo(scores.dtype).tiny)[:, None, None]
     gaps = scores[:, :, None] - scores[:, None, :]

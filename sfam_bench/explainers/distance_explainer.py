@@ -7,87 +7,77 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.core.baselines import BaselineName
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import Card
-from sfam_bench.core.ranges import Count, Natural, Share
-from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.ranges import Share
+from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.masking import MaskScores, grids_of, masked_scores, weigh
+from sfam_bench.explainers.shared.masking import GridMethod, MaskScores, masked_scores, sum_masks
 from sfam_bench.models.similarity_model import SimilarityModel
 
 OneEach = Float[Tensor, "batch 1"]
 
 
 @dataclass(frozen=True)
-class DistanceExplainer:
-    """mean of the masks that leave the query nearest - mean of the farthest; Meijer, Bos, arXiv 2505.15516.
+class DistanceExplainer(GridMethod):
+    """mean of the masks with the highest scores - mean of those with the lowest; Meijer, Bos, arXiv 2505.15516.
 
-    Its package multiplies the image by the mask before standardising, so that black is behind it: `baseline` zeros.
+    The authors' package multiplies the image by the mask before standardising, which is `baseline` zeros.
 
-    masks: how many, and as many forward passes.
+    masks: number of masks and of forward passes.
     grid: cells a side of a mask.
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
-    baseline: what is behind the masks; mean_colour, so that passes are shared with RISE.
-    nearest, farthest: share of the masks that count on each side; 0 leaves a side out.
+    baseline: replaces hidden pixels; mean_colour, so that passes are shared with RISE.
+    nearest, farthest: share of the masks on each side; 0 leaves a side out.
     softness: masks whose score is within this share of the range of scores from the edge of a side count in part, so
-        that rounding does not move a whole mask over it; 0 is theirs.
+        that rounding does not move a whole mask across it; the authors' code has 0.
     """
 
     card: ClassVar[Card] = Card(
         identities=(
-            "it does not change when scores are transformed in a rising way, but for `softness`",
+            "without `softness` it is invariant to increasing transformations of the scores",
             "the two one-sided maps add up to it",
         ),
-        degenerate=("one-sided, the map is mostly how often each pixel happened to be kept",),
+        degenerate=("with one side alone the map mostly shows how often each pixel was kept",),
     )
 
-    masks: Count = 1000
-    grid: Count = 8
-    keep: Share = 0.5
-    seed: Natural = 0
-    baseline: BaselineName = "mean_colour"
     nearest: Share = 0.1
     farthest: Share = 0.1
     softness: Share = 0.01
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        grids_of(self)
+        super().__post_init__()
         for side in ("nearest", "farthest"):
             share = getattr(self, side)
             if not (share == 0 or (0 < share <= 1 and self._count(share))):
-                raise UserError(f"DistanceExplainer.{side} is {share}: expected 0, or a share of masks with one in it")
+                raise UserError(f"DistanceExplainer.{side} is {share}: expected 0, or a share of at least one mask")
         if self.nearest == self.farthest == 0:
-            raise UserError("DistanceExplainer.nearest and farthest are both 0: the map would be; choose a share")
+            raise UserError("DistanceExplainer.nearest and farthest are both 0: the map would be zero; choose a share")
         if not 0 <= self.softness <= 1:
             raise UserError(f"DistanceExplainer.softness is {self.softness}: expected a share, such as 0.01")
 
     def _count(self, share: float) -> int:
-        return int(share * self.masks + 1e-9)  # 0.29 of 100 are 29
-
-    def forwards(self, query: Side) -> int:
-        return self.masks
+        return int(share * self.masks + 1e-9)  # 0.29 of 100 is 29
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        masking = grids_of(self)
+        masking = self.grids
         scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
         weights = torch.zeros_like(scores)
         for sign, share in ((1, self.nearest), (-1, self.farthest)):
             if count := self._count(share):
                 weights = weights + sign * highest(sign * scores, count, self.softness) / count
-        (maps,) = weigh(masking, pairs, encoded.query.images, weights)
+        (maps,) = sum_masks(masking, pairs, encoded.query.images, weights)
         return maps.to(encoded.query.images)
 
 
 def highest(scores: MaskScores, count: int, softness: float) -> MaskScores:
-    """1 for the `count` highest scores of each row and 0 for the others, a slope between; sums to `count`.
+    """1 for the `count` highest scores of each row and 0 for the others, with a slope between; sums to `count`.
 
-    The slope is twice `softness` of the range of scores wide, and its middle is found by halving.
+    The slope is twice `softness` of the range of scores wide; its centre is found by bisection.
     """
     low, high = scores.amin(dim=1, keepdim=True), scores.amax(dim=1, keepdim=True)
-    # ties share alike without softness too
+    # a minimal slope, so that ties count equally without softness too
     reach = (softness * (high - low)).clamp_min(1e-12 * scores.abs().amax()).clamp_min(torch.finfo(scores.dtype).tiny)
     low, high = low - reach, high + reach
     for _ in range(100):
@@ -98,5 +88,5 @@ def highest(scores: MaskScores, count: int, softness: float) -> MaskScores:
 
 
 def slope(scores: MaskScores, edge: OneEach, reach: OneEach) -> MaskScores:
-    """0 below the edge and 1 above, straight within `reach` of it."""
+    """0 below the edge and 1 above it, linear within `reach`."""
     return ((scores - edge) / (2 * reach) + 0.5).clamp(0, 1)

@@ -5,25 +5,24 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import check_choices
 from sfam_bench.core.method_card import Card
-from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.records import Encoded
 from sfam_bench.core.similarity import Gallery, unit
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.shared.forms import combine, derivative, differentiating
-from sfam_bench.explainers.shared.prepare import Axes, Bank, Prepared, State, unprepared_error
+from sfam_bench.explainers.shared.prepare import Axes, Bank, Preparable, State
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class EmbeddingCAM:
+class EmbeddingCAM(Preparable):
     """Grad-CAM on <e, m / |m|>, e the embedding before L2, m a class mean; Bachhawat, arXiv 2402.00909, eq. 9 to 12.
 
-    The paper takes the mean of the image's own class. Classes of a zero-shot test set have no mean among the training
-    embeddings, and labels of test images are not asked for: here it is the mean that the model finds nearest, so that
-    a pair is explained by a class that stands for its reference. The margin target takes the difference of the forms.
+    The paper uses the mean of the image's own class. Classes of a zero-shot test set have no training images, and
+    labels of test images are not used: here it is the nearest class mean, so that a training class stands for the
+    reference. The margin target uses the difference of the forms.
 
-    proxies: to whose embedding the class mean is nearest; "nearest_to_query" ignores the reference and the target.
+    proxies: which embedding selects the nearest class mean; "nearest_to_query" ignores the reference and the target.
     relu: drop the negative part of the map, as the paper does.
     """
 
@@ -34,41 +33,25 @@ class EmbeddingCAM:
             "it is Grad-CAM on the un-normalised dot product with the class mean, scaled to length one, as reference",
             "for a classifier whose class means are one-hot it is Grad-CAM on the logit",
         ),
-        degenerate=("two references nearest to the same class have the same map",),
+        degenerate=("two references with the same nearest class mean have the same map",),
     )
     axes: ClassVar[Axes] = {"means": ("classes", "dims")}
 
     proxies: Literal["nearest_to_reference", "nearest_to_query"] = "nearest_to_reference"
     relu: bool = True
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
-    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        raise unprepared_error(self)
-
-    def prepared(self, model: SimilarityModel, bank: Bank) -> State:
+    def compute_state(self, model: SimilarityModel, bank: Bank) -> State:
         labels, rows = bank.labels.unique(return_inverse=True)
         sums = bank.embeddings.new_zeros(len(labels), bank.embeddings.shape[1]).index_add(0, rows, bank.embeddings)
         return {"means": sums / rows.bincount()[:, None]}
 
-    def with_state(self, state: State) -> Prepared:
-        return Prepared(self, state)
-
-    def prepare(self, model: SimilarityModel, bank: Bank) -> Prepared:
-        return self.with_state(self.prepared(model, bank))
-
     def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
-        towards, embedder, activations = (
-            self.towards(model, encoded, state["means"]),
-            model.embedder,
-            encoded.query.activations,
-        )
+        embedder, activations = model.embedder, encoded.query.activations
+        towards = self.towards(model, encoded, state["means"])
         with differentiating(model):
             towards = towards.clone()  # a caller may be in inference mode
             gradient = derivative(lambda a: (embedder.project(embedder.pool(a)) * towards).sum(dim=1), activations)
-        maps = combine(gradient.mean(dim=(2, 3)), activations)
-        return maps.relu() if self.relu else maps
+        return combine(gradient.mean(dim=(2, 3)), activations, self.relu)
 
     def towards(self, model: SimilarityModel, encoded: Encoded, means: Gallery) -> Embeddings:
         """The coefficients of the query's embedding in the target: sum over terms of sign * proxy."""

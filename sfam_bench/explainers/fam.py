@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
@@ -12,11 +12,11 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class FAM:
+class FAM(Checked):
     """sum_k norm(c)_k A_k, c_k the share of channel k in the similarity; Liao et al., arXiv 2307.05017, reconstructed.
 
-    From its abstract, which says "normalized contribution weights" and no more: no published figure is reproduced. Not
-    the Feature Activation Mapping of Wu et al. (CVPR 2022), which explains one feature vector without a partner.
+    From its abstract, which only names "normalized contribution weights": no published figure is reproduced. It is not
+    the Feature Activation Mapping of Wu et al. (CVPR 2022), which explains a single feature vector.
 
     weight_normalisation: how the weights of a pair are scaled. minmax and softmax add a multiple of the channel mean,
         which ignores the reference; none and l1 rank positions as SFAM does.
@@ -26,18 +26,15 @@ class FAM:
     card: ClassVar[Card] = Card(
         identities=(
             "it is SFAM with the same weight normalisation",
-            "under minmax and cosine it is SFAM less its least weight times the channel sum, over the weights' range",
+            "under minmax and cosine it is SFAM minus its least weight times the channel sum, over the weights' range",
         ),
-        degenerate=("one outlying channel makes the other weights alike, and the map nearly that channel",),
+        degenerate=("one outlying channel makes the other weights nearly equal: the map is nearly that channel",),
     )
 
     weight_normalisation: Normalisation = "minmax"
     head: Literal["pull_back", "ignore"] = "pull_back"
     euclidean_cis: EuclideanCIS = "exponential"
     relu: bool = False
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         sfam = SFAM(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.hooks import record_outputs
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.method_card import Card
@@ -18,29 +18,28 @@ from sfam_bench.core.types import Activations, Images, RawMaps
 from sfam_bench.explainers.shared.forms import differentiating, gradients, target_gradient
 from sfam_bench.models.similarity_model import SimilarityModel
 
-MEMORY = 2**28  # bytes of feature maps under way
+MEMORY = 2**28  # bytes of feature maps at once
 
 
 @dataclass(frozen=True)
-class GAM:
+class GAM(Checked):
     """mean over last layers of sum_k relu(ds/dA_k) A_k; Barkan et al., CIKM 2021 (arXiv 2109.00951), reconstructed.
 
-    The rule of a layer, and that several last layers count, are the paper's; which layers, and how they are scaled to
-    one another, could not be read. Here they are the cut and, before it, the last feature map of each finer
-    resolution through which all that is computed later runs; maps are enlarged to the finest of them.
+    The formula of one layer and the use of several last layers are the paper's; which layers and how they are scaled
+    could not be read. Here they are the cut and, before it, the last feature map of each finer resolution that every
+    path to the cut passes through; maps are enlarged to the finest of them.
 
-    layers: how many, from the cut backwards; fewer where the trunk has fewer resolutions.
-    scale: "max" divides each layer's map by its largest magnitude, so that layers count alike; "none" leaves the
-        gradients to say.
-    relu: drop the negative part of each layer's map; nothing to drop where the activations are rectified.
+    layers: number of layers, from the cut backwards; fewer where the trunk has fewer resolutions.
+    scale: "max" divides each layer's map by its largest magnitude, so that layers have equal weight; "none" does not.
+    relu: drop the negative part of each layer's map; without effect where the activations are rectified.
     """
 
     card: ClassVar[Card] = Card(
         signed=False,
         identities=("with one layer and scale none it is LayerCAM",),
         degenerate=(
-            "a trunk of one resolution, as a vision transformer's, leaves the cut alone",
-            "what speaks against the similarity is left out in each layer",
+            "for a trunk with one resolution, as a vision transformer's, the cut is the only layer",
+            "negative gradients are dropped in each layer",
         ),
     )
 
@@ -48,26 +47,23 @@ class GAM:
     scale: Literal["max", "none"] = "max"
     relu: bool = True
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        found = [self._of_layer(target_gradient(model, encoded), encoded.query.activations)]
+        found = [self._layer_map(target_gradient(model, encoded), encoded.query.activations)]
         modules, size = earlier_layers(model, encoded.query.images[:1]) if self.layers > 1 else ([], 0)
         if modules:
             chunks = torch.arange(len(encoded.query.images), device=model.device).split(max(1, MEMORY // size))
-            parts = [inside(model, encoded, modules[: self.layers - 1], rows) for rows in chunks]
-            found += [torch.cat([self._of_layer(*pair) for pair in layer]) for layer in zip(*parts, strict=True)]
+            parts = [trunk_gradients(model, encoded, modules[: self.layers - 1], rows) for rows in chunks]
+            found += [torch.cat([self._layer_map(*pair) for pair in layer]) for layer in zip(*parts, strict=True)]
         rows, cols = found[-1].shape[-2:]
         return torch.stack([upsample(maps, (rows, cols)) for maps in found]).mean(dim=0)
 
-    def _of_layer(self, gradient: Activations, activations: Activations) -> RawMaps:
+    def _layer_map(self, gradient: Activations, activations: Activations) -> RawMaps:
         maps = (gradient.relu() * activations).sum(dim=1)
         maps = maps.relu() if self.relu else maps
         return normalise(maps) if self.scale == "max" else maps
 
 
-def inside(
+def trunk_gradients(
     model: SimilarityModel, encoded: Encoded, modules: list[nn.Module], rows: Int[Tensor, " some"]
 ) -> list[tuple[Activations, Activations]]:
     """The target's gradient by the outputs of `modules` in the trunk, and these outputs, for some of the pairs."""
@@ -86,7 +82,7 @@ def inside(
 def earlier_layers(model: SimilarityModel, image: Images) -> tuple[list[nn.Module], int]:
     """The last module before the cut at each finer resolution, backwards, and the bytes of one image's feature maps.
 
-    Only those that the image cannot go round, so that none is a branch beside a skip connection.
+    Only modules on every path from the image to the cut, so that none is a branch beside a skip connection.
     """
     with differentiating(model):
         image = image.clone().requires_grad_()
@@ -117,14 +113,14 @@ def as_grid(output: Tensor, image: Images) -> Activations:
 
 
 def fits(cells: tuple[int, ...], pixels: tuple[int, ...]) -> bool:
-    """Whether one stride leads from `pixels` to `cells`, give or take two cells a side for padding and rounding."""
+    """Whether one stride leads from `pixels` to `cells`, within two cells for padding and rounding."""
     least = max(pixel / (cell + 2) for pixel, cell in zip(pixels, cells, strict=True))
     most = min(pixel / max(cell - 2, 0.5) for pixel, cell in zip(pixels, cells, strict=True))
     return max(least, 1) <= most
 
 
 def steps_between(later: Tensor, earlier: Tensor, image: Images) -> int | None:
-    """How many steps of autograd lie between two results; None where the image reaches the later one past the other."""
+    """The number of autograd steps between two results; None where a path from the image avoids the earlier one."""
     waiting, seen = [later.grad_fn], {None, earlier.grad_fn}
     while waiting:
         step = waiting.pop()

@@ -24,8 +24,8 @@ class GradCAM:
             "under GAP it is HiResCAM and XGrad-CAM, after ReLU",
         ),
         degenerate=(
-            "on cosine under GAP and a bias-free head the map sums to zero before ReLU, which then keeps only what is "
-            "better than the average, and the map fades as s nears 1",
+            "on cosine under GAP and a bias-free head the map sums to zero before ReLU, so that only above-average "
+            "positions remain, and it vanishes as s approaches 1",
         ),
     )
 
@@ -33,5 +33,4 @@ class GradCAM:
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         weights = target_gradient(model, encoded).mean(dim=(2, 3))
-        maps = combine(weights, encoded.query.activations)
-        return maps.relu() if self.relu else maps
+        return combine(weights, encoded.query.activations, self.relu)

@@ -4,32 +4,32 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import score
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.attention import Attention, Layers
+from sfam_bench.explainers.shared.attention import Attention, Layers, Rows
 from sfam_bench.explainers.shared.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class GradECLIP:
+class GradECLIP(Checked):
     """relu(sum_t lambda_ti <ds/do_t, v_i>), of the last attention; Zhao et al., ICML 2024 (arXiv 2502.18816).
 
     o_t is the attention's output for token t, v_i the value of patch i, lambda_ti the loosened attention: the cosine
     of query t and key i, scaled to [0, 1] over the patches. The paper's t is the class token, the only one with a
-    gradient where it is the embedding; where patches are pooled, each of them is a t [derived].
+    gradient where the embedding is read from it; where patches are pooled, t runs over all of them [derived].
 
     The authors' code runs the last attention as a single head, which is another model; here it keeps its heads. Their
-    code for CLIP also takes the cosine after the output projection; that for a plain transformer does not, nor do we.
+    code for CLIP also takes the cosine after the output projection; their code for a plain transformer and ours do not.
 
-    spatial: "loosened" is the paper's; "attention" the softmax itself, which splits the first-order term
+    spatial: "loosened" is the paper's; "attention" uses the softmax itself, which splits the first-order term
         sum_t <ds/do_t, o_t> over tokens; "none" leaves lambda out.
     heads: "merged" takes the cosine over the channels of all heads together, as the paper, "each" head by head.
     relu: drop the negative part of the map, as the paper does.
@@ -43,8 +43,9 @@ class GradECLIP:
             "with one head, merged and each are the same",
         ),
         degenerate=(
-            "of the last layer only: what earlier ones moved between tokens counts where it has arrived",
-            "where all keys are alike to a query, as on a single patch, lambda is 1",
+            "it uses the last layer alone: what earlier layers moved between tokens is attributed to the token that "
+            "holds it",
+            "where all keys have the same cosine with a query, as on a single patch, lambda is 1",
         ),
     )
 
@@ -52,20 +53,14 @@ class GradECLIP:
     heads: Literal["merged", "each"] = "merged"
     relu: bool = True
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        layers, query = Layers(model, "Grad-ECLIP"), encoded.query
-        rows, cols = query.activations.shape[-2:]
         with differentiating(model):
-            parts = layers.chunks(query.images, (rows, cols))
-            maps = torch.cat([self._some(layers, encoded, some, (rows, cols)) for some in parts])
+            maps = Layers(model, "Grad-ECLIP").explain(encoded, self._explain)
         return maps.relu() if self.relu else maps
 
-    def _some(self, layers: Layers, encoded: Encoded, some: Int[Tensor, " some"], size: tuple[int, int]) -> RawMaps:
-        *_, (tokens, attention) = layers.run(encoded.query.images[some])
-        total = score(layers.model.similarity, layers.embed(tokens, size), encoded.terms, some).sum()
+    def _explain(self, layers: Layers, encoded: Encoded, rows: Rows, size: tuple[int, int]) -> RawMaps:
+        *_, (tokens, attention) = layers.run(encoded.query.images[rows])
+        total = score(layers.model.similarity, layers.embed(tokens, size), encoded.terms, rows).sum()
         (gradient,) = gradients(total, [attention.output])
         with torch.no_grad():
             shares = gradient @ attention.values[:, :, layers.prefix :].transpose(-2, -1)

@@ -16,14 +16,14 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class InputXGradient:
     """sum_c x_c ds/dx_c at the pixels x in [0, 1]; Shrikumar et al., arXiv 1605.01713, 2016.
 
-    A first-order estimate of what each pixel adds to a black image.
+    A first-order estimate of the contribution of each pixel relative to a black image.
     """
 
     card: ClassVar[Card] = Card(
         identities=("on cosine behind a network without biases that reads black as zero the map sums to zero",),
         degenerate=(
-            "a black pixel gets nothing, whatever it says",
-            "one gradient of a deep network is mostly noise",
+            "a black pixel gets zero, whatever its effect",
+            "single gradients of deep networks are noisy",
         ),
     )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sfam_bench.core.baselines import BASELINES, BaselineName
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch
@@ -15,10 +15,10 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(Checked):
     """sum_c (x - x')_c int_0^1 ds/dx_c (x' + t (x - x')) dt; Sundararajan et al., ICML 2017, eq. 1.
 
-    steps: gradients a pair.
+    steps: gradients for each pair.
     baseline: the image x' without content; black in the paper.
     quadrature: where on the path the gradients are taken; the paper's sum is "right".
     """
@@ -30,17 +30,14 @@ class IntegratedGradients:
             "in one step from black by the right end it is input x gradient",
         ),
         degenerate=(
-            "a pixel of the baseline's colour gets nothing",
-            "normalised embeddings leave the baseline's own along a steep path: few steps leave a large residual",
+            "a pixel of the baseline's colour gets zero",
+            "normalised embeddings change fast near the baseline, so that few steps leave a large residual",
         ),
     )
 
     steps: Count = 32
     baseline: BaselineName = "zeros"
     quadrature: Quadrature = "midpoint"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfam_bench.core.baselines import BASELINES, BaselineName
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -25,17 +25,17 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 @dataclass(frozen=True)
 class Path:
-    """A function along the straight way from a reference input to an input."""
+    """A function on the straight path from a reference input to an input."""
 
     function: Callable[[Tensor], Embeddings]
     start: Tensor
     change: Tensor
     at: Float[Tensor, " steps"]
     weights: Float[Tensor, " steps"]
-    images: Tensor  # whose size says how many inputs fit at once
+    images: Tensor  # their size limits how many inputs are computed at once
 
-    def pushed(self) -> Embeddings:
-        """The integrated Jacobian times the change: one Jacobian-vector product a step."""
+    def push_forward(self) -> Embeddings:
+        """The integrated Jacobian times the change: one Jacobian-vector product for each step."""
         total = self.ends()[0] * 0
         for pair, step in self._chunks():
             with torch.no_grad(), forward_ad.dual_level():
@@ -46,8 +46,8 @@ class Path:
             total.index_add_(0, pair, tangent * self.weights[step][:, None])
         return total
 
-    def pulled(self, towards: Embeddings) -> Tensor:
-        """The change times the transposed integrated Jacobian of `towards`: one vector-Jacobian product a step."""
+    def pull_back(self, towards: Embeddings) -> Tensor:
+        """The change times the transposed integrated Jacobian of `towards`: one backward pass for each step."""
         total = torch.zeros_like(self.change)
         for pair, step in self._chunks():
             part = derivative(lambda x, pair=pair: self.function(x) * towards[pair], self._point(pair, step))  # type: ignore[misc]
@@ -68,19 +68,19 @@ class Path:
 
 
 @dataclass(frozen=True)
-class IntegratedJacobians:
+class IntegratedJacobians(Checked):
     """sum_c (a - r)_c [J_a^T J_b (b - r)]_c, J integrated from r; Moeller, Nikolaev, Pado, EMNLP 2023, eq. 5 and 6.
 
-    The map sums over the partner's positions, so J_b (b - r) is one Jacobian-vector product a step, and the whole one
-    vector-Jacobian product a step of the query: neither the matrix over pairs of positions nor a loop over embedding
-    dimensions is ever made. What is explained is the product of the embeddings, their lengths held constant as in the
-    authors' code: cosine, dot, and the 2 <e, e'> of the negative squared Euclidean distance.
+    The map sums over the reference's positions, so that J_b (b - r) takes one Jacobian-vector product for each step,
+    and the map one vector-Jacobian product of the query for each step: without the matrix over pairs of positions and
+    without a loop over embedding dimensions. It explains the product of the embeddings with their lengths held
+    constant, as in the authors' code: cosine, dot, and the 2 <e, e'> of the negative squared Euclidean distance.
 
-    space: what a and b are, the activations at the cut or the images.
-    steps: Jacobians an image.
-    baseline: the image without content whose activations, or pixels, are r; null takes zero itself, which at the cut no
-        image need have.
-    quadrature: where on the path the Jacobians are taken; "right" is the authors'.
+    space: whether a and b are the activations at the cut or the images.
+    steps: Jacobians for each image.
+    baseline: the image without content whose activations or pixels are r; null takes r = 0, which at the cut may belong
+        to no image.
+    quadrature: where on the path the Jacobians are computed; "right" is the authors'.
     """
 
     card: ClassVar[Card] = Card(
@@ -90,7 +90,7 @@ class IntegratedJacobians:
             "the map sums to f(a).f(b) - f(a).f(r) - f(r).f(b) + f(r).f(r) over the lengths, up to the quadrature",
             "from black images behind a bias-free network of rectifiers it is integrated gradients on the dot product",
         ),
-        degenerate=("what the reference input shares with either image is in no map: see the terms of `split`",),
+        degenerate=("what the reference input shares with either image is not in the map: see `split`",),
     )
 
     space: Literal["cut", "image"] = "cut"
@@ -98,14 +98,11 @@ class IntegratedJacobians:
     baseline: BaselineName | None = None
     quadrature: Quadrature = "right"
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return self.split(model, encoded)[0]
 
     def split(self, model: SimilarityModel, encoded: Encoded) -> tuple[RawMaps, Float[Tensor, "batch 4"], Scores]:
-        """The maps; the target's f(a).f(b), f(a).f(r), f(r).f(b), f(r).f(r); what the maps lack of their balance."""
+        """Maps; f(a).f(b), f(a).f(r), f(r).f(b), f(r).f(r); and the sums of the maps minus their balance."""
         with differentiating(model), sdpa_kernel(SDPBackend.MATH):  # fused attention has no Jacobian-vector product
             path = self.path(model, encoded.query)
             f_a, f_ra = path.ends()
@@ -114,15 +111,15 @@ class IntegratedJacobians:
                 other = self.path(model, term.side)
                 f_b, f_rb = other.ends()
                 times = term.sign * factor(model, f_a, f_b)
-                towards = towards + times * other.pushed()
+                towards = towards + times * other.push_forward()
                 products = [(left * right).sum(dim=1) for left in (f_a, f_ra) for right in (f_b, f_rb)]
                 terms = terms + times * torch.stack(products, dim=1)
-            maps = path.pulled(towards).sum(dim=1)
+            maps = path.pull_back(towards).sum(dim=1)
         balance = terms[:, 0] - terms[:, 1] - terms[:, 2] + terms[:, 3]
         return maps, terms, maps.sum(dim=(1, 2)) - balance
 
     def path(self, model: SimilarityModel, side: Side) -> Path:
-        """From the reference input to one image of each pair."""
+        """The path from the reference input to one image of each pair."""
         images = side.images
         if self.space == "image":
             inputs = images
@@ -141,15 +138,15 @@ class IntegratedJacobians:
 def point_to_point(
     method: IntegratedJacobians, model: SimilarityModel, query: Side, reference: Side
 ) -> Float[Tensor, "batch rows cols ref_rows ref_cols"]:
-    """How much each position of the query and each of the reference add together: for small grids.
+    """The joint contribution of each position of the query and each of the reference; for small grids.
 
-    One vector-Jacobian product a step, image and embedding dimension; summed over the reference's positions, the map.
+    One vector-Jacobian product for each step, image and embedding dimension; its sum over the reference is the map.
     """
     with differentiating(model), sdpa_kernel(SDPBackend.MATH):
         paths = [method.path(model, side) for side in (query, reference)]
         f_a, f_b = (path.ends()[0] for path in paths)
         total = f_a.new_zeros(())
         for towards in torch.eye(f_a.shape[1]).to(f_a):
-            a, b = (path.pulled(towards.expand_as(f_a)).sum(dim=1) for path in paths)
+            a, b = (path.pull_back(towards.expand_as(f_a)).sum(dim=1) for path in paths)
             total = total + torch.einsum("bij,bxy->bijxy", a, b)
         return total * factor(model, f_a, f_b)[:, :, None, None, None]

@@ -26,24 +26,26 @@ Values = Float[Tensor, " coalitions"]
 class KernelSHAP:
     """argmin_phi sum_S w_S (v(S) - v({}) - sum_S phi)^2, S patches kept; Lundberg, Lee, NIPS 2017, theorem 2.
 
-    v is the score with the other patches replaced, as for retrieval by Hamilton et al. (ICLR 2022) and, of order 1, by
-    FIxLIP (Baniecki et al., NeurIPS 2025). All coalitions where they are not more than `samples`, which is exact; else
-    drawn in proportion to w_S, each with its complement.
+    v is the score with the other patches replaced, as in Hamilton et al. (ICLR 2022) for retrieval and in FIxLIP of
+    order 1 (Baniecki et al., NeurIPS 2025). All coalitions are used where they are at most `samples`, which is exact;
+    otherwise they are drawn in proportion to w_S, each with its complement.
 
-    grid: patches a side; as many as pixels where there are fewer.
-    samples: forward passes, those of the empty and of the full image among them.
-    weighting: "shapley" holds sum phi = v(all) - v({}) exactly; "banzhaf" weighs all coalitions alike and does not.
+    grid: patches on each side; at most the number of pixels.
+    samples: forward passes, including those of the empty and of the full image.
+    weighting: "shapley" satisfies sum phi = v(all) - v({}) exactly; "banzhaf" weighs all coalitions equally and does
+        not.
     seed: of the coalitions, together with the query's id.
-    baseline: what replaces the patches that are not in S.
+    baseline: replaces the patches that are not in S.
     """
 
     card: ClassVar[Card] = Card(
         total="change",
         identities=(
             "with all coalitions it is the Shapley value, or the Banzhaf value",
-            "on an additive score it is what each patch adds, however few coalitions determine it",
+            "on an additive score it is the contribution of each patch, for any number of coalitions that determines "
+            "it",
         ),
-        degenerate=("with few samples a patch's value is as much its fellows'",),
+        degenerate=("with few samples the values of patches that often occur together are mixed",),
     )
 
     grid: Count = 7
@@ -58,7 +60,7 @@ class KernelSHAP:
         needed = min(2**players, 2 * players + 2)
         if self.samples < needed:
             raise UserError(
-                f"KernelSHAP.samples is {self.samples}: {players} patches need {needed} or more; or take a smaller grid"
+                f"KernelSHAP.samples is {self.samples}: {players} patches need {needed} or more; or use a smaller grid"
             )
 
     def _grid(self, query: Side) -> tuple[int, int]:
@@ -86,17 +88,17 @@ class KernelSHAP:
     def _draw(self, players: int, query_id: str) -> tuple[Members, Values]:
         """Coalitions, the empty one first and the full one last, and their weights."""
         if 2**players <= self.samples:
-            return every(players, self.weighting)
+            return all_coalitions(players, self.weighting)
         draw = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "coalitions"))
-        half = drawn_members(players, (self.samples - 2) // 2, self.weighting, draw)
+        half = draw_coalitions(players, (self.samples - 2) // 2, self.weighting, draw)
         ends = torch.tensor([[False], [True]]).expand(2, players)
         members = torch.cat([ends[:1], half, ~half, ends[1:]])
         weights = torch.ones(len(members), dtype=torch.float64)
-        weights[[0, -1]] = 0  # as good as never drawn; Shapley's hold exactly anyway
+        weights[[0, -1]] = 0  # their probability is negligible, and for Shapley they are constraints
         return members, weights
 
 
-def every(players: int, weighting: str) -> tuple[Members, Values]:
+def all_coalitions(players: int, weighting: str) -> tuple[Members, Values]:
     """All coalitions, and the weights of the kernel."""
     members = (torch.arange(2**players)[:, None] >> torch.arange(players)) & 1
     sizes = members.sum(dim=1).tolist()
@@ -105,8 +107,8 @@ def every(players: int, weighting: str) -> tuple[Members, Values]:
     return members.bool(), torch.tensor(weights, dtype=torch.float64)
 
 
-def drawn_members(players: int, count: int, weighting: str, draw: torch.Generator) -> Members:
-    """Coalitions with a chance in proportion to their weight in the kernel."""
+def draw_coalitions(players: int, count: int, weighting: str, draw: torch.Generator) -> Members:
+    """Coalitions, drawn with a probability in proportion to their weight in the kernel."""
     if weighting == "banzhaf":
         return torch.rand(count, players, generator=draw) < 0.5
     sizes = torch.arange(1, players, dtype=torch.float64)
@@ -116,17 +118,17 @@ def drawn_members(players: int, count: int, weighting: str, draw: torch.Generato
 
 
 def shapley(members: Members, values: Values, weights: Values) -> Float[Tensor, " players"]:
-    """The weighted fit that sums to the last value less the first."""
+    """The weighted fit that sums to the last value minus the first."""
     players, change = members.shape[1], values[-1] - values[0]
     even = change / players
-    # what is left sums to zero: each row less its mean is all that it can see of it
+    # the rest of phi sums to zero, so that each row can be centred
     rows = members.double() - members.double().mean(dim=1, keepdim=True)
     rest = fit_weights(rows, values - values[0] - members.sum(dim=1) * even, weights)
     return even + rest - rest.mean()
 
 
 def banzhaf(members: Members, values: Values, weights: Values) -> Float[Tensor, " players"]:
-    """The weighted fit with a constant of its own."""
+    """The weighted fit with an intercept."""
     share, rows = weights / weights.sum(), members.double()
     return fit_weights(rows - share @ rows, values - share @ values, weights)
 
@@ -134,7 +136,7 @@ def banzhaf(members: Members, values: Values, weights: Values) -> Float[Tensor, 
 def fit_weights(
     rows: Float[Tensor, "coalitions players"], values: Values, weights: Values
 ) -> Float[Tensor, " players"]:
-    """The shortest of the best fits; NaN where a value is not finite, which evaluate flags."""
+    """The least-squares fit of minimal norm; NaN where a value is not finite, which evaluate flags."""
     if not values.isfinite().all():
         return torch.full_like(rows[0], torch.nan)
     root = weights.sqrt()[:, None]
@@ -153,7 +155,7 @@ class Coalitions:
     def __len__(self) -> int:
         return len(self.members)
 
-    def made(self, first: int, last: int) -> SoftMasks:
+    def make(self, first: int, last: int) -> SoftMasks:
         return self.members[first:last][:, self.rows][:, :, self.cols].double()
 
 

@@ -14,15 +14,15 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class LayerCAM:
     """sum_k relu(ds/dA_k,ij) A_k,ij; Jiang et al., TIP 2021.
 
-    Its tanh, for fusing layers, has no part here.
+    The paper's tanh, for fusing layers, is not used.
 
-    relu: drop the negative part of the map; nothing to drop where the activations are rectified.
+    relu: drop the negative part of the map; without effect where the activations are rectified.
     """
 
     card: ClassVar[Card] = Card(
         signed=False,
         identities=("where no gradient is negative it is HiResCAM",),
-        degenerate=("what speaks against the similarity is left out before the sum",),
+        degenerate=("negative gradients are dropped before the sum",),
     )
 
     relu: bool = True

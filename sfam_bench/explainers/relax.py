@@ -5,51 +5,36 @@ from typing import ClassVar
 
 import torch
 
-from sfam_bench.core.baselines import BaselineName
-from sfam_bench.core.errors import check_choices
 from sfam_bench.core.method_card import Card
-from sfam_bench.core.ranges import Count, Natural, Share
-from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.masking import grids_of, masked_scores, weigh
+from sfam_bench.explainers.shared.masking import GridMethod, masked_scores, sum_masks
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class RELAX:
+class RELAX(GridMethod):
     """sum_n cos(h(x), h(x M_n)) M_n / sum_n M_n, h the embedding; Wickstroem et al., IJCV 2023.
 
-    A control: it never looks at the reference. The paper takes 3000 masks of 7 x 7 cells; here RISE's, to share passes.
+    A control: it ignores the reference. The paper uses 3000 masks of 7 x 7 cells; here they are RISE's, to share
+    passes.
 
-    masks: how many, and as many forward passes.
+    masks: number of masks and of forward passes.
     grid: cells a side of a mask.
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
-    baseline: what is behind the masks; the paper's is zero after standardisation.
+    baseline: replaces hidden pixels; the paper's is zero after standardisation.
     """
 
     card: ClassVar[Card] = Card(
         control=True,
         reads_reference=False,
-        identities=("it takes RISE's masks and passes, and none of its own",),
-        degenerate=("a weighted mean of cosines: nearly flat, its differences lie far behind the decimal point",),
+        identities=("it uses RISE's masks and passes, and no others",),
+        degenerate=("a weighted mean of cosines is nearly flat: its differences are small",),
     )
 
-    masks: Count = 1000
-    grid: Count = 8
-    keep: Share = 0.5
-    seed: Natural = 0
-    baseline: BaselineName = "mean_colour"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        grids_of(self)
-
-    def forwards(self, query: Side) -> int:
-        return self.masks
-
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        masking, images = grids_of(self), encoded.query.images
+        masking, images = self.grids, encoded.query.images
         scores = masked_scores(model, encoded, pairs, masking, self.baseline).itself
-        maps, kept = weigh(masking, pairs, images, scores, torch.ones_like(scores))
+        maps, kept = sum_masks(masking, pairs, images, scores, torch.ones_like(scores))
         return torch.where(kept > 0, maps / kept, 0).to(images)  # a pixel that no mask kept

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch
@@ -17,17 +17,17 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class RelevanceCAM:
+class RelevanceCAM(Checked):
     """sum_k (mean_ij R_k,ij) A_k, R the relevance at the cut; Lee et al., CVPR 2021, eq. 5 and 6, its start derived.
 
-    Relevance starts at the embedding as the split of the score over dimensions, e_d e'_d / (|e||e'|) for cosine, and
-    goes down to the cut: through head and pooling, and behind an early cut through the later layers. The paper starts
-    at class scores. Its code hands a bias to two sums of contributions at once; here biases take their share once.
+    Relevance starts at the embedding as the split of the score over dimensions, e_d e'_d / (|e||e'|) for cosine, and is
+    propagated to the cut: through head and pooling, and behind an early cut through the later layers. The paper starts
+    at class scores. Its code adds a bias to two sums of contributions; here it is added once.
 
     start: "signed" is the split; "positive" its positive part; "contrastive" makes each comparison of the margin a
-        class, as the paper does: its positive part, scaled to 1 for the reference and to -1, shared out, for negatives.
+        class, as the paper does: its positive part, scaled to 1 for the reference and to -1 in all for the negatives.
     rule: of linear layers; "zplus" (alpha 1, beta 0) is the paper's.
-    gamma: of the gamma rule alone.
+    gamma: of the gamma rule.
     epsilon: added to the denominators.
     """
 
@@ -38,9 +38,9 @@ class RelevanceCAM:
             "the signed margin map is the positive's map minus the negative's",
         ),
         degenerate=(
-            "the weight of a channel is its relevance, which grows with the channel: strong channels count twice",
-            "relevance of an output without any positive contribution is lost under z+, as in depthwise convolutions",
-            "negative Euclidean distance has no positive part: `positive` and `contrastive` refuse it",
+            "the weight of a channel is its relevance, which grows with its activation: strong channels count twice",
+            "under z+ the relevance of an output without a positive contribution is lost, as in depthwise convolutions",
+            "negative Euclidean distance has no positive part: `positive` and `contrastive` raise an error",
         ),
     )
 
@@ -49,12 +49,8 @@ class RelevanceCAM:
     gamma: NotNegative = 0.25
     epsilon: Positive = 1e-6
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-        self.rules()
-
     def rules(self) -> Rules:
-        """Of every layer behind the cut."""
+        """The rules of every layer behind the cut."""
         return Rules(self.rule, self.gamma, self.epsilon)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
@@ -62,23 +58,24 @@ class RelevanceCAM:
 
     def weights(self, model: SimilarityModel, encoded: Encoded) -> Weights:
         """Mean relevance of each channel."""
-        started = self.started(model, encoded)
+        initial = self.initial_relevance(model, encoded)
         with differentiating(model):
             found = relevance(
                 self.rules(),
                 lambda a: before_l2(model, a),
                 encoded.query.activations,
-                lambda e: started / torch.where(e == 0, 1, e),
+                lambda e: initial / torch.where(e == 0, 1, e),
             )
         return found.mean(dim=(2, 3))
 
-    def started(self, model: SimilarityModel, encoded: Encoded) -> Embeddings:
+    def initial_relevance(self, model: SimilarityModel, encoded: Encoded) -> Embeddings:
         """Relevance of each embedding dimension."""
         splits = [model.similarity.split(encoded.query.embeddings, term.side.embeddings) for term in encoded.terms]
         signs = [term.sign for term in encoded.terms]
         if self.start != "signed" and model.similarity.name == "negative_euclidean":
             raise UserError(
-                f"RelevanceCAM's start={self.start} has nothing to start with: a distance only falls; use start=signed"
+                f"RelevanceCAM's start={self.start} needs a positive part, and a negative distance has none: use "
+                f"start=signed"
             )
         if self.start != "contrastive":
             total = torch.stack([sign * split for sign, split in zip(signs, splits, strict=True)]).sum(dim=0)

@@ -1,4 +1,4 @@
-"""Maps that somebody made elsewhere: a folder of .npy files, scored like any method."""
+"""Maps from other software: a folder of .npy files, evaluated like any method."""
 
 import math
 import os
@@ -25,7 +25,7 @@ NPY = b"\x93NUMPY"
 
 
 def pair_file(query_id: str, reference_id: str) -> str:
-    """The file of a pair's map: "query@reference.npy", each id percent-encoded, so that no two pairs share a name."""
+    """The file of a pair's map: "query@reference.npy", each id percent-encoded."""
     return f"{quote(query_id, safe='')}@{quote(reference_id, safe='')}.npy"
 
 
@@ -33,12 +33,12 @@ def pair_file(query_id: str, reference_id: str) -> str:
 class SavedMaps:
     """map(query, reference), read from a file; your own.
 
-    Each file holds one two-dimensional array of numbers, signed, on any scale and grid. It covers the image as the
-    model saw it, after resize and crop, and not the file.
+    Each file holds one two-dimensional array of numbers, signed, on any scale and grid. It covers the model's input,
+    after resize and crop, not the image file.
 
     folder: of the files.
-    named_by: "pair", for "query@reference.npy" (the ids percent-encoded), or "image", for "query.npy", where an id
-        with slashes means folders, as wsolevaluation writes them.
+    named_by: "pair", for "query@reference.npy" (ids percent-encoded), or "image", for "query.npy", where slashes in
+        an id are folders, as in wsolevaluation.
     """
 
     folder: str
@@ -55,7 +55,7 @@ class SavedMaps:
         return Card(
             reads_reference=self.named_by == "pair",
             remakes=False,
-            degenerate=("a map named by image is the same for every reference: it is blind to it",),
+            degenerate=("a map named by image is the same for every reference",),
         )
 
     @cached_property
@@ -64,9 +64,9 @@ class SavedMaps:
 
     @cached_property
     def any_shape(self) -> tuple[int, ...]:
-        """That of one map of the folder; all must have it, whichever batch they fall into."""
+        """The shape of one map of the folder; all must have it."""
         if (first := next(self.root.rglob("*.npy"), None)) is None:
-            raise UserError(f"{self.folder} holds no map: save each as .npy")
+            raise UserError(f"{self.folder} contains no map: save each as .npy")
         return read_map(first).shape
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
@@ -74,13 +74,13 @@ class SavedMaps:
         queries, references = pairs.query_ids, pairs.reference_ids
         if not torch.equal(shown, pairs.query.to(shown)):
             if not torch.equal(shown, pairs.reference.to(shown)):
-                raise UserError(f"maps out of {self.folder} cannot be made again for changed images")
+                raise UserError(f"maps read from {self.folder} cannot be computed for changed images")
             queries, references = references, queries  # the map of the reference, which maps.save=true keeps too
         maps = [self.one(query, reference) for query, reference in zip(queries, references, strict=True)]
         return torch.from_numpy(np.stack(maps)).to(shown.device)
 
     def one(self, query_id: str, reference_id: str) -> np.ndarray:
-        """The map of a pair, (rows, cols); raises UserError where it is absent, unfit or unlike the others."""
+        """The map of a pair, (rows, cols); raises UserError where it is absent, invalid or of another shape."""
         by_pair, by_image = pair_file(query_id, reference_id), f"{query_id}.npy"
         name, other = (by_pair, by_image) if self.named_by == "pair" else (by_image, by_pair)
         if not (path := resolve_inside(self.root, name)).is_file():
@@ -91,24 +91,22 @@ class SavedMaps:
             raise UserError(f"no map of {query_id} explained by {reference_id}: looked for {path}; {hint}")
         if (found := read_map(path)).shape != self.any_shape:
             raise UserError(
-                f"{path} is {found.shape} and others are {self.any_shape}: save all on one grid, over the image as the "
-                "model saw it, after resize and crop"
+                f"{path} is {found.shape} but others are {self.any_shape}: save all on one grid, over the model's "
+                "input after resize and crop"
             )
         return found
 
 
 def read_map(path: Path) -> np.ndarray:
-    """One saved map as float32; what it says of NaN is left to evaluate, which flags it."""
+    """One saved map as float32; NaN is kept, since evaluate flags it."""
     try:
-        with check_regular(path).open(
-            "rb"
-        ) as file:  # a header that claims more than the file holds would fill the memory
+        with check_regular(path).open("rb") as file:  # before np.load allocates the size that the header claims
             if file.read(len(NPY)) == NPY:
                 file.seek(0)
                 _check_header(file, path.stat().st_size)
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise UserError(f"cannot read {path} ({one_line(error)}): write it anew with np.save, one array") from None
+        raise UserError(f"cannot read {path} ({one_line(error)}): save it again as one array with np.save") from None
     if not isinstance(found, np.ndarray) or found.ndim != 2 or not found.size or found.dtype.kind not in "fiub":
         what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "an archive"
         raise UserError(f"{path} is {what}: expected numbers, (rows, cols)")
@@ -121,13 +119,13 @@ def _check_header(file: BinaryIO, size: int) -> None:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if math.prod(shape) * dtype.itemsize > size:
-        raise ValueError(f"its header says {shape} of {dtype}, and it has {size} bytes")
+        raise ValueError(f"its header claims {shape} of {dtype}, but the file has {size} bytes")
 
 
 def write_maps(folder: Path, maps: Iterable[tuple[str, str, np.ndarray]]) -> int:
-    """Write maps of (query_id, reference_id) as a new folder, whole or not at all; say how many files that makes."""
+    """Write maps of (query_id, reference_id) as a new folder, atomically; returns the number of files."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty: choose another place")
+        raise UserError(f"{folder} exists and is not empty: choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()

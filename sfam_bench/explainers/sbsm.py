@@ -1,4 +1,4 @@
-"""Similarity-based saliency maps: a window slides over the query."""
+"""Similarity-based saliency maps: a sliding window hides parts of the query."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,20 +22,18 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class SBSM:
     """mean of max(0, s - s_n) over the windows n that cover the pixel, s_n with n hidden; Dong et al., CVPRW 2019.
 
-    Windows are laid out as in xaitk-saliency: one every stride, together centred on the image, cut off at its edges.
+    Windows are placed as in xaitk-saliency: one every stride, centred on the image as a whole, clipped at its edges.
 
-    window: its sides as a share of the image's; 50 pixels at 224.
+    window: side of the window as a share of the image's; 50 pixels at 224.
     stride: from one window to the next, as a share of the image's sides; 20 pixels at 224.
-    baseline: what fills the window.
-    relu: count only falls of the score; without it the map is signed.
+    baseline: replaces the pixels of the window.
+    relu: count decreases of the score alone; without it the map is signed.
     """
 
     card: ClassVar[Card] = Card(
         signed=False,
-        identities=("on an additive score each window's fall is the sum of what it covers",),
-        degenerate=(
-            "where the baseline is nearer to the reference than what it hides, hiding helps, and the map is zero",
-        ),
+        identities=("on an additive score the decrease of each window is the sum of the contributions of its pixels",),
+        degenerate=("where the baseline is more similar to the reference than the hidden pixels, the map is zero",),
     )
 
     window: Share = 0.223
@@ -55,21 +53,21 @@ class SBSM:
         return Windows(rows, cols)
 
     def forwards(self, query: Side) -> int:
-        """One a window, and the query as it is."""
+        """One for each window, and one for the query."""
         return len(self._windows(query))
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images, windows = encoded.query.images, self._windows(encoded.query)
         scores = torch.stack(scores_behind(model, encoded, [windows] * len(images), self.baseline)).cpu()
-        falls = scores[:, :1] - scores[:, 1:]
-        falls = (falls.relu() if self.relu else falls).view(len(images), len(windows.rows), len(windows.cols))
-        often = windows.rows.sum(dim=0)[:, None] * windows.cols.sum(dim=0)
-        return (windows.rows.T @ falls @ windows.cols / often.clamp_min(1)).to(images)
+        drops = scores[:, :1] - scores[:, 1:]
+        drops = (drops.relu() if self.relu else drops).view(len(images), len(windows.rows), len(windows.cols))
+        counts = windows.rows.sum(dim=0)[:, None] * windows.cols.sum(dim=0)
+        return (windows.rows.T @ drops @ windows.cols / counts.clamp_min(1)).to(images)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """No window, then each: the rows and the columns that windows cover, 1 inside."""
+    """Masks without a window, then with each window: rows and columns of the windows, 1 inside."""
 
     rows: Float[Tensor, "down rows"]
     cols: Float[Tensor, "across cols"]
@@ -77,19 +75,19 @@ class Windows:
     def __len__(self) -> int:
         return 1 + len(self.rows) * len(self.cols)
 
-    def made(self, first: int, last: int) -> SoftMasks:
+    def make(self, first: int, last: int) -> SoftMasks:
         windows = torch.arange(first, last) - 1
         rows, cols = self.rows[windows // len(self.cols)], self.cols[windows % len(self.cols)]
         return 1 - (windows >= 0)[:, None, None] * rows[:, :, None] * cols[:, None, :]
 
 
 def pixels(share: float, side: int) -> int:
-    """A share of a side in whole pixels, at least one."""
+    """A share of a side in pixels, at least one."""
     return max(1, round(share * side))
 
 
 def cover_axis(side: int, window: int, stride: int) -> Float[Tensor, "windows side"]:
-    """1 where each window of one axis lies; the overhang of the last is shared between both ends."""
+    """1 inside each window of one axis; the overhang of the last window is shared between both ends."""
     firsts = torch.arange(0, side, stride)
     firsts = firsts - (window - (side - int(firsts[-1]))) // 2
     places = torch.arange(side)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.maps import upsample
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -19,13 +19,13 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class ScoreCAM:
+class ScoreCAM(Checked):
     """sum_k softmax_k(s(X * H_k)) A_k, H_k channel k scaled to [0, 1]; Wang et al., CVPRW 2020, definitions 2 and 3.
 
-    The score of the baseline, the same for every channel, drops out of the softmax.
+    The score of the baseline is the same for every channel and cancels in the softmax.
 
-    space: what X is. "image" is the paper's, masks enlarged to the image, black behind them: a forward pass a channel
-        and pair; "cut" masks the activations, a pass of the embedder each.
+    space: of X. "image" is the paper's: masks are enlarged to the image, hidden pixels are black, and each channel and
+        pair takes a forward pass; "cut" masks the activations, with a pass of the embedder for each.
     relu: drop the negative part of the map.
     """
 
@@ -39,33 +39,29 @@ class ScoreCAM:
     space: Literal["cut", "image"] = "cut"
     relu: bool = True
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
     def forwards(self, query: Side) -> int:
-        """One a channel, where masks are laid over the image."""
+        """One for each channel where images are masked."""
         return query.activations.shape[1] if self.space == "image" else 0
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
-        scores = masked_images(model, encoded) if self.space == "image" else masked_activations(model, encoded)
-        maps = combine(scores.softmax(dim=1), activations)
-        return maps.relu() if self.relu else maps
+        scores = mask_images(model, encoded) if self.space == "image" else mask_activations(model, encoded)
+        return combine(scores.softmax(dim=1), activations, self.relu)
 
 
-def masked_activations(model: SimilarityModel, encoded: Encoded) -> Weights:
-    """The score of the activations seen through each of their channels."""
+def mask_activations(model: SimilarityModel, encoded: Encoded) -> Weights:
+    """The scores of the activations masked by each of their channels."""
     activations = encoded.query.activations
     masks = channel_masks(activations)
 
-    def masked(pair: Tensor, channel: Tensor) -> Activations:
+    def mask(pair: Tensor, channel: Tensor) -> Activations:
         return activations[pair] * masks[pair, channel][:, None]
 
-    return channel_scores(model, encoded, masked)
+    return channel_scores(model, encoded, mask)
 
 
-def masked_images(model: SimilarityModel, encoded: Encoded) -> Weights:
-    """The score of the query seen through each of its channels."""
+def mask_images(model: SimilarityModel, encoded: Encoded) -> Weights:
+    """The scores of the query masked by each of its channels."""
     query = encoded.query
 
     def masks(pair: int, first: int, last: int) -> SoftMasks:
@@ -82,6 +78,6 @@ def masked_images(model: SimilarityModel, encoded: Encoded) -> Weights:
 
 
 def channel_masks(activations: Activations) -> Activations:
-    """Each channel scaled to [0, 1] over its positions; a constant one, which masks nothing, becomes zero."""
+    """Each channel scaled to [0, 1] over its positions; a constant one becomes zero."""
     low, high = activations.amin(dim=(2, 3), keepdim=True), activations.amax(dim=(2, 3), keepdim=True)
     return torch.where(high == low, 0, (activations - low) / (high - low))

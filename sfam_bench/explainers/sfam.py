@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -20,34 +20,34 @@ Normalisation = Literal["none", "l1", "minmax", "softmax"]
 
 
 @dataclass(frozen=True)
-class SFAM:
+class SFAM(Checked):
     """sum_k CIS_k A_k, CIS_k the share of channel k in the similarity; Liao et al., arXiv 2506.01636, reconstructed.
 
-    The paper's equations were not at hand: this follows its abstract, and each choice left open there is a field.
+    The paper's equations were not available: this follows its abstract, and each choice that it leaves open is a field.
 
     gamma: weight = w_k p_k^gamma for cosine and dot, w the reference pulled back to the channels, p the query pooled;
         1 is SFAM, 0 the exact split over positions (under GAP).
     head: "pull_back" carries the similarity of the embeddings back through neck and head (w_k p_k sums to the score
-        less the bias term; local for an MLP); "ignore" takes the pooled features for embeddings, another similarity.
+        minus the bias term; local for an MLP); "ignore" compares pooled features, which is another similarity.
     euclidean_cis: how a channel's share delta_k of the squared distance becomes a weight that grows with likeness:
-        -delta, max delta - delta, 1 / (delta + epsilon), exp(-delta / tau); "dissimilarity", delta, asks "why far".
-        The default is bounded, has no pole, and told shared from unshared parts best on the planted set.
+        -delta, max delta - delta, 1 / (delta + epsilon), exp(-delta / tau); "dissimilarity", delta, explains the
+        distance. The default is bounded, has no pole, and separated shared from unshared parts best on the planted set.
     epsilon, tau: null takes the median of the pair's deltas above zero.
     weight_normalisation: minmax and softmax add a multiple of the channel mean, which ignores the reference.
-    per_position: "activation" is the plain feature map; "pooling" what pooling lets through (argmax under GMP).
-    relu: drop the negative part of the map; nothing to drop for cosine on rectified features without a head.
+    per_position: "activation" is the feature map; "pooling" what pooling passes on (the argmax under GMP).
+    relu: drop the negative part of the map; without effect for cosine on rectified features without a head.
     """
 
     card: ClassVar[Card] = Card(
         identities=(
             "gamma 0 is the exact split under GAP: N times the similarity decomposition",
-            "behind an affine head the pulled-back CIS sum to the cosine less the bias term",
+            "behind an affine head the pulled-back CIS sum to the cosine minus the bias term",
             "without a head it is N times Relevance-CAM",
             "the margin map is the positive's map minus the negative's",
         ),
         degenerate=(
-            "it does not sum to the similarity: each weight carries one p_k more than the exact split",
-            "Euclidean reciprocal: a few dead channels, where delta is near zero, can carry all of the weight",
+            "it does not sum to the similarity: each weight has one factor p_k more than the exact split",
+            "Euclidean reciprocal: a few dead channels, where delta is near zero, can have nearly all of the weight",
         ),
     )
 
@@ -60,18 +60,14 @@ class SFAM:
     per_position: Literal["activation", "pooling"] = "activation"
     relu: bool = False
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         query = encoded.query
         weights = torch.zeros_like(query.activations[:, :, 0, 0])
         for term in encoded.terms:
             cis = self.weights(model, query, term.side)
             weights = weights + term.sign * normalise_weights(cis, self.weight_normalisation)
-        positions = query.activations if self.per_position == "activation" else let_through(model, query)
-        maps = combine(weights, positions)
-        return maps.relu() if self.relu else maps
+        positions = query.activations if self.per_position == "activation" else pass_through(model, query)
+        return combine(weights, positions, self.relu)
 
     def weights(self, model: SimilarityModel, query: Side, reference: Side) -> Weights:
         """The channel weights (CIS) of one comparison, before normalisation."""
@@ -90,8 +86,8 @@ class SFAM:
         return model.similarity.direction(p, q), p
 
 
-def let_through(model: SimilarityModel, query: Side) -> Activations:
-    """N A_k dp_k/dA_k: what pooling passes on of each activation, scaled so that under GAP it is A_k itself."""
+def pass_through(model: SimilarityModel, query: Side) -> Activations:
+    """N A_k dp_k/dA_k: what pooling passes on of each activation, scaled so that under GAP it is A_k."""
     if not model.embedder.pools_the_cut:
         raise UserError("SFAM's per_position=pooling needs the cut right before pooling: set model.trunk.layer to null")
     with differentiating(model):
@@ -100,13 +96,13 @@ def let_through(model: SimilarityModel, query: Side) -> Activations:
 
 
 def power(pooled: Weights, gamma: float) -> Weights:
-    """sign(p) |p|^gamma, and one at gamma 0, so that the family runs through the exact split and SFAM."""
+    """sign(p) |p|^gamma, and one at gamma 0, so that the family includes the exact split and SFAM."""
     return torch.ones_like(pooled) if gamma == 0 else pooled.sign() * pooled.abs().pow(gamma)
 
 
 def euclidean_weights(delta: Weights, form: EuclideanCIS, epsilon: float | None, tau: float | None) -> Weights:
     """Turn each channel's share of the squared distance into a weight; see SFAM.euclidean_cis."""
-    # behind a head a share can fall below zero, where 1/delta has its pole; dead channels (zero) stay out of the median
+    # behind a head a share can be negative, where 1/delta has a pole; dead channels (zero) are left out of the median
     positive = delta.clamp_min(0)
     median = torch.where(delta > 0, delta, torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num(nan=1.0)
     match form:

@@ -14,7 +14,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class SimilarityDecomposition:
     """sum_k A_k,ij ds/dA_k,ij with norms held constant, the exact split of the score over positions; derived.
 
-    For the negative squared Euclidean distance each image carries its own side of the score.
+    For the negative squared Euclidean distance each image has its own side of the score.
     """
 
     card: ClassVar[Card] = Card(

@@ -19,9 +19,9 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class Stylianou:
     """sum_j a_i.b_j, a_i = A_i/(N|p|), b_j = B_j/(N|q|), p and q pooled; Stylianou et al., WACV 2019.
 
-    Always the cosine of the pooled features, whatever the head and the similarity of the model. With another pooling
-    A_i/N is what it lets through of position i, as the argmax of each channel under GMP; behind an early cut the
-    features are those of GAP at the cut.
+    It explains the cosine of the pooled features, for any head and similarity of the model. With another pooling A_i/N
+    is what it passes on of position i, as the argmax of each channel under GMP; behind an early cut the features are
+    those of GAP at the cut.
     """
 
     card: ClassVar[Card] = Card(
@@ -41,7 +41,7 @@ class Stylianou:
 
 
 def unit_shares(model: SimilarityModel, side: Side) -> Activations:
-    """What each position adds to the pooled features, over their length."""
+    """The contribution of each position to the pooled features, over their length."""
     pool = model.embedder.pool if model.embedder.pools_the_cut else GAP()
     shares = pooled_shares(model, pool, side.activations)
     return shares / norm(shares.sum(dim=(2, 3)))[:, :, None, None]

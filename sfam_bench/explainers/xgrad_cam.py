@@ -22,7 +22,7 @@ class XGradCAM:
     card: ClassVar[Card] = Card(
         signed=False,
         identities=("without `relu` the map sums to HiResCAM's sum", "under GAP it is Grad-CAM"),
-        degenerate=("a channel whose activations sum to zero weighs nothing",),
+        degenerate=("a channel whose activations sum to zero has weight zero",),
     )
 
     relu: bool = True
@@ -31,5 +31,4 @@ class XGradCAM:
         activations = encoded.query.activations
         total = activations.sum(dim=(2, 3))
         weights = (target_gradient(model, encoded) * activations).sum(dim=(2, 3)) / total
-        maps = combine(torch.where(total == 0, 0, weights), activations)
-        return maps.relu() if self.relu else maps
+        return combine(torch.where(total == 0, 0, weights), activations, self.relu)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
@@ -19,19 +19,20 @@ OtherPoints: TypeAlias = Float[Tensor, "batch other_positions dims"]
 
 
 @dataclass(frozen=True)
-class Zhu:
+class Zhu(Checked):
     """sum_xy (W A_ij).(W B_xy), the product split over pairs of positions; Zhu, Yang, Chen, TIP 2021.
 
-    What pooling lets through of a position, times the head's weights, is its share in the embedding: A_ij/N under GAP,
-    the argmax of each channel under GMP; a batch-norm neck is part of W. Behind a head that is not affine, and behind
-    an early cut (there by one backward pass a dimension), it is the local linear part. Both lengths divide the map
-    where the score is of unit vectors. Of the negative squared Euclidean distance this is 2 e.e': the rest, the
-    squared lengths, holds one image alone, and nothing at all for unit vectors.
+    The share of a position in the embedding is what pooling passes on of it, times the head's weights: A_ij/N under
+    GAP, the argmax of each channel under GMP; a batch-norm neck is part of W. Behind a head that is not affine, and
+    behind an early cut (by one backward pass for each dimension), it is the local linear part. The map is divided by
+    both lengths where the score is of unit vectors. For the negative squared Euclidean distance it splits 2 e.e': the
+    squared lengths depend on one image alone, and are constant for unit vectors.
 
     rectify: "pair" clips each pair of positions at zero before the sum, as the authors' code does; "none" is exact;
-        "map" clips the map of the whole target at the end. With "pair" each comparison of a margin is clipped alone.
-    bias: what the positions leave of the embedding, for an affine head its bias: "drop" it, as the authors' code does,
-        or "spread" it evenly over the positions.
+        "map" clips the map of the whole target at the end. With "pair" each comparison of a margin is clipped
+        separately.
+    bias: the rest of the embedding, for an affine head its bias: "drop" it, as the authors' code does, or "spread" it
+        evenly over the positions.
     """
 
     card: ClassVar[Card] = Card(
@@ -40,19 +41,16 @@ class Zhu:
             "without rectification and a head it is Stylianou's map (cosine)",
             "without rectification it is Grad-CAM without its ReLU on the dot product under GAP and a bias-free head",
             "without rectification and with the bias spread it sums to the score (cosine, dot)",
-            "where no pair of positions speaks against, rectification changes nothing",
+            "where no pair of positions is negative, rectification changes nothing",
         ),
         degenerate=(
-            "clipped pair by pair it sums to more than the score, by all that speaks against",
+            "clipped pair by pair it sums to more than the score, by the sum of the negative pairs",
             "behind a rectified last layer and without a head no pair is negative, and clipping does nothing",
         ),
     )
 
     rectify: Literal["none", "pair", "map"] = "pair"
     bias: Bias = "drop"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         query = encoded.query
@@ -66,12 +64,12 @@ class Zhu:
 
 
 def sums(points: Points, others: OtherPoints) -> Float[Tensor, "batch positions"]:
-    """What each position adds with all of the other image."""
+    """The contribution of each position with all positions of the other image."""
     return torch.einsum("bnd,bd->bn", points, others.sum(dim=1))
 
 
 def clipped_sums(points: Points, others: OtherPoints) -> Float[Tensor, "batch positions"]:
-    """The same without the pairs of positions that speak against; at most about CHUNK bytes of pairs at once."""
+    """The same without negative pairs of positions; computes about CHUNK bytes of pairs at once."""
     step = max(1, forms.CHUNK // (others.shape[1] * others.element_size()))
     return torch.stack(
         [

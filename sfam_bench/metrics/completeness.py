@@ -7,14 +7,14 @@ from typing import ClassVar
 import torch
 
 from sfam_bench.core.baselines import Baseline
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 
 @dataclass(frozen=True)
-class Completeness:
+class Completeness(Checked):
     """|sum of the map as the method returned it - what it explains| / |score|; Sundararajan et al., ICML 2017.
 
     0 is a map that splits the score over positions without rest. It is measured of every method: one whose card names
@@ -31,9 +31,6 @@ class Completeness:
 
     baseline: Baseline | None = None
     min_score: NotNegative = 0.05
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

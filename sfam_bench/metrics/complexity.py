@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import SHARE, Limits, MetricCard, label
 from sfam_bench.core.types import Maps
 from sfam_bench.metrics.shared.base import Explained, Measured, defined
@@ -36,13 +36,10 @@ def entropy(weights: Float[Tensor, "batch pixels"]) -> Float[Tensor, " batch"]:
 
 
 @dataclass(frozen=True)
-class _OfMap:
+class _OfMap(Checked):
     of: Of = "magnitude"
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool | None] = None
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def _card(self, limits: Limits, name: str, meaning: str) -> MetricCard:
         named = label(name, "" if self.of == "magnitude" else "positive part")

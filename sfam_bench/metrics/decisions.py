@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 
 from sfam_bench.core.baselines import Baseline
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import ANY, SHARE, MetricCard, label
 from sfam_bench.core.ranges import Finite
 from sfam_bench.core.types import Flags, Scores
@@ -38,7 +38,7 @@ UNTIL = {
 
 
 @dataclass(frozen=True)
-class RetrievalArea:
+class RetrievalArea(Checked):
     """Area under how well the query finds its reference as pixels go or come, most relevant first; defined here.
 
     Leave-one-out in the gallery of the run, whose embeddings stay as they are; ties count against. With the baseline
@@ -56,9 +56,6 @@ class RetrievalArea:
     steps: Steps = TWENTY
     needs: ClassVar[tuple[str, ...]] = ("gallery",)
     share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:
@@ -105,7 +102,7 @@ class RetrievalArea:
 
 
 @dataclass(frozen=True)
-class MarginArea:
+class MarginArea(Checked):
     """Area under the margin over the negative as pixels go or come, most relevant first; defined here.
 
     The margin is m = s(query, reference) - s(query, negative), the area that of (m - m_base) / (m_full - m_base), so
@@ -122,9 +119,6 @@ class MarginArea:
     min_range: Finite = 0.05
     needs: ClassVar[tuple[str, ...]] = ("negative",)
     share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:
@@ -166,7 +160,7 @@ class MarginArea:
 
 
 @dataclass(frozen=True)
-class PixelsUntil:
+class PixelsUntil(Checked):
     """Fraction of the pixels, most relevant first, that go until the query is decided otherwise; defined here.
 
     It is that of the first step of the walk at which the decision does not hold, or on insertion at which it holds, so
@@ -184,9 +178,6 @@ class PixelsUntil:
     steps: Steps = TWENTY
     higher_is_better: ClassVar[bool] = False
     share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 
 from sfam_bench.core.baselines import Baseline
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.maps import normalise
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Finite, Positive
@@ -44,7 +44,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Keeping(Checked):
     """Percent of the score lost once the map alone is kept, or whether the score rises; Chattopadhay et al., WACV 2018.
 
     Average drop is max(0, Y - O) / Y and average increase O > Y, with Y = s - s_base of the query and O that of the
@@ -65,9 +65,6 @@ class Keeping:
     times: Positive = 100
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError, check_choices
 from sfam_bench.core.maps import tie_bounds
 from sfam_bench.core.metric_card import SHARE, VALUES, Group, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative, Share
@@ -100,7 +100,7 @@ def without_energy(explained: Explained, *regions: str) -> dict[str, Flags]:
 
 
 @dataclass(frozen=True)
-class PointingGame:
+class PointingGame(Checked):
     """1 where the peak is within `tolerance` px of the region; Zhang et al., IJCV 2018, with TorchRay's 15 px.
 
     `only_with` limits it to pairs that have that other region too (partial matches have an unshared one).
@@ -110,9 +110,6 @@ class PointingGame:
     tolerance: NotNegative = 15.0
     only_with: str | None = None
     higher_is_better: bool | None = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:
@@ -137,7 +134,7 @@ class PointingGame:
 
 
 @dataclass(frozen=True)
-class EnergyPointingGame:
+class EnergyPointingGame(Checked):
     """Share of the positive map inside the region; Wang et al., Score-CAM, CVPRW 2020.
 
     `value` "chance" is the region's area share, what a blind map scores, and "ratio" their quotient.
@@ -147,9 +144,6 @@ class EnergyPointingGame:
     value: Literal["share", "chance", "ratio"] = "share"
     only_with: str | None = None
     higher_is_better: bool | None = True  # null for "chance"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:
@@ -221,7 +215,7 @@ class IoU:
 
 
 @dataclass(frozen=True)
-class AveragePrecision:
+class AveragePrecision(Checked):
     """Average precision of the map's pixels as a search for the region; scikit-learn's average_precision_score.
 
     It needs no threshold and reads negative values too. Over all images at once it would be PxAP of Choe et al., CVPR
@@ -233,9 +227,6 @@ class AveragePrecision:
     region: str = "foreground"
     value: Literal["precision", "chance"] = "precision"
     higher_is_better: bool | None = True  # null for "chance"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError, check_choices
 from sfam_bench.core.maps import find_flaws
 from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative
@@ -91,7 +91,7 @@ def heat_by_part(maps: Maps, keypoints: KeypointsBatch, tolerance: float = inf) 
 
 
 @dataclass(frozen=True)
-class PartPointingGame:
+class PartPointingGame(Checked):
     """1 where the peak is within `tolerance` px of any visible part; the pointing game of Zhang et al., IJCV 2018.
 
     value: "hit", or its "chance" level: the share of the image that would be one.
@@ -103,9 +103,6 @@ class PartPointingGame:
     tolerance: NotNegative = 15.0
     value: Literal["hit", "chance"] = "hit"
     higher_is_better: bool | None = True  # null for "chance"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:
@@ -128,7 +125,7 @@ class PartPointingGame:
 
 
 @dataclass(frozen=True)
-class SamePart:
+class SamePart(Checked):
     """1 where the peaks of query's and reference's maps are nearest to the same visible part; defined here.
 
     Left and right eyes, legs and wings are the same part on CUB, for birds face either way. A pair whose reference has
@@ -141,9 +138,6 @@ class SamePart:
 
     value: Literal["same", "chance"] = "same"
     higher_is_better: bool | None = True  # null for "chance"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

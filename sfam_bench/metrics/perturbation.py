@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 
 from sfam_bench.core.baselines import Baseline, MeanColour
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.maps import find_flaws
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Finite, Natural, Positive, Share
@@ -36,7 +36,7 @@ FLAT = 1e-6  # a difference of scores that is rounding
 
 
 @dataclass(frozen=True)
-class Perturbation:
+class Perturbation(Checked):
     """Area under the score as the most relevant pixels go (deletion) or come (insertion); Petsiuk et al., BMVC 2018.
 
     Of the target instead of a class, as (s - s_base) / (s_full - s_base); NaN where s_full - s_base < `min_range`, in
@@ -62,9 +62,6 @@ class Perturbation:
     times: Positive = 1
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:
@@ -145,7 +142,7 @@ def curve_range(curves: Curves) -> Scores:
 
 
 @dataclass(frozen=True)
-class AreaError:
+class AreaError(Checked):
     """Distance between the areas of one curve at `steps` and at `full` steps: what fewer steps cost; defined here.
 
     Of a random share of pairs and methods. The draw hangs on the pair, the method and `seed`; pairs that are not drawn
@@ -164,9 +161,6 @@ class AreaError:
     min_range: Finite = 0.05
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool | None] = None
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

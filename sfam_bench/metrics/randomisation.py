@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.cache import Cache
-from sfam_bench.core.errors import check_choices
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import pair_seed
@@ -146,10 +145,6 @@ class ModelRandomisation(Comparing):
     value: Literal["mean", "full"] = "mean"
     stages: Count = 5
     seed: Natural = 0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        super().__post_init__()
 
     @property
     def card(self) -> MetricCard:

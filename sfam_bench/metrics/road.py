@@ -10,7 +10,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative
 from sfam_bench.core.records import pair_seed
@@ -102,7 +102,7 @@ class Imputing:
 
 
 @dataclass(frozen=True)
-class Road:
+class Road(Checked):
     """Half the gap in score when the least and when the most relevant pixels are imputed; Rong et al., ICML 2022.
 
     The mean over equal steps of the share of pixels, over s_full - s_base; NaN where that is < `min_range`, in units of
@@ -125,9 +125,6 @@ class Road:
     needs: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool] = True
     share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

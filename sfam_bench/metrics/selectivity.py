@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.metrics.localisation import empty, energy, hits, without_energy
@@ -11,7 +11,7 @@ from sfam_bench.metrics.shared.base import Explained, Measured, defined
 
 
 @dataclass(frozen=True)
-class Selectivity:
+class Selectivity(Checked):
     """Energy (or peak) on the shared part minus on the unshared part of the query; defined here.
 
     A reference-blind map scores 0. `tolerance` in px applies to the peak.
@@ -21,9 +21,6 @@ class Selectivity:
     tolerance: NotNegative = 0.0
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("shared", "unshared")
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 
 from sfam_bench.core.cache import Cache
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Natural
 from sfam_bench.core.records import pair_seed
@@ -68,9 +68,6 @@ class ReferenceSensitivity(Comparing):
 
     to: Other = "other_class"
     seed: Natural = 0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:
@@ -134,7 +131,7 @@ class ReferenceContrast(Comparing):
 
 
 @dataclass(frozen=True)
-class ReferenceSimilarity:
+class ReferenceSimilarity(Checked):
     """The model's similarity of the pair's reference to the other one of reference_sensitivity; defined here.
 
     A fact of the pair, the same for all methods: references that the model takes for one cannot change a map.
@@ -146,9 +143,6 @@ class ReferenceSimilarity:
 
     to: Other = "other_class"
     seed: Natural = 0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def card(self) -> MetricCard:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sfam_bench.core.cache import Cache
-from sfam_bench.core.errors import check_choices
 from sfam_bench.core.maps import find_flaws, upsample
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural, Positive
@@ -88,10 +87,6 @@ class MaxSensitivity(Remaking):
     radius: Positive = 0.02
     scale: Literal["peak", "raw"] = "peak"
     seed: Natural = 0
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        super().__post_init__()
 
     @property
     def card(self) -> MetricCard:

@@ -20,7 +20,7 @@ from sfam_bench.explainers.attention_rollout import AttentionRollout, mix_residu
 from sfam_bench.explainers.grad_eclip import GradECLIP, to_unit_interval
 from sfam_bench.explainers.le_grad import LeGrad
 from sfam_bench.explainers.shared import attention as module
-from sfam_bench.explainers.shared.attention import Layers, attend, watching
+from sfam_bench.explainers.shared.attention import Layers, attend, record_attention
 from sfam_bench.explainers.shared.forms import differentiating
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.poolings import GAP, GMP
@@ -94,7 +94,7 @@ def test_attention_is_seen_whether_it_is_fused_or_not(fused):
     images = torch.rand(2, 3, 40, 56)
     with torch.no_grad():
         expected = whole(images)
-        with watching(whole) as seen:
+        with record_attention(whole) as seen:
             torch.testing.assert_close(whole(images), expected)
         whole(images)
     assert [attention.weights.shape for attention in seen] == [(2, 2, 37, 37)] * 3
@@ -104,7 +104,7 @@ def test_attention_is_seen_whether_it_is_fused_or_not(fused):
 def test_a_block_that_fails_leaves_attention_as_it_was():
     whole = transformer()
     whole.blocks[0].attn.fused_attn = False
-    with pytest.raises(ZeroDivisionError), watching(whole) as seen:
+    with pytest.raises(ZeroDivisionError), record_attention(whole) as seen:
         raise ZeroDivisionError
     assert whole.blocks[0].attn.fused_attn is False
     F.scaled_dot_product_attention(*torch.rand(3, 1, 1, 2, 2))

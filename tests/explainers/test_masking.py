@@ -57,7 +57,7 @@ def setting(model, count=2, target=None):
 def test_grids_are_enlarged_and_cropped_as_in_rise(rows, cols, grid, seed):
     drawn = Grids(masks=5, grid=grid, keep=0.5, seed=seed).draw("a", (rows, cols))
     heights, widths = -(-rows // grid), -(-cols // grid)
-    for mask, cells, down, right in zip(drawn.made(0, 5), drawn.cells, drawn.row_shifts, drawn.col_shifts, strict=True):
+    for mask, cells, down, right in zip(drawn.make(0, 5), drawn.cells, drawn.row_shifts, drawn.col_shifts, strict=True):
         assert 0 <= down < heights
         assert 0 <= right < widths
         zoom = [(grid + 1) * width / grid for width in (heights, widths)]
@@ -78,28 +78,28 @@ def test_grids_are_enlarged_and_cropped_as_in_rise(rows, cols, grid, seed):
 def test_a_weighted_sum_is_that_of_the_masks_made_in_pieces(masking, rows, cols, first):
     drawn = masking.draw("a", (rows, cols))
     weights = torch.randn(2, len(drawn), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    made = torch.cat([drawn.made(0, first), drawn.made(first, len(drawn))]).double()
+    made = torch.cat([drawn.make(0, first), drawn.make(first, len(drawn))]).double()
     assert made.min() >= 0
     assert made.max() <= 1 + 1e-12
-    torch.testing.assert_close(drawn.weighted(weights), (weights[:, :, None, None] * made).sum(dim=1))
+    torch.testing.assert_close(drawn.sum_weighted(weights), (weights[:, :, None, None] * made).sum(dim=1))
 
 
 @pytest.mark.parametrize("masking", [GRIDS, Patches(20, 2, 0.3, 0)], ids=["grids", "patches"])
 def test_masks_hang_on_query_and_seed_and_nothing_else(masking):
-    one = masking.draw("a", (9, 7)).made(0, 20)
-    assert torch.equal(masking.draw("a", (9, 7)).made(0, 20), one)
-    assert not torch.equal(masking.draw("b", (9, 7)).made(0, 20), one)
-    assert not torch.equal(replace(masking, seed=1).draw("a", (9, 7)).made(0, 20), one)
+    one = masking.draw("a", (9, 7)).make(0, 20)
+    assert torch.equal(masking.draw("a", (9, 7)).make(0, 20), one)
+    assert not torch.equal(masking.draw("b", (9, 7)).make(0, 20), one)
+    assert not torch.equal(replace(masking, seed=1).draw("a", (9, 7)).make(0, 20), one)
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
 def test_cells_are_kept_with_their_probability_everywhere(keep):
-    mean = Grids(masks=4000, grid=4, keep=keep, seed=0).draw("a", (12, 8)).made(0, 4000).mean(dim=0)
+    mean = Grids(masks=4000, grid=4, keep=keep, seed=0).draw("a", (12, 8)).make(0, 4000).mean(dim=0)
     assert (mean - keep).abs().max() < 0.04
 
 
 def test_patches_have_their_size_and_lie_inside():
-    masks = 1 - Patches(masks=2000, patches=1, patch=0.25, seed=0).draw("a", (12, 20)).made(0, 2000)
+    masks = 1 - Patches(masks=2000, patches=1, patch=0.25, seed=0).draw("a", (12, 20)).make(0, 2000)
     assert set(masks.sum(dim=1).flatten().tolist()) == {0, 3}
     assert set(masks.sum(dim=2).flatten().tolist()) == {0, 5}
     assert masks.any(dim=0).all()
@@ -141,7 +141,7 @@ def test_what_is_kept_is_of_the_same_pairs_and_target(model):
 def test_the_scores_are_those_of_the_masked_images(model):
     encoded, pairs, taken = setting(model)
     found = masked_scores(model, encoded, pairs, GRIDS, "zeros")
-    masks = GRIDS.draw("b", (9, 7)).made(0, 20)
+    masks = GRIDS.draw("b", (9, 7)).make(0, 20)
     images = pairs.query[1] * masks[:, None]
     torch.testing.assert_close(torch.cat(taken[20:]), images)
     embeddings = model(images).detach()

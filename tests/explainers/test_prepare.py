@@ -124,7 +124,7 @@ def test_an_unprepared_call_says_what_to_do(method):
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_a_state_that_does_not_fit_is_refused(method):
     model = build()
-    state = method.prepared(model, bank_of(model))
+    state = method.compute_state(model, bank_of(model))
     name = next(iter(state))
     wrong = [{}, {**state, "more": state[name]}, {**state, name: state[name][0]}, {**state, name: state[name][None]}]
     for kept in wrong:
@@ -141,7 +141,7 @@ def test_a_state_that_does_not_fit_is_refused(method):
 def test_class_means_by_hand():
     model = build()
     embeddings = model.encode(images(6)).embeddings
-    means = EmbeddingCAM().prepared(model, bank_of(model))["means"]
+    means = EmbeddingCAM().compute_state(model, bank_of(model))["means"]
     expected = [embeddings[5], (embeddings[0] + embeddings[1]) / 2, embeddings[2:5].mean(dim=0)]  # labels 1, 3, 8
     torch.testing.assert_close(means, torch.stack(expected), **CLOSE)
 
@@ -262,7 +262,7 @@ def naive_weights(model, labels, anchor, margin):
 @any_model
 def test_kept_weights_are_those_of_a_naive_loop(**parts):
     model, labels = build(**parts), (3, 3, 8, 8, 8, 1)
-    state = WeightTransfer(triplets=1000).prepared(model, bank_of(model, labels))
+    state = WeightTransfer(triplets=1000).compute_state(model, bank_of(model, labels))
     expected = [naive_weights(model, labels, anchor, 0.2) for anchor in range(6)]
     assert state["left_out"].tolist() == [anchor for anchor in range(6) if expected[anchor] is None]
     assert 5 in state["left_out"]  # alone in its class
@@ -285,7 +285,7 @@ def test_one_triplet_is_grad_cam_on_the_margin_of_negative_squared_distances(**p
 def sampled(model, labels, ids, **fields):
     bank = replace(bank_of(model, labels), image_ids=ids)
     bank = replace(bank, load=lambda some: images(len(labels))[[ids.index(one) for one in some]])
-    return WeightTransfer(triplets=2, margin=9.0, **fields).prepared(model, bank)["weights"]
+    return WeightTransfer(triplets=2, margin=9.0, **fields).compute_state(model, bank)["weights"]
 
 
 def test_the_sample_hangs_on_seed_and_id_alone():

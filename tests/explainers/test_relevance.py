@@ -131,5 +131,5 @@ def test_bad_rules_are_refused():
         lambda: RelevanceCAM(gamma=-1.0),
         lambda: RelevanceCAM(epsilon=0.0),
     ):
-        with pytest.raises(UserError, match=r"relevance rule|RelevanceCAM\.\w+ is"):
+        with pytest.raises(UserError, match=r"(Rules|RelevanceCAM)\.\w+ is"):
             make()

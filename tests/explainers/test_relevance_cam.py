@@ -36,7 +36,7 @@ def test_relevance_at_the_cut_sums_to_its_start(similarity, pooling):
     model, encoded, _ = setting(positive, pooling, head, similarity, tail=tail)
     method = RelevanceCAM(epsilon=1e-12)
     positions = encoded.query.activations[0, 0].numel()
-    start = method.started(model, encoded)
+    start = method.initial_relevance(model, encoded)
     found = method.weights(model, encoded).sum(dim=1) * positions
     torch.testing.assert_close(found, start.sum(dim=1), rtol=1e-5, atol=1e-9)
     scores = similarity(encoded.query.embeddings, encoded.terms[0].side.embeddings)
@@ -51,9 +51,9 @@ def test_starts_by_hand():
         replace(term, side=replace(term.side, embeddings=e)) for term, e in zip(encoded.terms, sides, strict=True)
     )
     encoded = replace(encoded, query=replace(encoded.query, embeddings=query), terms=terms)
-    assert RelevanceCAM("signed").started(model, encoded).tolist() == [[2, -2, -2]]
-    assert RelevanceCAM("positive").started(model, encoded).tolist() == [[2, 0, 0]]
-    contrast = RelevanceCAM("contrastive").started(model, encoded)[0].tolist()
+    assert RelevanceCAM("signed").initial_relevance(model, encoded).tolist() == [[2, -2, -2]]
+    assert RelevanceCAM("positive").initial_relevance(model, encoded).tolist() == [[2, 0, 0]]
+    contrast = RelevanceCAM("contrastive").initial_relevance(model, encoded)[0].tolist()
     assert contrast == pytest.approx([1 / 3, 2 / 3 - 4 / 5, -1 / 5])
 
 

@@ -24,7 +24,7 @@ def test_rise_is_the_covariance_of_score_and_mask(keep):
     found = RISE(masks=30, grid=3, keep=keep)(model, encoded, pairs)[1]
     masking = Grids(30, 3, keep, 0)
     scores = masked_scores(model, encoded, pairs, masking, "mean_colour").target[1]
-    masks = masking.draw("b", (11, 8)).made(0, 30)
+    masks = masking.draw("b", (11, 8)).make(0, 30)
     expected = torch.cov(torch.cat([scores[None], masks.flatten(1).T]), correction=0)[0, 1:].view(11, 8) / keep
     torch.testing.assert_close(found, expected, **CLOSE)
 
@@ -34,7 +34,7 @@ def test_plain_rise_is_the_papers_sum():
     plain, less = (RISE(masks=30, subtract_mean=subtract)(model, encoded, pairs)[0] for subtract in (False, True))
     masking = Grids(30, 8, 0.5, 0)
     scores = masked_scores(model, encoded, pairs, masking, "mean_colour").target[0]
-    masks = masking.draw("a", (11, 8)).made(0, 30)
+    masks = masking.draw("a", (11, 8)).make(0, 30)
     torch.testing.assert_close(plain, (scores[:, None, None] * masks).sum(dim=0) / 15, **CLOSE)
     torch.testing.assert_close(plain - less, scores.mean() * masks.mean(dim=0) / 0.5, **CLOSE)
 
@@ -56,7 +56,7 @@ def test_relax_of_one_mask_is_its_cosine_where_the_mask_keeps_anything():
     masking = Grids(1, 4, 0.5, 0)
     cosines = masked_scores(model, encoded, pairs, masking, "mean_colour").itself
     for row, query_id in enumerate("ab"):
-        (mask,) = masking.draw(query_id, (11, 8)).made(0, 1)
+        (mask,) = masking.draw(query_id, (11, 8)).make(0, 1)
         assert (mask == 0).any()
         torch.testing.assert_close(maps[row], torch.where(mask > 0, cosines[row], 0), **CLOSE)
 
@@ -93,7 +93,7 @@ def test_the_dissimilar_map_is_the_negative():
 def test_pixels_that_are_never_or_always_covered_are_zero():
     model, encoded, pairs = setting()
     method = CorrRISE(masks=3, patches=1, patch=0.4, correlation="pearson")
-    often = Patches(3, 1, 0.4, 0).draw("a", (11, 8)).made(0, 3).mean(dim=0)
+    often = Patches(3, 1, 0.4, 0).draw("a", (11, 8)).make(0, 3).mean(dim=0)
     assert (often == 1).any()
     maps = method(model, encoded, pairs)[0]
     assert torch.equal(maps != 0, (often > 0) & (often < 1))

@@ -1,1 +1,1 @@
-"""What methods share: their protocol, masks, attention, relevance, quadrature and preparation."""
+"""Shared by methods: their protocol, masks, attention, relevance, quadrature and preparation."""

@@ -1,9 +1,9 @@
-"""What methods on attention share: a vision transformer run block by block, its attention made visible, no hooks."""
+"""Vision transformers run block by block, with the attention of each block recorded; without hooks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -13,17 +13,20 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Encoded
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Embeddings, Images, RawMaps
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.models.tokens import CarriedTokens, ClassTail, PatchTail, PatchTokens, Tokens, last_tokens, read
 
-MEMORY = 2**28  # bytes of attention under way
+Rows: TypeAlias = Int[Tensor, " some"]  # of a batch
+
+MEMORY = 2**28  # bytes of attention at once
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One attention, head by head: softmax(q k) = weights, weights v = output; each can be differentiated by."""
+    """The attention of one block, by head: softmax(q k) = weights, weights v = output; all of them differentiable."""
 
     queries: Float[Tensor, "batch heads tokens dims"]
     keys: Float[Tensor, "batch heads tokens dims"]
@@ -32,18 +35,18 @@ class Attention:
     output: Float[Tensor, "batch heads tokens dims"]
 
 
-class Watching(TorchFunctionMode):
-    """While active, fused attention is computed step by step, and `seen` keeps each."""
+class _AttentionRecorder(TorchFunctionMode):
+    """While active, computes fused attention by its definition and appends it to `recorded`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[Attention] = []
+        self.recorded: list[Attention] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        self.seen.append(attend(*args, **(kwargs or {})))
-        return self.seen[-1].output
+        self.recorded.append(attend(*args, **(kwargs or {})))
+        return self.recorded[-1].output
 
 
 def attend(
@@ -56,9 +59,9 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Attention:
-    """F.scaled_dot_product_attention by its definition, of images: without dropout, causality and grouped heads."""
+    """F.scaled_dot_product_attention by its definition, without dropout, causal masks and grouped heads."""
     if dropout_p or is_causal or enable_gqa:
-        raise UserError("methods on attention know no dropout, causal attention or grouped heads in it")
+        raise UserError("methods on attention do not support dropout, causal attention or grouped heads")
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
@@ -66,19 +69,19 @@ def attend(
         scores = scores + attn_mask
     weights = scores.softmax(dim=-1)
     if torch.is_grad_enabled() and not weights.requires_grad:
-        weights.requires_grad_()  # frozen weights before it leave nothing that would ask for a gradient
+        weights.requires_grad_()  # where all weights before it are frozen
     return Attention(query, key, value, weights, weights @ value)
 
 
 @contextmanager
-def watching(module: nn.Module) -> Iterator[list[Attention]]:
+def record_attention(module: nn.Module) -> Iterator[list[Attention]]:
     """Record every attention of a module while the block runs, whether timm's fused attention is on or off."""
     unfused = [child for child in module.modules() if getattr(child, "fused_attn", True) is False]
     try:
         for child in unfused:
             child.fused_attn = True  # type: ignore[assignment]
-        with Watching() as watch:
-            yield watch.seen
+        with _AttentionRecorder() as recorder:
+            yield recorder.recorded
     finally:
         for child in unfused:
             child.fused_attn = False  # type: ignore[assignment]
@@ -86,7 +89,7 @@ def watching(module: nn.Module) -> Iterator[list[Attention]]:
 
 @dataclass(frozen=True)
 class Layers:
-    """A vision transformer of timm, trunk and tail together, as its blocks; `name` is the method's, for errors."""
+    """The blocks of a vision transformer of timm, in trunk and tail; `name` is the method's, for errors."""
 
     model: SimilarityModel
     name: str
@@ -113,7 +116,7 @@ class Layers:
 
     @property
     def steps(self) -> list[tuple[nn.Module, Callable[[Tensor], Tokens]]]:
-        """Each block, those behind the cut too, and how it is run; the first one on images, with what comes before."""
+        """Each block of trunk and tail, and the function that runs it; the first one reads images."""
         before: Any = self._transformer.blocks
         steps: list[Any] = [(block, block) for block in before]
         steps[0] = (before[0], lambda images: last_tokens(self._transformer, images, blocks=1))
@@ -126,7 +129,7 @@ class Layers:
 
     @property
     def prefix(self) -> int:
-        """How many tokens stand before the patches."""
+        """The number of tokens before the patches."""
         return self._transformer.num_prefix_tokens
 
     @property
@@ -134,43 +137,49 @@ class Layers:
         """Whether the embedding is the class token."""
         return self._tail is not None and self._tail.token == "class"
 
-    def chunks(self, images: Images, size: tuple[int, int]) -> Iterator[Int[Tensor, " some"]]:
-        """Rows of a batch whose attention in one block fits into MEMORY, for heads of 64 channels and some copies."""
+    def explain(self, encoded: Encoded, make: Callable[["Layers", Encoded, Rows, tuple[int, int]], RawMaps]) -> RawMaps:
+        """The maps of a batch, by `make(layers, encoded, rows, size)` for a few rows at a time."""
+        rows, cols = encoded.query.activations.shape[-2:]
+        chunks = self.chunks(encoded.query.images, (rows, cols))
+        return torch.cat([make(self, encoded, chunk, (rows, cols)) for chunk in chunks])
+
+    def chunks(self, images: Images, size: tuple[int, int]) -> Iterator[Rows]:
+        """Rows whose attention in one block, with heads of 64 channels and some copies, fits into MEMORY."""
         tokens = self.prefix + size[0] * size[1]
         step = max(1, 4 * MEMORY // (tokens**2 * self._transformer.embed_dim))
         yield from torch.arange(len(images), device=images.device).split(step)
 
     def run(self, images: Images) -> Iterator[tuple[Tokens, Attention]]:
-        """The tokens after each block, and its attention; a gradient runs back through one block only."""
+        """The tokens after each block and its attention; gradients flow back through one block only."""
         for step in self._trunk[:-1]:
             images = step(images)
         tokens = images
         for block, run in self.steps:
-            with watching(block) as seen:
+            with record_attention(block) as recorded:
                 tokens = run(tokens.detach())
-            if len(seen) != 1 or seen[0].weights.shape[::3] != tokens.shape[:2]:
+            if len(recorded) != 1 or recorded[0].weights.shape[::3] != tokens.shape[:2]:
                 raise UserError(
-                    f"{self.name} needs one attention over all tokens a block, and {type(block).__name__} shows "
-                    f"{len(seen)}: take another of timm's vit_* or deit*"
+                    f"{self.name} needs one attention over all tokens in each block, but {type(block).__name__} has "
+                    f"{len(recorded)}: use another of timm's vit_* or deit*"
                 )
-            yield tokens, seen[0]
+            yield tokens, recorded[0]
 
-    def normed(self, tokens: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
+    def apply_norm(self, tokens: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
         """The norm after the last block."""
         norm: Any = self._transformer.norm if self._tail is None else self._tail.norm
-        normed: Tensor = norm(tokens)
-        return normed
+        normalised: Tensor = norm(tokens)
+        return normalised
 
     def embed(self, tokens: Tokens, size: tuple[int, int]) -> Embeddings:
-        """Embeddings, as if these tokens were those after the last block."""
-        grid = read(self.normed(tokens), self.prefix, "class" if self.reads_class else "patch", size)
+        """The embeddings of these tokens in place of those after the last block."""
+        grid = read(self.apply_norm(tokens), self.prefix, "class" if self.reads_class else "patch", size)
         return self.finish(self.model.embedder.pooling(grid.clone()))
 
     def finish(self, pooled: Float[Tensor, "batch channels"]) -> Embeddings:
-        """Neck, head and L2."""
+        """Apply neck, head and L2."""
         embeddings = self.model.embedder.project(pooled)
         return unit(embeddings) if self.model.embedder.normalise else embeddings
 
     def patches(self, by_token: Float[Tensor, "batch tokens"], size: tuple[int, int]) -> RawMaps:
-        """The patches' part of one value a token, as a grid."""
+        """The values of the patches, as a grid."""
         return by_token[:, self.prefix :].unflatten(1, size)

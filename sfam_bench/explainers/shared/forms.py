@@ -1,4 +1,4 @@
-"""What explainers share: derivatives of the target at the activations, by one backward pass through the embedder."""
+"""Derivatives of the target at the activations, by one backward pass through the embedder."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 CHUNK = 2**26  # bytes
 NO_GRADIENT = (
-    "no gradient comes back through the model: a layer is quantised, or detaches what it returns; take one in floating "
-    "point that can be differentiated, or methods that only take forward passes (rise, relax, ablation_cam)"
+    "no gradient flows back through the model: a layer is quantised or detaches its output; use a differentiable model "
+    "in floating point, or methods that need forward passes alone (rise, relax, ablation_cam)"
 )
 
 
 @runtime_checkable
 class Explainer(Protocol):
-    """Maps of the query: where does its agreement with the reference come from? Signed, at the method's resolution."""
+    """Maps of the query that attribute its similarity to the reference; signed, at the method's resolution."""
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         """Explain a batch of pairs."""
@@ -33,29 +33,29 @@ class Explainer(Protocol):
 
 @runtime_checkable
 class Sampling(Explainer, Protocol):
-    """An explainer that takes forward passes of other images in the query's place."""
+    """An explainer that takes forward passes of changed queries."""
 
     def forwards(self, query: Side) -> int:
-        """How many a map; planned with, and never exceeded."""
+        """The number of passes for each map, used for planning; an upper bound."""
         ...
 
 
 @contextmanager
 def differentiating(model: SimilarityModel) -> Iterator[None]:
-    """Allow gradients whatever the caller's mode, with the model in eval mode."""
+    """Enable gradients in any mode of the caller, with the model in eval mode."""
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         yield
 
 
 def derivative(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    """d sum(function) / d at, leaving the weights' own gradients alone."""
+    """d sum(function) / d at; the gradients of the weights do not change."""
     leaf = at.detach().clone().requires_grad_()
     (result,) = gradients(function(leaf).sum(), [leaf])
     return result
 
 
 def gradients(total: Tensor, inputs: Sequence[Tensor], again: bool = False) -> tuple[Tensor, ...]:
-    """d total / d inputs; `again` keeps the graph. Raises UserError where a layer lets no gradient back."""
+    """d total / d inputs; `again` keeps the graph. Raises UserError where a layer blocks the gradient."""
     found: Sequence[Tensor | None] = (None,)
     if total.requires_grad:
         found = torch.autograd.grad(total, list(inputs), retain_graph=again, allow_unused=True)
@@ -84,7 +84,7 @@ def direction(model: SimilarityModel, encoded: Encoded) -> Embeddings:
 
 def _linear_form(model: SimilarityModel, embeddings: Embeddings, towards: Embeddings) -> Tensor:
     """<towards, embedding> with the L2 norm of the embedding held constant."""
-    form = (embeddings * towards.detach().clone()).sum(dim=1)  # a clone, since a caller may be in inference mode
+    form = (embeddings * towards.detach().clone()).sum(dim=1)  # a clone, since the caller may be in inference mode
     return form / norm(embeddings).detach()[:, 0] if model.embedder.normalise else form
 
 
@@ -98,7 +98,7 @@ def _form_gradient(model: SimilarityModel, side: Side, towards: Embeddings) -> A
 def contributions(model: SimilarityModel, side: Side, towards: Embeddings) -> Activations:
     """A * d<towards, e>/dA with norms constant: the share of each activation in the linear form.
 
-    Sums to the form, less the bias, for every pooling that is homogeneous of degree one and every affine head;
+    Sums to the form, minus the bias, for every pooling that is homogeneous of degree one and every affine head;
     for other heads and for tails it is the local linear part [derived].
     """
     return side.activations * _form_gradient(model, side, towards)
@@ -121,9 +121,9 @@ def channel_form(model: SimilarityModel, side: Side, towards: Embeddings) -> tup
 def channel_scores(
     model: SimilarityModel, encoded: Encoded, change: Callable[[Tensor, Tensor], Activations]
 ) -> Weights:
-    """The target's score after one change of the query a channel: `change(pair, channel)`, for vectors of both.
+    """The target's score after a change of each channel of the query: `change(pair, channel)`, for vectors of both.
 
-    One pass of the embedder a channel and pair, over at most CHUNK bytes of activations at once.
+    One pass of the embedder for each channel and pair, for at most CHUNK bytes of activations at once.
     """
     activations = encoded.query.activations
     items = torch.arange(activations.shape[0] * activations.shape[1], device=activations.device)
@@ -135,6 +135,7 @@ def channel_scores(
     return torch.cat(scores).view(activations.shape[:2])
 
 
-def combine(weights: Weights, activations: Activations) -> RawMaps:
-    """sum_k weights_k A_k."""
-    return torch.einsum("bk,bkij->bij", weights, activations)
+def combine(weights: Weights, activations: Activations, relu: bool = False) -> RawMaps:
+    """sum_k weights_k A_k, without its negative part if `relu`."""
+    maps = torch.einsum("bk,bkij->bij", weights, activations)
+    return maps.relu() if relu else maps

@@ -1,4 +1,4 @@
-"""The query behind masks: random ones as in RISE, what the model says of them, and how masks add up to a map."""
+"""Masked queries: random masks as in RISE, the scores of masked queries, and sums of masks as maps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sfam_bench.core.baselines import BASELINES, BaselineName
-from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import Encoded, PairBatch, pair_seed
+from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.ranges import Count, Natural, Share
+from sfam_bench.core.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import score
 from sfam_bench.core.types import Embeddings, Images, Scores
@@ -25,30 +26,30 @@ MaskScores = Float[Tensor, "batch masks"]
 
 @runtime_checkable
 class Masks(Protocol):
-    """Masks of one image, made a few at a time; 1 keeps a pixel, 0 replaces it."""
+    """Masks of one image, computed a few at a time; 1 keeps a pixel, 0 replaces it."""
 
     def __len__(self) -> int: ...
 
-    def made(self, first: int, last: int) -> SoftMasks:
-        """Masks number `first` to `last`, without the last."""
+    def make(self, first: int, last: int) -> SoftMasks:
+        """Compute masks `first` to `last` (exclusive)."""
         ...
 
 
 @runtime_checkable
 class RandomMasks(Masks, Protocol):
-    """Masks that add up to maps without all being held at once."""
+    """Masks that can be summed without holding all of them in memory."""
 
-    def weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
+    def sum_weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
         """sum_n weights_n mask_n for each map, in float64."""
         ...
 
 
 @runtime_checkable
 class Masking(Protocol):
-    """Hashable settings of random masks, which hang on the query alone, so that methods and references share them."""
+    """Hashable settings of random masks; masks depend only on the query, so that methods and references share them."""
 
     def draw(self, query_id: str, size: tuple[int, int], device: torch.device = CPU) -> RandomMasks:
-        """The masks of one query of `size` (rows, cols), drawn alike for every device."""
+        """The masks of one query of `size` (rows, cols), the same on every device."""
         ...
 
 
@@ -56,7 +57,7 @@ class Masking(Protocol):
 class Grids:
     """`masks` grids of `grid` x `grid` cells, kept with probability `keep`, enlarged and shifted by part of a cell.
 
-    As in RISE's code: enlarged bilinearly to the size of grid + 1 cells a side, mirrored at the borders, then cropped.
+    As in RISE's code: enlarged bilinearly to grid + 1 cells a side, mirrored at the borders, then cropped.
     """
 
     masks: int
@@ -69,23 +70,22 @@ class Grids:
         cells = torch.rand(self.masks, self.grid, self.grid, generator=draw) < self.keep
         widths = [-(-side // self.grid) for side in size]
         shifts = [torch.randint(0, width, (self.masks,), generator=draw) for width in widths]
-        tables = [_crops(self.grid, width, side) for width, side in zip(widths, size, strict=True)]
+        tables = [cell_weights(self.grid, width, side) for width, side in zip(widths, size, strict=True)]
         return DrawnGrids(*(part.to(device) for part in (cells.double(), *shifts, *tables)))
 
 
-def _crops(grid: int, width: int, side: int) -> Float[Tensor, "width side grid"]:
-    """Weights of the cells of one axis in each pixel, for each shift."""
+def cell_weights(grid: int, width: int, side: int) -> Float[Tensor, "width side grid"]:
+    """Weights of the cells of one axis in each of its pixels, for each shift."""
     pixels = torch.arange(width, dtype=torch.float64)[:, None] + torch.arange(side)
-    centres = (
-        (pixels + 0.5) * grid / ((grid + 1) * width) - 0.5
-    ).abs()  # mirrored about the centres of the outer cells
+    centres = ((pixels + 0.5) * grid / ((grid + 1) * width) - 0.5).abs()
+    # mirrored at the centres of the outer cells
     centres = (grid - 1 - (grid - 1 - centres).abs()).clamp_min(0)
     return (1 - (centres[..., None] - torch.arange(grid)).abs()).clamp_min(0)
 
 
 @dataclass(frozen=True)
 class DrawnGrids:
-    """Masks of one query as small cells, their shifts, and for each shift of an axis the weights of cells in pixels."""
+    """Masks of one query: cells, shifts, and the weights of the cells in each pixel of an axis, for each shift."""
 
     cells: Float[Tensor, "masks grid grid"]
     row_shifts: Int[Tensor, " masks"]
@@ -96,12 +96,12 @@ class DrawnGrids:
     def __len__(self) -> int:
         return len(self.cells)
 
-    def made(self, first: int, last: int) -> SoftMasks:
+    def make(self, first: int, last: int) -> SoftMasks:
         rows, cols = self.rows[self.row_shifts[first:last]], self.cols[self.col_shifts[first:last]]
         return rows @ self.cells[first:last] @ cols.mT
 
-    def weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
-        # masks of the same shifts are added up while they are small
+    def sum_weighted(self, weights: Float[Tensor, "maps masks"]) -> Float[Tensor, "maps rows cols"]:
+        # masks with the same shifts are summed before they are enlarged
         heights, widths, grid = len(self.rows), len(self.cols), self.cells.shape[-1]
         sums = self.cells.new_zeros(len(weights), heights * widths, grid * grid)
         shifts = self.row_shifts * widths + self.col_shifts
@@ -110,34 +110,33 @@ class DrawnGrids:
         return torch.einsum("ria,mraj->mij", self.rows, right)
 
 
-@runtime_checkable
-class Gridded(Protocol):
-    """A method with the fields of RISE's masks."""
+@dataclass(frozen=True)
+class GridMethod(Checked):
+    """The settings that methods with RISE's masks share; each mask takes one forward pass."""
+
+    masks: Count = 1000
+    grid: Count = 8
+    keep: Share = 0.5
+    seed: Natural = 0
+    baseline: BaselineName = "mean_colour"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep in (0, 1):
+            raise UserError(f"{type(self).__name__}.keep is {self.keep}: choose a probability such as 0.5")
 
     @property
-    def masks(self) -> int: ...
-    @property
-    def grid(self) -> int: ...
-    @property
-    def keep(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
+    def grids(self) -> Grids:
+        """The masks."""
+        return Grids(self.masks, self.grid, self.keep, self.seed)
 
-
-def grids_of(method: Gridded) -> Grids:
-    """The masks of a method, or UserError where there can be none."""
-    name = type(method).__name__
-    for field, value in (("masks", method.masks), ("grid", method.grid)):
-        if value < 1:
-            raise UserError(f"{name}.{field} is {value}: expected at least 1")
-    if not 0 < method.keep < 1:
-        raise UserError(f"{name}.keep is {method.keep}: expected a probability between 0 and 1, such as 0.5")
-    return Grids(method.masks, method.grid, method.keep, method.seed)
+    def forwards(self, query: Side) -> int:
+        return self.masks
 
 
 @dataclass(frozen=True)
 class MaskedScores:
-    """In float64, what the model says of the masked query: the target's score, and its cosine with the unmasked one."""
+    """In float64, the target's score of each masked query, and its cosine similarity with the unmasked query."""
 
     target: MaskScores
     itself: MaskScores
@@ -146,59 +145,56 @@ class MaskedScores:
 def masked_scores(
     model: SimilarityModel, encoded: Encoded, pairs: PairBatch, masking: Masking, baseline: BaselineName
 ) -> MaskedScores:
-    """Scores of each query behind its random masks: taken once, and kept for the methods with the same settings."""
-    # tensors hash and, in a tuple, compare as objects: other sides of another target have a place of their own
-    key = (masking, baseline, pairs.query_ids, encoded.query, encoded.terms)
-    return encoded.kept.once(key, lambda: _taken(model, encoded, pairs, masking, baseline))
+    """Scores of each query behind its random masks; computed once for all methods with the same settings."""
 
+    def compute() -> MaskedScores:
+        query = encoded.query
+        target, itself = [], []
+        for pair, embeddings in embed_masked(encoded, draw_masks(masking, pairs, query.images), baseline):
+            target.append(score_masked(model, encoded, pair, embeddings))
+            itself.append(Cosine()(embeddings.double(), query.embeddings[pair].expand_as(embeddings)))
+        return MaskedScores(torch.stack(target), torch.stack(itself))
 
-def _taken(
-    model: SimilarityModel, encoded: Encoded, pairs: PairBatch, masking: Masking, baseline: BaselineName
-) -> MaskedScores:
-    query = encoded.query
-    drawn = _drawn(masking, pairs, query.images)
-    target, itself = [], []
-    for pair, embeddings in behind(encoded, drawn, baseline):
-        target.append(_score(model, encoded, pair, embeddings))
-        itself.append(Cosine()(embeddings.double(), query.embeddings[pair].expand_as(embeddings)))
-    return MaskedScores(torch.stack(target), torch.stack(itself))
+    # the sides are compared by identity, so that another target has another key
+    return encoded.kept.once((masking, baseline, pairs.query_ids, encoded.query, encoded.terms), compute)
 
 
 def scores_behind(
     model: SimilarityModel, encoded: Encoded, masks: Sequence[Masks], baseline: BaselineName
 ) -> list[Scores]:
     """The target's scores of each query behind its masks, in float64."""
-    return [_score(model, encoded, pair, embeddings) for pair, embeddings in behind(encoded, masks, baseline)]
+    return [score_masked(model, encoded, *found) for found in embed_masked(encoded, masks, baseline)]
 
 
-def behind(encoded: Encoded, masks: Sequence[Masks], baseline: BaselineName) -> Iterator[tuple[int, Embeddings]]:
-    """The embeddings of each query behind its masks: one forward pass a mask."""
+def embed_masked(encoded: Encoded, masks: Sequence[Masks], baseline: BaselineName) -> Iterator[tuple[int, Embeddings]]:
+    """The number of each query and its embeddings behind its masks: one forward pass for each mask."""
     images = encoded.query.images
     hidden = BASELINES[baseline](images)
+
+    def make(pair: int, first: int, last: int) -> SoftMasks:
+        return masks[pair].make(first, last).to(images)
+
     return encoded.passes(
-        (pair, Masked(image, hidden[pair], partial(_made, masks[pair], image), len(masks[pair])))
-        for pair, image in enumerate(images)
+        (pair, Masked(image, hidden[pair], partial(make, pair), len(masks[pair]))) for pair, image in enumerate(images)
     )
 
 
-def weigh(
+def score_masked(model: SimilarityModel, encoded: Encoded, pair: int, embeddings: Embeddings) -> Scores:
+    """The target's scores of one query behind its masks; float64, since masks change the score only a little."""
+    rows = torch.full((len(embeddings),), pair, device=embeddings.device)
+    return score(model.similarity, embeddings.double(), encoded.terms, rows)
+
+
+def sum_masks(
     masking: Masking, pairs: PairBatch, images: Images, *weights: MaskScores
 ) -> Float[Tensor, "maps batch rows cols"]:
     """sum_n weights_n mask_n for each query and kind of weights, at the resolution of the images, in float64."""
-    drawn = _drawn(masking, pairs, images)
-    maps = [masks.weighted(rows) for masks, rows in zip(drawn, torch.stack(weights, dim=1), strict=True)]
+    drawn = draw_masks(masking, pairs, images)
+    maps = [masks.sum_weighted(rows) for masks, rows in zip(drawn, torch.stack(weights, dim=1), strict=True)]
     return torch.stack(maps, dim=1)
 
 
-def _drawn(masking: Masking, pairs: PairBatch, images: Images) -> list[RandomMasks]:
+def draw_masks(masking: Masking, pairs: PairBatch, images: Images) -> list[RandomMasks]:
+    """The masks of each query."""
     size = images.shape[-2], images.shape[-1]
     return [masking.draw(query_id, size, images.device) for query_id in pairs.query_ids]
-
-
-def _made(masks: Masks, like: Tensor, first: int, last: int) -> SoftMasks:
-    return masks.made(first, last).to(like)
-
-
-def _score(model: SimilarityModel, encoded: Encoded, pair: int, embeddings: Embeddings) -> Scores:
-    rows = torch.full((len(embeddings),), pair, device=embeddings.device)
-    return score(model.similarity, embeddings.double(), encoded.terms, rows)  # masks move it by little

@@ -1,4 +1,4 @@
-"""What single positions add to an embedding, and pairs of positions to an inner product; Zhu, Yang, Chen, TIP 2021."""
+"""Contributions of positions to an embedding, and of pairs of positions to a product; Zhu, Yang, Chen, TIP 2021."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -28,9 +28,11 @@ def point_to_point(
     rectify: Literal["none", "pair"] = "none",
     bias: Bias = "drop",
 ) -> PointPairs:
-    """What each position of the query and each of the reference add together; large, so ask for few pairs."""
+    """The joint contribution of each position of the query and each of the reference; large, so for few pairs."""
     points, others = (point_embeddings(model, side, bias) for side in (query, reference))
-    shares = (points @ others.mT * factor(model)).view(len(points), *_grid(query), *_grid(reference))
+    shares = (points @ others.mT * factor(model)).view(
+        len(points), *query.activations.shape[-2:], *reference.activations.shape[-2:]
+    )
     return shares.clamp_min(0) if rectify == "pair" else shares
 
 
@@ -45,16 +47,16 @@ def point_specific(
 ) -> RawMaps:
     """A slice of `point_to_point`: the map over the image that `on` names, for one (row, col) of the other's grid."""
     shown, pointed = (query, reference) if on == "query" else (reference, query)
-    (row, col), (rows, cols) = point, _grid(pointed)
+    (row, col), (rows, cols) = point, pointed.activations.shape[-2:]
     if not (0 <= row < rows and 0 <= col < cols):
-        raise UserError(f"the point ({row}, {col}) is not on the grid of {rows} x {cols}: rows and cols count from 0")
+        raise UserError(f"the point ({row}, {col}) is not on the grid of {rows} x {cols}: they are counted from 0")
     other = point_embeddings(model, pointed, bias)[:, row * cols + col]
     maps = torch.einsum("bnd,bd->bn", point_embeddings(model, shown, bias), other) * factor(model)
     return (maps.clamp_min(0) if rectify == "pair" else maps).view_as(shown.activations[:, 0])
 
 
 def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:
-    """What each position adds to the embedding, over its length where the score is of unit vectors."""
+    """The contribution of each position to the embedding, over its length where the score is of unit vectors."""
     embedder = model.embedder
     by_channel = embedder.pools_the_cut and type(embedder.pooling) in BY_CHANNEL
     whole, points = (pooled_points if by_channel else local_points)(model, side)
@@ -65,7 +67,7 @@ def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:
 
 
 def pooled_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points]:
-    """The embedding before L2, and the head's Jacobian times what pooling lets through of each position."""
+    """The embedding before L2, and the head's Jacobian times what pooling passes on of each position."""
     embedder = model.embedder
     shares = pooled_shares(model, embedder.pool, side.activations).flatten(2).mT
     with differentiating(model):
@@ -74,7 +76,7 @@ def pooled_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Point
         if type(embedder.projection) is nn.Identity:
             return whole, shares
         at = torch.zeros_like(pooled[:1]) if is_affine(embedder.projection) else pooled
-        rows = (len(at), whole.shape[1])  # a row a dimension, so that one backward pass gives them all
+        rows = (len(at), whole.shape[1])  # one row for each dimension, so that one backward pass gives all
         weights = derivative(
             lambda p: embedder.project(p).unflatten(0, rows).diagonal(dim1=1, dim2=2), at.repeat_interleave(rows[1], 0)
         )
@@ -95,16 +97,11 @@ def local_points(model: SimilarityModel, side: Side) -> tuple[Embeddings, Points
 
 
 def pooled_shares(model: SimilarityModel, pool: Callable[[Tensor], Tensor], activations: Activations) -> Activations:
-    """A_k dp_k/dA_k, what each position adds to a pooled channel, for poolings that take the channels one by one."""
+    """A_k dp_k/dA_k, the contribution of each position to a pooled channel, for poolings of single channels."""
     with differentiating(model):
         return activations * derivative(pool, activations)
 
 
 def factor(model: SimilarityModel) -> float:
-    """How often the inner product is in the score."""
+    """The factor of the inner product in the score."""
     return model.similarity.factor if isinstance(model.similarity, ProductForm) else 1.0
-
-
-def _grid(side: Side) -> tuple[int, int]:
-    rows, cols = side.activations.shape[-2:]
-    return rows, cols

@@ -1,4 +1,4 @@
-"""Scores as multiples of <f, f'>, embeddings before L2, for methods that explain the product of two embeddings."""
+"""Scores as multiples of the product <f, f'> of embeddings before L2."""
 
 from typing import TypeAlias
 
@@ -19,13 +19,13 @@ def before_l2(model: SimilarityModel, activations: Tensor) -> Embeddings:
 
 
 def factor(model: SimilarityModel, query: Embeddings, reference: Embeddings) -> Factor:
-    """What <f, f'> is multiplied by in the score, with the lengths of both held constant.
+    """The factor of <f, f'> in the score, with the lengths of both held constant.
 
     -|e - e'|^2 = 2 <e, e'> - |e|^2 - |e'|^2: the terms of one image alone, constant for unit embeddings, are left out.
     """
     if not isinstance(model.similarity, ProductForm):
         raise UserError(
-            f"the similarity '{model.similarity.name}' is not known to be made of an inner product: "
+            f"the similarity '{model.similarity.name}' is not known to be a function of an inner product: "
             "use cosine, dot or negative_euclidean"
         )
     times = norm(query).new_full((len(query), 1), model.similarity.factor)

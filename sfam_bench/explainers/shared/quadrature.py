@@ -11,7 +11,7 @@ Quadrature: TypeAlias = Literal["right", "midpoint", "gauss_legendre"]
 
 
 def nodes(rule: Quadrature, steps: int, like: Tensor) -> tuple[Float[Tensor, " steps"], Float[Tensor, " steps"]]:
-    """Where to evaluate the integrand, and the weights, which sum to one."""
+    """The points at which to evaluate the integrand, and their weights, which sum to one."""
     if rule == "gauss_legendre":
         at, weights = np.polynomial.legendre.leggauss(steps)
         return torch.from_numpy((at + 1) / 2).to(like), torch.from_numpy(weights / 2).to(like)

@@ -1,9 +1,9 @@
 """Layer-wise relevance as a gradient: the same forward pass with its ratios held constant.
 
-While the mode is on, each layer computes what it always does, but along a path whose derivative is the rule's share:
-out = z_rule * (z / z_rule), the ratio without gradient. The derivative of <start, output> by a factor of one at each
-entry of the input is then that entry's relevance. It is linear in the start: one backward pass takes any number of
-embedding dimensions at once, and one forward derivative gives the total relevance of each dimension.
+While the mode is active, each layer computes its usual output z as z_rule * (z / z_rule), with the ratio detached, so
+that the gradient follows the rule. The derivative of <start, output> by a factor of one at each entry of the input is
+then the relevance of that entry. It is linear in the start: one backward pass takes any number of embedding dimensions
+at once, and one forward derivative gives the total relevance of each dimension.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,43 +20,37 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.types import Embeddings
 from sfam_bench.explainers.shared.relevance_functions import (
     LAYERS,
     Layer,
     affine,
-    carries,
-    carrying,
+    carries_relevance,
     constant,
-    first_read,
-    works_in_place,
+    find_first_input,
+    is_in_place,
+    propagate,
 )
 
 Rule: TypeAlias = Literal["zplus", "epsilon", "gamma"]
 Entry: TypeAlias = Literal["inputs", "layer", "box"]
 
-LOOKS = {"dim", "size", "get", "stride", "is_contiguous", "numel"}  # at a tensor's form, never its values
+METADATA = {"dim", "size", "get", "stride", "is_contiguous", "numel"}  # functions that read no values
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How layers hand relevance down: each input's share of an output z = sum of contributions, plus the bias.
+class Rules(Checked):
+    """How layers distribute relevance: the share of each input in an output z = sum of contributions, plus the bias.
 
-    `zplus` (alpha 1, beta 0) counts positive contributions alone; `epsilon` all of them; `gamma` all, and `gamma` times
-    those of z's own sign once more, in convolutions (dense layers take epsilon). `epsilon` is added to |z|.
+    `zplus` (alpha 1, beta 0) counts positive contributions alone; `epsilon` counts all; `gamma` counts all, and adds
+    `gamma` times those with the sign of z in convolutions (linear layers use epsilon). `epsilon` is added to |z|.
     """
 
     rule: Rule
-    gamma: float = 0.25
-    epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        if self.gamma < 0:
-            raise UserError(f"the relevance rule's gamma is {self.gamma}: expected zero or more")
-        if self.epsilon <= 0:
-            raise UserError(f"the relevance rule's epsilon is {self.epsilon}: expected more than zero, such as 1e-6")
+    gamma: NotNegative = 0.25
+    epsilon: Positive = 1e-6
 
 
 def relevance(
@@ -68,10 +62,10 @@ def relevance(
 ) -> Tensor:
     """Relevance of each entry of the inputs, from `start(output) * output` at the output.
 
-    entry: where it ends: at the inputs, or at what the first layer reads, past any change of the pixels' units, by the
-        same rule ("layer") or by one that knows that images lie in [0, 1] ("box"; Montavon et al., 2017).
+    entry: where it ends: at the inputs, or at the input of the first layer, after pixels are standardised, by the same
+        rule ("layer") or by one that uses that images lie in [0, 1] ("box"; Montavon et al., 2017).
     """
-    with torch.enable_grad(), _running(rules, function, inputs, entry, torch.Tensor.requires_grad_) as (output, factor):
+    with torch.enable_grad(), _run(rules, function, inputs, entry, torch.Tensor.requires_grad_) as (output, factor):
         (found,) = torch.autograd.grad(output, factor, start(output.detach()))
     return found
 
@@ -82,20 +76,20 @@ def totals(rules: Rules, function: Callable[[Tensor], Embeddings], inputs: Tenso
     def dual(factor: Tensor) -> Tensor:
         return forward_ad.make_dual(factor, torch.ones_like(factor))
 
-    with torch.no_grad(), forward_ad.dual_level(), _running(rules, function, inputs, entry, dual) as (output, _):
+    with torch.no_grad(), forward_ad.dual_level(), _run(rules, function, inputs, entry, dual) as (output, _):
         tangent: Tensor = forward_ad.unpack_dual(output).tangent
         return tangent.clone()
 
 
 @contextmanager
-def _running(
+def _run(
     rules: Rules,
     function: Callable[[Tensor], Embeddings],
     inputs: Tensor,
     entry: Entry,
     lead: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[Embeddings, Tensor]]:
-    """The function's output under the rules, and the factor of one at its entries that `lead` makes derivable."""
+    """The function's output under the rules, and the factor of one at its entries, made differentiable by `lead`."""
     mode = _Relevance(rules, lead)
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
         if entry == "inputs":
@@ -103,19 +97,19 @@ def _running(
             inputs = inputs * mode.factor
         elif entry == "box":
             ends = torch.stack([torch.zeros_like(inputs[0]), torch.ones_like(inputs[0])])
-            mode.box = first_read(function, ends)
+            mode.box = find_first_input(function, ends)
         with mode:
             output = function(inputs)
-        output = mode.known(output)
-    if mode.factor is None or not carries(output):
-        raise UserError("no layer of the network reads the images: relevance has nowhere to end")
+        output = mode.resolve(output)
+    if mode.factor is None or not carries_relevance(output):
+        raise UserError("no layer of the network reads the images, so that relevance cannot end there")
     yield output, mode.factor
 
 
 class _Relevance(TorchFunctionMode):
     """Replaces functions by ones of the same value whose derivative times input is relevance.
 
-    A convolution's rule waits until its output is used, since a batch norm behind it is folded into it first.
+    The rule of a convolution is applied when its output is used, since a batch norm behind it is folded into it first.
     """
 
     def __init__(self, rules: Rules, lead: Callable[[Tensor], Tensor]) -> None:
@@ -124,45 +118,45 @@ class _Relevance(TorchFunctionMode):
         self.factor: Tensor | None = None
         self.first: Tensor | None = None
         self.box: Tensor | None = None
-        self.waiting: Any = WeakTensorKeyDictionary()  # layers by their outputs
-        self.bounds: Any = WeakTensorKeyDictionary()  # the images 0 and 1 by what a first layer reads
-        self.written: Any = WeakTensorKeyDictionary()  # results of functions in place, by the tensors that they change
+        self.pending: Any = WeakTensorKeyDictionary()  # layers whose rule is not applied yet, by their outputs
+        self.bounds: Any = WeakTensorKeyDictionary()  # the images 0 and 1, by the input of a first layer
+        self.written: Any = WeakTensorKeyDictionary()  # results of in-place functions, by the tensors that they change
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", "").strip("_"), kwargs or {}
-        if name in LOOKS and not isinstance(found := func(*args, **kwargs), Tensor):
+        if name in METADATA and not isinstance(found := func(*args, **kwargs), Tensor):
             return found
         given = args
-        args, kwargs = tree_map(self.current, (args, kwargs))
+        args, kwargs = tree_map(self.latest, (args, kwargs))
         if name == "batch_norm":
             return self._batch_norm(*args, **kwargs)
-        if name == "clone" and (layer := self.waiting.get(args[0])) is not None:  # between a layer and its batch norm
+        if name == "clone" and (layer := self.pending.get(args[0])) is not None:  # between a layer and its batch norm
             copy = func(*args, **kwargs)
-            self.waiting[copy] = layer
+            self.pending[copy] = layer
             return copy
-        args, kwargs = tree_map(self.known, (args, kwargs))
+        args, kwargs = tree_map(self.resolve, (args, kwargs))
         if name == "pad" and self.factor is None:
-            return self._padded(func, *args, **kwargs)
+            return self._pad(func, *args, **kwargs)
         if name in LAYERS:
             return self._linear(func, 1.0 if name == "conv2d" else 0.0, *args, **kwargs)
-        if not any(carries(leaf) for leaf in tree_leaves((args, kwargs))):
+        if not any(carries_relevance(leaf) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
-        result = carrying(name, func, args, kwargs)
-        if works_in_place(func, args, kwargs):
+        result = propagate(name, func, args, kwargs)
+        if is_in_place(func, args, kwargs):
             self.written[given[0]] = result
         return result
 
-    def current(self, value: Any) -> Any:
-        """A parameter as a constant, and a tensor as what was last written into it."""
+    def latest(self, value: Any) -> Any:
+        """A parameter as a constant, and a tensor as the result that was last written into it."""
         while isinstance(value, Tensor) and (written := self.written.get(value)) is not None:
             value = written
         return constant(value)
 
-    def known(self, value: Any) -> Any:
-        """The same, and an output that waits for its rule under its rule."""
-        value = self.current(value)
-        if isinstance(value, Tensor) and (layer := self.waiting.get(value)) is not None:
-            return self._ruled(value, layer)
+    def resolve(self, value: Any) -> Any:
+        """The same, and a pending output with its rule applied."""
+        value = self.latest(value)
+        if isinstance(value, Tensor) and (layer := self.pending.get(value)) is not None:
+            return self._apply_rule(value, layer)
         return value
 
     def _linear(
@@ -179,32 +173,32 @@ class _Relevance(TorchFunctionMode):
             out: Tensor = func(read, weight, bias, *rest, **named)
             return out
 
-        read = self._entered(input)
+        read = self._enter(input)
         output = call(read, weight, bias)
         box = self.bounds.get(read)
-        self.waiting[output] = Layer(call, read, weight, bias, gamma * self.rules.gamma, box)
+        self.pending[output] = Layer(call, read, weight, bias, gamma * self.rules.gamma, box)
         return output
 
-    def _padded(self, func: Any, input: Tensor, *rest: Any, **named: Any) -> Tensor:
-        """Padding of the images, on which relevance must not end."""
-        read = self._entered(input)
+    def _pad(self, func: Any, input: Tensor, *rest: Any, **named: Any) -> Tensor:
+        """Pad the images; relevance must not end at the padding."""
+        read = self._enter(input)
         output: Tensor = func(read, *rest, **named)
         if (box := self.bounds.get(read)) is not None:
             self.bounds[output] = (func(box[0], *rest, **named), func(box[1], *rest, **named))
         return output
 
-    def _entered(self, read: Tensor) -> Tensor:
-        """What a layer reads, times the factor where the images enter; with the bounds of that."""
-        if carries(read):
+    def _enter(self, read: Tensor) -> Tensor:
+        """The input of a layer, times the factor if it is the first layer, with its bounds."""
+        if carries_relevance(read):
             return read
         if self.factor is None:
             self.first, self.factor = read, self.lead(torch.ones_like(read))
         elif read is not self.first:
-            raise UserError("the network reads its images in more than one way: relevance cannot be told apart")
-        led = read * self.factor
+            raise UserError("the network reads its images in more than one place: their relevance cannot be separated")
+        entered = read * self.factor
         if self.box is not None:
-            self.bounds[led] = (self.box[0] * self.factor, self.box[1] * self.factor)
-        return led
+            self.bounds[entered] = (self.box[0] * self.factor, self.box[1] * self.factor)
+        return entered
 
     def _batch_norm(
         self,
@@ -221,25 +215,25 @@ class _Relevance(TorchFunctionMode):
             raise UserError("relevance has no rule for a batch norm without running statistics")
         scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
         shift = (0 if bias is None else bias) - running_mean * scale
-        layer = self.waiting.get(input)
+        layer = self.pending.get(input)
         along = (1, -1, *[1] * (input.ndim - 2))  # channels
-        if layer is None:  # behind something other than a linear layer: one of its own, channel by channel
+        if layer is None:  # not behind a linear layer: a layer of its own, channel by channel
             layer = Layer(affine, input, scale.view(along), shift.view(along), 0.0)
             return (
-                self._ruled(affine(input, layer.weight, layer.bias), layer)
-                if carries(input)
+                self._apply_rule(affine(input, layer.weight, layer.bias), layer)
+                if carries_relevance(input)
                 else F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
             )
         folded = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1))
         bias = shift if layer.bias is None else layer.bias * scale + shift
         output = input * scale.view(along) + shift.view(along)
-        return self._ruled(output, replace(layer, weight=folded, bias=bias))
+        return self._apply_rule(output, replace(layer, weight=folded, bias=bias))
 
-    def _ruled(self, z: Tensor, layer: Layer) -> Tensor:
-        """The same value, with the derivative that the rule wants."""
+    def _apply_rule(self, z: Tensor, layer: Layer) -> Tensor:
+        """The same value, with the derivative of the rule."""
         path = z
         if layer.box is not None:
-            path = layer.above_the_least(layer.box)
+            path = layer.minus_the_least(layer.box)
         elif self.rules.rule == "zplus":
             path = layer.positive()
         elif self.rules.rule == "gamma" and layer.gamma:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.cache import Cache
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.maps import find_flaws, normalise, ranks, tie_bounds, upsample
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import Maps, RawMaps, Scores
@@ -105,16 +105,13 @@ def resize_maps(raw: RawMaps, like: Maps) -> Maps:
 
 
 @dataclass(frozen=True)
-class Remaking:
+class Remaking(Checked):
     """What metrics share that ask a method for further maps.
 
     sampling: also for methods that take forward passes of their own, whose further maps are dear.
     """
 
     sampling: bool = False
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, explained: Explained) -> Measured:
         if explained.remake is None or (explained.samples and not self.sampling):

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.ranges import Count
 
 
@@ -21,13 +21,10 @@ class Steps(Hashable, Protocol):
 
 
 @dataclass(frozen=True)
-class Trapezoid:
+class Trapezoid(Checked):
     """Equal steps, area by trapezoids over the actual fractions."""
 
     intervals: Count = 224
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = np.unique(np.rint(np.linspace(0, pixels, self.intervals + 1)).astype(int))
@@ -35,7 +32,7 @@ class Trapezoid:
 
 
 @dataclass(frozen=True)
-class Midpoint:
+class Midpoint(Checked):
     """Steps in the middle of equal intervals; area by the midpoint rule, corrected by the end points, which are free.
 
     The correction is the first of Euler and Maclaurin's, with slopes from each end and the step next to it. No rule
@@ -43,9 +40,6 @@ class Midpoint:
     """
 
     intervals: Count = 20
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         between = np.rint((np.arange(self.intervals) + 0.5) / self.intervals * pixels).astype(int)
@@ -56,13 +50,10 @@ class Midpoint:
 
 
 @dataclass(frozen=True)
-class Stride:
+class Stride(Checked):
     """So many pixels a step, the last step what is left; every step weighs alike, as in RISE's evaluation code."""
 
     pixels: Count = 224
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = [*range(0, pixels, self.pixels), pixels]
@@ -70,13 +61,10 @@ class Stride:
 
 
 @dataclass(frozen=True)
-class Chunks:
+class Chunks(Checked):
     """At most so many steps of one whole number of pixels, the last what is left, by the actual fractions: torchcam."""
 
     intervals: Count = 20
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
         counts = [*range(0, pixels, -(-pixels // self.intervals)), pixels]
