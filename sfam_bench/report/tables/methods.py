@@ -18,7 +18,7 @@ TOTALS = {"score": "the score", "change": "its change from the baseline", "none"
 
 SYMBOLS = [
     "Symbols: $M$ is the map of the query at positions $ij$, before it is scaled; $A_k$ the query's activations in "
-    "channel $k$ and $B_k$ the reference's; $p$ and $q$ the pooled activations of both, $e$ and $v$ their embeddings; $s$ "
+    "channel $k$ and $B_k$ the reference's; $p$ and $q$ their pooled activations, $e$ and $v$ their embeddings; $s$ "
     "the target; $x$ the query's pixels; $N$ the number of positions.",
     "",
 ]
