@@ -124,7 +124,8 @@ def definition_lines(kind: type, otherwise: str) -> list[str]:
     """The formula of a class, which Markdown typesets, and its symbols; `otherwise` as text where none is known."""
     if not (known := definitions().get(kind.__name__)):
         return [plain_text(otherwise), ""]
-    return ["$$", known["formula"], "$$", "", f"{known['where']}.", ""]
+    symbols = known["where"]
+    return ["$$", known["formula"], "$$", "", f"{symbols[0].upper()}{symbols[1:]}.", ""]
 
 
 def field_lines(kind: type) -> list[str]:
