@@ -100,7 +100,7 @@ def show(axes: Axes, image: Any, title: str = "", **options: Any) -> None:
 
 
 def outline(axes: Axes, image_id: str, parts: Mapping[str, str]) -> None:
-    """Rims about parts, each in its colour."""
+    """Draw the rims of parts, each in its colour."""
     masks = DRAWN.sample(image_id).masks
     for part, colour in parts.items():
         axes.contour(masks[f"part/{part}"].float().numpy(), [0.5], colors=[colour], linewidths=1.8)
@@ -142,8 +142,8 @@ def cut(model: SimilarityModel) -> Figure:
     axes.set_axis_off()
     axes.text(0.5, 0.5, f"similarity\n(cosine)\n\n{float(of.full()):.2f}", ha="center", va="center", fontsize=13)
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.93))  # type: ignore[union-attr, call-arg]
-    figure.text(0.40, 0.955, "activations: what the trunk gives, at the cut", ha="center", fontsize=11, weight="bold")
-    figure.text(0.77, 0.955, "embedder, behind the cut", ha="center", fontsize=11, weight="bold")
+    figure.text(0.40, 0.955, "activations at the cut: output of the trunk", ha="center", fontsize=11, weight="bold")
+    figure.text(0.77, 0.955, "embedder", ha="center", fontsize=11, weight="bold")
     return figure
 
 
@@ -167,7 +167,7 @@ def weighting(model: SimilarityModel) -> Figure:
     show(
         panels[-1],
         overlay(bird(QUERY), SFAM()(model, of.encoded, of.pairs)[0].numpy()),
-        "SFAM: the sum of\nall 128, weighted",
+        "SFAM: weighted sum\nof all 128",
     )
     outline(panels[-1], QUERY, {"crest": SHARED})
     return figure
@@ -195,7 +195,7 @@ def curves(model: SimilarityModel) -> Figure:
             area = float(Perturbation(direction, steps=STEPS)(found).values)
             axes.plot(at, scores, style, color=SHARED if found is ours else "0.4", label=f"{label}, area {area:.2f}")
         axes.fill_between(at, walk.scores(ours, both)[0], float(of.base(MeanColour())), color=SHARED, alpha=0.12, lw=0)
-        axes.set_title(f"{direction}: similarity over pixels {'gone' if row == 0 else 'there'}, %", fontsize=9)
+        axes.set_title(f"{direction}: similarity by % of pixels", fontsize=9)
         axes.legend(fontsize=8, frameon=False, loc="upper right" if row == 0 else "lower right")
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
@@ -203,21 +203,22 @@ def curves(model: SimilarityModel) -> Figure:
 
 
 def changed(of: Scene, found: Explained, direction: Direction, share: float) -> Tensor:
-    """The query with a share of its pixels, the most relevant first, gone or there."""
+    """The query with a share of its most relevant pixels deleted or inserted."""
     full, bare = of.pairs.query[0], of.without(MeanColour())[0]
     first = found.ranks[0] < share * found.ranks[0].numel()
     return torch.where(first, bare, full) if direction == "deletion" else torch.where(first, full, bare)
 
 
 def selectivity(model: SimilarityModel) -> Figure:
-    """Two partial matches of one query: a map of the pair moves to the shared part, a blind one stays."""
+    """Two partial matches of one query: a map of the pair follows the shared part, that of LaFAM does not."""
     figure = Figure(figsize=(9.6, 5.5), layout="constrained")
     grid = figure.subplots(2, 4)
     for row, (reference, shared) in enumerate({PARTIAL: "crest", OTHER_PARTIAL: "tail"}.items()):
         of = scene(model, reference)
         show(grid[row, 0], bird(reference), f"reference\nshares the {shared}")
         show(grid[row, 1], bird(QUERY), "query\n")
-        for axes, (name, method) in zip(grid[row, 2:], {"SFAM": SFAM(), "LaFAM, blind": LaFAM()}.items(), strict=True):
+        compared = {"SFAM": SFAM(), "LaFAM (ignores the reference)": LaFAM()}
+        for axes, (name, method) in zip(grid[row, 2:], compared.items(), strict=True):
             found = explained(of, method)
             assert found.raw is not None
             value = float(Selectivity()(found).values)
@@ -246,7 +247,7 @@ def methods(model: SimilarityModel) -> Iterator[tuple[str, Figure]]:
 
 
 def strip(maps: Sequence[NDArray[np.float32]]) -> Figure:
-    """The query, then each reference beside the map of the query for it."""
+    """The query, then each reference and the map of the query for it."""
     figure = Figure(figsize=(6.4, 1.55), layout="constrained")
     panels = figure.subplots(1, 5)
     show(panels[0], bird(QUERY), "query")

@@ -18,8 +18,8 @@ TOTALS = {"score": "the score", "change": "its change from the baseline", "none"
 
 SYMBOLS = [
     "Symbols: $M$ is the map of the query at positions $ij$, before it is scaled; $A_k$ the query's activations in "
-    "channel $k$ and $B_k$ the reference's; $p$ and $q$ the pooled activations of both, $e$ and $v$ their embeddings; "
-    "$s$ the target; $x$ the query's pixels; $N$ the number of positions.",
+    "channel $k$ and $B_k$ the reference's; $p$ and $q$ their pooled activations, $e$ and $v$ their embeddings; $s$ "
+    "the target; $x$ the query's pixels; $N$ the number of positions.",
     "",
 ]
 PICTURED = [
@@ -124,7 +124,8 @@ def definition_lines(kind: type, otherwise: str) -> list[str]:
     """The formula of a class, which Markdown typesets, and its symbols; `otherwise` as text where none is known."""
     if not (known := definitions().get(kind.__name__)):
         return [plain_text(otherwise), ""]
-    return ["$$", known["formula"], "$$", "", f"{known['where']}.", ""]
+    symbols = known["where"]
+    return ["$$", known["formula"], "$$", "", f"{symbols[0].upper()}{symbols[1:]}.", ""]
 
 
 def field_lines(kind: type) -> list[str]:
