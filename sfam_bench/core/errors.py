@@ -37,6 +37,13 @@ def check_choices(instance: Any) -> None:
         check_range(name, value, field.type)
 
 
+class Checked:
+    """A base of dataclasses whose fields are checked (`check_choices`) when an object is made."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
 def check_range(name: str, value: Any, hint: Any) -> None:
     """Raise UserError if a number is out of the range of its type (sfam_bench.core.ranges)."""
     if not is_within(value, hint):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import PairBatch, Sample, pair_seed
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
@@ -26,7 +26,7 @@ NO_PAIR = "{} has no pair of kind {} in this split: choose other pairs.kinds"
 
 
 @dataclass(frozen=True)
-class PairChoice:
+class PairChoice(Checked):
     """Selects `count` pairs of each of `kinds`, spread evenly over classes, at most `per_class` queries of a class.
 
     `both_directions` adds each pair swapped (not for triplets), doubling the count. `others` adds two further
@@ -41,7 +41,7 @@ class PairChoice:
     others: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         object.__setattr__(self, "kinds", tuple(self.kinds))  # a list in YAML
         unknown = set(self.kinds) - KINDS.keys()
         if unknown or not self.kinds or len({*self.kinds}) < len(self.kinds):
