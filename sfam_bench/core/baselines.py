@@ -17,7 +17,7 @@ from sfam_bench.core.types import Images
 ColourName: TypeAlias = Literal["white", "imagenet_mean"]
 COLOURS: Mapping[ColourName, tuple[float, float, float]] = {
     "white": (1.0, 1.0, 1.0),
-    "imagenet_mean": (0.485, 0.456, 0.406),  # the zero of networks that standardise by it
+    "imagenet_mean": (0.485, 0.456, 0.406),  # zero after ImageNet standardisation
 }
 
 
@@ -134,5 +134,5 @@ class PatchShuffle(Checked):
         return shuffled[..., :rows, :cols].contiguous()
 
 
-BaselineName: TypeAlias = Literal["zeros", "mean_colour", "blur"]  # a field of explainers
+BaselineName: TypeAlias = Literal["zeros", "mean_colour", "blur"]  # type of the field `baseline` of explainers
 BASELINES: dict[BaselineName, Baseline] = {"zeros": Zeros(), "mean_colour": MeanColour(), "blur": Blur()}

@@ -180,7 +180,7 @@ def _is_stale(path: Path) -> bool:
         return not Path(f"/proc/{parts[2]}").exists()
     try:
         return time.time() - path.stat().st_mtime > STALE
-    except OSError:  # renamed at this moment
+    except OSError:  # renamed meanwhile
         return False
 
 

@@ -29,9 +29,9 @@ CARS = Collection(
     classes=196,
 )
 LAST_TRAIN_CLASS = 98
-# The official ids follow no order of the names, yet every training name, up to Eagle Talon, sorts before this one.
+# The official ids are not in alphabetical order, but all training names, up to Eagle Talon, sort before this one.
 FIRST_TEST_NAME = "ferrari"
-CLASS_FOLDER = "*[12][0-9][0-9][0-9]"  # each name ends in a year; folders of anything else are not cars
+CLASS_FOLDER = "*[12][0-9][0-9][0-9]"  # class names end in a year; other folders are ignored
 SIDES = ("train", "test")
 CORNERS = ("x1", "y1", "x2", "y2")
 

@@ -17,7 +17,7 @@ from sfam_bench.core.ranges import Count, Share
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Image, Keypoints, Mask
 
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, the far edges exclusive
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, far edges exclusive
 TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
 
 

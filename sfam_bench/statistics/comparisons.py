@@ -20,7 +20,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """The methods of one metric, over the pairs that all `compared` methods have.
+    """The result of `compare_with_best` for one metric, over the pairs that all `compared` methods have.
 
     `p` of each method is the adjusted probability of falling as far behind the best if methods are equal; NaN if it is
     not compared. `best` is the first of equal ones, -1 if there is none: fewer than FEW_CLASSES classes, a single

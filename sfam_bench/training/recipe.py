@@ -101,7 +101,7 @@ class Recipe(Checked):
         return groups
 
     def make_optimiser(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The optimiser of these groups."""
+        """The optimiser of these parameter groups."""
         if self.optimiser in ("adamw", "adam"):
             return (torch.optim.AdamW if self.optimiser == "adamw" else torch.optim.Adam)(groups)
         return (torch.optim.SGD if self.optimiser == "sgd" else torch.optim.RMSprop)(groups, momentum=self.momentum)

@@ -103,9 +103,9 @@ class Planted(Checked):
         return PlantedScene((self.seed, int.from_bytes(digest[:8], "big")), states["crest"], states["tail"])
 
     def _sample(self, scene: PlantedScene) -> Sample:
-        image, seen = render(scene, self.size)
-        masks = {"foreground": torch.from_numpy(seen > 0)}
-        masks |= {f"part/{part}": torch.from_numpy(seen == k) for k, part in enumerate(PARTS, start=1)}
+        image, parts = render(scene, self.size)
+        masks = {"foreground": torch.from_numpy(parts > 0)}
+        masks |= {f"part/{part}": torch.from_numpy(parts == k) for k, part in enumerate(PARTS, start=1)}
         return Sample(torch.from_numpy(image).permute(2, 0, 1).float() / 255, masks)
 
 
