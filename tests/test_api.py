@@ -218,7 +218,7 @@ for make in (
         "there is no metric 'delation': did you mean sane_deletion, rise_deletion, d",
         "metric 'mine' is the class Gini: give an object, Gini(...)",
         "metric 'mine' is 3, of type int: give an object of Metric",
-        "no metric is chosen: name one, as metrics=['deletion_mean_colour'], or leav",
+        "no metric is chosen: give one, such as metrics=['deletion_mean_colour'], or",
         "Perturbation.baseline is the class Blur: give an object, Blur(...)",
         "Perturbation.baseline is 'blur', of type str: give an object of Baseline",
         "pooling is the class GAP: give an object, GAP(...)",

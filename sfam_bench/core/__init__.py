@@ -1,1 +1,1 @@
-"""What every other package may use: types, records, similarities, targets, maps, baselines, errors, files."""
+"""Shared by all packages: types, records, similarities, targets, maps, baselines, errors, files."""

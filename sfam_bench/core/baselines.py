@@ -10,14 +10,14 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import conv2d, pad
 from torchvision.transforms.v2 import functional as F
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.types import Images
 
 ColourName: TypeAlias = Literal["white", "imagenet_mean"]
 COLOURS: Mapping[ColourName, tuple[float, float, float]] = {
     "white": (1.0, 1.0, 1.0),
-    "imagenet_mean": (0.485, 0.456, 0.406),  # the zero of networks that standardise by it
+    "imagenet_mean": (0.485, 0.456, 0.406),  # zero after ImageNet standardisation
 }
 
 
@@ -46,13 +46,10 @@ class Zeros:
 
 
 @dataclass(frozen=True)
-class Colour:
+class Colour(Checked):
     """The same colour for all images."""
 
     colour: ColourName
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @property
     def name(self) -> str:
@@ -73,14 +70,11 @@ class MeanColour:
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(Checked):
     """A Gaussian blur cut at three sigma; `sigma` is a share of the longer side (RISE's 5 px at 224 is 0.022)."""
 
     sigma: Positive = 0.05
     name: str = "blur"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, images: Images) -> Images:
         sigma = self.sigma * max(images.shape[-2:])
@@ -89,7 +83,7 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class RiseBlur:
+class RiseBlur(Checked):
     """The blur of RISE's evaluation code: a Gaussian cut to `size` px, nearly a box filter.
 
     Borders are padded with ImageNet's mean colour, the zero of standardised images.
@@ -100,7 +94,7 @@ class RiseBlur:
     name: str = "rise_blur"
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if self.size % 2 == 0:
             raise UserError(f"RiseBlur.size is {self.size}: expected an odd number")
 
@@ -113,7 +107,7 @@ class RiseBlur:
 
 
 @dataclass(frozen=True)
-class PatchShuffle:
+class PatchShuffle(Checked):
     """The image's own `grid` x `grid` patches in a fixed random order without fixed points, the same for all images.
 
     A side that is not a multiple of `grid` is padded by its last pixels, and the result is cropped again.
@@ -124,7 +118,7 @@ class PatchShuffle:
     name: str = "patch_shuffle"
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if self.grid < 2:
             raise UserError(f"PatchShuffle.grid is {self.grid}: expected at least 2 patches a side")
 
@@ -140,5 +134,5 @@ class PatchShuffle:
         return shuffled[..., :rows, :cols].contiguous()
 
 
-BaselineName: TypeAlias = Literal["zeros", "mean_colour", "blur"]  # a field of explainers
+BaselineName: TypeAlias = Literal["zeros", "mean_colour", "blur"]  # type of the field `baseline` of explainers
 BASELINES: dict[BaselineName, Baseline] = {"zeros": Zeros(), "mean_colour": MeanColour(), "blur": Blur()}

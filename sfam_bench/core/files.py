@@ -142,33 +142,27 @@ def acquire_lock(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def remove_stale_temporaries(folder: Path) -> list[Path]:
+def remove_stale_temporaries(folder: Path, pattern: str = ".*.tmp") -> list[Path]:
     """Remove and return the temporary files whose writers were killed; those that may still be written stay."""
-    found = [path for path in folder.glob(".*.tmp") if _is_stale(path)]
+    found = [path for path in folder.glob(pattern) if _is_stale(path)]
     for path in found:
-        _remove(path)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return found
 
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `path` for building its replacement; those of killed writers are removed."""
-    for old in path.parent.glob(f".{escape(path.name[:40])}.*.tmp"):
-        if old.is_dir() and _is_stale(old):
-            _remove(old)
+    remove_stale_temporaries(path.parent, f".{escape(path.name[:40])}.*.tmp")
     temporary = _temporary(path)
     temporary.mkdir()
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:
@@ -186,7 +180,7 @@ def _is_stale(path: Path) -> bool:
         return not Path(f"/proc/{parts[2]}").exists()
     try:
         return time.time() - path.stat().st_mtime > STALE
-    except OSError:  # renamed at this moment
+    except OSError:  # renamed meanwhile
         return False
 
 

@@ -75,14 +75,14 @@ class MetricCard:
                 raise UserError(f"MetricCard.{name} is {value!r}: choose one of {', '.join(choices)}")
 
 
-FACTS = ("group", "label", "meaning", "family", "baseline", "steps", "threshold", "role")
+ENTRIES = ("group", "label", "meaning", "family", "baseline", "steps", "threshold", "role")
 ANY: Limits = (-inf, inf)
 SHARE: Limits = (0, 1)
 VALUES = {"chance": "chance level", "ratio": "over chance"}  # labels of metrics with a field `value`
 
 
 def label(name: str, *notes: str) -> str:
-    """A name with notes in brackets, as "deletion AUC (mean colour)"; empty notes are left out."""
+    """A name with notes in brackets, as "deletion AUC (mean colour)"; empty notes are omitted."""
     joined = ", ".join(note.replace("_", " ") for note in notes if note)
     return f"{name} ({joined})" if joined else name
 
@@ -114,7 +114,7 @@ def metric_facts(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for key, metric in metrics.items():
         card = cards[key]
         defaults = {"label": key, "family": key, "meaning": measures_and_source(type(metric))[0]}
-        facts = {name: getattr(card, name) or defaults.get(name, getattr(card, name)) for name in FACTS}
+        facts = {name: getattr(card, name) or defaults.get(name, getattr(card, name)) for name in ENTRIES}
         own = [name for name, level in levels.items() if cards[name].of == key or _is_level(level, metric)]
         found[key] = {"higher_is_better": metric.higher_is_better, **facts, **({"chance": own[0]} if own else {})}
     return found

@@ -57,7 +57,7 @@ class Protocol:
         if why := describe_damage(origin):
             raise UserError(f"{name}: the record of its training is damaged: {why}; restore the JSON, or train again")
         wrong = list_faults(origin, evaluated)
-        if refused := [text for fault, text in wrong.items() if fault not in self.allow]:
+        if refused := [why for fault, why in wrong.items() if fault not in self.allow]:
             raise UserError(
                 f"{name} breaks the protocol: {'; '.join(refused)}; take another checkpoint or split, or set "
                 f"protocol.allow=[{','.join(wrong)}], which every table then states"
@@ -77,10 +77,12 @@ def list_faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, st
     split = origin.get("split") or {}
     # equal hashes mean the same images with the same labels, whatever the name of the data set
     same = split and (split["dataset"] == evaluated.dataset or split["hash"] == evaluated.split_hash)
-    seen = evaluated.classes & set(split["train_classes"]) if same else set()
-    if seen:
+    shared = evaluated.classes & set(split["train_classes"]) if same else set()
+    if shared:
         other = "" if split["hash"] == evaluated.split_hash else f" under another split (hash {split['hash']})"
-        found["closed_set"] = f"it was trained on {len(seen)} of the {len(evaluated.classes)} classes evaluated{other}"
+        found["closed_set"] = (
+            f"it was trained on {len(shared)} of the {len(evaluated.classes)} classes evaluated{other}"
+        )
     elif evaluated.closed:
         found["closed_set"] = f"the split of {evaluated.dataset} has the same classes on both sides"
     return found

@@ -54,6 +54,6 @@ def ignore_closed_pipe() -> Iterator[None]:
         output, state = sys.stdout.fileno(), select.poll()
         state.register(output, select.POLLERR)
         if not state.poll(0):
-            raise  # another pipe
+            raise  # another pipe was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes stdout again at exit
         sys.exit(128 + signal.SIGPIPE)

@@ -90,22 +90,22 @@ def _read_class_attributes(path: Path, attributes: int) -> np.ndarray:
 def _read_image_attributes(path: Path, image_ids: Sequence[str], attributes: int) -> np.ndarray:
     """Read 1 for attributes that an annotator saw; some lines of the official file have extra columns at the end."""
     table, place = np.zeros((len(image_ids), attributes)), {str(name): at for at, name in enumerate(image_ids)}
-    seen = np.zeros(len(image_ids), dtype=bool)
+    found = np.zeros(len(image_ids), dtype=bool)
     with _find_file(path).open("rb") as file:
         for at, line in enumerate(file, 1):
             try:
                 image, attribute, present = line.decode("utf-8-sig").split(None, 3)[:3]
                 column, value = range(attributes).index(int(attribute) - 1), parse_flag(present)
                 if image in place:
-                    table[place[image], column], seen[place[image]] = value, True
+                    table[place[image], column], found[place[image]] = value, True
             except (ValueError, IndexError):
                 if line.strip():
                     expected = f"image, attribute of 1 to {attributes}, is_present"
                     raise UserError(
                         f"{path}, line {at}: {line.strip()!r}: expected {expected}: copy it again"
                     ) from None
-    if not seen.all():
-        raise UserError(f"{path} has no line for image {image_ids[int(seen.argmin())]}: copy it again")
+    if not found.all():
+        raise UserError(f"{path} has no line for image {image_ids[int(found.argmin())]}: copy it again")
     return table
 
 

@@ -29,9 +29,9 @@ CARS = Collection(
     classes=196,
 )
 LAST_TRAIN_CLASS = 98
-# The official ids follow no order of the names, yet every training name, up to Eagle Talon, sorts before this one.
+# The official ids are not in alphabetical order, but all training names, up to Eagle Talon, sort before this one.
 FIRST_TEST_NAME = "ferrari"
-CLASS_FOLDER = "*[12][0-9][0-9][0-9]"  # each name ends in a year; folders of anything else are not cars
+CLASS_FOLDER = "*[12][0-9][0-9][0-9]"  # class names end in a year; other folders are ignored
 SIDES = ("train", "test")
 CORNERS = ("x1", "y1", "x2", "y2")
 
@@ -55,7 +55,7 @@ def _read_single(home: Path) -> Layout | None:
     file = home / "cars_annos.mat"
     rows = _read_annotations(file, "relative_im_path", _read_mat_names(file), test=parse_flag)
     rows["train_image"] = ~rows.test.astype(bool)
-    return _make_layout(home, rows.set_index(rows.path.map(_stem)))
+    return _make_layout(home, rows.set_index(rows.path.map(lambda path: Path(path).stem)))
 
 
 def _read_devkit(home: Path) -> Layout | None:
@@ -73,7 +73,7 @@ def _read_devkit(home: Path) -> Layout | None:
         path = next((home / file for file in files if (home / file).is_file()), None)
         rows = pd.DataFrame() if path is None else _read_annotations(path, "fname", names)
         if len(rows):
-            rows.index = side + "/" + rows.path.map(_stem)
+            rows.index = side + "/" + rows.path.map(lambda file: Path(file).stem)
             rows["path"] = f"{folder}/" + rows.path
             sides.append(rows.assign(train_image=side == "train"))
         elif (home / folder).is_dir():
@@ -95,7 +95,7 @@ def _read_by_split(home: Path) -> Layout | None:
         files = pd.concat(sides, ignore_index=True)
         if len(files):
             rows = _label_folders(home, files, f"{below}/" + files.side)
-            rows.index = files.side + "/" + files.file.map(_stem)
+            rows.index = files.side + "/" + files.file.map(lambda file: Path(file).stem)
             train = (files.side == "train").to_numpy()
             return _make_layout(home, rows.assign(box=files.box.to_numpy(), train_image=train))
     return None
@@ -108,10 +108,6 @@ def _read_by_class(home: Path) -> Layout | None:
         return None
     rows = _label_folders(home, files, "images")
     return _make_layout(home, rows.set_index(files.class_folder + "/" + files.file))
-
-
-def _stem(path: str) -> str:
-    return Path(path).stem
 
 
 def _make_layout(home: Path, rows: pd.DataFrame, note: str = "") -> Layout:

@@ -15,7 +15,7 @@ from sfam_bench.datasets.geometry import Box
 
 OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may exceed the image: CUB's do by up to two pixels
 SIDES = ("train", "test")
-NUMBERED = re.compile(r"(\d+)\.")
+NUMBERED = re.compile(r"(?:^|/)(\d+)\.[^/]*/[^/]*$")  # the folder of an image, as 001.Black_footed_Albatross
 
 
 def check_index(index: pd.DataFrame, title: str, columns: Sequence[str]) -> None:
@@ -60,14 +60,11 @@ def check_rows(rows: pd.DataFrame, title: str, classes: int | None = None, numbe
         if not isinstance(label, Integral) or not low <= int(label) <= high:
             expected = "an integer of at least 0" if classes is None else f"a class id of 1 to {classes}"
             raise UserError(f"{title}: the label of image {image_id!r} ({path}) is {label}: expected {expected}")
-    if numbered:
-        for image_id, path, label in zip(rows.index, rows["path"], rows["label"], strict=True):
-            found = NUMBERED.match(path.split("/")[-2] if "/" in path else "")
-            if found and int(found[1]) != label:
-                raise UserError(
-                    f"{title}: image {image_id!r} has the label {label} and lies in {path}: expected the number of the "
-                    "class folder (does the list count from 0?); copy the official list again"
-                )
+        if numbered and (found := NUMBERED.search(path)) and int(found[1]) != label:
+            raise UserError(
+                f"{title}: image {image_id!r} has the label {label} and lies in {path}: expected the number of its "
+                "class folder (does the list count from 0?); copy the official list again"
+            )
     several = rows.groupby("label")["class_name"].nunique()
     if (several > 1).any():
         label = several.index[several > 1][0]

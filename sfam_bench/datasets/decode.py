@@ -21,7 +21,7 @@ MaskArray: TypeAlias = Bool[np.ndarray, "rows cols"]
 TAG = 0x0112  # EXIF orientation: 1 is upright, 2 to 8 are mirrored or rotated
 TOPS = {"|b1": 1, "|u1": 255, "<u2": 65535}  # the largest value of a dtype
 SCALED = ("PNG", "PPM")  # formats whose 16 bits PIL may open as mode I, scaled to 65535
-SHARES = 5  # of CUB's segmentations: the levels are how many of five annotators marked a pixel
+SHARES = 5  # annotators of CUB's segmentations; levels are the number of them that marked a pixel
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def levels_to_mask(values: np.ndarray, what: str) -> MaskArray:
     levels = np.unique(values) if values.dtype.kind in "iuf" else np.array([])
     if values.size and not (levels.size and np.isin(levels, np.arange(65536)).all()):
         raise UserError(f"{what} holds {values.dtype} other than levels from 0: give bools, such as mask > 0.5")
-    levels_inside = levels[levels > 0].astype(np.int64)  # doubled below
+    levels_inside = levels[levels > 0].astype(np.int64)  # int64, as it is doubled below
     if not levels_inside.size or levels_inside.max() == 1:
         return np.asarray(values == 1)
     white = 255 if levels_inside.max() <= 255 else 65535
@@ -172,7 +172,7 @@ def _load_and_check_turn(image: PIL.Image.Image, what: str, orientation: Orienta
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{what} holds {frames} pictures: save the one to use as a separate file")
-    before = _read_orientation(image, what) if image.format == "TIFF" else 1  # loading turns it
+    before = _read_orientation(image, what) if image.format == "TIFF" else 1  # PIL rotates it on loading
     image.load()
     turned = {before, _read_orientation(image, what)} & set(range(2, 9))
     if turned and orientation == "stored" and image.format == "TIFF":

@@ -21,7 +21,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.folder import one_line
 
 CHUNK = 1 << 20
-TIMEOUT = 60  # seconds without a byte
+TIMEOUT = 60  # seconds without data
 # An archive may unpack to SMALL bytes or EXPANSION times its own size; archives of photos stay far below
 SMALL, EXPANSION = 1 << 28, 20
 
@@ -57,12 +57,12 @@ def download(files: Sequence[RemoteFile | Mapping], root: str | Path) -> list[Pa
     """
     root = Path(root).expanduser()
     try:
-        wanted = [file if isinstance(file, RemoteFile) else RemoteFile(**file) for file in files]
+        remote = [file if isinstance(file, RemoteFile) else RemoteFile(**file) for file in files]
     except TypeError as error:  # an unknown key, or no URL
         known = ", ".join(RemoteFile.__dataclass_fields__)
-        raise UserError(f"a file of the download is misdescribed ({error}): it has {known}") from None
+        raise UserError(f"a file of the download is misdescribed ({error}): its fields are {known}") from None
     root.mkdir(parents=True, exist_ok=True)
-    return [_provide(file, root) for file in wanted]
+    return [_provide(file, root) for file in remote]
 
 
 def _provide(file: RemoteFile, root: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.checks import check_index, check_rows, clip_box
@@ -26,7 +26,7 @@ IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 @final
 @dataclass(frozen=True, eq=False)
-class ImageFolder:
+class ImageFolder(Checked):
     """Images below `root`, each with a row of `index`; implements `sfam_bench.datasets.base.Dataset`.
 
     `index` is keyed by the official `image_id`, with the columns path (below root), label (the official class id),
@@ -49,7 +49,7 @@ class ImageFolder:
     background: str = "white"
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         parse_colour(self.background)
         check_index(self.index, f"{self.name} at {self.root}", COLUMNS)
 

@@ -12,24 +12,21 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.ranges import Count, Share
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Image, Keypoints, Mask
 
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, the far edges exclusive
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, far edges exclusive
 TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Checked):
     """Resize the shorter side to `resize` pixels (None: keep), then crop or pad the centre to `crop` x `crop`."""
 
     resize: Count | None = 256
     crop: Count = 224
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @cached_property
     def transform(self) -> v2.Transform:
@@ -68,15 +65,12 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Checked):
     """Random crop of an area share in `scale`, resized to `crop` x `crop`, and random flips; for training."""
 
     crop: Count = 224
     scale: Sequence[Share] = (0.16, 1.0)
     flip: bool = True
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @cached_property
     def transform(self) -> v2.Transform:

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pandas as pd
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import PairBatch, Sample, pair_seed
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
@@ -26,7 +27,7 @@ NO_PAIR = "{} has no pair of kind {} in this split: choose other pairs.kinds"
 
 
 @dataclass(frozen=True)
-class PairChoice:
+class PairChoice(Checked):
     """Selects `count` pairs of each of `kinds`, spread evenly over classes, at most `per_class` queries of a class.
 
     `both_directions` adds each pair swapped (not for triplets), doubling the count. `others` adds two further
@@ -41,7 +42,7 @@ class PairChoice:
     others: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         object.__setattr__(self, "kinds", tuple(self.kinds))  # a list in YAML
         unknown = set(self.kinds) - KINDS.keys()
         if unknown or not self.kinds or len({*self.kinds}) < len(self.kinds):
@@ -75,25 +76,25 @@ class PairChoice:
     ) -> pd.DataFrame:
         random = np.random.default_rng([self.seed, *kind.encode()])
         evidence = tuple(getattr(dataset, "evidence", ()))
-        rows: list[tuple[str, str, str, float]] = []
         of_query, searched = roles(index)
         places = np.flatnonzero(of_query)
         order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
-        for queries in split_chunks(order, 256):
-            scores = similarity.matrix(gallery[queries], gallery)
-            for query, row in zip(queries, scores, strict=True):
-                reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
-                if reference is None or (kind == "triplet" and negative is None):
-                    continue
-                negative_id = "" if negative is None else index.index[negative]
-                rows.append((index.index[query], index.index[reference], negative_id, float(row[reference])))
-            if len(rows) >= self.count:
-                break
+
+        def find_pairs() -> Iterator[tuple[str, str, str, float]]:
+            for queries in split_chunks(order, 256):
+                scores = similarity.matrix(gallery[queries], gallery)
+                for query, row in zip(queries, scores, strict=True):
+                    reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
+                    if reference is not None and (kind != "triplet" or negative is not None):
+                        negative_id = "" if negative is None else index.index[negative]
+                        yield index.index[query], index.index[reference], negative_id, float(row[reference])
+
+        rows = list(islice(find_pairs(), self.count))
         if not rows:
             raise UserError(NO_PAIR.format(dataset.name, kind))
         if len(rows) < self.count:
             log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(rows), kind, self.count)
-        frame = pd.DataFrame(rows[: self.count], columns=["query_id", "reference_id", "negative_id", "score"])
+        frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
         if self.both_directions and kind != "triplet":
             if not (of_query & searched).all():
                 swaps = "pairs.both_directions=true would swap them: leave it false"

@@ -18,14 +18,14 @@ BLANKS = re.compile(r"[ \t]+")
 
 
 def parse_string(cell: str) -> str:
-    """A non-empty string."""
+    """Parse a non-empty string."""
     if not cell:
         raise ValueError("a non-empty string")
     return cell
 
 
 def parse_path(cell: str) -> str:
-    """A path whose name stays below the data set's folder; links are checked later (`folder.resolve_inside`)."""
+    """Parse a path whose name stays below the data set's folder; links are checked later (`folder.resolve_inside`)."""
     if leads_out(parse_string(cell)):
         raise ValueError("a path below the data set's folder; this one leads out of it")
     return cell
@@ -38,14 +38,14 @@ def leads_out(path: str) -> bool:
 
 
 def parse_natural(cell: str) -> int:
-    """A non-negative integer in decimal digits."""
+    """Parse a non-negative integer in decimal digits."""
     if not re.fullmatch(r"[0-9]{1,18}", cell):
         raise ValueError("an integer of at least 0")
     return int(cell)
 
 
 def parse_number(cell: str) -> float:
-    """A finite number."""
+    """Parse a finite number; raises ValueError, as all parsers do, naming what is expected."""
     try:
         found = float(cell)
     except ValueError:
@@ -56,7 +56,7 @@ def parse_number(cell: str) -> float:
 
 
 def parse_flag(cell: str) -> bool:
-    """True or False, written as true, 1, 1.0, false, 0 or 0.0 in any case."""
+    """Parse True or False, written as true, 1, 1.0, false, 0 or 0.0 in any case."""
     if cell.lower() not in FLAGS:
         raise ValueError("True or False")
     return FLAGS[cell.lower()]

@@ -72,15 +72,15 @@ def per_item(
     values, wanted = torch.empty(len(others), len(columns), dtype=torch.float64), labels[queries]
     start = 0
     for _, positions in search(similarity, gallery, deepest, engine=engine, roles=roles):
-        asked, positions = slice(start, start + len(positions)), positions.to(labels.device)
-        hits = found_in[positions] == wanted[asked, None]
+        rows, positions = slice(start, start + len(positions)), positions.to(labels.device)
+        hits = found_in[positions] == wanted[rows, None]
         if own is not None:
-            hits &= (positions != own[asked, None]) & (positions >= 0)
-        within = hits & (depths <= others[asked, None])
+            hits &= (positions != own[rows, None]) & (positions >= 0)
+        within = hits & (depths <= others[rows, None])
         precision = within.cumsum(dim=1) / depths.double() * within
         found = [*(hits[:, :k].any(dim=1) for k in recall_at), *(each.sum(dim=1) for each in (within, precision))]
-        values[asked] = torch.stack([column.double() for column in found], dim=1).cpu()
-        start = asked.stop
+        values[rows] = torch.stack([column.double() for column in found], dim=1).cpu()
+        start = rows.stop
     values[:, -2:] /= others[:, None].cpu()
     places = queries.nonzero()[:, 0].cpu().numpy()
     return pd.DataFrame(values.numpy(), columns=columns, index=places)[(others > 0).cpu().numpy()]

@@ -8,8 +8,9 @@ preserves the correlations among pairs of a class and among methods.
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy import stats
+
+from sfam_bench.statistics.intervals import sum_by_cluster
 
 FEW_CLASSES = 6  # with fewer, no sign pattern is rarer than 5 %, so that no difference can be significant
 LEVEL = 0.05
@@ -19,7 +20,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """The methods of one metric, over the pairs that all `compared` methods have.
+    """The result of `compare_with_best` for one metric, over the pairs that all `compared` methods have.
 
     `p` of each method is the adjusted probability of falling as far behind the best if methods are equal; NaN if it is
     not compared. `best` is the first of equal ones, -1 if there is none: fewer than FEW_CLASSES classes, a single
@@ -50,16 +51,13 @@ def compare_with_best(values: np.ndarray, clusters: np.ndarray, draws: int = 10_
     counts = np.isfinite(values).sum(axis=0)
     compared = (counts > 0) & (counts >= SHARED_ENOUGH * counts.max(initial=0))
     shared = np.isfinite(values[:, compared]).all(axis=1)
-    kept, codes = values[shared][:, compared], pd.factorize(np.asarray(clusters)[shared])[0]
-    classes = int(codes.max(initial=-1)) + 1
+    sums, _ = sum_by_cluster(values[shared][:, compared], np.asarray(clusters)[shared])
+    (classes, methods), totals, pairs = sums.shape, sums.sum(axis=0), int(shared.sum())
     p = np.full(values.shape[1], np.nan)
-    sums = np.zeros((classes, kept.shape[1]))
-    np.add.at(sums, codes, kept)
-    means = sums.sum(axis=0)
-    if classes < FEW_CLASSES or kept.shape[1] < 2 or np.ptp(means) <= ROUNDING * np.abs(sums).sum(axis=0).max():
-        return Comparison(-1, p, compared, len(kept), classes)
+    if classes < FEW_CLASSES or methods < 2 or np.ptp(totals) <= ROUNDING * np.abs(sums).sum(axis=0).max():
+        return Comparison(-1, p, compared, pairs, classes)
     p[compared] = _p_behind_best(sums, sign_flips(classes, draws, seed))
-    return Comparison(int(np.flatnonzero(compared)[means.argmax()]), p, compared, len(kept), classes)
+    return Comparison(int(np.flatnonzero(compared)[totals.argmax()]), p, compared, pairs, classes)
 
 
 def sign_flips(classes: int, draws: int, seed: int = 0) -> np.ndarray:
@@ -96,16 +94,10 @@ def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_0
 
     NaN values are ignored; p is NaN if there are no values or all are of one class.
     """
-    codes, names = pd.factorize(np.asarray(clusters))
-    present = np.isfinite(differences)
-    sums, sizes = np.zeros((len(names), differences.shape[1])), np.zeros((len(names), differences.shape[1]))
-    np.add.at(sums, codes, np.where(present, differences, 0.0))
-    np.add.at(sizes, codes, present)
-    p = np.full(differences.shape[1], np.nan)
-    for classes in np.unique((sizes > 0).sum(axis=0)):
-        columns = np.flatnonzero((sizes > 0).sum(axis=0) == classes)
-        if classes < 2:
-            continue
+    sums, sizes = sum_by_cluster(differences, clusters)
+    p, used = np.full(differences.shape[1], np.nan), (sizes > 0).sum(axis=0)
+    for classes in np.unique(used[used > 1]):
+        columns = np.flatnonzero(used == classes)
         own = np.stack([sums[sizes[:, column] > 0, column] for column in columns], axis=1)
         totals = np.abs(sign_flips(int(classes), draws, seed) @ _scale(own))
         p[columns] = (totals >= totals[0] - ROUNDING).mean(axis=0)

@@ -23,19 +23,6 @@ class Interval:
     clustered: bool  # False: a single cluster, whose pairs are taken as independent
 
 
-def clustered_bootstrap(
-    values: np.ndarray,
-    clusters: np.ndarray,
-    draws: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-    shares: bool = False,
-) -> Interval:
-    """`clustered_intervals` of one column."""
-    (interval,) = clustered_intervals(np.asarray(values, dtype=float)[:, None], clusters, draws, seed, level, shares)
-    return interval
-
-
 def clustered_intervals(
     values: np.ndarray,
     clusters: np.ndarray,
@@ -52,11 +39,8 @@ def clustered_intervals(
     (expanded percentile interval, Hesterberg 2015). Degrees of freedom use Kish's effective number of clusters, which
     is smaller for unequal sizes. A single cluster: its pairs are taken as independent, and `clustered` is False.
     """
-    codes, names = pd.factorize(np.asarray(clusters))
-    present, share = np.isfinite(values), np.broadcast_to(shares, values.shape[1:])
-    sums, sizes = np.zeros((len(names), values.shape[1])), np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, codes, np.where(present, values, 0.0))
-    np.add.at(sizes, codes, present)
+    sums, sizes = sum_by_cluster(values, clusters)
+    share = np.broadcast_to(shares, values.shape[1:])
     found: dict[int, Interval] = {}
     for used, columns in _by_clusters(sizes > 0):
         if used.sum() < 2:
@@ -70,6 +54,15 @@ def clustered_intervals(
             mean = sums[:, column].sum() / count
             found[column] = Interval(float(mean), low, high, int(count), int(used.sum()), True)
     return [found[column] for column in range(values.shape[1])]
+
+
+def sum_by_cluster(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts of the finite values of each column, (clusters, columns); clusters in order of appearance."""
+    codes, names = pd.factorize(np.asarray(clusters))
+    sums, counts = np.zeros((2, len(names), values.shape[1]))
+    np.add.at(sums, codes, np.where(np.isfinite(values), values, 0.0))
+    np.add.at(counts, codes, np.isfinite(values))
+    return sums, counts
 
 
 def _by_clusters(used: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

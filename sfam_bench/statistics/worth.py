@@ -47,7 +47,7 @@ def separation(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str,
         controls = matrix.entries[:, [place[key] for key in compared]]
         wins = (np.sign(exact - controls) + 1) / 2
         p_values = holm(sign_flip_p(wins - 0.5, matrix.clusters))
-        shares = (np.isin(wins, (0, 1)) | np.isnan(wins)).all(axis=0)  # without ties
+        shares = (np.isin(wins, (0, 1)) | np.isnan(wins)).all(axis=0)  # columns without ties
         intervals = clustered_intervals(wins, matrix.clusters, shares=shares)
         for (metric, control), found, p in zip(compared, intervals, p_values.tolist(), strict=True):
             clusters = found.clusters if found.clustered else found.count

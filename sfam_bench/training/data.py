@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import pair_seed
@@ -97,7 +97,7 @@ class Order(Sampler[list[Draw]]):
         if recipe.batch_size % world:
             raise UserError(f"train.batch_size={recipe.batch_size} does not divide among {world} processes: change it")
         self.size, self.share, self.rank = recipe.batch_size, recipe.batch_size // world, rank
-        self.count, self.seed = len(numbers), recipe.seed
+        self.count = len(numbers)
         self.per_epoch = len(numbers) // recipe.batch_size
         self.sampler: MPerClassSampler | None = None
         if recipe.per_class:
@@ -128,20 +128,6 @@ class Order(Sampler[list[Draw]]):
         self.random.set_state(np.random.get_state())  # noqa: NPY002
         np.random.set_state(outside)  # noqa: NPY002
         return order
-
-
-def make_loader(
-    data: Dataset[tuple[Tensor, int]], order: Order, workers: int, pin: bool
-) -> DataLoader[tuple[Tensor, int]]:
-    """A loader of batches in this order; it has its own generator, so that torch's is not advanced."""
-    return DataLoader(
-        data,
-        batch_sampler=order,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin,
-        generator=torch.Generator().manual_seed(order.seed),
-    )
 
 
 def seed_generators(number: int) -> None:

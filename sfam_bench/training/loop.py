@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic
@@ -22,7 +22,7 @@ from sfam_bench.core.stream import progress
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Progress, Stateful, lock_folder
-from sfam_bench.training.data import AugmentedImages, CachedActivations, Examples, Order, make_loader, seed_generators
+from sfam_bench.training.data import AugmentedImages, CachedActivations, Examples, Order, seed_generators
 from sfam_bench.training.distributed import any_process, gather_rows, rank, world_size
 from sfam_bench.training.recipe import BODY, Recipe
 from sfam_bench.training.validation import Choice
@@ -99,7 +99,14 @@ class _Training:
         else:
             self._write()  # fails before training if the model cannot be saved here
         steps, size = self.recipe.epochs * len(self.order), self.recipe.batch_size
-        batches = make_loader(self.data, self.order, self.recipe.workers, pin=self.model.device.type == "cuda")
+        batches = DataLoader(
+            self.data,
+            batch_sampler=self.order,
+            num_workers=self.recipe.workers,
+            persistent_workers=self.recipe.workers > 0,
+            pin_memory=self.model.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.recipe.seed),  # its own, so that torch's is not advanced
+        )
         with progress(None, "train", steps * size, "image") as bar, catch_signals() as request:
             bar.disable = bar.disable or rank() > 0
             bar.update(self.at.step * size)

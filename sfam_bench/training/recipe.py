@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural, NotNegative, Positive, Range
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -18,7 +18,7 @@ BODY, HEAD, PROXIES = "body", "head", "proxies"  # parameter groups with their o
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Hyper-parameters of one training.
 
     per_class: images of each class in a batch; 0 samples batches independently of class.
@@ -70,7 +70,7 @@ class Recipe:
     shuffle_labels: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if not (self.lr or self.head_lr or self.loss_lr):
             raise UserError("train.lr, train.head_lr and train.loss_lr are all 0: nothing would be learnt")
         if self.per_class and self.batch_size % self.per_class:
@@ -101,7 +101,7 @@ class Recipe:
         return groups
 
     def make_optimiser(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The optimiser of these groups."""
+        """The optimiser of these parameter groups."""
         if self.optimiser in ("adamw", "adam"):
             return (torch.optim.AdamW if self.optimiser == "adamw" else torch.optim.Adam)(groups)
         return (torch.optim.SGD if self.optimiser == "sgd" else torch.optim.RMSprop)(groups, momentum=self.momentum)

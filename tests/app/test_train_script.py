@@ -82,12 +82,12 @@ def test_a_stopped_run_is_continued_bit_for_bit(
     assert "pass resume=true" in err
     code, _, err = run_script("train", *TRAIN, "train.lr=1.0", f"run_dir={run}", "resume=true")
     assert code == 2
-    assert "was begun with other settings or images (train.lr was 0.0003, is 1.0): give the same, or another" in err
+    assert "was started with other settings or images (train.lr was 0.0003, is 1.0): use the same, or another" in err
     with monkeypatch.context() as patched:
         patched.setattr("sfam_bench.training.checkpoint.running_code", lambda: "other")
         code, _, err = run_script("train", *TRAIN, f"run_dir={run}", "resume=true")
         assert code == 2
-        assert "was begun with other code" in err
+        assert "was started with other code" in err
         assert "resume=anyway" in err
 
     ok(run_script("train", *TRAIN, "train.checkpoint_steps=7", f"run_dir={run}", "resume=true"))

@@ -14,7 +14,7 @@ from sfam_bench.core.files import digest, write_json
 from sfam_bench.report.paper import Models
 from sfam_bench.report.stored import Stored
 from sfam_bench.report.tables.models import model_table, read_training, row_names
-from sfam_bench.statistics import clustered_bootstrap
+from sfam_bench.statistics import clustered_intervals
 
 FROZEN = {"recall_at_1": [1.0, 0, 0, 0], "map_at_r": [0.5, 0, 0.25, 0.25]}
 TRAINED = {"recall_at_1": [1.0, 1, 0, 0], "map_at_r": [1.0, 0.5, 0.75, 0.75]}
@@ -75,7 +75,7 @@ def test_intervals_resample_classes_and_pair_images(tmp_path: Path) -> None:
     row = model_table([read_training(trained(tmp_path / "run", shuffled))], draws=500).iloc[0]
     before, after = (np.array(side["map_at_r"]) for side in sides)
     for side, values in {"frozen": before, "trained": after, "difference": after - before}.items():
-        expected = clustered_bootstrap(values, np.array(labels), draws=500)
+        (expected,) = clustered_intervals(values[:, None], np.array(labels), draws=500)
         found = row[[f"map_at_r_{side}", f"map_at_r_{side}_low", f"map_at_r_{side}_high"]]
         assert found.tolist() == pytest.approx([expected.mean, expected.low, expected.high])
         assert expected.low < expected.high

@@ -1,10 +1,16 @@
 """Intervals: numbers by hand, coverage by simulation."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from sfam_bench.statistics.intervals import STUDENT_BELOW, _quantile, clustered_bootstrap, clustered_intervals
+from sfam_bench.statistics.intervals import STUDENT_BELOW, Interval, _quantile, clustered_intervals
+
+
+def clustered_bootstrap(values: np.ndarray, clusters: np.ndarray, **options: Any) -> Interval:
+    return clustered_intervals(np.asarray(values, dtype=float)[:, None], clusters, **options)[0]
 
 
 def test_the_mean_is_over_pairs_not_over_clusters() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import PIL.Image
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
@@ -21,7 +21,7 @@ TEST_SHARE = 3  # one in TEST_SHARE combinations is a test class
 
 
 @dataclass(frozen=True)
-class Planted:
+class Planted(Checked):
     """Images (3, size, size) of 96 train and 48 test combinations of 12 crests and 12 tails, without overlap.
 
     Every crest and every tail occurs in 8 training classes; everything else is drawn independently of the class. An
@@ -38,9 +38,6 @@ class Planted:
     parts: ClassVar[tuple[str, ...]] = PARTS
     evidence: ClassVar[tuple[str, ...]] = EVIDENCE
     states: ClassVar[int] = STATES
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     @cached_property
     def index(self) -> pd.DataFrame:
@@ -106,9 +103,9 @@ class Planted:
         return PlantedScene((self.seed, int.from_bytes(digest[:8], "big")), states["crest"], states["tail"])
 
     def _sample(self, scene: PlantedScene) -> Sample:
-        image, seen = render(scene, self.size)
-        masks = {"foreground": torch.from_numpy(seen > 0)}
-        masks |= {f"part/{part}": torch.from_numpy(seen == k) for k, part in enumerate(PARTS, start=1)}
+        image, parts = render(scene, self.size)
+        masks = {"foreground": torch.from_numpy(parts > 0)}
+        masks |= {f"part/{part}": torch.from_numpy(parts == k) for k, part in enumerate(PARTS, start=1)}
         return Sample(torch.from_numpy(image).permute(2, 0, 1).float() / 255, masks)
 
 

@@ -25,7 +25,7 @@ def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[n
     surface, rim = _paint(outlines, behind + own, fine)
 
     number = surface[surface > 0]
-    order = np.argsort(number, kind="stable")  # one run of sub-pixels a layer
+    order = np.argsort(number, kind="stable")  # one run of sub-pixels per layer
     rows, cols = (index[order] for index in np.nonzero(surface))
     where = (np.stack([cols, rows], axis=1) + 0.5) / fine
     where_own, ends = at.to_own(where), np.cumsum(np.bincount(number, minlength=len(outlines) + 1))
