@@ -25,7 +25,7 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.xgrad_cam import XGradCAM
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid
-from sfam_bench.metrics.shared.base import Asking, Scene
+from sfam_bench.metrics.shared.base import Probing, Scene
 from sfam_bench.models.build import build
 from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
@@ -280,7 +280,7 @@ def test_metrics_that_ask_nothing_take_no_passes_and_keep_the_order():
         raise AssertionError("nobody asked")
 
     metrics = {"point": PointingGame(), "energy": EnergyPointingGame()}
-    assert not any(isinstance(metric, Asking) for metric in metrics.values())
+    assert not any(isinstance(metric, Probing) for metric in metrics.values())
     (shard,) = evaluate(lively(), Similarity(), [batch(2)], FOUR, metrics, "made", passes=Passes(refuse))
     found = [(r.explainer, r.metric, r.query_id) for r in shard.records if r.explainer != PAIR]
     assert found == [(name, metric, query) for name in FOUR for metric in metrics for query in ("q0", "q1")]

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from time import perf_counter
 
 import torch
@@ -21,7 +22,17 @@ from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import Series
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
 from sfam_bench.explainers.shared.points import point_to_point
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Reading, Scene
+from sfam_bench.metrics.shared.base import (
+    NOT_DRAWN,
+    Explained,
+    Metric,
+    Probe,
+    Probing,
+    Question,
+    Reading,
+    Scene,
+    no_reason,
+)
 from sfam_bench.metrics.shared.walks import curves
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.retrieval.recall import Catalogue
@@ -125,8 +136,8 @@ def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passe
     One stream of passes serves all methods and metrics, and no more than two methods are under way at once. Where maps
     coincide (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later method takes the answers of the earlier.
     """
-    asking = [metric for metric in metrics if isinstance(metric, Asking)]
-    if not asking:
+    probing = [metric for metric in metrics if isinstance(metric, Probing)]
+    if not probing:
         yield from methods
         return
     under_way: deque[tuple[Method, list[tuple[Question, Cache]]]] = deque()
@@ -134,7 +145,7 @@ def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passe
     def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
         earlier: list[tuple[RawMaps, set[Question], Cache]] = []
         for method in methods:
-            asked = dict.fromkeys(question for metric in asking for question in asks(metric, method.explained))
+            asked = dict.fromkeys(chain.from_iterable(list_questions(metric, method.explained) for metric in probing))
             lent: dict[Question, Cache] = {}
             for scaled, known, answers in earlier:
                 alike = coincide(scaled, method.scaled)
@@ -148,20 +159,20 @@ def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passe
 
     def finished() -> Method:
         method, lent = under_way.popleft()
-        method.explained.borrow({question: answers[question] for question, answers in lent})
+        method.explained.answers.update({question: answers[question] for question, answers in lent})
         return method
 
     for (method, question), embeddings in passes(questions()):
         while under_way[0][0] is not method:
             yield finished()
-        method.explained.hear(question, embeddings)
+        method.explained.answer(question, embeddings)
     while under_way:
         yield finished()
 
 
-def asks(metric: Asking, method: Explained) -> Iterator[Question]:
-    """Each probe of a metric, of each pair that it asks."""
-    pairs = metric.asked(method).nonzero()[:, 0].tolist()
+def list_questions(metric: Probing, method: Explained) -> Iterator[Question]:
+    """Each probe of a metric, with each pair that has a value."""
+    pairs = no_reason(metric.reasons(method)).nonzero()[:, 0].tolist()
     return ((probe, pair) for probe in metric.probes for pair in pairs)
 
 
@@ -169,7 +180,7 @@ def count_passes(metrics: Iterable[Metric], methods: int, pairs: int, pixels: in
     """How many passes an evaluation takes at most; `own` are those that all explainers take themselves for a pair."""
     shares: dict[Probe, float] = {}
     for metric in metrics:
-        if isinstance(metric, Asking):
+        if isinstance(metric, Probing):
             shares.update({probe: max(metric.share, shares.get(probe, 0)) for probe in metric.probes})
     return pairs * own + round(methods * pairs * sum(share * probe.count(pixels) for probe, share in shares.items()))
 
