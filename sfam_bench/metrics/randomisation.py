@@ -15,7 +15,7 @@ from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
-from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.modes import without_grad
 from sfam_bench.engine.passes import Passes
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 from sfam_bench.metrics.shared.likeness import Changed, Comparing
@@ -120,7 +120,7 @@ class Randomised:
         model = cascade(scene.model, self.seed, self.stages)[self.stage]
         encoded = scene.encoded
         terms = tuple(replace(term, side=model.encode(term.side.images)) for term in encoded.terms)
-        passes = Passes(quietly(model, model), encoded.passes.batch)
+        passes = Passes(without_grad(model, model), encoded.passes.batch)
         query = model.encode(encoded.query.images)
         return Changed(model, replace(encoded, query=query, terms=terms, passes=passes, kept=Cache()), scene.pairs)
 

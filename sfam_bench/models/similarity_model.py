@@ -13,7 +13,7 @@ from sfam_bench.core.similarity import SimilarityFunction, unit
 from sfam_bench.core.targets import Target
 from sfam_bench.core.types import Activations, Embeddings, Images, Pooled
 from sfam_bench.engine import passes as engine
-from sfam_bench.engine.modes import evaluating, quietly
+from sfam_bench.engine.modes import evaluating, without_grad
 
 
 class Embedder(nn.Module):
@@ -133,4 +133,4 @@ def encode_pairs(
     others = [reference] if negative is None else [reference, negative]
     query_side, *sides = (model.encode(images) for images in (query, *others))
     terms = target.terms(sides[0], sides[1] if negative is not None else None)
-    return Encoded(query_side, terms, passes or engine.Passes(quietly(model, model)))
+    return Encoded(query_side, terms, passes or engine.Passes(without_grad(model, model)))
