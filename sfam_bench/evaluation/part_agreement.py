@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.maps import find_flaws, normalise, upsample
 from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.core.ranges import Count, Natural, Positive
@@ -30,31 +30,21 @@ from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_par
 from sfam_bench.models.similarity_model import SimilarityModel
 
 METRIC, SHUFFLED = "part_agreement", "part_agreement_shuffled"
-METRICS = metric_facts(
-    {
-        METRIC: Described(
-            MetricCard(
-                range=(-1, 1),
-                group="Metrics that see the pair",
-                label="part agreement",
-                meaning="does the map follow the similarity of each part?",
-                family="part_agreement",
-            ),
-            higher_is_better=True,
-        ),
-        SHUFFLED: Described(
-            MetricCard(
-                range=(-1, 1),
-                group="Metrics that see the pair",
-                label="part agreement (classes exchanged)",
-                meaning="part agreement with the descriptions of whole classes exchanged",
-                family="part_agreement",
-                role="chance",
-                of=METRIC,
-            )
-        ),
-    }
+CARD = MetricCard(
+    range=(-1, 1),
+    group="Metrics that see the pair",
+    label="part agreement",
+    meaning="does the map follow the similarity of each part?",
+    family="part_agreement",
 )
+CHANCE = replace(
+    CARD,
+    label="part agreement (classes exchanged)",
+    meaning="part agreement with the descriptions of whole classes exchanged",
+    role="chance",
+    of=METRIC,
+)
+METRICS = metric_facts({METRIC: Described(CARD, higher_is_better=True), SHUFFLED: Described(CHANCE)})
 MANY = "*"  # the reference id of a value over many references
 
 
@@ -92,7 +82,7 @@ def encode_images(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[
 
 
 @dataclass(frozen=True)
-class PartAgreement:
+class PartAgreement(Checked):
     """Does relevance near a part increase with its similarity over references of other classes; defined here.
 
     The value of a query is `rank_agreement`; its chance level is the value with the classes of the references shuffled.
@@ -111,7 +101,7 @@ class PartAgreement:
     seed: Natural = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if self.references < 3:
             raise UserError(f"agreement.references={self.references}: a rank correlation needs at least 3")
 

@@ -20,7 +20,7 @@ from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.embedding_cam import EmbeddingCAM
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.shared.prepare import Bank, Preparable, Preparation, Prepared
-from sfam_bench.explainers.weight_transfer import WeightTransfer, draw
+from sfam_bench.explainers.weight_transfer import WeightTransfer, draw_triplets
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
 
@@ -232,7 +232,9 @@ def losing_triplets(distances, labels, anchor, margin):
 def test_triplets_are_drawn_from_those_with_a_loss(labels, seed, margin, count):
     random = np.random.default_rng(seed)
     distances, anchor = random.choice(5, len(labels)) / 4, seed % len(labels)  # with ties
-    found = list(zip(*map(list, draw(distances, np.array(labels), anchor, margin, count, random)), strict=True))
+    found = list(
+        zip(*map(list, draw_triplets(distances, np.array(labels), anchor, margin, count, random)), strict=True)
+    )
     every = losing_triplets(distances, labels, anchor, margin)
     assert len(found) == len({*found}) == min(count, len(every))
     assert {*found} <= every
@@ -241,7 +243,7 @@ def test_triplets_are_drawn_from_those_with_a_loss(labels, seed, margin, count):
 def test_each_triplet_is_drawn_as_often():
     distances, labels, counts = np.array([0, 0.5, 0.7, 0.3, 0.6, 0.9]), np.array([1, 1, 1, 2, 2, 3]), {}
     for seed in range(3000):
-        for triplet in zip(*draw(distances, labels, 0, 0.2, 2, np.random.default_rng(seed)), strict=True):
+        for triplet in zip(*draw_triplets(distances, labels, 0, 0.2, 2, np.random.default_rng(seed)), strict=True):
             counts[triplet] = counts.get(triplet, 0) + 1
     assert counts.keys() == {(1, 3), (1, 4), (2, 3), (2, 4)}  # 0.7 + 0.2 is not more than 0.9
     assert all(1380 < count < 1620 for count in counts.values())  # 1500, five standard deviations of 27
