@@ -25,7 +25,7 @@ from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import backbone, load, save
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.models.tokens import CARRY, PatchTail, PatchTokens, cut_tokens, join, last_tokens, part
+from sfam_bench.models.tokens import CARRY, PatchTail, PatchTokens, cut_tokens, join, last_tokens, split_tokens
 from tests.contract import pairs
 from tests.transformers import SIMILARITIES, tiny_transformer, transformer
 
@@ -89,8 +89,8 @@ def test_prefix_tokens_travel_as_constant_channels_and_arrive_as_they_left():
     activations = join(grid, tokens[:, :3])
     assert activations.shape == (2, 4 * (1 + 3), 2, 3)
     assert torch.equal(activations[:, 4:8], (tokens[:, 0] * CARRY)[:, :, None, None].expand(-1, -1, 2, 3))
-    torch.testing.assert_close(part(activations, 3), tokens)
-    assert torch.equal(part(grid, 0), tokens[:, 3:])
+    torch.testing.assert_close(split_tokens(activations, 3), tokens)
+    assert torch.equal(split_tokens(grid, 0), tokens[:, 3:])
 
 
 @pytest.mark.parametrize(
