@@ -72,7 +72,7 @@ def test_half_precision_is_refused(dtype: torch.dtype) -> None:
 def test_weights_made_in_inference_mode_are_refused() -> None:
     with torch.inference_mode():
         layers = trunk()
-    with pytest.raises(UserError, match=r"made inside torch.inference_mode.*build the model outside of it"):
+    with pytest.raises(UserError, match=r"created in torch.inference_mode.*build the model outside of it"):
         build("small", layers, GAP(), Cosine(), image_size=32)
 
 

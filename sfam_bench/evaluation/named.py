@@ -47,7 +47,7 @@ def find_object(group: Literal["explainer", "metric"], name: str) -> Any:
     """
     known = _entries(group)
     if not isinstance(name, str):
-        raise UserError(f"a list of {group}s must contain names, not {name!r:.60}: give objects as {{'name': object}}")
+        raise UserError(f"a list of {group}s holds names, not {name!r:.60}: give objects as {{'name': object}}")
     if name not in known:
         near = ", ".join(get_close_matches(name, known, 3)) or f"one of {', '.join(known)}"
         raise UserError(f"there is no {group} {name!r}: did you mean {near}?")

@@ -56,15 +56,15 @@ def read(path: Path) -> Any:
     except (SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if "TorchScript" in str(error):
             raise UserError(
-                f"refused to read {path}: TorchScript contains code; save the state dict of the loaded model instead"
+                f"refused to read {path}: TorchScript holds code; save the state dict of the loaded model instead"
             ) from error
         raise UserError(
-            f"cannot read weights from {path}: {_first_line(error)}; the file is damaged or has another format"
+            f"cannot read weights from {path}: {_first_line(error)}; the file is damaged or of another kind"
         ) from error
     except Exception as error:  # pickle.UnpicklingError: torch's refusal of code in the file
         found = re.search(r"(?:GLOBAL|class|function) '?([\w.]+)", str(error))
         raise UserError(
-            f"refused to read {path}: it contains objects other than tensors, which may be code"
+            f"refused to read {path}: it holds more than tensors, which may be code"
             f"{f' ({found[1]})' if found else ''}; save only model.state_dict() instead"
         ) from error
 
@@ -76,7 +76,7 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise zipfile.BadZipFile(f"it contains {twice[0]} twice")
+            raise zipfile.BadZipFile(f"it holds {twice[0]} twice")
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of {damaged} differs")
 
@@ -97,7 +97,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(
-            f"{type(model).__name__} cannot be saved: its entry '{odd[0]}' is not a tensor; remove it from state_dict()"
+            f"{type(model).__name__} cannot be saved: its entry '{odd[0]}' is no tensor; remove it from state_dict()"
         )
     taken: set[int] = set()
     found = {}
@@ -160,11 +160,11 @@ def read_ours(path: Path) -> dict[str, Tensor]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a file; raises UserError where it contains several."""
+    """Read the state dict of a file; raises UserError where it holds several."""
     found = states_in(read(path), path)
     if len(found) > 1:
         raise UserError(
-            f"{path} contains several state dicts ({', '.join(sorted(found))}): save one of them separately, or load "
+            f"{path} holds several state dicts ({', '.join(sorted(found))}): save one of them separately, or load "
             "the file with model=checkpoint and model.prefix"
         )
     return next(iter(found.values()))
@@ -174,7 +174,7 @@ def states_in(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
     """The state dicts in the content of a file, by name; "" is the whole file."""
     found = _states(content)
     if not found:
-        raise UserError(f"{path} contains no plain state dict; save model.state_dict() or a .safetensors file")
+        raise UserError(f"{path} holds no plain state dict; save model.state_dict() or a .safetensors file")
     return found
 
 
@@ -195,7 +195,7 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise UserError where a weight is NaN or infinite."""
     for key, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"checkpoint {path} contains NaN or infinity in '{key}'; train again or use an earlier one")
+            raise UserError(f"checkpoint {path} holds NaN or infinity in '{key}'; train again or use an earlier one")
 
 
 def _first_line(error: Exception) -> str:

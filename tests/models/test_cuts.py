@@ -63,7 +63,7 @@ def test_class_and_patch_tokens_share_their_weights(tmp_path):
 
 def test_another_network_is_still_refused(tmp_path):
     save(cut_at("layer3"), tmp_path / "a.safetensors", {})
-    with pytest.raises(UserError, match=r"does not fit the model: \d+ entries missing, \d+ left over"):
+    with pytest.raises(UserError, match=r"does not fit the model: \d+ entries missing, \d+ unexpected"):
         load(cut_at("layer2", backbone=("timm", "resnet14t")), tmp_path / "a.safetensors")
 
 

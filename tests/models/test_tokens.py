@@ -209,7 +209,7 @@ def test_a_transformer_by_name_takes_sizes_that_its_patches_cover():
     trunk, tail = backbone("deit_tiny_distilled_patch16_224", token="class")
     with torch.no_grad():
         assert tail(trunk(torch.rand(1, 3, 32, 48))).shape == (1, 192, 1, 1)
-        with pytest.raises(UserError, match="images of 37 x 51 px do not divide into patches of 16 x 16: choose a "):
+        with pytest.raises(UserError, match="images of 37 x 51 px are not divisible into patches of 16 x 16: choose "):
             trunk(IMAGES)
 
 
@@ -234,7 +234,7 @@ def test_weights_go_into_both_pieces():
         ((transformer(), "vit", "blocks.1", "class"), "vit has no cut at 'blocks.1' .* blocks.0 to blocks.0"),
         (
             (transformer(depth=1), "vit", None, "class"),
-            "vit is not made of plain blocks: name one as model.trunk.layer",
+            "vit has blocks of another kind: name one as model.trunk.layer",
         ),
         ((transformer(depth=2), "vit", "blocks.0", "class"), "vit has no cut at .* for its class token: leave it null"),
         ((transformer(class_token=False), "vit", None, "class"), "vit has no class token: set model.trunk.token=patch"),
@@ -248,8 +248,8 @@ def test_a_cut_that_is_not_there_says_which_are(arguments, message):
 @pytest.mark.parametrize(
     ("source", "name", "layer", "token", "message"),
     [
-        ("torchvision", "swin_t", "features.3", "patch", "SwinTransformer has no grid of channels first at"),
-        ("timm", "mixer_s32_224", "blocks.3", "patch", "MlpMixer has no grid of channels first at 'blocks.3'"),
+        ("torchvision", "swin_t", "features.3", "patch", "SwinTransformer has no grid with channels first at"),
+        ("timm", "mixer_s32_224", "blocks.3", "patch", "MlpMixer has no grid with channels first at 'blocks.3'"),
         ("timm", "resnet10t", None, "class", "resnet10t has no class token that can be cut"),
     ],
 )

@@ -83,7 +83,7 @@ def find(
         starts = {start: members for start, members in starts.items() if _try_members(start, state, members)[0]}
     if len(starts) > 1:
         choices = " or ".join(f"model.prefix={start or QUOTES}" for start in starts)
-        raise UserError(f"{path} contains several backbones: choose one as {choices}")
+        raise UserError(f"{path} holds several backbones: choose one as {choices}")
     if not starts:
         raise UserError(
             f"{path} contains no known backbone (first key: {next(iter(state))}): name it as "
