@@ -145,16 +145,16 @@ def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passe
     def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
         earlier: list[tuple[RawMaps, set[Question], Cache]] = []
         for method in methods:
-            asked = dict.fromkeys(chain.from_iterable(list_questions(metric, method.explained) for metric in probing))
+            needed = dict.fromkeys(chain.from_iterable(list_questions(metric, method.explained) for metric in probing))
             lent: dict[Question, Cache] = {}
             for scaled, known, answers in earlier:
                 alike = coincide(scaled, method.scaled)
-                lendable = (question for question in asked if not isinstance(question[0], Reading))
+                lendable = (question for question in needed if not isinstance(question[0], Reading))
                 lent.update((question, answers) for question in lendable if alike[question[1]] and question in known)
             if method.scaled[0].numel() <= COARSE:
-                earlier.append((method.scaled, set(asked), method.explained.answers))
+                earlier.append((method.scaled, set(needed), method.explained.answers))
             in_progress.append((method, list(lent.items())))
-            for question, series in method.explained.ask(question for question in asked if question not in lent):
+            for question, series in method.explained.ask(question for question in needed if question not in lent):
                 yield (method, question), series
 
     def finish_first() -> Method:

@@ -86,11 +86,11 @@ class RetrievalArea(Checked):
 
     def __call__(self, explained: Explained) -> Measured:
         reasons = self.reasons(explained)
-        asked = no_reason(reasons)
+        needed = no_reason(reasons)
         name = {"recall_at_1": DECISIONS["class"]}.get(self.of, self.of)
 
         def area_of(walk: Walk) -> Scores:
-            found = walk.readings(explained, asked, name)
+            found = walk.readings(explained, needed, name)
             if self.of == "rank":
                 logs = found.new_tensor([log(max(count, 2)) for count in count_ranked(explained)])
                 found = 1 - found.log() / logs[:, None]
@@ -147,11 +147,11 @@ class MarginArea(Checked):
 
     def __call__(self, explained: Explained) -> Measured:
         reasons = self.reasons(explained)
-        asked = no_reason(reasons)
+        needed = no_reason(reasons)
         full, base = (end[:, None] for end in read_ends(explained, self.baseline, "margin"))
 
         def area_of(walk: Walk) -> Scores:
-            return walk.integral((walk.readings(explained, asked, "margin") - base) / (full - base), explained)
+            return walk.integral((walk.readings(explained, needed, "margin") - base) / (full - base), explained)
 
         return mask_values(area(self.probes, area_of), reasons)
 

@@ -96,11 +96,11 @@ class Perturbation(Checked):
 
     def __call__(self, explained: Explained) -> Measured:
         reasons = self.reasons(explained)
-        if not (asked := no_reason(reasons)).any():
+        if not (needed := no_reason(reasons)).any():
             return Measured(torch.full_like(explained.scene.full(), torch.nan), reasons)
-        value = area(self.probes, lambda walk: self._area(walk, explained, asked))
+        value = area(self.probes, lambda walk: self._area(walk, explained, needed))
         if self.scale == "minmax":
-            flat = [curve_range(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
+            flat = [curve_range(walk.scores(explained, needed)) <= FLAT for walk in self.probes]
             reasons["flat_curve"] = torch.stack(flat).any(dim=0)
         return mask_values(value * self.times, reasons)
 
@@ -116,10 +116,10 @@ class Perturbation(Checked):
             reasons["reference_map"] = torch.stack(find_flaws(explained.other.raw)).any(dim=0)
         return reasons
 
-    def _area(self, walk: Walk, explained: Explained, asked: Flags) -> Scores:
+    def _area(self, walk: Walk, explained: Explained, needed: Flags) -> Scores:
         if self.scale == "range":
-            return walk.area(explained, asked)
-        curves = walk.scores(explained, asked)
+            return walk.area(explained, needed)
+        curves = walk.scores(explained, needed)
         if self.scale == "minmax":
             curves = (curves - curves.amin(dim=1, keepdim=True)) / curve_range(curves)[:, None]
         return walk.integral(curves, explained)

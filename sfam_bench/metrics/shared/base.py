@@ -57,12 +57,12 @@ class Explained:
         own = probe.read(self, embeddings, pair) if isinstance(probe, Reading) else None
         self.answers[question] = self.scene.readings(embeddings, pair) if own is None else own
 
-    def readings(self, probe: "Probe", asked: Flags, name: str = "score") -> Float[Tensor, "batch items"]:
-        """One of the scene's columns for a probe's images, computed once; NaN for pairs that are not `asked`."""
-        questions = [(probe, pair) for pair in asked.nonzero()[:, 0].tolist()]
+    def readings(self, probe: "Probe", needed: Flags, name: str = "score") -> Float[Tensor, "batch items"]:
+        """One of the scene's columns for a probe's images, computed once; NaN for pairs that are not `needed`."""
+        questions = [(probe, pair) for pair in needed.nonzero()[:, 0].tolist()]
         for question, embeddings in self.scene.encoded.passes(self.ask(questions)):
             self.answer(question, embeddings)
-        found = self.scene.full().new_full((len(asked), probe.count(self.maps[0].numel())), torch.nan)
+        found = self.scene.full().new_full((len(needed), probe.count(self.maps[0].numel())), torch.nan)
         for probe, pair in questions:
             answer = self.answers[probe, pair][:, self.scene.columns.index(name)]
             found[pair, : len(answer)] = answer

@@ -55,26 +55,26 @@ class Walk:
         """The score of the baseline image."""
         return explained.scene.base(self.baseline)
 
-    def scores(self, explained: Explained, asked: Flags) -> Curves:
-        """The raw curve with both ends; NaN for pairs that are not `asked`."""
-        between = explained.readings(self, asked)[:, : self.points(explained.maps[0].numel())]
+    def scores(self, explained: Explained, needed: Flags) -> Curves:
+        """The raw curve with both ends; NaN for pairs that are not `needed`."""
+        between = explained.readings(self, needed)[:, : self.points(explained.maps[0].numel())]
         return self.between(explained.scene.full(), between, self.base(explained))
 
-    def readings(self, explained: Explained, asked: Flags, name: str) -> Curves:
-        """Another value along the walk, with both ends; NaN for pairs that are not `asked`."""
+    def readings(self, explained: Explained, needed: Flags, name: str) -> Curves:
+        """Another value along the walk, with both ends; NaN for pairs that are not `needed`."""
         scene = explained.scene
         full, base = (scene.reading(e, name) for e in (scene.encoded.query.embeddings, scene.bare(self.baseline)))
-        return self.between(full, explained.readings(self, asked, name), base)
+        return self.between(full, explained.readings(self, needed, name), base)
 
     def between(self, full: Scores, curve: Float[Tensor, "batch inner"], base: Scores) -> Curves:
         """A curve with both ends."""
         first, last = (full, base) if self.direction == "deletion" else (base, full)
         return torch.cat([first[:, None], curve, last[:, None]], dim=1)
 
-    def area(self, explained: Explained, asked: Flags) -> Scores:
+    def area(self, explained: Explained, needed: Flags) -> Scores:
         """Area under (s - s_base) / (s_full - s_base)."""
         full, base = explained.scene.full(), self.base(explained)
-        return self.integral(self.scores(explained, asked) - base[:, None], explained) / (full - base)
+        return self.integral(self.scores(explained, needed) - base[:, None], explained) / (full - base)
 
     def integral(self, curves: Curves, explained: Explained) -> Scores:
         """Area under curves with both ends."""
@@ -147,16 +147,16 @@ def curves(explained: Explained, metrics: Iterable[Metric]) -> dict[str, tuple[l
     At most `KEPT` points of each, including both ends. Where two walks differ only in their steps, the name of the
     later ends with its number of steps.
     """
-    asked: dict[Walk, Flags] = {}
+    needed: dict[Walk, Flags] = {}
     for metric in metrics:
         if isinstance(metric, Probing) and metric.share == 1:
             flags = no_reason(metric.reasons(explained))
             for probe in metric.probes:
                 if isinstance(probe, Walk):
-                    asked[probe] = flags | asked[probe] if probe in asked else flags
+                    needed[probe] = flags | needed[probe] if probe in needed else flags
     found: dict[str, tuple[list[float], Curves]] = {}
     pixels = explained.maps[0].numel()
-    for walk, flags in asked.items():
+    for walk, flags in needed.items():
         counts, _ = sample_steps(walk.steps, pixels)
         if isinstance(walk, OtherWalk) and explained.other is None:
             continue

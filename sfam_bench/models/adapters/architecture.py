@@ -63,7 +63,7 @@ def find(
 ) -> Backbone:
     """The backbone `given` as SOURCE/NAME (timm without a source), or the one that matches keys and shapes.
 
-    Among several that match, the one whose name ends with one of `preferred` is used; otherwise UserError asks for it.
+    Among several that match, the one whose name ends with one of `preferred` is used; otherwise UserError is raised.
     """
     families = dict(FAMILIES)
     if given is not None:

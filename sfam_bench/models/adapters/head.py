@@ -29,7 +29,7 @@ def head_of(
     """The head of these entries, linear layers and norms in the order of their numbers; None without entries.
 
     `plain` names the layer of each number without entries, in order, and any layers after the last one. Where it is
-    None, the layers are those of `between` (the code base's), or UserError asks for them; numbers before the first
+    None, the layers are those of `between` (the code base's), or UserError is raised; numbers before the first
     entry are then read as the identity, with a warning. `where` names the head in messages.
     """
     if not entries:

@@ -41,12 +41,12 @@ class LeftOver:
         named: Collection[str],
         unused: Collection[str],
         headless: bool = False,
-        asks: bool = False,
+        any_size: bool = False,
     ) -> "LeftOver":
         """Classify the entries that belong to neither the backbone nor `head`.
 
         `named` are possible names of a head and `unused` those of modules of no embedding in this code base;
-        `headless`: there is no head; `asks`: a classifier of any size may be the head.
+        `headless`: there is no head; `any_size`: a classifier of any size may be the head.
         """
         taken = [*body.keys, *head]
         modules: dict[str, list[str]] = {}
@@ -57,7 +57,7 @@ class LeftOver:
         sorts: dict[str, dict[str, list[str]]] = {"unused": {}, "classifiers": {}, "heads": {}, "strange": {}}
         for module, keys in modules.items():
             name = short(module, body)
-            own = not asks and module == f"{body.prefix}{name}" and outputs(state, keys) in CLASSES
+            own = not any_size and module == f"{body.prefix}{name}" and outputs(state, keys) in CLASSES
             if name in never or all(of_another(key, state, body) for key in keys):
                 sort = "unused"
             elif name in CLASSIFIERS or name in named:

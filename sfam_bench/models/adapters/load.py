@@ -44,7 +44,7 @@ def checkpoint(
     name: str | None = None,
     image_size: Count = 224,
 ) -> SimilarityModel:
-    """The model in a file of another code base; settings that are None or "auto" are inferred, or UserError asks.
+    """The model in a file of another code base; settings that are None or "auto" are inferred or raise UserError.
 
     `backbone` is SOURCE/NAME and `prefix` that of its keys, `head` the module of the head (none: there is none) and
     `head_layers` its layers without entries, in order; `ignore` are names or patterns of modules that are not part of
@@ -67,8 +67,8 @@ def checkpoint(
     known = (*([CLIP_HEAD] if f"{body.prefix}{CLIP}" in body.keys else []), *found.heads)
     names = known if head is None else () if head == "none" else (head,)
     projection = Projection.of(state, body, names, file, head_layers, found.between)
-    asks = found.source == "open-metric-learning"  # its ResNets keep ImageNet's classifier as the head
-    left = LeftOver.of(state, body, projection.keys, known, found.ignored, head == "none", asks)
+    any_size = found.source == "open-metric-learning"  # its ResNets keep ImageNet's classifier as the head
+    left = LeftOver.of(state, body, projection.keys, known, found.ignored, head == "none", any_size)
     if head not in (None, "none") and not projection.name:
         there = ", ".join([*left.heads, *left.classifiers, *left.strange]) or "none besides its backbone"
         raise UserError(f"{path} has no head '{head}': model.head names a module of the file ({there}), or none")
