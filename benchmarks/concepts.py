@@ -33,7 +33,7 @@ from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.metrics.shared.base import Explained
 from sfam_bench.metrics.shared.scene import Scene
-from sfam_bench.metrics.shared.steps import Trapezoid, placed
+from sfam_bench.metrics.shared.steps import Trapezoid, sample_steps
 from sfam_bench.metrics.shared.walks import Direction, Walk
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
@@ -189,7 +189,7 @@ def curves(model: SimilarityModel) -> Figure:
             title = f"{direction}: {100 * share:.0f} %\nsimilarity {score:.2f}"
             show(figure.add_subplot(grid[row, place]), image.permute(1, 2, 0).clamp(0, 1), title)
         axes = figure.add_subplot(grid[row, len(SHOWN) :])
-        at = 100 * np.array(placed(STEPS, SEEN.size**2)[0]) / SEEN.size**2
+        at = 100 * np.array(sample_steps(STEPS, SEEN.size**2)[0]) / SEEN.size**2
         for found, label, style in ((ours, "SFAM", "-"), (chance, "chance", "--")):
             scores = walk.scores(found, both)[0]
             area = float(Perturbation(direction, steps=STEPS)(found).values)

@@ -97,8 +97,8 @@ class Curves:
     higher_is_better: bool | None = None
     needs: tuple[str, ...] = ()
 
-    def asked(self, explained: Explained) -> Flags:
-        return torch.ones(len(explained.maps), dtype=torch.bool)
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
+        return {"none": torch.zeros(len(explained.maps), dtype=torch.bool)}
 
     def __call__(self, explained: Explained) -> Measured:
         return Measured(explained.scene.full(), {})

@@ -18,7 +18,7 @@ from sfam_bench.core.targets import Similarity, swap_sides
 from sfam_bench.core.targets import score as target_score
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.pictures import Corners, Picture, Region, pair
-from sfam_bench.evaluation.evaluate import PAIR, evaluate, raw_maps, reasons, self_pairs
+from sfam_bench.evaluation.evaluate import PAIR, evaluate, find_flags, raw_maps, self_pairs
 from sfam_bench.evaluation.named import Explainers, check_method, explainers_of, find_object
 from sfam_bench.metrics.shared.base import NOT_DRAWN, Metric
 from sfam_bench.models.build import build
@@ -110,9 +110,9 @@ def explain(
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
     for name, explainer in chosen.items():
-        for side, encoding in (("query", encoded), ("reference", swap_sides(encoded))):
-            raw = raw_maps(explainer, model, encoding, pairs)
-            (reason,) = reasons(raw, self_pairs(pairs))
+        for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
+            raw = raw_maps(explainer, model, seen, pairs)
+            (reason,) = find_flags(raw, self_pairs(pairs))
             sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
             if reason:
                 flags[name] = reason

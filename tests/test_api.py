@@ -153,8 +153,8 @@ def test_the_name_of_a_metric_means_what_it_means_to_evaluate(file):
     [
         (["sfan"], "there is no explainer 'sfan': did you mean sfam"),
         (["../dataset/cub"], "there is no explainer '../dataset/cub': did you mean"),
-        ([], "no explainer is chosen"),
-        ({}, "no explainer is chosen"),
+        ([], "no explainer is given"),
+        ({}, "no explainer is given"),
         (["grad_eclip"], "Grad-ECLIP needs a vision transformer"),
         (["weight_transfer"], r"WeightTransfer needs training images.*in Python: method.prepare"),
         ({"mine": SFAM}, r"^explainer 'mine' is the class SFAM: give an object, SFAM\(\.\.\.\)$"),

@@ -1,1 +1,1 @@
-"""Forward passes of perturbed images: what is asked, how it is packed, and the fastest true way to take it."""
+"""Forward passes of perturbed images: series, batches of constant size, and the choice of the fastest mode."""

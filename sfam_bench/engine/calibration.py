@@ -1,4 +1,4 @@
-"""Which way of taking forward passes is the fastest here and still true: measured, remembered, said."""
+"""Choice of the fastest mode of forward passes whose scores match float32 eager, measured and cached."""
 
 import hashlib
 import logging
@@ -23,23 +23,23 @@ from sfam_bench.engine.modes import MODES, Function, Mode, available
 from sfam_bench.engine.passes import Passes
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (items, dims), (others, dims) -> (items, others)
-ON_CPU = 16  # rates hardly grow beyond
-GROWTH = 1.05  # a doubled batch must be faster by so much
+ON_CPU = 16  # rates hardly grow for larger batches
+GROWTH = 1.05  # by which a doubled batch must be faster
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Calibration(Checked):
-    """Chooses how a model's forward passes are taken.
+    """Chooses the mode of a model's forward passes.
 
-    mode: "auto" times what is available for `seconds` in all and takes the fastest; any other is taken as it is.
-    batch: inputs a pass; null is 16 on a CPU, and on CUDA the power of two beyond which the rate no longer grows.
-    tolerance: a mode whose scores differ from float32 eager by more, on the first batch, is not used.
-    worthwhile: seconds that the run would last in eager mode, below which nothing else is tried: a graph costs
-        seconds to build.
-    cache: the file in which choices, and the eager rate and the batch that they rest on, are remembered by model,
-        shape, machine and versions; null measures every time.
+    mode: "auto" measures the available modes for `seconds` in all and uses the fastest; any other mode is used
+        directly.
+    batch: inputs of a pass; null is 16 on a CPU, and on CUDA the power of two beyond which the rate no longer grows.
+    tolerance: a mode whose scores on the first batch differ from float32 eager by more is not used.
+    worthwhile: seconds of the run in eager mode, below which no other mode is tried, since compiling takes seconds.
+    cache: the file of choices, eager rates and batch sizes by model, shape, machine and versions; null measures in
+        every run.
     """
 
     mode: Literal["auto", "eager", "compiled", "half", "openvino"] = "auto"
@@ -50,33 +50,33 @@ class Calibration(Checked):
     cache: str | None = None
 
     def __call__(self, model: nn.Module, score: Score, images: Images, planned: int) -> Passes:
-        """Choose for a run of `planned` passes, on copies of its first images; the choice stands in `facts`.
+        """Choose for a run of `planned` passes, on copies of its first images; the choice is in `facts`.
 
-        What was measured the first time decides for later runs too, so that the load of the moment does not.
+        The first measurement also decides for later runs, so that choices do not depend on the machine's load.
         """
         key = choice_key(model, images, self.batch)
-        known = self.remembered(key)
+        known = self.read_choice(key)
         trial = ModeTrial(model, score, images, self.batch or known.get("batch"))
         known.setdefault("rate", trial.time("eager", self.seconds / 4))
         known["batch"] = len(trial.batch)
         if self.mode != "auto":
-            mode = "eager" if self.mode == "eager" else self.fixed(trial, self.mode)
+            mode = "eager" if self.mode == "eager" else self.check_mode(trial, self.mode)
         elif planned / known["rate"] < self.worthwhile:
             mode = "eager"
         else:
             mode = known["mode"] = self.fastest(trial, known.get("mode"))
-        self.remember(key, known)
+        self.write_choice(key, known)
         return trial.passes(mode)
 
-    def fixed(self, trial: "ModeTrial", mode: Mode) -> Mode:
-        """The mode that was asked for, or eager where it is not true."""
+    def check_mode(self, trial: "ModeTrial", mode: Mode) -> Mode:
+        """The given mode, or eager where its scores differ too much."""
         trial.time(mode, self.seconds, self.tolerance)
         if mode in trial.refused and mode not in trial.differences:
             raise UserError(f"passes.mode={mode} cannot be used here: {trial.refused[mode]}; choose auto")
         return "eager" if mode in trial.refused else mode
 
     def fastest(self, trial: "ModeTrial", known: Mode | None) -> Mode:
-        """The fastest of the true modes, or what that was the last time."""
+        """The fastest of the modes within tolerance, or the cached one."""
         if known and (known == "eager" or trial.time(known, self.seconds, self.tolerance)):
             return known
         others = [mode for mode in available(trial.batch.device) if mode not in ("eager", known)]
@@ -84,15 +84,15 @@ class Calibration(Checked):
             trial.time(mode, self.seconds / len(others), self.tolerance)
         return max(trial.rates, key=lambda mode: trial.rates[mode])
 
-    def remembered(self, key: str) -> dict[str, Any]:
-        """What was measured and chosen the first time for the same model, shape, machine and versions."""
+    def read_choice(self, key: str) -> dict[str, Any]:
+        """The cached measurement and choice for the same model, shape, machine and versions; empty without one."""
         known = self._read().get(key)
         if not isinstance(known, dict) or not known.get("batch") or not known.get("rate"):
             return {}
         return {name: value for name, value in known.items() if name != "mode" or value in MODES}
 
-    def remember(self, key: str, known: Mapping[str, Any]) -> None:
-        """Keep a choice for the next run, where it can be written; one that another run kept meanwhile stays."""
+    def write_choice(self, key: str, known: Mapping[str, Any]) -> None:
+        """Cache a choice for later runs, where the file can be written, beside those of other runs."""
         if self.cache and (before := self._read()).get(key) != known:
             with suppress(OSError, RuntimeError, UserError):  # no right to write, no home, or no space
                 path = Path(self.cache).expanduser()
@@ -102,7 +102,7 @@ class Calibration(Checked):
     def _read(self) -> dict[str, Any]:
         try:
             path = Path(self.cache or "").expanduser()
-            return read_json(path, "modes are measured anew") if self.cache and path.is_file() else {}
+            return read_json(path, "modes are measured again") if self.cache and path.is_file() else {}
         except (OSError, RuntimeError):
             return {}
         except UserError as error:
@@ -125,19 +125,19 @@ class ModeTrial:
 
     def __post_init__(self) -> None:
         eager = self.functions["eager"] = MODES["eager"](self.model, self.images)
-        self.batch = self._repeated(self.size or ON_CPU)
+        self.batch = self._repeat(self.size or ON_CPU)
         if self.size is None and self.images.is_cuda:
-            self.batch = self._grown(eager)
+            self.batch = self._grow(eager)
         self.outputs = eager(self.batch)
 
     def time(self, mode: Mode, seconds: float, tolerance: float = math.inf) -> float:
-        """The rate of a mode; 0 and a reason where it cannot be built, or is not true to `tolerance`."""
+        """The rate of a mode; 0 and a reason in `refused` where it cannot be built or exceeds `tolerance`."""
         try:
             if mode not in self.functions:
                 with torch.no_grad():
                     self.functions[mode] = MODES[mode](self.model, self.batch)
             outputs = self.functions[mode](self.batch)
-        except Exception as error:  # compilers and converters raise anything; the eager mode remains
+        except Exception as error:  # compilers and converters raise any exception; eager mode remains
             self.refused[mode] = f"it cannot be built ({(' '.join(str(error).split()) or repr(error))[:120]})"
             return 0.0
         moved = (self.score(outputs, self.outputs) - self.score(self.outputs, self.outputs)).abs().max().item()
@@ -149,7 +149,7 @@ class ModeTrial:
         return self.rates[mode]
 
     def passes(self, mode: Mode) -> Passes:
-        """The mode, ready for use, with what was measured of it."""
+        """The passes of a mode, with its measurements as facts."""
         facts = {
             **{"mode": mode, "batch": len(self.batch), "threads": torch.get_num_threads()},
             "device": self.batch.device.type,
@@ -159,12 +159,12 @@ class ModeTrial:
         }
         return Passes(self.functions[mode], len(self.batch), facts)
 
-    def _repeated(self, size: int) -> Images:
+    def _repeat(self, size: int) -> Images:
         return self.images[torch.arange(size, device=self.images.device) % len(self.images)].contiguous()
 
-    def _grown(self, function: Function) -> Images:
-        """The batch beyond which the rate hardly grows, or the memory ends."""
-        best, batch = 0.0, self._repeated(ON_CPU)
+    def _grow(self, function: Function) -> Images:
+        """The batch beyond which the rate hardly grows, or memory is exhausted."""
+        best, batch = 0.0, self._repeat(ON_CPU)
         while True:
             try:
                 found = rate(function, batch, 0.1)
@@ -172,12 +172,12 @@ class ModeTrial:
                 torch.cuda.empty_cache()
                 found = 0.0
             if found < best * GROWTH:
-                return self._repeated(len(batch) // 2)
-            best, batch = found, self._repeated(2 * len(batch))
+                return self._repeat(len(batch) // 2)
+            best, batch = found, self._repeat(2 * len(batch))
 
 
 def choice_key(model: nn.Module, images: Images, batch: int | None) -> str:
-    """What a choice hangs on: model, shape, machine, versions."""
+    """A hash of what a choice depends on: model, shape, machine and versions."""
     of_model = [f"{name}{tuple(value.shape)}" for name, value in model.state_dict().items()]
     device = torch.cuda.get_device_name() if images.is_cuda else platform.processor() or platform.machine()
     facts = [of_model, tuple(images.shape[1:]), batch, device, platform.node(), torch.get_num_threads()]
@@ -188,7 +188,7 @@ def choice_key(model: nn.Module, images: Images, batch: int | None) -> str:
 
 
 def rate(function: Function, batch: Tensor, seconds: float) -> float:
-    """Rows a second, over at least `seconds` after one pass for warmth."""
+    """Rows for each second, over at least `seconds` after a warm-up pass."""
     finish = torch.cuda.synchronize if batch.is_cuda else lambda: None
     function(batch)
     finish()

@@ -1,4 +1,4 @@
-"""Memory: what the C library can do for nothing, and how much tensors hold."""
+"""Memory: settings of the C library, and the peak of tensors."""
 
 import ctypes
 import platform
@@ -17,10 +17,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def keep_memory() -> bool:
-    """Tell glibc to keep freed memory, for this process; False where there is no glibc.
+    """Let glibc keep freed memory in this process; returns False without glibc.
 
-    It otherwise returns a network's activations to the system at every pass and faults them in again at the next.
-    Costs at most the largest pass's activations, held until the process ends, and 256 MiB of padding.
+    Otherwise it returns activations to the system after every pass and page-faults at the next. The process keeps at
+    most the activations of the largest pass, and 256 MiB of padding.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -31,14 +31,14 @@ def keep_memory() -> bool:
 
 @dataclass
 class Held:
-    """Bytes of the storages that were made and are still alive, and the most that there were."""
+    """Bytes of live storages, and their maximum."""
 
     now: int = 0
     most: int = 0
     alive: set[int] = field(default_factory=set, repr=False)
 
     def add(self, tensor: Tensor) -> None:
-        """Count the storage of a tensor until it dies."""
+        """Count the storage of a tensor until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self.alive:
@@ -48,29 +48,29 @@ class Held:
             weakref.finalize(storage, self.drop, key, size)
 
     def drop(self, key: int, size: int) -> None:
-        """A storage is gone."""
+        """Subtract a freed storage."""
         self.alive.discard(key)
         self.now -= size
 
 
 class _Watch(TorchDispatchMode):
-    """Sees every tensor that an operation makes."""
+    """Counts every tensor that an operation creates."""
 
     def __init__(self, held: Held) -> None:
         super().__init__()
         self.held = held
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self.held.add(tensor)
-        return made
+        return result
 
 
 @contextmanager
 def peak(device: torch.device) -> Iterator[Held]:
-    """Measure the most bytes that tensors made within the block hold at once: CUDA's own count there, else ours."""
+    """Measure the peak of bytes of tensors created in the block; by CUDA's counter on CUDA."""
     held = Held()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""Ways to compute the same function of a batch; each takes a model in eval mode and a batch for its shape."""
+"""Modes of computing the same function of a batch; each takes a model in eval mode and a batch for its shape."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Mode = Literal["eager", "compiled", "half", "openvino"]
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module and all its children into eval mode, and each of them back afterwards."""
+    """Put a module and all its children into eval mode, and restore each of them afterwards."""
     training = [child for child in module.modules() if child.training]
     if training:  # `eval` costs a millisecond
         module.eval()
@@ -28,8 +28,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = True
 
 
-def quietly(model: nn.Module, function: Function) -> Function:
-    """`function` without gradient and with its model in eval mode, whatever the caller's modes."""
+def without_grad(model: nn.Module, function: Function) -> Function:
+    """`function` without gradient and with its model in eval mode, in any mode of the caller."""
 
     def run(batch: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.no_grad(), evaluating(model):
@@ -39,14 +39,14 @@ def quietly(model: nn.Module, function: Function) -> Function:
 
 
 def eager(model: nn.Module, batch: Tensor) -> Function:
-    """PyTorch as it is."""
-    return quietly(model, model)
+    """Eager PyTorch."""
+    return without_grad(model, model)
 
 
 def compiled(model: nn.Module, batch: Tensor) -> Function:
     """torch.compile with frozen weights, which folds batch norms into convolutions; CUDA graphs on CUDA."""
     options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": batch.is_cuda}
-    return quietly(model, torch.compile(model, dynamic=False, options=options))
+    return without_grad(model, torch.compile(model, dynamic=False, options=options))
 
 
 def half(model: nn.Module, batch: Tensor) -> Function:
@@ -62,14 +62,14 @@ def openvino(model: nn.Module, batch: Tensor) -> Function:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # not ov.convert_model, which reports its use over the network
+    # not ov.convert_model, which sends telemetry
     frontend = FrontEndManager().load_by_framework("pytorch")
-    with warnings.catch_warnings(), evaluating(model):  # it would leave the model in eval mode
-        warnings.simplefilter("ignore")  # it traces, which PyTorch deprecates
+    with warnings.catch_warnings(), evaluating(model):  # tracing leaves the model in eval mode
+        warnings.simplefilter("ignore")  # tracing is deprecated in PyTorch
         traced = TorchScriptPythonDecoder(model, example_input=batch)
     graph = frontend.convert(frontend.load(traced))
     graph.reshape(list(batch.shape))
-    # unpinned: processes side by side would all pin themselves to the first cores
+    # unpinned, since concurrent processes would all be pinned to the first cores
     settings = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False}
     settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
     fast = ov.compile_model(graph, "CPU", settings)
@@ -85,7 +85,7 @@ MODES: dict[Mode, Callable[[nn.Module, Tensor], Function]] = {
 
 
 def available(device: torch.device) -> list[Mode]:
-    """The modes that can win here: half only where the hardware is built for it."""
+    """The modes that may be fastest on a device: half only with hardware support."""
     if device.type == "cuda":
         return ["eager", "compiled", "half"]
     if device.type != "cpu":

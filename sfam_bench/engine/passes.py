@@ -16,7 +16,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Passes:
-    """A way to take forward passes: a function of `batch` inputs, one output row for each; `facts` say which."""
+    """Forward passes by a function of `batch` inputs with one output row for each; `facts` describe the mode."""
 
     function: Callable[[Tensor], Tensor]
     batch: int = 16
@@ -27,47 +27,50 @@ class Passes:
             raise UserError(f"passes.batch is {self.batch}: expected at least 1, or null")
 
     def __call__(self, asked: Iterable[tuple[Key, Series]]) -> Iterator[tuple[Key, Tensor]]:
-        """The outputs of each series under its key, in order.
+        """The outputs of each series with its key, in order.
 
-        Holds one batch of inputs, and the outputs of the series that are under way; takes the next series from
-        `asked` only when there is room for it. The last batch is filled up with rows that nobody reads.
+        Holds one batch of inputs and the outputs of incomplete series; takes the next series from `asked` only when the
+        batch has room for it. The last batch is padded with rows that are not used.
         """
-        waiting: deque[_Open[Key]] = deque()
+        pending: deque[_Open[Key]] = deque()
         buffer, filled = torch.empty(0), 0
         for key, series in asked:
-            waiting.append(_Open(key, len(series)))
+            pending.append(_Open(key, len(series)))
             written = 0
             while written < len(series):
                 rows = min(len(series) - written, self.batch - filled)
-                with torch.inference_mode(False), torch.no_grad():  # here alone: a generator shares its caller's modes
+                with (
+                    torch.inference_mode(False),
+                    torch.no_grad(),
+                ):  # a generator shares its caller's modes
                     if not len(buffer):
                         buffer = series.like.new_zeros(self.batch, *series.like.shape)
                     series.write(written, buffer[filled : filled + rows])
                 written, filled = written + rows, filled + rows
                 if filled == self.batch:
-                    yield from _hand_out(self.function(buffer), waiting)
+                    yield from _hand_out(self.function(buffer), pending)
                     filled = 0
         if filled:
-            yield from _hand_out(self.function(buffer)[:filled], waiting)
-        yield from _hand_out(torch.empty(0), waiting)  # series without any input
+            yield from _hand_out(self.function(buffer)[:filled], pending)
+        yield from _hand_out(torch.empty(0), pending)  # series without any input
 
 
 @dataclass
 class _Open(Generic[Key]):
-    """A series some of whose outputs are still to come."""
+    """A series with missing outputs."""
 
     key: Key
     missing: int
     parts: list[Tensor] = field(default_factory=list)
 
 
-def _hand_out(outputs: Tensor, waiting: deque[_Open[Key]]) -> Iterator[tuple[Key, Tensor]]:
-    """Give the rows to the series that wait for them, and release those that have all."""
-    while waiting and (len(outputs) or not waiting[0].missing):
-        first = waiting[0]
+def _hand_out(outputs: Tensor, pending: deque[_Open[Key]]) -> Iterator[tuple[Key, Tensor]]:
+    """Assign the rows to pending series, and yield those that are complete."""
+    while pending and (len(outputs) or not pending[0].missing):
+        first = pending[0]
         part, outputs = outputs[: first.missing], outputs[first.missing :]
-        first.parts.append(part.clone())  # a function may give its input, or the same tensor at every call
+        first.parts.append(part.clone())  # a function may return its input, or the same tensor at every call
         first.missing -= len(part)
         if not first.missing:
-            waiting.popleft()
+            pending.popleft()
             yield first.key, torch.cat(first.parts)

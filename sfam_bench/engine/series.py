@@ -1,4 +1,4 @@
-"""Perturbed versions of one image, each composed only when its row of a batch is free."""
+"""Perturbed versions of one image, each composed when its row of a batch is free."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from sfam_bench.core.types import Image, Images
 
-Ranks: TypeAlias = Int[Tensor, "rows cols"]  # place of each pixel in an order, 0 first
+Ranks: TypeAlias = Int[Tensor, "rows cols"]  # rank of each pixel, 0 first
 Counts: TypeAlias = Int[Tensor, " items"]
 SoftMasks: TypeAlias = Float[Tensor, "items rows cols"]  # 1 keeps a pixel, 0 replaces it
 
 
 @runtime_checkable
 class Series(Protocol):
-    """A number of inputs made from one; they are never all held at once."""
+    """Inputs made from one; they are never all in memory at once."""
 
     @property
     def like(self) -> Tensor:
@@ -27,13 +27,13 @@ class Series(Protocol):
     def __len__(self) -> int: ...
 
     def write(self, first: int, out: Tensor) -> None:
-        """Compose the inputs from number `first` on into the rows of `out`."""
+        """Compose the inputs from number `first` into the rows of `out`."""
         ...
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """`start`, its first-ranked pixels taken from `finish`: as many as each of `counts` says."""
+    """`start` with its first-ranked pixels replaced by those of `finish`: as many as each of `counts`."""
 
     start: Image
     finish: Image
@@ -49,13 +49,13 @@ class Replaced:
 
     def write(self, first: int, out: Images) -> None:
         changed = self.ranks < self.counts[first : first + len(out), None, None]
-        # exact at weights 0 and 1, and several times as fast as torch.where, which is not vectorised on CPUs
+        # exact at weights 0 and 1, and several times as fast as torch.where on CPUs
         torch.lerp(self.start, self.finish, changed[:, None].to(out.dtype), out=out)
 
 
 @dataclass(frozen=True)
 class Masked:
-    """`image` seen through `count` soft masks, `baseline` behind them; `masks(first, last)` makes a few at a time."""
+    """`image` behind `count` soft masks, replaced by `baseline`; `masks(first, last)` computes a few at a time."""
 
     image: Image
     baseline: Image

@@ -1,1 +1,1 @@
-"""Objects in, records out: evaluation of pairs, part agreement, cost, and the intervention check."""
+"""Evaluation of pairs, part agreement, cost and the intervention check: from objects to records."""

@@ -1,4 +1,4 @@
-"""What a map costs, measured on one pair while it is tried whether a method fits model and target at all."""
+"""The cost of a map, and whether a method supports a model and target, both measured on one pair."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one map, beyond encoding its pair: images through the trunk, gradients back to it, tensors held at the peak.
+    """The cost of one map without encoding: images through the trunk, gradients back to it, and peak memory of tensors.
 
-    Passes are counted as eager ones of full batches; a run shares those that several methods take.
+    Passes are those of eager mode in full batches; a run shares the passes of several methods.
     """
 
     forwards: float
@@ -28,17 +28,17 @@ class Cost:
 def try_explainers(
     explainers: Mapping[str, Explainer], model: SimilarityModel, target: Target, pairs: PairBatch
 ) -> tuple[dict[str, Cost], dict[str, str]]:
-    """By name, what a map of some pairs costs, and of those that cannot explain such pairs with this model, why."""
-    costs, why = {}, {}
+    """By name, the cost of a map, and the error of each method that cannot explain such pairs with this model."""
+    costs, errors = {}, {}
     for name, explainer in explainers.items():
-        # encoded anew, since a method may keep what another would take for nothing
+        # encoded again for each method, since methods share cached results
         encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative)
         try:
             with count_rows(model.trunk) as counts, peak(model.device) as held:
                 raw_maps(explainer, model, encoded, pairs)
         except UserError as error:
-            why[name] = str(error)
+            errors[name] = str(error)
         else:
             count = len(pairs)
             costs[name] = Cost(counts.forwards / count, counts.backwards / count, held.most / count / 1e6)
-    return costs, why
+    return costs, errors

@@ -1,10 +1,11 @@
-"""Pairs x explainers x metrics -> records. Knows no path and no config."""
+"""Pairs x explainers x metrics -> records; without paths and configs."""
 
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from time import perf_counter
 
 import torch
@@ -21,21 +22,31 @@ from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import Series
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
 from sfam_bench.explainers.shared.points import point_to_point
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Asking, Explained, Metric, Probe, Question, Reading, Scene
+from sfam_bench.metrics.shared.base import (
+    NOT_DRAWN,
+    Explained,
+    Metric,
+    Probe,
+    Probing,
+    Question,
+    Reading,
+    Scene,
+    no_reason,
+)
 from sfam_bench.metrics.shared.walks import curves
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.retrieval.recall import Catalogue
 
-COARSE = 64 * 64  # cells; finer maps are of methods that sample, never coincide, and would fill the memory
-POSITIONS = 256  # of an image's grid up to which its point-to-point map is kept: it has their square
+COARSE = 64 * 64  # cells of a map, at most, that is compared with those of other methods; finer ones are random
+POSITIONS = 256  # of an image's grid, at most, whose point-to-point map (the square of that) is kept
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What one batch of pairs gave: records, curves, and raw maps by "<explainer>/query" and "<explainer>/reference".
+    """The results of one batch of pairs: records, curves, and raw maps "<explainer>/query" and "<explainer>/reference".
 
-    Beside these maps stands "point_to_point", what each position of the query and each of the reference add together.
-    `seconds` that each explainer took for the queries' maps, not a part of the records, which repeat to the bit.
+    The map "point_to_point" holds the joint contribution of each position of the query and each of the reference.
+    `seconds` are the times of the queries' maps by explainer, separate from records, which are reproducible bit by bit.
     """
 
     records: list[Record]
@@ -56,14 +67,14 @@ def evaluate(
     gallery: Catalogue | None = None,
     keep_curves: bool = True,
 ) -> Iterator[BatchResult]:
-    """Explain and measure batch by batch; a metric that needs what a batch or the run lacks gives no record for it."""
+    """Explain and measure batch by batch; a metric whose needs a batch or the run does not meet gives no record."""
     check_names(explainers, metrics)
     searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
     for pairs in batches:
         encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)
         scene = Scene(model, encoded, pairs, gallery=searched)
         same = self_pairs(pairs)
-        shard = BatchResult([], maps=joint(model, encoded) if keep_maps else {})
+        shard = BatchResult([], maps=joint_maps(model, encoded) if keep_maps else {})
         names = (dataset, model.name, target.name)
         applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
         for method in answer_questions(make_methods(scene, explainers, same), applied.values(), encoded.passes):
@@ -74,7 +85,7 @@ def evaluate(
                 why = [
                     NOT_DRAWN if missed[i] else flag or first_true(holding, i) for i, flag in enumerate(method.flags)
                 ]
-                shard.records.extend(rows((*names, method.name, name), pairs, found.values.cpu(), why))
+                shard.records.extend(make_records((*names, method.name, name), pairs, found.values.cpu(), why))
             shard.seconds[method.name] = method.seconds
             if keep_curves:
                 shard.curves.extend(record_curves(method, pairs, applied.values()))
@@ -87,13 +98,13 @@ def evaluate(
         if not isinstance(model.embedder.projection, nn.Identity):
             scene.headless()
         for fact, values in scene.facts.items():
-            shard.records.extend(rows((*names, PAIR, fact), pairs, values.cpu(), same))
+            shard.records.extend(make_records((*names, PAIR, fact), pairs, values.cpu(), same))
         yield shard
 
 
 @dataclass(frozen=True)
 class Method:
-    """One explainer's maps of a batch of pairs, and why some of them cannot be measured."""
+    """One explainer's maps of a batch of pairs, and the reason for each that cannot be measured."""
 
     name: str
     raw: RawMaps
@@ -104,7 +115,7 @@ class Method:
 
 
 def make_methods(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> Iterator[Method]:
-    """The maps of each explainer, made when they are asked for."""
+    """The maps of each explainer, computed lazily."""
     size = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1])
     for name, explainer in explainers.items():
         start = perf_counter()
@@ -116,80 +127,80 @@ def make_methods(scene: Scene, explainers: Mapping[str, Explainer], same: list[s
         remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
         samples = isinstance(explainer, Sampling)
         explained = Explained(scene, upsample(scaled, size), name, raw, remake, samples=samples)
-        yield Method(name, raw, scaled, reasons(raw, same), explained, seconds)
+        yield Method(name, raw, scaled, find_flags(raw, same), explained, seconds)
 
 
 def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:
-    """The methods in turn, each when all that the metrics ask of the model about its maps is answered.
+    """The methods in turn, each after the scores of all probes of its maps are computed.
 
-    One stream of passes serves all methods and metrics, and no more than two methods are under way at once. Where maps
-    coincide (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later method takes the answers of the earlier.
+    One stream of passes serves all methods and metrics, with at most two methods in progress. Where maps are equal
+    (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later method uses the scores of the earlier.
     """
-    asking = [metric for metric in metrics if isinstance(metric, Asking)]
-    if not asking:
+    probing = [metric for metric in metrics if isinstance(metric, Probing)]
+    if not probing:
         yield from methods
         return
-    under_way: deque[tuple[Method, list[tuple[Question, Cache]]]] = deque()
+    in_progress: deque[tuple[Method, list[tuple[Question, Cache]]]] = deque()
 
     def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
         earlier: list[tuple[RawMaps, set[Question], Cache]] = []
         for method in methods:
-            asked = dict.fromkeys(question for metric in asking for question in asks(metric, method.explained))
+            needed = dict.fromkeys(chain.from_iterable(list_questions(metric, method.explained) for metric in probing))
             lent: dict[Question, Cache] = {}
             for scaled, known, answers in earlier:
                 alike = are_equal(scaled, method.scaled)
-                lendable = (question for question in asked if not isinstance(question[0], Reading))
+                lendable = (question for question in needed if not isinstance(question[0], Reading))
                 lent.update((question, answers) for question in lendable if alike[question[1]] and question in known)
             if method.scaled[0].numel() <= COARSE:
-                earlier.append((method.scaled, set(asked), method.explained.answers))
-            under_way.append((method, list(lent.items())))
-            for question, series in method.explained.ask(question for question in asked if question not in lent):
+                earlier.append((method.scaled, set(needed), method.explained.answers))
+            in_progress.append((method, list(lent.items())))
+            for question, series in method.explained.ask(question for question in needed if question not in lent):
                 yield (method, question), series
 
-    def finished() -> Method:
-        method, lent = under_way.popleft()
-        method.explained.borrow({question: answers[question] for question, answers in lent})
+    def finish_first() -> Method:
+        method, lent = in_progress.popleft()
+        method.explained.answers.update({question: answers[question] for question, answers in lent})
         return method
 
     for (method, question), embeddings in passes(questions()):
-        while under_way[0][0] is not method:
-            yield finished()
-        method.explained.hear(question, embeddings)
-    while under_way:
-        yield finished()
+        while in_progress[0][0] is not method:
+            yield finish_first()
+        method.explained.answer(question, embeddings)
+    while in_progress:
+        yield finish_first()
 
 
-def asks(metric: Asking, method: Explained) -> Iterator[Question]:
-    """Each probe of a metric, of each pair that it asks."""
-    pairs = metric.asked(method).nonzero()[:, 0].tolist()
+def list_questions(metric: Probing, method: Explained) -> Iterator[Question]:
+    """Each probe of a metric, with each pair that has a value."""
+    pairs = no_reason(metric.reasons(method)).nonzero()[:, 0].tolist()
     return ((probe, pair) for probe in metric.probes for pair in pairs)
 
 
 def count_passes(metrics: Iterable[Metric], methods: int, pairs: int, pixels: int, own: int = 0) -> int:
-    """How many passes an evaluation takes at most; `own` are those that all explainers take themselves for a pair."""
+    """The greatest number of passes of an evaluation; `own` are the passes of all explainers for a pair."""
     shares: dict[Probe, float] = {}
     for metric in metrics:
-        if isinstance(metric, Asking):
+        if isinstance(metric, Probing):
             shares.update({probe: max(metric.share, shares.get(probe, 0)) for probe in metric.probes})
     return pairs * own + round(methods * pairs * sum(share * probe.count(pixels) for probe, share in shares.items()))
 
 
 def own_passes(explainers: Iterable[Explainer], query: Side, keep_maps: bool = False) -> int:
-    """How many passes the explainers take themselves for a pair, twice where the reference's map is kept too."""
-    taken = sum(explainer.forwards(query) for explainer in explainers if isinstance(explainer, Sampling))
-    return taken * (2 if keep_maps else 1)
+    """The number of passes of the explainers for a pair, twice that where the reference's map is kept too."""
+    passes = sum(explainer.forwards(query) for explainer in explainers if isinstance(explainer, Sampling))
+    return passes * (2 if keep_maps else 1)
 
 
 def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-    """One map a pair, or UserError: an explainer that returns fewer would silently shift the rows."""
+    """One map for each pair; raises UserError for another number, which would shift the rows."""
     raw = explainer(model, encoded, pairs)
     if raw.ndim != 3 or len(raw) != len(pairs):
         raise UserError(f"{explainer} returned {tuple(raw.shape)} for {len(pairs)} pairs: expected (batch, rows, cols)")
     return raw.detach()
 
 
-def joint(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
-    """The point-to-point maps of a target with one comparison, in half precision, where their grids are small."""
+def joint_maps(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
+    """The point-to-point maps of a target with one comparison, in half precision; none for large grids."""
     sides = [encoded.query, *(term.side for term in encoded.terms)]
     if len(sides) > 2 or any(side.activations[0, 0].numel() > POSITIONS for side in sides):
         return {}
@@ -197,7 +208,7 @@ def joint(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
 
 
 def self_pairs(pairs: PairBatch) -> list[str]:
-    """Flag pairs of an image with itself, by id or by pixels."""
+    """A flag for each pair of an image with itself, by id or by pixels; empty for other pairs."""
     equal = (pairs.query == pairs.reference).flatten(1).all(dim=1).tolist()
     ids = zip(pairs.query_ids, pairs.reference_ids, strict=True)
     return [
@@ -206,7 +217,7 @@ def self_pairs(pairs: PairBatch) -> list[str]:
 
 
 def record_curves(method: Method, pairs: PairBatch, metrics: Iterable[Metric]) -> Iterator[Curve]:
-    """The raw curves that the metrics rest on, of the pairs of which they do."""
+    """The raw curves of the metrics, for the pairs that have values."""
     for name, (fraction, scores) in curves(method.explained, metrics).items():
         whole = scores.isfinite().all(dim=1).tolist()
         for i, score in enumerate(scores.tolist()):
@@ -214,8 +225,8 @@ def record_curves(method: Method, pairs: PairBatch, metrics: Iterable[Metric]) -
                 yield Curve(method.name, name, pairs.query_ids[i], pairs.reference_ids[i], fraction, score)
 
 
-def reasons(raw: RawMaps, same: list[str]) -> list[str]:
-    """Why a pair's map cannot be measured, or nothing."""
+def find_flags(raw: RawMaps, same: list[str]) -> list[str]:
+    """The reason why each pair's map cannot be measured; empty where it can."""
     nonfinite, constant = (flags.tolist() for flags in find_flaws(raw))
     return [
         pair or ("nonfinite_map" if bad else "constant_map" if flat else "")
@@ -224,12 +235,14 @@ def reasons(raw: RawMaps, same: list[str]) -> list[str]:
 
 
 def first_true(flags: dict[str, list[bool]], pair: int) -> str:
-    """The first reason that holds for a pair, or nothing."""
+    """The first reason that holds for a pair; empty where none does."""
     return next((reason for reason, holds in flags.items() if holds[pair]), "")
 
 
-def rows(names: tuple[str, str, str, str, str], pairs: PairBatch, values: Tensor, flags: list[str]) -> Iterator[Record]:
-    """Records of one metric; a flagged value is NaN and a NaN value is flagged, and what was not drawn is left out."""
+def make_records(
+    names: tuple[str, str, str, str, str], pairs: PairBatch, values: Tensor, flags: list[str]
+) -> Iterator[Record]:
+    """Records of one metric; flagged values are NaN, NaN values are flagged, and pairs not drawn are left out."""
     for query, reference, value, flag in zip(pairs.query_ids, pairs.reference_ids, values.tolist(), flags, strict=True):
         if flag == NOT_DRAWN:
             continue

@@ -1,4 +1,4 @@
-"""The intervention check: does repainting the planted evidence, and nothing else, change what is retrieved?"""
+"""The intervention check: does repainting the planted evidence, and no other part, change the retrieved class?"""
 
 from collections.abc import Callable, Iterable
 
@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from sfam_bench.core.records import Sample
+from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.types import Embeddings, Images
 from sfam_bench.datasets.planted.dataset import Planted
 
@@ -16,10 +17,10 @@ CHUNK = 64
 def intervention_check(
     embed: Callable[[Images], Embeddings], dataset: Planted, count: int = 100, seed: int = 0
 ) -> pd.DataFrame:
-    """Repaint each part of test queries in turn; one row a part: `part`, `evidence`, `flips`, `count`.
+    """Repaint each part of test queries in turn; one row for each part: `part`, `evidence`, `flips`, `count`.
 
-    Queries are up to `count` random test images whose nearest neighbour by cosine among the other test images has
-    their class. `flips` is the share of them for which, after the repainting, it no longer has.
+    Queries are up to `count` random test images whose nearest neighbour by cosine among the other test images has their
+    class. `flips` is the share of them whose nearest neighbour has another class after repainting.
     """
     test = dataset.index[dataset.index["split"] == "test"]
     labels = torch.tensor(test["label"].to_numpy())
@@ -37,7 +38,7 @@ def intervention_check(
 
 
 def _repaint(dataset: Planted, image_id: str, part: str, draw: np.random.Generator) -> Sample:
-    """Give an evidence part any of its other states, another part any other look."""
+    """Give an evidence part another of its states, and any other part another appearance."""
     if part in dataset.evidence:
         others = [state for state in range(dataset.states) if state != dataset.index.loc[image_id, part]]
         return dataset.repaint(image_id, part, int(draw.choice(others)))
@@ -46,14 +47,7 @@ def _repaint(dataset: Planted, image_id: str, part: str, draw: np.random.Generat
 
 def _embed(embed: Callable[[Images], Embeddings], samples: Iterable[Sample]) -> torch.Tensor:
     """Unit embeddings (images, dims), a chunk at a time."""
-    chunks, waiting = [], []
-    for sample in samples:
-        waiting.append(sample.image)
-        if len(waiting) == CHUNK:
-            chunks.append(embed(torch.stack(waiting)))
-            waiting = []
-    if waiting:
-        chunks.append(embed(torch.stack(waiting)))
+    chunks = [embed(torch.stack([sample.image for sample in chunk])) for chunk in split_chunks(samples, CHUNK)]
     embeddings = torch.cat(chunks).detach().cpu() if chunks else torch.zeros(0, 1)
     return torch.nn.functional.normalize(embeddings, dim=1)
 
@@ -61,7 +55,7 @@ def _embed(embed: Callable[[Images], Embeddings], samples: Iterable[Sample]) -> 
 def _nearest_label(
     queries: torch.Tensor, gallery: torch.Tensor, labels: torch.Tensor, own: torch.Tensor
 ) -> torch.Tensor:
-    """Label (queries,) of each query's nearest gallery item; `own` is the place of the query itself, left out."""
+    """Label (queries,) of each query's nearest gallery item, without the query itself at position `own`."""
     if not len(queries):
         return labels[:0]
     scores = queries @ gallery.T

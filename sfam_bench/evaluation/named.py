@@ -13,12 +13,12 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 
-PACKAGE = "sfam_bench."  # nothing else is imported, whatever a file says
+PACKAGE = "sfam_bench."  # only classes of this package are imported
 Explainers: TypeAlias = Mapping[str, Explainer] | Sequence[str] | str | None
 
 
 def explainers_of(chosen: Explainers) -> dict[str, Explainer]:
-    """Objects as they are, names looked up; by default SFAM and the exact decomposition."""
+    """Explainers by name, built from conf/ where only names are given; by default SFAM and the exact decomposition."""
     if chosen is None:
         return {"sfam": SFAM(), "similarity_decomposition": SimilarityDecomposition()}
     check_object(chosen, "explainers", Mapping, Sequence)
@@ -29,21 +29,21 @@ def explainers_of(chosen: Explainers) -> dict[str, Explainer]:
     for name, method in found.items():
         check_method(method, f"explainer {name!r}", Explainer)
     if not found:
-        raise UserError("no explainer is chosen: name one, as explainers=['sfam'], or leave them out for the default")
+        raise UserError("no explainer is given: name one, such as explainers=['sfam'], or omit them for the default")
     return found
 
 
 def check_method(method: object, what: str, kind: type) -> None:
-    """Raise UserError where an object, or what one of its fields holds, is not what it must be."""
+    """Raise UserError where an object has the wrong type, or one of its fields an invalid value."""
     check_object(method, what, kind)
     if is_dataclass(method):
         check_choices(method)
 
 
 def find_object(group: Literal["explainer", "metric"], name: str) -> Any:
-    """Build the method or metric of this name as conf/ says, with the defaults of conf/base.yaml (seed 0).
+    """Build the method or metric of this name by conf/, with the defaults of conf/base.yaml (seed 0).
 
-    UserError where there is none, or conf/ names what is not of this package.
+    Raises UserError where there is none, or conf/ names a class of another package.
     """
     known = _entries(group)
     if not isinstance(name, str):
@@ -56,7 +56,7 @@ def find_object(group: Literal["explainer", "metric"], name: str) -> Any:
 
 @cache
 def _entries(group: str) -> dict[str, Mapping[str, Any]]:
-    """What the files of a group describe, by key."""
+    """The entries of all files of a group, by key."""
     files = (read_yaml(file) for file in sorted((conf_folder() / group).glob("*.yaml")))
     return {name: node for file in files for name, node in file.items() if isinstance(node, dict)}
 
@@ -64,13 +64,13 @@ def _entries(group: str) -> dict[str, Mapping[str, Any]]:
 def _build(node: Mapping[str, Any]) -> Any:
     module, _, kind = str(node["_target_"]).rpartition(".")
     if not module.startswith(PACKAGE):
-        raise UserError(f"conf/ takes {node['_target_']}, which is not of {PACKAGE}*: give the object itself")
+        raise UserError(f"conf/ names {node['_target_']}, which is not in {PACKAGE}*: give the object itself")
     fields = {key: _resolve(value) for key, value in node.items() if key != "_target_"}
     return getattr(import_module(module), kind)(**fields)
 
 
 def _resolve(value: Any) -> Any:
-    """A value of conf/: objects built; ${setting}, ${group} and ${group.key} replaced by what they are by default."""
+    """A value of conf/ with objects built, and ${setting}, ${group} and ${group.key} replaced by their defaults."""
     if isinstance(value, dict) and "_target_" in value:
         return _build(value)
     if not (isinstance(value, str) and value.startswith("${") and value.endswith("}")):

@@ -1,8 +1,8 @@
-"""part_agreement: one query against many references of other classes; costs no pass beyond encoding."""
+"""part_agreement: one query with many references of other classes; takes no pass beyond encoding."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.maps import find_flaws, normalise, upsample
 from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.core.ranges import Count, Natural, Positive
@@ -22,7 +22,7 @@ from sfam_bench.core.types import Keypoints, RawMaps
 from sfam_bench.datasets.attributes import GROUPS, Level, PartColours, part_colours
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.datasets.pairs import balanced_order
-from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.modes import without_grad
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.explainers.shared.forms import Explainer
@@ -30,37 +30,27 @@ from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_par
 from sfam_bench.models.similarity_model import SimilarityModel
 
 METRIC, SHUFFLED = "part_agreement", "part_agreement_shuffled"
-METRICS = metric_facts(
-    {
-        METRIC: Described(
-            MetricCard(
-                range=(-1, 1),
-                group="Metrics that see the pair",
-                label="part agreement",
-                meaning="does the map follow how much each part is alike?",
-                family="part_agreement",
-            ),
-            higher_is_better=True,
-        ),
-        SHUFFLED: Described(
-            MetricCard(
-                range=(-1, 1),
-                group="Metrics that see the pair",
-                label="part agreement (classes exchanged)",
-                meaning="part agreement with the descriptions of whole classes exchanged",
-                family="part_agreement",
-                role="chance",
-                of=METRIC,
-            )
-        ),
-    }
+CARD = MetricCard(
+    range=(-1, 1),
+    group="Metrics that see the pair",
+    label="part agreement",
+    meaning="does the map follow the similarity of each part?",
+    family="part_agreement",
 )
-MANY = "*"  # stands for the reference of a value over many
+CHANCE = replace(
+    CARD,
+    label="part agreement (classes exchanged)",
+    meaning="part agreement with the descriptions of whole classes exchanged",
+    role="chance",
+    of=METRIC,
+)
+METRICS = metric_facts({METRIC: Described(CARD, higher_is_better=True), SHUFFLED: Described(CHANCE)})
+MANY = "*"  # the reference id of a value over many references
 
 
 @dataclass(frozen=True)
 class Encodings:
-    """All images of a run, encoded once: some 0.9 MB an image of 224 px with 1280 channels of 7 x 7."""
+    """All images of a run, encoded once: some 0.9 MB for an image of 224 px with 1280 channels of 7 x 7."""
 
     image_ids: tuple[str, ...]
     side: Side
@@ -71,13 +61,13 @@ class Encodings:
         return Side(self.side.images[chosen], self.side.activations[chosen], self.side.embeddings[chosen])
 
     def pair(self, pairs: pd.DataFrame) -> PairBatch:
-        """The first query with the first of its references, to try methods on."""
+        """The first query with the first of its references, to test methods."""
         query, reference = pairs["query_id"].iloc[0], pairs["references"].iloc[0][0]
         ours, theirs = (self[[self.image_ids.index(image_id)]] for image_id in (query, reference))
         return PairBatch((query,), (reference,), ours.images, theirs.images)
 
 
-def encodings(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch: int) -> Encodings:
+def encode_images(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str], batch: int) -> Encodings:
     """Load and encode the images."""
 
     def load(chunk: Sequence[str]) -> list[Sample]:
@@ -92,15 +82,15 @@ def encodings(model: SimilarityModel, dataset: Dataset, image_ids: Sequence[str]
 
 
 @dataclass(frozen=True)
-class PartAgreement:
-    """Does relevance near a part rise, over references of other classes, with how alike that part is; defined here.
+class PartAgreement(Checked):
+    """Does relevance near a part increase with its similarity over references of other classes; defined here.
 
-    The value of a query is `rank_agreement`; beside it stands its null, with the classes of the references shuffled.
+    The value of a query is `rank_agreement`; its chance level is the value with the classes of the references shuffled.
 
-    queries: how many, spread evenly over the classes.
-    references: the nearest images of other classes, at most `per_class` of one, since a class has one description.
-    sigma: of the Gaussian about a part, as a share of the longer side of the image.
-    level: whose attributes are compared; auto takes those of images where the data set has them, else of classes.
+    queries: number, spread evenly over the classes.
+    references: the nearest images of other classes, at most `per_class` of each, since a class has one description.
+    sigma: of the Gaussian around a part, as a share of the longer side of the image.
+    level: of the attributes that are compared; auto uses those of images where the data set has them, else of classes.
     """
 
     queries: Count = 120
@@ -111,12 +101,12 @@ class PartAgreement:
     seed: Natural = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if self.references < 3:
             raise UserError(f"agreement.references={self.references}: a rank correlation needs at least 3")
 
     def colours(self, dataset: Dataset) -> PartColours:
-        """The attributes of the data set's parts, or UserError where it has none."""
+        """The attributes of the data set's parts; raises UserError where it has none."""
         index, root = dataset.index, getattr(dataset, "root", None)
         parts = index["keypoints"].dropna() if "keypoints" in index else ()
         if root is None or not len(parts) or any(len(found) != len(GROUPS) for found in parts):
@@ -128,7 +118,7 @@ class PartAgreement:
     def pairs(
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
     ) -> pd.DataFrame:
-        """One row a query, with the ids of its references; `gallery` are the embeddings of the images."""
+        """One row for each query, with the ids of its references; `gallery` are the embeddings of the images."""
         index = dataset.index.loc[list(image_ids)]
         labels = index["label"].to_numpy()
         random = np.random.default_rng([self.seed, *METRIC.encode()])
@@ -160,7 +150,7 @@ class PartAgreement:
     ) -> Iterator[list[Record]]:
         """The records of each query in turn; `pairs` as from `pairs`, `batch` maps at once."""
         place = {image_id: number for number, image_id in enumerate(encoded.image_ids)}
-        passes, target = Passes(quietly(model, model)), Similarity()
+        passes, target = Passes(without_grad(model, model)), Similarity()
         names = (dataset.name, model.name, target.name)
         size = (encoded.side.images.shape[-2], encoded.side.images.shape[-1])
         for query, references in zip(pairs["query_id"], map(list, pairs["references"]), strict=True):
@@ -169,8 +159,8 @@ class PartAgreement:
             for some in split_chunks(rows, batch):
                 ours, theirs = encoded[[at] * len(some)], encoded[some]
                 ids = tuple(encoded.image_ids[row] for row in some)
-                asked = PairBatch((query,) * len(some), ids, ours.images, theirs.images)
-                chunks.append((Encoded(ours, target.terms(theirs, None), passes), asked))
+                batch_pairs = PairBatch((query,) * len(some), ids, ours.images, theirs.images)
+                chunks.append((Encoded(ours, target.terms(theirs, None), passes), batch_pairs))
             agreement = colours.agreement(query, references)
             classes = dataset.index.loc[list(references), "label"].to_numpy()
             random = np.random.default_rng(pair_seed(self.seed, query, MANY, METRIC))
@@ -187,7 +177,7 @@ class PartAgreement:
     def relevance(
         self, raw: RawMaps, size: tuple[int, int], keypoints: Keypoints | None
     ) -> tuple[Float[np.ndarray, "refs parts"], str]:
-        """The relevance near each part, NaN where there is no map, and why the query has no value."""
+        """The relevance near each part, NaN where there is no map, and the reason for a query without a value."""
         nonfinite, constant = (flags.cpu().numpy() for flags in find_flaws(raw))
         if keypoints is None:
             return np.empty((len(raw), 0)), "few_parts"
@@ -198,13 +188,13 @@ class PartAgreement:
 
 
 def passes_facts(device: torch.device) -> dict[str, Any]:
-    """How forward passes are taken, as a manifest says it."""
+    """The forward passes of this evaluation, for the manifest."""
     batch = Passes(lambda images: images).batch
     return {"mode": "eager", "batch": batch, "threads": torch.get_num_threads(), "device": device.type}
 
 
 def shuffle_classes(classes: Int[np.ndarray, " refs"], random: np.random.Generator) -> Int[np.ndarray, " refs"]:
-    """For each reference one of another class's, whole classes being exchanged: those of one class are alike."""
+    """For each reference one of another class; whole classes are exchanged, since those of one class are similar."""
     members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
     found = np.empty(len(classes), dtype=int)
     for mine, other in zip(members, random.permutation(len(members)), strict=True):

@@ -1,4 +1,4 @@
-"""What an explainer costs and how exactly it adds up, measured on pairs."""
+"""The cost of an explainer and its residual, measured on pairs."""
 
 from dataclasses import dataclass
 from time import perf_counter
@@ -19,11 +19,11 @@ from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 
 @dataclass(frozen=True)
 class Properties:
-    """Of one map, beyond encoding its pair once.
+    """Of one map, without encoding its pair.
 
     forwards, backwards: images through the trunk, and gradients back to it.
-    milliseconds: a map, in a batch of all the pairs.
-    residual: |sum of the map - what its card says it sums to| / |score|, median over pairs; None without a total.
+    milliseconds: for each map, in a batch of all pairs.
+    residual: |sum of the map - the total that its card names| / |score|, median over pairs; None without a total.
     """
 
     forwards: float
@@ -33,7 +33,7 @@ class Properties:
 
 
 def properties(explainer: Explainer, model: SimilarityModel, target: Target, pairs: PairBatch) -> Properties:
-    """Measure one explainer on pairs, after one call on the first of them to warm up."""
+    """Measure one explainer on pairs, after a warm-up call on the first pair."""
     first = PairBatch(pairs.query_ids[:1], pairs.reference_ids[:1], pairs.query[:1], pairs.reference[:1])
     raw_maps(explainer, model, encode_pairs(model, target, first.query, first.reference), first)
     encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative)
@@ -51,7 +51,7 @@ def properties(explainer: Explainer, model: SimilarityModel, target: Target, pai
 
 
 def residuals(explainer: Explainer, model: SimilarityModel, encoded: Encoded, maps: RawMaps) -> Scores | None:
-    """|sum of the map - its total| / |score| of each pair, by the total that the explainer's card names."""
+    """|sum of the map - total| / |score| of each pair, for the total that the explainer's card names."""
     card = card_of(explainer)
     if card.total == "none":
         return None

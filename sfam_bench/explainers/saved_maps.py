@@ -66,7 +66,7 @@ class SavedMaps:
     def any_shape(self) -> tuple[int, ...]:
         """The shape of one map of the folder; all must have it."""
         if (first := next(self.root.rglob("*.npy"), None)) is None:
-            raise UserError(f"{self.folder} contains no map: save each as .npy")
+            raise UserError(f"{self.folder} holds no map: save each as .npy")
         return read_map(first).shape
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:

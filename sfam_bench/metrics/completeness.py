@@ -1,4 +1,4 @@
-"""Does a map add up to the score?"""
+"""Completeness: does a map sum to the score?"""
 
 from dataclasses import dataclass
 from math import inf
@@ -10,19 +10,18 @@ from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 
 
 @dataclass(frozen=True)
 class Completeness(Checked):
-    """|sum of the map as the method returned it - what it explains| / |score|; Sundararajan et al., ICML 2017.
+    """|sum of the raw map - explained score| / |score|; Sundararajan et al., ICML 2017.
 
-    0 is a map that splits the score over positions without rest. It is measured of every method: one whose card names
-    no total is not wrong to miss it, but its map is then no split of the score, and the value says by how much; a
-    method that leaves its scale open (a channel sum instead of a mean) can be as far off as it likes and rank pixels as
-    well. The maps of all other metrics are rescaled first; this one is not.
+    0 is an exact split of the score over positions. It is measured for every method: a method whose card names no total
+    does not claim to sum to the score, and one with an arbitrary scale (a channel sum instead of a mean) may have any
+    value and still rank pixels well. All other metrics rescale maps first; this one does not.
 
-    baseline: what the explained change is from, as for integrated gradients; null for the score itself.
+    baseline: of the explained change of score, as for integrated gradients; null for the score itself.
     min_score: |score| under which the quotient is undefined, in units of the score.
     """
 
@@ -37,12 +36,12 @@ class Completeness(Checked):
         return MetricCard(
             range=(0, inf),
             degenerate=(
-                "a method's own scale decides, where it claims no total",
-                "a bias in the head is no position's",
+                "for a method that claims no total, its scale decides",
+                "a bias in the head belongs to no position",
             ),
             group="Complexity and completeness",
             label=label("completeness", f"from {self.baseline.name}" if self.baseline else ""),
-            meaning="what the map's sum misses of the similarity, as a share of it",
+            meaning="difference of the map's sum and the similarity, as a share of it",
             family="completeness",
             baseline=self.baseline.name if self.baseline else None,
         )
@@ -56,4 +55,4 @@ class Completeness(Checked):
         reasons = {"nonfinite_map": ~explained.raw.flatten(1).isfinite().all(dim=1), **reasons}
         total = score if self.baseline is None else score - explained.scene.base(self.baseline)
         residual = (explained.raw.double().sum(dim=(1, 2)) - total).abs() / score.abs()
-        return defined(residual.to(score.dtype), reasons)
+        return mask_values(residual.to(score.dtype), reasons)

@@ -1,6 +1,5 @@
-"""While pixels go or come: does the query still find its reference, and is it still ahead of the negative?"""
+"""Retrieval and margin along deletion and insertion: does the query still find its reference?"""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar, Literal, TypeAlias
@@ -13,41 +12,41 @@ from sfam_bench.core.metric_card import ANY, SHARE, MetricCard, label
 from sfam_bench.core.ranges import Finite
 from sfam_bench.core.types import Flags, Scores
 from sfam_bench.metrics.perturbation import AUC, MEAN, TWENTY
-from sfam_bench.metrics.shared.base import Explained, Measured, defined, sound
-from sfam_bench.metrics.shared.steps import Steps, named_steps, placed
-from sfam_bench.metrics.shared.walks import Curves, Direction, Walk
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
+from sfam_bench.metrics.shared.steps import Steps, format_steps, sample_steps
+from sfam_bench.metrics.shared.walks import Curves, Direction, Walk, area
 
 Curve: TypeAlias = Literal["deletion", "insertion", "insertion_minus_deletion"]
-DECISIONS = {"reference": "rank", "class": "lead", "margin": "margin"}  # and the reading that decides
+DECISIONS = {"reference": "rank", "class": "lead", "margin": "margin"}  # and the column that decides
 AREAS = {
-    "rank": ("retrieval rank", "rank of the reference in the gallery while pixels go or come: 1 first, 0 last"),
-    "recall_at_1": ("retrieval recall@1", "share of the way on which the nearest image is of the query's class"),
+    "rank": ("retrieval rank", "rank of the reference in the gallery while pixels are changed: 1 first, 0 last"),
+    "recall_at_1": ("retrieval recall@1", "share of the curve on which the nearest image is of the query's class"),
     "average_precision": (
         "retrieval average precision",
-        "average precision over the query's class while pixels go or come",
+        "average precision over the query's class while pixels are changed",
     ),
 }
 UNTIL = {
-    ("reference", "deletion"): ("match is lost", "go until the query no longer finds its reference first"),
-    ("reference", "insertion"): ("match is found", "come until the query finds its reference first"),
-    ("class", "deletion"): ("class is lost", "go until the nearest image is of another class"),
-    ("class", "insertion"): ("class is found", "come until the nearest image is of the query's class"),
-    ("margin", "deletion"): ("negative is nearer", "go until the query is nearer to the other class"),
-    ("margin", "insertion"): ("reference is nearer", "come until the query is nearer to its reference"),
+    ("reference", "deletion"): ("match is lost", "are removed until the query no longer finds its reference first"),
+    ("reference", "insertion"): ("match is found", "are restored until the query finds its reference first"),
+    ("class", "deletion"): ("class is lost", "are removed until the nearest image is of another class"),
+    ("class", "insertion"): ("class is found", "are restored until the nearest image is of the query's class"),
+    ("margin", "deletion"): ("negative is nearer", "are removed until the query is nearer to the negative"),
+    ("margin", "insertion"): ("reference is nearer", "are restored until the query is nearer to its reference"),
 }
 
 
 @dataclass(frozen=True)
 class RetrievalArea(Checked):
-    """Area under how well the query finds its reference as pixels go or come, most relevant first; defined here.
+    """Area under a retrieval measure of the query as pixels are deleted or inserted, most relevant first; defined here.
 
-    Leave-one-out in the gallery of the run, whose embeddings stay as they are; ties count against. With the baseline
-    and steps of deletion or insertion it reads their passes. Values are not set in relation to the ends of the walk.
+    Leave-one-out in the gallery of the run, whose embeddings do not change; ties count as errors. With the baseline and
+    steps of deletion or insertion it shares their passes. Values are not scaled by the ends of the walk.
 
-    of: `rank` of the reference, as 1 - log(rank) / log(items), from 1 (found first) to 0 (last), since the reciprocal
-        hardly tells rank 10 from rank 1000; `recall_at_1`, the share of the way on which the nearest item is of the
+    of: `rank` of the reference, as 1 - log(rank) / log(items), from 1 (first) to 0 (last), since the reciprocal hardly
+        separates rank 10 from rank 1000; `recall_at_1`, the share of the curve on which the nearest item is of the
         query's class; `average_precision` over the query's class.
-    walk: which curve, or the gap between the two.
+    walk: the curve, or the difference of both.
     """
 
     of: Literal["rank", "recall_at_1", "average_precision"]
@@ -63,7 +62,7 @@ class RetrievalArea(Checked):
         return MetricCard(
             range=(-1, 1) if self.walk == "insertion_minus_deletion" else SHARE,
             degenerate=(
-                "ranks on a log scale hang on the size of the gallery: a rank drawn at random gives 1 / log(items)",
+                "ranks on a log scale depend on the size of the gallery: a random rank gives 1 / log(items)",
                 "in a gallery of one class recall@1 and average precision are always 1",
             ),
             group="Metrics that see the pair",
@@ -71,7 +70,7 @@ class RetrievalArea(Checked):
             meaning=meaning,
             family=f"retrieval_{self.of}_{self.walk}",
             baseline=self.baseline.name,
-            steps=named_steps(self.steps),
+            steps=format_steps(self.steps),
         )
 
     @property
@@ -82,35 +81,36 @@ class RetrievalArea(Checked):
     def probes(self) -> tuple[Walk, ...]:
         return walks(self.walk, self.baseline, self.steps)
 
-    def asked(self, explained: Explained) -> Flags:
-        return sound(self._reasons(explained))
-
-    def _reasons(self, explained: Explained) -> dict[str, Flags]:
-        return unfit(explained, of_class=self.of != "rank")
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
+        return ranking_reasons(explained, of_class=self.of != "rank")
 
     def __call__(self, explained: Explained) -> Measured:
-        reasons = self._reasons(explained)
-        asked = sound(reasons)
-        return defined(area(explained, self.probes, lambda walk: self._curve(walk, explained, asked)), reasons)
-
-    def _curve(self, walk: Walk, explained: Explained, asked: Flags) -> Curves:
+        reasons = self.reasons(explained)
+        needed = no_reason(reasons)
         name = {"recall_at_1": DECISIONS["class"]}.get(self.of, self.of)
-        found = walk.readings(explained, asked, name)
-        if self.of == "rank":
-            return 1 - found.log() / found.new_tensor([log(max(count, 2)) for count in others(explained)])[:, None]
-        return found if self.of == "average_precision" else holds("class", found).to(found)
+
+        def area_of(walk: Walk) -> Scores:
+            found = walk.readings(explained, needed, name)
+            if self.of == "rank":
+                logs = found.new_tensor([log(max(count, 2)) for count in count_ranked(explained)])
+                found = 1 - found.log() / logs[:, None]
+            elif self.of == "recall_at_1":
+                found = holds("class", found).to(found)
+            return walk.integral(found, explained)
+
+        return mask_values(area(self.probes, area_of), reasons)
 
 
 @dataclass(frozen=True)
 class MarginArea(Checked):
-    """Area under the margin over the negative as pixels go or come, most relevant first; defined here.
+    """Area under the margin over the negative as pixels are deleted or inserted, most relevant first; defined here.
 
-    The margin is m = s(query, reference) - s(query, negative), the area that of (m - m_base) / (m_full - m_base), so
-    that all methods share both ends; NaN where m_full - m_base < `min_range`, in units of the score. With target=margin
-    this is deletion or insertion itself; with target=similarity it asks whether the map of a match also explains the
-    choice between two. With their baseline and steps it reads their passes.
+    The margin is m = s(query, reference) - s(query, negative), the area that of (m - m_base) / (m_full - m_base); NaN
+    where m_full - m_base < `min_range`, in units of the score. With target=margin this is deletion or insertion; with
+    target=similarity it tests whether the map of a match also explains the margin. With the baseline and steps of
+    deletion or insertion it shares their passes.
 
-    walk: which curve, or the gap between the two.
+    walk: the curve, or the difference of both.
     """
 
     walk: Curve
@@ -124,13 +124,13 @@ class MarginArea(Checked):
     def card(self) -> MetricCard:
         return MetricCard(
             range=ANY,
-            degenerate=("a margin that grows on the way gives areas beyond 0 and 1",),
+            degenerate=("where the margin leaves the interval between its ends, the area may lie outside of [0, 1]",),
             group="Metrics that see the pair",
             label=label(f"margin, {AUC[self.walk]}", self.baseline.name),
-            meaning="the margin over another class while pixels go or come",
+            meaning="margin over another class while pixels are changed",
             family=f"margin_{self.walk}",
             baseline=self.baseline.name,
-            steps=named_steps(self.steps),
+            steps=format_steps(self.steps),
         )
 
     @property
@@ -141,35 +141,32 @@ class MarginArea(Checked):
     def probes(self) -> tuple[Walk, ...]:
         return walks(self.walk, self.baseline, self.steps)
 
-    def asked(self, explained: Explained) -> Flags:
-        return sound(self._reasons(explained))
-
-    def _reasons(self, explained: Explained) -> dict[str, Flags]:
-        full, base = ends(explained, self.baseline, "margin")
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
+        full, base = read_ends(explained, self.baseline, "margin")
         return {"zero_range": full - base < self.min_range}
 
     def __call__(self, explained: Explained) -> Measured:
-        reasons = self._reasons(explained)
-        asked = sound(reasons)
-        full, base = (end[:, None] for end in ends(explained, self.baseline, "margin"))
+        reasons = self.reasons(explained)
+        needed = no_reason(reasons)
+        full, base = (end[:, None] for end in read_ends(explained, self.baseline, "margin"))
 
-        def curve(walk: Walk) -> Curves:
-            return (walk.readings(explained, asked, "margin") - base) / (full - base)
+        def area_of(walk: Walk) -> Scores:
+            return walk.integral((walk.readings(explained, needed, "margin") - base) / (full - base), explained)
 
-        return defined(area(explained, self.probes, curve), reasons)
+        return mask_values(area(self.probes, area_of), reasons)
 
 
 @dataclass(frozen=True)
 class PixelsUntil(Checked):
-    """Fraction of the pixels, most relevant first, that go until the query is decided otherwise; defined here.
+    """Fraction of the pixels, most relevant first, that are changed until a decision on the query flips; defined here.
 
-    It is that of the first step of the walk at which the decision does not hold, or on insertion at which it holds, so
-    that values are fractions that `steps` names; 1 where it holds to the end. Ties count against. With the baseline and
-    steps of deletion or insertion it reads their passes.
+    The fraction at the first step of the walk at which the decision does not hold, or on insertion at which it holds,
+    so that values are fractions of `steps`; 1 where it never flips. Ties count as errors. With the baseline and steps
+    of deletion or insertion it shares their passes.
 
-    decision: the `reference` is the first that the query finds; the first is of the query's `class` (recall@1); the
-        query is nearer to its reference than to its negative (`margin`).
-    walk: pixels go until it is lost, or come until it is made.
+    decision: the query finds its `reference` first; the first item is of the query's `class` (recall@1); the query is
+        nearer to its reference than to its negative (`margin`).
+    walk: pixels are deleted until the decision is lost, or inserted until it is made.
     """
 
     decision: Literal["reference", "class", "margin"]
@@ -184,15 +181,13 @@ class PixelsUntil(Checked):
         until, meaning = UNTIL[self.decision, self.walk]
         return MetricCard(
             range=SHARE,
-            degenerate=(
-                "deletion may never change a decision that holds for the baseline image too: 1, whatever the map",
-            ),
+            degenerate=("where a decision also holds for the baseline image, deletion may give 1 for any map",),
             group="Metrics that see the pair",
             label=label(f"pixels until the {until}", self.baseline.name),
             meaning=f"share of pixels that {meaning}",
             family=f"pixels_until_{self.decision}_{self.walk}",
             baseline=self.baseline.name,
-            steps=named_steps(self.steps),
+            steps=format_steps(self.steps),
         )
 
     @property
@@ -203,61 +198,53 @@ class PixelsUntil(Checked):
     def probes(self) -> tuple[Walk, ...]:
         return walks(self.walk, self.baseline, self.steps)
 
-    def asked(self, explained: Explained) -> Flags:
-        return sound(self._reasons(explained))
-
-    def _reasons(self, explained: Explained) -> dict[str, Flags]:
-        full, base = (holds(self.decision, end) for end in ends(explained, self.baseline, DECISIONS[self.decision]))
-        made = {"holds_when_empty": base} if self.walk == "insertion" else {}
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
+        ends = read_ends(explained, self.baseline, DECISIONS[self.decision])
+        full, base = (holds(self.decision, end) for end in ends)
+        empty = {"holds_when_empty": base} if self.walk == "insertion" else {}
         if self.decision == "margin":
-            return {"not_ahead": ~full, **made}
-        return {**unfit(explained, of_class=self.decision == "class"), "not_matched": ~full, **made}
+            return {"not_ahead": ~full, **empty}
+        return {**ranking_reasons(explained, of_class=self.decision == "class"), "not_matched": ~full, **empty}
 
     def __call__(self, explained: Explained) -> Measured:
-        reasons = self._reasons(explained)
+        reasons = self.reasons(explained)
         (walk,) = self.probes
-        held = holds(self.decision, walk.readings(explained, sound(reasons), DECISIONS[self.decision]))
-        over = held if self.walk == "insertion" else ~held
-        over[:, -1] = True  # at the latest
+        held = holds(self.decision, walk.readings(explained, no_reason(reasons), DECISIONS[self.decision]))
+        flipped = held if self.walk == "insertion" else ~held
+        flipped[:, -1] = True
         pixels = explained.maps[0].numel()
-        counts = explained.maps.new_tensor(placed(self.steps, pixels)[0])
-        return defined(counts[over.int().argmax(dim=1)] / pixels, reasons)
+        counts = explained.maps.new_tensor(sample_steps(self.steps, pixels)[0])
+        return mask_values(counts[flipped.int().argmax(dim=1)] / pixels, reasons)
 
 
 def walks(curve: Curve, baseline: Baseline, steps: Steps) -> tuple[Walk, ...]:
-    """The walks of a curve, insertion first: the same that deletion and insertion ask."""
+    """The walks of a curve, insertion first; they are those of deletion and insertion."""
     ways: tuple[Direction, ...] = ("insertion", "deletion")
     return tuple(Walk(way, baseline, steps) for way in ways if way in curve)
 
 
-def area(explained: Explained, probes: tuple[Walk, ...], curve: Callable[[Walk], Curves]) -> Scores:
-    """The area under a walk's curve, or of the first walk less that of the second."""
-    areas = [walk.integral(curve(walk), explained) for walk in probes]
-    return areas[0] - areas[1] if len(areas) == 2 else areas[0]
-
-
-def ends(explained: Explained, baseline: Baseline, name: str) -> tuple[Scores, Scores]:
-    """A reading of the queries untouched, and of those without their content."""
+def read_ends(explained: Explained, baseline: Baseline, name: str) -> tuple[Scores, Scores]:
+    """A column for the queries and for their baseline images."""
     scene = explained.scene
     return scene.reading(scene.encoded.query.embeddings, name), scene.reading(scene.bare(baseline), name)
 
 
 def holds(decision: str, readings: Curves | Scores) -> torch.Tensor:
-    """Whether a decision holds where this is read; not where nothing is."""
+    """Whether a decision holds by its column; False where it is NaN."""
     return readings < 2 if decision == "reference" else readings > 0
 
 
-def others(explained: Explained) -> list[int]:
-    """How many items of the gallery each query ranks."""
+def count_ranked(explained: Explained) -> list[int]:
+    """The number of items of the gallery that each query ranks."""
     gallery, queries = explained.scene.gallery, explained.scene.pairs.query_ids
     return [0 if gallery is None else int(gallery.others(query).sum()) for query in queries]
 
 
-def unfit(explained: Explained, of_class: bool) -> dict[str, Flags]:
-    """Pairs that a gallery cannot rank: an image and itself; by class, those of two classes, or alone in theirs."""
+def ranking_reasons(explained: Explained, of_class: bool) -> dict[str, Flags]:
+    """By reason, pairs that a gallery cannot rank: of an image with itself; by class, of two classes, alone in one."""
     scene = explained.scene
     if scene.gallery is None:
-        raise ValueError("there is no gallery")
+        raise ValueError("these pairs have no gallery")
     names = scene.pairs.query_ids
     query, reference = (scene.gallery.find_places(ids) for ids in (names, scene.pairs.reference_ids))
     labels = scene.gallery.labels

@@ -1,4 +1,4 @@
-"""What the score is worth when the map alone is kept: average drop and increase."""
+"""The score when the map alone is kept: average drop and increase."""
 
 from dataclasses import dataclass
 from math import inf
@@ -14,14 +14,14 @@ from sfam_bench.core.ranges import Finite, Positive
 from sfam_bench.core.types import Flags, Maps, Scores
 from sfam_bench.engine.series import Masked, Series
 from sfam_bench.metrics.perturbation import FLAT, MEAN
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
 
 Mask = Literal["positive", "minmax"]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The query seen through its map, a baseline behind it: one image."""
+    """The query masked by its map, with a baseline behind it: one image."""
 
     baseline: Baseline
     mask: Mask = "positive"
@@ -31,11 +31,11 @@ class Kept:
 
     def series(self, explained: Explained, pair: int) -> Series:
         image, behind = explained.scene.encoded.query.images[pair], explained.scene.without(self.baseline)[pair]
-        seen = self.seen(explained)[pair][None]
-        return Masked(image, behind, lambda first, last: seen[first:last], 1)
+        masks = self.mask_of(explained)[pair][None]
+        return Masked(image, behind, lambda first, last: masks[first:last], 1)
 
-    def seen(self, explained: Explained) -> Maps:
-        """How much of each pixel is kept; the range of `minmax` is that of the map before it was resized."""
+    def mask_of(self, explained: Explained) -> Maps:
+        """The share of each pixel that is kept; `minmax` uses the range of the map before it was resized."""
         if self.mask == "positive":
             return explained.maps.clamp(0, 1)
         cells = explained.maps if explained.raw is None else normalise(explained.raw)
@@ -45,15 +45,16 @@ class Kept:
 
 @dataclass(frozen=True)
 class Keeping(Checked):
-    """Percent of the score lost once the map alone is kept, or whether the score rises; Chattopadhay et al., WACV 2018.
+    """Percent of the score lost when the map alone is kept, or whether the score rises; Chattopadhay et al., WACV 2018.
 
     Average drop is max(0, Y - O) / Y and average increase O > Y, with Y = s - s_base of the query and O that of the
-    query seen through its map; NaN where Y < `min_range`.
+    masked query; NaN where Y < `min_range`.
 
     value: drop or increase.
-    baseline: what shows where the map does not.
-    mask: the map's positive part, its peak 1, or the map from its least to its greatest value (torchcam, grad-cam).
-    scale: Y over the score of the baseline (range), or the score itself (raw).
+    baseline: replaces the pixels outside of the map.
+    mask: the map's positive part with peak 1, or the map scaled from its least to its greatest value (torchcam,
+        grad-cam).
+    scale: Y as the score minus that of the baseline (range), or as the score (raw).
     times: a constant factor (100: percent).
     """
 
@@ -68,12 +69,11 @@ class Keeping(Checked):
 
     @property
     def card(self) -> MetricCard:
-        alike = "a map that keeps the whole image loses nothing, and none that keeps less can lose less"
         unit = "percent" if self.times == 100 else "share"
         notes = "" if self.scale == "range" else "raw scores", "" if self.mask == "positive" else "least to greatest"
         return MetricCard(
             range=(0, inf if self.value == "drop" else self.times),
-            degenerate=(alike,),
+            degenerate=("a map that keeps the whole image is optimal: it loses nothing",),
             group="Faithfulness",
             label=label(f"average {self.value}", self.baseline.name, *notes),
             meaning=f"{unit} of the score lost when the map alone is kept"
@@ -91,19 +91,18 @@ class Keeping(Checked):
     def probes(self) -> tuple[Kept, ...]:
         return (Kept(self.baseline, self.mask),)
 
-    def asked(self, explained: Explained) -> Flags:
-        return ~self._without_range(explained)
-
-    def _without_range(self, explained: Explained) -> Flags:
-        return explained.scene.full() - self._zero(explained) < self.min_range
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
+        full, zero = self._ends(explained)
+        return {"zero_range": full - zero < self.min_range}
 
     def __call__(self, explained: Explained) -> Measured:
-        zero, full = self._zero(explained), explained.scene.full()
-        kept = explained.scores(self.probes[0], self.asked(explained))[:, 0]
+        reasons, (full, zero) = self.reasons(explained), self._ends(explained)
+        kept = explained.readings(self.probes[0], no_reason(reasons))[:, 0]
         lost = (full - kept).clamp_min(0) / (full - zero)
         values = lost if self.value == "drop" else (kept > full + FLAT).to(full.dtype)
-        return defined(values * self.times, {"zero_range": self._without_range(explained)})
+        return mask_values(values * self.times, reasons)
 
-    def _zero(self, explained: Explained) -> Scores:
+    def _ends(self, explained: Explained) -> tuple[Scores, Scores]:
+        """The scores of the query and of its baseline image, which is 0 for raw scores."""
         full = explained.scene.full()
-        return explained.scene.base(self.baseline) if self.scale == "range" else torch.zeros_like(full)
+        return full, explained.scene.base(self.baseline) if self.scale == "range" else torch.zeros_like(full)

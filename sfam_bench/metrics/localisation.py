@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sfam_bench.core.errors import Checked, UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.maps import tie_bounds
-from sfam_bench.core.metric_card import SHARE, VALUES, Group, MetricCard, label, role
+from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative, Share
 from sfam_bench.core.types import Flags, Maps, Masks, Scores
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 
-REGIONS = {  # in labels and in sentences; a region of another name stands for itself
+REGIONS = {  # in labels and in sentences; any other region has its own name
     "foreground": ("", "the foreground"),
     "box": (", box", "the object's box"),
     "shared": (", shared parts", "the parts that the two images share"),
@@ -24,17 +24,12 @@ REGIONS = {  # in labels and in sentences; a region of another name stands for i
 
 
 def region_words(region: str) -> tuple[str, str]:
-    """What a label adds to the name of a metric of this region, and what a sentence calls it."""
+    """A region as labels name it after the metric, and as sentences name it."""
     return REGIONS.get(region, (f", {region}", region))
 
 
-def region_group(region: str) -> Group:
-    """The table of metrics of a region: shared parts depend on both images."""
-    return "Metrics that see the pair" if region in ("shared", "unshared") else "Localisation"
-
-
-def within(tolerance: float) -> str:
-    """A tolerance as labels say it."""
+def format_tolerance(tolerance: float) -> str:
+    """A tolerance as in labels."""
     return f"{tolerance:g} px" if tolerance else "no tolerance"
 
 
@@ -44,15 +39,15 @@ def above(maps: Maps, threshold: float) -> Masks:
 
 
 def check_threshold(name: str, threshold: float) -> None:
-    """Raise UserError where a threshold would leave no pixel, or be no share."""
+    """Raise UserError where a threshold is not in [0, 1)."""
     if not 0 <= threshold < 1:
         raise UserError(f"{name}.threshold is {threshold}: expected a share of at least 0 and below 1, such as 0.5")
 
 
 def average_precision(ranks: Int[Tensor, "batch rows cols"], maps: Maps, region: Masks) -> Scores:
-    """Area under the steps of precision over recall as pixels come by falling relevance; NaN for an empty region.
+    """Area under the precision-recall steps, pixels in descending order of relevance; NaN for an empty region.
 
-    Pixels that tie come at once, as in scikit-learn. `ranks` are the places of the pixels in the order.
+    Tied pixels count at once, as in scikit-learn. `ranks` are the ranks of the pixels in this order.
     """
     places, flat, wanted = ranks.flatten(1).long(), maps.flatten(1), region.flatten(1).double()
     values = torch.empty_like(flat).scatter_(1, places, flat)
@@ -73,7 +68,7 @@ def near_peak(maps: Maps, tolerance: float) -> Masks:
 
 
 def hits(maps: Maps, region: Masks, tolerance: float) -> Flags:
-    """Whether any pixel of the region lies within reach of the peak."""
+    """Whether any pixel of the region lies within `tolerance` px of the peak."""
     return (near_peak(maps, tolerance) & region).flatten(1).any(dim=1)
 
 
@@ -84,44 +79,69 @@ def energy(maps: Maps, region: Masks) -> Scores:
 
 
 def empty(explained: Explained, *regions: str) -> Flags:
-    """Pairs for which one of the regions is empty (hidden, or outside the crop): nothing to hit, nothing to miss."""
-    seen = [explained.scene.region(name).flatten(1).any(dim=1) for name in regions]
-    return ~torch.stack(seen).all(dim=0)
+    """Pairs for which one of the regions is empty (hidden, or outside the crop)."""
+    marked = [explained.scene.region(name).flatten(1).any(dim=1) for name in regions]
+    return ~torch.stack(marked).all(dim=0)
 
 
 def without_positive_part(explained: Explained) -> Flags:
-    """Pairs whose map is nowhere above zero, so that it has no energy to share out."""
+    """Pairs whose map has no positive part."""
     return ~(explained.maps > 0).flatten(1).any(dim=1)
 
 
 def without_energy(explained: Explained, *regions: str) -> dict[str, Flags]:
-    """By reason, the pairs for which there is nothing to share out, or nothing to hit."""
+    """By reason, pairs with an empty region or a map without a positive part."""
     return {"empty_mask": empty(explained, *regions), "no_positive_part": without_positive_part(explained)}
 
 
-@dataclass(frozen=True)
-class PointingGame(Checked):
-    """1 where the peak is within `tolerance` px of the region; Zhang et al., IJCV 2018, with TorchRay's 15 px.
+def energy_value(maps: Maps, region: Masks, value: str) -> Scores:
+    """The energy in a region ("share"), the region's share of the area ("chance"), or the "ratio" of both."""
+    share, chance = energy(maps, region), region.to(maps.dtype).mean(dim=(1, 2))
+    return {"share": share, "chance": chance, "ratio": share / chance}[value]
 
-    `only_with` limits it to pairs that have that other region too (partial matches have an unshared one).
-    """
+
+@dataclass(frozen=True)
+class RegionMetric(Checked):
+    """A metric that compares maps with a region of the query."""
 
     region: str = "foreground"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.region,)
+
+    def describe(self, name: str, notes: tuple[str, ...], meaning: str, **facts: Any) -> MetricCard:
+        """The card of a metric `name` with values in [0, 1]; `{}` in its meaning stands for the region."""
+        at, where = region_words(self.region)
+        of_pair = self.region in ("shared", "unshared")  # which depend on both images
+        return MetricCard(
+            group="Metrics that see the pair" if of_pair else "Localisation",
+            label=label(f"{name}{at}", *notes),
+            meaning=meaning.format(where),
+            **{"range": SHARE, **facts},
+        )
+
+
+@dataclass(frozen=True)
+class PointingGame(RegionMetric):
+    """1 where the peak is within `tolerance` px of the region; Zhang et al., IJCV 2018, with TorchRay's 15 px.
+
+    only_with: limits it to pairs that also have this region (partial matches have an unshared one).
+    """
+
     tolerance: NotNegative = 15.0
     only_with: str | None = None
     higher_is_better: bool | None = True
 
     @property
     def card(self) -> MetricCard:
-        at, where = region_words(self.region)
         near = f", within {self.tolerance:g} px" if self.tolerance else ", to the pixel"
         limited = f" (pairs with {region_words(self.only_with)[1]} too)" if self.only_with else ""
-        return MetricCard(
-            range=SHARE,
-            group=region_group(self.region),
-            label=label(f"pointing game{at}", within(self.tolerance), "partial matches" if self.only_with else ""),
-            meaning=f"does the peak lie on {where}{near}?{limited}",
-            family="_".join(["pointing_game", self.region, *([self.only_with] if self.only_with else [])]),
+        return self.describe(
+            "pointing game",
+            (format_tolerance(self.tolerance), "partial matches" if self.only_with else ""),
+            f"does the peak lie on {{}}{near}?{limited}",
+            family="_".join(["pointing_game", *self.needs]),
         )
 
     @property
@@ -130,120 +150,96 @@ class PointingGame(Checked):
 
     def __call__(self, explained: Explained) -> Measured:
         found = hits(explained.maps, explained.scene.region(self.region), self.tolerance)
-        return defined(found.to(explained.maps.dtype), {"empty_mask": empty(explained, self.region)})
+        return mask_values(found.to(explained.maps.dtype), {"empty_mask": empty(explained, self.region)})
 
 
 @dataclass(frozen=True)
-class EnergyPointingGame(Checked):
+class EnergyPointingGame(RegionMetric):
     """Share of the positive map inside the region; Wang et al., Score-CAM, CVPRW 2020.
 
-    `value` "chance" is the region's area share, what a blind map scores, and "ratio" their quotient.
+    value: "share", its "chance" level (the region's share of the area), or their "ratio".
     """
 
-    region: str = "foreground"
     value: Literal["share", "chance", "ratio"] = "share"
-    only_with: str | None = None
     higher_is_better: bool | None = True  # null for "chance"
 
     @property
     def card(self) -> MetricCard:
-        at, where = region_words(self.region)
         meanings = {
-            "share": f"share of the positive map on {where}",
-            "chance": f"share of the image taken by {where}",
-            "ratio": f"share of the positive map on {where} over that of the image: 1 for a blind map",
+            "share": "share of the positive map on {}",
+            "chance": "share of the image taken by {}",
+            "ratio": "share of the positive map on {} over that of the image: 1 for a uniform map",
         }
-        return MetricCard(
+        return self.describe(
+            "energy pointing game",
+            (VALUES.get(self.value, ""),),
+            meanings[self.value],
             range=(0, inf) if self.value == "ratio" else SHARE,
-            group=region_group(self.region),
-            label=label(f"energy pointing game{at}", VALUES.get(self.value, "")),
-            meaning=meanings[self.value],
             family=f"energy_pointing_game_{self.region}",
             role=role(self.value),
         )
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.region,) if self.only_with is None else (self.region, self.only_with)
-
     def __call__(self, explained: Explained) -> Measured:
-        region = explained.scene.region(self.region)
-        share = energy(explained.maps, region)
-        chance = region.to(share.dtype).mean(dim=(1, 2))
-        values = {"share": share, "chance": chance, "ratio": share / chance}[self.value]
-        return defined(values, without_energy(explained, self.region))
+        values = energy_value(explained.maps, explained.scene.region(self.region), self.value)
+        return mask_values(values, without_energy(explained, self.region))
 
 
 @dataclass(frozen=True)
-class IoU:
-    """Intersection over union of the region and what of the map lies above a threshold; Zhou et al., CVPR 2016.
+class IoU(RegionMetric):
+    """Intersection over union of the region and the map above a threshold; Zhou et al., CVPR 2016.
 
-    There (CAM) it is the step before the box, at 0.2.
+    In the paper (CAM) it is the step before the box, at 0.2.
 
     threshold: share of the map's maximum, which the pixels must exceed.
     """
 
     higher_is_better: ClassVar[bool] = True
 
-    region: str = "foreground"
     threshold: Share = 0.5
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         check_threshold("IoU", self.threshold)
 
     @property
     def card(self) -> MetricCard:
-        at, where = region_words(self.region)
-        return MetricCard(
-            range=SHARE,
-            group=region_group(self.region),
-            label=label(f"IoU{at}", f"above {100 * self.threshold:g} % of the maximum"),
-            meaning=f"overlap of the thresholded map with {where}",
+        return self.describe(
+            "IoU",
+            (f"above {100 * self.threshold:g} % of the maximum",),
+            "overlap of the thresholded map with {}",
             family=f"iou_{self.region}",
             threshold=self.threshold,
         )
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.region,)
-
     def __call__(self, explained: Explained) -> Measured:
         region, kept = explained.scene.region(self.region), above(explained.maps, self.threshold)
         both, either = (mask.sum(dim=(1, 2)) for mask in (region & kept, region | kept))
-        return defined((both / either).to(explained.maps.dtype), without_energy(explained, self.region))
+        return mask_values((both / either).to(explained.maps.dtype), without_energy(explained, self.region))
 
 
 @dataclass(frozen=True)
-class AveragePrecision(Checked):
+class AveragePrecision(RegionMetric):
     """Average precision of the map's pixels as a search for the region; scikit-learn's average_precision_score.
 
-    It needs no threshold and reads negative values too. Over all images at once it would be PxAP of Choe et al., CVPR
-    2020; here it is of each pair.
+    It needs no threshold and uses negative values too. Pooled over all images it would be PxAP of Choe et al., CVPR
+    2020; here each pair has its own value.
 
-    value: "precision", or its "chance" level: the region's area share, which a constant map scores too.
+    value: "precision", or its "chance" level: the region's share of the area, which is also that of a constant map.
     """
 
-    region: str = "foreground"
     value: Literal["precision", "chance"] = "precision"
     higher_is_better: bool | None = True  # null for "chance"
 
     @property
     def card(self) -> MetricCard:
-        at, where = region_words(self.region)
-        precise = f"average precision of the map against {where}"
-        return MetricCard(
-            range=SHARE,
-            group=region_group(self.region),
-            label=label(f"average precision{at}", VALUES.get(self.value, "")),
-            meaning=precise if self.value == "precision" else f"share of the image taken by {where}",
+        precise = self.value == "precision"
+        return self.describe(
+            "average precision",
+            (VALUES.get(self.value, ""),),
+            "average precision of the map against {}" if precise else "share of the image taken by {}",
             family=f"average_precision_{self.region}",
             role=role(self.value),
         )
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.region,)
 
     def __call__(self, explained: Explained) -> Measured:
         region = explained.scene.region(self.region)
@@ -251,4 +247,4 @@ class AveragePrecision(Checked):
             values = region.to(explained.maps.dtype).mean(dim=(1, 2))
         else:
             values = average_precision(explained.ranks, explained.maps, region)
-        return defined(values, {"empty_mask": empty(explained, self.region)})
+        return mask_values(values, {"empty_mask": empty(explained, self.region)})

@@ -1,4 +1,4 @@
-"""Over many references of one query: does the map go to the parts that the two birds share?"""
+"""Over many references of one query: does relevance follow the similarity of each part?"""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from sfam_bench.core.types import Keypoints, Maps
 
 
 def relevance_near_parts(maps: Maps, keypoints: Keypoints, sigma: float) -> Float[Tensor, "batch parts"]:
-    """Mean of each signed map under a Gaussian of `sigma` px about each part, as far as it lies within the image.
+    """Mean of each signed map, weighted by a Gaussian of `sigma` px around each part within the image.
 
     NaN for hidden parts.
     """
@@ -27,14 +27,14 @@ def relevance_near_parts(maps: Maps, keypoints: Keypoints, sigma: float) -> Floa
 def rank_agreement(
     relevance: Float[np.ndarray, "refs parts"], agreement: Float[np.ndarray, "refs parts"]
 ) -> tuple[float, str]:
-    """Spearman's correlation over references of relevance and agreement, mean over parts, or why there is none.
+    """Spearman's correlation over references of relevance and agreement, averaged over parts, or a reason without one.
 
-    Both are centred over the parts of each reference first: what counts is whether a part is favoured over the others.
-    A part that is hidden in the query, or equally alike in all references, does not count, and where the relevance does
-    not change with the reference it counts 0. References without a map are left out.
+    Both are centred over the parts of each reference first, so that parts are compared with each other. A part that is
+    hidden in the query, or equally similar in all references, is left out; a part whose relevance does not change with
+    the reference counts as 0. References without a map are left out.
     """
-    visible, there = np.isfinite(relevance).any(axis=0), np.isfinite(relevance).any(axis=1)
-    relevance, agreement = relevance[there], agreement[there]
+    visible, mapped = np.isfinite(relevance).any(axis=0), np.isfinite(relevance).any(axis=1)
+    relevance, agreement = relevance[mapped], agreement[mapped]
     usable = np.isfinite(relevance).all(axis=0) & np.isfinite(agreement).all(axis=0)
     if visible.sum() < 2:
         return np.nan, "few_parts"
@@ -42,18 +42,18 @@ def rank_agreement(
         return np.nan, "few_references"
     if usable.sum() < 2:
         return np.nan, "unknown_parts"
-    # less is the rounding of sums: of a blind map, of equal histograms
+    # smaller ranges are rounding: of a map that ignores the reference, of equal histograms
     least = ROUNDING * np.abs(relevance[:, usable]).max()
-    relevance, agreement = (_centred(table[:, usable], axis=1) for table in (relevance, agreement))
-    agreement = agreement.round(9)  # ties stay ties
+    relevance, agreement = (_centre(table[:, usable], axis=1) for table in (relevance, agreement))
+    agreement = agreement.round(9)  # so that rounding does not break ties
     differs, moves = np.ptp(agreement, axis=0) > 0, np.ptp(relevance, axis=0) > least
     if not differs.any():
         return np.nan, "equal_references"
-    first, second = (_centred(rankdata(table[:, differs], axis=0), axis=0) for table in (relevance, agreement))
+    first, second = (_centre(rankdata(table[:, differs], axis=0), axis=0) for table in (relevance, agreement))
     lengths = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
     found = (first * second).sum(axis=0) / np.where(lengths > 0, lengths, 1)
     return float(np.where(moves[differs], found, 0.0).mean()), ""
 
 
-def _centred(table: Float[np.ndarray, "refs parts"], axis: int) -> Float[np.ndarray, "refs parts"]:
+def _centre(table: Float[np.ndarray, "refs parts"], axis: int) -> Float[np.ndarray, "refs parts"]:
     return table - table.mean(axis=axis, keepdims=True)

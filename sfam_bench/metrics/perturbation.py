@@ -13,9 +13,9 @@ from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Finite, Natural, Positive, Share
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
-from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, Measured, defined, sound
-from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid, named_steps
-from sfam_bench.metrics.shared.walks import Curves, Degrade, Direction, Order, Walk, walk_of
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, Measured, mask_values, no_reason
+from sfam_bench.metrics.shared.steps import Midpoint, Steps, Trapezoid, format_steps
+from sfam_bench.metrics.shared.walks import Curves, Degrade, Direction, Order, Walk, area, walk_of
 
 MEAN = MeanColour()
 TWENTY = Midpoint(20)
@@ -32,22 +32,21 @@ MEANINGS = {
 }
 SCALES = {"range": "", "raw": "raw scores", "minmax": "each curve from 0 to 1"}
 DEGRADED = {"query": "", "reference": ", of the reference", "both": ", of both images"}
-FLAT = 1e-6  # a difference of scores that is rounding
+FLAT = 1e-6  # a difference of scores within rounding
 
 
 @dataclass(frozen=True)
 class Perturbation(Checked):
-    """Area under the score as the most relevant pixels go (deletion) or come (insertion); Petsiuk et al., BMVC 2018.
+    """Area under the score as the most relevant pixels are deleted or inserted; Petsiuk et al., BMVC 2018.
 
     Of the target instead of a class, as (s - s_base) / (s_full - s_base); NaN where s_full - s_base < `min_range`, in
-    units of the score. Insertion minus deletion is also the gap of least and most relevant first: with one baseline
-    the deletion curve of the reverse order is the insertion curve read backwards.
+    units of the score. Insertion minus deletion is also the gap between least and most relevant first, since the
+    deletion curve of the reverse order is the reversed insertion curve.
 
-    walk: which curve, or the gap between the two.
-    insert_on: what insertion begins with, where it is not the baseline of deletion (RISE: a blur).
-    scale: of a curve: by the shared ends (range), as it is (raw), or by its own least and greatest value (minmax).
+    walk: the curve, or the difference of both.
+    scale: of a curve: by the shared ends (range), unscaled (raw), or by its own least and greatest value (minmax).
     order: most or least relevant pixels first.
-    degrade: which images lose their pixels, each by its own map; the score is that of the pair.
+    degrade: the images whose pixels are changed, each by its own map; the score is that of the pair.
     times: a constant factor (100: percent).
     """
 
@@ -55,7 +54,6 @@ class Perturbation(Checked):
     baseline: Baseline = MEAN
     steps: Steps = TWENTY
     min_range: Finite = 0.05
-    insert_on: Baseline | None = None
     scale: Literal["range", "raw", "minmax"] = "range"
     order: Order = "most"
     degrade: Degrade = "query"
@@ -67,21 +65,20 @@ class Perturbation(Checked):
     def card(self) -> MetricCard:
         gap = self.walk == "insertion_minus_deletion"
         limits = (-self.times if gap else 0, self.times) if self.scale == "minmax" else ANY
-        unbounded = "a curve that leaves the interval between s_base and s_full has an area below 0 or above 1"
-        baseline = "/".join(dict.fromkeys(probe.baseline.name for probe in self.probes))
-        own = self.scale != "range"  # a protocol of others, whose steps tell it from the next
-        notes = named_steps(self.steps) if own else "", "least relevant first" if self.order == "least" else ""
-        unlike = {"most": self.order, "query": self.degrade, "range": self.scale}  # by their defaults
+        unbounded = "where the curve leaves the interval between s_base and s_full, the area may lie outside of [0, 1]"
+        own = self.scale != "range"  # a published protocol, which differs from others in its steps
+        notes = format_steps(self.steps) if own else "", "least relevant first" if self.order == "least" else ""
+        unlike = {"most": self.order, "query": self.degrade, "range": self.scale}  # by default value
         return MetricCard(
             range=limits,
             remakes=int(self.degrade != "query"),
             degenerate=() if own else (unbounded,),
             group="Faithfulness",
-            label=label(f"{AUC[self.walk]}{DEGRADED[self.degrade]}", baseline, SCALES[self.scale], *notes),
+            label=label(f"{AUC[self.walk]}{DEGRADED[self.degrade]}", self.baseline.name, SCALES[self.scale], *notes),
             meaning=f"{MEANINGS[self.walk]}{f', {SCALES[self.scale]}' if own else ''}",
             family="_".join([self.walk, *(value for usual, value in unlike.items() if value != usual)]),
-            baseline=baseline,
-            steps=named_steps(self.steps),
+            baseline=self.baseline.name,
+            steps=format_steps(self.steps),
         )
 
     @property
@@ -92,30 +89,22 @@ class Perturbation(Checked):
     def probes(self) -> tuple[Walk, ...]:
         directions: tuple[Direction, ...] = ("insertion", "deletion")
         return tuple(
-            walk_of(name, self._baseline(name), self.steps, self.order, self.degrade)
+            walk_of(name, self.baseline, self.steps, self.order, self.degrade)
             for name in directions
             if name in self.walk
         )
 
-    def asked(self, explained: Explained) -> Flags:
-        return sound(self._unasked(explained))
-
     def __call__(self, explained: Explained) -> Measured:
-        reasons = self._unasked(explained)
-        if not (asked := sound(reasons)).any():
+        reasons = self.reasons(explained)
+        if not (needed := no_reason(reasons)).any():
             return Measured(torch.full_like(explained.scene.full(), torch.nan), reasons)
-        areas = [self._area(walk, explained, asked) for walk in self.probes]
-        value = areas[0] - areas[1] if len(areas) == 2 else areas[0]
+        value = area(self.probes, lambda walk: self._area(walk, explained, needed))
         if self.scale == "minmax":
-            flat = [curve_range(walk.scores(explained, asked)) <= FLAT for walk in self.probes]
+            flat = [curve_range(walk.scores(explained, needed)) <= FLAT for walk in self.probes]
             reasons["flat_curve"] = torch.stack(flat).any(dim=0)
-        return defined(value * self.times, reasons)
+        return mask_values(value * self.times, reasons)
 
-    def _baseline(self, direction: Direction) -> Baseline:
-        return self.insert_on if self.insert_on is not None and direction == "insertion" else self.baseline
-
-    def _unasked(self, explained: Explained) -> dict[str, Flags]:
-        """Why pairs are left alone, known before any pass."""
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
         none = torch.zeros(len(explained.maps), dtype=torch.bool, device=explained.maps.device)
         if self.degrade != "query" and explained.other is None:
             return {NOT_DRAWN: ~none}
@@ -127,29 +116,29 @@ class Perturbation(Checked):
             reasons["reference_map"] = torch.stack(find_flaws(explained.other.raw)).any(dim=0)
         return reasons
 
-    def _area(self, walk: Walk, explained: Explained, asked: Flags) -> Scores:
+    def _area(self, walk: Walk, explained: Explained, needed: Flags) -> Scores:
         if self.scale == "range":
-            return walk.area(explained, asked)
-        curves = walk.scores(explained, asked)
+            return walk.area(explained, needed)
+        curves = walk.scores(explained, needed)
         if self.scale == "minmax":
             curves = (curves - curves.amin(dim=1, keepdim=True)) / curve_range(curves)[:, None]
         return walk.integral(curves, explained)
 
 
 def curve_range(curves: Curves) -> Scores:
-    """From the least to the greatest value of each curve."""
+    """The greatest minus the least value of each curve."""
     return curves.amax(dim=1) - curves.amin(dim=1)
 
 
 @dataclass(frozen=True)
 class AreaError(Checked):
-    """Distance between the areas of one curve at `steps` and at `full` steps: what fewer steps cost; defined here.
+    """Absolute difference of the areas of one curve at `steps` and at `full` steps; defined here.
 
-    Of a random share of pairs and methods. The draw hangs on the pair, the method and `seed`; pairs that are not drawn
-    leave no record.
+    Computed for a random share of pairs and methods, drawn by the pair, the method and `seed`; other pairs have no
+    record.
 
-    full: the steps of the protocol in full.
-    share: of how many curves it is taken.
+    full: the steps of the full protocol.
+    share: of curves for which it is computed.
     """
 
     walk: Direction
@@ -171,7 +160,7 @@ class AreaError(Checked):
             meaning="distance of the area at the steps of the run from that of the whole curve",
             family=f"area_error_{self.walk}",
             baseline=self.baseline.name,
-            steps=named_steps(self.steps),
+            steps=format_steps(self.steps),
             role="check",
         )
 
@@ -179,17 +168,14 @@ class AreaError(Checked):
     def probes(self) -> tuple[Walk, ...]:
         return Walk(self.walk, self.baseline, self.full), Walk(self.walk, self.baseline, self.steps)
 
-    def asked(self, explained: Explained) -> Flags:
-        return sound(self._unasked(explained))
-
-    def _unasked(self, explained: Explained) -> dict[str, Flags]:
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
         pairs = zip(explained.scene.pairs.query_ids, explained.scene.pairs.reference_ids, strict=True)
         curve = (explained.explainer, self.walk, self.baseline.name)
         draws = [pair_seed(self.seed, *pair, *curve) / 2**63 for pair in pairs]
-        missed = torch.tensor(draws, device=explained.maps.device) >= self.share
-        return {NOT_DRAWN: missed, "zero_range": self.probes[0].without_range(explained, self.min_range)}
+        not_drawn = torch.tensor(draws, device=explained.maps.device) >= self.share
+        return {NOT_DRAWN: not_drawn, "zero_range": self.probes[0].without_range(explained, self.min_range)}
 
     def __call__(self, explained: Explained) -> Measured:
-        reasons = self._unasked(explained)
-        full, ours = (walk.area(explained, sound(reasons)) for walk in self.probes)
-        return defined((ours - full).abs(), reasons)
+        reasons = self.reasons(explained)
+        full, ours = (walk.area(explained, no_reason(reasons)) for walk in self.probes)
+        return mask_values((ours - full).abs(), reasons)

@@ -1,4 +1,4 @@
-"""Does the map hang on what the model has learned? Weights are drawn anew, stage by stage from the top."""
+"""Model randomisation: how similar is the map to that of a model whose weights are re-initialised?"""
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
-from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.modes import without_grad
 from sfam_bench.engine.passes import Passes
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 from sfam_bench.metrics.shared.likeness import Changed, Comparing
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.Module)  # the last as torch.fx makes them of the names of a cut
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.Module)  # the last is made by torch.fx for a cut model
 
 Names = list[str]
 _models: WeakKeyDictionary[SimilarityModel, dict[tuple[int, int], list[SimilarityModel]]] = WeakKeyDictionary()
@@ -31,7 +31,7 @@ _models: WeakKeyDictionary[SimilarityModel, dict[tuple[int, int], list[Similarit
 def units(model: SimilarityModel) -> list[Names]:
     """Names of modules from the images up: blocks of the trunk, of the tail behind an early cut, pooling, projection.
 
-    Norms and scales stand with what is before them.
+    Norms and scales belong to the module before them.
     """
     embedder = model.embedder
     parts = {"trunk": model.trunk, "embedder.tail": embedder.tail}
@@ -47,7 +47,7 @@ def units(model: SimilarityModel) -> list[Names]:
 
 
 def blocks(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The parts of a module that have weights, and of those that only hold others, their parts."""
+    """The children of a module that have weights; containers are replaced by their children."""
     while len(inside := children(name, module)) == 1:
         ((name, module),) = inside
     opened = (children(*child) if type(child[1]) in CONTAINERS else [] for child in inside)
@@ -65,11 +65,11 @@ def has_weights(named: tuple[str, nn.Module]) -> bool:
     return any(True for _ in named[1].parameters())
 
 
-def redrawn(model: SimilarityModel, seed: int) -> SimilarityModel:
-    """A copy whose modules have drawn their weights anew, each by its own `reset_parameters`, on the CPU.
+def randomise(model: SimilarityModel, seed: int) -> SimilarityModel:
+    """A copy whose modules are re-initialised by their `reset_parameters`, on the CPU.
 
-    Weights of modules that cannot (tokens, positions, scales) are shuffled within their tensor. Each draw hangs on the
-    name of the module alone.
+    Weights of other modules (tokens, positions, scales) are shuffled within their tensor. The seed of each module
+    depends only on its name.
     """
     device = model.device
     copied = deepcopy(model).cpu()
@@ -86,21 +86,21 @@ def redrawn(model: SimilarityModel, seed: int) -> SimilarityModel:
 
 
 def mix_weights(model: SimilarityModel, drawn: SimilarityModel, names: Names) -> SimilarityModel:
-    """The model with the weights of another in some modules; it shares its tensors with both."""
+    """The model with the weights of another in some modules; shares its tensors with both."""
     prefixes = tuple(f"{name}." for name in names)
     shared: dict[int, Tensor] = {}
     ours, theirs = (chain(of.named_parameters(), of.named_buffers()) for of in (model, drawn))
     for (name, own), (_, other) in zip(ours, theirs, strict=True):
         shared[id(own)] = other if name.startswith(prefixes) else own
-    return deepcopy(model, shared)  # it takes what is in its memory for copied
+    return deepcopy(model, shared)  # deepcopy uses the tensors in its memo as copies
 
 
 def cascade(model: SimilarityModel, seed: int, stages: int) -> list[SimilarityModel]:
-    """Copies of a model with weights drawn anew from the top down to each stage; all weights in the last."""
+    """Copies of a model with weights re-initialised from the top down to each stage; all weights in the last."""
     key = (seed, stages)
     if key not in _models.setdefault(model, {}):
         groups = np.array_split(np.arange(len(found := units(model)))[::-1], min(stages, len(found)))
-        drawn, made, names = redrawn(model, seed), list[SimilarityModel](), Names()
+        drawn, made, names = randomise(model, seed), list[SimilarityModel](), Names()
         for group in groups[:-1]:
             names.extend(chain.from_iterable(found[unit] for unit in group))
             made.append(mix_weights(model, drawn, names))
@@ -110,7 +110,7 @@ def cascade(model: SimilarityModel, seed: int, stages: int) -> list[SimilarityMo
 
 @dataclass(frozen=True)
 class Randomised:
-    """The same pairs before one model of the cascade."""
+    """The same pairs with one model of the cascade."""
 
     stage: int
     seed: int
@@ -120,22 +120,22 @@ class Randomised:
         model = cascade(scene.model, self.seed, self.stages)[self.stage]
         encoded = scene.encoded
         terms = tuple(replace(term, side=model.encode(term.side.images)) for term in encoded.terms)
-        passes = Passes(quietly(model, model), encoded.passes.batch)
+        passes = Passes(without_grad(model, model), encoded.passes.batch)
         query = model.encode(encoded.query.images)
         return Changed(model, replace(encoded, query=query, terms=terms, passes=passes, kept=Cache()), scene.pairs)
 
 
 @dataclass(frozen=True)
 class ModelRandomisation(Comparing):
-    """Likeness of the map to that of the model with weights drawn anew from the top; Adebayo et al., NeurIPS 2018.
+    """Similarity of the map to that of the model with re-initialised weights; Adebayo et al., NeurIPS 2018.
 
-    Cascading: projection first, then the trunk block by block, until nothing is left of the training. Maps that hang on
-    no weights, such as edges, score 1. An untrained model sees objects too, so that even the exact decomposition keeps
-    a part of its map: a method passes where it keeps no more than similarity_decomposition does in the same run (the
+    Cascading: the projection first, then the trunk block by block, until all weights are random. Maps that depend on no
+    weights, such as edges, score 1. An untrained model responds to objects too, so that even the exact decomposition
+    keeps a part of its map: a method passes where it keeps no more than similarity_decomposition in the same run (the
     interval of the paired difference does not lie above 0).
 
-    value: mean over the stages, or at full randomisation alone, the untrained model.
-    stages: at most so many steps, of as many blocks each as is possible.
+    value: mean over the stages, or the value of the last stage, a fully random model.
+    stages: maximal number of stages, with equal numbers of blocks as far as possible.
     seed: of the weights.
     """
 
@@ -152,26 +152,26 @@ class ModelRandomisation(Comparing):
             range=(-1, 1),
             remakes=self.stages if self.value == "mean" else 1,
             degenerate=(
-                "an untrained model still sees edges and colours, so that a true map may keep some likeness",
-                "what a method keeps of training images stays that of the trained model",
+                "an untrained model responds to edges and colours, so that a faithful map may stay similar",
+                "what a method keeps of training images is that of the trained model",
                 "a batch norm starts at mean 0 and variance 1, so that signals shrink with depth",
             ),
             group="Sanity and robustness",
             label=label("model randomisation", "all weights" if self.value == "full" else "", *self.likeness),
-            meaning="likeness to the map of a model whose weights are drawn anew, stage by stage"
+            meaning="similarity to the map of a model whose weights are re-initialised, stage by stage"
             if self.value == "mean"
-            else "likeness to the map of a model whose weights are all drawn anew",
+            else "similarity to the map of a model whose weights are all re-initialised",
             family="model_randomisation",
         )
 
-    def measured(self, explained: Explained) -> Measured:
+    def measure_remakes(self, explained: Explained) -> Measured:
         count = len(cascade(explained.scene.model, self.seed, self.stages))
         chosen = range(count) if self.value == "mean" else [count - 1]
         values, reasons = list[Scores](), dict[str, Flags]()
         for stage in chosen:
-            found = self.change(explained, Randomised(stage, self.seed, self.stages))
+            found = self.compare_changed(explained, Randomised(stage, self.seed, self.stages))
             values.append(found.values)
             reasons = {
                 name: flags | reasons[name] if name in reasons else flags for name, flags in found.reasons.items()
             }
-        return defined(torch.stack(values).mean(dim=0), reasons)
+        return mask_values(torch.stack(values).mean(dim=0), reasons)

@@ -1,4 +1,4 @@
-"""Removal that leaves no trace of what was removed: pixels are imputed from their neighbours."""
+"""ROAD: removed pixels are imputed from their neighbours."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,10 +14,10 @@ from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.types import Flags, Image, Images, Scores
+from sfam_bench.core.types import Flags, Image, Images
 from sfam_bench.engine.series import Ranks, Series
 from sfam_bench.metrics.perturbation import MEAN
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
 from sfam_bench.metrics.shared.walks import Order, take_order
 
 WEIGHTS = {(row, col): 1 / (6 if 0 in (row, col) else 12) for row in (-1, 0, 1) for col in (-1, 0, 1) if row or col}
@@ -25,7 +25,7 @@ OUTSIDE, KNOWN = -2, -1
 
 
 def impute(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """Values (3, removed) that are each the weighted mean of their eight neighbours, of those that the image has."""
+    """Values (3, removed), each the weighted mean of its neighbours within the image."""
     rows, cols = removed.nonzero()
     count = len(rows)
     numbers = np.full((removed.shape[0] + 2, removed.shape[1] + 2), OUTSIDE)
@@ -44,7 +44,7 @@ def impute(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
         values.append(np.full(len(unknown), -weight))
     at = np.concatenate(places, axis=1)
     system = coo_matrix((np.concatenate(values), (at[0], at[1])), shape=(count, count)).tocsc()
-    # the system is symmetric and needs no pivots, which makes it faster than spsolve
+    # the system is symmetric and needs no pivots, so that this is faster than spsolve
     factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     found: np.ndarray = factors.solve(known).T
     return found
@@ -52,7 +52,7 @@ def impute(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Imputed:
-    """`image`, its first-ranked pixels imputed: as many as each of `counts` says, with noise that hangs on `seed`."""
+    """`image`, its first-ranked pixels imputed: as many as each of `counts`, with noise by `seed`."""
 
     image: Image
     ranks: Ranks
@@ -91,12 +91,12 @@ class Imputing:
     def series(self, explained: Explained, pair: int) -> Series:
         pairs, ranks = explained.scene.pairs, explained.ranks[pair]
         seed = pair_seed(self.seed, pairs.query_ids[pair], pairs.reference_ids[pair], "road", self.order)
-        counts = tuple(self.removed(ranks.numel()))
+        counts = tuple(self.removed_counts(ranks.numel()))
         image = explained.scene.encoded.query.images[pair]
         return Imputed(image, take_order(ranks, self.order), counts, self.noise, seed)
 
-    def removed(self, pixels: int) -> list[int]:
-        """How many pixels lie at or above each percentile, as np.percentile interpolates, the fewest first."""
+    def removed_counts(self, pixels: int) -> list[int]:
+        """The number of pixels at or above each percentile, as np.percentile interpolates, in ascending order."""
         shares = (np.arange(self.levels, 0, -1)) / (self.levels + 1)
         return (pixels - np.ceil((shares * (pixels - 1)).round(6)).astype(int)).tolist()
 
@@ -106,14 +106,14 @@ class Road(Checked):
     """Half the gap in score when the least and when the most relevant pixels are imputed; Rong et al., ICML 2022.
 
     The mean over equal steps of the share of pixels, over s_full - s_base; NaN where that is < `min_range`, in units of
-    the score. Removed pixels become the weighted mean of their neighbours, all solved for at once, and noise that hangs
-    on the pair. Each image takes a sparse system of as many unknowns as there are pixels gone: at 224 px some seconds a
+    the score. Removed pixels become the weighted mean of their neighbours, solved jointly, plus noise seeded by the
+    pair. Each image takes a sparse linear system with one unknown for each removed pixel: at 224 px some seconds for a
     map on one CPU core.
 
-    levels: how many shares of pixels; 9: 10 to 90 percent.
+    levels: number of shares of pixels; 9 are 10 to 90 percent.
     noise: standard deviation, of images in [0, 1].
-    baseline: whose score is s_base.
-    scale: over s_full - s_base (range), or as it is (raw), which is grad-cam's ROADCombined.
+    baseline: of the image with score s_base.
+    scale: divide by s_full - s_base (range), or not (raw), as grad-cam's ROADCombined.
     """
 
     levels: Count = 9
@@ -142,17 +142,11 @@ class Road(Checked):
         orders: tuple[Order, ...] = ("most", "least")
         return tuple(Imputing(order, self.levels, self.noise, self.seed) for order in orders)
 
-    def asked(self, explained: Explained) -> Flags:
-        return ~self._without_range(explained)
-
-    def _without_range(self, explained: Explained) -> Flags:
-        return (self._range(explained) < self.min_range) & (self.scale == "range")
+    def reasons(self, explained: Explained) -> dict[str, Flags]:
+        return {"zero_range": (explained.scene.range(self.baseline) < self.min_range) & (self.scale == "range")}
 
     def __call__(self, explained: Explained) -> Measured:
-        narrow = self._without_range(explained)
-        most, least = (explained.scores(probe, ~narrow).mean(dim=1) for probe in self.probes)
-        unit = self._range(explained) if self.scale == "range" else 1.0
-        return defined((least - most) / 2 / unit, {"zero_range": narrow})
-
-    def _range(self, explained: Explained) -> Scores:
-        return explained.scene.full() - explained.scene.base(self.baseline)
+        reasons = self.reasons(explained)
+        most, least = (explained.readings(probe, no_reason(reasons)).mean(dim=1) for probe in self.probes)
+        unit = explained.scene.range(self.baseline) if self.scale == "range" else 1.0
+        return mask_values((least - most) / 2 / unit, reasons)

@@ -1,4 +1,4 @@
-"""Over partial matches: does the map move to the part that the two images share?"""
+"""Selectivity for the shared part of partial matches."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -7,14 +7,14 @@ from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.metrics.localisation import empty, energy, hits, without_energy
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 
 
 @dataclass(frozen=True)
 class Selectivity(Checked):
     """Energy (or peak) on the shared part minus on the unshared part of the query; defined here.
 
-    A reference-blind map scores 0. `tolerance` in px applies to the peak.
+    A map that ignores the reference scores 0 on average. `tolerance` in px applies to the peak.
     """
 
     of: Literal["energy", "peak"] = "energy"
@@ -28,7 +28,7 @@ class Selectivity(Checked):
             range=(-1, 1),
             group="Metrics that see the pair",
             label=label("selectivity", self.of),
-            meaning=f"partial matches: {self.of} on what the two images share minus on what they do not",
+            meaning=f"partial matches: {self.of} on shared parts minus {self.of} on unshared parts",
             family="selectivity",
         )
 
@@ -39,4 +39,4 @@ class Selectivity(Checked):
         else:
             values = hits(maps, shared, self.tolerance).to(maps) - hits(maps, unshared, self.tolerance).to(maps)
         hidden = {"empty_mask": empty(explained, *self.needs)}
-        return defined(values, hidden if self.of == "peak" else without_energy(explained, *self.needs))
+        return mask_values(values, hidden if self.of == "peak" else without_energy(explained, *self.needs))

@@ -1,4 +1,4 @@
-"""Does the map change with the reference? One that does not explains the object, not the pair."""
+"""Sensitivity to the reference: a map that does not change with it explains the object, not the pair."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
@@ -11,8 +11,8 @@ from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Natural
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Images
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
-from sfam_bench.metrics.shared.likeness import Changed, Comparing, Remaking, changed
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
+from sfam_bench.metrics.shared.likeness import Changed, Comparing, Remaking, apply_change
 from sfam_bench.metrics.shared.scene import Scene
 
 Other: TypeAlias = Literal["same_class", "other_class", "noise"]
@@ -21,7 +21,7 @@ OTHERS = {"same_class": "one of its class", "other_class": "one of another class
 
 @dataclass(frozen=True)
 class OtherReference:
-    """The same queries with other references; ids stay, so that what a method draws by them stays too."""
+    """The same queries with other references; ids do not change, and so do the random draws of methods."""
 
     to: Other
     seed: int
@@ -53,12 +53,12 @@ class OtherReference:
 
 @dataclass(frozen=True)
 class ReferenceSensitivity(Comparing):
-    """1 - Spearman (or SSIM) of the query's maps before two references, the pair's own and another; defined here.
+    """1 - Spearman (or SSIM) of the query's maps for two references, the pair's own and another; defined here.
 
-    0 is a map that does not change. A method passes where its map changes at all with a reference of another class, and
-    more than with one of the same (reference_sensitivity_contrast); how much is no grade, and has no direction. How
-    unlike the references are to the model is reference_similarity. Query and reference exchanged is no other reference:
-    the query's map in the swapped pair is by definition its map in this one (see ExchangeAsymmetry).
+    0 is a map that does not change. A method passes where its map changes with a reference of another class, and more
+    than with one of the same class (reference_sensitivity_contrast); the amount is not a score and has no direction.
+    How similar the references are is reference_similarity. Swapping query and reference is not another reference: the
+    query's map in the swapped pair is by definition the same (see ExchangeAsymmetry).
 
     to: the other reference: an image of the reference's class, of another class than both, or uniform noise.
     seed: of the noise, with the ids of the pair.
@@ -75,9 +75,8 @@ class ReferenceSensitivity(Comparing):
             range=(0, 2),
             remakes=1,
             degenerate=(
-                "a map that is drawn anew for each reference, or whose sign flips, changes most: read it beside "
-                "metrics of faithfulness",
-                "ids stay those of the pair, so that the control chance, which depends on them alone, does not change",
+                "a map that is random for each reference, or whose sign flips, changes most: compare with faithfulness",
+                "ids do not change, so that the control chance, which depends on them alone, does not change either",
             ),
             group="Metrics that see the pair",
             label=label("reference sensitivity", self.to, *self.likeness),
@@ -89,18 +88,18 @@ class ReferenceSensitivity(Comparing):
     def needs(self) -> tuple[str, ...]:
         return () if self.to == "noise" else (self.to,)
 
-    def measured(self, explained: Explained) -> Measured:
+    def measure_remakes(self, explained: Explained) -> Measured:
         change = OtherReference(self.to, self.seed)
-        found = self.change(explained, change)
-        return defined(1 - found.values, {"no_other_reference": change.lacking(explained.scene), **found.reasons})
+        found = self.compare_changed(explained, change)
+        return mask_values(1 - found.values, {"no_other_reference": change.lacking(explained.scene), **found.reasons})
 
 
 @dataclass(frozen=True)
 class ReferenceContrast(Comparing):
-    """How much more the map changes with a reference of another class than with one of the same; defined here.
+    """How much more the map changes with a reference of another class than with one of the same class; defined here.
 
-    The difference of two reference sensitivities; 0 for a map that is blind to the reference, and in the mean for one
-    that is drawn anew each time. A method passes where the interval lies above 0; how far is no grade.
+    The difference of two reference sensitivities; 0 for a map that ignores the reference, and on average for a random
+    one. A method passes where the interval lies above 0; the amount is not a score.
     """
 
     higher_is_better: ClassVar[bool] = True
@@ -112,8 +111,8 @@ class ReferenceContrast(Comparing):
             range=(-2, 2),
             remakes=2,
             degenerate=(
-                "a model that takes the two references for alike leaves nothing to tell: see reference_similarity",
-                "beyond 0 more is not truer: on the planted set the exact decomposition changes less than Grad-CAM",
+                "where the model embeds both references alike, the map cannot differ: see reference_similarity",
+                "above 0 more is not better: on the planted set the exact decomposition changes less than Grad-CAM",
             ),
             group="Metrics that see the pair",
             label=label("reference sensitivity contrast", *self.likeness),
@@ -121,22 +120,22 @@ class ReferenceContrast(Comparing):
             family="reference_sensitivity_contrast",
         )
 
-    def measured(self, explained: Explained) -> Measured:
+    def measure_remakes(self, explained: Explained) -> Measured:
         same, other = (
             ReferenceSensitivity(self.sampling, self.measure, self.of, to)(explained)
             for to in ("same_class", "other_class")
         )
         reasons = {name: flags | same.reasons[name] for name, flags in other.reasons.items()}
-        return defined(other.values - same.values, reasons)
+        return mask_values(other.values - same.values, reasons)
 
 
 @dataclass(frozen=True)
 class ReferenceSimilarity(Checked):
-    """The model's similarity of the pair's reference to the other one of reference_sensitivity; defined here.
+    """The model's similarity of the pair's reference to that of reference_sensitivity; defined here.
 
-    A fact of the pair, the same for all methods: references that the model takes for one cannot change a map.
+    The same for all methods: references with equal embeddings cannot change a map.
 
-    to, seed: as there.
+    to, seed: as in reference_sensitivity.
     """
 
     higher_is_better: ClassVar[bool | None] = None
@@ -150,7 +149,7 @@ class ReferenceSimilarity(Checked):
             range=ANY,
             group="Metrics that see the pair",
             label=label("similarity of the references", self.to),
-            meaning=f"how alike the model finds the reference and {OTHERS[self.to]}",
+            meaning=f"the model's similarity of the reference and {OTHERS[self.to]}",
             family="reference_similarity",
         )
 
@@ -160,16 +159,17 @@ class ReferenceSimilarity(Checked):
 
     def __call__(self, explained: Explained) -> Measured:
         scene, change = explained.scene, OtherReference(self.to, self.seed)
-        other, own = (seen.terms[0].side.embeddings for seen in (changed(scene, change).encoded, scene.encoded))
-        return defined(scene.model.similarity(own, other), {"no_other_reference": change.lacking(scene)})
+        scenes = apply_change(scene, change), scene
+        other, own = (found.encoded.terms[0].side.embeddings for found in scenes)
+        return mask_values(scene.model.similarity(own, other), {"no_other_reference": change.lacking(scene)})
 
 
 @dataclass(frozen=True)
 class ExchangeAsymmetry(Remaking):
     """|a - b| / (|a| + |b|), a and b the totals of the raw maps of query and of reference; defined here.
 
-    The score does not change when query and reference are exchanged. A method that shares it out keeps to that: 0, with
-    heads and poolings for which its maps sum to the score. 1 is one map without a total, or two of opposite sign.
+    The score does not change when query and reference are swapped. A method that distributes it has value 0, with heads
+    and poolings for which its maps sum to the score. 1 is one map without a total, or two of opposite sign.
     """
 
     higher_is_better: ClassVar[bool | None] = None
@@ -178,16 +178,16 @@ class ExchangeAsymmetry(Remaking):
         range=(0, 1),
         remakes=1,
         degenerate=(
-            "maps that share out nothing may have like totals too: uniform noise is near 0",
-            "it says nothing of a target with two references, which cannot be exchanged",
+            "maps that do not sum to the score may have similar totals too: uniform noise is near 0",
+            "it is undefined for a target with two references, which cannot be swapped",
         ),
         group="Metrics that see the pair",
         label="exchange asymmetry",
-        meaning="how unlike the totals of the maps of query and reference are",
+        meaning="relative difference of the totals of both images' maps",
         family="exchange_asymmetry",
     )
 
-    def measured(self, explained: Explained) -> Measured:
+    def measure_remakes(self, explained: Explained) -> Measured:
         other, own = explained.other, explained.raw
         if other is None or other.raw is None or own is None:
             nothing = explained.maps.new_full((len(explained.maps),), torch.nan)
@@ -196,4 +196,4 @@ class ExchangeAsymmetry(Remaking):
         whole = one.abs() + two.abs()
         share = (one - two).abs() / whole
         reasons = {"nonfinite_map": ~whole.isfinite(), "no_total": whole == 0}
-        return defined(share.to(explained.maps.dtype), reasons)
+        return mask_values(share.to(explained.maps.dtype), reasons)

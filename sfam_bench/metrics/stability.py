@@ -1,4 +1,4 @@
-"""Is the map steady while the query hardly changes, and does it move along where the query is moved?"""
+"""Stability: does the map change with small noise, and does it move with the query?"""
 
 from dataclasses import dataclass, replace
 from math import inf
@@ -13,14 +13,14 @@ from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Images, Maps, RawMaps
-from sfam_bench.metrics.shared.base import Explained, Measured, defined
-from sfam_bench.metrics.shared.likeness import Changed, Comparing, Remaking, changed, further, resize_maps
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
+from sfam_bench.metrics.shared.likeness import Changed, Comparing, Remaking, apply_change, remake_maps, resize_maps
 from sfam_bench.metrics.shared.scene import Scene
 
 Move: TypeAlias = Literal["flip", "crop"]
 
 
-def asked(scene: Scene, query: Images) -> Changed:
+def replace_queries(scene: Scene, query: Images) -> Changed:
     """The same pairs with other images as queries."""
     encoded = replace(scene.encoded, query=scene.model.encode(query), kept=Cache())
     return Changed(scene.model, encoded, replace(scene.pairs, query=query))
@@ -40,7 +40,7 @@ class Noisy:
             torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(self._seed(*pair)))
             for pair in zip(pairs.query_ids, pairs.reference_ids, strict=True)
         ]
-        return asked(scene, (images + self.radius * (2 * torch.stack(noise).to(images) - 1)).clamp(0, 1))
+        return replace_queries(scene, (images + self.radius * (2 * torch.stack(noise).to(images) - 1)).clamp(0, 1))
 
     def _seed(self, query_id: str, reference_id: str) -> int:
         return pair_seed(self.seed, query_id, reference_id, "noise", str(self.sample))
@@ -48,7 +48,7 @@ class Noisy:
 
 @dataclass(frozen=True)
 class Moved:
-    """The queries mirrored left to right, or their middle 7/8 at the size of the whole."""
+    """The queries mirrored left to right, or their middle 7/8 enlarged to the whole image."""
 
     by: Move
 
@@ -56,10 +56,10 @@ class Moved:
         images = scene.encoded.query.images
         rows, cols = images.shape[-2:]
         moved = self.maps(images.flatten(0, 1)) if self.by == "crop" else images.flip(-1)
-        return asked(scene, moved.view(-1, 3, rows, cols))
+        return replace_queries(scene, moved.view(-1, 3, rows, cols))
 
     def maps(self, maps: Maps) -> Maps:
-        """Maps, or channels of images, moved alike."""
+        """Maps, or channels of images, moved in the same way."""
         if self.by == "flip":
             return maps.flip(-1)
         size = maps.shape[-2], maps.shape[-1]
@@ -69,14 +69,14 @@ class Moved:
 
 @dataclass(frozen=True)
 class MaxSensitivity(Remaking):
-    """Greatest relative change of the map in L2 while the query's pixels move a little; Yeh et al., NeurIPS 2019.
+    """Greatest relative change of the map in L2 under small noise on the query's pixels; Yeh et al., NeurIPS 2019.
 
-    max over samples of |map(x + noise) - map(x)| / |map(x)|, the noise uniform within the radius, as in Captum; there
-    images are not kept within [0, 1]. 0 is a map that does not change, an orthogonal one of like length scores 1.4.
+    max over samples of |map(x + noise) - map(x)| / |map(x)|, the noise uniform within the radius, as in Captum, which
+    does not clip images to [0, 1]. 0 is a map that does not change; an orthogonal map of the same length scores 1.4.
 
-    samples: how many, and as many further maps.
-    radius: of the noise, of pixels in [0, 1].
-    scale: maps divided by their greatest magnitude (peak), or as the method returns them (raw: the paper).
+    samples: number of noisy queries and of further maps.
+    radius: of the noise, for pixels in [0, 1].
+    scale: maps divided by their greatest magnitude (peak), or as the method returns them (raw, as in the paper).
     seed: of the noise, with the ids of the pair.
     """
 
@@ -93,28 +93,28 @@ class MaxSensitivity(Remaking):
         return MetricCard(
             range=(0, inf),
             remakes=self.samples,
-            degenerate=("maps that do not look at the query are the steadiest: the control centre scores 0",),
+            degenerate=("maps that ignore the query are the most stable: the control centre scores 0",),
             group="Sanity and robustness",
             label=label("max sensitivity", "" if self.scale == "peak" else "raw maps"),
             meaning="greatest change of the map under small noise",
             family="max_sensitivity",
         )
 
-    def measured(self, explained: Explained) -> Measured:
+    def measure_remakes(self, explained: Explained) -> Measured:
         own, remake = explained.maps, explained.remake
         if remake is None:
-            raise ValueError("no further map can be made")
+            raise ValueError("these maps cannot be computed again")
         if self.scale == "raw" and explained.raw is not None:
-            own = self._scaled(explained.raw, own)
-        changes, unsound = [], torch.zeros(len(own), dtype=torch.bool, device=own.device)
-        for sample in range(self.samples):  # not by `further`: nobody else asks for these
-            raw = remake(*changed(explained.scene, Noisy(sample, self.radius, self.seed)))
-            changes.append(length(self._scaled(raw, own) - own) / length(own))
-            unsound |= find_flaws(raw)[0]
-        reasons = {"constant_map": find_flaws(own)[1], "nonfinite_further_map": unsound}
-        return defined(torch.stack(changes).amax(dim=0), reasons)
+            own = self._scale(explained.raw, own)
+        changes, flawed = [], torch.zeros(len(own), dtype=torch.bool, device=own.device)
+        for sample in range(self.samples):  # not by `remake_maps`, since no other metric uses these
+            raw = remake(*apply_change(explained.scene, Noisy(sample, self.radius, self.seed)))
+            changes.append(length(self._scale(raw, own) - own) / length(own))
+            flawed |= find_flaws(raw)[0]
+        reasons = {"constant_map": find_flaws(own)[1], "nonfinite_further_map": flawed}
+        return mask_values(torch.stack(changes).amax(dim=0), reasons)
 
-    def _scaled(self, raw: RawMaps, like: Maps) -> Maps:
+    def _scale(self, raw: RawMaps, like: Maps) -> Maps:
         return resize_maps(raw, like) if self.scale == "peak" else upsample(raw, (like.shape[-2], like.shape[-1]))
 
 
@@ -125,12 +125,12 @@ def length(maps: Maps) -> Tensor:
 
 @dataclass(frozen=True)
 class AugmentationAgreement(Comparing):
-    """Likeness of the map, moved with the query, to the map of the moved query; defined here.
+    """Similarity of the map, moved with the query, to the map of the moved query; defined here.
 
-    The query is mirrored left to right, or its middle 7/8 fills the image, while the reference stays. The model's own
-    embedding moves too: compare methods before one model.
+    The query is mirrored left to right, or its middle 7/8 fills the image; the reference does not change. The embedding
+    changes too, so that only methods on the same model can be compared.
 
-    by: which of the two.
+    by: flip or crop.
     """
 
     higher_is_better: ClassVar[bool] = True
@@ -143,13 +143,13 @@ class AugmentationAgreement(Comparing):
         return MetricCard(
             range=(-1, 1),
             remakes=1,
-            degenerate=("maps that do not look at the query agree: the control centre scores 1 when mirrored",),
+            degenerate=("maps that ignore the query agree: the control centre scores 1 when mirrored",),
             group="Sanity and robustness",
             label=label("augmentation agreement", self.by, *self.likeness),
-            meaning="likeness to the map of the flipped or cropped query",
+            meaning="similarity to the map of the flipped or cropped query",
             family="augmentation_agreement",
         )
 
-    def measured(self, explained: Explained) -> Measured:
+    def measure_remakes(self, explained: Explained) -> Measured:
         change = Moved(self.by)
-        return self.alike(change.maps(explained.maps), resize_maps(further(explained, change), explained.maps))
+        return self.compare(change.maps(explained.maps), resize_maps(remake_maps(explained, change), explained.maps))

@@ -1,4 +1,4 @@
-"""Any model of networks by name, cut at a named layer into a trunk and the tail behind the cut."""
+"""Networks by name, cut at a named layer into a trunk and the tail behind the cut."""
 
 import logging
 from typing import Any, TypeAlias, cast
@@ -35,13 +35,13 @@ def trunk_and_tail(
     """Build `name` from `source` (timm, torchvision or sfam_bench), load `state`, and cut it.
 
     `layer` is the cut, `features` the last layer before pooling; without them the cut is at the last feature map.
-    A torchvision model with a convolutional classifier (squeezenet) must name `features`. Weights are random unless
-    `pretrained` or `state` are given, of which the latter wins: entries of a classifier in it are ignored, anything
-    that is missing or does not fit raises UserError.
+    A torchvision model with a convolutional classifier (squeezenet) needs `features`. Weights are random unless
+    `pretrained` or `state` is given; `state` has priority: its entries of a classifier are ignored, and missing or
+    mismatching entries raise UserError.
     `standardise` replaces the source's own mean and standard deviation.
 
-    A vision transformer of timm is cut among its tokens: `layer` is a block ("blocks.8"), and `token` says whether its
-    patches are pooled, or its class token is the embedding, whose cut is at the last attention unless `layer` says.
+    A vision transformer of timm is cut at its tokens: `layer` is a block ("blocks.8"), and `token` selects pooled
+    patches or the class token, whose cut is at the last attention by default.
     """
     model, own = network(source, name, pretrained and state is None)
     if state is not None:
@@ -52,7 +52,7 @@ def trunk_and_tail(
     if isinstance(model, VisionTransformer):
         trunk, tail = cut_tokens(model, name, layer, token)
     elif token == "class":
-        raise UserError(f"{name} has no class token that can be cut: timm's VisionTransformer has (vit_*, deit*)")
+        raise UserError(f"{name} has no class token that can be cut: use timm's VisionTransformer (vit_*, deit*)")
     elif source == "timm" and layer is None:
         trunk, tail = _last_grid(model), None
     else:
@@ -61,14 +61,14 @@ def trunk_and_tail(
 
 
 def misfits(model: nn.Module, state: dict[str, Tensor], unused: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-    """Entries of a backbone that a state dict lacks, and those of another shape; `unused` ones may be either."""
+    """Entries of a backbone that are missing in a state dict, and those of another shape, except `unused` ones."""
     own = {key: value for key, value in model.state_dict().items() if not key.startswith(unused)}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     return missing, [key for key in own if key in state and own[key].shape != state[key].shape]
 
 
 def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused: tuple[str, ...] = ()) -> None:
-    """Load weights into a backbone; a classifier, whose keys begin with `unused`, is left as it is."""
+    """Load weights into a backbone, without its classifier, whose keys begin with `unused`."""
     own = [key for key in model.state_dict() if not key.startswith(unused)]
     missing, differing = misfits(model, state, unused)
     if missing or differing:
@@ -76,23 +76,24 @@ def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused:
             f"the weights do not fit {name}: {len(missing)} of {len(own)} entries missing, {len(differing)} of another "
             f"shape (first: {(missing + differing)[0]}); give the weights of this architecture"
         )
-    whole = model.state_dict()  # with the versions of its modules, which MNASNet asks for
+    whole = model.state_dict()  # with the versions of its modules, which MNASNet needs
     fitting = {key: state[key] for key in own if key in state}
     check_kinds(model, fitting, f"the weights of {name}")
     whole.update(fitting)
     model.load_state_dict(whole)
-    if left := sorted({key.partition(".")[0] for key in state.keys() - whole.keys() if not key.startswith(CLASSIFIER)}):
-        log.warning("%s: not in the network and not read from the weights: %s", name, ", ".join(left))
+    more = state.keys() - whole.keys()
+    if extra := sorted({key.partition(".")[0] for key in more if not key.startswith(CLASSIFIER)}):
+        log.warning("%s: entries of the weights that are not in the network are ignored: %s", name, ", ".join(extra))
 
 
 def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut:
     """Split a traceable model after `layer` (default: the last feature map) by torch.fx; returns (trunk, tail).
 
-    The tail ends at `features` (default: the last node with more than one position) and is None when nothing is left.
+    The tail ends at `features` (default: the last node with more than one position) and is None where it is empty.
     """
     if isinstance(model, torchvision.models.VisionTransformer):
         raise UserError("torchvision's vision transformers cannot be cut: use timm's (source=timm, name=vit_*)")
-    model.eval()  # functional dropout and stochastic depth are traced as they are at test time
+    model.eval()  # so that functional dropout and stochastic depth are traced as at test time
     tracer = NodePathTracer(leaf_modules=list(get_notrace_modules()))
     try:
         graph = tracer.trace(model)
@@ -114,8 +115,8 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
         )
     if not recorder.is_grid(start):
         raise UserError(
-            f"{type(model).__name__} has no grid of channels first at '{layer}': leave model.trunk.layer null, or take "
-            "a convolutional network or timm's VisionTransformer (vit_*, deit*)"
+            f"{type(model).__name__} has no grid with channels first at '{layer}': leave model.trunk.layer null, or "
+            f"use a convolutional network or timm's VisionTransformer (vit_*, deit*)"
         )
     trunk = fx.GraphModule(model, _subgraph(graph, None, start))
     if start is end:
@@ -124,7 +125,7 @@ def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut
 
 
 class _Shapes(fx.Interpreter):
-    """Run the graph once and note the shape of each node's output."""
+    """Runs the graph once and records the shape of each node's output."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -138,11 +139,11 @@ class _Shapes(fx.Interpreter):
 
     @property
     def grids(self) -> list[fx.Node]:
-        """Nodes with more than one position, perhaps with channels last."""
+        """Nodes with more than one position, with channels first or last."""
         return [node for node, shape in self.shapes.items() if len(shape) == 4 and shape[-1] > 1]
 
     def is_grid(self, node: fx.Node) -> bool:
-        """Whether the probe, which is square, still is, so that channels come first."""
+        """Whether the output for the square probe is square, so that channels come first."""
         shape = self.shapes.get(node, ())
         return len(shape) == 4 and shape[2] == shape[3]
 
@@ -166,7 +167,7 @@ def _subgraph(graph: fx.Graph, start: fx.Node | None, end: fx.Node) -> fx.Graph:
     def copy(node: fx.Node) -> fx.Node:
         if node not in copies:
             if start is not None and node.op == "placeholder":
-                raise UserError(f"'{start.name}' is no clean cut: later layers also read what came before it")
+                raise UserError(f"'{start.name}' is not a valid cut: later layers also read earlier outputs")
             for argument in node.all_input_nodes:
                 copy(argument)
             copies[node] = piece.node_copy(node, copies.__getitem__)
@@ -177,7 +178,7 @@ def _subgraph(graph: fx.Graph, start: fx.Node | None, end: fx.Node) -> fx.Graph:
 
 
 def _last_grid(model: nn.Module) -> nn.Module:
-    """The model itself where it returns (batch, channels, rows, cols), else a wrapper that lays its tokens out so."""
+    """The model where it returns (batch, channels, rows, cols), else a wrapper that arranges its tokens so."""
     with torch.no_grad():
         output = model(torch.zeros(1, *cast(Any, model).pretrained_cfg["input_size"]))
     if output.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NCHW":

@@ -1,4 +1,4 @@
-"""BN-Inception up to its last feature map, as Caffe's model that metric learning fine-tunes has it."""
+"""BN-Inception up to its last feature map, as in Caffe's model that is fine-tuned in metric learning."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -6,14 +6,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-Traced: TypeAlias = Any  # a tensor, or what stands for it while torch.fx traces the model to cut it
+Traced: TypeAlias = Any  # a tensor, or its proxy while torch.fx traces the model
 
 
 @dataclass(frozen=True)
 class Block:
     """Channels of the branches of a block: 1 x 1, 3 x 3 and twice 3 x 3 behind a reduction, projected pool."""
 
-    one: int  # 0: there is no such branch, the others halve the grid, and the pool is not projected
+    one: int  # 0: without this branch; the others halve the grid, and the pool is not projected
     three: tuple[int, int]
     double: tuple[int, int]
     pool: Literal["avg", "max"]
@@ -35,14 +35,14 @@ BLOCKS = {  # Ioffe & Szegedy, ICML 2015, figure 5; the pool of 4e is Caffe's
 
 
 class Concatenation(nn.Module):
-    """The branches of a block, side by side; a module, so that the model can be cut behind it by name."""
+    """The concatenated branches of a block; a module, so that the model can be cut behind it by name."""
 
     def forward(self, *branches: Traced) -> Traced:
         return torch.cat(branches, dim=1)
 
 
 class BNInception(nn.Module):
-    """Batch-normalised Inception (Ioffe & Szegedy, ICML 2015), its parameters under the names of the files in use.
+    """Batch-normalised Inception (Ioffe & Szegedy, ICML 2015), with the parameter names of published files.
 
     It can be cut behind a block: inception_3a_output to inception_5b_output.
     """

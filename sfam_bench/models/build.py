@@ -1,4 +1,4 @@
-"""Put a trunk, a pooling, a head and a similarity together; save and load what was trained."""
+"""Build models of a trunk, a pooling, a head and a similarity; save and load their weights."""
 
 import hashlib
 import logging
@@ -70,23 +70,23 @@ def backbone(
 ) -> Cut:
     """A backbone by name with weights from a file (.safetensors, or .pth read with weights_only), or downloaded ones.
 
-    `pretrained` is what timm or torchvision offer for ImageNet; a file wins over it.
+    `pretrained` are the ImageNet weights of timm or torchvision; a file has priority.
     """
     if weights is None and source == OURS:
-        log.warning("%s begins with random weights: give a file as model.trunk.weights, or a checkpoint", name)
+        log.warning("%s has random weights: give a file as model.trunk.weights, or a checkpoint", name)
     state = read_state(Path(weights)) if weights else None
     return trunk_and_tail(source, name, layer, features, state, token=token, pretrained=pretrained)
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
-    """Write weights as safetensors and, beside them, what they are as JSON, each with its digest."""
+    """Write weights as safetensors, and `facts` about them as JSON beside them, both with the digest of the weights."""
     state = weights(model)
     write_json(path.with_suffix(".json"), {**facts, WEIGHTS: content_digest(state)})
     write_weights(state, path)
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Digest of all weights, so that results of two checkpoints under one path never mix."""
+    """Digest of all weights, which separates the results of two checkpoints with one path."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -94,21 +94,21 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def load(model: nn.Module, path: Path) -> None:
-    """Load weights that fit exactly; otherwise UserError says what is missing, left over or of another shape.
+    """Load weights that fit exactly; otherwise UserError names missing, unexpected and mismatching entries.
 
-    A backbone may be cut elsewhere than it was in training: its layers are told by their names in the whole.
+    A backbone may have another cut than in training: its layers are identified by their names in the uncut backbone.
     """
     read, own = read_ours(path), model.state_dict()
-    theirs, ours = layers(read), layers(own)
+    theirs, ours = uncut_names(read), uncut_names(own)
     state = {theirs[key]: value for key, value in read.items()}
     keys = {ours[key]: key for key in own}
-    missing, left_over = keys.keys() - state.keys(), state.keys() - keys.keys()
+    missing, unexpected = keys.keys() - state.keys(), state.keys() - keys.keys()
     differing = {name for name in keys.keys() & state.keys() if own[keys[name]].shape != state[name].shape}
-    if missing or left_over or differing:
-        example = sorted(missing | left_over | differing)[0]
+    if missing or unexpected or differing:
+        example = sorted(missing | unexpected | differing)[0]
         raise UserError(
-            f"checkpoint {path} does not fit the model: {len(missing)} entries missing, {len(left_over)} left over, "
-            f"{len(differing)} of another shape (first: {example}); give the head and pooling of its training"
+            f"checkpoint {path} does not fit the model: {len(missing)} entries missing, {len(unexpected)} unexpected, "
+            f"{len(differing)} of another shape (first: {example}); use the head and pooling of its training"
         )
     check_finite(read, path)
     fitting = {keys[name]: value for name, value in state.items()}
@@ -116,10 +116,10 @@ def load(model: nn.Module, path: Path) -> None:
     model.load_state_dict(fitting)
 
 
-def layers(keys: Iterable[str]) -> dict[str, str]:
-    """Each key of a model by its name in the uncut backbone, or by itself where two would share a name.
+def uncut_names(keys: Iterable[str]) -> dict[str, str]:
+    """The name of each key in the uncut backbone, or the key itself where two would have the same name.
 
-    A class token's tail holds its last block without the first norm, which is the last of its trunk.
+    The tail for a class token contains the last block without its first norm, which is the last layer of the trunk.
     """
     keys = list(keys)
     numbers = [int(found[1]) for key in keys if (found := re.match(r"trunk\.1\.transformer\.blocks\.(\d+)\.", key))]
@@ -136,7 +136,7 @@ def layers(keys: Iterable[str]) -> dict[str, str]:
 
 
 def origin_of(path: Path) -> dict[str, Any]:
-    """What the JSON beside a checkpoint of ours says of its training."""
+    """The facts about the training of our checkpoint, from the JSON beside it."""
     file = path.with_suffix(".json")
     if not file.is_file():
         return {"source": "sfam_bench", "chosen": "unknown"}

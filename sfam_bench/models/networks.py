@@ -1,4 +1,4 @@
-"""Networks by name, of timm, of torchvision or ours, each with the pixels that it was trained on."""
+"""Networks by name, of timm, torchvision or this project, each with its standardisation of pixels."""
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -17,14 +17,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
 OURS = "sfam_bench"
-# A classifier, and what only served to train one: nothing in front of pooling
+# Classifiers and auxiliary classifiers, which are not used before pooling
 CLASSIFIER = ("fc.", "classifier.", "heads.", "head.", "last_linear.", "aux1.", "aux2.", "AuxLogits.")
 
 
 class Standardise(nn.Module):
-    """Map [0, 1] pixels to what the network was trained on, so that the rest of the benchmark sees plain images.
+    """Map pixels in [0, 1] to those of the network's training, so that all other code uses plain images.
 
-    Mean and standard deviation are those of red, green and blue; `bgr` then turns the channels round.
+    Mean and standard deviation are those of red, green and blue; `bgr` then reverses the channels.
     """
 
     def __init__(
@@ -43,49 +43,49 @@ class Standardise(nn.Module):
 
 
 Network: TypeAlias = tuple[nn.Module, Standardise]
-CAFFE = ((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3, True)  # blue, green, red in 0..255 less a mean colour
+CAFFE = ((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3, True)  # blue, green, red in 0..255 minus a mean colour
 
 
 def network(source: str, name: str, pretrained: bool = False) -> Network:
-    """A network of a source, with random weights or those that the source offers for ImageNet."""
+    """A network of a source, with random weights or the source's ImageNet weights."""
     if source not in SOURCES:
         raise UserError(f"unknown source of models '{source}': use {', '.join(SOURCES)}")
     return SOURCES[source](name, pretrained)
 
 
-def _known(name: str, source: str, names: list[str]) -> None:
+def _check_name(name: str, source: str, names: list[str]) -> None:
     if name not in names:
         near = ", ".join(get_close_matches(name, names, 5)) or f"none; see {source}'s list_models()"
-        raise UserError(f"{source} has no model '{name}'; near it: {near}")
+        raise UserError(f"{source} has no model '{name}'; similar names: {near}")
 
 
 def _timm(name: str, pretrained: bool) -> Network:
-    _known(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
+    _check_name(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
     if pretrained and not timm.is_model_pretrained(name):
         raise UserError(f"timm has no weights of '{name}': give a file as model.trunk.weights=FILE")
     options: dict[str, Any] = {"dynamic_img_size": True} if _builds_vision_transformer(name) else {}
-    if "distilled" not in name:  # there timm insists on its own pooling, which is not used
+    if "distilled" not in name:  # where timm requires its own pooling, which is not used
         options["global_pool"] = ""
-    model = _made(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
-    trained_on = cast(Any, model).pretrained_cfg
-    return model, Standardise(tuple(trained_on["mean"]), tuple(trained_on["std"]))
+    model = _create(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
+    defaults = cast(Any, model).pretrained_cfg
+    return model, Standardise(tuple(defaults["mean"]), tuple(defaults["std"]))
 
 
 def _builds_vision_transformer(name: str) -> bool:
-    """Whether timm makes a VisionTransformer of this name, whose position embeddings fit any size if asked to."""
+    """Whether this name is a VisionTransformer, whose position embeddings can be resized."""
     return timm.models.model_entrypoint(name.split(".")[0]).__module__ in VISION_TRANSFORMERS
 
 
 def _torchvision(name: str, pretrained: bool) -> Network:
-    _known(name, "torchvision", torchvision.models.list_models(module=torchvision.models))
+    _check_name(name, "torchvision", torchvision.models.list_models(module=torchvision.models))
     weights = "DEFAULT" if pretrained else None
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
-    model = _made(name, pretrained, lambda: torchvision.models.get_model(name, weights=weights, **options))
+    model = _create(name, pretrained, lambda: torchvision.models.get_model(name, weights=weights, **options))
     return model, Standardise()
 
 
 def _ours(name: str, pretrained: bool) -> Network:
-    _known(name, OURS, ["bn_inception"])
+    _check_name(name, OURS, ["bn_inception"])
     if pretrained:
         raise UserError(f"no weights of {name} can be downloaded: give a file as model.trunk.weights=FILE")
     return BNInception(), Standardise(*CAFFE)
@@ -94,28 +94,28 @@ def _ours(name: str, pretrained: bool) -> Network:
 SOURCES: Mapping[str, Callable[[str, bool], Network]] = {"timm": _timm, "torchvision": _torchvision, OURS: _ours}
 
 
-def _made(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
+def _create(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         return make()
     except UserError:
         raise
-    except Exception as error:  # every hub and every version of it has its own
+    except Exception as error:  # exceptions differ between hubs and versions
         why = (str(error).splitlines() or [type(error).__name__])[0][:120]
         if not pretrained:
             raise UserError(
-                f"{name} cannot be a backbone here ({why}): its pooling and classifier cannot be taken off; choose "
+                f"{name} cannot be a backbone ({why}): its pooling and classifier cannot be removed; choose "
                 "another network"
             ) from error
         raise UserError(
-            f"cannot download the weights of {name} ({why}): give a file as model.trunk.weights=FILE, or take "
-            "model=lite0, whose weights pip brings"
+            f"cannot download the weights of {name} ({why}): give a file as model.trunk.weights=FILE, or use "
+            "model=lite0, whose weights are installed by pip"
         ) from error
 
 
 def translate_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under the names of the network: DINOv2's and CLIP's as timm reads them, Caffe's flat statistics.
+    """A state dict with the names of the network, from those of DINOv2, CLIP and Caffe.
 
-    Nothing is resampled: patches or positions of another size stay what they are, and do not fit.
+    Nothing is resampled: patches or positions of another size do not fit.
     """
     if isinstance(model, BNInception):
         return {key: value.squeeze(0) if value.ndim == 2 and len(value) == 1 else value for key, value in state.items()}
@@ -126,7 +126,7 @@ def translate_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tens
     if patches is None or positions is None or patches.shape != cast(Any, model.patch_embed.proj).weight.shape:
         return state
     if "register_tokens" in state and model.reg_token is None:
-        return {}  # all else would fit
+        return {}  # all other entries would fit
     classes = 1 if "register_tokens" in state else 0  # DINOv2 adds a position to its class token, timm has the sum
     if model.pos_embed is None or positions.shape[-2] - classes != model.pos_embed.shape[1]:
         return state

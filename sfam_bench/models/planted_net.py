@@ -1,4 +1,4 @@
-"""The small convolutional trunk that learns the planted set in two minutes on two cores."""
+"""A small convolutional trunk, which learns the planted set in two minutes on two cores."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ STRIDES = (2, 2, 1, 2, 1, 1)  # 8 in all: a 96-pixel image gives a 12 x 12 grid
 
 
 class PlantedNet(nn.Module):
-    """Convolution, batch norm and ReLU once a layer: images (batch, 3, rows, cols) in [0, 1] to activations at 1/8."""
+    """Layers of convolution, batch norm and ReLU: images (batch, 3, rows, cols) in [0, 1] to activations at 1/8."""
 
     def __init__(self, widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""From activations to one number a channel; all homogeneous of degree one, so sum_ij A_ij dp/dA_ij = p (Euler)."""
+"""Poolings of each channel to a number; homogeneous of degree one, so that sum_ij A_ij dp/dA_ij = p (Euler)."""
 
 import torch
 from torch import nn
@@ -43,4 +43,4 @@ class GeM(nn.Module):
         return activations.clamp_min(self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
-BY_CHANNEL = (GAP, GMP, GAPGMP, GeM)  # each of which takes the channels one by one
+BY_CHANNEL = (GAP, GMP, GAPGMP, GeM)  # poolings of single channels

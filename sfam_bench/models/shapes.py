@@ -1,4 +1,4 @@
-"""What a model must return, tried on one image when it is put together."""
+"""Checks of a model's output shapes on one image, when it is built."""
 
 from contextlib import suppress
 
@@ -11,13 +11,13 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 def check_shapes(model: SimilarityModel) -> None:
-    """Raise UserError where the trunk returns no grid with its channels first, or the embedder no vector an image.
+    """Raise UserError where the trunk returns no grid with channels first, or the embedder no vector for each image.
 
-    Lazy layers take their shapes from this pass.
+    Lazy layers are initialised by this pass.
     """
     images = torch.zeros(1, 3, model.image_size, model.image_size, dtype=model.dtype, device=model.device)
     with torch.no_grad(), evaluating(model):
-        grid = model.trunk(images.clone())  # whose type is not known yet
+        grid = model.trunk(images.clone())  # of any type
         if not isinstance(grid, Tensor) or grid.ndim != 4 or len(grid) != 1:
             raise UserError(
                 f"the trunk of {model.name} returns {_form(grid)} for one image: expected a tensor (1, channels, rows, "
@@ -37,12 +37,12 @@ def check_shapes(model: SimilarityModel) -> None:
 
 
 def _channels_last(model: SimilarityModel, images: Tensor, grid: Tensor) -> bool:
-    """Whether the third axis of a grid is that of columns: where it may be, a wider image tells."""
+    """Whether the channels of a grid are last, tested by a wider image where shapes are ambiguous."""
     first, rows, last = grid.shape[1:]
     if first >= last and first != rows:
         return False
     wide = grid
-    with suppress(Exception):  # a trunk may take images of one size alone, and say so in any way
+    with suppress(Exception):  # a trunk may support images of one size only
         wide = model.run_trunk(images.repeat(1, 1, 1, 2))
     if wide.shape == grid.shape:
         return bool(first == rows != last)

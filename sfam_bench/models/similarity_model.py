@@ -13,13 +13,13 @@ from sfam_bench.core.similarity import SimilarityFunction, unit
 from sfam_bench.core.targets import Target
 from sfam_bench.core.types import Activations, Embeddings, Images, Pooled
 from sfam_bench.engine import passes as engine
-from sfam_bench.engine.modes import evaluating, quietly
+from sfam_bench.engine.modes import evaluating, without_grad
 
 
 class Embedder(nn.Module):
     """Everything after the cut: `tail` (later layers of an early cut), pooling, `projection` (neck, head), L2.
 
-    Each part reads a copy, since it may work in place and explainers keep what it reads.
+    Each part reads a copy, since it may work in place and explainers keep its input.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Embedder(nn.Module):
         return pooled
 
     def features(self, activations: Activations) -> Tensor:
-        """Pooled features on the scale of the embeddings: what they would be without neck and head."""
+        """Pooled features on the scale of the embeddings: the embeddings without neck and head."""
         pooled = self.pool(activations)
         return unit(pooled) if self.normalise else pooled
 
@@ -61,7 +61,7 @@ class Embedder(nn.Module):
 
 
 class SimilarityModel(nn.Module):
-    """Images (batch, 3, rows, cols) in [0, 1] to embeddings, and the score of two; `image_size` is its usual side."""
+    """Images (batch, 3, rows, cols) in [0, 1] to embeddings, and their similarity; `image_size` is the default side."""
 
     def __init__(
         self,
@@ -77,29 +77,29 @@ class SimilarityModel(nn.Module):
         self.similarity = similarity
         self.name = name
         self.image_size = image_size
-        self.origin: dict[str, Any] = {}  # of its weights: "source" (a code base), "chosen" (how), "split" if known
+        self.origin: dict[str, Any] = {}  # "source" (code base), "chosen" (model choice), "split" if known
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; the CPU where there are none."""
+        """The device of the weights; the CPU where there are none."""
         weights = chain(self.parameters(), self.buffers())
         return next((weight.device for weight in weights), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of all weights, which that of images follows; raises UserError where no explanation can be made."""
+        """The type of all weights and of images; raises UserError where the weights cannot be explained."""
         weights = [weight for weight in self.parameters() if weight.dtype.is_floating_point]
         if any(weight.is_inference() for weight in weights if not is_lazy(weight)):
             raise UserError(
-                f"the weights of {self.name} were made inside torch.inference_mode, so that nothing can be "
+                f"the weights of {self.name} were created in torch.inference_mode and cannot be "
                 "differentiated: build the model outside of it"
             )
         types = {weight.dtype for weight in weights} or {torch.get_default_dtype()}
         if len(types) > 1 or not types <= {torch.float32, torch.float64}:
             found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
             raise UserError(
-                f"the weights of {self.name} are of {found}: call .float() (or .double()) on all of it; for speed in "
-                "half precision set passes.mode=half, which makes maps in float32"
+                f"the weights of {self.name} are {found}: call .float() or .double() on the model; for speed in "
+                "half precision set passes.mode=half, which computes maps in float32"
             )
         return types.pop()
 
@@ -114,7 +114,7 @@ class SimilarityModel(nn.Module):
 
     def encode(self, images: Images) -> Side:
         """Run the trunk once, in eval mode and without gradient; explainers start autograd at the activations."""
-        # leaving inference mode lets a caller inside it still differentiate what comes back
+        # outside of inference mode, so that the result can be differentiated
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
             images = (images.clone() if images.is_inference() else images).to(self.device, self.dtype)
             activations = self.run_trunk(images)
@@ -129,8 +129,8 @@ def encode_pairs(
     negative: Images | None = None,
     passes: Passes | None = None,
 ) -> Encoded:
-    """Encode a batch of pairs (or triplets) once for every explainer and metric; `passes` are eager unless given."""
+    """Encode a batch of pairs or triplets once for every explainer and metric; `passes` are eager by default."""
     others = [reference] if negative is None else [reference, negative]
     query_side, *sides = (model.encode(images) for images in (query, *others))
     terms = target.terms(sides[0], sides[1] if negative is not None else None)
-    return Encoded(query_side, terms, passes or engine.Passes(quietly(model, model)))
+    return Encoded(query_side, terms, passes or engine.Passes(without_grad(model, model)))

@@ -1,4 +1,4 @@
-"""Vision transformers of timm: tokens become the grid that explainers read, and behind an early cut tokens again."""
+"""Vision transformers of timm: tokens as the grid that explainers read, and behind an early cut as tokens again."""
 
 import re
 from typing import Any, Literal, TypeAlias, cast
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.types import Activations, Images
 
-Token: TypeAlias = Literal["patch", "class"]  # what the embedding is read from
+Token: TypeAlias = Literal["patch", "class"]  # tokens of which the embedding is computed
 Tokens: TypeAlias = Float[Tensor, "batch tokens width"]  # prefix tokens (class, registers) first, then the patches
 Grid: TypeAlias = Float[Tensor, "batch width rows cols"]
 
-# Prefix tokens hang on the image, so they travel with it, as channels that are constant over positions. Scaled down
-# there and up again behind (exactly: a power of two), so that methods which weigh channels by their strength see the
-# patches; a derivative times its activation, and with it a prefix token's share, is the same at any scale.
+# Prefix tokens depend on the image, so that they are part of the activations, as channels that are constant over
+# positions. They are scaled down there and up again behind (exactly, by a power of two), so that methods which weight
+# channels by their strength use the patches; a derivative times its activation does not depend on the scale.
 CARRY = 2.0**-10
 
 
 class PatchTokens(nn.Module):
-    """The last tokens of any timm transformer as activations: prefix tokens dropped, patches laid out as the grid."""
+    """The last tokens of any timm transformer as activations: patches as the grid, without prefix tokens."""
 
     def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class PatchTokens(nn.Module):
 
 
 class CarriedTokens(nn.Module):
-    """A vision transformer up to an early cut: patches as the grid, what else its tail reads as constant channels.
+    """A vision transformer up to an early cut: patches as the grid, other inputs of its tail as constant channels.
 
-    That is every prefix token, and after a norm (`normed`) also the class token as it was before it.
+    These are the prefix tokens and, after a norm (`normed`), the class token before that norm.
     """
 
     def __init__(self, transformer: VisionTransformer, normed: bool) -> None:
@@ -53,13 +53,13 @@ class CarriedTokens(nn.Module):
         tokens = last_tokens(self.transformer, images)
         prefix, size = self.transformer.num_prefix_tokens, images.shape[-2:]
         norm = cast(nn.Module, self.transformer.norm)
-        seen = norm(tokens)
-        carried = torch.cat([seen[:, :prefix], tokens[:, :1]], dim=1) if self.normed else seen[:, :prefix]
-        return join(as_grid(seen[:, prefix:], self.transformer.patch_embed.dynamic_feat_size(size)), carried)
+        after = norm(tokens)
+        carried = torch.cat([after[:, :prefix], tokens[:, :1]], dim=1) if self.normed else after[:, :prefix]
+        return join(as_grid(after[:, prefix:], self.transformer.patch_embed.dynamic_feat_size(size)), carried)
 
 
 class PatchTail(nn.Module):
-    """Whole blocks behind an early cut and the last norm, back to the token or the patches that are read."""
+    """The blocks behind an early cut and the last norm, up to the token or patches of the embedding."""
 
     def __init__(self, blocks: nn.Module, norm: nn.Module, prefix: int, token: Token) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class PatchTail(nn.Module):
         self.token = token
 
     def forward(self, activations: Activations) -> Grid:
-        tokens = self.norm(self.blocks(part(activations, self.prefix)))
-        return read(tokens, self.prefix, self.token, (activations.shape[-2], activations.shape[-1]))
+        tokens = self.norm(self.blocks(split_tokens(activations, self.prefix)))
+        return select(tokens, self.prefix, self.token, (activations.shape[-2], activations.shape[-1]))
 
 
 class ClassTail(nn.Module):
-    """The last block behind its first norm, and the last norm, for the class token alone."""
+    """The last block without its first norm, and the last norm, for the class token alone."""
 
     def __init__(self, block: Block, norm: nn.Module, prefix: int) -> None:
         super().__init__()
@@ -85,26 +85,26 @@ class ClassTail(nn.Module):
         self.token: Token = "class"
 
     def forward(self, activations: Activations) -> Grid:
-        tokens = part(activations, self.prefix + 1)
+        tokens = split_tokens(activations, self.prefix + 1)
         normed = torch.cat([tokens[:, : self.prefix], tokens[:, self.prefix + 1 :]], dim=1)
         behind = self.norm(self.block(tokens[:, self.prefix : self.prefix + 1], normed))
-        return read(behind, self.prefix, "class", (1, 1))
+        return select(behind, self.prefix, "class", (1, 1))
 
     def block(self, tokens: Tokens, normed: Tensor) -> Tokens:
-        """What the block makes of its first tokens, given all of them `normed`."""
+        """The block's output for its first tokens, given all tokens `normed`."""
         tokens = tokens + self.drop_path1(self.ls1(self.attn(normed)[:, : tokens.shape[1]]))
         after: Tensor = tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
         return after
 
 
 def join(grid: Grid, carried: Tokens) -> Activations:
-    """Patches as a grid, and behind their channels those of each carried token, the same at every position."""
+    """Patches as a grid, followed by the channels of each carried token, the same at every position."""
     spread = (carried * CARRY).flatten(1)[:, :, None, None].expand(-1, -1, *grid.shape[-2:])
     return torch.cat([grid, spread], dim=1)
 
 
-def part(activations: Activations, carried: int) -> Tokens:
-    """The tokens that `join` laid out, carried ones first; they are the means of their channels."""
+def split_tokens(activations: Activations, carried: int) -> Tokens:
+    """The tokens that `join` arranged, carried ones first, as the means of their channels."""
     width = activations.shape[1] // (1 + carried)
     patches = activations[:, :width].flatten(2).transpose(1, 2)
     means = activations[:, width:].mean(dim=(2, 3)) / CARRY
@@ -112,23 +112,23 @@ def part(activations: Activations, carried: int) -> Tokens:
 
 
 def as_grid(tokens: Tokens, size: tuple[int, int]) -> Grid:
-    """Tokens in rows and columns."""
+    """Tokens arranged in rows and columns."""
     return tokens.transpose(1, 2).unflatten(2, size)
 
 
-def read(tokens: Tokens, prefix: int, token: Token, size: tuple[int, int]) -> Grid:
-    """What is pooled into the embedding: patches as a grid of `size`, or the class token as one that GAP passes on."""
+def select(tokens: Tokens, prefix: int, token: Token, size: tuple[int, int]) -> Grid:
+    """The tokens that are pooled: patches as a grid of `size`, or the class token as a 1 x 1 grid."""
     return as_grid(tokens[:, :1], (1, 1)) if token == "class" else as_grid(tokens[:, prefix:], size)
 
 
 def cut_tokens(
     transformer: VisionTransformer, name: str, layer: str | None, token: Token
 ) -> tuple[PatchTokens | CarriedTokens, PatchTail | ClassTail | None]:
-    """Take a vision transformer apart after block `layer` ("blocks.8").
+    """Split a vision transformer after block `layer` ("blocks.8").
 
-    Without a layer pooled patches are cut after the last norm, and the class token where the patches enter the last
-    attention, normed. Not before that norm, nor before the last one for patches: a norm does not see the length of
-    its input, so that every derivative times its activation is zero there.
+    Without a layer pooled patches are cut after the last norm, and the class token at the normalised input of the last
+    attention. The cut is not before these norms, since a norm does not depend on the length of its input, so that the
+    sum of derivatives times activations is zero there.
     """
     blocks, norm = cast(nn.Sequential, transformer.blocks), cast(nn.Module, transformer.norm)
     depth, prefix = len(blocks), transformer.num_prefix_tokens
@@ -138,7 +138,7 @@ def cut_tokens(
         return PatchTokens(transformer), None
     if layer is None:
         if depth < 2 or type(blocks[-1]) is not Block:
-            raise UserError(f"{name} is not made of plain blocks: name one as model.trunk.layer, or take token=patch")
+            raise UserError(f"{name} has blocks of another kind: name one as model.trunk.layer, or set token=patch")
         tail = ClassTail(cast(Block, blocks[-1]), norm, prefix)
         transformer.blocks, transformer.norm = blocks[:-1], cast(Block, blocks[-1]).norm1
         return CarriedTokens(transformer, normed=True), tail
@@ -167,12 +167,12 @@ def last_tokens(transformer: VisionTransformer, images: Images, blocks: int | No
 
 
 def check_size(transformer: nn.Module, images: Tensor) -> None:
-    """Raise UserError where patches would not cover the image."""
+    """Raise UserError where patches do not cover the image."""
     patches = getattr(transformer, "patch_embed", None)
     if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
         rows, cols = patches.patch_size
         if images.shape[-2] % rows or images.shape[-1] % cols:
             raise UserError(
-                f"images of {images.shape[-2]} x {images.shape[-1]} px do not divide into patches of {rows} x {cols}: "
-                "choose a model.image_size that does"
+                f"images of {images.shape[-2]} x {images.shape[-1]} px are not divisible into patches of {rows} x "
+                f"{cols}: choose another model.image_size"
             )

@@ -83,7 +83,7 @@ SETTINGS = {
     ),
     "metric.deletion_mean_colour.min_range=big": ("metric.deletion_mean_colour.min_range is 'big'", "a number"),
     "metric.deletion_mean_colour.baseline=null": ("metric.deletion_mean_colour.baseline is null",),
-    "explainer=[]": ("no explainer is chosen",),
+    "explainer=[]": ("no explainer is given",),
     "metric=[]": ("no metric is chosen",),
     "baseline=[zeros]": (
         "metric.deletion_mean_colour.baseline: needs baseline 'mean_colour', which is not chosen",
@@ -286,7 +286,7 @@ CHECKPOINTS = {
     "malicious": ("refused to read", "more than tensors", "save model.state_dict()"),
     "bare": ("refused to read", "more than tensors", "save model.state_dict()"),
     "list": ("holds no plain state dict", "save model.state_dict()"),
-    "other": ("does not fit the model", "missing", "left over"),
+    "other": ("does not fit the model", "missing", "unexpected"),
 }
 
 

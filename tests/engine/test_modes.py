@@ -15,7 +15,7 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
 from sfam_bench.engine import calibration, modes
 from sfam_bench.engine.calibration import Calibration
-from sfam_bench.engine.modes import MODES, available, evaluating, quietly
+from sfam_bench.engine.modes import MODES, available, evaluating, without_grad
 from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.controls import LaFAM
 from sfam_bench.explainers.sfam import SFAM
@@ -208,7 +208,7 @@ def test_quietly_computes_in_eval_mode_without_gradient_and_leaves_the_model_as_
     model[1].eval()
     with left_alone(model), caller():
         before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        found = quietly(model, model)(images(1))
+        found = without_grad(model, model)(images(1))
         assert before == (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
     assert not found.requires_grad
     assert not found.is_inference()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.modes import without_grad
 from sfam_bench.engine.passes import Passes
 from sfam_bench.engine.series import Replaced
 
@@ -155,7 +155,7 @@ def modes():
 @pytest.mark.parametrize("learns", [False, True], ids=["images", "images_with_gradient"])
 def test_the_callers_mode_does_not_matter_and_stays(mode, learns):
     model = network().train()
-    passes = Passes(quietly(model, model), 4)
+    passes = Passes(without_grad(model, model), 4)
     expected = dict(passes([(seed, walk(seed)) for seed in range(3)]))
     with mode():
         before = modes()
@@ -170,7 +170,7 @@ def test_the_callers_mode_does_not_matter_and_stays(mode, learns):
 @pytest.mark.parametrize("first", [torch.inference_mode, nullcontext])
 def test_the_mode_may_change_on_the_way(first):
     model = network()
-    passes = Passes(quietly(model, model), 4)
+    passes = Passes(without_grad(model, model), 4)
     with first():
         asked = [(seed, walk(seed)) for seed in range(4)]
         stream = passes(asked)

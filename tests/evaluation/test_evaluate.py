@@ -14,7 +14,7 @@ from sfam_bench.core.maps import upsample
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity
-from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.modes import without_grad
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.evaluate import PAIR, answer_questions, count_passes, evaluate, make_methods, own_passes
 from sfam_bench.explainers.controls import Chance, LaFAM
@@ -25,7 +25,7 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.xgrad_cam import XGradCAM
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid
-from sfam_bench.metrics.shared.base import Asking, Scene
+from sfam_bench.metrics.shared.base import Probing, Scene
 from sfam_bench.models.build import build
 from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
@@ -133,7 +133,7 @@ def counting(function, batch=1):
 
 def taken(network, pairs, explainers, metrics, batch=1, target=None):
     """Records, and how many inputs were computed for them."""
-    passes, calls = counting(quietly(network, network), batch)
+    passes, calls = counting(without_grad(network, network), batch)
     (shard,) = evaluate(network, target or Similarity(), [pairs], explainers, metrics, "made", passes=passes)
     return shard.records, sum(calls)
 
@@ -280,7 +280,7 @@ def test_metrics_that_ask_nothing_take_no_passes_and_keep_the_order():
         raise AssertionError("nobody asked")
 
     metrics = {"point": PointingGame(), "energy": EnergyPointingGame()}
-    assert not any(isinstance(metric, Asking) for metric in metrics.values())
+    assert not any(isinstance(metric, Probing) for metric in metrics.values())
     (shard,) = evaluate(lively(), Similarity(), [batch(2)], FOUR, metrics, "made", passes=Passes(refuse))
     found = [(r.explainer, r.metric, r.query_id) for r in shard.records if r.explainer != PAIR]
     assert found == [(name, metric, query) for name in FOUR for metric in metrics for query in ("q0", "q1")]
@@ -370,7 +370,7 @@ def test_the_passes_of_explainers_themselves_are_planned(keep_maps):
     metrics = {"deletion": Perturbation("deletion", MeanColour(), STEPS, -9.0)}
     own = own_passes(explainers.values(), network.encode(pairs.query[:1]), keep_maps)
     assert own == 2 * (2 * 6) * (2 if keep_maps else 1)
-    passes, calls = counting(quietly(network, network))
+    passes, calls = counting(without_grad(network, network))
     list(evaluate(network, Similarity(), [pairs], explainers, metrics, "made", keep_maps, passes))
     assert (
         sum(calls) == count_passes(metrics.values(), len(explainers), len(pairs), 32 * 24, own) == 3 * own + 3 * 3 * 5
@@ -384,7 +384,7 @@ def test_passes_that_are_given_take_the_curves_and_only_those():
     other = lively()
     metrics = {"deletion": CURVES["deletion"], "point": PointingGame()}
     plain = table(records(network, pairs, {"sfam": SFAM()}, metrics))
-    passes, calls = counting(quietly(other, lambda images: other(1 - images)), 16)
+    passes, calls = counting(without_grad(other, lambda images: other(1 - images)), 16)
     network.trunk.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     (shard,) = evaluate(network, Similarity(), [pairs], {"sfam": SFAM()}, metrics, "made", passes=passes)
     assert calls == [16]
@@ -437,7 +437,7 @@ def test_curves_cost_no_pass():
     network, pairs = lively(), batch(3)
     counts = []
     for keep in (False, True):
-        passes, calls = counting(quietly(network, network), 4)
+        passes, calls = counting(without_grad(network, network), 4)
         list(evaluate(network, Similarity(), [pairs], FOUR, CURVES, "made", passes=passes, keep_curves=keep))
         counts.append(sum(calls))
     assert counts[0] == counts[1] > 0

@@ -19,7 +19,7 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.attributes import GROUPS
 from sfam_bench.datasets.cub import cub
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.evaluation.part_agreement import METRIC, SHUFFLED, PartAgreement, encodings, shuffle_classes
+from sfam_bench.evaluation.part_agreement import METRIC, SHUFFLED, PartAgreement, encode_images, shuffle_classes
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
@@ -238,7 +238,7 @@ def measured(home: Path, explainers: dict[str, object], batch: int = 32, **setti
     data = cub(home, geometry=Geometry(None, 32))
     model, chosen = SimilarityModel(Pixels(), Embedder(GAP()), Cosine()).eval(), list(data.index.index)
     metric = PartAgreement(queries=6, sigma=0.1, **settings)
-    encoded = encodings(model, data, chosen, batch)
+    encoded = encode_images(model, data, chosen, batch)
     pairs = metric.pairs(data, model.similarity, encoded.side.embeddings, chosen)
     found = metric(model, data, encoded, pairs, explainers, metric.colours(data), batch)
     return pd.DataFrame([vars(record) for records in found for record in records])

@@ -82,7 +82,7 @@ def test_attention_step_by_step_is_the_fused_one(tokens, dims, mask, scale, seed
 
 @pytest.mark.parametrize("option", [{"is_causal": True}, {"dropout_p": 0.1}, {"enable_gqa": True}])
 def test_other_kinds_of_attention_are_refused(option):
-    with pytest.raises(UserError, match="know no dropout, causal attention or grouped heads"):
+    with pytest.raises(UserError, match="do not support dropout, causal attention or grouped heads"):
         attend(*torch.rand(3, 1, 1, 2, 2), **option)
 
 
@@ -291,7 +291,7 @@ def test_networks_without_attention_of_that_kind_are_refused(method):
     for model, message in (
         (plain, r"needs a vision transformer: timm's vit_\* or deit\*"),
         (swin, "needs a vision transformer"),
-        (parallel, "needs one attention over all tokens a block, and TwoAttentions shows 2"),
+        (parallel, "needs one attention over all tokens in each block, but TwoAttentions has 2"),
     ):
         side = encoded(tiny_transformer("cosine"))
         with pytest.raises(UserError, match=message):

@@ -62,16 +62,16 @@ def test_every_metric_measures_a_model_in_double_precision() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused(dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
-    with pytest.raises(UserError, match=rf"the weights of small are of {name}: call .float\(\)"):
+    with pytest.raises(UserError, match=rf"the weights of small are {name}: call .float\(\)"):
         explain(small().to(dtype), *IMAGES)
-    with pytest.raises(UserError, match=rf"the weights of mixed are of {name}, float32: call"):
+    with pytest.raises(UserError, match=rf"the weights of mixed are {name}, float32: call"):
         build("mixed", trunk().to(dtype), GAP(), Cosine(), nn.LazyLinear(4), image_size=32)
 
 
 def test_weights_made_in_inference_mode_are_refused() -> None:
     with torch.inference_mode():
         layers = trunk()
-    with pytest.raises(UserError, match=r"made inside torch.inference_mode.*build the model outside of it"):
+    with pytest.raises(UserError, match=r"created in torch.inference_mode.*build the model outside of it"):
         build("small", layers, GAP(), Cosine(), image_size=32)
 
 

@@ -109,15 +109,15 @@ def test_the_noise_hangs_on_pair_and_seed_alone_and_has_the_size_it_says():
     _, encoded, pairs = setting(size=(60, 50))
     images, rows, samples = encoded.query.images, torch.tensor([0, 1, 1]), torch.tensor([4, 0, 4])
     method = SmoothGrad(noise=0.2)
-    noise = method.noisy(images, pairs, rows, samples) - images[rows]
+    noise = method.noisy_images(images, pairs, rows, samples) - images[rows]
     spans = (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))[rows]
     torch.testing.assert_close(noise.std(dim=(1, 2, 3)) / spans, torch.full_like(spans, 0.2), rtol=0.05, atol=0)
-    again = method.noisy(images, pairs, rows[1:2], samples[1:2]) - images[1:2]
+    again = method.noisy_images(images, pairs, rows[1:2], samples[1:2]) - images[1:2]
     assert torch.equal(again[0], noise[1])
     others = [SmoothGrad(noise=0.2, seed=1), method]
     elsewhere = [pairs, replace(pairs, reference_ids=("r9", "r9"))]
     for other, named in zip(others, elsewhere, strict=True):
-        assert not torch.allclose(other.noisy(images, named, rows[:1], samples[:1]) - images[:1], noise[:1])
+        assert not torch.allclose(other.noisy_images(images, named, rows[:1], samples[:1]) - images[:1], noise[:1])
 
 
 def test_smooth_grad_is_the_mean_over_its_noisy_images():
@@ -126,7 +126,7 @@ def test_smooth_grad_is_the_mean_over_its_noisy_images():
     mean = 0
     for sample in range(3):
         rows = torch.arange(2)
-        noisy = method.noisy(pairs.query, pairs, rows, torch.full((2,), sample))
+        noisy = method.noisy_images(pairs.query, pairs, rows, torch.full((2,), sample))
         mean = mean + image_gradient(model, encoded, noisy, rows) / 3
     expected = (mean * pairs.query).abs().sum(dim=1)
     torch.testing.assert_close(method(model, encoded, pairs), expected, **CLOSE)

@@ -99,9 +99,9 @@ def test_at_the_box_an_image_is_measured_from_the_least_it_could_be():
 def test_images_that_are_read_twice_or_never_are_refused():
     one, other = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
     images = torch.rand(1, 3, 4, 4)
-    with pytest.raises(UserError, match="more than one way"):
+    with pytest.raises(UserError, match="more than one place"):
         relevance(RULES[0], lambda x: (one(x) + other(x - 1)).mean(dim=(2, 3)), images, ones, "layer")
-    with pytest.raises(UserError, match="nowhere to end"):
+    with pytest.raises(UserError, match="cannot end there"):
         relevance(RULES[0], lambda x: x.mean(dim=(2, 3)), images, ones, "layer")
 
 

@@ -111,7 +111,7 @@ def test_a_folder_without_maps_is_refused(tmp_path: Path) -> None:
         (np.array([[None]]), "cannot read .*np.save"),
         (b"", "cannot read"),
         (b"not an array", "cannot read"),
-        (HUGE, "its header says .*, and it has 128 bytes"),
+        (HUGE, "its header claims .*, but the file has 128 bytes"),
         (HUGE[:40], "cannot read"),
     ],
     ids=["three axes", "empty", "complex", "another grid", "pickled", "no bytes", "no array", "huge", "cut"],
@@ -138,7 +138,7 @@ def test_a_grid_that_differs_is_refused_in_whatever_batch_it_falls(model: Simila
 def test_a_changed_image_has_no_saved_map(model: SimilarityModel, folder: Path) -> None:
     batch = pairs()
     encoded = encode_pairs(model, Similarity(), 0.5 * batch.query, batch.reference)
-    with pytest.raises(UserError, match="cannot be made again"):
+    with pytest.raises(UserError, match="cannot be computed for changed images"):
         SavedMaps(str(folder))(model, encoded, batch)
 
 

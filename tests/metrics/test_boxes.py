@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
-from sfam_bench.metrics.boxes import BoxIoU, components, cut_maps, extent, overlap
+from sfam_bench.metrics.boxes import BoxIoU, cut_maps, extent, find_components, overlap
 from sfam_bench.report.tables.box_accuracy import max_box_accuracy, thresholds_of
 from sfam_bench.statistics import RUN
 
@@ -107,7 +107,7 @@ def test_components_do_not_hang_on_the_scale_and_their_boxes_hold_all_pixels(see
     maps = smooth(2, seed)
     mask = cut_maps(maps, threshold)
     assert torch.equal(mask, cut_maps(maps * 2.0**power, threshold))
-    found = components(mask)
+    found = find_components(mask)
     assert found.pixels.sum() == int(mask.sum())
     assert (found.pixels <= (found.box[:, 2:] - found.box[:, :2]).prod(axis=1)).all()
     whole = extent(mask)
@@ -125,7 +125,7 @@ def test_components_are_those_of_opencv(seed):
     mask = cut_maps(smooth(1, seed) + 0.4 * torch.rand(1, 40, 60, generator=torch.Generator().manual_seed(seed)), 0.55)
     contours, _ = cv2.findContours(mask[0].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     theirs = sorted((y, x, y + rows, x + cols) for x, y, cols, rows in map(cv2.boundingRect, contours))
-    ours = components(mask)
+    ours = find_components(mask)
     assert len(theirs) > 1
     assert set(theirs) <= {tuple(map(int, one)) for one in ours.box}  # what lies in another's hole has no outer contour
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask[0].numpy().astype(np.uint8), connectivity=8)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.targets import Margin, Similarity
-from sfam_bench.engine.modes import quietly
+from sfam_bench.engine.modes import without_grad
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.controls import Chance
@@ -251,7 +251,7 @@ def test_more_steps_see_a_lost_decision_no_later(seen, red, green, order):
 def few(metrics, target=None, catalogue=gallery, explainers=None):
     """Records of an evaluation, and how many images it passed."""
     model, batch, rows = tiny(*SETUPS[0]), pairs(), []
-    run = quietly(model, model)
+    run = without_grad(model, model)
     passes = Passes(lambda images: (rows.append(len(images)), run(images))[1], 1)
     made = explainers or {"sfam": SFAM(), "again": SFAM(), "chance": Chance()}
     found = catalogue and catalogue(model, batch)

@@ -41,7 +41,7 @@ def test_minmax_is_that_of_the_map_before_it_was_resized(explained):
     cells = torch.tensor([[[-2.0, 0.0, 4.0, 6.0]]]) / 6
     first = explained(red_image(RED), cells)
     seen = Explained(first.scene, cells, "", raw)
-    torch.testing.assert_close(metric.probes[0].seen(seen), torch.tensor([[[0, 0.25, 0.75, 1]]]))
+    torch.testing.assert_close(metric.probes[0].mask_of(seen), torch.tensor([[[0, 0.25, 0.75, 1]]]))
     assert metric(seen).values.item() == pytest.approx(100 * (1 - (4 * 0.25 + 2 * 0.75 + 2) / 16))
 
 

@@ -12,7 +12,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.targets import Similarity
 from sfam_bench.metrics.sensitivity import ReferenceSensitivity
 from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained
-from sfam_bench.metrics.shared.likeness import places, spearman, ssim
+from sfam_bench.metrics.shared.likeness import average_ranks, spearman, ssim
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.contract import SETUPS, SIZE, pairs, tiny
@@ -28,7 +28,7 @@ def noise(seed: int, count: int = 3) -> torch.Tensor:
 @given(COARSE, COARSE)
 def test_spearman_is_scipys_ties_too(one: np.ndarray, other: np.ndarray) -> None:
     maps, others = torch.tensor(one), torch.tensor(other)
-    np.testing.assert_array_equal(places(maps), stats.rankdata(-maps.flatten(1), axis=1))
+    np.testing.assert_array_equal(average_ranks(maps), stats.rankdata(-maps.flatten(1), axis=1))
     for found, a, b in zip(spearman(maps, others).tolist(), one, other, strict=True):
         if np.ptp(a) == 0 or np.ptp(b) == 0:
             assert np.isnan(found)
@@ -54,7 +54,7 @@ def test_ssim_is_scikit_images() -> None:
 
 
 def test_ssim_of_maps_smaller_than_its_window_is_refused() -> None:
-    with pytest.raises(UserError, match=r"more than maps of \(10, 51\): use spearman"):
+    with pytest.raises(UserError, match=r"11 x 11 pixels, not \(10, 51\): use spearman"):
         ssim(torch.rand(1, 10, 51), torch.rand(1, 10, 51))
 
 

@@ -114,7 +114,7 @@ def test_left_and_right_are_one_kind(explained):
         PartEnergy("left")
     few = marked(explained, point(5, 5), marks[:, :7])
     assert PartEnergy()(few).values.isfinite().all()
-    with pytest.raises(UserError, match="these images have 7 parts"):
+    with pytest.raises(UserError, match="these images have 7"):
         PartEnergy("eye")(few)
 
 

@@ -12,6 +12,7 @@ from sfam_bench.core.baselines import MeanColour, Zeros
 from sfam_bench.core.maps import ranks
 from sfam_bench.core.metric_card import metric_card
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid, Walk
+from sfam_bench.metrics.shared.base import no_reason
 
 ALL = torch.tensor([True])
 RED = torch.tensor([[8.0, 4.0], [2.0, 2.0]]) / 8
@@ -152,13 +153,13 @@ def test_the_share_of_curves_in_full_is_drawn_by_pair_and_method(explained):
     image = torch.rand(400, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     seen = explained(image, image[:, 0])
     metric = AreaError("deletion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
-    asked = metric.asked(seen)
+    asked = no_reason(metric.reasons(seen))
     assert 20 <= asked.sum() <= 60
     assert torch.equal(metric(seen).values.isfinite(), asked)
     assert torch.equal(asked, ~metric(seen).reasons["not_drawn"])
     assert {pair for _, pair in seen.answers} == set(asked.nonzero()[:, 0].tolist())  # the others cost nothing
     other = AreaError("insertion", Zeros(), Midpoint(2), Trapezoid(4), share=0.1, min_range=-1.0)
-    assert not torch.equal(other.asked(seen), asked)
+    assert not torch.equal(no_reason(other.reasons(seen)), asked)
 
 
 @pytest.mark.parametrize(

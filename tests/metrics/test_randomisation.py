@@ -15,9 +15,9 @@ from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.controls import Centre, Chance, Edges
 from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.metrics.randomisation import ModelRandomisation, Randomised, cascade, redrawn, units
+from sfam_bench.metrics.randomisation import ModelRandomisation, Randomised, cascade, randomise, units
 from sfam_bench.metrics.shared.base import Explained
-from sfam_bench.metrics.shared.likeness import further, resize_maps, spearman
+from sfam_bench.metrics.shared.likeness import remake_maps, resize_maps, spearman
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build
@@ -65,7 +65,7 @@ def test_backbones_come_apart_into_their_blocks(
     assert found[0] == first
     assert last in (None, found[-1])
     assert len(found) == count
-    fully = redrawn(model, 0)
+    fully = randomise(model, 0)
     constant = {key for key, value in model.state_dict().items() if value.unique().numel() == 1}
     same = {key for key, value in fully.state_dict().items() if torch.equal(value, model.state_dict()[key])}
     assert same <= constant  # of an untrained model, such as the scales of norms
@@ -101,10 +101,10 @@ def test_the_weights_hang_on_the_seed_alone_and_no_draw_is_disturbed() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    ours = redrawn(MODEL, 0)
+    ours = randomise(MODEL, 0)
     assert torch.equal(torch.rand(3), expected)
-    assert not differing(ours, redrawn(MODEL, 0))
-    assert differing(ours, redrawn(MODEL, 1))
+    assert not differing(ours, randomise(MODEL, 0))
+    assert differing(ours, randomise(MODEL, 1))
     fewer, more = cascade(MODEL, 0, 2)[-1], cascade(MODEL, 0, 3)[-1]
     assert not differing(fewer, more)
 
@@ -172,7 +172,7 @@ def test_a_method_that_samples_asks_the_randomised_model() -> None:
     last = cascade(MODEL, 0, 2)[-1]
     encoded = encode_pairs(last, Similarity(), scene.pairs.query, scene.pairs.reference)
     torch.testing.assert_close(
-        further(explained(scene, method), Randomised(1, 0, 2)), method(last, encoded, scene.pairs)
+        remake_maps(explained(scene, method), Randomised(1, 0, 2)), method(last, encoded, scene.pairs)
     )
 
 

@@ -80,8 +80,8 @@ def test_in_full_it_is_grad_cams_combined(explained, monkeypatch):
 def test_as_many_go_as_lie_above_the_percentile(pixels):
     values = np.arange(pixels)
     expected = [int((values >= np.percentile(values, 100 - 10 * k)).sum()) for k in range(1, 10)]
-    assert Imputing("most", 9, 0, 0).removed(pixels) == expected
-    assert Imputing("most", 9, 0, 0).removed(50_176)[4] == 25_088
+    assert Imputing("most", 9, 0, 0).removed_counts(pixels) == expected
+    assert Imputing("most", 9, 0, 0).removed_counts(50_176)[4] == 25_088
 
 
 def test_the_truth_is_best_its_inverse_worst_and_chance_between(explained):

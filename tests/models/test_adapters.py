@@ -190,7 +190,7 @@ def test_a_vision_transformer_is_read_at_its_class_token(tmp_path):
 def test_keys_that_do_not_tell_the_pixels_are_not_guessed(tmp_path):
     net = timm.create_model("vit_small_patch16_224", num_classes=0)
     path = saved(net.state_dict(), tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"fit .*16_224.dino and .*16_224.augreg_in21k, which differ in what keys"):
+    with pytest.raises(UserError, match=r"fit .*16_224.dino and .*16_224.augreg_in21k, which differ in standard"):
         loaded(path)
     given = "timm/vit_small_patch16_224.dino"
     assert loaded(path, backbone=given).trunk[0].mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
@@ -261,7 +261,7 @@ def test_the_config_loads_a_file(resnet, tmp_path):
         (
             lambda s: {**s, "neck.weight": torch.ones(2)},
             {},
-            r"has 1 entries that fit nowhere in resnet18 \(first: neck.weight",
+            r"has 1 entries that do not belong to resnet18 \(first: neck.weight",
         ),
         (
             lambda s: {k: v for k, v in s.items() if k != "bn1.bias"},
@@ -271,11 +271,11 @@ def test_the_config_loads_a_file(resnet, tmp_path):
         (lambda s: {**s, "bn1.bias": s["bn1.bias"] * torch.nan}, {}, "holds NaN or infinity in 'bn1.bias'"),
         (lambda s: {**s, **under("embedder.", linear(width=7))}, {}, "does not fit behind resnet18 and its pooling"),
         (lambda s: {**s, **{f"teacher.{k}": v for k, v in s.items()}}, {}, "choose one as model.prefix='' or model"),
-        (lambda s: {"a.weight": torch.ones(2)}, {}, r"holds no backbone that its keys tell \(first: a.weight\)"),
-        (lambda s: {"trunk.1.conv1.weight": torch.ones(2)}, {}, "was trained here"),
+        (lambda s: {"a.weight": torch.ones(2)}, {}, r"contains no known backbone \(first key: a.weight\)"),
+        (lambda s: {"trunk.1.conv1.weight": torch.ones(2)}, {}, "is a checkpoint of this project"),
         (lambda s: s, {"head": "projector"}, "has no head 'projector'"),
         (lambda s: s, {"backbone": "torchvision/resnet19"}, "torchvision has no model 'resnet19'"),
-        (lambda s: {**s, "embedder.a.scale": torch.ones(2)}, {}, "a layer of scale, which is none that is known"),
+        (lambda s: {**s, "embedder.a.scale": torch.ones(2)}, {}, "a layer of scale, which is not a known layer"),
     ],
 )
 def test_what_does_not_fit_says_what_to_give(resnet, spoil, options, message, tmp_path):
@@ -407,12 +407,12 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(source, name, monkeypa
 
 
 def test_names_without_weights_and_random_weights_are_said(caplog):
-    with pytest.raises(UserError, match=r"timm has no model 'resnet10t\.nonsense'; near it: resnet10t"):
+    with pytest.raises(UserError, match=r"timm has no model 'resnet10t\.nonsense'; similar names: resnet10t"):
         network("timm", "resnet10t.nonsense", pretrained=True)
     with pytest.raises(UserError, match="no weights of bn_inception can be downloaded"):
         network("sfam_bench", "bn_inception", pretrained=True)
     backbone("bn_inception", "sfam_bench")
-    assert "bn_inception begins with random weights" in caplog.text
+    assert "bn_inception has random weights" in caplog.text
 
 
 def test_a_file_wins_over_the_download(resnet, tmp_path):

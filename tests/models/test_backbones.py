@@ -58,11 +58,11 @@ def test_transformers_give_a_grid(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("timm", "resnet1888"), "timm has no model 'resnet1888'; near it: resnet"),
-        (("torchvision", "resnet19"), "torchvision has no model 'resnet19'; near it: resnet1"),
+        (("timm", "resnet1888"), "timm has no model 'resnet1888'; similar names: resnet"),
+        (("torchvision", "resnet19"), "torchvision has no model 'resnet19'; similar names: resnet1"),
         (("hub", "resnet18"), "unknown source of models 'hub': use timm, torchvision"),
         (("timm", "resnet10t", "layer9"), "has no layer 'layer9'; its top layers: .*layer4"),
-        (("timm", "resnet10t", "layer3.0.conv1"), "is no clean cut"),
+        (("timm", "resnet10t", "layer3.0.conv1"), "is not a valid cut"),
     ],
 )
 def test_what_cannot_be_built_says_why(arguments, message):

@@ -117,7 +117,7 @@ def broken_file(kind: str, folder: Path) -> Path:
     [
         ("missing", r"no weights at .*model.safetensors: give the path"),
         ("truncated", r"cannot read weights from .*model.safetensors: .* damaged"),
-        ("other", r"checkpoint .* does not fit the model: \d+ entries missing, 1 left over"),
+        ("other", r"checkpoint .* does not fit the model: \d+ entries missing, 1 unexpected"),
         ("nan", r"holds NaN or infinity in 'trunk.layers.0.weight'"),
         ("bomb", r"refused to read .*model.pth"),
     ],
@@ -218,7 +218,7 @@ def test_facts_of_other_weights_and_edited_facts_are_refused(tmp_path, caplog):
     assert not caplog.text
     save_file({key: value.contiguous() for key, value in small().state_dict().items()}, tmp_path / "old.safetensors")
     load(small(seed=1), tmp_path / "old.safetensors")
-    assert "old.safetensors carries no digest" in caplog.text
+    assert "old.safetensors has no digest" in caplog.text
     write_json(tmp_path / "old.json", {"chosen": "validation"})
     assert origin_of(tmp_path / "old.safetensors")["chosen"] == "validation"
 

@@ -10,7 +10,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.protocol import describe_damage
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.backbones import trunk_and_tail
-from sfam_bench.models.build import build, layers, load, origin_of, save, weights_hash
+from sfam_bench.models.build import build, load, origin_of, save, uncut_names, weights_hash
 from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
@@ -63,12 +63,12 @@ def test_class_and_patch_tokens_share_their_weights(tmp_path):
 
 def test_another_network_is_still_refused(tmp_path):
     save(cut_at("layer3"), tmp_path / "a.safetensors", {})
-    with pytest.raises(UserError, match=r"does not fit the model: \d+ entries missing, \d+ left over"):
+    with pytest.raises(UserError, match=r"does not fit the model: \d+ entries missing, \d+ unexpected"):
         load(cut_at("layer2", backbone=("timm", "resnet14t")), tmp_path / "a.safetensors")
 
 
 def test_layers_by_hand():
-    assert layers(
+    assert uncut_names(
         ["trunk.1.a.weight", "embedder.tail.b.weight", "embedder.projection.0.weight", "trunk.layers.0.bias"]
     ) == {
         "trunk.1.a.weight": "a.weight",
@@ -77,7 +77,7 @@ def test_layers_by_hand():
         "trunk.layers.0.bias": "trunk.layers.0.bias",
     }
     both = ["trunk.1.a.weight", "embedder.tail.a.weight"]  # which of the two a third cut would mean cannot be told
-    assert layers(both) == {key: key for key in both}
+    assert uncut_names(both) == {key: key for key in both}
 
 
 SPLIT = {"dataset": "cub", "name": "zero_shot", "hash": "abc", "train_classes": [1, 2]}

@@ -131,14 +131,14 @@ def test_what_a_message_advises_loads_what_it_says(content, expected, tmp_path):
 def test_only_a_classifier_of_a_known_data_set_is_left_away_and_that_is_said(tmp_path, caplog):
     path = saved({**BODY, **under("fc.", nn.Linear(512, 1000))}, tmp_path)
     torch.testing.assert_close(embedded(path), BARE)
-    assert "fc is left away as a classifier; model.head=fc takes it" in caplog.text
+    assert "fc is ignored as a classifier; use it with model.head=fc" in caplog.text
     assert embedded(path, "model.head=fc").shape == (2, 1000)
 
 
 def test_an_own_embedder_and_a_leading_dropout_are_taken_and_the_latter_is_said(tmp_path, caplog):
     path = saved({**under("backbone.", BODY), **under("embedder.1.", LINEAR)}, tmp_path)
     torch.testing.assert_close(embedded(path), HEADED)
-    assert "has no entries for number 0: read as layers that do nothing at test time" in caplog.text
+    assert "has no entries for number 0: read as the identity" in caplog.text
     torch.testing.assert_close(embedded(path, "model.head_layers=[relu]"), HEADED)  # what is pooled is positive
 
 
@@ -157,9 +157,9 @@ def test_no_layer_is_invented(numbers):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ignore": ["neck"]}, r"model.ignore names 'neck', which .*a.pth does not hold; it has bn1, conv1"),
-        ({"prefix": "teacher."}, r"has no backbone .* under model.prefix=teacher.: choose one of ''"),
-        ({"head_layers": ["relu"], "head": "none"}, "model.head_layers is given, but there is no head"),
+        ({"ignore": ["neck"]}, r"model.ignore names 'neck', which is not in .*a.pth; it contains bn1, conv1"),
+        ({"prefix": "teacher."}, r"contains no known backbone at model.prefix=teacher.: choose one of ''"),
+        ({"head_layers": ["relu"], "head": "none"}, "model.head_layers is given, but .* has no known head"),
         ({"ignore": ["conv1"]}, r"do not fit .*: 1 entries missing"),
     ],
 )

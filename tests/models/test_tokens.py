@@ -25,7 +25,7 @@ from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import backbone, load, save
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.models.tokens import CARRY, PatchTail, PatchTokens, cut_tokens, join, last_tokens, part
+from sfam_bench.models.tokens import CARRY, PatchTail, PatchTokens, cut_tokens, join, last_tokens, split_tokens
 from tests.contract import pairs
 from tests.transformers import BY_NAME, tiny_transformer, transformer
 
@@ -89,8 +89,8 @@ def test_prefix_tokens_travel_as_constant_channels_and_arrive_as_they_left():
     activations = join(grid, tokens[:, :3])
     assert activations.shape == (2, 4 * (1 + 3), 2, 3)
     assert torch.equal(activations[:, 4:8], (tokens[:, 0] * CARRY)[:, :, None, None].expand(-1, -1, 2, 3))
-    torch.testing.assert_close(part(activations, 3), tokens)
-    assert torch.equal(part(grid, 0), tokens[:, 3:])
+    torch.testing.assert_close(split_tokens(activations, 3), tokens)
+    assert torch.equal(split_tokens(grid, 0), tokens[:, 3:])
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_transformer_by_name_takes_sizes_that_its_patches_cover():
     trunk, tail = backbone("deit_tiny_distilled_patch16_224", token="class")
     with torch.no_grad():
         assert tail(trunk(torch.rand(1, 3, 32, 48))).shape == (1, 192, 1, 1)
-        with pytest.raises(UserError, match="images of 37 x 51 px do not divide into patches of 16 x 16: choose a "):
+        with pytest.raises(UserError, match="images of 37 x 51 px are not divisible into patches of 16 x 16: choose "):
             trunk(IMAGES)
 
 
@@ -234,7 +234,7 @@ def test_weights_go_into_both_pieces():
         ((transformer(), "vit", "blocks.1", "class"), "vit has no cut at 'blocks.1' .* blocks.0 to blocks.0"),
         (
             (transformer(depth=1), "vit", None, "class"),
-            "vit is not made of plain blocks: name one as model.trunk.layer",
+            "vit has blocks of another kind: name one as model.trunk.layer",
         ),
         ((transformer(depth=2), "vit", "blocks.0", "class"), "vit has no cut at .* for its class token: leave it null"),
         ((transformer(class_token=False), "vit", None, "class"), "vit has no class token: set model.trunk.token=patch"),
@@ -248,8 +248,8 @@ def test_a_cut_that_is_not_there_says_which_are(arguments, message):
 @pytest.mark.parametrize(
     ("source", "name", "layer", "token", "message"),
     [
-        ("torchvision", "swin_t", "features.3", "patch", "SwinTransformer has no grid of channels first at"),
-        ("timm", "mixer_s32_224", "blocks.3", "patch", "MlpMixer has no grid of channels first at 'blocks.3'"),
+        ("torchvision", "swin_t", "features.3", "patch", "SwinTransformer has no grid with channels first at"),
+        ("timm", "mixer_s32_224", "blocks.3", "patch", "MlpMixer has no grid with channels first at 'blocks.3'"),
         ("timm", "resnet10t", None, "class", "resnet10t has no class token that can be cut"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 
 from sfam_bench.core.metric_card import SHARE, MetricCard
-from sfam_bench.metrics.shared.base import defined
+from sfam_bench.metrics.shared.base import mask_values
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Nearness:
         peak = explained.maps.flatten(1).argmax(dim=1)
         down, across = (peak // cols + 0.5) / rows - 0.5, (peak % cols + 0.5) / cols - 0.5
         reasons = {"constant_map": explained.maps.flatten(1).std(dim=1) == 0}
-        return defined(1 - torch.hypot(down, across) * 2**0.5, reasons)
+        return mask_values(1 - torch.hypot(down, across) * 2**0.5, reasons)
 '''
 YAML = "peak_in_the_middle: {_target_: recipe_of_a_test.Nearness}\n"
 

@@ -198,7 +198,7 @@ def test_area_errors_by_hand() -> None:
 
 
 def test_curves_in_full_have_the_points_that_are_said() -> None:
-    assert len(steps.placed(perturbation.FULL, 224 * 224)[0]) == protocols.FULL
+    assert len(steps.sample_steps(perturbation.FULL, 224 * 224)[0]) == protocols.FULL
 
 
 def test_only_curves_have_a_line_of_their_errors(run: Run, summed: pd.DataFrame) -> None:

@@ -19,7 +19,7 @@ from sfam_bench.app.parts import open_run, prepare_explainers, read_labels, rest
 from sfam_bench.app.settings import build
 from sfam_bench.core.files import check_writable
 from sfam_bench.core.stream import progress
-from sfam_bench.evaluation.part_agreement import METRICS, encodings, passes_facts
+from sfam_bench.evaluation.part_agreement import METRICS, encode_images, passes_facts
 from sfam_bench.retrieval.recall import retrieval, roles_of
 from sfam_bench.runs.store import RunStore
 
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     store = open_run(Path(cfg.run_dir), identity, cfg.resume)
     restore_passes(cfg, model, store.manifest.get("passes") or {})
     explainers = prepare_explainers(cfg, dataset, model, explainers, training)
-    encoded = encodings(model, dataset, chosen, cfg.batch_size)
+    encoded = encode_images(model, dataset, chosen, cfg.batch_size)
     pairs = store.read_pairs()
     if pairs is None:
         pairs = agreement.pairs(dataset, model.similarity, encoded.side.embeddings, chosen)

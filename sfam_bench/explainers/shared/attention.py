@@ -17,7 +17,7 @@ from sfam_bench.core.records import Encoded
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Embeddings, Images, RawMaps
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.models.tokens import CarriedTokens, ClassTail, PatchTail, PatchTokens, Tokens, last_tokens, read
+from sfam_bench.models.tokens import CarriedTokens, ClassTail, PatchTail, PatchTokens, Tokens, last_tokens, select
 
 Rows: TypeAlias = Int[Tensor, " some"]  # of a batch
 
@@ -172,7 +172,7 @@ class Layers:
 
     def embed(self, tokens: Tokens, size: tuple[int, int]) -> Embeddings:
         """The embeddings of these tokens in place of those after the last block."""
-        grid = read(self.apply_norm(tokens), self.prefix, "class" if self.reads_class else "patch", size)
+        grid = select(self.apply_norm(tokens), self.prefix, "class" if self.reads_class else "patch", size)
         return self.finish(self.model.embedder.pooling(grid.clone()))
 
     def finish(self, pooled: Float[Tensor, "batch channels"]) -> Embeddings:

@@ -1,1 +1,1 @@
-"""What metrics share: the protocol that they follow, walks along pixels, and what they ask of an evaluation."""
+"""Shared by metrics: their protocols, walks from an image to its baseline, and comparisons of maps."""

@@ -1,4 +1,4 @@
-"""What a metric sees, and what it must say about itself."""
+"""The input of a metric, and the protocols that metrics and their probes implement."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,17 +18,17 @@ from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 
 Remake: TypeAlias = Callable[[SimilarityModel, Encoded, PairBatch], RawMaps]
-Question: TypeAlias = tuple["Probe", int]  # a probe, and the pair it is put to
-NOT_DRAWN = "not_drawn"  # the reason for a pair that a metric of a random share leaves alone, and that has no record
+Question: TypeAlias = tuple["Probe", int]  # a probe and the number of a pair
+NOT_DRAWN = "not_drawn"  # the reason for a pair that is outside a metric's random share, and has no record
 
 
 @dataclass(frozen=True)
 class Explained:
     """The maps of one method on a scene: at the resolution of the images, signed, at most one in magnitude.
 
-    `remake` is the method itself, for metrics that compare its map with that of a changed model, query or reference;
-    None where maps cannot be made again (they came out of files). `samples` says that each map takes forward passes of
-    its own; `further` holds what one metric asked the method for and another may ask again.
+    `remake` is the method, for metrics that compare its map with that of a changed model, query or reference; None
+    where maps cannot be recomputed (they were read from files). `samples` says that each map takes forward passes;
+    `further` holds maps that one metric computed and another may use.
     """
 
     scene: Scene
@@ -42,7 +42,7 @@ class Explained:
 
     @cached_property
     def ranks(self) -> Int[Tensor, "batch rows cols"]:
-        """The order in which pixels go."""
+        """Rank of each pixel in descending order of relevance, 0 first."""
         return ranks(self.maps)
 
     def ask(self, questions: Iterable[Question]) -> Iterator[tuple[Question, Series]]:
@@ -51,27 +51,18 @@ class Explained:
             if (probe, pair) not in self.answers:
                 yield (probe, pair), probe.series(self, pair)
 
-    def hear(self, question: Question, embeddings: Embeddings) -> None:
-        """Keep what is read of the images of a question."""
+    def answer(self, question: Question, embeddings: Embeddings) -> None:
+        """Store the readings of the embeddings of a question's images."""
         probe, pair = question
         own = probe.read(self, embeddings, pair) if isinstance(probe, Reading) else None
         self.answers[question] = self.scene.readings(embeddings, pair) if own is None else own
 
-    def borrow(self, answers: Mapping[Question, Tensor]) -> None:
-        """Keep answers that a method with the same maps was given."""
-        for question, answer in answers.items():
-            self.answers[question] = answer
-
-    def scores(self, probe: "Probe", asked: Flags) -> Float[Tensor, "batch items"]:
-        """The scores of a probe's images, NaN for pairs that are not asked; taken now unless they were before."""
-        return self.readings(probe, asked, "score")
-
-    def readings(self, probe: "Probe", asked: Flags, name: str) -> Float[Tensor, "batch items"]:
-        """One of the scene's columns, as `scores`."""
-        questions = [(probe, pair) for pair in asked.nonzero()[:, 0].tolist()]
+    def readings(self, probe: "Probe", needed: Flags, name: str = "score") -> Float[Tensor, "batch items"]:
+        """One of the scene's columns for a probe's images, computed once; NaN for pairs that are not `needed`."""
+        questions = [(probe, pair) for pair in needed.nonzero()[:, 0].tolist()]
         for question, embeddings in self.scene.encoded.passes(self.ask(questions)):
-            self.hear(question, embeddings)
-        found = self.scene.full().new_full((len(asked), probe.count(self.maps[0].numel())), torch.nan)
+            self.answer(question, embeddings)
+        found = self.scene.full().new_full((len(needed), probe.count(self.maps[0].numel())), torch.nan)
         for probe, pair in questions:
             answer = self.answers[probe, pair][:, self.scene.columns.index(name)]
             found[pair, : len(answer)] = answer
@@ -79,7 +70,7 @@ class Explained:
 
     @cached_property
     def other(self) -> "Explained | None":
-        """The same method's maps of the references; None where they cannot be made, or where a target has two."""
+        """The same method's maps of the references; None where there are none or the target has two references."""
         if self.remake is None or len(self.scene.encoded.terms) > 1:
             return None
         scene = self.scene.swapped
@@ -90,10 +81,10 @@ class Explained:
 
 @runtime_checkable
 class Probe(Protocol):
-    """Perturbed versions of the query, made with a map; hashable, so that what several metrics ask is taken once."""
+    """Perturbed versions of the query by a map; hashable, so that several metrics share their passes."""
 
     def count(self, pixels: int) -> int:
-        """How many images it makes of a query."""
+        """The number of images for a query."""
         ...
 
     def series(self, explained: Explained, pair: int) -> Series:
@@ -103,16 +94,16 @@ class Probe(Protocol):
 
 @runtime_checkable
 class Reading(Probe, Protocol):
-    """A probe of other images than the query, or of more: it reads the answers itself, and no other map's serve it."""
+    """A probe of other images than the query: it reads its scores itself, and shares none with equal maps."""
 
     def read(self, explained: Explained, embeddings: Embeddings, pair: int) -> Float[Tensor, "items columns"]:
-        """What is kept of its images, the score first."""
+        """The columns that are kept of its images, the score first."""
         ...
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One value a pair, (batch,), NaN where it is undefined; and by reason the pairs for which there is none."""
+    """One value for each pair, (batch,), NaN where it is undefined; and by reason the pairs without a value."""
 
     values: Scores
     reasons: Mapping[str, Flags]
@@ -120,7 +111,7 @@ class Measured:
 
 @runtime_checkable
 class Metric(Protocol):
-    """One value a pair, with the reasons for those that are undefined."""
+    """Computes one value for each pair, with the reasons for undefined values."""
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -138,35 +129,35 @@ class Metric(Protocol):
 
 
 @runtime_checkable
-class Asking(Metric, Protocol):
-    """A metric that needs forward passes; they are taken for all methods and metrics in one stream."""
+class Probing(Metric, Protocol):
+    """A metric that needs forward passes; they are computed for all methods and metrics in one stream."""
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What it asks."""
+        """The probes whose scores it needs."""
         ...
 
     @property
     def share(self) -> float:
-        """Of how many pairs it asks, for planning."""
+        """The expected share of pairs whose probes it needs, for planning."""
         ...
 
-    def asked(self, explained: Explained) -> Flags:
-        """The pairs of which it asks."""
+    def reasons(self, explained: Explained) -> Mapping[str, Flags]:
+        """By reason, the pairs without a value; they need no passes."""
         ...
 
 
-def defined(values: Scores, reasons: Mapping[str, Flags]) -> Measured:
+def mask_values(values: Scores, reasons: Mapping[str, Flags]) -> Measured:
     """The values, NaN where any reason holds."""
-    return Measured(torch.where(sound(reasons), values, torch.nan), reasons)
+    return Measured(torch.where(no_reason(reasons), values, torch.nan), reasons)
 
 
-def not_drawn(explained: Explained) -> Measured:
-    """No value and no record of any pair."""
+def no_records(explained: Explained) -> Measured:
+    """No value and no record for any pair."""
     maps = explained.maps
     return Measured(maps.new_full((len(maps),), torch.nan), {NOT_DRAWN: maps.new_ones(len(maps), dtype=torch.bool)})
 
 
-def sound(reasons: Mapping[str, Flags]) -> Flags:
+def no_reason(reasons: Mapping[str, Flags]) -> Flags:
     """The pairs for which no reason holds."""
     return ~torch.stack(list(reasons.values())).any(dim=0)

@@ -1,4 +1,4 @@
-"""How alike two maps are, and a method's further maps: of a changed model, query or reference."""
+"""Similarity of two maps, and maps of a changed model, query or reference."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -12,7 +12,7 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.maps import find_flaws, normalise, ranks, tie_bounds, upsample
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import Maps, RawMaps, Scores
-from sfam_bench.metrics.shared.base import Explained, Measured, defined, not_drawn
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_records
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -24,8 +24,8 @@ SIGMA, REACH = 1.5, 5  # px, of SSIM's Gaussian window: 11 x 11
 STABLE = (0.01, 0.03)  # SSIM's K1 and K2
 
 
-def places(maps: Maps) -> Places:
-    """Place of each pixel in the order of falling relevance from 1; pixels that tie share their mean place."""
+def average_ranks(maps: Maps) -> Places:
+    """Rank of each pixel in descending order of relevance, from 1; tied pixels have their mean rank."""
     order, flat = ranks(maps).flatten(1).long(), maps.flatten(1)
     values = torch.empty_like(flat).scatter_(1, order, flat)
     first, last = tie_bounds(values)
@@ -34,22 +34,20 @@ def places(maps: Maps) -> Places:
 
 def spearman(maps: Maps, others: Maps) -> Scores:
     """Spearman's correlation over pixels, ties as in scipy; exactly 1 for equal maps, NaN where one is constant."""
-    return correlation(places(maps), places(others)).to(maps.dtype)
+    return correlation(average_ranks(maps), average_ranks(others)).to(maps.dtype)
 
 
 def correlation(one: Places, other: Places) -> Float[Tensor, " batch"]:
-    """Pearson's correlation of each row with its like."""
-    one, other = (place - place.mean(dim=1, keepdim=True) for place in (one, other))
+    """Pearson's correlation of each row of one with that of the other."""
+    one, other = (ranks - ranks.mean(dim=1, keepdim=True) for ranks in (one, other))
     spread = (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()
     return ((one * other).sum(dim=1) / spread).clamp(-1, 1)
 
 
 def ssim(maps: Maps, others: Maps) -> Scores:
-    """Mean structural similarity of maps in [0, 1]; Wang et al., TIP 2004, with its window and constants."""
+    """Mean structural similarity of maps in [0, 1]; Wang et al., TIP 2004, with their window and constants."""
     if min(maps.shape[-2:]) <= 2 * REACH:
-        raise UserError(
-            f"SSIM has a window of 11 x 11 pixels, more than maps of {tuple(maps.shape[-2:])}: use spearman"
-        )
+        raise UserError(f"SSIM needs maps of at least 11 x 11 pixels, not {tuple(maps.shape[-2:])}: use spearman")
     rows, cols = (windows(side).to(maps) for side in maps.shape[-2:])
     c1, c2 = (k**2 for k in STABLE)
     means = rows @ maps @ cols.T, rows @ others @ cols.T
@@ -61,14 +59,14 @@ def ssim(maps: Maps, others: Maps) -> Scores:
 
 
 def windows(side: int) -> Float[Tensor, "places pixels"]:
-    """Weights of the pixels of a line in each window that lies inside it."""
+    """Weights of the pixels of an axis in each window inside it."""
     far = torch.arange(side, dtype=torch.float64) - torch.arange(REACH, side - REACH)[:, None]
     weights = torch.where(far.abs() <= REACH, torch.exp(-far.square() / (2 * SIGMA**2)), 0)
     return weights / weights.sum(dim=1, keepdim=True)
 
 
 class Changed(NamedTuple):
-    """What a method is asked to explain."""
+    """The model, pairs and encodings of a changed scene."""
 
     model: SimilarityModel
     encoded: Encoded
@@ -77,7 +75,7 @@ class Changed(NamedTuple):
 
 @runtime_checkable
 class Change(Protocol):
-    """A changed model, query or reference; hashable, so that what several methods and metrics ask is made once."""
+    """A change of model, query or reference; hashable, so that methods and metrics share its result."""
 
     def __hash__(self) -> int: ...
 
@@ -86,49 +84,49 @@ class Change(Protocol):
         ...
 
 
-def changed(scene: Scene, change: Change) -> Changed:
-    """A scene's change, made once."""
+def apply_change(scene: Scene, change: Change) -> Changed:
+    """The changed scene, computed once."""
     return scene.cache.once(("change", change), lambda: change(scene))
 
 
-def further(explained: Explained, change: Change) -> RawMaps:
-    """The method's maps under a change, made once."""
+def remake_maps(explained: Explained, change: Change) -> RawMaps:
+    """The method's maps of the changed scene, computed once."""
     remake = explained.remake
     if remake is None:
-        raise ValueError("no further map can be made")
-    return explained.further.once(change, lambda: remake(*changed(explained.scene, change)))
+        raise ValueError("these maps cannot be computed again")
+    return explained.further.once(change, lambda: remake(*apply_change(explained.scene, change)))
 
 
 def resize_maps(raw: RawMaps, like: Maps) -> Maps:
-    """Raw maps as metrics see them: normalised, at the size of the image."""
+    """Raw maps, normalised and upsampled to the size of the image."""
     return upsample(normalise(raw), (like.shape[-2], like.shape[-1]))
 
 
 @dataclass(frozen=True)
 class Remaking(Checked):
-    """What metrics share that ask a method for further maps.
+    """A metric that computes further maps by the method.
 
-    sampling: also for methods that take forward passes of their own, whose further maps are dear.
+    sampling: also for methods that take forward passes, whose maps are expensive.
     """
 
     sampling: bool = False
 
     def __call__(self, explained: Explained) -> Measured:
         if explained.remake is None or (explained.samples and not self.sampling):
-            return not_drawn(explained)
-        return self.measured(explained)
+            return no_records(explained)
+        return self.measure_remakes(explained)
 
-    def measured(self, explained: Explained) -> Measured:
-        """Measure each pair of a method that makes further maps."""
+    def measure_remakes(self, explained: Explained) -> Measured:
+        """Measure each pair of a method whose maps can be computed again."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Comparing(Remaking):
-    """The same, for those that compare the map with further ones.
+    """A metric that compares maps with further maps.
 
     measure: Spearman's rank correlation over pixels, or SSIM.
-    of: the maps as they are, or their magnitudes.
+    of: signed maps, or their magnitudes.
     """
 
     measure: Measure = "spearman"
@@ -136,22 +134,20 @@ class Comparing(Remaking):
 
     @property
     def likeness(self) -> tuple[str, str]:
-        """For labels, what of the default measure of likeness is changed."""
+        """For labels, the settings that differ from the default."""
         return self.measure.upper() if self.measure == "ssim" else "", self.of if self.of == "magnitude" else ""
 
-    def alike(self, maps: Maps, others: Maps, kept: Cache | None = None) -> Measured:
-        """How alike they are; there is nothing to compare where one is constant.
-
-        `kept` is where the places of the first stay for the next comparison, if it is with the same.
-        """
+    def compare(self, maps: Maps, others: Maps, cache: Cache | None = None) -> Measured:
+        """The similarity of two maps; undefined where one is constant. `cache` keeps the ranks of `maps`."""
         one, other = (maps, others) if self.of == "signed" else (maps.abs(), others.abs())
         if self.measure == "spearman":
-            first = (Cache() if kept is None else kept).once(("places", self.of), lambda: places(one))
-            found = correlation(first, places(other)).to(maps.dtype)
-        else:  # which takes values below zero for bright where both are
+            first = (Cache() if cache is None else cache).once(("ranks", self.of), lambda: average_ranks(one))
+            found = correlation(first, average_ranks(other)).to(maps.dtype)
+        else:  # SSIM is defined for values in [0, 1]
             found = ssim(one, other) if self.of == "magnitude" else ssim((one + 1) / 2, (other + 1) / 2)
-        return defined(found, {"constant_map": find_flaws(one)[1], "constant_further_map": find_flaws(other)[1]})
+        return mask_values(found, {"constant_map": find_flaws(one)[1], "constant_further_map": find_flaws(other)[1]})
 
-    def change(self, explained: Explained, change: Change) -> Measured:
-        """How alike the method's map and that under a change are."""
-        return self.alike(explained.maps, resize_maps(further(explained, change), explained.maps), explained.further)
+    def compare_changed(self, explained: Explained, change: Change) -> Measured:
+        """The similarity of the method's map and that of the changed scene."""
+        maps = resize_maps(remake_maps(explained, change), explained.maps)
+        return self.compare(explained.maps, maps, explained.further)

@@ -1,4 +1,4 @@
-"""What is measured of a batch of pairs once for all methods."""
+"""A batch of pairs with the values that are computed once for all methods."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,27 +19,27 @@ from sfam_bench.retrieval.recall import FOUND, Catalogue
 
 @dataclass(frozen=True)
 class Scene:
-    """One encoded batch of pairs and what is measured of it once for all methods; `gallery` on the model's device."""
+    """One encoded batch of pairs, with values that are computed once; `gallery` on the model's device."""
 
     model: SimilarityModel
     encoded: Encoded
     pairs: PairBatch
     gallery: Catalogue | None = None
-    cache: Cache = field(default_factory=Cache, compare=False, repr=False)  # by what it is and what it is made of
+    cache: Cache = field(default_factory=Cache, compare=False, repr=False)  # by names and arguments
 
     @property
     def facts(self) -> dict[str, Scores]:
-        """What was measured of the pairs themselves so far: s_full, s_headless, s_base_<baseline>."""
+        """The values of the pairs that were computed so far: s_full, s_headless, s_base_<baseline>."""
         return {key[1]: value for key, value in self.cache.items() if isinstance(key, tuple) and key[0] == "fact"}
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """What is read of each image in a query's place: the target, and what negatives and gallery allow."""
+        """The values read for each changed query: the target, and those that need negatives or a gallery."""
         return "score", *(["margin"] * (self.pairs.negative is not None)), *(FOUND if self.gallery is not None else ())
 
     @cached_property
     def negative(self) -> Embeddings:
-        """Embeddings of the negatives, of which only a margin makes a term."""
+        """Embeddings of the negatives."""
         if len(self.encoded.terms) > 1:
             return self.encoded.terms[1].side.embeddings
         if self.pairs.negative is None:
@@ -48,7 +48,7 @@ class Scene:
 
     @cached_property
     def swapped(self) -> "Scene":
-        """The same pairs seen from the reference."""
+        """The same pairs with query and reference swapped."""
         pairs = self.pairs
         other = PairBatch(
             query_ids=pairs.reference_ids,
@@ -61,7 +61,7 @@ class Scene:
         return Scene(self.model, swap_sides(self.encoded), other)
 
     def readings(self, embeddings: Embeddings, pair: int) -> Float[Tensor, "items columns"]:
-        """All `columns` of other images in the place of one pair's query."""
+        """All `columns` of changed versions of one pair's query."""
         read = [self.read(embeddings, pair)[:, None]]
         if "margin" in self.columns:
             sides = self.encoded.terms[0].side.embeddings[pair], self.negative[pair]
@@ -73,7 +73,7 @@ class Scene:
         return torch.cat(read, dim=1)
 
     def reading(self, embeddings: Embeddings, name: str) -> Scores:
-        """One column of one image in each query's place; all columns are read once."""
+        """One column of one changed version of each query; all columns are computed once."""
         rows = self.cache.once(
             ("reading", embeddings),
             lambda: torch.stack([self.readings(row[None], pair)[0] for pair, row in enumerate(embeddings)]),
@@ -81,28 +81,32 @@ class Scene:
         return rows[:, self.columns.index(name)]
 
     def read(self, embeddings: Embeddings, pair: int) -> Scores:
-        """The target of other images in the place of one pair's query."""
+        """The target of changed versions of one pair's query."""
         pairs = torch.full((len(embeddings),), pair, device=embeddings.device)
         return score(self.model.similarity, embeddings, self.encoded.terms, pairs)
 
     def without(self, baseline: Baseline) -> Images:
-        """The queries without their content."""
+        """The baseline images of the queries."""
         return self.cache.once(("without", baseline), lambda: baseline(self.encoded.query.images))
 
     def full(self) -> Scores:
-        """The target of the untouched query."""
+        """The target of the unchanged queries."""
         query, terms = self.encoded.query.embeddings, self.encoded.terms
         return self.cache.once(("fact", "s_full"), lambda: score(self.model.similarity, query, terms))
 
     def base(self, baseline: Baseline) -> Scores:
-        """The target of the query without its content."""
+        """The target of the baseline images."""
         terms = self.encoded.terms
         return self.cache.once(
             ("fact", f"s_base_{baseline.name}"), lambda: score(self.model.similarity, self.bare(baseline), terms)
         )
 
+    def range(self, baseline: Baseline) -> Scores:
+        """The target of the queries minus that of their baseline images."""
+        return self.full() - self.base(baseline)
+
     def bare(self, baseline: Baseline) -> Embeddings:
-        """The embeddings of the queries without their content."""
+        """The embeddings of the baseline images."""
 
         def embed() -> Embeddings:
             with torch.no_grad(), evaluating(self.model):
@@ -111,7 +115,7 @@ class Scene:
         return self.cache.once(("bare", baseline), embed)
 
     def headless(self) -> Scores:
-        """The target of the pooled features: another similarity, which explaining without the head would explain."""
+        """The target of the pooled features: the similarity that methods which ignore the head explain."""
         return self.cache.once(("fact", "s_headless"), self._headless)
 
     def _headless(self) -> Scores:
@@ -125,7 +129,7 @@ class Scene:
         return score(self.model.similarity, sides[0], tuple(terms))
 
     def has(self, need: str) -> bool:
-        """Whether a metric with this need applies."""
+        """Whether the batch provides what a metric needs."""
         return self.gallery is not None if need == "gallery" else self.pairs.has(need)
 
     def region(self, name: str) -> Masks:

@@ -1,4 +1,4 @@
-"""Where a curve is sampled, and how the samples make an area."""
+"""Where a curve is sampled, and the quadrature weights of its samples."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from sfam_bench.core.ranges import Count
 
 @runtime_checkable
 class Steps(Hashable, Protocol):
-    """Where a curve is sampled and how the samples make an area."""
+    """Where a curve is sampled, and the quadrature weights of its samples."""
 
     def __call__(self, pixels: int) -> tuple[list[int], list[float]]:
-        """Counts of changed pixels, first 0 and last `pixels`, and their quadrature weights (sum 1)."""
+        """Counts of changed pixels, from 0 to `pixels`, and their quadrature weights (sum 1)."""
         ...
 
 
 @dataclass(frozen=True)
 class Trapezoid(Checked):
-    """Equal steps, area by trapezoids over the actual fractions."""
+    """Equal steps; trapezoid rule over the actual fractions."""
 
     intervals: Count = 224
 
@@ -33,10 +33,10 @@ class Trapezoid(Checked):
 
 @dataclass(frozen=True)
 class Midpoint(Checked):
-    """Steps in the middle of equal intervals; area by the midpoint rule, corrected by the end points, which are free.
+    """Steps in the middle of equal intervals; midpoint rule, corrected by the end points, which need no pass.
 
-    The correction is the first of Euler and Maclaurin's, with slopes from each end and the step next to it. No rule
-    with as many points was clearly more exact on curves of photos (docs/performance.md).
+    The correction is the first term of Euler-Maclaurin, with slopes from each end and the step next to it. No rule with
+    as many points was clearly more exact on curves of photos (docs/performance.md).
     """
 
     intervals: Count = 20
@@ -51,7 +51,7 @@ class Midpoint(Checked):
 
 @dataclass(frozen=True)
 class Stride(Checked):
-    """So many pixels a step, the last step what is left; every step weighs alike, as in RISE's evaluation code."""
+    """`pixels` pixels for each step, the last one the rest; equal weights, as in RISE's evaluation code."""
 
     pixels: Count = 224
 
@@ -62,7 +62,7 @@ class Stride(Checked):
 
 @dataclass(frozen=True)
 class Chunks(Checked):
-    """At most so many steps of one whole number of pixels, the last what is left, by the actual fractions: torchcam."""
+    """At most `intervals` steps of equally many pixels, the last one the rest; weights by fractions (torchcam)."""
 
     intervals: Count = 20
 
@@ -72,17 +72,17 @@ class Chunks(Checked):
 
 
 def trapezoids(places: np.ndarray) -> list[float]:
-    """Weights of the trapezoid rule over rising places, sum 1."""
+    """Weights of the trapezoid rule over increasing places, sum 1."""
     widths = np.diff(places) / (places[-1] - places[0])
     return ((np.append(widths, 0) + np.append(0, widths)) / 2).tolist()
 
 
-def named_steps(steps: Steps) -> str:
-    """Steps by their class and its numbers, as "Midpoint 20"."""
+def format_steps(steps: Steps) -> str:
+    """The class of steps and its numbers, as "Midpoint 20"."""
     return " ".join([type(steps).__name__, *map(str, vars(steps).values())])
 
 
 @lru_cache
-def placed(steps: Steps, pixels: int) -> tuple[list[int], list[float]]:
-    """The steps of an image of so many pixels, worked out once."""
+def sample_steps(steps: Steps, pixels: int) -> tuple[list[int], list[float]]:
+    """The steps for an image of `pixels` pixels, computed once."""
     return steps(pixels)

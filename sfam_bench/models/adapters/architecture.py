@@ -1,4 +1,4 @@
-"""Which backbone a state dict belongs to, told by its keys and shapes, under whatever prefix they stand."""
+"""The backbone of a state dict, identified by keys and shapes with any prefix."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from sfam_bench.models.networks import CLASSIFIER, network, translate_keys
 
 QUOTES = "''"  # nothing, on a command line
 TOKENS, CLIP = "blocks.0.attn.qkv.weight", "class_embedding"
-FAMILIES = {  # a key that only the family has, and its members as SOURCE/NAME
+FAMILIES = {  # a key of this family alone, and its members as SOURCE/NAME
     "layer4.0.conv1.weight": (
         *(f"torchvision/resnet{depth}" for depth in (18, 34, 50, 101, 152)),
         *(f"torchvision/{name}" for name in ("wide_resnet50_2", "resnext50_32x4d", "resnext101_32x8d")),
@@ -41,7 +41,7 @@ FAMILIES = {  # a key that only the family has, and its members as SOURCE/NAME
         for training in ("quickgelu_224.openai", "224.laion2b")
     ),
 }
-# Entries of a backbone that timm's names do not have: those of CLIP's vision tower, and DINOv2's
+# Entries of a backbone without a timm name: of CLIP's vision tower, and of DINOv2
 FOREIGN_CLIP = re.compile(r"(conv1|ln_pre|ln_post|transformer)\..*|class_embedding|positional_embedding")
 FOREIGN = re.compile(r"mask_token|register_tokens")
 
@@ -54,22 +54,22 @@ class Backbone:
     name: str
     prefix: str
     keys: frozenset[str]
-    state: dict[str, Tensor]  # under the backbone's own names
-    others: tuple[str, ...] = ()  # prefixes of other networks of the file, where the user chose this one
+    state: dict[str, Tensor]  # by the backbone's names
+    others: tuple[str, ...] = ()  # prefixes of other networks in the file, where the user chose this one
 
 
 def find(
     state: dict[str, Tensor], path: Path, given: str | None, prefix: str | None, preferred: tuple[str, ...] = ()
 ) -> Backbone:
-    """The backbone `given` as SOURCE/NAME (timm where there is no source), or the one that keys and shapes tell.
+    """The backbone `given` as SOURCE/NAME (timm without a source), or the one that matches keys and shapes.
 
-    Among several that fit equally the one is taken whose name ends as `preferred` does, or the user must say.
+    Among several that match, the one whose name ends with one of `preferred` is used; otherwise UserError is raised.
     """
     families = dict(FAMILIES)
     if given is not None:
         given = given if "/" in given else f"timm/{given}"
         net = build_empty(given)
-        transformer = (TOKENS, CLIP) if isinstance(net, VisionTransformer) else ()  # which others name otherwise
+        transformer = (TOKENS, CLIP) if isinstance(net, VisionTransformer) else ()  # named differently elsewhere
         own = [key for key in net.state_dict() if not key.startswith(_unused(given))]
         deepest = max(own, key=lambda key: (key.count("."), len(key)))
         families = dict.fromkeys((*transformer, deepest), (given,))
@@ -79,14 +79,14 @@ def find(
     if not places and given is not None:
         return _fitting("", state, path, [given], preferred)
     starts = {key.removesuffix(anchor): families[anchor] for key, anchor in sorted(places.items())}
-    if len(starts) > 1 and given is None:  # a part of a network may look like another one
-        starts = {start: members for start, members in starts.items() if _tried(start, state, members)[0]}
+    if len(starts) > 1 and given is None:  # a part of a network may match another one
+        starts = {start: members for start, members in starts.items() if _try_members(start, state, members)[0]}
     if len(starts) > 1:
         choices = " or ".join(f"model.prefix={start or QUOTES}" for start in starts)
         raise UserError(f"{path} holds several backbones: choose one as {choices}")
     if not starts:
         raise UserError(
-            f"{path} holds no backbone that its keys tell (first: {next(iter(state))}): name it as "
+            f"{path} contains no known backbone (first key: {next(iter(state))}): name it as "
             "model.backbone=SOURCE/NAME, of timm, torchvision or sfam_bench"
         )
     ((start, members),) = starts.items()
@@ -96,14 +96,14 @@ def find(
 def _chosen(
     state: dict[str, Tensor], path: Path, prefix: str, families: dict[str, tuple[str, ...]], preferred: tuple[str, ...]
 ) -> Backbone:
-    """The backbone under the prefix that the user gave, perhaps without its last point, and where others stand."""
+    """The backbone with the user's prefix (with or without its last dot), and the prefixes of others."""
     prefix = f"{prefix}." if prefix and not prefix.endswith(".") else prefix
     everywhere = {key: anchor for anchor in (*FAMILIES, *families) for key in _places(state, anchor)}
     members = next((family for anchor, family in families.items() if f"{prefix}{anchor}" in state), None)
     if members is None:
         known = sorted({key.removesuffix(anchor) for key, anchor in everywhere.items()})
         raise UserError(
-            f"{path} has no backbone that its keys tell under model.prefix={prefix or QUOTES}: "
+            f"{path} contains no known backbone at model.prefix={prefix or QUOTES}: "
             + (f"choose one of {', '.join(start or QUOTES for start in known)}, or " if known else "")
             + "name it as model.backbone=SOURCE/NAME"
         )
@@ -115,8 +115,8 @@ def _chosen(
 def _fitting(
     prefix: str, state: dict[str, Tensor], path: Path, members: Sequence[str], preferred: tuple[str, ...]
 ) -> Backbone:
-    """The one of `members` that the entries under a prefix fit."""
-    fitting, misfit = _tried(prefix, state, members)
+    """The one of `members` that matches the entries with a prefix."""
+    fitting, misfit = _try_members(prefix, state, members)
     if not fitting:
         nearest = min(misfit, key=lambda member: sum(map(len, misfit[member])))
         missing, differing = misfit[nearest]
@@ -125,14 +125,14 @@ def _fitting(
             f"the weights in {path} do not fit {whose}: {len(missing)} entries missing, {len(differing)} of another "
             f"shape (first: {(missing + differing)[0]}); name their backbone as model.backbone"
         )
-    liked = [member for member in fitting if len(fitting) == 1 or member.endswith(preferred)]
-    if len(liked) != 1:
+    chosen = [member for member in fitting if len(fitting) == 1 or member.endswith(preferred)]
+    if len(chosen) != 1:
         raise UserError(
-            f"the weights in {path} fit {' and '.join(fitting)}, which differ in what keys do not tell (pixels, "
-            f"activation functions): choose one as {' or '.join(f'model.backbone={name}' for name in fitting)}"
+            f"the weights in {path} fit {' and '.join(fitting)}, which differ in standardisation or "
+            f"activation functions: choose one as {' or '.join(f'model.backbone={name}' for name in fitting)}"
         )
-    source, _, name = liked[0].partition("/")
-    kept = fitting[liked[0]]
+    source, _, name = chosen[0].partition("/")
+    kept = fitting[chosen[0]]
     names = {key: key.removeprefix(prefix) for key in state if key.startswith(prefix)}
     foreign = FOREIGN_CLIP if CLIP in names.values() else FOREIGN
     read = foreign.fullmatch if source == "timm" and name.startswith("vit_") else kept.get
@@ -140,12 +140,12 @@ def _fitting(
     return Backbone(source, name, prefix, keys, kept)
 
 
-def _tried(
+def _try_members(
     prefix: str, state: dict[str, Tensor], members: Sequence[str]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, tuple[list[str], list[str]]]]:
-    """Those of `members` that the entries under a prefix fit, with these; and what the others miss or differ in."""
+    """The matching `members` with their entries, and the missing and differing entries of the others."""
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if CLIP in inside:  # timm reads a vision tower under the name that CLIP gives it
+    if CLIP in inside:  # timm expects CLIP's prefix of a vision tower
         inside = {f"visual.{key}": value for key, value in inside.items()}
     fitting: dict[str, dict[str, Tensor]] = {}
     misfit = {}
@@ -162,7 +162,7 @@ def _tried(
 
 
 def _places(state: dict[str, Tensor], anchor: str) -> list[str]:
-    """The keys that an anchor is the end of."""
+    """The keys that end with an anchor."""
     return [key for key in state if key == anchor or key.endswith(f".{anchor}")]
 
 
@@ -172,7 +172,7 @@ def _unused(member: str) -> tuple[str, ...]:
 
 @cache
 def build_empty(member: str) -> nn.Module:
-    """A network without memory for its weights."""
+    """A network on the meta device, without memory for its weights."""
     source, _, name = member.partition("/")
     with torch.device("meta"):
         return network(source, name)[0]

@@ -1,4 +1,4 @@
-"""How each code base saves its models, and what its files leave unsaid: pooling, L2, pixels, choice of the epoch."""
+"""How each code base saves its models, and what its files omit: pooling, L2, standardisation, choice of the epoch."""
 
 import logging
 import re
@@ -25,45 +25,45 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckpointContent:
-    """A file as its code base means it."""
+    """The content of a file, interpreted by its code base."""
 
     source: CodeBase
     state: dict[str, Tensor]
-    heads: tuple[str, ...] = METRIC_HEADS  # names of modules of which one, if it is there, is the head
+    heads: tuple[str, ...] = METRIC_HEADS  # names of modules that may be the head
     pooling: nn.Module = field(default_factory=GAP)
     normalise: bool = True
-    standardise: Standardise | None = None  # None: that of the backbone
-    preferred: tuple[str, ...] = ()  # of backbones that fit equally, how the name ends of the one that is meant
+    standardise: Standardise | None = None  # None: of the backbone
+    preferred: tuple[str, ...] = ()  # endings of the names of preferred backbones, where several match
     chosen: Literal["test", "validation", "unknown"] = "unknown"
     split: dict[str, Any] | None = None
-    ignored: tuple[str, ...] = ()  # names of modules that are no part of the model
-    between: tuple[str, ...] = ()  # layers without entries that its heads have between two with entries
+    ignored: tuple[str, ...] = ()  # names of modules that are not part of the model
+    between: tuple[str, ...] = ()  # layers without entries between two layers of its heads
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What is known of its training, as SimilarityModel keeps it."""
+        """The known facts of its training, for SimilarityModel.origin."""
         known = {"source": self.source, "chosen": self.chosen}
         return known if self.split is None else {**known, "split": self.split}
 
 
 def read_codebase(path: Path, source: CodeBase | None = None) -> CheckpointContent:
-    """Read a file as its code base means it, which is found out where it is not given."""
+    """Read a file of a code base, which is recognised where it is not given."""
     content = read(path)
     state = merge_states(states_in(content, path))
     if any(key.startswith("trunk.1.") for key in state) or "trunk.layers.0.weight" in state:
         raise UserError(
-            f"{path} was trained here: load it into the model of its training (model=NAME model.checkpoint={path}), "
-            "which the JSON beside it names"
+            f"{path} is a checkpoint of this project: load it with model=NAME model.checkpoint={path}; "
+            "the JSON beside it names the model"
         )
     found = READERS[source or recognise_codebase(path, content, state)](path, content, state)
-    # a fc that is found in a file of open-metric-learning's layout may be the classifier of anybody's Lightning module
+    # in a file with the layout of open-metric-learning, fc may be the classifier of any Lightning module
     return found if source or found.source != "open-metric-learning" else replace(found, heads=("projection",))
 
 
 def merge_states(states: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """All state dicts of a file as one: that of the model as it is, any other under its name.
+    """All state dicts of a file as one: that of the model without a prefix, any other with its name as prefix.
 
-    Where several may be the model's, each stands under its name, so that model.prefix can choose.
+    Where several may be the model's, each has its name as prefix, so that model.prefix can choose.
     """
     models = [name for name in states if name.partition(".")[0] in ("", *WRAPPERS)]
     main = next(iter(states)) if len(states) == 1 else models[0] if len(models) == 1 else None
@@ -75,7 +75,7 @@ def merge_states(states: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def recognise_codebase(path: Path, content: Any, state: Mapping[str, Tensor]) -> CodeBase:
-    """The code base that wrote a file, told by what only its files have."""
+    """The code base that wrote a file, recognised by features of its files."""
     if re.fullmatch(r"(trunk|embedder)(_.*)?", path.stem):
         return "pytorch-metric-learning"
     if isinstance(content.get("opt"), Namespace) and "progress" in content:
@@ -105,15 +105,15 @@ def pytorch_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Che
 
 
 def proxy_anchor(_: Path, __: Any, state: dict[str, Tensor]) -> CheckpointContent:
-    """Kim et al., CVPR 2020 (tjddus9597/Proxy-Anchor-CVPR2020), which keeps the epoch best on the test classes."""
-    unused = ("fc", "last_linear", "classifier")  # of the ImageNet network to which it adds its own
+    """Kim et al., CVPR 2020 (tjddus9597/Proxy-Anchor-CVPR2020), which keeps the best epoch on the test classes."""
+    unused = ("fc", "last_linear", "classifier")  # of the ImageNet network
     return CheckpointContent("proxy-anchor", state, ("embedding",), GAPGMP(), chosen="test", ignored=unused)
 
 
 def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> CheckpointContent:
-    """Roth et al., ICML 2020 (Confusezius/Revisiting_Deep_Metric_Learning_PyTorch), settings beside the weights.
+    """Roth et al., ICML 2020 (Confusezius/Revisiting_Deep_Metric_Learning_PyTorch), with settings in the file.
 
-    The name of the file says on what the epoch was chosen; without use_tv_split that can only be the test classes.
+    The name of the file says on which data the epoch was chosen; without use_tv_split these are the test classes.
     """
     opt = content.get("opt")
     arch = str(getattr(opt, "arch", ""))
@@ -133,7 +133,7 @@ def revisiting_dml(path: Path, content: Any, state: dict[str, Tensor]) -> Checkp
         normalise="normalize" in arch if opt is not None else True,
         standardise=pixels,
         chosen=chosen.get(on[1], "test") if on else "test",
-        ignored=("layer_blocks", "fc"),  # the same stages, and in GoogLeNet the same head, once more
+        ignored=("layer_blocks", "fc"),  # copies of the stages, and in GoogLeNet of the head
     )
 
 
@@ -141,7 +141,7 @@ def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Checkp
     """OML-Team/open-metric-learning: Lightning's checkpoints of an extractor, and its zoo's.
 
     The zoo's CUB and Cars models were trained on images of all classes: its converters split by image (CUB's
-    train_test_split.txt), and its pipelines keep the epoch best on the other half, as they do for the rest of the zoo.
+    train_test_split.txt), and its pipelines keep the best epoch on the other half, as for the rest of the zoo.
     """
     data = _zoo(path)
     classes = {"cub": 200, "cars": 196}.get(data or "")
@@ -162,7 +162,7 @@ def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Checkp
 
 
 def plain(_: Path, __: Any, state: dict[str, Tensor]) -> CheckpointContent:
-    """A state dict of timm, torchvision or anybody's."""
+    """A plain state dict, of timm, torchvision or another source."""
     return CheckpointContent("plain", state)
 
 

@@ -1,4 +1,4 @@
-"""What of a file is no part of the model: known to be none, or named by the user; anything else is asked for."""
+"""Entries of a file that are not part of the model: known ones, or named by the user; others raise UserError."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.models.adapters.architecture import Backbone
 from sfam_bench.models.networks import CLASSIFIER
 
-# Losses, a queue of negatives, classifiers beside the last one, CLIP's text tower: in no embedding
+# Never part of an embedding: losses, a queue of negatives, auxiliary classifiers, CLIP's text tower
 NEVER = {
     *("criterion", "loss", "queue", "queue_ptr", "aux1", "aux2", "AuxLogits"),
     *("text_projection", "logit_scale", "token_embedding", "ln_final"),
 }
 TEXT = {"positional_embedding", "transformer"}
 CLASSIFIERS = {name.removesuffix(".") for name in CLASSIFIER} - NEVER | {"head_dist"}
-# Numbers of outputs that are those of a classifier: CIFAR-10, ImageNet-1k, and the variants of ImageNet-21k
+# Numbers of outputs of classifiers: CIFAR-10, ImageNet-1k, and the variants of ImageNet-21k
 CLASSES = (10, 1000, 11221, 11821, 21841, 21843)
-MOST = 20  # modules that a message names
+MOST = 20  # modules in a message, at most
 
 
 @dataclass(frozen=True)
 class LeftOver:
-    """Modules of a file that are no part of the model, each with its entries."""
+    """Modules of a file that are not part of the model, each with its entries."""
 
-    unused: Mapping[str, list[str]]  # known to be part of no embedding, or said to be
-    classifiers: Mapping[str, list[str]]  # the network's own, with as many outputs as a known data set has classes
-    heads: Mapping[str, list[str]]  # a classifier, or the head of the embedding
+    unused: Mapping[str, list[str]]  # known or declared not to be part of an embedding
+    classifiers: Mapping[str, list[str]]  # of the network, with the number of classes of a known data set
+    heads: Mapping[str, list[str]]  # a classifier or the head of the embedding
     strange: Mapping[str, list[str]]
 
     @classmethod
@@ -41,12 +41,12 @@ class LeftOver:
         named: Collection[str],
         unused: Collection[str],
         headless: bool = False,
-        asks: bool = False,
+        any_size: bool = False,
     ) -> "LeftOver":
-        """Sort what is left over beside the entries of `head`.
+        """Classify the entries that belong to neither the backbone nor `head`.
 
-        `named` is what a head may be called and `unused` what serves no embedding in this code base; `headless` says
-        that there is no head, `asks` that a classifier may be one whatever its size.
+        `named` are possible names of a head and `unused` those of modules of no embedding in this code base;
+        `headless`: there is no head; `any_size`: a classifier of any size may be the head.
         """
         taken = [*body.keys, *head]
         modules: dict[str, list[str]] = {}
@@ -57,7 +57,7 @@ class LeftOver:
         sorts: dict[str, dict[str, list[str]]] = {"unused": {}, "classifiers": {}, "heads": {}, "strange": {}}
         for module, keys in modules.items():
             name = short(module, body)
-            own = not asks and module == f"{body.prefix}{name}" and outputs(state, keys) in CLASSES
+            own = not any_size and module == f"{body.prefix}{name}" and outputs(state, keys) in CLASSES
             if name in never or all(of_another(key, state, body) for key in keys):
                 sort = "unused"
             elif name in CLASSIFIERS or name in named:
@@ -69,13 +69,13 @@ class LeftOver:
 
 
 def wrappers(prefix: str) -> list[str]:
-    """A prefix and what is before each of its names, longest first: "a.b." gives "a.b.", "a." and ""."""
+    """A prefix and its parents, longest first: "a.b." gives "a.b.", "a." and ""."""
     parts = prefix.split(".")[:-1]
     return ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
 
 
 def module_of(key: str, body: Backbone, taken: Iterable[str]) -> str:
-    """The outermost module of an entry that holds nothing of the model."""
+    """The outermost module of an entry that contains no entry of the model."""
     start = next(start for start in wrappers(body.prefix) if key.startswith(start))
     parts = key.removeprefix(start).split(".")
     for count in range(1, len(parts)):
@@ -86,12 +86,12 @@ def module_of(key: str, body: Backbone, taken: Iterable[str]) -> str:
 
 
 def short(module: str, body: Backbone) -> str:
-    """The name of a module without what wraps the backbone, by which model.head finds it."""
+    """The name of a module without the backbone's prefix, as for model.head."""
     return module.removeprefix(next(start for start in wrappers(body.prefix) if module.startswith(start)))
 
 
 def of_another(key: str, state: Mapping[str, Tensor], body: Backbone) -> bool:
-    """Whether an entry belongs to another network of the file than the one that the user chose."""
+    """Whether an entry belongs to another network in the file than the user's choice."""
     ours = body.prefix.split(".")[:-1]
     for other in body.others:
         parts = other.split(".")[:-1]
@@ -111,11 +111,11 @@ def outputs(state: Mapping[str, Tensor], keys: Iterable[str]) -> int | None:
 
 
 def without(state: dict[str, Tensor], patterns: Sequence[str], path: Path) -> dict[str, Tensor]:
-    """The entries that no pattern names: of an entry, or of a module and all that is in it."""
+    """The entries that match no pattern; patterns match entries, or modules with all their entries."""
     for pattern in patterns:
         if not any(_matches(key, pattern) for key in state):
             tops = sorted({key.partition(".")[0] for key in state})[:MOST]
-            raise UserError(f"model.ignore names '{pattern}', which {path} does not hold; it has {', '.join(tops)}")
+            raise UserError(f"model.ignore names '{pattern}', which is not in {path}; it contains {', '.join(tops)}")
     return {key: value for key, value in state.items() if not any(_matches(key, pattern) for pattern in patterns)}
 
 
@@ -124,9 +124,9 @@ def _matches(key: str, pattern: str) -> bool:
 
 
 def ask(path: Path, left: LeftOver, body: Backbone, head: str | None, fitting: Collection[str]) -> None:
-    """Raise UserError where something is left over that may be part of the embedding, with what to give.
+    """Raise UserError where an unused module may be part of the embedding, with the settings that decide it.
 
-    `head` is the module that is the head, `fitting` those of the rest that could be one.
+    `head` is the module of the head, `fitting` are other modules that could be the head.
     """
     rest = [*left.heads, *left.strange]
     if not rest:
@@ -135,19 +135,19 @@ def ask(path: Path, left: LeftOver, body: Backbone, head: str | None, fitting: C
     for module in fitting:
         others = [other for other in (*rest, *([head] if head else [])) if other != module]
         name = short(module, body)
-        options.append(" ".join([f"model.head={name}", *_ignored(others)]) + f" (the head is {module})")
-    away = _ignored([*left.strange, *(left.heads if head else [])])
+        options.append(" ".join([f"model.head={name}", *_format_ignored(others)]) + f" (the head is {module})")
+    away = _format_ignored([*left.strange, *(left.heads if head else [])])
     none = ["model.head=none"] if left.heads and not head else []
     options.append(" ".join([*none, *away]) + f" ({'the head is ' + head if head else 'there is no head'})")
     if left.heads:
         what = f"{', '.join(left.heads)}, which may be a classifier or the head of the embedding"
-        what = f"holds {what}" + (f", beside {', '.join(list(left.strange)[:MOST])}" if left.strange else "")
+        what = f"contains {what}" + (f", and {', '.join(list(left.strange)[:MOST])}" if left.strange else "")
     else:
         count = sum(map(len, left.strange.values()))
         first = ", ".join([key for keys in left.strange.values() for key in keys][:3])
-        what = f"has {count} entries that fit nowhere in {body.name} (first: {first})"
+        what = f"has {count} entries that do not belong to {body.name} (first: {first})"
     raise UserError(f"{path} {what}: give {', or '.join(options)}")
 
 
-def _ignored(modules: Sequence[str]) -> list[str]:
+def _format_ignored(modules: Sequence[str]) -> list[str]:
     return [f"'model.ignore=[{','.join(modules)}]'"] if modules else []

@@ -1,4 +1,4 @@
-"""A model out of a file that another code base wrote."""
+"""A model from a checkpoint of another code base."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from sfam_bench.models.checkpoint import check_finite
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 
-CLIP_HEAD = "proj"  # a matrix that CLIP multiplies its class token by
+CLIP_HEAD = "proj"  # the matrix by which CLIP multiplies its class token
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ def checkpoint(
     name: str | None = None,
     image_size: Count = 224,
 ) -> SimilarityModel:
-    """The model in a file of another code base; what is None or "auto" is found, or UserError says what to give.
+    """The model in a file of another code base; settings that are None or "auto" are inferred or raise UserError.
 
-    `backbone` is SOURCE/NAME and `prefix` that of its keys, `head` the module that is the head (none: there is none)
-    and `head_layers` its layers without entries, in order; `ignore` are names or patterns of modules that are no part
-    of the model; `token`, `layer` and `features` are those of `trunk_and_tail`.
+    `backbone` is SOURCE/NAME and `prefix` that of its keys, `head` the module of the head (none: there is none) and
+    `head_layers` its layers without entries, in order; `ignore` are names or patterns of modules that are not part of
+    the model; `token`, `layer` and `features` are those of `trunk_and_tail`.
     """
     check_range("model.image_size", image_size, Count)
     file = Path(path)
@@ -67,22 +67,30 @@ def checkpoint(
     known = (*([CLIP_HEAD] if f"{body.prefix}{CLIP}" in body.keys else []), *found.heads)
     names = known if head is None else () if head == "none" else (head,)
     projection = Projection.of(state, body, names, file, head_layers, found.between)
-    asks = found.source == "open-metric-learning"  # whose ResNets keep ImageNet's classifier as a head
-    left = LeftOver.of(state, body, projection.keys, known, found.ignored, head == "none", asks)
+    any_size = found.source == "open-metric-learning"  # its ResNets keep ImageNet's classifier as the head
+    left = LeftOver.of(state, body, projection.keys, known, found.ignored, head == "none", any_size)
     if head not in (None, "none") and not projection.name:
-        there = ", ".join([*left.heads, *left.classifiers, *left.strange]) or "nothing beside its backbone"
+        there = ", ".join([*left.heads, *left.classifiers, *left.strange]) or "none besides its backbone"
         raise UserError(f"{path} has no head '{head}': model.head names a module of the file ({there}), or none")
     if head_layers and not projection.name:
-        raise UserError(f"model.head_layers is given, but there is no head in {path}: give model.head=NAME, too")
+        raise UserError(f"model.head_layers is given, but {path} has no known head: also give model.head=NAME")
     rest = [*left.heads, *left.strange] if head is None else []
     width = _width(cut, pooled, image_size) if rest else 0
     ask(file, left, body, projection.name, [name for name in rest if could_be_head(state, name, width)])
     for module in left.classifiers:
-        log.warning("%s: %s is left away as a classifier; model.head=%s takes it", path, module, short(module, body))
+        log.warning("%s: %s is ignored as a classifier; use it with model.head=%s", path, module, short(module, body))
     ignored = sorted({*left.unused, *left.classifiers, *ignore})
     log.info(
         "%s: %s, %s/%s under '%s', head: %s, ignored: %s",
-        *(path, found.source, body.source, body.name, body.prefix, projection.said, ", ".join(ignored) or "nothing"),
+        *(
+            path,
+            found.source,
+            body.source,
+            body.name,
+            body.prefix,
+            projection.summary,
+            ", ".join(ignored) or "nothing",
+        ),
     )
     norm = found.normalise if normalise is None else normalise
     try:
@@ -98,7 +106,7 @@ def checkpoint(
 
 
 def _width(cut: Cut, pooling: nn.Module, image_size: int) -> int:
-    """The number of features that a head is given."""
+    """The number of features that a head reads."""
     trunk, tail = cut
     with torch.no_grad():
         activations = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -106,7 +114,7 @@ def _width(cut: Cut, pooling: nn.Module, image_size: int) -> int:
 
 
 def could_be_head(state: dict[str, Tensor], module: str, width: int) -> bool:
-    """Whether the entries of a module are layers that take features of this width."""
+    """Whether the entries of a module are layers that read features of this width."""
     entries = {key.removeprefix(f"{module}."): value for key, value in state.items() if key.startswith(f"{module}.")}
     try:
         head = head_of(entries, module, plain=["identity"] * len(entries))
@@ -117,15 +125,15 @@ def could_be_head(state: dict[str, Tensor], module: str, width: int) -> bool:
 
 @dataclass(frozen=True)
 class Projection:
-    """The head, its name and its keys in the file; without a head there is none of them."""
+    """The head, its keys and its name in the file; empty without a head."""
 
     module: nn.Module | None = None
     keys: frozenset[str] = frozenset()
     name: str | None = None
 
     @property
-    def said(self) -> str:
-        """The head in words."""
+    def summary(self) -> str:
+        """The name of the head and its layers, or none."""
         layers = self.module if isinstance(self.module, nn.Sequential) else ()
         return f"{self.name} ({', '.join(type(layer).__name__ for layer in layers)})" if self.name else "none"
 
@@ -139,7 +147,7 @@ class Projection:
         plain: Sequence[Plain] | None,
         between: tuple[str, ...],
     ) -> "Projection":
-        """The first of the modules `names` that stands beside the backbone or beside what wraps it."""
+        """The first module of `names` beside the backbone or one of its wrappers."""
         for name in names:
             for start in wrappers(body.prefix):
                 module = f"{start}{name}"
