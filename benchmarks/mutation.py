@@ -48,7 +48,7 @@ FAULTS = [
     Fault(
         "no sign of a term",
         "explainers/sfam.py",
-        "test_sfam.py",
+        "test_identities.py",
         "weights = weights + term.sign * normalise_weights(",
         "weights = weights + normalise_weights(",
     ),
@@ -98,7 +98,7 @@ FAULTS = [
     Fault(
         "steps begin at zero",
         "explainers/shared/quadrature.py",
-        "test_integrated_jacobians.py",
+        "test_pixels.py",
         'if rule == "midpoint" else 1.0',
         'if rule == "midpoint" else 0.0',
     ),
