@@ -13,9 +13,9 @@ from benchmarks.differential.comparison import Comparison
 PAGE = Path(__file__).parents[2] / "docs" / "differential.md"
 HEAD = """# Our maps beside other people's
 
-Written by `make differential`; `make test-all` runs the same comparisons. Maps are compared as they are before anybody's
-ReLU, resizing and min-max scaling, over all settings named; the difference is the largest one, as a share of the
-largest magnitude of the peer's map. "By definition" is a loop that shares no code with the method.
+Written by `make differential`; `make test-all` runs the same comparisons. Maps are compared as they are before
+anybody's ReLU, resizing and min-max scaling, over all settings named; the difference is the largest one, as a share of
+the largest magnitude of the peer's map. "By definition" is a loop that shares no code with the method.
 """
 
 
