@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sfam_bench.jobs.job import DUE, Job
+from sfam_bench.jobs.job import DUE, Job, is_done
 from sfam_bench.jobs.notes import claim, remove_note, write_note
 from sfam_bench.jobs.plan import JobList, Plan, cut
 from sfam_bench.jobs.status import Status, duration
@@ -56,6 +56,17 @@ def test_what_a_scheduler_knows_is_no_failure_yet(tmp_path: Path, plan: Plan) ->
     assert states(tmp_path, plan, **{third: "running"}) == ["waiting", "failed", "running"]
     assert Status.of(tmp_path, plan, {first: "queued"}).live
     assert not Status.of(tmp_path, plan, {}).live
+
+
+def test_a_job_is_done_with_its_note_and_all_its_results_alone(tmp_path: Path) -> None:
+    job = Job("a", results=["one", "two"])
+    write_note(tmp_path, "done", "a", **END)
+    (tmp_path / "one").touch()
+    assert not is_done(tmp_path, job)
+    (tmp_path / "two").touch()
+    assert is_done(tmp_path, job)
+    remove_note(tmp_path, "done", "a")
+    assert not is_done(tmp_path, job)
 
 
 def test_a_killed_process_does_not_run(tmp_path: Path, plan: Plan) -> None:
