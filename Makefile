@@ -178,10 +178,10 @@ docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of 
 
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 
-test: lint  ## lint, types, import contracts and all tests but the slow ones, 5 minutes
+test: lint  ## lint, types, import contracts and all tests but the slow ones
 	$(PYTEST) -m 'not slow'
 
-test-all: lint  ## the same with all tests, and every tensor's shape checked, 15 minutes
+test-all: lint  ## the same with the slow tests, and every tensor's shape checked
 	$(PYTEST) --jaxtyping-packages=sfam_bench,beartype.beartype
 
 lint: setup  ## ruff, mypy, import-linter

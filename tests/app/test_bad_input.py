@@ -564,6 +564,7 @@ PASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "words"), PASSES.items(), ids=PASSES)
 def test_a_wrong_setting_of_the_passes(run_script: Run, tmp_path: Path, override: str, words: tuple[str, ...]) -> None:
     says(mistake(run_script("evaluate", *TINY, f"run_dir={tmp_path / 'run'}", override)), *words)

@@ -55,6 +55,7 @@ def test_there_is_one_for_each_data_set_loss_and_backbone() -> None:
     assert set(NAMES) == {f"{d}_{each}_{m}" for d in DATASETS for each in LOSSES for m in BACKBONES}
 
 
+@pytest.mark.slow
 def test_each_is_what_its_name_says(composed: dict[str, DictConfig]) -> None:
     for name, cfg in composed.items():
         assert OmegaConf.to_container(cfg, resolve=True), name

@@ -202,6 +202,7 @@ def refused(outcome: tuple[int, str, str], *words: str) -> None:
     assert [word for word in words if word not in line] == [], line
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_ours_is_admitted_on_the_other_classes_only(
     run_script: Run, trained: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +220,7 @@ def test_a_checkpoint_of_ours_is_admitted_on_the_other_classes_only(
     assert run_script("embed", *DATA, "split=all")[0] == 0  # without training there is nothing to leak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["evaluate", "part_agreement", "embed"])
 def test_a_test_selected_checkpoint_is_refused_by_every_script(
     run_script: Run, trained: Path, tmp_path: Path, script: str
@@ -229,6 +231,7 @@ def test_a_test_selected_checkpoint_is_refused_by_every_script(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_only_the_right_word_lets_it_pass(run_script: Run, trained: Path, tmp_path: Path) -> None:
     call = ["embed", *DATA, f"model.checkpoint={copied(trained, tmp_path, chosen='test')}"]
     refused(run_script(*call, "protocol.allow=[closed_set]"), "chosen on the test classes")
@@ -240,6 +243,7 @@ def test_only_the_right_word_lets_it_pass(run_script: Run, trained: Path, tmp_pa
     assert json.loads(out)["protocol"]["allowed"] == {"test_selected": "it was chosen on the test classes"}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_json_is_admitted_as_unknown_and_a_broken_one_refused(
     run_script: Run, trained: Path, tmp_path: Path
 ) -> None:
@@ -270,6 +274,7 @@ def allowed(run_script: Run, trained: Path, tmp_path_factory: pytest.TempPathFac
     return home / "run"
 
 
+@pytest.mark.slow
 def test_what_was_allowed_is_part_of_the_run(run_script: Run, allowed: Path) -> None:
     kept = read_manifest(allowed)["protocol"]
     assert list(kept["allowed"]) == [*FAULTS]
@@ -285,6 +290,7 @@ def test_what_was_allowed_is_part_of_the_run(run_script: Run, allowed: Path) -> 
         facts_file.write_text(before)
 
 
+@pytest.mark.slow
 def test_every_table_says_what_was_allowed(run_script: Run, trained: Path, allowed: Path, tmp_path: Path) -> None:
     good = tmp_path / "good"
     call = ["evaluate", *FEWER, f"model.checkpoint={trained}", "model.name=other", f"run_dir={good}"]
@@ -312,6 +318,7 @@ def test_every_table_says_what_was_allowed(run_script: Run, trained: Path, allow
     assert page.count(remark) == len(figures) - clean_section.count('<figure class="table">')
 
 
+@pytest.mark.slow
 def test_runs_of_before_are_still_reported(run_script: Run, allowed: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()

@@ -25,6 +25,8 @@ from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
 DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
@@ -276,7 +278,6 @@ def killed_and_continued(run: Path, settings: list[str], kills: int, seed: int, 
     return came
 
 
-@pytest.mark.slow
 def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     settings = [
         *DATA,

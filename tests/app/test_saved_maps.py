@@ -12,6 +12,8 @@ from benchmarks.captum_maps import captum_maps
 from sfam_bench.explainers.saved_maps import pair_file, write_maps
 from sfam_bench.runs.reader import read_maps, read_run
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=4", "batch_size=3", "steps.intervals=4"]

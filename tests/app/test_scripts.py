@@ -156,6 +156,7 @@ def test_another_seed_gives_other_pairs(run_script: Run, first: Path, tmp_path: 
     assert not read_run(first).pairs.equals(read_run(tmp_path / "other").pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 32])
 def test_the_batch_size_does_not_matter(run_script: Run, first: Path, tmp_path: Path, size: int) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, f"batch_size={size}", f"run_dir={tmp_path / 'run'}"))
@@ -196,6 +197,7 @@ def test_resume_refuses_another_config(run_script: Run, first: Path, change: str
     assert "another config" in err
 
 
+@pytest.mark.slow
 def test_training_twice_with_one_seed_gives_bit_identical_weights(
     run_script: Run, trained: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +210,7 @@ def test_training_twice_with_one_seed_gives_bit_identical_weights(
     assert any((value != other[key]).any() for key, value in ours.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["triplet", "arcface"])
 @pytest.mark.parametrize("head", ["none", "linear"])
 def test_every_loss_trains_and_its_checkpoint_embeds(run_script: Run, tmp_path: Path, loss: str, head: str) -> None:
@@ -263,6 +266,7 @@ def test_the_batch_of_the_passes_can_be_set_and_does_not_matter(run_script: Run,
     np.testing.assert_allclose(ours["value"], theirs["value"], rtol=0, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_all_curves_or_none_can_be_taken_in_full(run_script: Run, tmp_path: Path, share: float) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, f"full_share={share}", "min_range=-9.0", f"run_dir={tmp_path / 'run'}"))

@@ -381,6 +381,7 @@ def moments(root: Path, jobs: Sequence[Job]) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 def test_failed_cells_are_named_and_made_alone_once_the_cause_is_corrected(run_script: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = sweep(out, *SMALL)

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.training import loop
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 TRAIN = [*TINY, "train.epochs=2", "train.per_class=2", "train.checkpoint_steps=1"]

@@ -10,6 +10,8 @@ import pytest
 from sfam_bench.report.figures.figures import overlay
 from tests.browser.conftest import FAILED, FLAT, GRID, HOSTILE, METHODS, OTHER, Opened, raw_map
 
+pytestmark = pytest.mark.slow
+
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 PIXELS = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
 

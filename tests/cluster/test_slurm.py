@@ -27,6 +27,7 @@ from tests.paths import ROOT
 QUICK = {"gpus": (0,), "preemption": (10,), "timeout": (20,), "kill_task": (20,)}
 
 
+@pytest.mark.slow
 def test_accidents_lose_no_record_and_double_none(lab: Lab) -> None:
     """One after another, since they share two cores, and what they are compared with."""
     found = {name: happened(lab, name) for name in QUICK}
@@ -68,6 +69,7 @@ def test_a_fault_that_did_not_happen_proves_nothing() -> None:
         must(False, "it lived")
 
 
+@pytest.mark.slow
 def test_the_page_for_new_users_can_be_followed_by_a_machine(tmp_path: Path) -> None:
     text = PAGE.read_text()
     verbs = re.findall(r"submit (\w+) run_dir|submit (plan) ", commands(text))
@@ -76,6 +78,7 @@ def test_the_page_for_new_users_can_be_followed_by_a_machine(tmp_path: Path) -> 
     assert known.issuperset(yaml.safe_load(settings(text))["cluster"])
 
 
+@pytest.mark.slow
 def test_snakemake_computes_the_shards_of_a_plan(tmp_path: Path) -> None:
     if (snakemake := shutil.which("snakemake")) is None:
         pytest.skip("no snakemake here: pip install snakemake into an environment of its own, and put it on PATH")
@@ -89,6 +92,7 @@ def test_snakemake_computes_the_shards_of_a_plan(tmp_path: Path) -> None:
     assert found["difference"] <= 1e-6
 
 
+@pytest.mark.slow
 def test_daemons_end_with_the_process_that_wanted_them(tmp_path: Path) -> None:
     if why := lacking():
         pytest.skip(why)
@@ -121,6 +125,7 @@ def test_without_slurm_its_tests_say_what_is_lacking(monkeypatch: pytest.MonkeyP
     assert lacking() == "no SLURM here: its daemons need root"
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_study_run_on_slurm_with_what_depends_on_what(lab: Lab) -> None:
     small = [*SMALL, "pairs.kinds=[partial_match]", "pairs.count=3", "metric=[evidence]"]
     more = write_value([*small, "train.epochs=1", "explainer=[sfam,lafam]"])

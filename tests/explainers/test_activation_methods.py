@@ -67,6 +67,12 @@ def gradient(model, encoded):
 # Gradients
 
 
+def test_grad_cam_under_gmp_by_hand():
+    model, encoded = by_hand([[1.0, 3.0], [0.0, 2.0]], 2.0, GMP)
+    # the derivative is 2 at the peak and 0 elsewhere, 1/2 in the mean
+    assert explain(GradCAM(relu=False), model, encoded)[0].tolist() == [[0.5, 1.5], [0.0, 1.0]]
+
+
 @shapes
 @any_shape
 def test_under_gap_hirescam_grad_cam_and_xgrad_cam_are_one(**drawn):

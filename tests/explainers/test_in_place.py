@@ -96,9 +96,13 @@ def maps(name: str, model: SimilarityModel) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("name", [name for name in EXPLAINERS if card_of(explainer(name)).needs != "attention"])
+METHODS = [name for name in EXPLAINERS if card_of(explainer(name)).needs != "attention"]
+# The model alone keeps what it stores from being changed, so ways meet methods in turn, and all of them one method
+MET = [(name, part, WAYS[(at + of) % 3]) for at, name in enumerate(METHODS) for of, part in enumerate(PARTS)]
+MET += [("sfam", part, way) for part in PARTS for way in WAYS]
+
+
+@pytest.mark.parametrize(("name", "part", "way"), dict.fromkeys(MET))
 def test_a_network_of_ones_own(name: str, part: str, way: str) -> None:
     torch.testing.assert_close(maps(name, network(part, way)), plain_maps(name), **CLOSE)
 

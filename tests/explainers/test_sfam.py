@@ -41,6 +41,11 @@ def test_cosine_by_hand():
     assert explain(SFAM(gamma=2.0)) == pytest.approx([19 / lengths, 3 / lengths])
 
 
+@pytest.mark.parametrize(("gamma", "expected"), [(0.0, [1.0, 1.0]), (1.0, [-2.0, 3.0]), (2.0, [-4.0, 9.0])])
+def test_a_power_keeps_the_sign_of_what_is_pooled(gamma, expected):
+    assert power(torch.tensor([[-2.0, 3.0]]), gamma).tolist() == [expected]
+
+
 def test_l2_changes_nothing_under_cosine():
     assert explain(SFAM(), normalise=True) == pytest.approx(explain(SFAM()))
 

@@ -89,7 +89,7 @@ def same(run: Path, whole: Path) -> None:
     pd.testing.assert_frame_equal(found, wanted, check_exact=True)
 
 
-@pytest.mark.parametrize("shards", [1, 3, 64])
+@pytest.mark.parametrize("shards", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 64))])
 def test_any_number_of_shards_gives_the_records_of_one_process(
     run_script: Run, whole: Path, tmp_path: Path, shards: int
 ) -> None:
@@ -109,6 +109,7 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
     assert wanted.keys() <= facts.keys()
 
 
+@pytest.mark.slow
 def test_processes_of_this_machine_compute_it(run_script: Run, run: Path, whole: Path) -> None:
     said = ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "workers=2", "wait=true"))
     assert said.splitlines() == ["3 of 3 shards to do", "3 shards: 3 done; 6 of 6 batches"]
@@ -119,6 +120,7 @@ def test_processes_of_this_machine_compute_it(run_script: Run, run: Path, whole:
     assert {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()} == stamps
 
 
+@pytest.mark.slow
 def test_a_poisoned_pair_is_recorded_skipped_and_made_up_for(
     run_script: Run, run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +151,7 @@ def test_a_poisoned_pair_is_recorded_skipped_and_made_up_for(
     same(run, whole)
 
 
+@pytest.mark.slow
 def test_where_no_pair_can_be_explained_that_is_said_with_its_traceback(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +164,7 @@ def test_where_no_pair_can_be_explained_that_is_said_with_its_traceback(
     assert "1 failed" in ok(run_script("submit", "status", f"run_dir={run}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
     run_script: Run, run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -180,6 +184,7 @@ def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
     same(run, whole)
 
 
+@pytest.mark.slow
 def test_a_shard_whose_process_is_killed_again_and_again_is_not_awaited(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +194,7 @@ def test_a_shard_whose_process_is_killed_again_and_again_is_not_awaited(
     refused(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"), "2 done, 1 waiting", "submit run")
 
 
+@pytest.mark.slow
 def test_other_code_other_weights_and_other_shards_are_refused(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +212,7 @@ def test_other_code_other_weights_and_other_shards_are_refused(
     assert "the code" in read_notes(run, "failures")[shard]["error"]
 
 
+@pytest.mark.slow
 def test_what_a_plan_froze_is_proved_by_every_reader(run_script: Run, run: Path) -> None:
     shard = Plan.read(run).shards[1].id
     for name in ("gallery.safetensors", "pairs.parquet", "config.yaml"):
@@ -234,6 +241,7 @@ def test_a_plan_whose_folder_is_gone_is_refused(run_script: Run, run: Path, tmp_
     refused(run_script("work", ALLOW, f"run_dir={run}", f"job={plan['shards'][0]['id']}"), "cannot enter", "gone")
 
 
+@pytest.mark.slow
 def test_two_plans_at_once_and_what_a_stopped_one_left(run_script: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -249,6 +257,7 @@ def test_two_plans_at_once_and_what_a_stopped_one_left(run_script: Run, tmp_path
     assert (other / "config.yaml").read_text() == "of: somebody\n"
 
 
+@pytest.mark.slow
 def test_broken_pieces_are_set_aside_and_computed_anew(run_script: Run, run: Path, whole: Path) -> None:
     piece = run / "records" / "00000.parquet"
     piece.write_bytes(piece.read_bytes()[:-20])
@@ -269,6 +278,7 @@ def test_a_plan_is_made_once(run_script: Run, run: Path) -> None:
     assert (run / "plan.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> None:
     where = f"run_dir={run}"
     refused(run_script("submit", "begin", where), "unknown verb 'begin'", "plan|run|status|merge|cancel")
@@ -322,6 +332,7 @@ def test_a_task_is_loaded_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_this_process_does_one_shard_after_another_and_goes_on_past_a_failure(
     run_script: Run, run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +350,7 @@ def test_this_process_does_one_shard_after_another_and_goes_on_past_a_failure(
     assert all(cost["milliseconds"] > 0 for cost in facts.values())
 
 
+@pytest.mark.slow
 def test_a_shard_that_loses_a_pair_in_a_later_turn_is_not_done(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

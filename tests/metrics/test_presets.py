@@ -14,7 +14,7 @@ from sfam_bench.core.targets import Similarity
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
-from tests.contract import SIZE, pairs, tiny
+from tests.contract import SIZE, build_entries, pairs, tiny
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 PIXELS = SIZE[0] * SIZE[1]

@@ -71,6 +71,7 @@ def followed(path: Path, *overrides: str, left: int = 3) -> dict[tuple[str, ...]
 BARE, HEADED, RELU = unit(POOLED), unit(LINEAR(POOLED).detach()), unit(MLP(POOLED).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

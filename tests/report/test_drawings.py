@@ -170,6 +170,7 @@ def test_names_of_marks_on_one_spot_stand_apart(stored: Stored) -> None:
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_the_same_numbers_give_the_same_files(stored: Stored, tmp_path: Path, name: str) -> None:
     first, second = (save(DRAWINGS[name](stored), tmp_path / folder, name) for folder in "ab")

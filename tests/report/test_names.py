@@ -30,6 +30,7 @@ def test_long_names_are_cut_and_stay_apart() -> None:
     assert all(len(name) < 200 for name in found)
 
 
+@pytest.mark.slow
 def test_models_whose_names_slug_alike_are_all_reported(tmp_path: Path) -> None:
     names = ["lite0 frozen", "lite0-frozen", "LITE0 frozen"]
     runs = [make_run(tmp_path / f"run{number}", name, number) for number, name in enumerate(names)]

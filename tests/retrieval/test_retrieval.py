@@ -320,6 +320,7 @@ def test_versions_do_not_hang_on_each_other(function: SimilarityFunction, monkey
 TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 
 
+@pytest.mark.slow
 def test_the_script_asks_what_its_settings_say(run_script: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run_script("embed", *TINY, "recall_at=[1,3]", "nmi=true")
     assert code == 0

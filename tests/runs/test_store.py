@@ -25,7 +25,7 @@ from sfam_bench.runs.chunks import SCHEMA, Chunk, chunk_path
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_run
 from sfam_bench.runs.store import RunStore
-from tests.runs.made import KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write
+from tests.runs.made import BATCHES, KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write
 
 CONFIG = {"model": {"name": "lite0"}, "seed": 0}
 FACTS = {"dataset": "cub", "shards": 2}
@@ -203,6 +203,19 @@ def test_an_unfinished_run_says_how_far_it_came(run: RunStore) -> None:
     assert len(read_run(run.root, allow_unfinished=True).records) == 1
 
 
+def test_a_run_that_lost_a_shard_is_not_finished_whatever_its_manifest_says(run: RunStore) -> None:
+    run.finish()
+    with pytest.raises(UserError, match="unfinished: 1 of 2 shards"):
+        read_run(run.root)
+
+
+def test_costs_are_milliseconds_a_pair_over_all_shards(run: RunStore) -> None:
+    run.write_cost(0, 3, {"sfam": 0.5, "rise": 2.0})
+    run.write_cost(1, 1, {"sfam": 0.25, "rise": 0.0})
+    found = run.cost({"sfam": {"forwards": 0}, "rise": {"forwards": 9}})
+    assert found == {"sfam": {"forwards": 0, "milliseconds": 187.5}, "rise": {"forwards": 9, "milliseconds": 500.0}}
+
+
 def test_a_truncated_shard_is_named_and_written_anew(run: RunStore) -> None:
     run.write_chunk(1, [row("b")])
     run.finish()
@@ -341,6 +354,14 @@ def test_a_shard_of_another_mode_or_of_other_code_is_not_continued(planned: RunS
     assert "made by other code" in replace(planned, codes=("f" * 16,)).check_chunk(0)
     found = Chunk.read(planned.root, 0, KEY)
     assert (found.code, found.passes) == (code_hash(), PASSES)
+
+
+def test_shards_that_are_absent_or_damaged_are_due(planned: RunStore) -> None:
+    assert planned.due(len(BATCHES)) == []
+    planned.path(0).write_bytes(b"damaged")
+    planned.path(len(BATCHES) - 1).unlink()
+    assert planned.due(len(BATCHES)) == [0, len(BATCHES) - 1]
+    assert not planned.path(0).exists()
 
 
 def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:

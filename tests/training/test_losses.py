@@ -61,9 +61,14 @@ def test_a_loss_is_finite_and_so_is_its_gradient_on_any_batch(name: str, composi
         assert embeddings.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("composition", DRAWN)
-@pytest.mark.parametrize("miner", MINERS)
-@pytest.mark.parametrize("name", ["triplet", "margin", "contrastive", "multi_similarity"])
+OF_TUPLES = ["triplet", "margin", "contrastive", "multi_similarity"]
+MINED = [
+    *((name, miner, "four_of_a_class") for name in OF_TUPLES for miner in MINERS),
+    *(("triplet", miner, composition) for miner in MINERS for composition in DRAWN),
+]
+
+
+@pytest.mark.parametrize(("name", "miner", "composition"), dict.fromkeys(MINED))
 def test_any_miner_serves_a_loss_of_tuples(name: str, miner: str, composition: str) -> None:
     embeddings, labels = drawn(composition)
     loss = value(config(f"loss={name}", f"miner={miner}"), embeddings.requires_grad_(), labels)

@@ -245,6 +245,7 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(found)
 
 
+@pytest.mark.slow
 def test_no_damaged_file_of_a_training_is_read_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints, random = Checkpoints(tmp_path / "run" / "checkpoints", {"seed": 0}), np.random.default_rng(0)
     of, criterion = model(), softmax()
@@ -316,6 +317,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, s
     return said, load_file(run / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_second_training_in_one_folder_is_refused(tmp_path: Path) -> None:
     with started(tmp_path) as process:
         until(process, 1)
@@ -327,6 +329,7 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_killed_at_three_random_moments(
     uninterrupted: tuple[dict[int, str], dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
@@ -358,6 +361,7 @@ def test_killed_at_three_random_moments(
     assert same(load_file(tmp_path / "model.safetensors"), expected)
 
 
+@pytest.mark.slow
 def test_a_signal_writes_a_checkpoint_and_ends(
     uninterrupted: tuple[dict[int, str], dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ with opened(Path({path!r})) as study:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 12])
 def test_a_killed_study_loses_the_running_trial_alone_and_goes_on_as_if_nothing_had_been(
     tmp_path: Path, at: int
@@ -256,6 +257,7 @@ def study(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_was_done(study: Path) -> None:
     manifest = json.loads((study / "manifest.json").read_text())
     table = pd.read_csv(study / "trials.csv")
@@ -281,12 +283,14 @@ def test_the_folder_says_what_was_done(study: Path) -> None:
     assert manifest["objective"] == {"metric": "evidence_energy", "higher_is_better": True}
 
 
+@pytest.mark.slow
 def test_an_uninterrupted_study_has_the_same_trials(study: Path, run_script: Run, tmp_path: Path) -> None:
     assert run_script("tune", *TUNE, f"run_dir={tmp_path / 'run'}", "trials=8")[0] == 0
     ours, theirs = (pd.read_csv(run / "trials.csv").drop(columns="seconds") for run in (study, tmp_path / "run"))
     pd.testing.assert_frame_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_evaluation_has_the_tuned_method_beside_the_default(study: Path, run_script: Run, tmp_path: Path) -> None:
     code, _, err = run_script("evaluate", *EVALUATE, f"run_dir={tmp_path / 'run'}", f"tuned=[{study}]")
     assert code == 0, err
@@ -305,6 +309,7 @@ def changed(study: Path, to: Path, **facts: Any) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_a_study_that_evaluation_does_not_take(study: Path, run_script: Run, tmp_path: Path) -> None:
     split = json.loads((study / "manifest.json").read_text())["split"]
     shared = {"tuning": [0, 1], "held_out": [2, 3]}
@@ -377,6 +382,7 @@ def test_what_cannot_be_tuned(run_script: Run, tmp_path: Path, overrides: list[s
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_a_value_that_the_method_refuses_fails_its_trial_alone(run_script: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     more = ["trials=8", "space.fields.relu=[false,maybe]", "space.fields.head=[pull_back,elsewhere]"]
