@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records
 
 SCRIPTS = Path(__file__).parents[1] / "experiments"
 KEYS = ["explainer", "metric", "query_id", "reference_id"]
@@ -93,7 +93,7 @@ def measured(commands: Sequence[Sequence[str]]) -> tuple[float, float]:
 
 def records(root: Path) -> pd.DataFrame:
     """The records of a run in one order."""
-    return read_run(root).records.sort_values([*KEYS, "value"], ignore_index=True)
+    return read_records(root).sort_values([*KEYS, "value"], ignore_index=True)
 
 
 if __name__ == "__main__":

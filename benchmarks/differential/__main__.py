@@ -13,10 +13,10 @@ from benchmarks.differential.comparison import Comparison
 PAGE = Path(__file__).parents[2] / "docs" / "differential.md"
 HEAD = """# Validation against other implementations
 
-This page is written by `make differential`; `make test-all` runs the same comparisons. Maps are compared before ReLU, resizing
-and min-max scaling of either implementation, over all settings listed. *Difference* is the largest absolute difference,
-as a share of the largest magnitude of the other implementation's map. "By definition" is a loop that shares no code
-with the method.
+This page is written by `make differential`; `make test-all` runs the same comparisons. Maps are compared before ReLU,
+resizing and min-max scaling of either implementation, over all settings listed. *Difference* is the largest absolute
+difference, as a share of the largest magnitude of the other implementation's map. "By definition" is a loop that
+shares no code with the method.
 """
 
 

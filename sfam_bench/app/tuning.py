@@ -28,7 +28,8 @@ from sfam_bench.metrics.shared.base import Metric
 from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.recall import Catalogue, embed, roles_of
-from sfam_bench.statistics import PAIR, exclusion_reasons, matrices, paired_difference
+from sfam_bench.runs.matrix import Matrix
+from sfam_bench.statistics import paired_difference
 from sfam_bench.tuning.spaces import Space
 from sfam_bench.tuning.studies import split_classes
 
@@ -97,10 +98,10 @@ class Tuning:
         made: Explainer = dataclasses.replace(self.explainer, **fields)  # type: ignore[type-var]
         return made
 
-    def records(
+    def evaluate(
         self, explainers: Mapping[str, Explainer], fold: Fold, batches: list[PairBatch], passes: Passes | None
-    ) -> pd.DataFrame:
-        """Records of the objective, for each explainer and pair."""
+    ) -> Matrix:
+        """The objective of each explainer on each pair."""
         name, metric = self.cfg.objective, {self.cfg.objective: self.metric}
         shards = evaluate(
             *(self.model, self.target, batches, explainers, metric, self.dataset.name),
@@ -114,13 +115,13 @@ class Tuning:
                 f"objective={name} needs {', '.join(self.metric.needs) or 'more'} of each pair, which "
                 f"{self.dataset.name} or pairs.kinds={list(self.cfg.pairs.kinds)} lacks: choose another objective"
             )
-        return frame
+        return Matrix.of(frame, fold.pairs)
 
     def try_one(self, fold: Fold) -> None:
         """Raise UserError, before any output, if method, model, target and objective do not fit."""
         frames = pairing.cut_batches(pairing.first_of_each_kind(fold.pairs, 1), 1)
         few = [pairing.load_batch(self.dataset, frame) for frame in frames]
-        self.records({self.space.method: self.explainer}, fold, few, None)
+        self.evaluate({self.space.method: self.explainer}, fold, few, None)
 
     def passes(self, fold: Fold, known: Mapping[str, Any] | None, count: int) -> Passes:
         """Choose the mode of passes; a continued study reuses its `known` mode, to get the same numbers."""
@@ -139,16 +140,15 @@ class Tuning:
     def compare(self, fold: Fold, chosen: Explainer, passes: Passes) -> dict[str, Any]:
         """The objective of default and chosen setting over the pairs that both define, and their difference."""
         name, tuned = self.space.method, f"{self.space.method} tuned"
-        records = self.records({name: self.explainer, tuned: chosen}, fold, fold.batches, passes)
-        (matrix,) = matrices(records, fold.pairs)
-        entries = matrix.entries[:, [matrix.columns.index((self.cfg.objective, each)) for each in (name, tuned)]]
-        means = entries[np.isfinite(entries).all(axis=1)].mean(axis=0).tolist() if len(entries) else [np.nan, np.nan]
-        (found,) = paired_difference(records, fold.pairs, to=name, seed=self.cfg.seed).to_dict("records")
-        flagged = records[exclusion_reasons(records) != ""].groupby("explainer").size().to_dict()
+        matrix = self.evaluate({name: self.explainer, tuned: chosen}, fold, fold.batches, passes)
+        columns = [(self.cfg.objective, each) for each in (name, tuned)]
+        entries = matrix.block(columns)
+        means = entries[np.isfinite(entries).all(axis=1)].mean(axis=0).tolist()
+        (found,) = paired_difference(matrix, to=name, seed=self.cfg.seed).to_dict("records")
         return {
             **{"classes": len(fold.classes), "pairs": int(found["count"]), "default": means[0], "chosen": means[1]},
             **{key: float(found[key]) for key in ("difference", "low", "high", "p")},
-            "flagged": {each: int(flagged.get(each, 0)) for each in (name, tuned)},
+            "flagged": {column[1]: int((matrix.codes[column] != 0).sum()) for column in columns},
         }
 
     def identity(self) -> dict[str, Any]:
@@ -185,9 +185,8 @@ class Tuning:
 
     def measure(self, fold: Fold, passes: Passes, fields: Mapping[str, Any]) -> pd.Series:
         """The objective of one setting by pair, NaN where undefined; a pair in two kinds counts once."""
-        records = self.records({self.space.method: self.variant(fields)}, fold, fold.batches, passes)
-        once = records.drop_duplicates(PAIR)
-        return once["value"].where(exclusion_reasons(once) == "")
+        matrix = self.evaluate({self.space.method: self.variant(fields)}, fold, fold.batches, passes)
+        return pd.Series(matrix.entries[self.cfg.objective, self.space.method])
 
 
 def read_method(cfg: DictConfig, space: Space) -> tuple[dict[str, Any], Explainer]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
-
 from sfam_bench.core.metric_card import COMPARED, GROUPS, HEADLINES, Group
 from sfam_bench.report.names import direction_arrow
 from sfam_bench.report.tables.cost import COSTS
@@ -74,9 +72,9 @@ class Catalogue:
         """The metrics with this role."""
         return [metric for metric in metrics if (self.fact(metric, "role") or "score") == role]
 
-    def checks(self, records: pd.DataFrame) -> pd.Series:
-        """A mask of the records that check the measurement and do not score an explainer."""
-        return records["metric"].isin(self.with_role("check", self.facts))
+    def is_check(self, metric: str) -> bool:
+        """Whether it checks the measurement and does not score an explainer."""
+        return self.fact(metric, "role") == "check"
 
     def sort(self, metrics: Iterable[str]) -> list[str]:
         """In reading order: by group, then as they were evaluated."""

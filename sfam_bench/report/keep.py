@@ -76,7 +76,7 @@ def _keep_pictures(run: Run, out: Path, count: int) -> None:
     there = run.pairs.drop_duplicates(PAIR)
     seen = [image_path(run.root, pair).is_file() for pair in there["query_id"]]
     there = there[np.array(seen) & [image_path(run.root, pair).is_file() for pair in there["reference_id"]]]
-    worst = pd.DataFrame([pair.row for pair in sort_pairs(there, run.records, run.manifest)], columns=there.columns)
+    worst = pd.DataFrame([pair.row for pair in sort_pairs(there, run.matrix, run.manifest)], columns=there.columns)
     few = pd.concat([pairs.groupby("kind", sort=False).head(count) for pairs in (there, worst)])
     wanted = set(few[[*PAIR]].itertuples(index=False, name=None))
     (out / "images").mkdir()

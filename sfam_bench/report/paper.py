@@ -132,7 +132,7 @@ class Metrics:
             if not any(fnmatchcase(name, pattern) for frame in found.values() for name in frame["metric"]):
                 raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
         parts = [table for title, part in self.runs.items() for table in self._part(title, part, stored, found)]
-        left_out = left_out_table({name: stored.run(name).kept(found[name]) for name in names})
+        left_out = left_out_table({name: stored.run(name).behind(found[name]) for name in names})
         lines = [(name, describe_run(stored.run(name), found[name])) for name in names]
         frame = pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)
         return Sheet(self.title, lines, [*parts, *([left_out] if left_out else [])], {"": frame})

@@ -15,8 +15,9 @@ from sfam_bench.report.tables.box_accuracy import with_box_accuracy
 from sfam_bench.report.tables.cost import cost_rows
 from sfam_bench.report.tables.models import Training, read_training
 from sfam_bench.report.tables.tables import mark_blind
+from sfam_bench.runs.matrix import FACTS, Matrix, area_errors
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import FACTS, area_errors, summarise
+from sfam_bench.statistics import summarise
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,20 @@ class Stored:
 
 @dataclass(frozen=True)
 class Summed:
-    """A run with its means; `checks` are the records that check the measurement, `catalogue` has its metrics."""
+    """A run with its means; `checks` are the values that check the measurement, `catalogue` has its metrics."""
 
     name: str
     run: Run
-    checks: pd.DataFrame
+    checks: Matrix
     catalogue: Catalogue
 
     @classmethod
     def of(cls, run: Run, name: str = "", others: Sequence[Mapping[str, Any]] = ()) -> "Summed":
         """Split a run; the manifests of `others` describe metrics that its own does not."""
         catalogue = Catalogue.of(run.manifest, *others)
-        check = catalogue.checks(run.records)
-        return cls(name, replace(run, records=run.records[~check]), run.records[check], catalogue)
+        checks = run.matrix.select(lambda metric, _: catalogue.is_check(metric))
+        scores = run.matrix.select(lambda metric, _: not catalogue.is_check(metric))
+        return cls(name, replace(run, matrix=scores), checks, catalogue)
 
     @cached_property
     def errors(self) -> np.ndarray:
@@ -67,27 +69,24 @@ class Summed:
 
     @cached_property
     def means(self) -> pd.DataFrame:
-        """statistics.summary of its records, costs below, and `blind` of each row's explainer."""
-        return self._summarise(self.run.records, cost_rows(self.run))
+        """statistics.summarise of its values, costs below, and `blind` of each row's explainer."""
+        return self._summarise(self.run.matrix, cost_rows(self.run))
 
     def among(self, explainers: Sequence[str]) -> pd.DataFrame:
         """The means of these explainers, with best and tied among them; of all if none is given."""
         if not explainers:
             return self.means
-        there = self.run.records["explainer"].unique()
-        if absent := [name for name in explainers if name not in there]:
+        if absent := [name for name in explainers if name not in self.run.matrix.explainers]:
             raise UserError(f"the stored run {self.name} has no explainer {absent[0]}: evaluate that one too")
-        records, costs = (
-            frame[frame["explainer"].isin([*explainers, FACTS])] if len(frame) else frame
-            for frame in (self.run.records, cost_rows(self.run))
-        )
-        return self._summarise(records, costs)
+        chosen, costs = {*explainers, FACTS}, cost_rows(self.run)
+        costs = costs[costs["explainer"].isin(chosen)] if len(costs) else costs
+        return self._summarise(self.run.matrix.select(lambda _, explainer: explainer in chosen), costs)
 
-    def _summarise(self, records: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-        whole = pd.concat([summarise(records, self.run.pairs, self.catalogue.facts), costs], ignore_index=True)
+    def _summarise(self, matrix: Matrix, costs: pd.DataFrame) -> pd.DataFrame:
+        whole = pd.concat([summarise(matrix, self.catalogue.facts), costs], ignore_index=True)
         return mark_blind(whole, self.run.manifest.get("blind") or ())
 
-    def kept(self, means: pd.DataFrame) -> pd.DataFrame:
-        """The records behind these rows of the means."""
-        own = self.run.records
-        return own[own["metric"].isin(means["metric"]) & own["explainer"].isin(means["explainer"])]
+    def behind(self, means: pd.DataFrame) -> Matrix:
+        """The values behind these rows of the means."""
+        metrics, explainers = {*means["metric"]}, {*means["explainer"]}
+        return self.run.matrix.select(lambda metric, explainer: metric in metrics and explainer in explainers)

@@ -22,8 +22,9 @@ from sfam_bench.report.tables.flagged import flagged_table
 from sfam_bench.report.tables.meta import FILES, measure_worth, write_meta
 from sfam_bench.report.tables.protocols import OUTSIDE, describe_protocol, describe_violations
 from sfam_bench.report.tables.tables import Report
+from sfam_bench.runs.matrix import FACTS, RUN
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import FACTS, RUN, area_errors, paired_difference
+from sfam_bench.statistics import paired_difference
 
 SHEETS = ("table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
 OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
@@ -55,13 +56,12 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     summed = [Summed.of(run, others=manifests) for run in boxed]
     for each in summed:
         run = each.run
-        against = tables.adjust_differences(paired_difference(run.records, run.pairs, to), each.catalogue)
+        against = tables.adjust_differences(paired_difference(run.matrix, to), each.catalogue)
         differences.append(tables.mark_blind(against, run.manifest.get("blind") or ()))
-        parts = [part for _, part in each.means.groupby(RUN, sort=False)]
-        of_run = [_section(each, part, differences[-1], out, named) for part in parts]
+        section = _section(each, differences[-1], out, named)
         gallery(run, out, named=named)
         lines = [(path, "Mean scores and 95 % intervals.") for path in _only_png(draw_curves(run, out, named))]
-        sections += [replace(of_run[0], pictures=[*of_run[0].pictures, *lines]), *of_run[1:]]
+        sections.append(replace(section, pictures=[*section.pictures, *lines]))
     table = pd.concat([each.means for each in summed], ignore_index=True)
     (out / "summary.csv").write_text(formats.to_csv(table), encoding="utf-8")
     (out / "differences.csv").write_text(formats.to_csv(pd.concat(differences, ignore_index=True)), encoding="utf-8")
@@ -80,19 +80,19 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     return Report(table, catalogue, {section.title: section.protocol for section in sections})
 
 
-def _section(summed: Summed, part: pd.DataFrame, differences: pd.DataFrame, out: Path, named: Slugs) -> page.Section:
+def _section(summed: Summed, differences: pd.DataFrame, out: Path, named: Slugs) -> page.Section:
     """One (dataset, model, target): its part of the page, and its own files."""
-    run, catalogue = summed.run, summed.catalogue
-    names = [str(part[name].iloc[0]) for name in RUN]
+    run, catalogue, part = summed.run, summed.catalogue, summed.means
+    names = run.matrix.run
     drawn = [*draw_overview(part, catalogue, out, named), *draw_sweeps(part, run.manifest, out, named)]
     remark = _remark([run], part)
-    flagged = flagged_table(_select_part(run.records, names), run.manifest.get("blind") or ())
+    flagged = flagged_table(run.matrix, run.manifest.get("blind") or ())
     section = page.Section(
         title=" · ".join(names),
         anchor=named(*names),
-        protocol=describe_protocol(run, part, area_errors(_select_part(summed.checks, names))),
+        protocol=describe_protocol(run, part, summed.errors),
         tables=tables.add_remark(tables.metric_tables(part, catalogue), remark),
-        differences=tables.add_remark(tables.difference_tables(_select_part(differences, names), catalogue), remark),
+        differences=tables.add_remark(tables.difference_tables(differences, catalogue), remark),
         flagged=tables.add_remark([flagged], remark)[0] if flagged else None,
         pictures=[(path, "Means and 95 % intervals.") for path in _only_png(drawn)],
     )
@@ -116,20 +116,15 @@ def _only_png(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.suffix == ".png"]
 
 
-def _select_part(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    return frame[(frame[RUN] == list(names)).all(axis=1)]
-
-
 def _check(runs: Sequence[Run]) -> None:
     """Raise UserError if two runs have the same (dataset, model, target): their rows would mix."""
     if not runs:
         raise UserError("no run to report: pass run folders, for example runs=[results/cub]")
     seen: dict[tuple[str, ...], Path] = {}
     for run in runs:
-        for keys in run.records[RUN].drop_duplicates().itertuples(index=False, name=None):
-            if other := seen.get(keys):
-                raise UserError(f"the runs {other} and {run.root} both have {' · '.join(keys)}: pass one of them")
-            seen[keys] = run.root
+        if other := seen.get(run.matrix.run):
+            raise UserError(f"the runs {other} and {run.root} both have {' · '.join(run.matrix.run)}: pass one of them")
+        seen[run.matrix.run] = run.root
 
 
 def _foreign_files(out: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """The files of a run folder, proved by the digests in its manifest before their content is used."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_regular, digest
-from sfam_bench.runs.chunks import KEYS, PAIR, distinct_pairs, encode_rows, first_line
+from sfam_bench.runs.chunks import PAIR, first_line
 
 DIGESTS = "digests"
+ROWS = 1 << 17  # of a table in memory at a time
 RESTORE = "restore it, or choose another run_dir"
 AGAIN = "restore it, or evaluate again into another run_dir"
 FROZEN = ("config.yaml", "pairs.parquet")  # written once, when a run begins
@@ -64,9 +65,16 @@ def _digest_of(path: Path, size: int, changed: int, inode: int) -> str:
 
 def read_table(path: Path, remedy: str = AGAIN) -> pa.Table:
     """Read a table and verify its checksums; UserError in one line."""
+    return pa.concat_tables(stream_table(path, remedy)).combine_chunks()
+
+
+def stream_table(path: Path, remedy: str = AGAIN) -> Iterator[pa.Table]:
+    """Read a table in parts and verify its checksums; the first part may be empty. UserError in one line."""
     try:
         with pq.ParquetFile(check_regular(path), page_checksum_verification=True) as file:
-            return file.read()
+            yield file.schema_arrow.empty_table()
+            for batch in file.iter_batches(ROWS):
+                yield pa.Table.from_batches([batch])
     except Exception as error:  # a broken file raises a dozen kinds
         raise UserError(f"cannot read {path} ({first_line(error)}): {remedy}") from error
 
@@ -106,22 +114,3 @@ def read_pairs(root: Path, manifest: Mapping[str, Any], remedy: str = AGAIN) -> 
     if count := int(frame.duplicated(["kind", *PAIR]).sum()):
         raise UserError(f"{path} holds {count} pairs twice; {remedy}")
     return frame
-
-
-def check_records(records: pa.Table, pairs: pd.DataFrame, root: Path) -> None:
-    """Raise UserError if a value belongs to no pair of the run, or is repeated (once per kind is allowed)."""
-    if strange := distinct_pairs(records) - {*pairs[list(PAIR)].itertuples(index=False, name=None)}:
-        raise UserError(
-            f"the records in {root} are of {' with '.join(min(strange))}, which is not a pair of the run: {AGAIN}"
-        )
-    rows = encode_rows(records, KEYS)
-    if len(pd.unique(rows)) == len(rows):
-        return
-    kinds = pairs.groupby(list(PAIR)).size()
-    frame = records.select(list(KEYS)).to_pandas()
-    twice = frame.groupby(list(KEYS), observed=True).size()
-    twice = twice[twice > 1].reset_index(name="count")
-    known = kinds.reindex(pd.MultiIndex.from_frame(twice[list(PAIR)].astype(str))).fillna(1).to_numpy()
-    if len(wrong := twice[twice["count"].to_numpy() > known]):
-        first = " · ".join(map(str, wrong.iloc[0][list(KEYS)]))
-        raise UserError(f"the records in {root} hold {len(wrong)} values twice, first of {first}: {AGAIN}")

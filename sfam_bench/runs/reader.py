@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,15 @@ from sfam_bench.runs.chunks import (
 )
 from sfam_bench.runs.described import add_descriptions
 from sfam_bench.runs.manifests import read_manifest
+from sfam_bench.runs.matrix import Matrix, build_matrix
 from sfam_bench.runs.proof import (
     AGAIN,
     DIGESTS,
     cached_digest,
     cast_columns,
     check_digest,
-    check_records,
     read_pairs,
-    read_table,
+    stream_table,
 )
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,26 @@ class Run:
     root: Path
     manifest: dict[str, Any]
     pairs: pd.DataFrame
-    records: pd.DataFrame
+    matrix: Matrix
     unfinished: str = ""
 
 
 def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     """Read a run folder; UserError in one line if it is not valid."""
-    root = Path(root)
+    root, manifest, unfinished = Path(root), *_open(Path(root), allow_unfinished)
+    pairs = read_pairs(root, manifest)
+    matrix = build_matrix(partial(stream_tables, root, manifest, "records"), pairs, root)
+    return Run(root, add_descriptions(manifest), pairs, matrix, unfinished)
+
+
+def read_records(root: Path, allow_unfinished: bool = False) -> pd.DataFrame:
+    """Read the records of a run as a long frame, one value per row; UserError in one line if they are not valid."""
+    manifest, _ = _open(Path(root), allow_unfinished)
+    return read_tables(Path(root), manifest, "records").cast(PLAIN).to_pandas()
+
+
+def _open(root: Path, allow_unfinished: bool) -> tuple[dict[str, Any], str]:
+    """The manifest of a run, with the codes of its batches, and how much of it is present if it is unfinished."""
     manifest = read_manifest(root)
     there = count_batches(root, manifest)
     planned = manifest.get("shards", there)
@@ -68,23 +82,28 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
             f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with resume=true (a planned "
             "one with sfam-bench submit run and merge), or read the available part with allow_unfinished=true"
         )
-    pairs, records = read_pairs(root, manifest), read_tables(root, manifest, "records")
     if not manifest.get("merged"):
         codes = list_codes(_check_agreement(root, manifest))
         manifest = {**manifest, **({"codes": codes} if len(codes) > 1 else {})}
-    check_records(records, pairs, root)
-    return Run(root, add_descriptions(manifest), pairs, records.cast(PLAIN).to_pandas(), unfinished)
+    return manifest, unfinished
 
 
 def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:
     """The records or curves of all batches."""
+    tables = [*stream_tables(root, manifest, kind)] or [KINDS[kind].empty_table()]
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def stream_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> Iterator[pa.Table]:
+    """The records or curves of all batches in parts, each verified."""
     schema, path = KINDS[kind], root / f"{kind}.parquet"
     if manifest.get("merged"):
         if kind == "curves" and not path.exists() and DIGESTS not in manifest:
-            return schema.empty_table()
+            return
         check_digest(root, manifest, path)
-        return cast_columns(read_table(path), schema, path)
-    tables = []
+        for table in stream_table(path):
+            yield cast_columns(table, schema, path)
+        return
     for number, facts in _batches(root):
         path = chunk_path(root, kind, number)
         if kind == "curves" and not (facts.get("curves") or (DIGESTS not in manifest and path.exists())):
@@ -93,8 +112,7 @@ def read_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> pa.Table:
             table, _ = read_chunk(path, schema, facts.get("key"), number, sealed=DIGESTS in manifest)
         except ValueError as error:
             raise UserError(f"{error}: {_advise(root, number)}") from error
-        tables.append(cast_columns(table, schema, path))
-    return pa.concat_tables(tables or [schema.empty_table()]).unify_dictionaries().combine_chunks()
+        yield cast_columns(table, schema, path)
 
 
 def count_batches(root: Path, manifest: Mapping[str, Any]) -> int:

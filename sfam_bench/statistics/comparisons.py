@@ -5,7 +5,9 @@ as negative. Flipping the signs of all differences of a class together gives the
 preserves the correlations among pairs of a class and among methods.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -16,6 +18,7 @@ FEW_CLASSES = 6  # with fewer, no sign pattern is rarer than 5 %, so that no dif
 LEVEL = 0.05
 SHARED_ENOUGH = 0.5  # share of the pairs; a method with fewer is not compared, as the others would lose theirs
 ROUNDING = 1e-9
+HELD = 1 << 22  # random signs as floats at a time
 
 
 @dataclass(frozen=True)
@@ -60,21 +63,42 @@ def compare_with_best(values: np.ndarray, clusters: np.ndarray, draws: int = 10_
     return Comparison(int(np.flatnonzero(compared)[totals.argmax()]), p, compared, pairs, classes)
 
 
+@lru_cache(maxsize=2)
 def sign_flips(classes: int, draws: int, seed: int = 0) -> np.ndarray:
-    """Signs (flips, classes), first all positive: all patterns up to a common sign, or `draws` random ones."""
+    """Signs (flips, classes) as int8, first all positive: all patterns up to a common sign, or `draws` random ones."""
     if 2 ** (classes - 1) <= draws:
         patterns = np.arange(2 ** (classes - 1))[:, None] >> np.arange(classes) & 1
-        return np.asarray(1.0 - 2 * patterns)
-    signs = 1.0 - 2 * np.random.default_rng(seed).integers(2, size=(draws, classes))
+        return (1 - 2 * patterns).astype(np.int8)
+    rng, signs = np.random.default_rng(seed), np.empty((draws, classes), np.int8)
+    for rows in _row_blocks(draws, classes):
+        signs[rows] = 1 - 2 * rng.integers(2, size=(rows.stop - rows.start, classes))
     signs[0] = 1
     return signs
+
+
+def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    step = max(1, HELD // columns)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def _flip(values: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """The totals of each column of `values` (classes, columns) under each flip, (flips, columns)."""
+    found = np.empty((len(flips), values.shape[1]))
+    for rows in _row_blocks(*flips.shape):
+        found[rows] = flips[rows].astype(float) @ values
+    return found
 
 
 def _p_behind_best(sums: np.ndarray, flips: np.ndarray) -> np.ndarray:
     """Adjusted p that each method is among the best, from its sums by class."""
     behind = np.empty((2 * len(flips), sums.shape[1]))  # each pattern of signs and its opposite
+    # sums of differences are differences of sums: one product of matrices does for all pairs of methods
+    centred = sums - sums.mean(axis=1, keepdims=True)
+    totals = _flip(centred, flips)
     for method in range(sums.shape[1]):
-        ahead = flips @ _scale(sums - sums[:, [method]])
+        norm = np.sqrt(((sums - sums[:, [method]]) ** 2).sum(axis=0))
+        ahead = (totals - totals[:, [method]]) * np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
         behind[: len(flips), method], behind[len(flips) :, method] = ahead.max(axis=1), -ahead.min(axis=1)
     order = np.argsort(-behind[0])
     furthest = np.maximum.accumulate(behind[:, order[::-1]], axis=1)[:, ::-1]  # over a method and those less far behind
@@ -99,7 +123,7 @@ def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_0
     for classes in np.unique(used[used > 1]):
         columns = np.flatnonzero(used == classes)
         own = np.stack([sums[sizes[:, column] > 0, column] for column in columns], axis=1)
-        totals = np.abs(sign_flips(int(classes), draws, seed) @ _scale(own))
+        totals = np.abs(_flip(_scale(own), sign_flips(int(classes), draws, seed)))
         p[columns] = (totals >= totals[0] - ROUNDING).mean(axis=0)
     return p
 

@@ -1,87 +1,98 @@
 """Means of explainers over pairs, and paired differences to one explainer."""
 
-from collections.abc import Mapping
-from dataclasses import astuple
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.runs.matrix import FACTS, RUN, Matrix
 from sfam_bench.statistics.comparisons import compare_with_best, rank_biserial, sign_flip_p
 from sfam_bench.statistics.intervals import clustered_intervals
-from sfam_bench.statistics.matrices import FACTS, RUN, Matrix, matrices
 
+HELD = 1 << 22  # values of a few metrics at a time
 MEASURED = ["difference", "low", "high", "count", "clusters", "clustered", "p", "effect"]
 DIFFERENCE = [*RUN, "explainer", "metric", "to", *MEASURED]
 NOT_COMPARED = {"best": False, "tied": False, "p_best": np.nan, "compared": False, "shared": 0, "shared_classes": 0}
 
 
 def summarise(
-    records: pd.DataFrame,
-    pairs: pd.DataFrame,
-    metrics: Mapping[str, Mapping[str, Any]] | None = None,
-    draws: int = 10_000,
-    seed: int = 0,
+    matrix: Matrix, metrics: Mapping[str, Mapping[str, Any]] | None = None, draws: int = 10_000, seed: int = 0
 ) -> pd.DataFrame:
     """One row per explainer and metric: mean, interval, flag counts, and comparison with the best.
 
-    `metrics` holds each metric's `higher_is_better`; metrics without it have no best. `best`, `tied` and `p_best` are
-    from `compare_with_best`, over `shared` pairs of `shared_classes` classes that all `compared` explainers have.
+    `metrics` gives each metric's `higher_is_better`; one without has no best. `best`, `tied` and `p_best` are those of
+    `compare_with_best`, over `shared` pairs of `shared_classes` classes that all `compared` explainers have.
     """
+    if not matrix.columns:
+        raise UserError("no records to summarise: evaluate some pairs first")
     directions = {name: spec.get("higher_is_better") for name, spec in (metrics or {}).items()}
-    tables = [_summary(matrix, directions, draws, seed) for matrix in matrices(records, pairs)]
-    if not tables:
-        raise UserError("there are no records to summarise: evaluate some pairs first")
-    return pd.concat(tables, ignore_index=True)
+    found = pd.concat([_summary(matrix, block, directions, draws, seed) for block in metric_blocks(matrix)])
+    found = found.set_index(["metric", "explainer"]).loc[matrix.columns].reset_index()
+    leading = dict(zip(RUN, matrix.run, strict=True))
+    return found.assign(**leading)[[*RUN, "explainer", "metric", *found.columns.drop(["explainer", "metric"])]]
 
 
-def _summary(matrix: Matrix, directions: Mapping[str, bool | None], draws: int, seed: int) -> pd.DataFrame:
-    table = pd.DataFrame(matrix.columns, columns=["metric", "explainer"])
-    shares = _find_shares(matrix, table["metric"])
-    table = table.join(pd.DataFrame(clustered_intervals(matrix.entries, matrix.clusters, draws, seed, shares=shares)))
-    table["flagged"] = matrix.flagged
+def metric_blocks(matrix: Matrix) -> Iterator[list[tuple[str, str]]]:
+    """The columns of a few metrics at a time, so that little is held at once."""
+    of_metric: dict[str, list[tuple[str, str]]] = {}
+    for column in matrix.columns:
+        of_metric.setdefault(column[0], []).append(column)
+    block: list[tuple[str, str]] = []
+    for columns in of_metric.values():
+        if block and (len(block) + len(columns)) * len(matrix.pairs) > HELD:
+            yield block
+            block = []
+        block = block + columns
+    yield block
+
+
+def _summary(
+    matrix: Matrix, columns: Sequence[tuple[str, str]], directions: Mapping[str, bool | None], draws: int, seed: int
+) -> pd.DataFrame:
+    table, entries = pd.DataFrame(columns, columns=["metric", "explainer"]), matrix.block(columns)
+    shares = _find_shares(entries, table["metric"])
+    table = table.join(pd.DataFrame(clustered_intervals(entries, matrix.clusters, draws, seed, shares=shares)))
+    table["flagged"] = [
+        ", ".join(f"{name} {rows.sum()}" for name, rows in matrix.flagged(column).items()) for column in columns
+    ]
     table["higher_is_better"] = table["metric"].map(directions).astype("boolean")
     table = table.assign(**NOT_COMPARED)
     rivals = table[(table["explainer"] != FACTS) & table["higher_is_better"].notna()]
     for _, group in rivals.groupby("metric", sort=False):
         sign = 1 if group["higher_is_better"].iloc[0] else -1
-        found = compare_with_best(sign * matrix.entries[:, group.index], matrix.clusters, draws, seed)
+        found = compare_with_best(sign * entries[:, group.index], matrix.clusters, draws, seed)
         table.loc[group.index, "best"] = np.arange(len(group)) == found.best
         table.loc[group.index, "tied"], table.loc[group.index, "compared"] = found.tied, found.compared
         table.loc[group.index, "p_best"] = found.p
         table.loc[group.index, ["shared", "shared_classes"]] = found.pairs, found.classes
-    leading = dict(zip(RUN, matrix.run, strict=True))
-    return table.assign(**leading)[[*RUN, "explainer", *table.columns.drop("explainer")]]
+    return table
 
 
-def _find_shares(matrix: Matrix, metrics: pd.Series) -> np.ndarray:
-    """Which columns belong to a metric whose values are 0 or 1 for every explainer."""
-    binary = (np.isin(matrix.entries, (0, 1)) | np.isnan(matrix.entries)).all(axis=0)
+def _find_shares(entries: np.ndarray, metrics: pd.Series) -> np.ndarray:
+    """Which columns belong to a metric whose values are all 0 or 1, over all explainers."""
+    binary = (np.isin(entries, (0, 1)) | np.isnan(entries)).all(axis=0)
     return np.asarray(pd.Series(binary).groupby(metrics.to_numpy()).transform("all"), dtype=bool)
 
 
-def paired_difference(
-    records: pd.DataFrame,
-    pairs: pd.DataFrame,
-    to: str = "lafam",
-    draws: int = 10_000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Paired differences of each explainer to `to`, over the pairs that neither has flagged.
+def paired_difference(matrix: Matrix, to: str = "lafam", draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Each explainer minus `to`, over the pairs that neither has flagged.
 
-    `p` is by sign flips of classes, unadjusted (use `holm` for comparisons that are read together); `effect` is the
-    matched-pairs rank-biserial correlation.
+    `p` is by sign flips of classes, of each comparison alone (`holm` adjusts those that are read together); `effect` is
+    the matched-pairs rank-biserial correlation.
     """
-    rows: list[tuple[Any, ...]] = []
-    for matrix in matrices(records, pairs):
-        place = {column: number for number, column in enumerate(matrix.columns)}
-        rivals = [(m, e) for m, e in matrix.columns if e not in (to, FACTS) and (m, to) in place]
-        own, base = [place[rival] for rival in rivals], [place[metric, to] for metric, _ in rivals]
-        differences = matrix.entries[:, own] - matrix.entries[:, base]
+    rows: dict[tuple[str, str], tuple[Any, ...]] = {}
+    for block in metric_blocks(matrix):
+        rivals = [(m, e) for m, e in block if e not in (to, FACTS) and (m, to) in matrix.entries]
+        if not rivals:
+            continue
+        differences = matrix.block(rivals) - matrix.block([(metric, to) for metric, _ in rivals])
         intervals = clustered_intervals(differences, matrix.clusters, draws, seed)
         p_values = sign_flip_p(differences, matrix.clusters, draws, seed)
         found = zip(rivals, differences.T, intervals, p_values.tolist(), strict=True)
         for (metric, explainer), column, interval, p in found:
-            rows.append((*matrix.run, explainer, metric, to, *astuple(interval), p, rank_biserial(column)))
-    return pd.DataFrame(rows, columns=DIFFERENCE)
+            measured = (interval.mean, interval.low, interval.high, interval.count, interval.clusters)
+            tested = (interval.clustered, p, rank_biserial(column))
+            rows[metric, explainer] = (*matrix.run, explainer, metric, to, *measured, *tested)
+    return pd.DataFrame([rows[column] for column in matrix.columns if column in rows], columns=DIFFERENCE)

@@ -1,14 +1,14 @@
 """Evaluation of metrics: do they agree on explainers, and do they separate the exact decomposition from controls?"""
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sfam_bench.statistics import FACTS, LEVEL, RUN, Matrix, clustered_intervals, holm, matrices, sign_flip_p
+from sfam_bench.runs.matrix import FACTS, RUN, Matrix
+from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
 from sfam_bench.statistics.agreement import kendall_w, krippendorff_alpha, ranking, row_taus, tau_matrix
 
 EXACT = "similarity_decomposition"
@@ -28,67 +28,57 @@ AXES = {  # columns in which raters differ, and columns that they share
 SHARED = ("group", "family", "baseline", "steps")  # entries of a metric's card
 
 
-def separation(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def separation(matrix: Matrix, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The share of pairs on which each metric ranks the exact decomposition above a control; ties count half.
 
     A metric separates them (`tells`) if the share is above one half and `p_holm` at most LEVEL, by sign flips of
     classes, adjusted over all metrics and controls of the run.
     """
     rows: list[tuple[Any, ...]] = []
-    for matrix in direct_records(records, pairs, metrics):
-        place = {column: number for number, column in enumerate(matrix.columns)}
-        compared = [
-            (metric, control)
-            for metric in dict.fromkeys(metric for metric, _ in matrix.columns)
-            for control in CONTROLS
-            if (metric, EXACT) in place and (metric, control) in place
-        ]
-        exact = matrix.entries[:, [place[metric, EXACT] for metric, _ in compared]]
-        controls = matrix.entries[:, [place[key] for key in compared]]
-        wins = (np.sign(exact - controls) + 1) / 2
-        p_values = holm(sign_flip_p(wins - 0.5, matrix.clusters))
-        shares = (np.isin(wins, (0, 1)) | np.isnan(wins)).all(axis=0)  # columns without ties
-        intervals = clustered_intervals(wins, matrix.clusters, shares=shares)
-        for (metric, control), found, p in zip(compared, intervals, p_values.tolist(), strict=True):
+    p_values: list[float] = []
+    for metric, sign in _signs(matrix, metrics).items():
+        controls = [name for name in CONTROLS if (metric, name) in matrix.entries]
+        if (metric, EXACT) not in matrix.entries or not controls:
+            continue
+        ahead = matrix.entries[metric, EXACT][:, None] - matrix.block([(metric, name) for name in controls])
+        wins = (np.sign(sign * ahead) + 1) / 2
+        p_values += sign_flip_p(wins - 0.5, matrix.clusters).tolist()
+        shares = (np.isin(wins, (0, 1)) | np.isnan(wins)).all(axis=0)  # without ties
+        for control, found in zip(controls, clustered_intervals(wins, matrix.clusters, shares=shares), strict=True):
             clusters = found.clusters if found.clustered else found.count
-            share = (found.mean, found.low, found.high, found.count, clusters, p, found.mean > 0.5 and p <= LEVEL)
+            share = (found.mean, found.low, found.high, found.count, clusters)
             rows.append((*matrix.run, metric, EXACT, control, *share))
-    return pd.DataFrame(rows, columns=TELLS)
+    adjusted = holm(np.array(p_values))
+    return pd.DataFrame(
+        [(*row, p, row[TELLS.index("share")] > 0.5 and p <= LEVEL) for row, p in zip(rows, adjusted, strict=True)],
+        columns=TELLS,
+    )
 
 
-def direct_records(
-    records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Matrix]:
-    """The records of metrics with a direction, with signs such that greater is better."""
-    signs = {
-        name: 1 if spec["higher_is_better"] else -1
-        for name, spec in metrics.items()
-        if spec.get("higher_is_better") is not None
-    }
-    for matrix in matrices(records, pairs):
-        kept = [at for at, (metric, explainer) in enumerate(matrix.columns) if metric in signs and explainer != FACTS]
-        columns, flagged = [matrix.columns[at] for at in kept], [matrix.flagged[at] for at in kept]
-        entries = matrix.entries[:, kept] * np.array([signs[metric] for metric, _ in columns])
-        yield replace(matrix, columns=columns, entries=entries, flagged=flagged)
+def _signs(matrix: Matrix, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """1 for each metric of the matrix of which higher is better, -1 if lower is; without those of no direction."""
+    directions = {name: spec.get("higher_is_better") for name, spec in metrics.items()}
+    return {name: 1 if directions[name] else -1 for name in matrix.metrics if directions.get(name) is not None}
 
 
-def ranks(records: pd.DataFrame, pairs: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def ranks(matrix: Matrix, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Mean ranks of the explainers on each metric over classes (over pairs if there is only one class), 1 is best.
 
     Classes are the blocks, since pairs of a class are correlated. `halves` is the split-half reliability: the mean tau
     of the orders in two halves of the classes, which bounds the agreement with other metrics.
     """
     rows: list[tuple[Any, ...]] = []
-    for matrix in direct_records(records, pairs, metrics):
-        for metric in dict.fromkeys(metric for metric, _ in matrix.columns):
-            own = np.array([name == metric for name, _ in matrix.columns])
-            names = np.array([explainer for _, explainer in matrix.columns])[own]
-            scores, names, of = _blocks(matrix.entries[:, own], names, matrix.clusters)
-            if not len(scores) or len(names) < 2:
-                continue
-            found, halves = ranking(scores), _split_half_tau(scores)
-            tested = (found.blocks, of, found.statistic, found.p, found.critical_difference, halves)
-            rows += [(*matrix.run, metric, str(n), float(r), *tested) for n, r in zip(names, found.ranks, strict=True)]
+    for metric, sign in _signs(matrix, metrics).items():
+        names = np.array([name for name in matrix.explainers if (metric, name) in matrix.entries])
+        if not len(names):
+            continue
+        entries = sign * matrix.block([(metric, name) for name in names])
+        scores, names, of = _blocks(entries, names, matrix.clusters)
+        if not len(scores) or len(names) < 2:
+            continue
+        found, halves = ranking(scores), _split_half_tau(scores)
+        tested = (found.blocks, of, found.statistic, found.p, found.critical_difference, halves)
+        rows += [(*matrix.run, metric, str(n), float(r), *tested) for n, r in zip(names, found.ranks, strict=True)]
     return pd.DataFrame(rows, columns=RANKS)
 
 

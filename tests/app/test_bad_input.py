@@ -29,7 +29,7 @@ from sfam_bench.models.build import build, save
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = [
@@ -381,7 +381,7 @@ def test_a_grey_photo_and_a_box_past_the_edge_work(run_script: Run, birds: Path)
     PIL.Image.new("L", (50, 40), 90).save(birds / "images" / "101.C" / "1.jpg")
     code, _, err = of_birds(run_script, birds, "metric=[energy_pointing_game]", "pairs.count=6")
     assert code == 0, err
-    records = read_run(birds.parent / "run").records
+    records = read_records(birds.parent / "run")
     chance = records[records["metric"] == "energy_pointing_game_chance"].set_index("query_id")["value"]
     # resized by 0.8 and cut by 4 columns, the box 25..50, 10..40 becomes 16..32, 8..32, and that of 10 columns 16..24
     assert chance["6"] == pytest.approx(24 * 16 / 32**2)

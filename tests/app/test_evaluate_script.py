@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records, read_run
 
 pytestmark = pytest.mark.slow
 
@@ -36,12 +36,12 @@ def refused(outcome: tuple[int, str, str], *words: str) -> None:
 
 
 def records(run: Path) -> pd.DataFrame:
-    return read_run(run).records
+    return read_records(run)
 
 
 def test_explainers_that_need_training_images_are_prepared(first: Path) -> None:
     run = read_run(first)
-    assert set(run.records["explainer"]) == {"embedding_cam", "weight_transfer", "lafam", "pair"}
+    assert set(read_records(run.root)["explainer"]) == {"embedding_cam", "weight_transfer", "lafam", "pair"}
     prepared = run.manifest["prepared"]
     assert prepared["embedding_cam"] == {"means": 96}  # combinations of parts in the training split
     kept = prepared["weight_transfer"]
@@ -143,7 +143,7 @@ def test_or_skipped_and_named(run_script: Run, tmp_path: Path) -> None:
     assert code == 0, err
     assert "unsupported: le_grad" in out
     run = read_run(tmp_path / "run")
-    assert set(run.records["explainer"]) == {"sfam", "lafam", "pair"}
+    assert set(read_records(run.root)["explainer"]) == {"sfam", "lafam", "pair"}
     assert "transformer" in run.manifest["unsupported"]["le_grad"]
     assert run.manifest["blind"] == ["lafam"]
 
@@ -159,7 +159,7 @@ def test_metrics_that_lack_what_they_need_are_said_once_by_what_it_is(run_script
     assert lines[1].startswith("skipped on planted, which lacks negatives: margin_")
     run = read_run(tmp_path / "run")
     assert {"box_iou_00", "margin_deletion_mean_colour"} <= set(run.manifest["skipped"])
-    assert not set(run.records["metric"]) & set(run.manifest["skipped"])
+    assert not set(read_records(run.root)["metric"]) & set(run.manifest["skipped"])
 
 
 def test_the_table_of_methods_is_printed_and_its_page_written(run_script: Run, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_retrieval_and_margin_are_read_along_deletion(run_script: Run, tmp_path:
     code, _, err = run_script("evaluate", *DATA, *PAIRS, *kinds, "min_range=0.0", f"run_dir={tmp_path / 'run'}")
     assert code == 0, err
     run = read_run(tmp_path / "run")
-    own = dict(iter(run.records[run.records["explainer"] == "sfam"].groupby("metric")))
+    own = dict(iter(read_records(run.root)[read_records(run.root)["explainer"] == "sfam"].groupby("metric")))
     for metric in ("retrieval_rank_deletion_mean_colour", "retrieval_recall_at_1_deletion_mean_colour"):
         assert own[metric]["query_id"].tolist() == run.pairs["query_id"].tolist()
         assert own[metric]["value"].between(0, 1 + 1e-6).all()

@@ -17,7 +17,7 @@ from sfam_bench.core.protocol import CHOICES, FAULTS, Evaluated, Protocol
 from sfam_bench.report.tables import protocols
 from sfam_bench.report.tables.protocols import OUTSIDE
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records
 from sfam_bench.runs.store import RunStore
 
 Run = Callable[..., tuple[int, str, str]]
@@ -328,7 +328,7 @@ def test_runs_of_before_are_still_reported(run_script: Run, allowed: Path, tmp_p
     manifest = read_manifest(old)
     del manifest["protocol"]
     RunStore(old).write_manifest(manifest)
-    assert len(read_run(old).records) == len(read_run(allowed).records)
+    assert len(read_records(old)) == len(read_records(allowed))
     code, out, err = run_script("report", f"runs=[{old}]", f"out={tmp_path / 'report'}")
     assert code == 0, err
     assert "Training" not in out

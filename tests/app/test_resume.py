@@ -21,7 +21,7 @@ from sfam_bench.core.provenance import running_code
 from sfam_bench.engine import modes
 from sfam_bench.runs.chunks import read_footer
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.paths import ROOT
 
@@ -194,7 +194,7 @@ def test_other_code_is_refused_or_said_batch_by_batch(run_script: Run, interrupt
     assert code == 0, err
     (page,) = Path(f"{interrupted}-report").glob("table-*.md")
     assert f"continued with other code: code {own[:10]} batches 0; code ffffffffff batches 1-3" in page.read_text()
-    pd.testing.assert_frame_equal(read_run(interrupted).records, read_run(whole).records, check_exact=True)
+    pd.testing.assert_frame_equal(read_records(interrupted), read_records(whole), check_exact=True)
 
 
 @pytest.mark.parametrize("left", [[], ["config.yaml"]])

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.captum_maps import captum_maps
 from sfam_bench.explainers.saved_maps import pair_file, write_maps
-from sfam_bench.runs.reader import read_maps, read_run
+from sfam_bench.runs.reader import read_maps, read_records, read_run
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def refused(outcome: tuple[int, str, str], *words: str) -> None:
 
 
 def values(run: Path, explainer: str) -> pd.DataFrame:
-    records = read_run(run).records
+    records = read_records(run)
     keys = ["metric", "query_id", "reference_id"]
     return records[records.explainer == explainer].set_index(keys)[["value", "flag"]].sort_index()
 

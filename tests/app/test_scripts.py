@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from sfam_bench.app.settings import build
-from sfam_bench.runs.reader import read_maps, read_run
+from sfam_bench.runs.reader import read_maps, read_records, read_run
 from tests.paths import CONF
 
 Run = Callable[..., tuple[int, str, str]]
@@ -31,7 +31,7 @@ def ok(outcome: tuple[int, str, str]) -> str:
 
 
 def values(run: Path) -> pd.DataFrame:
-    records = read_run(run).records
+    records = read_records(run)
     return records.set_index([name for name in records.columns if name not in ("value", "flag")]).sort_index()
 
 
@@ -80,7 +80,7 @@ def test_a_run_folder_says_how_it_came_about(evaluated: Path) -> None:
 def test_pairs_are_saved_and_are_those_of_the_records(evaluated: Path) -> None:
     run = read_run(evaluated)
     pairs = set(zip(run.pairs["query_id"], run.pairs["reference_id"], strict=True))
-    assert pairs == set(zip(run.records["query_id"], run.records["reference_id"], strict=True))
+    assert pairs == set(zip(read_records(run.root)["query_id"], read_records(run.root)["reference_id"], strict=True))
     assert set(run.pairs["kind"]) == {"random_positive", "partial_match"}
     assert run.pairs["query_id"].str.startswith("test-").all()
     same = run.pairs["query_label"] == run.pairs["reference_label"]
@@ -89,8 +89,8 @@ def test_pairs_are_saved_and_are_those_of_the_records(evaluated: Path) -> None:
 
 def test_every_pair_has_one_record_a_method_and_metric(evaluated: Path) -> None:
     run = read_run(evaluated)
-    assert not run.records.duplicated(["explainer", "metric", "query_id", "reference_id"]).any()
-    counts = run.records.groupby(["metric", "explainer"]).size().unstack()
+    assert not read_records(run.root).duplicated(["explainer", "metric", "query_id", "reference_id"]).any()
+    counts = read_records(run.root).groupby(["metric", "explainer"]).size().unstack()
     expected = {
         "deletion_mean_colour": len(run.pairs),
         "selectivity_energy": (run.pairs["kind"] == "partial_match").sum(),
@@ -98,12 +98,14 @@ def test_every_pair_has_one_record_a_method_and_metric(evaluated: Path) -> None:
     for metric, count in expected.items():
         assert counts.loc[metric, EXPLAINERS].eq(count).all()
     assert counts.loc["s_full", "pair"] == len(run.pairs)
-    assert (run.records["flag"] != "").equals(run.records["value"].isna())
+    assert (read_records(run.root)["flag"] != "").equals(read_records(run.root)["value"].isna())
 
 
 def test_scores_of_the_pairs_are_those_of_the_records(evaluated: Path) -> None:
     run = read_run(evaluated)
-    full = run.records[run.records["metric"] == "s_full"].set_index(["query_id", "reference_id"])["value"]
+    full = read_records(run.root)[read_records(run.root)["metric"] == "s_full"].set_index(["query_id", "reference_id"])[
+        "value"
+    ]
     chosen = run.pairs.set_index(["query_id", "reference_id"])["score"]
     np.testing.assert_allclose(full.loc[chosen.index], chosen, atol=1e-5)
 
@@ -148,7 +150,7 @@ def first(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_seed_gives_identical_records(run_script: Run, first: Path, tmp_path: Path) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, f"run_dir={tmp_path / 'again'}"))
     pd.testing.assert_frame_equal(read_run(first).pairs, read_run(tmp_path / "again").pairs, check_exact=True)
-    pd.testing.assert_frame_equal(read_run(first).records, read_run(tmp_path / "again").records, check_exact=True)
+    pd.testing.assert_frame_equal(read_records(first), read_records(tmp_path / "again"), check_exact=True)
 
 
 def test_another_seed_gives_other_pairs(run_script: Run, first: Path, tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_second_call_refuses_and_resume_writes_only_what_is_missing(
 ) -> None:
     call = ("evaluate", *SMALL, *FEWER, f"run_dir={tmp_path / 'run'}")
     ok(run_script(*call))
-    before = read_run(tmp_path / "run")
+    before = read_records(tmp_path / "run")
     shards = sorted((tmp_path / "run" / "records").iterdir())
     stamps = {shard: shard.stat().st_mtime_ns for shard in shards}
     code, _, err = run_script(*call)
@@ -185,7 +187,7 @@ def test_a_second_call_refuses_and_resume_writes_only_what_is_missing(
     shards[1].unlink()
     ok(run_script(*call, "resume=true"))
     after = read_run(tmp_path / "run")
-    pd.testing.assert_frame_equal(before.records, after.records, check_exact=True)
+    pd.testing.assert_frame_equal(before, read_records(after.root), check_exact=True)
     assert {shard for shard in shards if shard.stat().st_mtime_ns != stamps[shard]} == {shards[1]}
     assert after.manifest["done"]
 
@@ -270,7 +272,7 @@ def test_the_batch_of_the_passes_can_be_set_and_does_not_matter(run_script: Run,
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_all_curves_or_none_can_be_taken_in_full(run_script: Run, tmp_path: Path, share: float) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, f"full_share={share}", "min_range=-9.0", f"run_dir={tmp_path / 'run'}"))
-    counts = read_run(tmp_path / "run").records.groupby("metric").size()
+    counts = read_records(tmp_path / "run").groupby("metric").size()
     for name in ("deletion_mean_colour", "deletion_blur"):
         assert counts.get(f"{name}_area_error", 0) == share * counts[name]
 

@@ -28,7 +28,7 @@ from sfam_bench.jobs.notes import read_notes, write_note
 from sfam_bench.jobs.plan import JobList
 from sfam_bench.jobs.status import Status
 from sfam_bench.report.tables.cells import write_cells
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.paths import CONF
 
@@ -425,7 +425,7 @@ def test_failed_cells_are_named_and_made_alone_once_the_cause_is_corrected(run_s
     assert moments(out, good) == before
     assert failures(out) == {}
     assert "not done" not in (out / "cells.md").read_text()
-    assert len({tuple(read_run(out / one.id).records["model"].unique()) for one in cells}) == 4
+    assert len({tuple(read_records(out / one.id)["model"].unique()) for one in cells}) == 4
 
     before = moments(out, [*trainings, *cells])
     code, printed, _ = run_script(*call)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sfam_bench.runs.chunks import KEYS
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records
 from tests.paths import ROOT
 
 HERE = Path(__file__).parent
@@ -194,7 +194,7 @@ class PlannedRun:
 
     def compared(self, unfinished: bool = False) -> dict[str, Any]:
         """The merged records beside those of one uninterrupted process."""
-        found, whole = (read_run(root, unfinished).records for root in (self.root, self.lab.folder / "whole"))
+        found, whole = (read_records(root, unfinished) for root in (self.root, self.lab.folder / "whole"))
         keys = list(KEYS)
         both = whole.merge(found.drop_duplicates(keys), on=keys, how="outer", suffixes=("", "_found"), indicator=True)
         shared = both[both["_merge"] == "both"]

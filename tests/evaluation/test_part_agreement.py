@@ -25,7 +25,7 @@ from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_parts
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records, read_run
 
 SEEDS = st.integers(0, 10_000)
 
@@ -313,21 +313,21 @@ def test_the_script_leaves_a_run_folder_that_is_continued_and_reported(
     first = read_run(run)
     assert first.manifest["attributes"] == "class"
     assert first.manifest["blind"]
-    assert set(first.records.query_id) == set(first.pairs.query_id)
-    assert set(first.records.metric) == {METRIC, SHUFFLED}
-    assert not first.records.duplicated(["explainer", "metric", "query_id"]).any()
-    assert set(first.records.value[first.records.explainer == "lafam"].dropna()) == {0}
+    assert set(read_records(first.root).query_id) == set(first.pairs.query_id)
+    assert set(read_records(first.root).metric) == {METRIC, SHUFFLED}
+    assert not read_records(first.root).duplicated(["explainer", "metric", "query_id"]).any()
+    assert set(read_records(first.root).value[read_records(first.root).explainer == "lafam"].dropna()) == {0}
 
     (run / "records" / "00002.parquet").unlink()
     code, _, err = run_script(*call(birds, run, "resume=true"))
     assert code == 0, err
-    pd.testing.assert_frame_equal(read_run(run).records, first.records, check_exact=True)
+    pd.testing.assert_frame_equal(read_records(run), read_records(first.root), check_exact=True)
 
     code, _, err = run_script("report", f"runs=[{run}]", f"out={tmp_path / 'report'}")
     assert code == 0, err
     summary = pd.read_csv(tmp_path / "report" / "summary.csv")
     own = summary[summary.metric == METRIC]
-    assert set(own.explainer) == set(first.records.explainer)
+    assert set(own.explainer) == set(read_records(first.root).explainer)
     assert own["clustered"].astype(str).eq("True").all()
     assert json.loads((run / "manifest.json").read_text())["retrieval"]["count"] > 0
 
@@ -360,6 +360,6 @@ def test_real_birds(run_script: Run, shared_data: Path, tmp_path: Path) -> None:
         f"run_dir={tmp_path}/run",
     )
     assert code == 0, err
-    records = read_run(tmp_path / "run").records
+    records = read_records(tmp_path / "run")
     assert records.value[records.explainer == "lafam"].eq(0).all()
     assert records.value[records.explainer == "chance"].abs().between(1e-9, 0.5).all()

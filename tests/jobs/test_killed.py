@@ -17,7 +17,7 @@ from sfam_bench.app.sweeping import write_value
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan, read_plan
 from sfam_bench.jobs.processes import is_alive
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -75,10 +75,10 @@ def read_results(kind: str, root: Path, run_script: Run) -> list[pd.DataFrame]:
         return [pd.read_csv(root / "trials.csv").drop(columns="seconds"), chosen]
     if kind == "sweep":
         cells = [job.id for job in read_plan(root).jobs if job.command[0] == "evaluate"]
-        return [read_run(root / cell).records for cell in cells]
+        return [read_records(root / cell) for cell in cells]
     if (root / "plan.json").exists():
         ok(run_script("submit", "merge", f"run_dir={root}"))
-    return [read_run(root).records]
+    return [read_records(root)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,7 @@ from sfam_bench.jobs.plan import Plan
 from sfam_bench.report.tables.protocols import describe_protocol
 from sfam_bench.runs.chunks import SCHEMA
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import read_curves, read_run
+from sfam_bench.runs.reader import read_curves, read_records, read_run
 from sfam_bench.runs.store import RunStore
 from sfam_bench.statistics import summarise
 from tests.runs.made import BATCHES, PAIRS, PROCESSES, computed, curves, die, maps, records, write
@@ -45,19 +45,19 @@ def test_batches_are_cut_as_workers_cut_them(made: Made) -> None:
 
 def test_a_merged_run_holds_what_its_pieces_held(made: Made) -> None:
     store, plan = made
-    before = read_run(store.root, allow_unfinished=True)
-    assert before.unfinished == "4"
+    assert read_run(store.root, allow_unfinished=True).unfinished == "4"
+    before = read_records(store.root, allow_unfinished=True)
     walked = read_curves(store.root)
     found = merge(store.root, plan, facts={"retrieval": {"recall_at_1": 0.5}})
     assert (found.rows, found.batches, found.complete, found.line) == (35, 4, True, "")
     shutil.rmtree(store.root / "records")
     shutil.rmtree(store.root / "curves")  # so that only the merged files can be read
-    after = read_run(store.root)
-    pd.testing.assert_frame_equal(after.records, before.records, check_exact=True)
+    after, records_after = read_run(store.root), read_records(store.root)
+    pd.testing.assert_frame_equal(records_after, before, check_exact=True)
     pd.testing.assert_frame_equal(read_curves(store.root), walked, check_exact=True)
     assert after.unfinished == ""
-    assert after.records["value"].tolist()[:4] == [0, 0, 1 / 16, 1 / 16]
-    assert after.records["value"].tolist()[-1] == 3 + 4 / 16
+    assert records_after["value"].tolist()[:4] == [0, 0, 1 / 16, 1 / 16]
+    assert records_after["value"].tolist()[-1] == 3 + 4 / 16
     manifest = read_manifest(store.root)
     assert manifest["done"]
     assert manifest["shards"] == 4
@@ -129,8 +129,8 @@ def test_a_partial_merge_says_what_it_lacks_and_is_read_only_when_asked(made: Ma
         read_run(store.root)
     run = read_run(store.root, allow_unfinished=True)
     assert run.unfinished == "2 of 4"
-    assert run.records["query_id"].unique().tolist() == ["a", "b"]
-    said = describe_protocol(run, summarise(run.records, run.pairs, {}), np.array([]))
+    assert read_records(run.root)["query_id"].unique().tolist() == ["a", "b"]
+    said = describe_protocol(run, summarise(run.matrix, {}), np.array([]))
     assert ("Unfinished", "2 of 4 batches") in said
     lost = read_manifest(store.root)["lost"]
     assert (lost["missing"], lost["skipped"]) == ([1], [[3, "d", "r", "no such image"]])
@@ -138,7 +138,7 @@ def test_a_partial_merge_says_what_it_lacks_and_is_read_only_when_asked(made: Ma
         write(store, number)
     assert merge(store.root, plan).complete
     assert "lost" not in read_manifest(store.root)
-    assert len(read_run(store.root).records) == sum(LENGTHS)
+    assert len(read_records(store.root)) == sum(LENGTHS)
 
 
 WRONG: dict[str, Callable[[RunStore], object]] = {
@@ -168,7 +168,7 @@ def test_what_is_wrong_is_refused_and_never_merged(why: str, made: Made) -> None
     assert why in str(raised.value)
     assert "\n" not in str(raised.value)
     assert list(merge(store.root, plan, partial=True).wrong) == [1]
-    kept = read_run(store.root, allow_unfinished=True).records
+    kept = read_records(store.root, allow_unfinished=True)
     assert len(kept) == sum(LENGTHS) - LENGTHS[1]
     assert not {"c", "e"} & set(kept["query_id"])
 
@@ -205,7 +205,7 @@ def test_pairs_that_are_there_twice_are_one_line(made: Made) -> None:
 
 def test_a_pair_may_be_of_two_kinds(made: Made) -> None:
     merge(made[0].root, made[1])
-    of_a = read_run(made[0].root).records.query("query_id == 'a' and metric == 's_full'")
+    of_a = read_records(made[0].root).query("query_id == 'a' and metric == 's_full'")
     assert of_a["value"].tolist() == [4 / 16, 3 + 4 / 16]
     assert [query for query, _ in PAIRS].count("a") == 2
 
@@ -219,7 +219,7 @@ def test_temporaries_of_the_killed_are_tidied_and_those_of_the_living_are_not(ma
     merge(store.root, plan)
     assert not dead.exists()
     assert living.exists()
-    assert len(read_run(store.root).records) == sum(LENGTHS)
+    assert len(read_records(store.root)) == sum(LENGTHS)
 
 
 def test_a_merge_killed_at_any_step_is_done_again(made: Made, tmp_path: Path) -> None:
@@ -234,14 +234,14 @@ def test_a_merge_killed_at_any_step_is_done_again(made: Made, tmp_path: Path) ->
         process = PROCESSES.Process(target=die, args=(root, step))
         process.start()
         process.join()
-        values = read_run(root, allow_unfinished=True).records["value"].astype(int).tolist()
+        values = read_records(root, allow_unfinished=True)["value"].astype(int).tolist()
         assert values in (whole, [number for number in whole if number != 1])
         if not process.exitcode:
             break
         assert process.exitcode == -signal.SIGKILL
         died += 1
         merge(root, plan)
-        assert read_run(root).records["value"].astype(int).tolist() == whole
+        assert read_records(root)["value"].astype(int).tolist() == whole
         assert len(read_curves(root)) == len(PAIRS)
         assert not list(root.rglob(".*.tmp"))
         step += 1
@@ -264,9 +264,9 @@ def test_a_merge_on_a_full_disk_is_one_error_and_done_again(tmp_path: Path) -> N
         with pytest.raises(UserError, match="the disk is full"):
             merge(store.root, plan)
         assert not list(disk.rglob(".*.tmp"))
-        assert len(read_run(store.root, allow_unfinished=True).records) == sum(LENGTHS)
+        assert len(read_records(store.root, allow_unfinished=True)) == sum(LENGTHS)
         filler.unlink()
         assert merge(store.root, plan).complete
-        assert len(read_run(store.root).records) == sum(LENGTHS)
+        assert len(read_records(store.root)) == sum(LENGTHS)
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -18,7 +18,7 @@ from sfam_bench.core.files import write_json
 from sfam_bench.jobs import local
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.reader import read_records, read_run
 from tests.jobs.damage import damaged
 from tests.paths import ROOT
 
@@ -85,7 +85,7 @@ def work(run_script: Run, run: Path) -> list[Outcome]:
 
 def same(run: Path, whole: Path) -> None:
     keys = ["dataset", "model", "target", "explainer", "metric", "query_id", "reference_id"]
-    found, wanted = (read_run(root).records.sort_values([*keys, "value"], ignore_index=True) for root in (run, whole))
+    found, wanted = (read_records(root).sort_values([*keys, "value"], ignore_index=True) for root in (run, whole))
     pd.testing.assert_frame_equal(found, wanted, check_exact=True)
 
 
@@ -141,8 +141,8 @@ def test_a_poisoned_pair_is_recorded_skipped_and_made_up_for(
     ok(run_script("submit", "merge", f"run_dir={run}", "partial=true"))
     partial = read_run(run, allow_unfinished=True)
     assert not partial.manifest["done"]
-    wanted = read_run(whole).records["query_id"]
-    assert sorted(partial.records["query_id"]) == sorted(wanted[wanted != poisoned])
+    wanted = read_records(whole)["query_id"]
+    assert sorted(read_records(partial.root)["query_id"]) == sorted(wanted[wanted != poisoned])
     monkeypatch.delenv("POISON")
     for outcome in work(run_script, run):
         ok(outcome)

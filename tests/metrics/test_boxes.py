@@ -11,7 +11,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.boxes import BoxIoU, cut_maps, extent, find_components, overlap
 from sfam_bench.report.tables.box_accuracy import max_box_accuracy, thresholds_of
-from sfam_bench.statistics import RUN
+from sfam_bench.runs.matrix import RUN, Matrix
 
 SIZE = (20, 30)
 IMAGE = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -153,6 +153,11 @@ def records(values: dict[int, list[float]], explainer: str = "sfam") -> pd.DataF
     return pd.DataFrame(rows)
 
 
+def matrix(frame: pd.DataFrame) -> Matrix:
+    pairs = frame[["query_id", "reference_id"]].drop_duplicates().assign(query_label=0)
+    return Matrix.of(frame, pd.concat([pairs, pairs]))  # of two kinds
+
+
 THRESHOLDS = {f"box_iou_{per_cent:02d}": per_cent / 100 for per_cent in range(0, 100, 5)}
 
 
@@ -162,7 +167,7 @@ def accuracies(found: pd.DataFrame) -> list[tuple[float, float]]:
 
 def test_one_threshold_serves_all_pairs_by_hand():
     # at 0.05 two of four reach 0.3, at 0.20 three do; 0.5 is reached by one at either; 0.7 by one at 0.05 alone
-    found = max_box_accuracy(records({5: [0.8, 0.3, 0.1, 0.2], 20: [0.6, 0.4, 0.35, 0.0]}), THRESHOLDS)
+    found = max_box_accuracy(matrix(records({5: [0.8, 0.3, 0.1, 0.2], 20: [0.6, 0.4, 0.35, 0.0]})), THRESHOLDS)
     assert accuracies(found)[:3] == [(75.0, 0.2), (25.0, 0.05), (25.0, 0.05)]
     assert found["accuracy"].iloc[3] == pytest.approx((75 + 25 + 25) / 3)
     assert found["delta"].iloc[:3].tolist() == [0.3, 0.5, 0.7]
@@ -171,27 +176,27 @@ def test_one_threshold_serves_all_pairs_by_hand():
 
 
 def test_an_iou_of_exactly_delta_counts():
-    found = max_box_accuracy(records({5: [0.3, 0.5, 0.7]}), THRESHOLDS)
+    found = max_box_accuracy(matrix(records({5: [0.3, 0.5, 0.7]})), THRESHOLDS)
     assert found["accuracy"].iloc[:3].tolist() == pytest.approx([100, 200 / 3, 100 / 3])
 
 
 def test_a_threshold_for_each_image_would_score_more():
     values = {5: [0.9, 0.0], 20: [0.0, 0.9]}
-    found = max_box_accuracy(records(values), THRESHOLDS)
+    found = max_box_accuracy(matrix(records(values)), THRESHOLDS)
     assert accuracies(found)[1] == (50.0, 0.05)  # and not 100
 
 
 def test_pairs_without_a_box_and_other_metrics_do_not_count():
     frame = records({5: [0.9, np.nan, 0.1], 20: [0.9, np.nan, 0.1]})
     others = frame.assign(metric="box_iou_largest", value=1.0)
-    found = max_box_accuracy(pd.concat([frame, frame, others, frame.assign(explainer="pair")]), THRESHOLDS)
+    found = max_box_accuracy(matrix(pd.concat([frame, frame, others, frame.assign(explainer="pair")])), THRESHOLDS)
     assert accuracies(found)[0] == (50.0, 0.05)
     assert (found["count"] == 2).all()
     assert found["explainer"].unique().tolist() == ["sfam"]
     family = {"mine": BoxIoU(0.05), "one": BoxIoU(0.2), "other": BoxIoU(0.2, boxes="largest")}
     assert thresholds_of({"metrics": metric_facts(family)}) == {"mine": 0.05, "one": 0.2}
-    assert max_box_accuracy(others, THRESHOLDS).empty
-    empty = max_box_accuracy(records({5: [np.nan]}), THRESHOLDS)
+    assert max_box_accuracy(matrix(others), THRESHOLDS).empty
+    empty = max_box_accuracy(matrix(records({5: [np.nan]})), THRESHOLDS)
     assert empty["accuracy"].isna().all()
 
 
@@ -226,7 +231,7 @@ def test_max_box_acc_v2_is_that_of_the_protocol(explained):
     maps += objects * torch.linspace(0, 6, count)[:, None, None]
     seen = explained(IMAGE.expand(count, -1, -1, -1), maps, masks={"box": objects})
     frame = records({round(100 * at): BoxIoU(at)(seen).values.tolist() for at in thresholds})
-    found = max_box_accuracy(frame, THRESHOLDS)
+    found = max_box_accuracy(matrix(frame), THRESHOLDS)
     expected = [reference(maps.double().numpy(), objects.numpy(), thresholds, delta) for delta in (0.3, 0.5, 0.7)]
     assert found["accuracy"].tolist() == pytest.approx([*expected, np.mean(expected)])
     assert len(set(expected)) > 1

@@ -10,7 +10,8 @@ import pytest
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.boxes import BoxIoU
 from sfam_bench.report.tables.box_accuracy import max_box_accuracy, thresholds_of, with_box_accuracy
-from sfam_bench.runs.reader import Run, read_run
+from sfam_bench.runs.matrix import Matrix
+from sfam_bench.runs.reader import Run, read_records, read_run
 from sfam_bench.statistics import summarise
 
 
@@ -18,22 +19,22 @@ from sfam_bench.statistics import summarise
 def boxed(fake_run: Path) -> Run:
     """A run with IoUs at three thresholds, and a pair that is flagged."""
     run, rng = read_run(fake_run), np.random.default_rng(0)
-    one = run.records[run.records["metric"] == "deletion_mean_colour"]
+    one = read_records(run.root)[read_records(run.root)["metric"] == "deletion_mean_colour"]
     frames = [one.assign(metric=f"box_iou_{t}", value=rng.random(len(one)), flag="") for t in (10, 20, 30)]
     for frame in frames:
         frame.loc[frame.index[:1], ["value", "flag"]] = [np.nan, "constant_map"]
     metrics = {**run.manifest["metrics"], **metric_facts({f"box_iou_{t}": BoxIoU(t / 100) for t in (10, 20, 30)})}
-    records = pd.concat([run.records, *frames], ignore_index=True)
-    return replace(run, records=records, manifest={**run.manifest, "metrics": metrics})
+    records = pd.concat([read_records(run.root), *frames], ignore_index=True)
+    return replace(run, matrix=Matrix.of(records, run.pairs), manifest={**run.manifest, "metrics": metrics})
 
 
 def test_its_mean_is_that_of_the_data_set_at_one_threshold_each(boxed: Run) -> None:
     found = with_box_accuracy(boxed)
-    assert not found.records["metric"].str.startswith("box_iou").any()
+    assert not any(metric.startswith("box_iou") for metric in found.matrix.metrics)
     assert "box_iou_10" not in found.manifest["metrics"]
-    table = summarise(found.records, found.pairs, found.manifest["metrics"])
+    table = summarise(found.matrix, found.manifest["metrics"])
     table = table[table["metric"] == "max_box_accuracy"].set_index("explainer")
-    expected = max_box_accuracy(boxed.records, thresholds_of(boxed.manifest))
+    expected = max_box_accuracy(boxed.matrix, thresholds_of(boxed.manifest))
     expected = expected[expected["delta"].isna()].set_index("explainer")
     pd.testing.assert_series_equal(table["mean"], expected["accuracy"], check_names=False, check_like=True)
     assert table["low"].lt(table["mean"]).all()

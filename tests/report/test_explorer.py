@@ -14,6 +14,8 @@ from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.report.page import explorer
 from sfam_bench.report.page.explorer import build_explorer, to_json
 from sfam_bench.report.page.pair_order import sort_pairs
+from sfam_bench.runs.chunks import SCHEMA
+from sfam_bench.runs.matrix import RUN, Matrix
 from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore
 
@@ -138,8 +140,18 @@ def made(values: dict[str, float], kind: str = "partial_match", flags: dict[str,
         for method in ("lafam", "sfam"):
             flag = (flags or {}).get(query, "")
             number = np.nan if flag else value if method == "sfam" else 0.9
-            records.append({**ids, "explainer": method, "metric": "selectivity_peak", "value": number, "flag": flag})
-    found = sort_pairs(pd.DataFrame(pairs), pd.DataFrame(records), {"blind": ["lafam"], "metrics": METRICS})
+            records.append(
+                {
+                    **ids,
+                    **dict.fromkeys(RUN, "x"),
+                    "explainer": method,
+                    "metric": "selectivity_peak",
+                    "value": number,
+                    "flag": flag,
+                }
+            )
+    matrix = Matrix.of(pd.DataFrame(records), pd.DataFrame(pairs))
+    found = sort_pairs(pd.DataFrame(pairs), matrix, {"blind": ["lafam"], "metrics": METRICS})
     return [(pair.ids[0], bool(pair.failed), bool(pair.flagged)) for pair in found]
 
 
@@ -163,9 +175,7 @@ def test_another_class_nearer_than_its_own_is_a_failure() -> None:
         {**row, "reference_id": "near", "reference_label": 1, "kind": "hard_negative", "score": 0.7},
         {**row, "reference_id": "far", "reference_label": 2, "kind": "hard_negative", "score": 0.5},
     ])  # fmt: skip
-    none = pd.DataFrame(
-        {name: pd.Series(dtype=object) for name in ("query_id", "reference_id", "explainer", "metric", "value", "flag")}
-    )
+    none = Matrix.of(SCHEMA.empty_table().to_pandas(), pairs)
     found = {pair.ids[1]: pair.failed for pair in sort_pairs(pairs, none, {})}
     assert found == {"own": (), "near": ("another class is nearer than the query's own class",), "far": ()}
 

@@ -12,7 +12,8 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures import figures
 from sfam_bench.report.figures.means import draw_overview
 from sfam_bench.report.tables.tables import mark_blind
-from sfam_bench.runs.reader import read_run
+from sfam_bench.runs.matrix import Matrix
+from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.statistics import summarise
 
 
@@ -63,8 +64,10 @@ def test_flat_and_broken_maps_are_flagged(raw: np.ndarray) -> None:
 
 def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
-    records = run.records.assign(explainer=run.records["explainer"].replace("exact", "$\\frac$"))
-    table = mark_blind(summarise(records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"])
+    records = read_records(run.root).assign(explainer=read_records(run.root)["explainer"].replace("exact", "$\\frac$"))
+    table = mark_blind(
+        summarise(Matrix.of(records, run.pairs), run.manifest["metrics"], draws=200), run.manifest["blind"]
+    )
     png, svg = draw_overview(table, Catalogue.of(run.manifest), tmp_path)
     assert Image.open(png).size[0] > 500
     first = svg.read_bytes()
@@ -74,5 +77,5 @@ def test_the_overview_is_drawn_with_names_that_look_like_mathematics(fake_run: P
 
 def test_an_overview_of_nothing_is_no_file(fake_run: Path, tmp_path: Path) -> None:
     run = read_run(fake_run)
-    table: pd.DataFrame = mark_blind(summarise(run.records, run.pairs, {}, draws=50), ())
+    table: pd.DataFrame = mark_blind(summarise(run.matrix, {}, draws=50), ())
     assert draw_overview(table, Catalogue({}), tmp_path) == []

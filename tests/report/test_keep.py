@@ -11,7 +11,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.report.keep import keep_run
 from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import read_curves, read_maps, read_run
+from sfam_bench.runs.reader import read_curves, read_maps, read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.report.conftest import make_run
 from tests.report.test_models import trained
@@ -21,14 +21,14 @@ def test_an_evaluation_keeps_its_records(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "lite0", 0)
     kept = keep_run(run, tmp_path / "kept")
     before, after = read_run(run), read_run(kept)
-    pd.testing.assert_frame_equal(before.records, after.records)
+    pd.testing.assert_frame_equal(read_records(before.root), read_records(after.root))
     pd.testing.assert_frame_equal(before.pairs, after.pairs)
     assert len(read_curves(kept)) == len(read_curves(run))
     assert {path.name for path in kept.iterdir()} == {
         *("manifest.json", "config.yaml", "pairs.parquet", "records.parquet", "curves.parquet"),
     }
     again = keep_run(kept, tmp_path / "again", pictures=1)
-    pd.testing.assert_frame_equal(before.records, read_run(again).records)
+    pd.testing.assert_frame_equal(read_records(before.root), read_records(again))
 
 
 def test_pictures_are_of_the_first_pairs_and_of_the_worst(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_pictures_are_of_the_first_pairs_and_of_the_worst(tmp_path: Path) -> Non
     maps = read_maps(kept)
     pairs = list(zip(maps["query_id"].tolist(), maps["reference_id"].tolist(), strict=True))
     shown = whole.pairs[:8]  # those that have images
-    worst = [pair.row for pair in sort_pairs(shown, whole.records, whole.manifest)]
+    worst = [pair.row for pair in sort_pairs(shown, whole.matrix, whole.manifest)]
     for kind, own in shown.groupby("kind"):
         first = tuple(own[["query_id", "reference_id"]].iloc[0])
         last = next(pair for pair in worst if pair["kind"] == kind)
@@ -79,6 +79,6 @@ def test_nothing_is_left_of_what_cannot_be_kept(tmp_path: Path) -> None:
         keep_run(run, tmp_path / "half")
     half = trained(tmp_path / "training")
     (half / "history.csv").unlink()
-    with pytest.raises(UserError, match="no finished training"):
+    with pytest.raises(UserError, match="not a finished training"):
         keep_run(half, tmp_path / "half")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "kept", "training"}

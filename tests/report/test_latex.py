@@ -144,9 +144,7 @@ def test_all_letters_up_to_z_with_caron_compile(tmp_path: Path) -> None:
 
 def test_means_of_a_run(tmp_path: Path, fake_run: Path) -> None:
     run = read_run(fake_run)
-    frame = tables.mark_blind(
-        summarise(run.records, run.pairs, run.manifest["metrics"], draws=200), run.manifest["blind"]
-    )
+    frame = tables.mark_blind(summarise(run.matrix, run.manifest["metrics"], draws=200), run.manifest["blind"])
     made = tables.metric_tables(frame, Catalogue.of(run.manifest))
     log, text = compiled(formats.to_latex("Run", [("Data", "made")], made), tmp_path)
     assert not wrong(log)

@@ -11,6 +11,7 @@ from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables import meta
 from sfam_bench.report.tables.meta import Measured, write_meta
+from sfam_bench.runs.matrix import Matrix
 from sfam_bench.statistics import summarise
 from sfam_bench.statistics import worth as judged
 
@@ -31,7 +32,9 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
         for metric, value, spread in (("deletion_mean_colour", -level, 0.02), ("insertion_mean_colour", 0.0, 1.0))
         for n in range(count)
     ]
-    pairs = pd.DataFrame({"query_id": [f"q{n}" for n in range(count)], "query_label": np.arange(count) // 4})
+    pairs = pd.DataFrame(
+        {"query_id": [f"q{n}" for n in range(count)], "reference_id": "r", "query_label": np.arange(count) // 4}
+    )
     return pd.DataFrame(rows), pairs
 
 
@@ -39,9 +42,12 @@ def frames() -> tuple[pd.DataFrame, pd.DataFrame]:
 def found(frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory):
     records, pairs = frames
     out = tmp_path_factory.mktemp("meta")
-    tells, ranks = judged.separation(records, pairs, METRICS), judged.ranks(records, pairs, METRICS)
+    tells, ranks = (
+        judged.separation(Matrix.of(records, pairs), METRICS),
+        judged.ranks(Matrix.of(records, pairs), METRICS),
+    )
     runs = [Measured(tells, ranks, ("lafam", "chance"))]
-    return write_meta(runs, summarise(records, pairs, METRICS), Catalogue(METRICS), out), out
+    return write_meta(runs, summarise(Matrix.of(records, pairs), METRICS), Catalogue(METRICS), out), out
 
 
 def test_a_metric_that_does_not_separate_is_named(found) -> None:
@@ -73,7 +79,7 @@ def test_mean_ranks_mark_the_best_and_what_cannot_be_told_from_it(found) -> None
 
 def test_without_metrics_there_is_no_part(tmp_path: Path) -> None:
     rows = pd.DataFrame([{**RUN, "explainer": "pair", "metric": "s_full", "query_id": "q0", "value": 0.5}])
-    pairs = pd.DataFrame({"query_id": ["q0"], "query_label": [0]})
-    nothing = Measured(judged.separation(rows, pairs, {}), judged.ranks(rows, pairs, {}), ())
-    assert write_meta([nothing], summarise(rows, pairs, {}), Catalogue({}), tmp_path) is None
+    pairs = pd.DataFrame({"query_id": ["q0"], "reference_id": ["r"], "query_label": [0]})
+    nothing = Measured(judged.separation(Matrix.of(rows, pairs), {}), judged.ranks(Matrix.of(rows, pairs), {}), ())
+    assert write_meta([nothing], summarise(Matrix.of(rows, pairs), {}), Catalogue({}), tmp_path) is None
     assert not list(tmp_path.iterdir())

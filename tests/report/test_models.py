@@ -247,7 +247,7 @@ def test_two_runs_of_one_training_and_none_at_all_are_refused(tmp_path: Path) ->
     run = trained(tmp_path / "run")
     with pytest.raises(UserError, match=r"both hold cub · zero-shot · lite0 · arcface · none · embedder"):
         written(run, trained(tmp_path / "again"))
-    with pytest.raises(UserError, match="there is no training to report"):
+    with pytest.raises(UserError, match="no training to report"):
         model_table([])
 
 

@@ -15,7 +15,8 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables import formats, protocols, tables
 from sfam_bench.report.tables.flagged import flagged_table
 from sfam_bench.report.tables.tables import Cell, Column, Report, Table
-from sfam_bench.runs.reader import Run, read_run
+from sfam_bench.runs.matrix import Matrix
+from sfam_bench.runs.reader import Run, read_records, read_run
 from sfam_bench.statistics import NOT_COMPARED, holm, paired_difference, summarise
 
 
@@ -26,9 +27,7 @@ def run(fake_run: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def summed(run: Run) -> pd.DataFrame:
-    return tables.mark_blind(
-        summarise(run.records, run.pairs, run.manifest["metrics"], draws=1000), run.manifest["blind"]
-    )
+    return tables.mark_blind(summarise(run.matrix, run.manifest["metrics"], draws=1000), run.manifest["blind"])
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +102,8 @@ def test_what_was_not_measured_is_no_number(summed: pd.DataFrame, catalogue: Cat
 
 
 def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataFrame, catalogue: Catalogue) -> None:
-    own = run.records[
-        run.records["metric"] == "deletion_mean_colour"
-    ]  # of 8 classes, more comparisons could not be marked
-    differences = tables.adjust_differences(paired_difference(own, run.pairs, draws=1000), catalogue)
+    own = run.matrix.of_metric("deletion_mean_colour")  # of 8 classes, more comparisons could not be marked
+    differences = tables.adjust_differences(paired_difference(own, draws=1000), catalogue)
     found = tables.difference_tables(tables.mark_blind(differences, run.manifest["blind"]), catalogue)
     table = next(table for table in found if table.title.startswith("Faithfulness"))
     assert "lafam" not in dict(table.rows)
@@ -121,7 +118,7 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
 
 
 def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.DataFrame, catalogue: Catalogue) -> None:
-    differences = tables.adjust_differences(paired_difference(run.records, run.pairs, draws=1000), catalogue)
+    differences = tables.adjust_differences(paired_difference(run.matrix, draws=1000), catalogue)
     assert set(differences["metric"]).isdisjoint({"foreground_area"})  # without a direction
     shown = differences[differences["metric"].isin(["deletion_mean_colour", "insertion_mean_colour"])]
     assert set(shown["table"]) == {"Faithfulness"}
@@ -131,45 +128,45 @@ def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.Da
 @pytest.mark.parametrize("classes", [1, 5])
 def test_a_column_of_few_classes_has_no_marks_and_says_why(run: Run, classes: int, catalogue: Catalogue) -> None:
     few = run.pairs["query_label"] < classes
-    records = run.records[run.records["query_id"].isin(run.pairs.loc[few, "query_id"])]
-    means = tables.mark_blind(summarise(records, run.pairs, run.manifest["metrics"], draws=100), ())
+    records = read_records(run.root)
+    records = records[records["query_id"].isin(run.pairs.loc[few, "query_id"])]
+    means = tables.mark_blind(summarise(Matrix.of(records, run.pairs), run.manifest["metrics"], draws=100), ())
     for table in tables.metric_tables(means, catalogue):
         assert not any(cell.best or cell.tied for _, cells in table.rows for cell in cells)
         notes = {column.label: column.note for column in table.columns}
         directed = [note for label, note in notes.items() if label[-1] in "↑↓"]
         assert all("no marks: fewer than 6 classes" in note for note in directed)
         assert all(f"{classes} class" in note for note in directed)
-    (_, faithful, *_) = tables.difference_tables(
-        tables.mark_blind(tables.adjust_differences(paired_difference(records, run.pairs, draws=100), catalogue), ()),
-        catalogue,
-    )
+    differences = tables.adjust_differences(paired_difference(Matrix.of(records, run.pairs), draws=100), catalogue)
+    (_, faithful, *_) = tables.difference_tables(tables.mark_blind(differences, ()), catalogue)
     assert not any(cell.best for _, cells in faithful.rows for cell in cells)
 
 
 def test_a_method_that_is_not_compared_is_named(run: Run, catalogue: Catalogue) -> None:
-    records = run.records.copy()
+    records = read_records(run.root)
     lost = (records["explainer"] == "sfam") & (records["metric"] == "deletion_mean_colour")
     lost &= records["query_id"].isin(run.pairs["query_id"].iloc[:25])
     records.loc[lost, ["value", "flag"]] = [np.nan, "constant_map"]
-    means = tables.mark_blind(summarise(records, run.pairs, run.manifest["metrics"], draws=100), ())
+    means = tables.mark_blind(summarise(Matrix.of(records, run.pairs), run.manifest["metrics"], draws=100), ())
     table = next(t for t in tables.metric_tables(means, catalogue) if t.title == "Faithfulness")
     assert "not compared, too few pairs: sfam" in table.columns[0].note
     assert not cell(table, "sfam", "deletion").tied
 
 
 def test_flags_are_counted_in_pairs(run: Run) -> None:
-    table = flagged_table(run.records)
+    table = flagged_table(run.matrix)
     assert table is not None
     assert [column.note for column in table.columns] == ["constant_map", "zero_range"]
     assert [c.text for c in dict(table.rows)["grad_cam"]] == ["2 (of 7 metrics)", "1 (of 2 metrics)"]
     assert [c.text for c in dict(table.rows)["sfam"]] == ["0", "1 (of 2 metrics)"]
-    assert flagged_table(run.records[run.records["flag"] == ""]) is None
+    records = read_records(run.root)
+    assert flagged_table(Matrix.of(records[records["flag"] == ""], run.pairs)) is None
 
 
 def test_models_stand_side_by_side(fake_runs: list[Path]) -> None:
     found = [read_run(path) for path in fake_runs]
     both = pd.concat(
-        [tables.mark_blind(summarise(run.records, run.pairs, run.manifest["metrics"], draws=200), ()) for run in found]
+        [tables.mark_blind(summarise(run.matrix, run.manifest["metrics"], draws=200), ()) for run in found]
     )
     catalogue = Catalogue.of(*(run.manifest for run in found))
     columns = [
@@ -302,7 +299,7 @@ def test_the_terminal_table_fits(summed: pd.DataFrame, catalogue: Catalogue) -> 
 
 def test_what_was_tuned_is_said(run: Run) -> None:
     study = {"chosen": {"gamma": 0.5, "relu": False}, "budget": {"completed": 40}, "objective": {"metric": "deletion"}}
-    summed = summarise(run.records, run.pairs, run.manifest["metrics"])
+    summed = summarise(run.matrix, run.manifest["metrics"])
     tuned = replace(run, manifest={**run.manifest, "tuned": {"sfam tuned": study}})
     said = dict(protocols.describe_protocol(tuned, summed, np.array([])))["Tuned"]
     assert said == "sfam tuned: gamma 0.5, relu False (40 trials on training classes for deletion)"

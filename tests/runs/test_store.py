@@ -23,7 +23,7 @@ from sfam_bench.core.provenance import code_hash, config_hash
 from sfam_bench.runs import chunks as pieces
 from sfam_bench.runs.chunks import SCHEMA, Chunk, chunk_path
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_run
+from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.runs.made import BATCHES, KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write
 
@@ -58,9 +58,9 @@ def test_a_finished_run_reads_back(run: RunStore) -> None:
     assert found.manifest["retrieval"] == {"recall_at_1": 0.5}
     assert found.manifest["config_hash"] == config_hash(CONFIG)
     assert set(found.manifest["versions"]) >= {"numpy", "torch"}
-    assert found.records["query_id"].tolist() == ["a", "b"]
-    assert found.records["flag"].tolist() == ["", "zero_range"]
-    assert np.isnan(found.records["value"][1])
+    assert read_records(found.root)["query_id"].tolist() == ["a", "b"]
+    assert read_records(found.root)["flag"].tolist() == ["", "zero_range"]
+    assert np.isnan(read_records(found.root)["value"][1])
     assert found.pairs["query_id"].tolist() == ["a", "b"]
 
 
@@ -78,7 +78,7 @@ def test_records_may_be_dataclasses(run: RunStore) -> None:
         flag: str = ""
 
     run.write_chunk(1, [Record()])
-    assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a", "b"]
+    assert read_records(run.root, allow_unfinished=True)["query_id"].tolist() == ["a", "b"]
 
 
 def test_values_that_stand_twice_or_are_of_no_pair_are_refused(run: RunStore) -> None:
@@ -88,7 +88,7 @@ def test_values_that_stand_twice_or_are_of_no_pair_are_refused(run: RunStore) ->
     ):
         read_run(run.root, allow_unfinished=True)
     run.write_chunk(1, [row("z")])
-    with pytest.raises(UserError, match="are of z with r, which is no pair of it"):
+    with pytest.raises(UserError, match="are of z with r, which is not a pair of the run"):
         read_run(run.root, allow_unfinished=True)
 
 
@@ -144,7 +144,7 @@ def test_an_empty_shard_counts_as_done(run: RunStore) -> None:
     run.write_chunk(1, [])
     run.finish()
     assert run.has_chunk(1)
-    assert len(read_run(run.root).records) == 1
+    assert len(read_records(run.root)) == 1
 
 
 def test_an_existing_run_is_refused(run: RunStore) -> None:
@@ -186,7 +186,7 @@ def test_a_kill_before_the_swap_leaves_nothing_readable(run: RunStore, monkeypat
     assert not run.has_chunk(1)
     assert not read_maps(run.root)
     assert not list(run.root.rglob("*.tmp"))
-    assert read_run(run.root, allow_unfinished=True).records["query_id"].tolist() == ["a"]
+    assert read_records(run.root, allow_unfinished=True)["query_id"].tolist() == ["a"]
 
 
 def test_maps_without_records_are_no_shard(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +198,9 @@ def test_maps_without_records_are_no_shard(run: RunStore, monkeypatch: pytest.Mo
 
 
 def test_an_unfinished_run_says_how_far_it_came(run: RunStore) -> None:
-    with pytest.raises(UserError, match="unfinished: 1 of 2 shards"):
+    with pytest.raises(UserError, match="unfinished: it has 1 of 2 chunks"):
         read_run(run.root)
-    assert len(read_run(run.root, allow_unfinished=True).records) == 1
+    assert len(read_records(run.root, allow_unfinished=True)) == 1
 
 
 def test_a_run_that_lost_a_shard_is_not_finished_whatever_its_manifest_says(run: RunStore) -> None:
@@ -321,7 +321,7 @@ def test_a_shard_of_an_older_version_is_read_and_not_continued(
         read_run(planned.root, allow_unfinished=True)
     age(planned.root)
     for _ in range(2):
-        assert len(read_run(planned.root, allow_unfinished=True).records) == 35
+        assert len(read_records(planned.root, allow_unfinished=True)) == 35
         assert len(read_maps(planned.root)["query_id"]) == 7
     assert [record.levelname for record in caplog.records] == ["WARNING"]  # one line
 
@@ -329,7 +329,7 @@ def test_a_shard_of_an_older_version_is_read_and_not_continued(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda table: table[:-1], "holds 9 of 10 rows"),
+        (lambda table: table[:-1], "has 9 of 10 rows"),
         (lambda table: table.drop_columns("flag"), "has other columns"),
         (lambda table: table.set_column(7, "value", table["value"].take(list(range(9, -1, -1)))), "digest differs"),
         (lambda table: table.replace_schema_metadata({b"sfam_bench": b"[]"}), "cannot be read"),
@@ -347,9 +347,7 @@ def test_check_shard_names_what_was_changed(change, why: str, planned: RunStore)
 def test_a_shard_of_another_mode_or_of_other_code_is_not_continued(planned: RunStore) -> None:
     other = {"mode": "half", "batch": 16}
     assert not replace(planned, passes=other).has_chunk(0)
-    assert "computed with passes mode eager, batch 4, expected mode half" in replace(planned, passes=other).check_chunk(
-        0
-    )
+    assert "has passes mode eager, batch 4, expected mode half" in replace(planned, passes=other).check_chunk(0)
     assert not replace(planned, codes=("f" * 16,)).has_chunk(0)
     assert "made by other code" in replace(planned, codes=("f" * 16,)).check_chunk(0)
     found = Chunk.read(planned.root, 0, KEY)
@@ -372,7 +370,7 @@ def test_what_is_set_aside_is_kept_and_computed_anew(planned: RunStore) -> None:
     planned.set_aside(1)  # another process was faster
     aside = sorted(planned.path(1).parent.glob("*.bad*"))
     assert [path.read_bytes() for path in aside] == [b"first", b"second"]
-    assert len(read_run(planned.root, allow_unfinished=True).records) == 25
+    assert len(read_records(planned.root, allow_unfinished=True)) == 25
     write(planned, 1)
     assert planned.check_chunk(1) == ""
 
@@ -413,7 +411,7 @@ def test_a_crash_at_any_byte_leaves_nothing_to_read(planned: RunStore) -> None:
             path = chunk_path(planned.root, kind, 1)
             path.with_name(f".{path.name}.host.1.ab.tmp").write_bytes(content[: min(cut, len(content))])
         assert not planned.has_chunk(1)
-        assert len(read_run(planned.root, allow_unfinished=True).records) == 25
+        assert len(read_records(planned.root, allow_unfinished=True)) == 25
         assert len(read_maps(planned.root)["query_id"]) == 5
     for cut in {*range(0, length, 23), *range(length - 20, length)}:  # renamed, and lost by the disk
         planned.path(1).write_bytes(whole["records"][:cut])

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.runs.matrix import Matrix
 from sfam_bench.statistics import area_errors, paired_difference, summarise
 
 METRICS = {"deletion": {"higher_is_better": False}, "game": {"higher_is_better": True}, "s_full": {}}
@@ -36,7 +37,7 @@ def row(table: pd.DataFrame, explainer: str, metric: str) -> pd.Series:
 def test_flagged_pairs_are_left_out_and_counted() -> None:
     flags = {("sfam", "game", 0): "empty_mask", ("sfam", "game", 1): "zero_range", ("sfam", "game", 2): "zero_range"}
     records = frame({("sfam", "game"): [9, 9, 9, 0.5, 0.7, np.inf]}, flags)
-    found = row(summarise(records, pairs([0, 0, 1, 1, 2, 2]), METRICS), "sfam", "game")
+    found = row(summarise(Matrix.of(records, pairs([0, 0, 1, 1, 2, 2])), METRICS), "sfam", "game")
     assert found["mean"] == pytest.approx(0.6)
     assert found["count"] == 2
     assert found["flagged"] == "empty_mask 1, no_reason 1, zero_range 2"
@@ -46,7 +47,7 @@ def test_the_best_follows_the_direction_and_facts_of_the_pair_never_win() -> Non
     few, many = [0.2, 0.3] * 4, [0.9, 0.8] * 4
     values = {("sfam", "deletion"): few, ("lafam", "deletion"): many, ("sfam", "game"): few, ("lafam", "game"): many}
     values |= {("pair", "s_full"): [1.0] * 8, ("pair", "game"): [1.0] * 8}
-    table = summarise(frame(values), pairs([*range(8)]), METRICS)
+    table = summarise(Matrix.of(frame(values), pairs([*range(8)])), METRICS)
     assert set(table.loc[table["best"], ["explainer", "metric"]].itertuples(index=False, name=None)) == {
         ("sfam", "deletion"),
         ("lafam", "game"),
@@ -60,7 +61,7 @@ def test_ties_are_judged_over_the_same_pairs() -> None:
     spread = rng.normal(size=40)  # wide intervals that overlap, yet one is always a little better
     shifted, noisy = spread - 0.1, spread + 0.1 * rng.normal(size=40) - 0.001
     values = {("a", "game"): list(spread), ("b", "game"): list(shifted), ("c", "game"): list(noisy)}
-    table = summarise(frame(values), pairs(list(range(40))), METRICS).set_index("explainer")
+    table = summarise(Matrix.of(frame(values), pairs(list(range(40)))), METRICS).set_index("explainer")
     assert table["best"].tolist() == [True, False, False] or table["best"].tolist() == [False, False, True]
     assert not table.loc["b", "tied"]
     assert table.loc[["a", "c"], "tied"].sum() == 1
@@ -69,14 +70,14 @@ def test_ties_are_judged_over_the_same_pairs() -> None:
 
 def test_a_pair_of_two_kinds_counts_once() -> None:
     records = frame({("sfam", "game"): [0.0, 1.0]})
-    twice = pd.concat([records, records.iloc[:1]])
-    assert row(summarise(twice, pairs([0, 1]), METRICS), "sfam", "game")["mean"] == 0.5
+    twice, two_kinds = pd.concat([records, records.iloc[:1]]), pairs([0, 1]).iloc[[0, 0, 1]]
+    assert row(summarise(Matrix.of(twice, two_kinds), METRICS), "sfam", "game")["mean"] == 0.5
 
 
 def test_the_difference_is_over_pairs_that_neither_flagged() -> None:
     values = {("sfam", "game"): [1.0, 2, 3, 4], ("lafam", "game"): [0.0, 0, 1, 9]}
     records = frame(values, {("lafam", "game", 3): "constant_map"})
-    (found,) = paired_difference(records, pairs([0, 1, 2, 3])).to_dict("records")
+    (found,) = paired_difference(Matrix.of(records, pairs([0, 1, 2, 3]))).to_dict("records")
     assert found["difference"] == pytest.approx(5 / 3)
     assert found["count"] == 3
     assert found["clusters"] == 3
@@ -86,30 +87,30 @@ def test_the_difference_is_over_pairs_that_neither_flagged() -> None:
 
 def test_no_difference_at_all_has_p_of_one() -> None:
     records = frame({("sfam", "game"): [0.1, 0.2], ("lafam", "game"): [0.1, 0.2]})
-    (found,) = paired_difference(records, pairs([0, 1])).to_dict("records")
+    (found,) = paired_difference(Matrix.of(records, pairs([0, 1]))).to_dict("records")
     assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
 
 
 def test_without_the_control_there_is_no_difference() -> None:
-    assert paired_difference(frame({("sfam", "game"): [0.1, 0.2]}), pairs([0, 1])).empty
+    assert paired_difference(Matrix.of(frame({("sfam", "game"): [0.1, 0.2]}), pairs([0, 1]))).empty
 
 
 def test_area_errors_are_of_all_explainers_and_walks() -> None:
     values = {("sfam", "deletion_area_error"): [0.1, 0.2, 9], ("lafam", "insertion_area_error"): [0.3]}
     records = frame(values, {("sfam", "deletion_area_error", 2): "constant_map"})
     twice = pd.concat([records, records.iloc[:1]])
-    assert area_errors(twice).tolist() == [0.1, 0.2, 0.3]
-    assert area_errors(records[:0]).size == 0
+    assert area_errors(Matrix.of(twice, pairs([0, 1, 2]).iloc[[0, 0, 1, 2]])).tolist() == [0.1, 0.2, 0.3]
+    assert area_errors(Matrix.of(records[:0], pairs([0]))).size == 0
 
 
 def test_a_query_without_a_class_is_named() -> None:
-    with pytest.raises(UserError, match="'q2'"):
-        summarise(frame({("sfam", "game"): [0.1, 0.2, 0.3]}), pairs([0, 1]), METRICS)
+    with pytest.raises(UserError, match="q2 with r, which is not a pair"):
+        summarise(Matrix.of(frame({("sfam", "game"): [0.1, 0.2, 0.3]}), pairs([0, 1])), METRICS)
 
 
 def test_fewer_than_six_classes_have_no_marks() -> None:
     records = frame({("a", "game"): [0.1, 0.2, 0.1, 0.2], ("b", "game"): [0.9, 0.8, 0.9, 0.8]})
-    table = summarise(records, pairs([0, 1, 2, 3]), METRICS)
+    table = summarise(Matrix.of(records, pairs([0, 1, 2, 3])), METRICS)
     assert not table[["best", "tied"]].to_numpy().any()
     assert table["compared"].all()
     assert table["shared_classes"].tolist() == [4, 4]
@@ -118,7 +119,7 @@ def test_fewer_than_six_classes_have_no_marks() -> None:
 def test_marks_rest_on_the_pairs_that_all_have() -> None:
     values = {("a", "game"): [0.9] * 6 + [0.0] * 6, ("b", "game"): [0.95, 0.94, 0.95, 0.94, 0.95, 0.94] + [0.3] * 6}
     flags = {("a", "game", number): "constant_map" for number in range(6, 12)}
-    table = summarise(frame(values, flags), pairs([*range(6), *range(6)]), METRICS).set_index("explainer")
+    table = summarise(Matrix.of(frame(values, flags), pairs([*range(6), *range(6)])), METRICS).set_index("explainer")
     assert table["mean"].to_dict() == pytest.approx({"a": 0.9, "b": 0.6225})
     assert table["best"].to_dict() == {"a": False, "b": True}
     assert table["shared"].tolist() == [6, 6]
@@ -127,7 +128,7 @@ def test_marks_rest_on_the_pairs_that_all_have() -> None:
 def test_a_metric_of_hits_has_wilsons_interval_and_another_with_equal_values_has_not() -> None:
     values = {("a", "game"): [1.0] * 8, ("b", "game"): [1.0, 0] * 4}
     values |= {("a", "deletion"): [0.0] * 8, ("b", "deletion"): [0.5, 0] * 4}
-    table = summarise(frame(values), pairs([*range(8)]), METRICS)
+    table = summarise(Matrix.of(frame(values), pairs([*range(8)])), METRICS)
     hits, level = row(table, "a", "game"), row(table, "a", "deletion")
     assert hits["low"] < 0.7
     assert hits["high"] == pytest.approx(1)

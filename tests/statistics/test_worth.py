@@ -10,6 +10,7 @@ from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.metrics.localisation import PointingGame
 from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.metrics.shared.steps import Midpoint
+from sfam_bench.runs.matrix import Matrix
 from sfam_bench.statistics import worth as meta
 
 RUN = {"dataset": "cub", "model": "lite0", "target": "similarity", "reference_id": "r", "flag": ""}
@@ -23,7 +24,7 @@ METRICS = metric_facts(
         "area": Described(MetricCard()),
     }
 )
-PAIRS = pd.DataFrame({"query_id": [f"q{n}" for n in range(12)], "query_label": np.arange(12) // 3})
+PAIRS = pd.DataFrame({"query_id": [f"q{n}" for n in range(12)], "reference_id": "r", "query_label": np.arange(12) // 3})
 
 
 def records(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
@@ -41,7 +42,7 @@ def told(
 ) -> pd.Series:
     frame = records({(meta.EXACT, metric): exact, ("chance", metric): chance})
     pairs = PAIRS.assign(query_label=np.arange(12) // of_class)
-    (row,) = meta.separation(frame, pairs, METRICS).to_dict("records")
+    (row,) = meta.separation(Matrix.of(frame, pairs), METRICS).to_dict("records")
     return pd.Series(row)
 
 
@@ -72,15 +73,15 @@ def test_no_pair_against_it_is_no_certainty() -> None:
 
 def test_metrics_without_a_better_side_and_runs_without_the_exact_one_are_left_out() -> None:
     frame = records({(meta.EXACT, "area"): [1.0] * 12, ("chance", "area"): [0.0] * 12, ("sfam", "area"): [0.0] * 12})
-    assert meta.separation(frame, PAIRS, METRICS).empty
-    assert meta.ranks(frame, PAIRS, METRICS).empty
-    assert meta.separation(records({("chance", "deletion_mean_colour"): [0.0] * 12}), PAIRS, METRICS).empty
+    assert meta.separation(Matrix.of(frame, PAIRS), METRICS).empty
+    assert meta.ranks(Matrix.of(frame, PAIRS), METRICS).empty
+    assert meta.separation(Matrix.of(records({("chance", "deletion_mean_colour"): [0.0] * 12}), PAIRS), METRICS).empty
 
 
 def test_ranks_are_of_means_of_classes_and_follow_the_direction() -> None:
     values = {"sfam": 0.1, "lafam": 0.2, "chance": 0.9}
     frame = records({(name, "deletion_mean_colour"): [value] * 12 for name, value in values.items()})
-    found = meta.ranks(frame, PAIRS, METRICS)
+    found = meta.ranks(Matrix.of(frame, PAIRS), METRICS)
     assert dict(zip(found["explainer"], found["rank"], strict=True)) == {"sfam": 1, "lafam": 2, "chance": 3}
     assert set(found["of"]) == {"classes"}
     assert set(found["blocks"]) == {4}
@@ -92,7 +93,7 @@ def test_an_explainer_that_is_mostly_flagged_does_not_cost_the_others_their_pair
     rare = [1.0] + [np.nan] * 11
     names = {"sfam": [0.1] * 12, "lafam": [0.2] * 12, "chance": [0.9] * 12, "rare": rare}
     found = meta.ranks(
-        records({(name, "deletion_mean_colour"): column for name, column in names.items()}), PAIRS, METRICS
+        Matrix.of(records({(name, "deletion_mean_colour"): column for name, column in names.items()}), PAIRS), METRICS
     )
     assert "rare" not in set(found["explainer"])
     assert set(found["blocks"]) == {4}

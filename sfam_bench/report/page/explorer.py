@@ -19,8 +19,8 @@ from sfam_bench.report.figures.style import METHOD
 from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
 from sfam_bench.report.page.pair_order import Ordered, sort_pairs
 from sfam_bench.report.tables.flagged import FLAGS
+from sfam_bench.runs.matrix import ABSENT, FACTS, RUN, Matrix
 from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
-from sfam_bench.statistics import FACTS, RUN, exclusion_reasons
 
 SIDES = ("query", "reference")
 FINEST = 56  # rows and columns of a map; finer ones are averaged
@@ -63,13 +63,12 @@ def _pack_run(
     run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str], catalogue: Catalogue
 ) -> dict[str, Any] | None:
     """The index of one run; its pairs go to `blocks` up to its share of the budget."""
-    names = [str(run.manifest.get(name, "")) for name in RUN]
-    own = run.records[(run.records[RUN] == names).all(axis=1) & ~catalogue.checks(run.records)]
+    own = run.matrix.select(lambda metric, _: not catalogue.is_check(metric))
     pairs, blind = sort_pairs(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
     there = {path.name for path in (run.root / "images").glob("*.png")}
     kept = [pair for pair in pairs if all(image_path(run.root, one).name in there for one in pair.ids)]
-    methods = sort_explainers([name for name in own["explainer"].unique().tolist() if name != FACTS], blind)
-    metrics = catalogue.with_role("score", catalogue.sort(own["metric"].unique()))
+    methods = sort_explainers(own.explainers, blind)
+    metrics = catalogue.with_role("score", catalogue.sort(own.metrics))
     listed: list[dict[str, Any]] = []
     for pair, packed, uris in _pairs(run, own, kept, methods):
         new = {uri: f"image-{len(images) + place}" for place, uri in enumerate(dict.fromkeys(uris) - images.keys())}
@@ -91,17 +90,11 @@ def _pack_run(
 
 
 def _pairs(
-    run: Run, records: pd.DataFrame, kept: Sequence[Ordered], methods: Sequence[str]
+    run: Run, matrix: Matrix, kept: Sequence[Ordered], methods: Sequence[str]
 ) -> Iterator[tuple[Ordered, dict[str, Any], list[str]]]:
     """Each pair with its facts and its two images."""
-    curves = read_curves(run.root)
-    by_pair = {
-        name: dict(iter(frame.groupby(["query_id", "reference_id"], observed=True)))
-        for name, frame in {
-            "curves": curves,
-            "records": records.assign(reason=exclusion_reasons(records)),
-        }.items()
-    }
+    curves = dict(iter(read_curves(run.root).groupby(["query_id", "reference_id"], observed=True)))
+    row_of = {pair: row for row, pair in enumerate(matrix.pairs)}
     for start in range(0, len(kept), AT_ONCE):
         some = kept[start : start + AT_ONCE]
         maps = read_maps(run.root, {pair.ids for pair in some}, points=True)
@@ -117,22 +110,24 @@ def _pairs(
                     if any(sides := [_map(mine.get(f"{name}/{side}")) for side in SIDES])
                 },
                 "points": _points(mine.get(POINT_TO_POINT)),
-                "curves": _curves(by_pair["curves"].get(pair.ids)),
-                **_values(by_pair["records"].get(pair.ids), methods),
+                "curves": _curves(curves.get(pair.ids)),
+                **_values(matrix, row_of.get(pair.ids), methods),
             }
             yield pair, packed, [_image(read_image(run.root, run.manifest, one)) for one in pair.ids]
 
 
-def _values(records: pd.DataFrame | None, methods: Sequence[str]) -> dict[str, Any]:
+def _values(matrix: Matrix, row: int | None, methods: Sequence[str]) -> dict[str, Any]:
     """By metric, the value of each method or the reason why it is missing; and the facts of the pair."""
-    facts: dict[str, float] = {}
+    facts: dict[str, float | str] = {}
     values: dict[str, list[Any]] = {}
-    for row in () if records is None else records.to_dict("records"):
-        value = row["reason"] or float(f"{row['value']:.4g}")
-        if row["explainer"] == FACTS:
-            facts[row["metric"]] = value
+    for metric, explainer in () if row is None else matrix.columns:
+        if (code := int(matrix.codes[metric, explainer][row])) == ABSENT:
+            continue
+        value = matrix.reasons[code] or float(f"{matrix.entries[metric, explainer][row]:.4g}")
+        if explainer == FACTS:
+            facts[metric] = value
         else:
-            values.setdefault(row["metric"], [None] * len(methods))[methods.index(row["explainer"])] = value
+            values.setdefault(metric, [None] * len(methods))[methods.index(explainer)] = value
     return {"facts": facts, "values": values}
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 from sfam_bench.core.metric_card import SIGNED
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import sort_explainers, to_prose
-from sfam_bench.report.tables.flagged import FLAGS
-from sfam_bench.statistics import FACTS, PAIR, exclusion_reasons
+from sfam_bench.report.tables.flagged import FLAGS, flagged_columns
+from sfam_bench.runs.matrix import ABSENT, PAIR, Matrix
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,15 @@ class Ordered:
         return {**texts, **known, "failed": self.failed, "flagged": self.flagged}
 
 
-def sort_pairs(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Ordered]:
+def sort_pairs(pairs: pd.DataFrame, matrix: Matrix, manifest: Mapping[str, Any]) -> list[Ordered]:
     """All pairs of one run, the worst of the first method first."""
     pairs = pairs.drop_duplicates(PAIR)
     if "reference_label" not in pairs:  # part agreement: many references of many classes, none of which can be shown
         pairs = pairs.assign(reference_label=pairs["query_label"], reference_class="")
-    methods = sort_explainers(
-        [name for name in records["explainer"].unique().tolist() if name != FACTS], manifest.get("blind") or ()
-    )
+    methods = sort_explainers(matrix.explainers, manifest.get("blind") or ())
     catalogue = Catalogue.of(manifest)
-    values, places = _first_method(records, methods[0] if methods else "", catalogue)
-    flags, nearer = _flags(pairs, records), _best_own_class(pairs)
+    values, places = _first_method(matrix, methods[0] if methods else "", catalogue)
+    flags, nearer = _flags(pairs, matrix), _best_own_class(pairs)
     found = []
     for row in pairs.to_dict("records"):
         ids = (row["query_id"], row["reference_id"])
@@ -62,25 +60,25 @@ def sort_pairs(pairs: pd.DataFrame, records: pd.DataFrame, manifest: Mapping[str
 
 
 def _first_method(
-    records: pd.DataFrame, method: str, catalogue: Catalogue
+    matrix: Matrix, method: str, catalogue: Catalogue
 ) -> tuple[dict[Any, tuple[str, float]], dict[Any, float]]:
     """By pair, a metric with its value, and the rank of the value among all pairs, from 0 (worst) to 1."""
-    own = records[(records["explainer"] == method) & records["value"].notna()]
+    own = matrix.select(lambda _, explainer: explainer == method)
+    present = [metric for metric, _ in own.columns if np.isfinite(own.entries[metric, method]).any()]
     values: dict[Any, tuple[str, float]] = {}
     places: dict[Any, float] = {}
-    for metric in catalogue.first(SIGNED, own["metric"].unique()):
-        part = own[own["metric"] == metric]
-        part = part.assign(place=part["value"].rank(pct=True))
-        for row in part.to_dict("records"):
-            ids = (row["query_id"], row["reference_id"])
-            if ids not in values:
-                values[ids], places[ids] = (metric, row["value"]), row["place"]
+    for metric in catalogue.first(SIGNED, present):
+        found = own.entries[metric, method]
+        rows = zip(matrix.pairs, found.tolist(), pd.Series(found).rank(pct=True).tolist(), strict=True)
+        for ids, value, place in rows:
+            if ids not in values and np.isfinite(value):
+                values[ids], places[ids] = (metric, value), place
     return values, places
 
 
-def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, ...]]:
+def _flags(pairs: pd.DataFrame, matrix: Matrix) -> dict[Any, tuple[str, ...]]:
     """The flags of each pair in prose, without flags by design (same for all pairs of a kind and all methods)."""
-    why = select_flagged(pairs, records)
+    why = select_flagged(pairs, matrix)
     found: dict[Any, tuple[str, ...]] = {}
     for ids, part in why.groupby(PAIR, observed=True):
         by_reason = part.groupby("reason", observed=True)["explainer"].agg(lambda names: [*dict.fromkeys(names)])
@@ -91,12 +89,23 @@ def _flags(pairs: pd.DataFrame, records: pd.DataFrame) -> dict[Any, tuple[str, .
     return found
 
 
-def select_flagged(pairs: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The flagged records with a `reason`, without flags by design: those of all pairs of a kind."""
-    kinds = pairs[[*PAIR, "kind"]].drop_duplicates(PAIR)
-    why = records.assign(reason=exclusion_reasons(records)).merge(kinds, on=PAIR)
-    every = why.groupby(["kind", "metric"], observed=True)["reason"].transform("nunique")
-    return why[(why["reason"] != "") & (every > 1)]
+def select_flagged(pairs: pd.DataFrame, matrix: Matrix) -> pd.DataFrame:
+    """The flagged values, a row each with its `reason`, without flags by design: those of all pairs of a kind."""
+    kind_of = pairs.drop_duplicates(PAIR).set_index(PAIR)["kind"]
+    kinds = kind_of.reindex(pd.MultiIndex.from_tuples(matrix.pairs, names=PAIR)).to_numpy()
+    rows: list[tuple[str, ...]] = []
+    for metric in matrix.metrics:
+        own = matrix.of_metric(metric)
+        columns = [column for column, _ in flagged_columns(own)]
+        for kind in pd.unique(kinds[pd.notna(kinds)]) if columns else ():
+            of_kind = np.flatnonzero(kinds == kind)
+            codes = {code for one in own.codes.values() for code in np.unique(one[of_kind])} - {ABSENT}
+            if len(codes) < 2:
+                continue
+            for column in columns:
+                for reason, flagged in own.flagged(column).items():
+                    rows += [(*matrix.pairs[row], column[1], reason) for row in of_kind[flagged[of_kind]].tolist()]
+    return pd.DataFrame(rows, columns=[*PAIR, "explainer", "reason"])
 
 
 def _list_few(names: list[str]) -> str:

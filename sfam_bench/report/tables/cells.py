@@ -14,6 +14,7 @@ from sfam_bench.jobs.plan import JobList
 from sfam_bench.jobs.status import Status
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import count_decimals
+from sfam_bench.report.stored import Summed
 from sfam_bench.report.tables import formats
 from sfam_bench.report.tables.tables import MARKS, NOTHING, Cell, Column, Table
 from sfam_bench.runs.reader import read_run
@@ -60,9 +61,8 @@ def _means(out: Path, cells: Sequence[Job]) -> tuple[dict[str, pd.DataFrame], Ca
     for job in cells:
         try:
             run = read_run(out / job.id)
-            catalogue = Catalogue.of(run.manifest)
-            records = run.records[~catalogue.checks(run.records) & (run.records["explainer"] != FACTS)]
-            means[job.id] = summarise(records, run.pairs, catalogue.facts)
+            scores = Summed.of(run).run.matrix.select(lambda _, name: name != FACTS)
+            means[job.id] = summarise(scores, Catalogue.of(run.manifest).facts)
             manifests.append(run.manifest)
         except UserError as error:
             broken[job.id] = str(error)

@@ -1,12 +1,12 @@
 """Tables of the pairs that are left out of means, and why."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 
-import pandas as pd
+import numpy as np
 
 from sfam_bench.report.names import sort_explainers
 from sfam_bench.report.tables.tables import Cell, Column, Table
-from sfam_bench.statistics import NO_REASON, PAIR, exclusion_reasons
+from sfam_bench.runs.matrix import NO_REASON, Matrix
 
 FLAGS = {
     "zero_range": "full and baseline image have equal scores",
@@ -24,41 +24,57 @@ FLAGS = {
 }
 
 
-def flagged_table(records: pd.DataFrame, blind: Container[str] = ()) -> Table | None:
+def flagged_table(matrix: Matrix, blind: Container[str] = ()) -> Table | None:
     """The number of flagged pairs of each explainer of one (dataset, model, target), by reason."""
-    why = records.assign(reason=exclusion_reasons(records))
-    why = why[why["reason"] != ""]
-    if why.empty:
+    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for (metric, explainer), flags in flagged_columns(matrix):
+        for reason, rows in flags.items():
+            found.setdefault((explainer, reason), {})[metric] = rows
+    if not found:
         return None
-    names, explainers = sorted(why["reason"].unique()), sort_explainers(why["explainer"].unique().tolist(), blind)
-    rows = []
-    for explainer in explainers:
-        own = why[why["explainer"] == explainer]
-        cells = [_flag_cell(own[own["reason"] == name]) for name in names]
-        rows.append((explainer, tuple(cells)))
+    names = sorted({reason for _, reason in found})
+    table = [
+        (explainer, tuple(_flag_cell(found.get((explainer, name), {})) for name in names))
+        for explainer in sort_explainers([*dict.fromkeys(explainer for explainer, _ in found)], blind)
+    ]
     columns = tuple(Column(FLAGS.get(name, name), name if name in FLAGS else "") for name in names)
-    total = len(records.drop_duplicates(["query_id", "reference_id"]))
-    note = f"Pairs (of {total}) excluded from at least one mean, and by how many metrics; means are over the others."
-    return Table("Flagged pairs", columns, tuple(rows), note)
+    note = (
+        f"Pairs (of {len(matrix.pairs)}) excluded from at least one mean, and by how many metrics; means are over the "
+        "others."
+    )
+    return Table("Flagged pairs", columns, tuple(table), note)
 
 
-def left_out_table(records: Mapping[str, pd.DataFrame]) -> Table | None:
+def flagged_columns(matrix: Matrix) -> Iterator[tuple[tuple[str, str], dict[str, np.ndarray]]]:
+    """The columns with flagged values, and their rows by reason."""
+    for column in matrix.columns:
+        if flags := matrix.flagged(column):
+            yield column, flags
+
+
+def left_out_table(matrices: Mapping[str, Matrix]) -> Table | None:
     """The number of pairs of each run that are flagged on any method, by reason; None if none is."""
-    flagged = {name: own.assign(reason=exclusion_reasons(own)) for name, own in records.items()}
-    names = sorted({reason for own in flagged.values() for reason in own["reason"].unique()} - {""})
+    found = {}
+    for name, matrix in matrices.items():
+        flagged: dict[str, list[np.ndarray]] = {}
+        for _, flags in flagged_columns(matrix):
+            for reason, rows in flags.items():
+                flagged.setdefault(reason, []).append(rows)
+        found[name] = {reason: int(np.any(rows, axis=0).sum()) for reason, rows in flagged.items()}
+    names = sorted({reason for counts in found.values() for reason in counts})
     if not names:
         return None
-    rows = []
-    for run, own in flagged.items():
-        whole = len(own.drop_duplicates(PAIR))
-        counts = [len(own[own["reason"] == reason].drop_duplicates(PAIR)) for reason in names]
-        rows.append((run, (Cell(str(whole)), *(Cell(str(count)) for count in counts))))
+    table = [
+        (name, (Cell(str(len(matrices[name].pairs))), *(Cell(str(counts.get(reason, 0))) for reason in names)))
+        for name, counts in found.items()
+    ]
     columns = (Column("pairs"), *(Column(FLAGS.get(name, name)) for name in names))
     note = "Pairs excluded from at least one mean of at least one method, by reason; each mean is over the others."
-    return Table("Flagged pairs", columns, tuple(rows), note, head="run")
+    return Table("Flagged pairs", columns, tuple(table), note, head="run")
 
 
-def _flag_cell(records: pd.DataFrame) -> Cell:
-    names = sorted(records["metric"].unique())
-    pairs = len(records.drop_duplicates(["query_id", "reference_id"]))
-    return Cell(f"{pairs} (of {len(names)} metrics)" if pairs else "0", hint=", ".join(names))
+def _flag_cell(by_metric: Mapping[str, np.ndarray]) -> Cell:
+    if not by_metric:
+        return Cell("0")
+    pairs = int(np.any([*by_metric.values()], axis=0).sum())
+    return Cell(f"{pairs} (of {len(by_metric)} metrics)", hint=", ".join(sorted(by_metric)))

@@ -52,7 +52,7 @@ def measure_worth(run: Run) -> Measured:
     catalogue = Catalogue.of(run.manifest)
     chosen = {name: catalogue.facts[name] for name in filter(catalogue.is_compared, catalogue.sort(catalogue.facts))}
     order = {name: place for place, name in enumerate(chosen)}
-    found = [frame(run.records, run.pairs, chosen) for frame in (meta.separation, meta.ranks)]
+    found = [frame(run.matrix, chosen) for frame in (meta.separation, meta.ranks)]
     tells, ranks = (frame.sort_values("metric", key=lambda names: names.map(order), kind="stable") for frame in found)
     return Measured(tells, ranks, tuple(run.manifest.get("blind") or ()))
 

@@ -28,7 +28,7 @@ from sfam_bench.report.names import direction_arrow, to_prose
 from sfam_bench.report.page.pair_order import select_flagged
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables.flagged import FLAGS
-from sfam_bench.statistics import FACTS, PAIR, exclusion_reasons
+from sfam_bench.runs.matrix import FACTS, PAIR
 
 REASONS = 8  # of flags, the most frequent first
 ABOVE = 2.5  # inches of the two plots
@@ -84,12 +84,12 @@ class Failures:
             raise no_data(
                 run, f"metric {self.metric} with a better side", "evaluate it with that metric (metric=[...])"
             )
-        records = run.run.records
-        own = records[(records["metric"] == self.metric) & (records["explainer"] == self.method)]
-        own = own[exclusion_reasons(own) == ""].drop_duplicates(PAIR)
+        matrix = run.run.matrix
+        own = pd.DataFrame(matrix.pairs, columns=PAIR)
+        own = own.assign(value=matrix.entries.get((self.metric, self.method), np.nan)).dropna(subset="value")
         if own.empty:
             raise no_data(run, f"{self.metric} of {self.method}", f"evaluate it with explainer=[{self.method},...]")
-        joined = own[[*PAIR, "value"]].merge(run.run.pairs.drop_duplicates(PAIR), on=PAIR)
+        joined = own.merge(run.run.pairs.drop_duplicates(PAIR), on=PAIR)
         return joined.sort_values(["value", *PAIR], ascending=[bool(better), True, True], kind="stable")
 
     def _values(self, axes: Axes, values: np.ndarray, which: list[int], run: Summed, pictured: int) -> None:
@@ -110,8 +110,8 @@ class Failures:
 
 def _flags(axes: Axes, run: Summed) -> None:
     """Counts of pairs flagged on some metric of a method, by reason; without flags by design."""
-    records = run.run.records[run.run.records["explainer"] != FACTS]
-    why = select_flagged(run.run.pairs, records).drop_duplicates([*PAIR, "reason"])
+    scores = run.run.matrix.select(lambda _, explainer: explainer != FACTS)
+    why = select_flagged(run.run.pairs, scores).drop_duplicates([*PAIR, "reason"])
     counts = Counter(why["reason"].tolist()).most_common(REASONS)
     axes.barh(range(len(counts)), [count for _, count in counts], color=METHOD, height=0.6)
     for place, (_, count) in enumerate(counts):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -35,10 +36,8 @@ class CriticalDifference:
         for title, name in self.runs.items():
             run = stored.run(name)
             specs = {metric: run.catalogue.facts[metric] for metric in select_metrics(run, self.metrics)}
-            records = run.run.records[run.run.records["metric"].isin([*specs])]
-            if self.methods:
-                records = records[records["explainer"].isin(self.methods)]
-            found = meta.ranks(records, run.run.pairs, specs)
+            methods = self.methods or run.run.matrix.explainers
+            found = meta.ranks(run.run.matrix.select(partial(_is_of, methods)), specs)
             for metric in specs:
                 own = found[found["metric"] == metric]
                 if own.empty:
@@ -48,6 +47,10 @@ class CriticalDifference:
                 diagrams.append(diagram(own, run.catalogue, title if len(self.runs) > 1 else ""))
             blind |= {*(run.run.manifest.get("blind") or ())}
         return draw_diagrams(diagrams, blind)
+
+
+def _is_of(methods: Sequence[str], metric: str, explainer: str) -> bool:
+    return explainer in methods
 
 
 @dataclass(frozen=True)
