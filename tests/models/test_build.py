@@ -153,7 +153,7 @@ def test_weights_that_would_be_rounded_are_refused(tmp_path, dtype):
     state = {key: value.contiguous() for key, value in small().state_dict().items()}
     key = next(key for key, value in state.items() if value.is_floating_point())
     save_file(state | {key: state[key].to(dtype)}, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match=rf"checkpoint .*: '{re.escape(key)}' holds {dtype} for torch.float32"):
+    with pytest.raises(UserError, match=rf"checkpoint .*: '{re.escape(key)}' is {dtype} instead of torch.float32"):
         load(small(), tmp_path / "a.safetensors")
     save_file(state | {key: state[key].double()}, tmp_path / "a.safetensors")
     load(small(), tmp_path / "a.safetensors")
