@@ -1,6 +1,5 @@
 """Confidence intervals of means over pairs, where classes were sampled rather than pairs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,17 +41,19 @@ def clustered_intervals(
     sums, sizes = sum_by_cluster(values, clusters)
     share = np.broadcast_to(shares, values.shape[1:])
     found: dict[int, Interval] = {}
-    for used, columns in _by_clusters(sizes > 0):
-        if used.sum() < 2:
-            for column in columns:
+    used = sizes > 0
+    clusters_of = used.sum(axis=0)
+    for count in np.unique(clusters_of).tolist():  # of columns with as many clusters, one resampling serves all
+        columns = np.flatnonzero(clusters_of == count)
+        if count < 2:
+            for column in columns.tolist():
                 found[column] = _interval_of_pairs(values[:, column], bool(share[column]), draws, seed, level)
             continue
-        of, sized = sums[np.ix_(used, columns)], sizes[np.ix_(used, columns)]
+        of, sized = (np.stack([each[used[:, at], at] for at in columns], axis=1) for each in (sums, sizes))
         lows, highs = _bounds(of, sized, share[columns], draws, seed, level)
         for column, low, high in zip(columns.tolist(), lows.tolist(), highs.tolist(), strict=True):
-            count = sizes[:, column].sum()
-            mean = sums[:, column].sum() / count
-            found[column] = Interval(float(mean), low, high, int(count), int(used.sum()), True)
+            pairs = sizes[:, column].sum()
+            found[column] = Interval(float(sums[:, column].sum() / pairs), low, high, int(pairs), count, True)
     return [found[column] for column in range(values.shape[1])]
 
 
@@ -63,13 +64,6 @@ def sum_by_cluster(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray
     np.add.at(sums, codes, np.where(np.isfinite(values), values, 0.0))
     np.add.at(counts, codes, np.isfinite(values))
     return sums, counts
-
-
-def _by_clusters(used: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the sets of clusters in which columns have values, each with its columns."""
-    patterns, group = np.unique(used.T, axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
-        yield pattern, np.flatnonzero(group.ravel() == number)
 
 
 def _interval_of_pairs(values: np.ndarray, share: bool, draws: int, seed: int, level: float) -> Interval:
