@@ -246,7 +246,11 @@ FAULTS = [
         "self.batches[shard.first : shard.last + 1]",
     ),
     Fault(
-        "a job beside those it needs", "jobs/job.py", "test_plan.py", "depth[job.id] = 1 + max(", "depth[job.id] = max("
+        "a job beside those it needs",
+        "jobs/job.py",
+        "test_slurm_words.py",
+        "depth[job.id] = 1 + max(",
+        "depth[job.id] = max(",
     ),
     Fault(
         "done with one result of several",

@@ -67,6 +67,11 @@ def gradient(model, encoded):
 # Gradients
 
 
+def test_layer_cam_drops_negative_derivatives_before_the_sum():
+    model, encoded = by_hand([[1.0, -3.0], [0.0, 2.0]], -2.0)  # all derivatives are -1/2
+    assert explain(LayerCAM(), model, encoded)[0].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
 def test_grad_cam_under_gmp_by_hand():
     model, encoded = by_hand([[1.0, 3.0], [0.0, 2.0]], 2.0, GMP)
     # the derivative is 2 at the peak and 0 elsewhere, 1/2 in the mean
