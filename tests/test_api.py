@@ -233,7 +233,7 @@ def test_only_methods_of_the_package_are_imported(tmp_path, monkeypatch):
     (tmp_path / "explainer" / "evil.yaml").write_text("evil: {_target_: os.system, command: 'true'}")
     monkeypatch.setattr("sfam_bench.evaluation.named.conf_folder", lambda: tmp_path)
     _entries.cache_clear()
-    with pytest.raises(UserError, match=r"takes os.system, which is not of sfam_bench"):
+    with pytest.raises(UserError, match=r"names os.system, which is not in sfam_bench"):
         find_object("explainer", "evil")
     _entries.cache_clear()
 

@@ -83,7 +83,7 @@ SETTINGS = {
     ),
     "metric.deletion_mean_colour.min_range=big": ("metric.deletion_mean_colour.min_range is 'big'", "a number"),
     "metric.deletion_mean_colour.baseline=null": ("metric.deletion_mean_colour.baseline is null",),
-    "explainer=[]": ("no explainer is given",),
+    "explainer=[]": ("no explainer is chosen",),
     "metric=[]": ("no metric is chosen",),
     "baseline=[zeros]": (
         "metric.deletion_mean_colour.baseline: needs baseline 'mean_colour', which is not chosen",
@@ -115,7 +115,7 @@ SETTINGS = {
     "+paiirs.count=4": ("no setting 'paiirs.count'", "did you mean pairs.count?"),
     "++mOdel.name=4": ("no setting 'mOdel.name'", "did you mean model.name?"),
     "explainer=7": ("explainer=7 is no choice", "sfam"),
-    "+explainer.pair={_target_: sfam_bench.explainers.controls.LaFAM}": ("the explainer 'pair'", "choose another"),
+    "+explainer.pair={_target_: sfam_bench.explainers.controls.LaFAM}": ("the explainer name 'pair'", "choose another"),
     "dataset._target_=sfam_bench.datasets.cub.nope": ("dataset: there is no sfam_bench.datasets.cub.nope",),
     "device=tpu9": ("device=tpu9 cannot be used here", "cpu or cuda"),
 }
@@ -220,7 +220,11 @@ def test_a_run_folder_that_exists_is_left_alone(run_script: Run, tmp_path: Path)
 @pytest.mark.parametrize("script", ["evaluate", "train"])
 def test_a_run_folder_that_is_a_file(run_script: Run, tmp_path: Path, script: str) -> None:
     (tmp_path / "file").write_text("precious")
-    says(mistake(run_script(script, *TINY, f"run_dir={tmp_path / 'file'}")), str(tmp_path / "file"), "check the path")
+    says(
+        mistake(run_script(script, *TINY, f"run_dir={tmp_path / 'file'}")),
+        str(tmp_path / "file"),
+        "choose another folder",
+    )
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -283,8 +287,8 @@ CHECKPOINTS = {
     "cut": ("cannot read weights from", "damaged"),
     "nan": ("holds NaN or infinity in 'trunk.layers.0.weight'", "train again"),
     "pickled": ("cannot read weights from", "damaged or of another kind"),
-    "malicious": ("refused to read", "more than tensors", "save model.state_dict()"),
-    "bare": ("refused to read", "more than tensors", "save model.state_dict()"),
+    "malicious": ("refused to read", "more than tensors", "save only model.state_dict()"),
+    "bare": ("refused to read", "more than tensors", "save only model.state_dict()"),
     "list": ("holds no plain state dict", "save model.state_dict()"),
     "other": ("does not fit the model", "missing", "unexpected"),
 }

@@ -201,7 +201,7 @@ def test_no_presets_and_a_broken_one_are_one_line(tmp_path: Path, capsys: pytest
     with pytest.raises(UserError, match=r"cannot read .*published\.csv"):
         read_presets(tmp_path)
     (tmp_path / "published.csv").write_text("preset,recall_at_1,source,mark,setting\n")
-    with pytest.raises(UserError, match=r"mine\.yaml: 'model' is not known"):
+    with pytest.raises(UserError, match=r"mine\.yaml: 'model' is unknown"):
         read_presets(tmp_path)
     (folder / "mine.yaml").write_text("defaults: [")
     with pytest.raises(UserError, match=r"cannot read .*mine\.yaml"):

@@ -231,9 +231,9 @@ def test_the_margin_target_explains_triplets(run_script: Run, tmp_path: Path) ->
     ok(run_script("evaluate", *SMALL, *chosen, "metric=[deletion]", f"run_dir={run}"))
     found = read_run(run)
     assert found.pairs["negative_id"].str.len().gt(0).all()
-    assert found.records["target"].eq("margin").all()
+    assert found.matrix.run[-1] == "margin"
     assert "sfam/query" in read_maps(run)
-    assert found.records.loc[found.records["metric"] == "s_full", "value"].between(-2, 2).all()
+    assert (np.abs(found.matrix.entries["s_full", "pair"]) <= 2).all()
     code, _, err = run_script("evaluate", *SMALL, "target=margin", f"run_dir={tmp_path / 'pairs'}")
     assert code == 2
     assert "pairs.kinds=[triplet]" in err

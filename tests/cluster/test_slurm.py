@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -56,7 +55,7 @@ def test_a_comparison_sees_what_is_lost_doubled_and_wrong(tmp_path: Path, monkey
     found = pd.concat([whole[:2], whole[:1]], ignore_index=True)
     found.loc[1, "value"] = 1.5
     frames = {tmp_path / "run": found, tmp_path / "whole": whole}
-    monkeypatch.setattr("tests.cluster.lab.read_run", lambda root, _: SimpleNamespace(records=frames[root]))
+    monkeypatch.setattr("tests.cluster.lab.read_records", lambda root, _: frames[root])
     assert PlannedRun(Lab(tmp_path, {}), tmp_path / "run").compared() == {
         **{"records": 3, "lost": 1, "added": 0, "duplicated": 1, "difference": 0.5}
     }

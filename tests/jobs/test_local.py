@@ -117,14 +117,14 @@ import sys
 from pathlib import Path
 from sfam_bench.jobs.local import Claims, compute
 from sfam_bench.jobs.notes import read_notes, write_note
-from sfam_bench.jobs.processes import alive
+from sfam_bench.jobs.processes import is_alive
 
 root = Path(sys.argv[1])
 (root / "done").mkdir(exist_ok=True)
 
 def taken(shard):
     note = read_notes(root, "running", shard).get(shard)
-    return note is not None and alive(note)
+    return note is not None and is_alive(note)
 
 # says when it begins and ends, and whether anybody else has begun and not ended
 TASK = '''

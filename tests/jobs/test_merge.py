@@ -108,7 +108,7 @@ def test_gaps_and_skipped_pairs_are_refused_in_one_line(made: Made) -> None:
     assert str(raised.value) == (
         f"{store.root} cannot be merged: missing batches: 2 (1, 2); pairs that could not be explained: 1 (d with r "
         f"(no such image)); sfam-bench submit run run_dir={store.root} computes what is missing, "
-        "partial=true merges what is there"
+        "or merge the valid chunks with partial=true"
     )
     assert not (store.root / "records.parquet").exists()
     assert not list(store.root.glob(".*"))
@@ -125,11 +125,11 @@ def test_a_partial_merge_says_what_it_lacks_and_is_read_only_when_asked(made: Ma
     assert (found.rows, found.batches, found.missing) == (10 + 5, 2, [1])
     assert found.skipped == [(3, "d", "r", "no such image")]
     assert list(found.wrong) == [2]
-    with pytest.raises(UserError, match="unfinished: 2 of 4 shards"):
+    with pytest.raises(UserError, match="unfinished: it has 2 of 4 chunks"):
         read_run(store.root)
     run = read_run(store.root, allow_unfinished=True)
     assert run.unfinished == "2 of 4"
-    assert read_records(run.root)["query_id"].unique().tolist() == ["a", "b"]
+    assert read_records(run.root, allow_unfinished=True)["query_id"].unique().tolist() == ["a", "b"]
     said = describe_protocol(run, summarise(run.matrix, {}), np.array([]))
     assert ("Unfinished", "2 of 4 batches") in said
     lost = read_manifest(store.root)["lost"]
@@ -152,7 +152,7 @@ WRONG: dict[str, Callable[[RunStore], object]] = {
     ),
     "in another order": lambda store: store.write_chunk(1, records(["c", "e"], 1), maps(["e", "c"], 1)),
     "another plan": lambda store: write(RunStore(store.root, "f" * 16), 1),
-    "was computed with passes mode half": lambda store: write(replace(store, passes={"mode": "half", "batch": 4}), 1),
+    "has passes mode half": lambda store: write(replace(store, passes={"mode": "half", "batch": 4}), 1),
     "is of batch 0": lambda store: shutil.copy(store.path(0), store.path(1)),
     "curves/00001.parquet cannot be read": lambda store: (store.root / "curves" / "00001.parquet").unlink(),
     "maps/00001.npz cannot be read": lambda store: (store.root / "maps" / "00001.npz").unlink(),

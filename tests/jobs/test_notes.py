@@ -46,7 +46,7 @@ def test_a_note_of_another_job_or_version_counts_as_absent(tmp_path: Path, caplo
     write_json(tmp_path / "done" / "d.json", {"id": "d", "seconds": 0.5})
     assert list(read_notes(tmp_path, "done")) == ["a"]
     for name in "bcd":
-        assert f"{name}.json is no note of this version" in caplog.text
+        assert f"{name}.json is not a note of this version" in caplog.text
 
 
 def test_one_note_is_read_alone(tmp_path: Path) -> None:

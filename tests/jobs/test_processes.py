@@ -53,7 +53,7 @@ def test_a_number_that_is_given_anew_while_it_is_stopped_is_left_alone(
     child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([True, False])
-    monkeypatch.setattr(processes, "alive", lambda _: next(answers))
+    monkeypatch.setattr(processes, "is_alive", lambda _: next(answers))
     assert not terminate(note(child.pid))
     assert child.poll() is None
 

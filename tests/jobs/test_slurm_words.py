@@ -65,7 +65,7 @@ def test_jobs_are_cancelled_once_and_unknown_ones_do_no_harm(commands: Path) -> 
 
 def test_without_slurm_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="no SLURM here"):
+    with pytest.raises(UserError, match="SLURM is not installed here"):
         slurm.batch_script(slurm.Request(), tmp_path, 3)
     with pytest.raises(UserError, match="cannot ask SLURM"):
         slurm.queue({"a": "1_0"})

@@ -195,7 +195,7 @@ def test_the_error_of_areas_is_said_and_no_column(fake_run: Path, checked_run: P
         assert CURVES in new
         assert "openvino, batch 16, scores within 4e-07 of float32 eager" in new
         assert "area_error" not in other.read_text()
-        assert "area error" not in other.read_text()
+        assert "area_error" not in other.read_text()
     text = terminal_table(report, width=90)
     assert f"Curves: {CURVES} Passes: openvino, batch 16, scores within 4e-07" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 90

@@ -205,7 +205,7 @@ def test_an_unfinished_run_says_how_far_it_came(run: RunStore) -> None:
 
 def test_a_run_that_lost_a_shard_is_not_finished_whatever_its_manifest_says(run: RunStore) -> None:
     run.finish()
-    with pytest.raises(UserError, match="unfinished: 1 of 2 shards"):
+    with pytest.raises(UserError, match="unfinished: it has 1 of 2 chunks"):
         read_run(run.root)
 
 

@@ -295,7 +295,7 @@ def test_evaluation_has_the_tuned_method_beside_the_default(study: Path, run_scr
     code, _, err = run_script("evaluate", *EVALUATE, f"run_dir={tmp_path / 'run'}", f"tuned=[{study}]")
     assert code == 0, err
     found = read_run(tmp_path / "run")
-    assert set(found.records["explainer"]) - {"pair"} == {"sfam", "lafam", "sfam tuned"}
+    assert {*found.matrix.explainers} == {"sfam", "lafam", "sfam tuned"}
     said, manifest = found.manifest["tuned"]["sfam tuned"], json.loads((study / "manifest.json").read_text())
     assert {name: said[name] for name in said} == {name: manifest[name] for name in said}
     assert {"budget", "chosen", "objective", "classes_hash"} <= said.keys()
@@ -341,7 +341,7 @@ def test_a_study_that_evaluation_does_not_take(study: Path, run_script: Run, tmp
     ("fields", "words"),
     [
         ({"_target_": "os.system"}, ("os.system", "tune this one")),
-        ({"epsilon": {"_target_": "os.getcwd"}}, ("more than plain values",)),
+        ({"epsilon": {"_target_": "os.getcwd"}}, ("values that are not plain",)),
         ({"gama": 1.0}, ("no setting 'gama'",)),
         ({"_partial_": True}, ("_partial_",)),
         ({"epsilon": "big"}, ("epsilon is 'big'", "a number")),
@@ -363,7 +363,7 @@ def test_a_folder_cannot_name_what_is_run(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["+space.fields.gama=[1,2]"], ("space.fields names 'gama', which sfam lacks", "gamma")),
+        (["+space.fields.gama=[1,2]"], ("space.fields names 'gama', which is not a field of sfam", "gamma")),
         (["space.fields.gamma.high=0.5"], ("space.fields.gamma", "without the default 1.0")),
         (["objective=nonsense"], ("objective=nonsense", "evidence_energy")),
         (["objective=evidence_energy_chance"], ("has no better end",)),
