@@ -8,7 +8,7 @@ from sfam_bench.core.ranges import is_within, range_of
 
 
 class UserError(Exception):
-    """An error that the user can fix: the message says what is wrong, where, and what to do."""
+    """An error that the caller can fix: the message states what is wrong, where, and what to do."""
 
 
 def check_object(value: Any, what: str, *kinds: type) -> None:

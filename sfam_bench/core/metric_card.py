@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from sfam_bench.core.errors import UserError
 
 Group: TypeAlias = Literal[  # titles of tables, in reading order
-    "Metrics that see the pair",
+    "Metrics that depend on the pair",
     "Faithfulness",
     "Localisation",
     "Heat by part",

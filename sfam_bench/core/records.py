@@ -28,9 +28,16 @@ class Sample:
 class PairBatch:
     """Pairs to explain, all of one kind.
 
-    `masks` are regions of the query: foreground, box, shared, unshared. `keypoints` and `reference_keypoints` are the
-    parts of the two images. `others` are images of further references of the same query by role (same_class,
-    other_class), NaN for pairs without one.
+    query_ids: ids of the queries in the data set's index.
+    reference_ids: ids of the references.
+    query: (batch, 3, rows, cols), RGB in [0, 1].
+    reference: images of the same shape.
+    negative_ids: ids of the negatives of triplets.
+    negative: images of the same shape.
+    masks: regions of the query by name (foreground, box, shared, unshared), (batch, rows, cols).
+    keypoints: parts of the query, (batch, parts, 3): x, y in px, visible.
+    reference_keypoints: parts of the reference.
+    others: further references of the same query by role (same_class, other_class), as images; NaN if a pair has none.
     """
 
     query_ids: tuple[str, ...]
@@ -56,7 +63,12 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class Side:
-    """One image of each pair, encoded once for every explainer and metric."""
+    """One image of each pair, encoded once for every explainer and metric.
+
+    images: (batch, 3, rows, cols), RGB in [0, 1].
+    activations: output of the trunk, (batch, channels, grid rows, grid cols).
+    embeddings: output of the embedder, (batch, dims).
+    """
 
     images: Images
     activations: Activations
@@ -87,10 +99,12 @@ class Passes(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """The encoded query and what it is compared with; the target is sum_terms sign * similarity(query, term).
+    """The encoded query and its comparisons; the target is the sum over terms of sign * similarity(query, term).
 
-    `passes` runs forward passes of other images in the query's place; `kept` shares the results of such passes between
-    explainers.
+    query: the encoded query.
+    terms: the signed comparisons: one for a similarity, two for a margin.
+    passes: computes forward passes of other images in place of the query.
+    kept: results of one explainer that another with the same passes reuses.
     """
 
     query: Side

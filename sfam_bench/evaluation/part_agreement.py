@@ -32,7 +32,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 METRIC, SHUFFLED = "part_agreement", "part_agreement_shuffled"
 CARD = MetricCard(
     range=(-1, 1),
-    group="Metrics that see the pair",
+    group="Metrics that depend on the pair",
     label="part agreement",
     meaning="does the map follow the similarity of each part?",
     family="part_agreement",

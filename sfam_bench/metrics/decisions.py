@@ -65,7 +65,7 @@ class RetrievalArea(Checked):
                 "ranks on a log scale depend on the size of the gallery: a random rank gives 1 / log(items)",
                 "in a gallery of one class recall@1 and average precision are always 1",
             ),
-            group="Metrics that see the pair",
+            group="Metrics that depend on the pair",
             label=label(f"{name}, {AUC[self.walk]}", self.baseline.name),
             meaning=meaning,
             family=f"retrieval_{self.of}_{self.walk}",
@@ -125,7 +125,7 @@ class MarginArea(Checked):
         return MetricCard(
             range=ANY,
             degenerate=("where the margin leaves the interval between its ends, the area may lie outside of [0, 1]",),
-            group="Metrics that see the pair",
+            group="Metrics that depend on the pair",
             label=label(f"margin, {AUC[self.walk]}", self.baseline.name),
             meaning="margin over another class while pixels are changed",
             family=f"margin_{self.walk}",
@@ -182,7 +182,7 @@ class PixelsUntil(Checked):
         return MetricCard(
             range=SHARE,
             degenerate=("where a decision also holds for the baseline image, deletion may give 1 for any map",),
-            group="Metrics that see the pair",
+            group="Metrics that depend on the pair",
             label=label(f"pixels until the {until}", self.baseline.name),
             meaning=f"share of pixels that {meaning}",
             family=f"pixels_until_{self.decision}_{self.walk}",

@@ -115,7 +115,7 @@ class RegionMetric(Checked):
         at, where = region_words(self.region)
         of_pair = self.region in ("shared", "unshared")  # which depend on both images
         return MetricCard(
-            group="Metrics that see the pair" if of_pair else "Localisation",
+            group="Metrics that depend on the pair" if of_pair else "Localisation",
             label=label(f"{name}{at}", *notes),
             meaning=meaning.format(where),
             **{"range": SHARE, **facts},

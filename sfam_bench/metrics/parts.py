@@ -146,7 +146,7 @@ class SamePart(Checked):
             range=SHARE,
             remakes=1,
             degenerate=("it is 1 where both images show the same single part",),
-            group="Metrics that see the pair",
+            group="Metrics that depend on the pair",
             label=label("same part", VALUES.get(self.value, "")),
             meaning=same if self.value == "same" else "how often two random points of a pair lie on the same part",
             family="same_part",

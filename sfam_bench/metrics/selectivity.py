@@ -26,7 +26,7 @@ class Selectivity(Checked):
     def card(self) -> MetricCard:
         return MetricCard(
             range=(-1, 1),
-            group="Metrics that see the pair",
+            group="Metrics that depend on the pair",
             label=label("selectivity", self.of),
             meaning=f"partial matches: {self.of} on shared parts minus {self.of} on unshared parts",
             family="selectivity",

@@ -44,7 +44,22 @@ def build(
     checkpoint: str | None = None,
     image_size: Count = 224,
 ) -> SimilarityModel:
-    """Assemble a model; `normalise` is L2 on the embeddings, `checkpoint` a file of `save`, `image_size` in px."""
+    """Assemble a model from its parts.
+
+    Args:
+        name: the model's name in tables.
+        trunk: a module from images (batch, 3, rows, cols) in [0, 1] to activations (batch, channels, grid rows, grid
+            cols); or a pair (trunk, tail), where the tail holds the layers between an early cut and the pooling.
+        pooling: a module from activations to (batch, channels).
+        similarity: the similarity of two embeddings.
+        head: a module from pooled features to embeddings (batch, dims); None for none.
+        normalise: whether embeddings are scaled to length 1.
+        checkpoint: a file of `save` with weights of this model.
+        image_size: side of the images in px.
+
+    Raises:
+        UserError: if a part is not a module, the trunk does not return channels first, or the checkpoint does not fit.
+    """
     check_range("model.image_size", image_size, Count)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():

@@ -61,7 +61,14 @@ class Embedder(nn.Module):
 
 
 class SimilarityModel(nn.Module):
-    """Images (batch, 3, rows, cols) in [0, 1] to embeddings, and their similarity; `image_size` is the default side."""
+    """A model from images (batch, 3, rows, cols) in [0, 1] to embeddings (batch, dims), and the score of two of them.
+
+    trunk: from images to activations (batch, channels, grid rows, grid cols).
+    embedder: from activations to embeddings.
+    similarity: the score of two embeddings; greater is more alike.
+    name: the name in tables.
+    image_size: side in px to which pictures are resized and cropped.
+    """
 
     def __init__(
         self,
@@ -81,13 +88,17 @@ class SimilarityModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights; the CPU where there are none."""
+        """The device of the weights; the CPU if there are none."""
         weights = chain(self.parameters(), self.buffers())
         return next((weight.device for weight in weights), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of all weights and of images; raises UserError where the weights cannot be explained."""
+        """The type of all weights, to which images are converted.
+
+        Raises:
+            UserError: if weights are neither float32 nor float64, of mixed types, or made in inference mode.
+        """
         weights = [weight for weight in self.parameters() if weight.dtype.is_floating_point]
         if any(weight.is_inference() for weight in weights if not is_lazy(weight)):
             raise UserError(
@@ -113,8 +124,12 @@ class SimilarityModel(nn.Module):
         return activations
 
     def encode(self, images: Images) -> Side:
-        """Run the trunk once, in eval mode and without gradient; explainers start autograd at the activations."""
-        # outside of inference mode, so that the result can be differentiated
+        """Encode images once, in eval mode and without gradient; explainers start autograd at the activations.
+
+        Args:
+            images: (batch, 3, rows, cols), RGB in [0, 1].
+        """
+        # leaving inference mode lets a caller inside it still differentiate what comes back
         with torch.inference_mode(False), torch.no_grad(), evaluating(self):
             images = (images.clone() if images.is_inference() else images).to(self.device, self.dtype)
             activations = self.run_trunk(images)
@@ -129,7 +144,19 @@ def encode_pairs(
     negative: Images | None = None,
     passes: Passes | None = None,
 ) -> Encoded:
-    """Encode a batch of pairs or triplets once for every explainer and metric; `passes` are eager by default."""
+    """Encode a batch of pairs (or triplets) once for every explainer and metric.
+
+    Args:
+        model: the model.
+        target: the scalar to explain, such as `Similarity()` or `Margin()`.
+        query: (batch, 3, rows, cols), RGB in [0, 1].
+        reference: images of the same shape.
+        negative: images of the same shape; the margin target needs them.
+        passes: how further forward passes are computed; None for eager.
+
+    Raises:
+        UserError: if the target needs negatives and none are given.
+    """
     others = [reference] if negative is None else [reference, negative]
     query_side, *sides = (model.encode(images) for images in (query, *others))
     terms = target.terms(sides[0], sides[1] if negative is not None else None)

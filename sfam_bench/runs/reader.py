@@ -56,7 +56,15 @@ class Run:
 
 
 def read_run(root: Path, allow_unfinished: bool = False) -> Run:
-    """Read a run folder; UserError in one line if it is not valid."""
+    """Read a run folder.
+
+    Args:
+        root: the folder.
+        allow_unfinished: whether to read a run that is not complete.
+
+    Raises:
+        UserError: if the folder is no run, unfinished, or a file is missing or damaged.
+    """
     root, manifest, unfinished = Path(root), *_open(Path(root), allow_unfinished)
     pairs = read_pairs(root, manifest)
     matrix = build_matrix(partial(stream_tables, root, manifest, "records"), pairs, root)
@@ -135,9 +143,19 @@ def list_codes(facts: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
 def read_maps(
     root: Path, wanted: Container[tuple[str, str]] | None = None, points: bool = False
 ) -> dict[str, np.ndarray]:
-    """Read the raw maps of all pairs, or of the `wanted` (query_id, reference_id), as one array per name.
+    """Read the raw maps of a run.
 
-    With `points` the large point-to-point maps stand among them, where the run kept any.
+    Args:
+        root: the folder.
+        wanted: pairs (query_id, reference_id); None for all.
+        points: whether to include the large point-to-point maps.
+
+    Returns:
+        Arrays of equal length: `query_id`, `reference_id`, `METHOD/query` and `METHOD/reference` (pairs, grid rows,
+        grid cols), signed, not scaled.
+
+    Raises:
+        UserError: if maps differ in size or a file is damaged.
     """
     parts: dict[str, list[np.ndarray]] = {}
     for path in _maps(Path(root)):

@@ -80,7 +80,9 @@ def test_a_chance_level_is_that_of_the_same_settings_or_names_its_score() -> Non
 
 
 def test_a_group_that_no_table_has_is_refused() -> None:
-    with pytest.raises(UserError, match=r"MetricCard\.group is 'Faith': choose one of Metrics that see the pair, "):
+    with pytest.raises(
+        UserError, match=r"MetricCard\.group is 'Faith': choose one of Metrics that depend on the pair, "
+    ):
         MetricCard.__post_init__(SimpleNamespace(group="Faith", role="score"))  # no type checker stands before it
 
 

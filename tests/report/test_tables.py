@@ -43,7 +43,7 @@ def cell(table: Table, explainer: str, label: str) -> Cell:
 def test_groups_stand_in_reading_order(summed: pd.DataFrame, catalogue: Catalogue) -> None:
     found = {table.title: [c.label for c in table.columns] for table in tables.metric_tables(summed, catalogue)}
     assert found == {
-        "Metrics that see the pair": ["selectivity (energy) ↑", "part agreement ↑"],
+        "Metrics that depend on the pair": ["selectivity (energy) ↑", "part agreement ↑"],
         "Faithfulness": ["deletion AUC (mean colour) ↓", "insertion AUC (mean colour) ↑"],
         "Localisation": ["energy pointing game ↑", "IoU (above 50 % of the maximum) ↑", "foreground area"],
         "Cost": ["forward passes ↓"],

@@ -44,3 +44,9 @@ def test_the_list_speaks_of_groups_roles_and_chance_levels_that_there_are() -> N
         assert facts["label"]
         assert facts["meaning"]
         assert older_metrics()[facts["chance"]]["role"] == "chance" if "chance" in facts else True
+
+
+def test_a_group_has_its_new_name() -> None:
+    manifest = {"metrics": {"mine": {"group": "Metrics that see the pair", "label": "mine"}}}
+    assert add_descriptions(manifest)["metrics"]["mine"] == {"group": GROUPS[0], "label": "mine"}
+    assert manifest["metrics"]["mine"]["group"] == "Metrics that see the pair"

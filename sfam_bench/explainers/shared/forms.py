@@ -24,10 +24,14 @@ NO_GRADIENT = (
 
 @runtime_checkable
 class Explainer(Protocol):
-    """Maps of the query that attribute its similarity to the reference; signed, at the method's resolution."""
+    """A method: an object that returns maps of the query."""
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        """Explain a batch of pairs."""
+        """Return the map of each query, (batch, grid rows, grid cols), signed, on any scale.
+
+        Raises:
+            UserError: if the method does not support the model or the target.
+        """
         ...
 
 

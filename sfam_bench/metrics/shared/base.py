@@ -111,7 +111,7 @@ class Measured:
 
 @runtime_checkable
 class Metric(Protocol):
-    """Computes one value for each pair, with the reasons for undefined values."""
+    """A metric: an object that returns one value for each pair."""
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -124,7 +124,7 @@ class Metric(Protocol):
         ...
 
     def __call__(self, explained: Explained) -> Measured:
-        """Measure each pair."""
+        """Return one value for each pair, (batch,), NaN where it is undefined, and the reasons."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""From tidy summaries to tables that fit a page: metrics that see the pair first, the others after them."""
+"""From tidy summaries to tables that fit a page: metrics that depend on the pair first, the others after them."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
