@@ -213,7 +213,10 @@ def test_a_folder_that_was_begun_and_holds_nothing_is_continued(
 
 def test_a_folder_without_a_manifest_that_holds_records_is_not_taken(run_script: Run, interrupted: Path) -> None:
     (interrupted / "manifest.json").unlink()
-    refused(run_script("evaluate", *SMALL, f"run_dir={interrupted}", "resume=true"), "it has no manifest.json")
+    refused(
+        run_script("evaluate", *SMALL, f"run_dir={interrupted}", "resume=true"),
+        "is not a run folder (no manifest.json)",
+    )
 
 
 def test_pairs_that_were_changed_or_lost(run_script: Run, interrupted: Path, whole: Path) -> None:

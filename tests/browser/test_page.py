@@ -126,7 +126,7 @@ def test_failures_come_first_then_flags_and_both_are_in_words(opened: Opened) ->
     until(page, f"document.querySelector('#pair-title').textContent.includes('q/{FLAT} ')")
     until(page, "document.querySelector('#flags').textContent.includes('constant map (grad_cam)')")
     assert page.locator("#values td.why").first.inner_text() == "constant map"
-    assert "no map, or a constant one" in page.locator('canvas[data-method="grad_cam"].query').get_attribute(
+    assert "no map, or a constant map" in page.locator('canvas[data-method="grad_cam"].query').get_attribute(
         "aria-label"
     )
 
@@ -209,7 +209,7 @@ def test_a_click_shows_which_points_of_the_other_image_go_with_it(
     box, (rows, cols) = canvas.bounding_box(), grids[side]
     at = {"x": (cell[1] + 0.5) / cols * box["width"], "y": (cell[0] + 0.5) / rows * box["height"]}
     canvas.click(position=at)
-    assert "adds 0.0625 of 0.75" in page.inner_text("#point")
+    assert "contributes 0.0625 of 0.75" in page.inner_text("#point")
     row, col = brightest(page, other)
     rows, cols = grids[other]
     assert (int(row * rows), int(col * cols)) == expected

@@ -23,5 +23,5 @@ from sfam_bench.app.work import work
 def main(cfg: DictConfig) -> None:
     stopped = work(Path(cfg.run_dir), cfg.job, allow=cfg.allow)
     if stopped:
-        print(f"stopped by {signal.Signals(stopped).name}: what was done is kept", file=sys.stderr)
+        print(f"stopped by {signal.Signals(stopped).name}: finished work is kept", file=sys.stderr)
         sys.exit(128 + stopped)
