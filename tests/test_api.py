@@ -99,6 +99,7 @@ def test_what_is_no_image_is_refused_in_one_line(model, call, image, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_is_of_another_type_is_refused_in_one_line():
     """In a process of its own, without the checks of types that pytest adds."""
     code = """

@@ -353,6 +353,7 @@ def test_every_picture_says_what_it_shows(pages: dict[Path, Links]) -> None:
     assert not [src for page in pages.values() for src in page.without_alt]
 
 
+@pytest.mark.slow
 def test_formulas_are_typeset_and_pictures_small(site: Path, pages: dict[Path, Links]) -> None:
     for name in ("methods", "metrics"):
         text = (site / f"{name}.html").read_text()

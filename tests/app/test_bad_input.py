@@ -580,6 +580,7 @@ def test_a_share_is_between_none_and_all(run_script: Run, tmp_path: Path, share:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_mode_whose_package_is_absent(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     call = ("evaluate", *TINY, f"run_dir={tmp_path / 'run'}")

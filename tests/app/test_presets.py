@@ -65,6 +65,7 @@ def test_each_is_what_its_name_says(composed: dict[str, DictConfig]) -> None:
         assert cfg.recall_at == ([1, 10, 100, 1000] if name.startswith("sop") else [1, 2, 4, 8]), name
 
 
+@pytest.mark.slow
 def test_the_recipe_fills_a_batch_and_has_the_types_of_its_fields(composed: dict[str, DictConfig]) -> None:
     for name, cfg in composed.items():
         recipe = build(cfg.train)

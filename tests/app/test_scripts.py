@@ -153,6 +153,7 @@ def test_the_same_seed_gives_identical_records(run_script: Run, first: Path, tmp
     pd.testing.assert_frame_equal(read_records(first), read_records(tmp_path / "again"), check_exact=True)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_pairs(run_script: Run, first: Path, tmp_path: Path) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, "seed=1", f"run_dir={tmp_path / 'other'}"))
     assert not read_run(first).pairs.equals(read_run(tmp_path / "other").pairs)
@@ -172,6 +173,7 @@ def test_a_checkpoint_gives_other_records(evaluated: Path, first: Path) -> None:
     assert not values(evaluated)["value"].reindex(values(first).index).equals(values(first)["value"])
 
 
+@pytest.mark.slow
 def test_a_second_call_refuses_and_resume_writes_only_what_is_missing(
     run_script: Run, first: Path, tmp_path: Path
 ) -> None:

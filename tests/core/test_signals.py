@@ -11,6 +11,7 @@ from sfam_bench.core.signals import ignore_closed_pipe
 from tests.paths import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -156,6 +156,7 @@ def test_annotations_are_checked(devkit: Path, row: dict, says: str) -> None:
         cars196(devkit)
 
 
+@pytest.mark.slow
 def test_damaged_copies_of_the_official_file(devkit: Path) -> None:
     """A few of them, each with one byte changed: right, or refused in one line."""
     path = devkit / "devkit/cars_train_annos.mat"

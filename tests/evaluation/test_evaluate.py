@@ -443,6 +443,7 @@ def test_curves_cost_no_pass():
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_curves_compactly_and_its_report_draws_them(run_script, tmp_path):
     data = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
     chosen = ["pairs.kinds=[random_positive]", "pairs.count=12", "batch_size=6", "explainer=[sfam,chance]"]

@@ -303,6 +303,7 @@ def call(home: Path, run: Path, *more: str) -> list[str]:
     return ["part_agreement", "dataset=cub", f"dataset.root={home}", *MODEL, f"run_dir={run}", *more]
 
 
+@pytest.mark.slow
 def test_the_script_leaves_a_run_folder_that_is_continued_and_reported(
     run_script: Run, birds: Path, tmp_path: Path
 ) -> None:

@@ -239,6 +239,7 @@ def test_an_explainer_leaves_no_trace_and_takes_a_model_in_any_mode(name: str, h
     assert torch.equal(found, usual_maps(name, usual(card_of(explainer(name)).needs)))  # whose modules are in eval mode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_frozen_parameters_and_callers_without_gradients_work(name: str, fitting: SimilarityModel) -> None:
     expected = usual_maps(name, fitting)

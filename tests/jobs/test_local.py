@@ -147,6 +147,7 @@ sys.exit(compute(due, 2, root / "logs", claims=claims))
 """
 
 
+@pytest.mark.slow
 def test_no_shard_is_computed_twice_at_once_or_lost_however_often_the_driver_is_killed(tmp_path: Path) -> None:
     for kill in range(3):
         process = subprocess.Popen([*command(DRIVER), str(tmp_path)])

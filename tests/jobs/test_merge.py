@@ -222,6 +222,7 @@ def test_temporaries_of_the_killed_are_tidied_and_those_of_the_living_are_not(ma
     assert len(read_records(store.root)) == sum(LENGTHS)
 
 
+@pytest.mark.slow
 def test_a_merge_killed_at_any_step_is_done_again(made: Made, tmp_path: Path) -> None:
     store, plan = made
     store.path(1).rename(tmp_path / "later")

@@ -49,6 +49,7 @@ def test_units_are_blocks_from_the_images_up_norms_with_what_is_before_them() ->
     assert units(MODEL)[-2:] == [["trunk.layers.15", "trunk.layers.16", "embedder.pooling"], ["embedder.projection"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer", "first", "last", "count"),
     [

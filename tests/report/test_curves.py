@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import pytest
 from PIL import Image
 
 from sfam_bench.core.records import Curve
@@ -42,6 +43,7 @@ def test_curves_and_costs_of_a_run_reach_its_report(tmp_path):
     assert "1008" in page
 
 
+@pytest.mark.slow
 def test_a_run_without_curves_has_none_and_says_nothing(tmp_path):
     root = make_run(tmp_path / "run", "m", 0)
     assert read_curves(root).empty

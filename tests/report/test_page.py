@@ -113,6 +113,7 @@ def test_names_are_text() -> None:
     assert HOSTILE in reader.text
 
 
+@pytest.mark.slow
 def test_hostile_runs_are_reported(tmp_path: Path, fake_run: Path) -> None:
     copy = Path(shutil.copytree(fake_run, tmp_path / "run"))
     for number in range(2):
@@ -153,6 +154,7 @@ def test_foreign_files_are_not_touched(fake_run: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_report_that_fails_leaves_the_old_one(
     fake_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +203,7 @@ def test_the_error_of_areas_is_said_and_no_column(fake_run: Path, checked_run: P
     assert max(map(len, text.splitlines())) <= 90
 
 
+@pytest.mark.slow
 def test_a_run_without_such_curves_says_so(fake_run: Path, tmp_path: Path) -> None:
     report = write_report([fake_run], tmp_path / "out")
     (lines,) = (dict(lines) for lines in report.protocols.values())
@@ -209,6 +212,7 @@ def test_a_run_without_such_curves_says_so(fake_run: Path, tmp_path: Path) -> No
     assert "Curves: no curve was recomputed" in terminal_table(report)
 
 
+@pytest.mark.slow
 def test_hostile_passes_are_text(checked_run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(checked_run, tmp_path / "run"))
     manifest = read_manifest(copy)

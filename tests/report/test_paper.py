@@ -135,7 +135,11 @@ def test_a_drawing_is_saved_in_both_formats(stored: Stored, tmp_path: Path) -> N
     assert r"\caption{50 \% \& nothing}" in (tmp_path / "paper.tex").read_text()
 
 
-@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [TABLES[0], *(pytest.param(path, marks=pytest.mark.slow) for path in TABLES[1:])],
+    ids=lambda path: path.stem,
+)
 def test_a_committed_table_is_what_the_committed_records_give(path: Path, tmp_path: Path) -> None:
     ((name, config),) = yaml.safe_load(path.read_text()).items()
     assert name == f"table_{path.stem.partition('_')[0]}"

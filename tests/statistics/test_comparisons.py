@@ -125,7 +125,7 @@ def test_the_effect_size_by_hand() -> None:
     assert np.isnan(rank_biserial(np.array([np.nan])))
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=12))
 def test_the_effect_size_is_of_wilcoxons_sums(values: list[int]) -> None:
     differences = np.array(values, dtype=float)

@@ -60,6 +60,7 @@ RECIPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.optimiser}-{recipe.schedule}-{recipe.part}")
 @pytest.mark.parametrize("at", [1, 4, 5])
 def test_a_crashed_training_ends_with_the_same_weights_bit_for_bit(recipe: Recipe, at: int, tmp_path: Path) -> None:

@@ -337,6 +337,7 @@ def test_a_study_that_evaluation_does_not_take(study: Path, run_script: Run, tmp
     says(mistake(run_script(*twice)), "two studies of sfam")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
