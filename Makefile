@@ -176,13 +176,13 @@ docs: setup  ## build the documentation as pages to read in a browser, from file
 docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of docs/concepts.md and docs/methods.md
 	$(PY) -m benchmarks.concepts $<
 
-PYTEST := $(PY) -m pytest --dist worksteal
+PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 
 test: lint  ## lint, types, import contracts and all tests but the slow ones
-	$(PYTEST) -n 2 -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: lint  ## the same with the slow tests, and every tensor's shape checked
-	$(PYTEST) -n 3 --jaxtyping-packages=sfam_bench,beartype.beartype  # on two cores: some wait for SLURM
+	$(PYTEST) --jaxtyping-packages=sfam_bench,beartype.beartype
 
 lint: setup  ## ruff, mypy, import-linter
 	$(PY) -m ruff check .
