@@ -252,6 +252,7 @@ def test_what_a_page_says_works(page: str, reader: Reader) -> None:
         reader.follow(block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [

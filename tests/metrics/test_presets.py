@@ -95,6 +95,7 @@ def test_rise(setting, direction):
     np.testing.assert_allclose(setting.found(f"rise_{direction}"), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["deletion", "insertion"])
 def test_sane(setting, direction):
     """101 points from the image to white or back, each curve from its least to its greatest value, area times 100."""

@@ -19,6 +19,7 @@ def walk(explainer, pair, drop):
     return Curve(explainer, "deletion_mean_colour", *pair, fraction, [1.0, 1 - drop, 1 - 2 * drop, 0.1])
 
 
+@pytest.mark.slow
 def test_curves_and_costs_of_a_run_reach_its_report(tmp_path):
     root = make_run(tmp_path / "run", "a $model$", 0)
     pairs = pd.read_parquet(root / "pairs.parquet")

@@ -180,6 +180,7 @@ CURVES = (
 )
 
 
+@pytest.mark.slow
 def test_the_error_of_areas_is_said_and_no_column(fake_run: Path, checked_run: Path, tmp_path: Path) -> None:
     write_report([fake_run], tmp_path / "without")
     report = write_report([checked_run], tmp_path / "with")

@@ -64,6 +64,7 @@ def report(run_script: Callable[..., tuple[int, str, str]], tmp_path: Path, monk
     return tmp_path / "report"
 
 
+@pytest.mark.slow
 def test_a_metric_of_two_files_has_its_table_its_meaning_its_difference_and_its_worth(report: Path) -> None:
     (path,) = report.glob("table-*.md")
     tables = {part.split("\n")[0]: part for part in path.read_text().split("\n## ")}
