@@ -118,10 +118,10 @@ FAULTS = [
     ),
     Fault(
         "flipped sign of a gap",
-        "metrics/perturbation.py",
+        "metrics/shared/walks.py",
         "test_perturbation.py",
-        "areas[0] - areas[1]",
-        "areas[1] - areas[0]",
+        "first - second[0]",
+        "second[0] - first",
     ),
     Fault(
         "no absolute value",
@@ -169,8 +169,8 @@ FAULTS = [
         "one-sided test",
         "statistics/comparisons.py",
         "test_comparisons.py",
-        "totals = np.abs(sign_flips(int(classes), draws, seed) @ _scaled(own))",
-        "totals = sign_flips(int(classes), draws, seed) @ _scaled(own)",
+        "totals = np.abs(_flip(_scale(own), sign_flips(int(classes), draws, seed)))",
+        "totals = _flip(_scale(own), sign_flips(int(classes), draws, seed))",
     ),
     Fault(
         "wrong quantile",
@@ -205,10 +205,10 @@ FAULTS = [
         "a tie counts as lost",
         "statistics/worth.py",
         "test_worth.py",
-        "(np.sign(ours - theirs) + 1) / 2",
-        "(ours > theirs).astype(float)",
+        "(np.sign(sign * ahead) + 1) / 2",
+        "(sign * ahead > 0).astype(float)",
     ),
-    Fault("the last chunk is not due", "runs/store.py", "test_store.py", "in range(shards)", "in range(shards - 1)"),
+    Fault("the last chunk is not due", "runs/store.py", "test_store.py", "in range(chunks)", "in range(chunks - 1)"),
     Fault(
         "milliseconds a chunk, not a pair",
         "runs/store.py",
