@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, remove_stale_temporaries
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Chunk, chunk_path, distinct_pairs
+from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Chunk, chunk_path, distinct_rows
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import read_pairs
 from sfam_bench.runs.store import RunStore
@@ -165,20 +165,22 @@ def expected_pairs(root: Path, plan: Plan) -> Iterator[Pairs]:
 def _check_records(chunk: Chunk, pairs: Pairs, root: Path, number: int) -> None:
     """Raise ValueError unless records, curves and maps are of exactly these pairs, less the skipped ones."""
     records, curves, maps = (chunk_path(root, kind, number) for kind in ("records", "curves", "maps"))
-    left = {(query, reference) for query, reference, _ in chunk.skipped}
-    expected, found = set(pairs) - left, distinct_pairs(chunk.records)
-    if strange := left - set(pairs):
+    left: set[tuple[str, ...]] = {(query, reference) for query, reference, _ in chunk.skipped}
+    planned: set[tuple[str, ...]] = {*pairs}
+    expected = planned - left
+    found = {*distinct_rows(chunk.records, PAIR)}
+    if strange := left - planned:
         raise ValueError(f"{records} skips {_format_pair(strange)}, which its batch does not have")
     if lost := expected - found:
         raise ValueError(f"{records} lacks {_format_pair(lost)}")
-    for path, strange in ((records, found - expected), (curves, distinct_pairs(chunk.curves) - expected)):
+    for path, strange in ((records, found - expected), (curves, {*distinct_rows(chunk.curves, PAIR)} - expected)):
         if strange:
             raise ValueError(f"{path} has records of {_format_pair(strange)}, which is not in its batch")
     if chunk.explained is not None and chunk.explained != [pair for pair in pairs if pair in expected]:
         raise ValueError(f"{maps} is of other pairs than its batch, or in another order")
 
 
-def _format_pair(pairs: set[tuple[str, str]]) -> str:
+def _format_pair(pairs: set[tuple[str, ...]]) -> str:
     return f"{' with '.join(min(pairs))}" + (f" and {len(pairs) - 1} more" if len(pairs) > 1 else "")
 
 

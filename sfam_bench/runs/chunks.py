@@ -1,8 +1,8 @@
-"""Pieces: what one batch leaves on disk, each file with word of what it holds, so that no damage passes for a value."""
+"""Chunks: the files of one batch, each with the digest of its content, so that damage is found."""
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,26 +207,31 @@ def _maps(path: Path, names: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def encode_rows(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """An integer per row, equal for rows equal in all of these columns."""
-    found = np.zeros(len(table), np.int64)
+def encode_rows(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
+    """An integer per row, equal for rows equal in all of these columns, and the values of each column."""
+    found, values = np.zeros(len(table), np.int64), []
     for name in names:
         column = table[name].combine_chunks()
-        found = found * max(1, len(column.dictionary)) + column.indices.to_numpy()
-    return found
+        values.append(column.dictionary.to_pylist())
+        found = found * max(1, len(values[-1])) + column.indices.to_numpy()
+    return found, values
 
 
 def check_unique(table: pa.Table, names: Sequence[str], path: Path) -> None:
     """Raise ValueError if two rows are equal in these columns."""
-    if count := len(table) - len(pd.unique(encode_rows(table, names))):
+    if count := len(table) - len(pd.unique(encode_rows(table, names)[0])):
         raise ValueError(f"{path} holds {count} rows twice")
 
 
-def distinct_pairs(table: pa.Table) -> set[tuple[str, str]]:
-    """The distinct pairs of a table."""
-    both = pd.unique(encode_rows(table, PAIR))
-    queries, references = (table[side].combine_chunks().dictionary.to_pylist() for side in PAIR)
-    return {(queries[code // len(references)], references[code % len(references)]) for code in both.tolist()}
+def distinct_rows(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The distinct rows of some columns, in the order of their first occurrence."""
+    codes, values = encode_rows(table, names)
+    for code in pd.unique(codes).tolist():
+        key = []
+        for own in reversed(values):
+            code, place = divmod(code, len(own))
+            key.append(own[place])
+        yield tuple(reversed(key))
 
 
 def first_line(error: Exception) -> str:

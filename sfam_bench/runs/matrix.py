@@ -1,6 +1,6 @@
 """The records of a run as a matrix, a row per pair, a column per metric and explainer: nine bytes for each record."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.runs.chunks import KEYS, SCHEMA
+from sfam_bench.runs.chunks import KEYS, SCHEMA, distinct_rows, encode_rows
 from sfam_bench.runs.proof import AGAIN
 
 RUN = ["dataset", "model", "target"]
@@ -95,7 +95,7 @@ def build_matrix(tables: Tables, pairs: pd.DataFrame, root: Path | None = None) 
     rows, columns, runs = (dict[Any, int]() for _ in range(3))
     for table in tables():
         for known, names in ((rows, PAIR), (columns, COLUMN), (runs, RUN)):
-            for key in _distinct(table, names):
+            for key in distinct_rows(table, names):
                 known.setdefault(key, len(known))
     if len(runs) > 1:
         several = "; ".join(" · ".join(run) for run in runs)
@@ -127,38 +127,16 @@ def build_matrix(tables: Tables, pairs: pd.DataFrame, root: Path | None = None) 
     return Matrix(run, [*rows], clusters, values, why, tuple(reasons))
 
 
-def _distinct(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The distinct rows of some columns, in the order of their first occurrence."""
-    codes, values = _encode(table, names)
-    for code in pd.unique(codes).tolist():
-        key = []
-        for own in reversed(values):
-            code, place = divmod(code, len(own))
-            key.append(own[place])
-        yield tuple(reversed(key))
-
-
-def _encode(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
-    """An integer per row, equal for equal rows, and the values of each column."""
-    found, values = np.zeros(len(table), np.int64), []
-    for name in names:
-        column = table[name].combine_chunks()
-        column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        values.append(column.dictionary.to_pylist())
-        found = found * max(1, len(values[-1])) + column.indices.to_numpy()
-    return found, values
-
-
 def _places(table: pa.Table, names: Sequence[str], known: Mapping[tuple[str, ...], int]) -> np.ndarray:
     """The place of each row's key."""
-    codes = _encode(table, names)[0]
+    codes = encode_rows(table, names)[0]
     number, distinct = pd.factorize(codes)
-    return np.array([known[key] for key in _distinct(table, names)], np.int64)[number] if len(distinct) else number
+    return np.array([known[key] for key in distinct_rows(table, names)], np.int64)[number] if len(distinct) else number
 
 
 def _code(table: pa.Table, reasons: dict[str, int]) -> np.ndarray:
     """The code of each row's flag; new reasons are added."""
-    codes, (flags,) = _encode(table, ["flag"])
+    codes, (flags,) = encode_rows(table, ["flag"])
     for flag in (*flags, NO_REASON):
         reasons.setdefault(flag, len(reasons))
     found = np.array([reasons[flag] for flag in flags], np.uint8)[codes]

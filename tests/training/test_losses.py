@@ -10,7 +10,7 @@ from pytorch_metric_learning import losses as peers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfam_bench.app.training import build_loss as built
+from sfam_bench.app.training import build_loss
 from sfam_bench.core.errors import UserError
 from tests.contract import FILES, composed
 
@@ -43,7 +43,7 @@ def drawn(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def value(cfg: DictConfig, embeddings: Tensor, labels: Tensor) -> Tensor:
     torch.manual_seed(0)
-    criterion, miner = built(cfg, SIZES)
+    criterion, miner = build_loss(cfg, SIZES)
     loss: Tensor = criterion(embeddings, labels, *([miner(embeddings, labels)] if miner else []))
     return loss
 
@@ -80,7 +80,7 @@ def test_any_miner_serves_a_loss_of_tuples(name: str, miner: str, composition: s
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_its_proxies_are_parameters(name: str) -> None:
-    criterion, _ = built(config(f"loss={name}"), SIZES)
+    criterion, _ = build_loss(config(f"loss={name}"), SIZES)
     assert sum(weight.numel() for weight in criterion.parameters() if weight.requires_grad) == PROXIES.get(name, 0)
 
 
@@ -88,7 +88,7 @@ def test_its_proxies_are_parameters(name: str) -> None:
 def test_two_steps_move_model_and_proxies_and_lower_the_loss(name: str) -> None:
     torch.manual_seed(0)
     model, (images, labels) = nn.Linear(8, 8), drawn("four_of_a_class", seed=1)
-    criterion, miner = built(config(f"loss={name}"), SIZES)
+    criterion, miner = build_loss(config(f"loss={name}"), SIZES)
     weights = [*model.parameters(), *criterion.parameters()]
     before = [weight.detach().clone() for weight in weights]
     optimiser = torch.optim.SGD(weights, 1e-3)
@@ -114,9 +114,9 @@ def test_a_loss_brings_a_miner_which_can_be_changed(name: str) -> None:
         "margin": "DistanceWeightedMiner",
         "multi_similarity": "MultiSimilarityMiner",
     }
-    assert type(built(config(f"loss={name}"), SIZES)[1]).__name__ == own[name]
-    assert built(config(f"loss={name}", "miner=none"), SIZES)[1] is None
-    other = built(config(f"loss={name}", "miner=batch_easy_hard"), SIZES)[1]
+    assert type(build_loss(config(f"loss={name}"), SIZES)[1]).__name__ == own[name]
+    assert build_loss(config(f"loss={name}", "miner=none"), SIZES)[1] is None
+    other = build_loss(config(f"loss={name}", "miner=batch_easy_hard"), SIZES)[1]
     assert type(other).__name__ == "BatchEasyHardMiner"
 
 
@@ -131,7 +131,7 @@ def corners() -> tuple[Tensor, Tensor]:
 def proxied(name: str, **changed: float) -> nn.Module:
     """A loss of the plane whose proxies are the axes."""
     settings = [f"loss.criterion.{key}={number}" for key, number in changed.items()]
-    criterion, _ = built(config(f"loss={name}", *settings), {"num_classes": 2, "embedding_size": 2})
+    criterion, _ = build_loss(config(f"loss={name}", *settings), {"num_classes": 2, "embedding_size": 2})
     (proxies,) = criterion.parameters()
     with torch.no_grad():
         proxies.copy_(torch.eye(2))
@@ -164,7 +164,7 @@ def test_proxy_anchor_adds_what_each_proxy_pulls_and_pushes() -> None:
 
 def test_proxy_nca_pp_is_a_softmax_over_squared_distances_with_the_own_proxy_in_it() -> None:
     """Unit vectors: |x - p|^2 = 2 - 2 cos; temperature 1/9, and 3 as the scale of both sides, are the same."""
-    criterion, _ = built(config("loss=proxy_nca_pp"), SIZES)
+    criterion, _ = build_loss(config("loss=proxy_nca_pp"), SIZES)
     (proxies,) = criterion.parameters()
     embeddings, labels = drawn("without_regard_to_class")
     x, p = 3 * F.normalize(embeddings), 3 * F.normalize(proxies)
@@ -174,11 +174,11 @@ def test_proxy_nca_pp_is_a_softmax_over_squared_distances_with_the_own_proxy_in_
 
 def test_one_centre_is_arcface_and_more_take_the_nearest() -> None:
     embeddings, labels = drawn("two_of_a_class")
-    sub, _ = built(config("loss=subcentre_arcface"), SIZES)
+    sub, _ = build_loss(config("loss=subcentre_arcface"), SIZES)
     nearest = (F.normalize(embeddings) @ F.normalize(sub.W, dim=0)).unflatten(1, (6, 3)).max(dim=2)
     torch.testing.assert_close(sub.get_cosine(embeddings), nearest.values)
-    one, _ = built(config("loss=subcentre_arcface", "loss.criterion.sub_centers=1"), SIZES)
-    plain, _ = built(config("loss=arcface"), SIZES)
+    one, _ = build_loss(config("loss=subcentre_arcface", "loss.criterion.sub_centers=1"), SIZES)
+    plain, _ = build_loss(config("loss=arcface"), SIZES)
     with torch.no_grad():
         one.W.copy_(plain.W)
     torch.testing.assert_close(one(embeddings, labels), plain(embeddings, labels))
@@ -196,7 +196,7 @@ def test_triplet_and_contrastive_by_hand() -> None:
 def test_batch_easy_hard_takes_the_positive_and_the_negative_that_it_names(pos: str, neg: str) -> None:
     embeddings, labels = drawn("four_of_a_class")
     choice = [f"miner.pos_strategy={pos}", f"miner.neg_strategy={neg}"]
-    _, miner = built(config("loss=triplet", "miner=batch_easy_hard", *choice), SIZES)
+    _, miner = build_loss(config("loss=triplet", "miner=batch_easy_hard", *choice), SIZES)
     assert miner is not None
     found = torch.stack(list(miner(embeddings, labels)), dim=1)  # type: ignore[call-overload]
     distance = torch.cdist(F.normalize(embeddings), F.normalize(embeddings))
@@ -217,10 +217,10 @@ def test_batch_easy_hard_takes_the_positive_and_the_negative_that_it_names(pos: 
 def test_settings_are_those_of_the_papers() -> None:
     """What the peers' own defaults are not."""
     assert peers.ProxyNCALoss(2, 2).softmax_scale == 1  # which ProxyNCA++ corrects
-    assert built(config("loss=proxy_nca_pp"), SIZES)[0].softmax_scale == 9
-    margin, _ = built(config("loss=margin"), SIZES)
+    assert build_loss(config("loss=proxy_nca_pp"), SIZES)[0].softmax_scale == 9
+    margin, _ = build_loss(config("loss=margin"), SIZES)
     assert margin.beta.tolist() == pytest.approx([1.2] * 6)
-    anchor, _ = built(config("loss=proxy_anchor"), SIZES)
+    anchor, _ = build_loss(config("loss=proxy_anchor"), SIZES)
     assert (anchor.margin, anchor.alpha) == (0.1, 32)
 
 
@@ -243,4 +243,4 @@ def test_settings_are_those_of_the_papers() -> None:
 )
 def test_a_number_that_makes_no_sense_is_refused(chosen: list[str], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        built(config(*chosen), SIZES)
+        build_loss(config(*chosen), SIZES)
