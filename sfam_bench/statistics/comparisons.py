@@ -102,7 +102,7 @@ def _flipped_totals(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
 
 
 def _effective_classes(sums: np.ndarray) -> np.ndarray:
-    """How many classes of equal weight have totals as near to normal (2 over the lacking kurtosis), infinity for zeros."""
+    """How many classes of equal weight have totals that are as normal; infinity for zeros."""
     squares = sums**2
     fourth = (squares**2).sum(axis=0)
     return np.divide(squares.sum(axis=0) ** 2, fourth, out=np.full(fourth.shape, np.inf), where=fourth > 0)

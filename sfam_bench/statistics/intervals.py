@@ -35,9 +35,10 @@ def clustered_intervals(
 
     Three forms, chosen by simulation (benchmarks/coverage.py). Columns that are `shares` (values 0 and 1): Wilson's
     interval with the effective sample size of the design (Korn and Graubard 1998). Fewer than STUDENT_BELOW clusters,
-    or effectively STUDENT_FROM or more: Student's t on the clustered standard error. Otherwise percentiles of resampled clusters, widened for few clusters
-    (expanded percentile interval, Hesterberg 2015). Degrees of freedom use Kish's effective number of clusters, which
-    is smaller for unequal sizes. A single cluster: its pairs are taken as independent, and `clustered` is False.
+    or effectively STUDENT_FROM or more: Student's t on the clustered standard error. Otherwise percentiles of resampled
+    clusters, widened for few clusters (expanded percentile interval, Hesterberg 2015). Degrees of freedom use Kish's
+    effective number of clusters, which is smaller for unequal sizes. A single cluster: its pairs are taken as
+    independent, and `clustered` is False.
     """
     sums, sizes = sum_by_cluster(values, clusters)
     share = np.broadcast_to(shares, values.shape[1:])

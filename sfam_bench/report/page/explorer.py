@@ -64,10 +64,8 @@ def _pack_run(
 ) -> dict[str, Any] | None:
     """The index of one run; its pairs go to `blocks` up to its share of the budget."""
     own = run.matrix.select(lambda metric, _: not catalogue.is_check(metric))
-    pairs, blind = (
-        [*run.pairs[PAIR].drop_duplicates().itertuples(index=False, name=None)],
-        run.manifest.get("blind") or (),
-    )
+    blind = run.manifest.get("blind") or ()
+    pairs = [*run.pairs[PAIR].drop_duplicates().itertuples(index=False, name=None)]
     there = {path.name for path in (run.root / "images").glob("*.png")}
     shown = {pair for pair in pairs if there and all(image_path(run.root, one).name in there for one in pair)}
     kept = sort_pairs(run.pairs, own, run.manifest, shown)

@@ -82,7 +82,7 @@ def _first_method(
 
 
 def _flags(pairs: pd.DataFrame, matrix: Matrix, chosen: np.ndarray) -> dict[Any, tuple[str, ...]]:
-    """The flags of each chosen pair in prose, without flags by design (same for all pairs of a kind and all methods)."""
+    """The flags of each chosen pair in prose, without flags by design (same for all pairs of a kind)."""
     why = select_flagged(pairs, matrix, chosen)
     found: dict[Any, tuple[str, ...]] = {}
     for ids, part in why.groupby(PAIR, observed=True):
