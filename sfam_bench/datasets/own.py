@@ -225,8 +225,7 @@ def _check_roles(csv: Path, table: pd.DataFrame) -> None:
     if (absent := [name for name in ROLES if name not in table]) and given:
         raise UserError(f"{csv} lacks the column {absent[0]}: add it, or remove {given[0]}")
     sides = _read_sides(table)
-    for line, row in table.iterrows():
-        side = sides[line]
+    for side, (line, row) in zip(sides, table.iterrows(), strict=True):
         must = (*(given if side == "test" else ()), *(name for name in ("image_id", "label", "split") if name in table))
         if empty := [name for name in must if row[name] is None]:
             raise UserError(f"{csv}, line {line}: {empty[0]} is empty: fill it in")
