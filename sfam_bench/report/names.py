@@ -10,7 +10,7 @@ import pandas as pd
 
 LONGEST = 150  # characters of a file name
 Named = Callable[..., str]  # `slug`, or the `Slugs` of a report
-SPELLING = {"map@r": "MAP@R", "r": "R"}
+SPELLING = {"map@r": "MAP@R", "r": "R", "roc": "ROC", "auc": "AUC"}
 
 
 def sort_explainers(explainers: Sequence[str], blind: Container[str]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.protocol import CHOICES
+from sfam_bench.core.verification import verification_facts
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import to_prose
 from sfam_bench.runs.reader import Run
@@ -42,6 +43,9 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
         "Retrieval": ", ".join(f"{name} {value}" for name, value in of_gallery.items()),
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {to_prose(str(kind))}" for kind, count in kinds.items()),
+        "Verification": ", ".join(
+            f"{to_prose(name)} {_fact(value)}" for name, value in verification_facts(run.pairs).items()
+        ),
         "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
         "Steps": _describe_steps(facts.get("steps") or {}),
         "Curves": _describe_errors(errors) if sampled else "",
