@@ -212,8 +212,8 @@ for make in (
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "explainers is SFAM(gamma=1.0, head='pull_back', euclidean_cis='exponential,",
-        "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', euc",
+        "explainers is SFAM(gamma=1.0, head='pull_back', order='pull_back_first', e",
+        "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', ord",
         "explainer 'mine' is 'sfam', of type str: give an object of Explainer",
         "model is Linear(in_features=2, out_features=2, bias=True), of type Linear: ",
         "there is no metric 'delation': did you mean sane_deletion, rise_deletion, d",
