@@ -105,7 +105,7 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
         assert isinstance(metric, Metric), key
         assert type(metric).__dataclass_params__.frozen
         assert metric.higher_is_better in (True, False, None)
-        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery"}
+        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery", "redraws"}
         explained = seen(scene)
         found = metric(explained)
         values, reasons = found.values, found.reasons

@@ -13,7 +13,7 @@ import torch
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import Sample
-from sfam_bench.core.types import Mask
+from sfam_bench.core.types import Image, Mask, Masks
 from sfam_bench.datasets.planted.render import render
 from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, PlantedScene
 
@@ -74,6 +74,25 @@ class Planted(Checked):
         if part in EVIDENCE and not 0 <= change < STATES:
             raise UserError(f"{part} has no state {change}; its states: 0 to {STATES - 1}")
         return self._sample(self._scene(image_id).repaint(part, change))
+
+    def part_masks(self, image_id: str) -> Masks:
+        """The visible pixels of each of `parts`, (parts, rows, cols)."""
+        masks = self.sample(image_id).masks
+        return torch.stack([masks[f"part/{part}"] for part in self.parts])
+
+    def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> Image:
+        """Render the image with these parts repainted: each evidence part in one of its other states.
+
+        The states come in a random order of the image, each once before any again; other parts get look `number` + 1.
+        """
+        scene, states = self._scene(image_id), self._states(image_id)
+        for part in parts:
+            change = number + 1
+            if part in self.evidence:
+                others = scene.stream(f"states of {part}").permutation(self.states - 1)
+                change = (states[part] + 1 + int(others[number % len(others)])) % self.states
+            scene = scene.repaint(part, change)
+        return self._sample(scene).image
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
         """Regions of the query: "foreground", "shared" parts if any, and then "unshared" parts if any."""
