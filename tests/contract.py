@@ -39,7 +39,7 @@ GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and 
 # but for experiment/train/, which tests/app/test_presets.py composes
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
-REGIONS = ("foreground", "box", "shared", "unshared")
+REGIONS = ("foreground", "box", "shared", "unshared", "background")
 OTHERS = ("same_class", "other_class")
 SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear"), ("dot", "gem", "mlp")]
 
