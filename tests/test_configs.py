@@ -32,7 +32,7 @@ from tests.contract import (
 from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
-WHOLE = ("experiment", "variants")  # groups whose files set others
+WHOLE = ("experiment", "variants", "network")  # groups whose files set others
 LISTS = ("explainer", "metric")  # each file alone is slow: entries() composes all of them at once
 
 

@@ -1,6 +1,8 @@
 """The intervention check: does repainting the planted evidence, and no other part, change the retrieved class?"""
 
 from collections.abc import Callable, Iterable
+from math import isnan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,13 @@ def intervention_check(
         share = float(flips.double().mean()) if len(chosen) else float("nan")
         rows.append((part, part in dataset.causes, share, len(chosen)))
     return pd.DataFrame(rows, columns=["part", "evidence", "flips", "count"])
+
+
+def intervention_facts(frame: pd.DataFrame, dataset: Planted) -> dict[str, Any]:
+    """The check for a manifest: flips by part, the number of queries, the causes, and why the model does not count."""
+    flips = {part: None if isnan(share) else share for part, share in zip(frame["part"], frame["flips"], strict=True)}
+    count = int(frame["count"].iloc[0])
+    return {"flips": flips, "queries": count, "causes": [*dataset.causes], "fails": why_not(frame, dataset)}
 
 
 def why_not(frame: pd.DataFrame, dataset: Planted) -> str:

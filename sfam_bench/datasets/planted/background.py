@@ -47,7 +47,7 @@ def _foliage(draw: np.random.Generator, scene: Array, tint: Array, chosen: int |
     """Out-of-focus leaves (1), grass (2) or discs of light (3) over the landscape, or nothing (0)."""
     size = len(scene)
     canvas = Image.fromarray((scene * 255).astype(np.uint8))
-    pen, kind = ImageDraw.Draw(canvas), draw.integers(4)
+    pen, kind = ImageDraw.Draw(canvas), int(draw.integers(4))
     kind = kind if chosen is None else chosen
     for _ in range(int(draw.integers(14, 34)) if kind else 0):
         colour = tuple(int(c) for c in np.clip(255 * tint * draw.uniform(0.6, 1.9) + draw.normal(0, 8, 3), 0, 255))

@@ -1,7 +1,7 @@
 """Planted: rendered birds whose class is the pair (crest, tail), so that the evidence of each pair is known."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -134,8 +134,8 @@ class Planted(Checked):
 
     def _scene(self, image_id: str) -> PlantedScene:
         states, key = self._states(image_id), (self.seed, hash_id(image_id))
-        difficulty = {"evidence_size": self.evidence_size, "leaves": self.leaves, "clutter": self.clutter}
-        return PlantedScene(key, states["crest"], states["tail"], **difficulty)
+        scene = PlantedScene(key, states["crest"], states["tail"])
+        return replace(scene, evidence_size=self.evidence_size, leaves=self.leaves, clutter=self.clutter)
 
     def _sample(self, scene: PlantedScene) -> Sample:
         image, parts = render(scene, self.size)

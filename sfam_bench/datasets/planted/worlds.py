@@ -67,4 +67,4 @@ class Scale(Planted):
 
     @cached_property
     def _scale_of(self) -> dict[str, float]:
-        return self.index["scale"].to_dict()
+        return {str(image_id): float(scale) for image_id, scale in self.index["scale"].items()}
