@@ -30,7 +30,7 @@ SIGNED = ("selectivity", "insertion_minus_deletion")  # families whose zero is c
 Limits: TypeAlias = tuple[float | int, float | int]  # beartype does not accept an int as a float
 NEEDS: Mapping[str, str] = {
     **{"foreground": "masks or boxes", "box": "boxes", "keypoints": "keypoints", "negative": "negatives"},
-    **{"shared": "parts of known state", "unshared": "parts of known state"},
+    **dict.fromkeys(("shared", "unshared"), "parts known to be shared or not"),
     **{"same_class": "other references", "other_class": "other references"},
 }
 
