@@ -120,8 +120,9 @@ def pair(model: SimilarityModel) -> Figure:
 def cut(model: SimilarityModel) -> Figure:
     """From two images over the grids at the cut and the pooled channels to one number."""
     of = scene(model, POSITIVE)
-    sides = {QUERY: of.encoded.query, POSITIVE: of.encoded.terms[0].side}
-    cis = SFAM().weights(model, *sides.values())[0]
+    reference = of.encoded.terms[0].side
+    sides = {QUERY: of.encoded.query, POSITIVE: reference.side_for("the figure")}
+    cis = SFAM().weights(model, of.encoded.query, reference)[0]
     channels = cis.topk(4).indices.tolist()
     figure = Figure(figsize=(10.4, 3.9), layout="constrained")
     grid = figure.add_gridspec(2, 7, width_ratios=[1.3, 1, 1, 1, 1, 2, 0.9])

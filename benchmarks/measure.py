@@ -19,7 +19,7 @@ from benchmarks import peers
 from benchmarks.subjects import SIX, first, network
 from benchmarks.timing import interleaved, ratio, spread
 from sfam_bench.core.baselines import MeanColour
-from sfam_bench.core.records import PairBatch, Side, Term
+from sfam_bench.core.records import PairBatch, Reference, Side, Term
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Images, Maps, RawMaps, Scores
 from sfam_bench.engine.calibration import Calibration
@@ -57,7 +57,7 @@ class Setting:
 
     def scene(self) -> Scene:
         """The pairs, encoded."""
-        sides = self.pairs.query, self.pairs.reference
+        sides = self.pairs.query, self.pairs.reference_images
         return Scene(self.model, encode_pairs(self.model, Similarity(), *sides, passes=self.passes), self.pairs)
 
     def walk(self, scene: Scene, explainers: Mapping[str, Explainer], steps: Steps) -> None:
@@ -162,7 +162,7 @@ def activation_maps(setting: Setting, rounds: int) -> dict[str, Any]:
     The references are embedded beforehand for all.
     """
     model, pairs = setting.model, setting.pairs
-    beforehand = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
+    beforehand = encode_pairs(model, Similarity(), pairs.query, pairs.reference_images)
     references = beforehand.terms[0].side.embeddings
     query = pairs.query.clone().requires_grad_()  # without it grad-cam and torchcam fail on frozen models
 
@@ -190,7 +190,7 @@ def activation_maps(setting: Setting, rounds: int) -> dict[str, Any]:
 
 def to_float64(model: SimilarityModel, pairs: PairBatch) -> float:
     """Ablation-CAM in closed form and float32 against every channel removed in turn in float64, from one encode."""
-    encoded = encode_pairs(model, Similarity(), pairs.query[:1], pairs.reference[:1])
+    encoded = encode_pairs(model, Similarity(), pairs.query[:1], pairs.reference_images[:1])
     double = deepcopy(model).double()
 
     def exactly(side: Side) -> Side:
@@ -198,7 +198,11 @@ def to_float64(model: SimilarityModel, pairs: PairBatch) -> float:
         with torch.no_grad():
             return Side(side.images.double(), activations, double.embedder(activations))
 
-    exact = replace(encoded, query=exactly(encoded.query), terms=(Term(1.0, exactly(encoded.terms[0].side)),))
+    exact = replace(
+        encoded,
+        query=exactly(encoded.query),
+        terms=(Term(1.0, Reference.of(exactly(encoded.terms[0].side.side_for("the benchmark")))),),
+    )
     expected = combine(drops_by_passes(double, exact), exact.query.activations)
     ours = AblationCAM(relative=False, relu=False)(model, encoded, first(pairs, 1))
     return largest(expected, ours.double())
@@ -246,7 +250,7 @@ def scaling(setting: Setting) -> dict[str, dict[str, float]]:
     for points in (8, 40, 224):
         measure("points", points, one, points=points)
     for size in (128, 224, 320):
-        query, reference = (F.interpolate(side, (size, size)) for side in (one.pairs.query, one.pairs.reference))
+        query, reference = (F.interpolate(side, (size, size)) for side in (one.pairs.query, one.pairs.reference_images))
         passes = Calibration("eager", seconds=0.1)(one.model, one.model.similarity.matrix, one.pairs.query, 0)
         measure(
             "resolution, eager",

@@ -24,7 +24,7 @@ from sfam_bench.metrics.shared.base import NOT_DRAWN, Metric
 from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
-from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.pair import MapPanel, check_suffix, pair_figure, panel_lines, save_figure
 from sfam_bench.report.names import to_prose
@@ -105,7 +105,7 @@ def explain(
     """
     chosen, model = explainers_of(explainers), _model(model)
     pairs = pair(query, reference, model.image_size, background=background)
-    encoded = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
+    encoded = encode_batch(model, Similarity(), pairs)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
@@ -117,7 +117,9 @@ def explain(
             if reason:
                 flags[name] = reason
     value = target_score(model.similarity, encoded.query.embeddings, encoded.terms)
-    return Explanation(float(value), pairs.query[0], pairs.reference[0], sides["query"], sides["reference"], flags)
+    return Explanation(
+        float(value), pairs.query[0], pairs.reference_images[0], sides["query"], sides["reference"], flags
+    )
 
 
 def score(

@@ -11,7 +11,14 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from sfam_bench.app.inputs import Inputs
-from sfam_bench.app.parts import choose_passes, prepare_explainers, read_labels, select_supported, write_images
+from sfam_bench.app.parts import (
+    choose_passes,
+    pair_choice,
+    prepare_explainers,
+    read_labels,
+    select_supported,
+    write_images,
+)
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
@@ -59,7 +66,7 @@ class Evaluation:
     def select_pairs(self, gallery: Gallery) -> pd.DataFrame:
         """Which pairs to explain."""
         inputs = self.inputs
-        pairs = build(self.cfg.pairs)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        pairs = pair_choice(self.cfg)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
         inputs.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         return pairs
 
@@ -79,8 +86,11 @@ class Evaluation:
         return dict(prepare_explainers(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
 
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
-        """Retrieval measures of the embeddings."""
+        """Retrieval measures of the embeddings; none, in one line, if each image is a class of its own."""
         found = self.catalogue(gallery)
+        if len(found.labels.unique()) == len(found.labels):
+            print(f"no retrieval measures: no class of {self.inputs.dataset.name} has two images")
+            return {}
         recall_at = list(self.cfg.recall_at)
         return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
 

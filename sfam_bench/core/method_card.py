@@ -12,6 +12,8 @@ class Card:
     """Properties of a method beyond its docstring and fields, with the fields at their defaults.
 
     reads_reference: the map depends on the reference; a control's does not.
+    needs_images: it needs the activations of the reference's images: those of a prototype are summed, which is exact,
+        and a bare vector (a stored embedding, a proxy) is refused. Other methods need the embedding alone.
     signed: the map can be negative.
     total: what the map sums to over positions, if the method is exact: the "score" minus the bias of the head,
         its "change" from the method's own baseline, or "none".
@@ -24,6 +26,7 @@ class Card:
     """
 
     reads_reference: bool = True
+    needs_images: bool = False
     signed: bool = True
     total: Total = "none"
     margin: bool = True

@@ -86,7 +86,10 @@ def methods_page(
         "difference from that, divided by |score|, median over the pairs.",
         "",
         "All methods support cosine, dot product and negative squared Euclidean distance. The map of the reference is "
-        "the map that the method gives when query and reference are swapped.",
+        "the map that the method gives when query and reference are swapped. A method that uses the reference's "
+        "embedding also explains a similarity to a prototype, a class proxy or any other vector; one that uses the "
+        "reference's images also explains a similarity to a prototype, as the sum over its images, and refuses "
+        "vectors.",
         "",
         *SYMBOLS,
         *(PICTURED if pictures else []),
@@ -107,9 +110,9 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
-    uses = "uses the reference" if card.reads_reference else "ignores the reference"
+    uses = "uses the reference's images" if card.needs_images else "uses the reference's embedding"
     facts = [
-        "negative control" if card.control else uses,
+        "negative control" if card.control else uses if card.reads_reference else "ignores the reference",
         "signed" if card.signed else "non-negative",
         f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
         "supports the margin target" if card.margin else "no margin target",
