@@ -22,7 +22,7 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 ROLES: tuple[Role, ...] = get_args(Role)
 COMPARED = GROUPS[:3]  # groups whose metrics measure how faithful a map is
 HEADLINES = (  # families whose first metric is shown where there is no room for all metrics
-    *("selectivity", "part_agreement", "margin_insertion_minus_deletion"),
+    *("causal_agreement", "selectivity", "part_agreement", "margin_insertion_minus_deletion"),
     *("insertion_minus_deletion", "deletion", "energy_pointing_game_foreground"),
 )
 SIGNED = ("selectivity", "insertion_minus_deletion")  # families whose zero is chance, pair-dependent ones first
@@ -31,6 +31,7 @@ Limits: TypeAlias = tuple[float | int, float | int]  # beartype does not accept 
 NEEDS: Mapping[str, str] = {
     **{"foreground": "masks or boxes", "box": "boxes", "keypoints": "keypoints", "negative": "negatives"},
     **dict.fromkeys(("shared", "unshared"), "parts known to be shared or not"),
+    **{"background": "a mask of the background", "redraws": "parts that can be redrawn"},
     **{"same_class": "other references", "other_class": "other references"},
 }
 

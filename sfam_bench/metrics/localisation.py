@@ -18,6 +18,7 @@ from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 REGIONS = {  # in labels and in sentences; any other region has its own name
     "foreground": ("", "the foreground"),
     "box": (", box", "the object's box"),
+    "background": (", background", "the background"),
     "shared": (", shared parts", "the parts that the two images share"),
     "unshared": (", unshared parts", "the parts that the two images do not share"),
 }
@@ -128,7 +129,7 @@ class PointingGame(RegionMetric):
 
     The 15 px are TorchRay's; on the planted set, shared and unshared parts have 4 px.
 
-    region: foreground, box, shared or unshared.
+    region: foreground, box, shared, unshared or background.
     tolerance: in pixels; 0 counts only a maximum inside the region.
     only_with: use only pairs that also have this region; "unshared" limits it to partial matches.
     """

@@ -42,6 +42,7 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
         "Retrieval": ", ".join(f"{name} {value}" for name, value in of_gallery.items()),
+        "Intervention": _describe_intervention(facts.get("intervention") or {}),
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {to_prose(str(kind))}" for kind, count in kinds.items()),
         "Verification": ", ".join(
             f"{to_prose(name)} {_fact(value)}" for name, value in verification_facts(run.pairs).items()
@@ -88,6 +89,15 @@ def describe_training(facts: Mapping[str, Any] | None) -> str:
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
+
+
+def _describe_intervention(check: Mapping[str, Any]) -> str:
+    """The share of retrieved classes that repainting each part changes, and whether the model counts."""
+    if not check:
+        return ""
+    flips = ", ".join(f"{part} {_fact(share)}" for part, share in check["flips"].items() if share is not None)
+    verdict = f"does not count: {check['fails']}" if check["fails"] else f"uses {' and '.join(check['causes'])}"
+    return f"{verdict}; classes changed by repainting: {flips} ({check['queries']} queries)"
 
 
 def _describe_codes(facts: Mapping[str, Any]) -> str:
