@@ -69,8 +69,8 @@ def metrics_page(metrics: Mapping[str, Any], pixels: int) -> str:
         "original query and $s_{\\text{base}}$ that of the baseline image, which is the query with all pixels "
         "replaced (by its mean colour, a blur, ...).",
         "",
-        "The regions are *foreground* (the object, by its mask or its box), *box*, and on the planted set *background*, "
-        "*shared* and *unshared*: the parts of the query that the reference has too, and those that it does not have.",
+        "The regions are *foreground* (the object: its mask or its box), *box*, and on the planted set *background*, "
+        "*shared* and *unshared*: the parts of the query that the reference has too, and those that it does not.",
         "",
         "Where a value is undefined, NaN is recorded with the reason. If a data set does not have what a metric needs, "
         "the metric is left out and the report says so.",
