@@ -174,6 +174,7 @@ def normalise_weights(weights: Weights, how: Normalisation) -> Weights:
             return weights / weights.abs().sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
         case "minmax":
             low, high = weights.amin(dim=1, keepdim=True), weights.amax(dim=1, keepdim=True)
-            return (weights - low) / (high - low).clamp_min(torch.finfo(weights.dtype).tiny)
+            scaled = (weights - low) / (high - low).clamp_min(torch.finfo(weights.dtype).tiny)
+            return torch.where(high > low, scaled, 1)  # equal weights, as in the authors' released code
         case "softmax":
             return weights.softmax(dim=1)
