@@ -25,6 +25,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Gallery
+from sfam_bench.core.targets import BestRival
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.episodes import SUPPORTS, Episodes
 from sfam_bench.engine.passes import Passes
@@ -71,6 +72,8 @@ class Evaluation:
         """Which pairs to explain."""
         inputs = self.inputs
         pairs = pair_choice(self.cfg)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        if isinstance(inputs.target, BestRival) and not self.cfg.episodes:  # whose negative is the rival in the episode
+            pairs = pairing.add_rivals(pairs, inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
         inputs.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         return pairs
 

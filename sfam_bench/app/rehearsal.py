@@ -67,5 +67,5 @@ def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
     alike = index.loc[others, "label"] == index.loc[query, "label"]
     negatives = [image_id for image_id, same in zip(others, alike, strict=True) if not same]
     references = [image_id for image_id, same in zip(others, alike, strict=True) if same] or others
-    negative = negatives[0] if inputs.target.name == "margin" and negatives else ""
+    negative = negatives[0] if inputs.target.name in ("margin", "best_rival") and negatives else ""
     return pd.DataFrame({"query_id": [query], "reference_id": [references[0]], "negative_id": [negative]})

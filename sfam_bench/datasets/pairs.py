@@ -16,6 +16,7 @@ from sfam_bench.core.records import PairBatch, Sample, pair_seed
 from sfam_bench.core.references import Prototype, Supports
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
+from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
@@ -143,6 +144,33 @@ def add_controls(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.Data
         if missing := chosen.count(""):
             log.warning("%d of %d pairs have no further reference: %s", missing, len(pairs), role)
     return pairs.assign(**{f"{role}_id": chosen for role, chosen in found.items()})
+
+
+def add_rivals(
+    pairs: pd.DataFrame,
+    dataset: Dataset,
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    image_ids: Sequence[str],
+) -> pd.DataFrame:
+    """Replace the negative of each pair by the item nearest to the query among those of other classes than both images.
+
+    Embeddings of `image_ids` are the rows of `gallery`. Raises UserError if a query has no such item.
+    """
+    index = dataset.index.loc[list(image_ids)]
+    labels, searched = torch.tensor(index["label"].to_numpy()), torch.tensor(roles(index)[1])
+    places = [index.index.get_loc(query_id) for query_id in pairs["query_id"]]
+    found: list[str] = []
+    for rows in split_chunks(range(len(pairs)), 256):
+        part = pairs.iloc[list(rows)]
+        scores = similarity.matrix(gallery[[places[row] for row in rows]], gallery)
+        others = searched.expand(len(rows), -1).clone()
+        for side in SIDES:
+            others &= labels != torch.tensor(part[f"{side}_label"].to_numpy())[:, None]
+        if not others.any(dim=1).all():
+            raise UserError(f"{dataset.name}: {NO_RIVAL}")
+        found += [index.index[place] for place in scores.masked_fill(~others, -torch.inf).argmax(dim=1).tolist()]
+    return pairs.assign(negative_id=found)
 
 
 def cut_batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
