@@ -269,7 +269,8 @@ def _shown(result: Result) -> Shown:
     lines = [f"class: {result.label}"] if result.label is not None else []
     lines.append(f"similarity {result.score:.4f}")
     if result.margin is not None:
-        lines.append(f"{result.margin:+.4f} over the best of another class, {result.rival_id}")
+        where = "above" if result.margin > 0 else "below"
+        lines.append(f"{abs(result.margin):.4f} {where} the best of another class, {result.rival_id}")
     maps = [
         (
             result.query_maps[name].numpy(),
