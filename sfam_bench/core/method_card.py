@@ -12,8 +12,9 @@ class Card:
     """Properties of a method beyond its docstring and fields, with the fields at their defaults.
 
     reads_reference: the map depends on the reference; a control's does not.
-    needs_images: it needs the activations of the reference's images: those of a prototype are summed, which is exact,
-        and a bare vector (a stored embedding, a proxy) is refused. Other methods need the embedding alone.
+    reference: what it needs of the reference: its "embedding" alone, so that a vector (a stored embedding, a proxy) will
+        do; its "images", over which the maps of a prototype are summed, which is exact, while a vector is refused; or
+        "one image", so that a prototype is refused too.
     signed: the map can be negative.
     total: what the map sums to over positions, if the method is exact: the "score" minus the bias of the head,
         its "change" from the method's own baseline, or "none".
@@ -26,7 +27,7 @@ class Card:
     """
 
     reads_reference: bool = True
-    needs_images: bool = False
+    reference: Literal["embedding", "images", "one image"] = "embedding"
     signed: bool = True
     total: Total = "none"
     margin: bool = True

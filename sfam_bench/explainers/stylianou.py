@@ -26,7 +26,7 @@ class Stylianou:
     """
 
     card: ClassVar[Card] = Card(
-        needs_images=True,
+        reference="images",
         total="score",
         identities=(
             "it sums to the cosine of the pooled features",

@@ -54,7 +54,7 @@ def conv4(width: Count = 64, flatten: bool = True) -> Cut:
     return _initialised(nn.Sequential(Standardise(), *blocks)), PositionsAsChannels() if flatten else None
 
 
-def resnet12(widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)) -> Cut:
+def resnet12(widths: tuple[Count, ...] = (64, 128, 256, 512)) -> Cut:
     """Four residual blocks at 1/16, whose positions are pooled; the widths of Meta-Baseline (Chen et al., ICCV 2021).
 
     The weights are random: He's normal initialisation by fan-out.
