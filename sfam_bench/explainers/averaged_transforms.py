@@ -31,7 +31,7 @@ class AveragedTransforms(Checked):
     """
 
     card: ClassVar[Card] = Card(
-        reference="one image",
+        one_image=True,
         signed=False,
         identities=(
             "for an embedding that is linear in the pixels and the dot product it is the magnitude of input times "

@@ -37,7 +37,7 @@ class BiLRP(Checked):
     """
 
     card: ClassVar[Card] = Card(
-        reference="images",
+        needs_images=True,
         identities=(
             "it is the sum over embedding dimensions of the products of both relevances",
             "at the cut, on the un-normalised dot product under GAP and a bias-free linear head, it is the similarity "

@@ -41,7 +41,7 @@ class FIxLIP(Checked):
     """
 
     card: ClassVar[Card] = Card(
-        reference="one image",
+        one_image=True,
         identities=(
             "for patches that add up in the embedding it is Zhu's product without rectification (dot)",
             "I is the coefficients of the whole regression on the scores of all pairs of masks",

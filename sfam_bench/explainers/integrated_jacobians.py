@@ -86,7 +86,7 @@ class IntegratedJacobians(Checked):
     """
 
     card: ClassVar[Card] = Card(
-        reference="images",
+        needs_images=True,
         identities=(
             "at the cut from zero on the un-normalised dot product under GAP and a bias-free linear head it is the "
             "similarity decomposition, and point to point Zhu's product over N squared",

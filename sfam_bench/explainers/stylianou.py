@@ -26,7 +26,7 @@ class Stylianou:
     """
 
     card: ClassVar[Card] = Card(
-        reference="images",
+        needs_images=True,
         total="score",
         identities=(
             "it sums to the cosine of the pooled features",

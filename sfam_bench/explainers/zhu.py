@@ -46,7 +46,7 @@ class Zhu(Checked):
     """
 
     card: ClassVar[Card] = Card(
-        reference="images",
+        needs_images=True,
         identities=(
             "without rectification and behind a bias-free affine head it is the similarity decomposition (cosine, dot)",
             "without rectification and a head it is Stylianou's map (cosine)",

@@ -69,13 +69,16 @@ class PCK(Checked):
         own, other = self._keypoints(pairs.keypoints), self._keypoints(pairs.reference_keypoints)
         joint = explained.point_pairs().double().cpu()
         size = (explained.maps.shape[-2], explained.maps.shape[-1])
-        far_size = (pairs.reference_images.shape[-2], pairs.reference_images.shape[-1])
         far = self.alpha * longest_side(pairs.masks["box"].cpu())
         places = centres((joint.shape[1], joint.shape[2]), size)
         values, none = [], []
         for row, one in enumerate(joint):
             visible = ((own[row, :, 2] > 0) & (other[row, :, 2] > 0)).nonzero()[:, 0]
-            cells = cells_of(other[row, visible], (one.shape[2], one.shape[3]), far_size)
+            cells = cells_of(
+                other[row, visible],
+                (one.shape[2], one.shape[3]),
+                (pairs.reference_images.shape[-2], pairs.reference_images.shape[-1]),
+            )
             columns = one.flatten(0, 1).flatten(1)[:, cells]
             distances = torch.cdist(places.double(), own[row, visible][:, [1, 0]].double())
             correct = (distances <= far[row]).double()

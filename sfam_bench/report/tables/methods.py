@@ -99,11 +99,8 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
-    uses = {
-        "embedding": "uses the reference's embedding",
-        "images": "uses the reference's images",
-        "one image": "needs a reference of one image",
-    }[card.reference]
+    images = "single image" if card.one_image else "images" if card.needs_images else "embedding"
+    uses = f"uses the reference's {images}"
     facts = [
         "negative control" if card.control else uses if card.reads_reference else "ignores the reference",
         "signed" if card.signed else "non-negative",
