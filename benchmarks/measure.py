@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks import peers
 from benchmarks.subjects import SIX, first, network
 from benchmarks.timing import interleaved, ratio, spread
 from sfam_bench.core.baselines import MeanColour
+from sfam_bench.core.maps import ranks as rank
 from sfam_bench.core.records import PairBatch, Reference, Side, Term
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Images, Maps, RawMaps, Scores
@@ -35,7 +37,9 @@ from sfam_bench.explainers.layer_cam import LayerCAM
 from sfam_bench.explainers.shared.forms import Explainer, combine
 from sfam_bench.explainers.xgrad_cam import XGradCAM
 from sfam_bench.metrics.perturbation import Direction, Midpoint, Perturbation, Steps, Trapezoid, Walk
+from sfam_bench.metrics.road import Imputed, Imputing
 from sfam_bench.metrics.shared.base import Explained, Scene
+from sfam_bench.metrics.shared.walks import take_order
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 
 BOTH: tuple[Direction, ...] = ("deletion", "insertion")
@@ -228,6 +232,31 @@ def peer_metrics(setting: Setting) -> dict[str, Any]:
     return {
         "quantus_a_score": ratio(seconds["quantus"], seconds["pass"], scale=20 / (image.numel() / step)),
         "road_an_image": ratio(seconds["road"], seconds["pass"], scale=20),
+    }
+
+
+def imputation(setting: Setting) -> dict[str, Any]:
+    """ROAD's images of one map, both orders, compared with a sparse direct solve of each."""
+    _, maps = setting.sfam()
+    image, ranks = setting.pairs.query[0], rank(maps)[0]
+    counts = tuple(Imputing("most", 9, 0, 0).removed_counts(ranks.numel()))
+    orders = [take_order(ranks, order) for order in ("most", "least")]
+
+    def directly() -> Images:
+        made = []
+        for order, count in product(orders, counts):
+            removed = (order < count).numpy()
+            made.append(image.clone())
+            made[-1][:, removed] = torch.from_numpy(peers.impute_directly(image.numpy(), removed)).float()
+        return torch.stack(made)
+
+    def together() -> Images:
+        return torch.cat([Imputed(image, order, counts, 0, 0).images for order in orders])
+
+    seconds = interleaved({"directly": directly, "together": together}, 3)
+    return {
+        "speed_up": ratio(seconds["directly"], seconds["together"]),
+        "largest_difference": float(f"{(directly() - together()).abs().max():.1e}"),
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError, check_object
 from sfam_bench.core.files import atomic
@@ -84,7 +84,7 @@ def default_model() -> SimilarityModel:
 
 
 def explain(
-    model: SimilarityModel | None,
+    model: nn.Module | None,
     query: Picture,
     reference: Picture,
     explainers: Explainers = None,
@@ -93,7 +93,8 @@ def explain(
     """Compute the maps of one pair: which regions of each image make `model` find the two alike.
 
     Args:
-        model: the model to explain; None for `default_model()`.
+        model: the model to explain, or any module from images to embeddings (`SimilarityModel.wrap`); None for
+            `default_model()`.
         query: a path, a PIL image, an array (rows, cols, 3) or a tensor (3, rows, cols) in [0, 1]. All but tensors are
             resized and cropped to `model.image_size`; photos are rotated as their EXIF tag says.
         reference: the image that the query is compared with, given in the same way.
@@ -108,27 +109,27 @@ def explain(
         UserError: if an image cannot be read, the two differ in size, or a method is unknown or does not support the
             model.
     """
-    chosen, model = explainers_of(explainers), _model(model)
-    pairs = pair(query, reference, model.image_size, background=background)
-    encoded = encode_batch(model, Similarity(), pairs)
+    chosen, used = explainers_of(explainers), _model(model)
+    pairs = pair(query, reference, used.image_size, background=background)
+    encoded = encode_batch(used, Similarity(), pairs)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
     for name, explainer in chosen.items():
         for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
-            raw = raw_maps(explainer, model, seen, pairs)
+            raw = raw_maps(explainer, used, seen, pairs)
             (reason,) = find_flags(raw, self_pairs(pairs))
             sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
             if reason:
                 flags[name] = reason
-    value = target_score(model.similarity, encoded.query.embeddings, encoded.terms)
+    value = target_score(used.similarity, encoded.query.embeddings, encoded.terms)
     return Explanation(
         float(value), pairs.query[0], pairs.reference_images[0], sides["query"], sides["reference"], flags
     )
 
 
 def score(
-    model: SimilarityModel | None,
+    model: nn.Module | None,
     query: Picture,
     reference: Picture,
     explainers: Explainers = None,
@@ -140,7 +141,8 @@ def score(
     """Measure the maps of one pair.
 
     Args:
-        model: the model to explain; None for `default_model()`.
+        model: the model to explain, or any module from images to embeddings (`SimilarityModel.wrap`); None for
+            `default_model()`.
         query: as in `explain`.
         reference: as in `explain`.
         explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
@@ -161,9 +163,9 @@ def score(
             not given, the mask's levels may be class labels, or a photo with an EXIF rotation comes with a mask or box
             (which may refer to it before or after the rotation).
     """
-    chosen, model = explainers_of(explainers), _model(model)
+    chosen, used = explainers_of(explainers), _model(model)
     measured = _metrics(METRICS if metrics is None else metrics)
-    pairs = pair(query, reference, model.image_size, foreground, box, background)
+    pairs = pair(query, reference, used.image_size, foreground, box, background)
     if metrics is None:
         measured = {name: metric for name, metric in measured.items() if all(map(pairs.has, metric.needs))}
     for name, metric in measured.items():
@@ -171,7 +173,7 @@ def score(
             if not pairs.has(need):
                 how = GIVE.get(need, "leave it out, or use sfam-bench evaluate")
                 raise UserError(f"{name} needs {need}, which is not known of this pair: {how}")
-    (shard,) = evaluate(model, Similarity(), [pairs], chosen, measured, "pair", keep_curves=False)
+    (shard,) = evaluate(used, Similarity(), [pairs], chosen, measured, "pair", keep_curves=False)
     cells = {(record.explainer, record.metric): (record.value, record.flag) for record in shard.records}
     rows = {name: [cells.get((name, metric), (float("nan"), NOT_DRAWN)) for metric in measured] for name in chosen}
     table = pd.DataFrame(
@@ -189,7 +191,7 @@ def score(
 
 
 def explain_ranking(
-    model: SimilarityModel | None,
+    model: nn.Module | None,
     query: Picture,
     gallery: str | Path | Mapping[str, Picture],
     k: int = 10,
@@ -269,7 +271,8 @@ def _shown(result: Result) -> Shown:
     lines = [f"class: {result.label}"] if result.label is not None else []
     lines.append(f"similarity {result.score:.4f}")
     if result.margin is not None:
-        lines.append(f"{result.margin:+.4f} over the best of another class, {result.rival_id}")
+        where = "above" if result.margin > 0 else "below"
+        lines.append(f"{abs(result.margin):.4f} {where} the best of another class, {result.rival_id}")
     maps = [
         (
             result.query_maps[name].numpy(),
@@ -282,11 +285,11 @@ def _shown(result: Result) -> Shown:
     return Shown(result.place, result.image_id, lines, pixels(result.image), result.is_right, maps, flags)
 
 
-def _model(model: SimilarityModel | None) -> SimilarityModel:
+def _model(model: nn.Module | None) -> SimilarityModel:
     if model is None:
         return default_model()
-    check_object(model, "model", SimilarityModel)
-    return model
+    check_object(model, "model", nn.Module)
+    return model if isinstance(model, SimilarityModel) else SimilarityModel.wrap(model)
 
 
 def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str) -> dict[str, Metric]:

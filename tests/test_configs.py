@@ -1,6 +1,7 @@
 """The contract of conf/: every file composes, and every explainer and metric that it names keeps its promises."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.explainers.zhu import Zhu
 from sfam_bench.metrics.shared.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.contract import (
@@ -32,7 +34,7 @@ from tests.contract import (
 from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
-WHOLE = ("experiment", "variants")  # groups whose files set others
+WHOLE = ("experiment", "variants", "network")  # groups whose files set others
 LISTS = ("explainer", "metric")  # each file alone is slow: entries() composes all of them at once
 
 
@@ -93,9 +95,10 @@ def random_maps(count: int = 3) -> Tensor:
 
 
 def seen(scene: Scene, rows: Sequence[int] = (0, 1, 2)) -> Explained:
-    """Random maps of a method that, asked again, makes those of SFAM."""
+    """Random maps of a method that, asked again, makes those of SFAM, and has Zhu's pairs of positions."""
     maps = random_maps()[list(rows)]
-    return Explained(scene, maps, "sfam", maps, SFAM())
+    joint = partial(Zhu().point_pairs, scene.model, scene.encoded, scene.pairs)
+    return Explained(scene, maps, "sfam", maps, SFAM(), point_pairs=joint)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -105,7 +108,7 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
         assert isinstance(metric, Metric), key
         assert type(metric).__dataclass_params__.frozen
         assert metric.higher_is_better in (True, False, None)
-        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery"}
+        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery", "redraws"}
         explained = seen(scene)
         found = metric(explained)
         values, reasons = found.values, found.reasons
@@ -139,8 +142,11 @@ def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scen
             explained = seen(Scene(scene.model, scene.encoded, batch, gallery=scene.gallery))
             if region == getattr(metric, "only_with", None):
                 continue  # it only says to which batches the metric applies
-            assert metric(explained).values.isnan().tolist() == [False, True, False], key
-            assert metric(explained).reasons["empty_mask"].tolist() == [False, True, False], key
+            found = metric(explained)
+            assert found.reasons["empty_mask"].tolist() == [False, True, False], key
+            lacking = found.reasons["empty_mask"] | found.reasons.get("zero_range", torch.tensor(False))
+            assert torch.equal(found.values.isnan(), lacking), key
+            assert not lacking.all(), key
 
 
 # Parts of a model, baselines

@@ -28,9 +28,11 @@ from sfam_bench.core.similarity import Gallery
 from sfam_bench.core.targets import BestRival
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.episodes import SUPPORTS, Episodes
+from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.cost import Cost
 from sfam_bench.evaluation.evaluate import BatchResult, evaluate
+from sfam_bench.evaluation.intervention import intervention_check, intervention_facts
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Prepared
 from sfam_bench.metrics.shared.base import Metric
@@ -40,6 +42,7 @@ from sfam_bench.runs.store import RunStore, frozen_passes
 
 SIDES = ("query_id", "reference_id")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+CHECKED = 60  # queries of the intervention check
 QUICK = 0.2  # seconds for the rate of a mode that is known
 
 
@@ -109,6 +112,14 @@ class Evaluation:
         facts = episode_facts(choice, inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
         print(describe_episodes(facts))
         return {"episodes": facts}
+
+    def intervention(self) -> dict[str, Any]:
+        """The intervention check, where metrics need parts that can be redrawn and the data set is rendered."""
+        dataset, model = self.inputs.dataset, self.inputs.model
+        if not isinstance(dataset, Planted) or not any("redraws" in metric.needs for metric in self.metrics.values()):
+            return {}
+        check = intervention_check(lambda images: model.encode(images).embeddings, dataset, CHECKED, self.cfg.seed)
+        return {"intervention": intervention_facts(check, dataset)}
 
     def write_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Store the images of a few pairs of each kind, or of all pairs."""

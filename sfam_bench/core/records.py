@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,22 @@ class Sample:
     keypoints: Keypoints | None = None
 
 
+@runtime_checkable
+class Redrawing(Protocol):
+    """A data set that draws its images again with parts changed, by which the effect of each part is measured."""
+
+    parts: ClassVar[tuple[str, ...]]
+    evidence: ClassVar[tuple[str, ...]]
+
+    def part_masks(self, image_id: str) -> Masks:
+        """The visible pixels of each of `parts`, (parts, rows, cols)."""
+        ...
+
+    def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> Image:
+        """The image with these parts in the `number`-th of their other appearances, from 0; deterministic."""
+        ...
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """Pairs to explain, all of one kind.
@@ -44,6 +60,7 @@ class PairBatch:
     reference_keypoints: parts of the reference.
     others: further references of the same query by role (same_class, other_class), as images; NaN if a pair has none.
     rivals: references of the other classes, each for all queries, for the target `class_score`.
+    redraws: the data set, if it draws its images again with parts changed.
 
     Raises:
         UserError: if a query is among its own supports.
@@ -60,6 +77,7 @@ class PairBatch:
     reference_keypoints: KeypointsBatch | None = None
     others: dict[str, Images] = field(default_factory=dict)
     rivals: tuple[Given, ...] = ()
+    redraws: Redrawing | None = None
 
     def __post_init__(self) -> None:
         for given in (self.reference, self.negative, *self.rivals):
@@ -77,9 +95,11 @@ class PairBatch:
         return self.reference
 
     def has(self, need: str) -> bool:
-        """Whether every pair has `need`: a region of the query, "keypoints" of both images, a "negative", or a role."""
+        """Whether every pair has `need`: a region of the query, "keypoints", a "negative", a role, or "redraws"."""
         if need == "keypoints":
             return self.keypoints is not None and self.reference_keypoints is not None
+        if need == "redraws":
+            return self.redraws is not None
         return need in self.masks or need in self.others or (need == "negative" and self.negative is not None)
 
 
@@ -259,7 +279,7 @@ def pair_seed(seed: int, query_id: str, reference_id: str, *more: str) -> int:
 
 
 PAIR = "pair"  # in place of an explainer, for values of the pair itself
-FACT = re.compile(r"s_full|s_headless|s_base_.*")  # metrics recorded under PAIR
+FACT = re.compile(r"s_full|s_headless|s_base_.*|effect_.*")  # metrics recorded under PAIR
 
 
 def check_names(explainers: Iterable[str], metrics: Iterable[str]) -> None:

@@ -203,7 +203,7 @@ def _similarities(
 
 def swap_sides(encoded: Encoded) -> Encoded:
     """Exchange query and reference; the query's map of the swapped pair is the reference's map of this one."""
-    if not can_swap(encoded):
+    if len(encoded.terms) != 1 or encoded.terms[0].rivals:
         raise UserError("only a target with one reference can be swapped: explain the images of a triplet one by one")
     (term,) = encoded.terms
     swapped = replace(term, side=Reference.of(encoded.query))

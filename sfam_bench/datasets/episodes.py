@@ -164,9 +164,11 @@ class Episodes(Checked):
                 if len(wrong := (predicted != way).nonzero()[:, 0]):
                     return way, int(wrong[0]), int(predicted[wrong[0]])
             elif evidence is not None:
-                states = evidence.iloc[episode.supports[:, 0]].to_numpy()
-                shared = (states == states[way]).sum(axis=1)
-                some = torch.from_numpy((shared > 0) & (shared < states.shape[1]))
+                states = evidence.to_numpy()
+                alike = states[episode.supports] == states[episode.queries[way, 0]]  # ways, shots, parts
+                shared = alike.all(axis=1).sum(axis=1)
+                differing = (~alike).all(axis=1).sum(axis=1)
+                some = torch.from_numpy((shared > 0) & (differing > 0) & (shared + differing == states.shape[1]))
                 if some.any():
                     return way, 0, int(scores[way, 0].masked_fill(~some, -torch.inf).argmax())
         return None

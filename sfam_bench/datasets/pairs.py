@@ -12,7 +12,7 @@ import torch
 
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
-from sfam_bench.core.records import PairBatch, Sample, pair_seed
+from sfam_bench.core.records import PairBatch, Redrawing, Sample, pair_seed
 from sfam_bench.core.references import Prototype, Supports
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
@@ -195,14 +195,14 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch; regions are included if every pair has them, missing further references are NaN.
 
-    Pairs of episodes have prototypes of supports as references; all supports of one have the same regions.
+    Pairs of episodes have prototypes as references, and the regions that the query has with every support.
     """
     prototypes = SUPPORTS in frame
     queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
-    shown = [own[0] for own in frame[SUPPORTS]] if prototypes else [*frame["reference_id"]]
+    shown = frame[SUPPORTS] if prototypes else [[reference_id] for reference_id in frame["reference_id"]]
     regions = [
-        dataset.regions(query_id, reference_id, sample)
-        for query_id, reference_id, sample in zip(frame["query_id"], shown, queries, strict=True)
+        common_regions(dataset, query_id, own, sample)
+        for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
     masks = stack_common(regions)
     if prototypes:
@@ -230,6 +230,7 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
         others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
+        redraws=dataset if isinstance(dataset, Redrawing) else None,
     )
 
 
@@ -240,6 +241,16 @@ def load_supports(dataset: Dataset, frame: pd.DataFrame, members: Sequence[Seque
     images = torch.stack([dataset.sample(image_id).image for image_id in ids])
     how = Prototype(*frame[HOW].iloc[0].split())
     return Supports(images, tuple(tuple(rows[image_id] for image_id in own) for own in members), tuple(ids), how)
+
+
+def common_regions(dataset: Dataset, query_id: str, reference_ids: Sequence[str], sample: Sample) -> dict[str, Mask]:
+    """The regions of a query that are the same with each of some references."""
+    first, *others = (dataset.regions(query_id, reference_id, sample) for reference_id in reference_ids)
+    return {
+        name: mask
+        for name, mask in first.items()
+        if all(name in found and torch.equal(mask, found[name]) for found in others)
+    }
 
 
 def stack_common(regions: Sequence[dict[str, Mask]]) -> dict[str, Masks]:

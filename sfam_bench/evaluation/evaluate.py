@@ -2,9 +2,9 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from time import perf_counter
 
@@ -21,7 +21,7 @@ from sfam_bench.core.targets import Target, can_swap, swap_sides
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import Series
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
-from sfam_bench.explainers.shared.points import point_to_point
+from sfam_bench.explainers.shared.points import PointPairs, PointToPoint, point_to_point
 from sfam_bench.metrics.shared.base import (
     NOT_DRAWN,
     Explained,
@@ -126,7 +126,8 @@ def make_methods(scene: Scene, explainers: Mapping[str, Explainer], same: list[s
         scaled = normalise(raw)
         remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
         samples = isinstance(explainer, Sampling)
-        explained = Explained(scene, upsample(scaled, size), name, raw, remake, samples=samples)
+        joint = joint_values(explainer, scene)
+        explained = Explained(scene, upsample(scaled, size), name, raw, remake, samples=samples, point_pairs=joint)
         yield Method(name, raw, scaled, find_flags(raw, same), explained, seconds)
 
 
@@ -197,6 +198,13 @@ def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pai
     if raw.ndim != 3 or len(raw) != len(pairs):
         raise UserError(f"{explainer} returned {tuple(raw.shape)} for {len(pairs)} pairs: expected (batch, rows, cols)")
     return raw.detach()
+
+
+def joint_values(explainer: Explainer, scene: Scene) -> Callable[[], PointPairs] | None:
+    """Computes the values of the pairs of positions of both images once; None for methods that have none."""
+    if not isinstance(explainer, PointToPoint) or not can_swap(scene.encoded):
+        return None
+    return cache(partial(explainer.point_pairs, scene.model, scene.encoded, scene.pairs))
 
 
 def joint_maps(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:

@@ -42,9 +42,7 @@ class EmbeddingCAM(Preparable):
     relu: bool = True
 
     def compute_state(self, model: SimilarityModel, bank: Bank) -> State:
-        labels, rows = bank.labels.unique(return_inverse=True)
-        sums = bank.embeddings.new_zeros(len(labels), bank.embeddings.shape[1]).index_add(0, rows, bank.embeddings)
-        return {"means": sums / rows.bincount()[:, None]}
+        return {"means": class_means(bank)}
 
     def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
         embedder, activations = model.embedder, encoded.query.activations
@@ -64,3 +62,10 @@ class EmbeddingCAM(Preparable):
         for slope, reference in comparisons(model.similarity, query, encoded.terms):
             total = total + slope * proxies[model.similarity.matrix(reference.embeddings, means).argmax(dim=1)]
         return total
+
+
+def class_means(bank: Bank) -> Gallery:
+    """The mean embedding of each class of the training images, (classes, dims)."""
+    labels, rows = bank.labels.unique(return_inverse=True)
+    sums = bank.embeddings.new_zeros(len(labels), bank.embeddings.shape[1]).index_add(0, rows, bank.embeddings)
+    return sums / rows.bincount()[:, None]

@@ -19,6 +19,7 @@ from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps, Scores
 from sfam_bench.explainers.shared.forms import NO_GRADIENT, derivative, differentiating
 from sfam_bench.explainers.shared.pixels import chunks
+from sfam_bench.explainers.shared.points import PointPairs, only_reference
 from sfam_bench.explainers.shared.products import before_l2, factor, product_shares
 from sfam_bench.explainers.shared.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -102,6 +103,12 @@ class IntegratedJacobians(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         return self.split(model, encoded)[0]
+
+    def point_pairs(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> PointPairs:
+        """The joint contribution of each pair of positions; for small grids, so not of pixels."""
+        if self.space == "image":
+            raise UserError("integrated_jacobians has too many pairs of pixels: use space=cut")
+        return point_to_point(self, model, encoded.query, only_reference(encoded))
 
     def split(self, model: SimilarityModel, encoded: Encoded) -> tuple[RawMaps, Float[Tensor, "batch 4"], Scores]:
         """Maps; f(a).f(b), f(a).f(r), f(r).f(b), f(r).f(r); and the sums of the maps minus their balance."""

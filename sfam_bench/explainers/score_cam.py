@@ -5,6 +5,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sfam_bench.core.errors import Checked
@@ -60,15 +61,18 @@ def mask_activations(model: SimilarityModel, encoded: Encoded) -> Weights:
     return channel_scores(model, encoded, mask)
 
 
-def mask_images(model: SimilarityModel, encoded: Encoded) -> Weights:
-    """The scores of the query masked by each of its channels."""
+def mask_images(model: SimilarityModel, encoded: Encoded, chosen: Int[Tensor, "batch some"] | None = None) -> Weights:
+    """The scores of the query masked by each of its channels, or by the `chosen` channels of each pair."""
     query = encoded.query
+    activations = query.activations
+    if chosen is not None:
+        activations = activations.gather(1, chosen[:, :, None, None].expand(-1, -1, *activations.shape[2:]))
 
     def masks(pair: int, first: int, last: int) -> SoftMasks:
-        channels = upsample(query.activations[pair, first:last], (query.images.shape[-2], query.images.shape[-1]))
-        return channel_masks(channels[None])[0]
+        channels = upsample(activations[pair, first:last], (query.images.shape[-2], query.images.shape[-1]))
+        return channel_masks(channels[None])[0].to(query.images)
 
-    count, black = query.activations.shape[1], torch.zeros_like(query.images[0])
+    count, black = activations.shape[1], torch.zeros_like(query.images[0])
     series = ((pair, Masked(image, black, partial(masks, pair), count)) for pair, image in enumerate(query.images))
     scores = []
     for pair, embeddings in encoded.passes(series):

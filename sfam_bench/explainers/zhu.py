@@ -13,7 +13,15 @@ from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.shared import forms
-from sfam_bench.explainers.shared.points import Bias, Points, factor, point_embeddings
+from sfam_bench.explainers.shared.points import (
+    Bias,
+    PointPairs,
+    Points,
+    factor,
+    only_reference,
+    point_embeddings,
+    point_to_point,
+)
 from sfam_bench.explainers.shared.products import product_shares
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -68,6 +76,11 @@ class Zhu(Checked):
             maps = maps + slope * blend.add(parts, shares, len(points))
         maps = (maps * factor(model)).view_as(query.activations[:, 0])
         return maps.relu() if self.rectify == "map" else maps
+
+    def point_pairs(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> PointPairs:
+        """The product of each pair of positions, before the map is rectified."""
+        shares = point_to_point(model, encoded.query, only_reference(encoded), "none", self.bias)
+        return shares.clamp_min(0) if self.rectify == "pair" else shares
 
 
 def sums(points: Points, others: OtherPoints) -> Float[Tensor, "batch positions"]:

@@ -5,16 +5,19 @@ from math import inf
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import Checked
-from sfam_bench.core.maps import normalise
+from sfam_bench.core.maps import find_flaws, normalise
 from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Finite, Positive
-from sfam_bench.core.types import Flags, Maps, Scores
-from sfam_bench.engine.series import Masked, Series
+from sfam_bench.core.types import Embeddings, Flags, Maps, Scores
+from sfam_bench.engine.series import Joined, Masked, Series
 from sfam_bench.metrics.perturbation import FLAT, MEAN
-from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
+from sfam_bench.metrics.shared.base import NOT_DRAWN, Explained, Measured, mask_values, no_reason, no_records
+from sfam_bench.metrics.shared.walks import reference_of
 
 Mask = Literal["positive", "minmax"]
 
@@ -44,11 +47,28 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class KeptBoth(Kept):
+    """Both images of the pair, each masked by its own map; the score is that of the masked pair."""
+
+    def count(self, pixels: int) -> int:
+        return 2
+
+    def series(self, explained: Explained, pair: int) -> Series:
+        return Joined((super().series(explained, pair), super().series(reference_of(explained), pair)))
+
+    def read(self, explained: Explained, embeddings: Embeddings, pair: int) -> Float[Tensor, "items 1"]:
+        """The score of the masked query with the masked reference."""
+        query, reference = embeddings.chunk(2)
+        return (explained.scene.encoded.terms[0].sign * explained.scene.model.similarity(query, reference))[:, None]
+
+
+@dataclass(frozen=True)
 class Keeping(Checked):
     """Percent of the score lost when the map alone is kept, or whether the score rises; Chattopadhay et al., WACV 2018.
 
     Average drop is max(0, Y - O) / Y and average increase O > Y, with Y = s - s_base of the query and O that of the
-    masked query; NaN where Y < `min_range`.
+    masked query; NaN where Y < `min_range`. With `degrade` both it is the joint drop or increase of Sammani et al., TIP
+    2023, whose code has raw scores, black pixels and maps from least to greatest.
 
     value: drop or increase.
     baseline: replaces the pixels outside of the map.
@@ -56,6 +76,7 @@ class Keeping(Checked):
         grad-cam).
     scale: Y as the score minus that of the baseline (range), or as the score (raw).
     times: a constant factor (100: percent).
+    degrade: the images that are masked: the query, or both, each by its own map.
     """
 
     value: Literal["drop", "increase"]
@@ -64,22 +85,26 @@ class Keeping(Checked):
     scale: Literal["range", "raw"] = "range"
     min_range: Finite = 0.05
     times: Positive = 100
+    degrade: Literal["query", "both"] = "query"
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
 
     @property
     def card(self) -> MetricCard:
+        both = self.degrade == "both"
         unit = "percent" if self.times == 100 else "share"
+        kept = "the maps of both images alone are" if both else "the map alone is"
         notes = "" if self.scale == "range" else "raw scores", "" if self.mask == "positive" else "least to greatest"
         return MetricCard(
             range=(0, inf if self.value == "drop" else self.times),
             degenerate=("a map that keeps the whole image is optimal: it loses nothing",),
             group="Faithfulness",
-            label=label(f"average {self.value}", self.baseline.name, *notes),
-            meaning=f"{unit} of the score lost when the map alone is kept"
+            remakes=int(self.degrade == "both"),
+            label=label(f"{'joint ' * both}average {self.value}", self.baseline.name, *notes),
+            meaning=f"{unit} of the score lost when {kept} kept"
             if self.value == "drop"
-            else f"{unit} of pairs whose score rises when the map alone is kept",
-            family=f"average_{self.value}_{self.mask}_{self.scale}",
+            else f"{unit} of pairs whose score rises when {kept} kept",
+            family=f"{'joint_' * both}average_{self.value}_{self.mask}_{self.scale}",
             baseline=self.baseline.name,
         )
 
@@ -89,14 +114,22 @@ class Keeping(Checked):
 
     @property
     def probes(self) -> tuple[Kept, ...]:
-        return (Kept(self.baseline, self.mask),)
+        return ((KeptBoth if self.degrade == "both" else Kept)(self.baseline, self.mask),)
 
     def reasons(self, explained: Explained) -> dict[str, Flags]:
+        if self.degrade == "both" and explained.other is None:
+            return {NOT_DRAWN: torch.ones(len(explained.maps), dtype=torch.bool, device=explained.maps.device)}
         full, zero = self._ends(explained)
-        return {"zero_range": full - zero < self.min_range}
+        reasons = {"zero_range": full - zero < self.min_range}
+        if self.degrade == "both" and explained.other is not None and explained.other.raw is not None:
+            reasons["reference_map"] = torch.stack(find_flaws(explained.other.raw)).any(dim=0)
+        return reasons
 
     def __call__(self, explained: Explained) -> Measured:
-        reasons, (full, zero) = self.reasons(explained), self._ends(explained)
+        reasons = self.reasons(explained)
+        if NOT_DRAWN in reasons:
+            return no_records(explained)
+        full, zero = self._ends(explained)
         kept = explained.readings(self.probes[0], no_reason(reasons))[:, 0]
         lost = (full - kept).clamp_min(0) / (full - zero)
         values = lost if self.value == "drop" else (kept > full + FLAT).to(full.dtype)
@@ -104,5 +137,10 @@ class Keeping(Checked):
 
     def _ends(self, explained: Explained) -> tuple[Scores, Scores]:
         """The scores of the query and of its baseline image, which is 0 for raw scores."""
-        full = explained.scene.full()
-        return full, explained.scene.base(self.baseline) if self.scale == "range" else torch.zeros_like(full)
+        full, scene = explained.scene.full(), explained.scene
+        if self.scale == "raw":
+            return full, torch.zeros_like(full)
+        if self.degrade == "query":
+            return full, scene.base(self.baseline)
+        behind = scene.bare(self.baseline), reference_of(explained).scene.bare(self.baseline)
+        return full, scene.encoded.terms[0].sign * scene.model.similarity(*behind)

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import inf
 from typing import ClassVar, Literal
 from weakref import WeakKeyDictionary
 
@@ -11,15 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.cache import Cache
+from sfam_bench.core.maps import find_flaws
 from sfam_bench.core.metric_card import MetricCard, label
-from sfam_bench.core.ranges import Count, Natural
+from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.types import Flags, Scores
+from sfam_bench.core.types import Flags, Maps, Scores
 from sfam_bench.engine.modes import without_grad
 from sfam_bench.engine.passes import Passes
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
-from sfam_bench.metrics.shared.likeness import Changed, Comparing
+from sfam_bench.metrics.shared.likeness import (
+    Changed,
+    Comparing,
+    Remaking,
+    apply_change,
+    remake_maps,
+    resize_maps,
+)
 from sfam_bench.metrics.shared.scene import Scene
+from sfam_bench.metrics.stability import Noisy
 from sfam_bench.models.similarity_model import SimilarityModel, encode_again
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.Module)  # the last is made by torch.fx for a cut model
@@ -182,3 +192,94 @@ class ModelRandomisation(Comparing):
                 name: flags | reasons[name] if name in reasons else flags for name, flags in found.reasons.items()
             }
         return mask_values(torch.stack(values).mean(dim=0), reasons)
+
+
+@dataclass(frozen=True)
+class SmoothRandomisation(Comparing):
+    """Similarity of the mean map under noise to that of the model with random weights; Hedstroem et al., sMPRT, 2023.
+
+    Both maps are means over noisy copies of the query, each map divided by its greatest magnitude, so that noise of the
+    gradients is not taken for a change of the explanation. The second model is the last of the cascade of
+    model_randomisation, all of whose weights are random.
+
+    samples: noisy copies of the query, each with a map for both models; the paper has 50 (300 for MNIST).
+    noise: standard deviation of the Gaussian noise, for pixels in [0, 1].
+    seed: of weights and noise.
+    """
+
+    higher_is_better: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    samples: Count = 10
+    noise: Positive = 0.1
+    seed: Natural = 0
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, 1),
+            remakes=2 * self.samples,
+            degenerate=("an untrained model responds to edges and colours, so that a faithful map may stay similar",),
+            group="Sanity and robustness",
+            label=label("smooth model randomisation", *self.likeness),
+            meaning="similarity of the mean map under noise to that of the model with random weights",
+            family="smooth_model_randomisation",
+        )
+
+    def measure_remakes(self, explained: Explained) -> Measured:
+        scene = explained.scene
+        drawn = Scene(*apply_change(scene, Randomised(-1, self.seed, 1)))
+        return self.compare(self._mean_map(explained, scene), self._mean_map(explained, drawn))
+
+    def _mean_map(self, explained: Explained, scene: Scene) -> Maps:
+        remake = explained.remake
+        if remake is None:
+            raise ValueError("these maps cannot be computed again")
+        noisy = (Noisy(sample, self.noise, self.seed, "gaussian")(scene) for sample in range(self.samples))
+        return sum((resize_maps(remake(*one), explained.maps) for one in noisy), torch.zeros_like(explained.maps))
+
+
+@dataclass(frozen=True)
+class EfficientRandomisation(Remaking):
+    """Relative rise of the map's entropy when all weights become random; Hedstroem et al., eMPRT, 2023.
+
+    (H' - H) / H, H the entropy in nats of the histogram of the map's values, H' that for the model with random weights.
+    Above 0 the map of the trained model is the simpler one.
+
+    bins: of the histogram, between the least and the greatest value; as in the authors' package.
+    seed: of the weights.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    bins: Count = 100
+    seed: Natural = 0
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, inf),
+            remakes=1,
+            degenerate=(
+                "a map that ignores the model has value 0, below a random one that was lucky",
+                "maps of few cells have few values, and little entropy",
+            ),
+            group="Sanity and robustness",
+            label="rise of entropy with random weights",
+            meaning="does the map become more complex when all weights become random?",
+            family="efficient_model_randomisation",
+        )
+
+    def measure_remakes(self, explained: Explained) -> Measured:
+        maps = resize_maps(remake_maps(explained, Randomised(-1, self.seed, 1)), explained.maps)
+        before, after = (histogram_entropy(one, self.bins) for one in (explained.maps, maps))
+        reasons = {"constant_map": find_flaws(explained.maps)[1], "no_entropy": before == 0}
+        return mask_values(((after - before) / before).to(explained.maps), reasons)
+
+
+def histogram_entropy(maps: Maps, bins: int) -> Scores:
+    """Entropy in nats of the histogram of each map's values, between its least and its greatest."""
+    counts = [np.histogram(one.double().cpu().numpy(), bins)[0] for one in maps]
+    shares = torch.from_numpy(np.stack(counts)).double() / maps[0].numel()
+    return torch.special.entr(shares).sum(dim=1).to(maps.device)

@@ -28,19 +28,24 @@ def replace_queries(scene: Scene, query: Images) -> Changed:
 
 @dataclass(frozen=True)
 class Noisy:
-    """The queries with uniform noise of at most `radius` on each value, within [0, 1]."""
+    """The queries with noise, within [0, 1]: uniform of at most `radius`, or Gaussian of that deviation."""
 
     sample: int
     radius: float | int
     seed: int
+    kind: Literal["uniform", "gaussian"] = "uniform"
 
     def __call__(self, scene: Scene) -> Changed:
         images, pairs = scene.encoded.query.images, scene.pairs
-        noise = [
-            torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(self._seed(*pair)))
-            for pair in zip(pairs.query_ids, pairs.reference_ids, strict=True)
-        ]
-        return replace_queries(scene, (images + self.radius * (2 * torch.stack(noise).to(images) - 1)).clamp(0, 1))
+        draw = torch.rand if self.kind == "uniform" else torch.randn
+        noise = torch.stack(
+            [
+                draw(images.shape[1:], generator=torch.Generator().manual_seed(self._seed(*pair)))
+                for pair in zip(pairs.query_ids, pairs.reference_ids, strict=True)
+            ]
+        ).to(images)
+        noise = 2 * noise - 1 if self.kind == "uniform" else noise
+        return replace_queries(scene, (images + self.radius * noise).clamp(0, 1))
 
     def _seed(self, query_id: str, reference_id: str) -> int:
         return pair_seed(self.seed, query_id, reference_id, "noise", str(self.sample))

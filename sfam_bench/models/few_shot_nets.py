@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.types import Activations
-from sfam_bench.models.backbones import Cut
+from sfam_bench.models.cuts import Cut
 from sfam_bench.models.networks import Standardise
 
 
@@ -51,16 +51,17 @@ def conv4(width: Count = 64, flatten: bool = True) -> Cut:
     The weights are random: He's normal initialisation by fan-out, as in Chen et al.'s code.
     """
     blocks = [Block(before, width) for before in (3, width, width, width)]
-    return _initialised(nn.Sequential(Standardise(), *blocks)), PositionsAsChannels() if flatten else None
+    trunk = _initialised(nn.Sequential(Standardise(), *blocks))
+    return Cut(trunk, PositionsAsChannels() if flatten else None)
 
 
-def resnet12(widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)) -> Cut:
+def resnet12(widths: tuple[Count, ...] = (64, 128, 256, 512)) -> Cut:
     """Four residual blocks at 1/16, whose positions are pooled; the widths of Meta-Baseline (Chen et al., ICCV 2021).
 
     The weights are random: He's normal initialisation by fan-out.
     """
     blocks = [ResidualBlock(before, width) for before, width in zip((3, *widths), widths, strict=False)]
-    return _initialised(nn.Sequential(Standardise(), *blocks)), None
+    return Cut(_initialised(nn.Sequential(Standardise(), *blocks)))
 
 
 def _initialised(network: nn.Module) -> nn.Module:

@@ -69,6 +69,10 @@ class SimilarityModel(nn.Module):
     similarity: the score of two embeddings; greater is more alike.
     name: the name in tables.
     image_size: side in px to which pictures are resized and cropped.
+
+    Attributes:
+        embedding: "own" where the embedding is that of the network's own forward pass, else what replaces it; empty for
+            models assembled from parts.
     """
 
     def __init__(
@@ -85,7 +89,19 @@ class SimilarityModel(nn.Module):
         self.similarity = similarity
         self.name = name
         self.image_size = image_size
+        self.embedding = ""
         self.origin: dict[str, Any] = {}  # "source" (code base), "chosen" (model choice), "split" if known
+
+    @classmethod
+    def wrap(cls, module: nn.Module, *arguments: Any, **settings: Any) -> "SimilarityModel":
+        """A model with exactly the embedding of any module: `sfam_bench.models.wrapping.wrap`, with its arguments."""
+        from sfam_bench.models.wrapping import wrap  # imports this module
+
+        return wrap(module, *arguments, **settings)
+
+    def extra_repr(self) -> str:
+        """Name, size of the images and embedding, for `repr`."""
+        return f"{self.name}, image_size={self.image_size}, embedding={self.embedding or 'of its parts'}"
 
     @property
     def device(self) -> torch.device:

@@ -37,6 +37,11 @@ def to_prose(name: str) -> str:
     return " ".join(SPELLING.get(part, part) for part in name.replace("_at_", "@").split("_"))
 
 
+def join_names(names: Sequence[str]) -> str:
+    """Names as an enumeration: a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def slug(*names: str) -> str:
     """A file name made of these names."""
     return "-".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed" for name in names)[:LONGEST]

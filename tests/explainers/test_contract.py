@@ -316,6 +316,10 @@ def test_prototypes_are_explained_and_vectors_refused_where_the_card_says(name: 
     batch, method = pairs(), ready(name, model)
     images = torch.cat([batch.reference_images, batch.reference_images.flip(2)])
     several = dataclasses.replace(batch, reference=Supports(images, ((0, 3), (1, 4), (2, 5)), tuple("uvwxyz")))
+    if card.one_image:
+        with pytest.raises(UserError, match="the reference is not one image, but a prototype"):
+            method(model, encode_batch(model, Similarity(), several), several)
+        return
     assert method(model, encode_batch(model, Similarity(), several), several).isfinite().all()
     vectors = dataclasses.replace(batch, reference=Vectors(model.encode(batch.reference_images).embeddings))
     encoded = encode_batch(model, Similarity(), vectors)

@@ -4,6 +4,7 @@ import gc
 import weakref
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,19 @@ from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.controls import Centre, Chance, Edges
 from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.sfam import SFAM
-from sfam_bench.metrics.randomisation import ModelRandomisation, Randomised, cascade, randomise, units
+from sfam_bench.metrics.randomisation import (
+    EfficientRandomisation,
+    ModelRandomisation,
+    Randomised,
+    SmoothRandomisation,
+    cascade,
+    randomise,
+    units,
+)
 from sfam_bench.metrics.shared.base import Explained
 from sfam_bench.metrics.shared.likeness import remake_maps, resize_maps, spearman
 from sfam_bench.metrics.shared.scene import Scene
+from sfam_bench.metrics.stability import Noisy
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build
 from sfam_bench.models.poolings import GAP
@@ -61,7 +71,7 @@ def test_units_are_blocks_from_the_images_up_norms_with_what_is_before_them() ->
 def test_backbones_come_apart_into_their_blocks(
     name: str, layer: str | None, first: list[str], last: list[str] | None, count: int
 ) -> None:
-    model = build("m", trunk_and_tail("timm", name, layer), GAP(), Cosine())
+    model = build("m", trunk_and_tail("timm", name, layer, embedding="pooled"), GAP(), Cosine())
     found = units(model)
     assert found[0] == first
     assert last in (None, found[-1])
@@ -192,3 +202,33 @@ def test_one_stage_without_a_map_leaves_no_value() -> None:
 def test_no_stage_is_refused() -> None:
     with pytest.raises(UserError, match="stages is 0: expected a number of at least 1"):
         ModelRandomisation(stages=0)
+
+
+def test_smooth_randomisation_compares_the_mean_maps_under_noise() -> None:
+    scene = scene_of()
+    seen = explained(scene, SFAM())
+    metric = SmoothRandomisation(samples=3, noise=0.05, seed=2)
+    drawn = Scene(*Randomised(-1, 2, 1)(scene))
+    means = []
+    for one in (scene, drawn):
+        maps = [SFAM()(*Noisy(sample, 0.05, 2, "gaussian")(one)) for sample in range(3)]
+        means.append(torch.stack([resize_maps(raw, seen.maps) for raw in maps]).mean(dim=0))
+    torch.testing.assert_close(metric(seen).values, spearman(*means))
+    assert SmoothRandomisation(samples=2)(explained(scene, Edges())).values.tolist() == [1.0] * 3
+
+
+def test_efficient_randomisation_is_the_relative_rise_of_entropy() -> None:
+    scene = scene_of()
+    seen = explained(scene, SFAM())
+    changed = Randomised(-1, 0, 1)(scene)
+    other = resize_maps(SFAM()(*changed), seen.maps)
+    expected = []
+    for one, two in zip(seen.maps, other, strict=True):
+        entropies = []
+        for values in (one, two):
+            counts = np.histogram(values.double().numpy(), 20)[0]
+            shares = counts[counts > 0] / counts.sum()
+            entropies.append(-(shares * np.log(shares)).sum())
+        expected.append((entropies[1] - entropies[0]) / entropies[0])
+    torch.testing.assert_close(EfficientRandomisation(bins=20)(seen).values, torch.tensor(expected).float())
+    assert EfficientRandomisation()(explained(scene, Centre())).values.tolist() == [0.0] * 3

@@ -59,10 +59,12 @@ def main(cfg: DictConfig) -> None:
                 write(store, number, frames[number], shard)
         evaluation.write_images(store, pairs)
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
-        found = {"retrieval": evaluation.retrieval(gallery), **evaluation.episodes(gallery)}
-        store.finish(shards=len(frames), skipped=silent, **found)
+        measured = {"retrieval": evaluation.retrieval(gallery), **evaluation.episodes(gallery)}
+        store.finish(shards=len(frames), skipped=silent, **measured, **evaluation.intervention())
     for wanted, names in group_by_need(silent, evaluation.metrics).items():
         print(f"skipped on {evaluation.inputs.dataset.name}, which lacks {wanted}: {', '.join(names)}")
     if verified := verification_facts(pairs):
         print("verification: " + ", ".join(f"{to_prose(name)} {value:.4g}" for name, value in verified.items()))
+    if why := checked.get("intervention", {}).get("fails"):
+        print(f"the model does not count as a known answer: {why}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")

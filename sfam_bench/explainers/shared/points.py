@@ -1,14 +1,14 @@
 """Contributions of positions to an embedding, and of pairs of positions to a product; Zhu, Yang, Chen, TIP 2021."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import Side
+from sfam_bench.core.records import Encoded, PairBatch, Side
 from sfam_bench.core.similarity import ProductForm, norm
 from sfam_bench.core.types import Activations, Embeddings, RawMaps
 from sfam_bench.explainers.shared.forms import derivative, differentiating, gradients
@@ -105,3 +105,23 @@ def pooled_shares(model: SimilarityModel, pool: Callable[[Tensor], Tensor], acti
 def factor(model: SimilarityModel) -> float:
     """The factor of the inner product in the score."""
     return model.similarity.factor if isinstance(model.similarity, ProductForm) else 1.0
+
+
+@runtime_checkable
+class PointToPoint(Protocol):
+    """A method that also says with which positions of the reference each position of the query is connected."""
+
+    def point_pairs(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> PointPairs:
+        """Return the value of each pair of positions, (batch, rows, cols, reference rows, reference cols).
+
+        Raises:
+            UserError: if the target has more than one reference.
+        """
+        ...
+
+
+def only_reference(encoded: Encoded) -> Side:
+    """The one reference image of a target that has one."""
+    if len(encoded.terms) > 1 or encoded.terms[0].rivals:
+        raise UserError("pairs of positions of a margin are not defined: explain its comparisons one by one")
+    return encoded.terms[0].side.side_for("a map of pairs of positions")

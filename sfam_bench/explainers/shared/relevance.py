@@ -34,7 +34,7 @@ from sfam_bench.explainers.shared.relevance_functions import (
     propagate,
 )
 
-Rule: TypeAlias = Literal["zplus", "epsilon", "gamma"]
+Rule: TypeAlias = Literal["zplus", "epsilon", "gamma", "epsilon_plus"]
 Entry: TypeAlias = Literal["inputs", "layer", "box"]
 
 METADATA = {"dim", "size", "get", "stride", "is_contiguous", "numel"}  # functions that read no values
@@ -45,7 +45,8 @@ class Rules(Checked):
     """How layers distribute relevance: the share of each input in an output z = sum of contributions, plus the bias.
 
     `zplus` (alpha 1, beta 0) counts positive contributions alone; `epsilon` counts all; `gamma` counts all, and adds
-    `gamma` times those with the sign of z in convolutions (linear layers use epsilon). `epsilon` is added to |z|.
+    `gamma` times those with the sign of z in convolutions (linear layers use epsilon). `epsilon_plus` is zplus in
+    convolutions and epsilon in linear layers. `epsilon` is added to |z|.
     """
 
     rule: Rule
@@ -138,7 +139,7 @@ class _Relevance(TorchFunctionMode):
         if name == "pad" and self.factor is None:
             return self._pad(func, *args, **kwargs)
         if name in LAYERS:
-            return self._linear(func, 1.0 if name == "conv2d" else 0.0, *args, **kwargs)
+            return self._linear(func, name == "conv2d", *args, **kwargs)
         if not any(carries_relevance(leaf) for leaf in tree_leaves((args, kwargs))):
             return func(*args, **kwargs)
         result = propagate(name, func, args, kwargs)
@@ -162,7 +163,7 @@ class _Relevance(TorchFunctionMode):
     def _linear(
         self,
         func: Any,
-        gamma: float,
+        convolution: bool,
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
@@ -176,7 +177,7 @@ class _Relevance(TorchFunctionMode):
         read = self._enter(input)
         output = call(read, weight, bias)
         box = self.bounds.get(read)
-        self.pending[output] = Layer(call, read, weight, bias, gamma * self.rules.gamma, box)
+        self.pending[output] = Layer(call, read, weight, bias, convolution, box)
         return output
 
     def _pad(self, func: Any, input: Tensor, *rest: Any, **named: Any) -> Tensor:
@@ -218,7 +219,7 @@ class _Relevance(TorchFunctionMode):
         layer = self.pending.get(input)
         along = (1, -1, *[1] * (input.ndim - 2))  # channels
         if layer is None:  # not behind a linear layer: a layer of its own, channel by channel
-            layer = Layer(affine, input, scale.view(along), shift.view(along), 0.0)
+            layer = Layer(affine, input, scale.view(along), shift.view(along), False)
             return (
                 self._apply_rule(affine(input, layer.weight, layer.bias), layer)
                 if carries_relevance(input)
@@ -234,10 +235,10 @@ class _Relevance(TorchFunctionMode):
         path = z
         if layer.box is not None:
             path = layer.minus_the_least(layer.box)
-        elif self.rules.rule == "zplus":
+        elif self.rules.rule == "zplus" or (self.rules.rule == "epsilon_plus" and layer.convolution):
             path = layer.positive()
-        elif self.rules.rule == "gamma" and layer.gamma:
+        elif self.rules.rule == "gamma" and layer.convolution:
             positive = layer.positive()
-            path = z + layer.gamma * torch.where(z > 0, positive, z - positive)
+            path = z + self.rules.gamma * torch.where(z > 0, positive, z - positive)
         path = path + torch.where(path < 0, -self.rules.epsilon, self.rules.epsilon)
         return path * (z / path).detach()

@@ -44,7 +44,7 @@ class Layer:
     read: Tensor
     weight: Tensor
     bias: Tensor | None
-    gamma: float  # factor of the additional positive contributions
+    convolution: bool  # for rules that treat convolutions and linear layers differently
     box: tuple[Tensor, Tensor] | None = None
 
     def positive(self) -> Tensor:

@@ -15,6 +15,7 @@ from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import can_swap
 from sfam_bench.core.types import Embeddings, Flags, Maps, RawMaps, Scores
 from sfam_bench.engine.series import Series
+from sfam_bench.explainers.shared.points import PointPairs
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -29,6 +30,7 @@ class Explained:
 
     `remake` is the method, for metrics that compare its map with that of a changed model, query or reference; None
     where maps cannot be recomputed (they were read from files). `samples` says that each map takes forward passes;
+    `point_pairs` computes the values of pairs of positions, for methods that have them and targets of one reference;
     `further` holds maps that one metric computed and another may use.
     """
 
@@ -39,6 +41,7 @@ class Explained:
     remake: Remake | None = None
     answers: Cache = field(default_factory=Cache, compare=False, repr=False)  # by question
     samples: bool = False
+    point_pairs: Callable[[], PointPairs] | None = None
     further: Cache = field(default_factory=Cache, compare=False, repr=False)  # by change
 
     @cached_property

@@ -29,7 +29,7 @@ class Scene:
 
     @property
     def facts(self) -> dict[str, Scores]:
-        """The values of the pairs that were computed so far: s_full, s_headless, s_base_<baseline>."""
+        """The values of the pairs that were computed so far: s_full, s_headless, s_base_<baseline>, effect_<part>."""
         return {key[1]: value for key, value in self.cache.items() if isinstance(key, tuple) and key[0] == "fact"}
 
     @cached_property
@@ -57,6 +57,7 @@ class Scene:
             reference=pairs.query,
             keypoints=pairs.reference_keypoints,
             reference_keypoints=pairs.keypoints,
+            redraws=pairs.redraws,
         )
         return Scene(self.model, swap_sides(self.encoded), other)
 

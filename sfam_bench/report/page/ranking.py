@@ -15,7 +15,7 @@ from sfam_bench.report.page.page import load_template
 NOTE = (
     "Each map lies over its own image and is divided by its own largest magnitude: yellow raises the value, blue "
     "lowers it, and colours of two maps are not on one scale. The value is the similarity to the result, and in the "
-    "last column of a method the similarity to the result minus that to the next result shown."
+    "last column the similarity to the result minus that to the next result shown."
 )
 
 
@@ -54,26 +54,28 @@ def render_ranking(
     """Render the page: all strings are escaped, images are embedded, and nothing is loaded or executed."""
     rows = []
     for shown in results:
-        cells = []
+        named = []
         for name, maps, flag in zip(methods, shown.maps, shown.flags, strict=True):
             what = f"{name}, result {shown.place}"
-            cells += [
-                _cell(query, maps[0], f"map of the query by {what}", flag),
-                _cell(shown.image, maps[1], f"map of the result by {what}", flag),
+            over = (
                 Cell(None, "last result shown")
                 if maps[2] is None
-                else _cell(query, maps[2], f"map of the query by {what}, above the next", ""),
+                else _cell(query, maps[2], f"map of the query over the next by {what}", "")
+            )
+            cells = [
+                _cell(query, maps[0], f"map of the query by {what}", flag),
+                _cell(shown.image, maps[1], f"map of the result by {what}", flag),
+                over,
             ]
+            named.append((to_prose(name), cells))
         verdict = {None: "", True: "the query's class", False: "another class"}[shown.is_right]
         rows.append(
             {
-                **{"place": shown.place, "name": shown.name, "lines": shown.lines, "cells": cells},
+                **{"place": shown.place, "name": shown.name, "lines": shown.lines, "methods": named},
                 **{"image": _uri(shown.image), "verdict": verdict, "is_right": shown.is_right},
             }
         )
-    return load_template("ranking.html.j2").render(
-        title=title, query=_uri(query), facts=facts, note=NOTE, methods=methods, rows=rows
-    )
+    return load_template("ranking.html.j2").render(title=title, query=_uri(query), facts=facts, note=NOTE, rows=rows)
 
 
 def _cell(image: np.ndarray, raw: np.ndarray, text: str, flag: str) -> Cell:

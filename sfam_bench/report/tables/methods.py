@@ -99,7 +99,8 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
-    uses = "uses the reference's images" if card.needs_images else "uses the reference's embedding"
+    images = "single image" if card.one_image else "images" if card.needs_images else "embedding"
+    uses = f"uses the reference's {images}"
     facts = [
         "negative control" if card.control else uses if card.reads_reference else "ignores the reference",
         "signed" if card.signed else "non-negative",
