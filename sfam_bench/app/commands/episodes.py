@@ -2,7 +2,8 @@
 
 Examples:
 
-    sfam-bench episodes experiment=few_shot/planted_protonet episodes.queries=5 episodes.count=60
+    sfam-bench episodes experiment=few_shot/planted_protonet
+    sfam-bench episodes dataset=folder dataset.root=photos model=lite0 'shots=[1]' episodes.queries=5
     sfam-bench episodes experiment=few_shot/cub_protonet_conv4 model.checkpoint=RUN/model.safetensors 'shots=[1,5]'
 
 Settings: shots, split, batch_size, device.
