@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from sfam_bench.core.errors import UserError
+
 FOLDS = 10
 
 Values = Float[np.ndarray, " pairs"]
@@ -79,3 +81,22 @@ def verification_facts(pairs: pd.DataFrame) -> dict[str, float | int]:
         "equal_error_threshold": threshold,
         "roc_auc": float(np.trapezoid(roc["true_accepts"], roc["false_accepts"])),
     }
+
+
+def calibrate(scores: Values, same: Flags, far: float | None = None) -> float:
+    """The threshold at which a pair is accepted: at equal errors, or the lowest with at most `far` false accepts.
+
+    Raises:
+        UserError: without same and different pairs, or if no score is accepted at `far`.
+    """
+    if same.all() or not same.any():
+        raise UserError(
+            "a threshold needs pairs of the same and of different classes: calibrate it on two classes or more"
+        )
+    roc = roc_curve(scores, same)
+    if far is None:
+        return equal_error(roc)[1]
+    allowed = roc[(roc["false_accepts"] <= far) & np.isfinite(roc["threshold"])]
+    if allowed.empty:
+        raise UserError(f"no threshold has at most {far:g} false accepts: the highest score is of different classes")
+    return float(allowed["threshold"].iloc[-1])

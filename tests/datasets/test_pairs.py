@@ -20,6 +20,7 @@ from sfam_bench.datasets.pairs import (
     OTHERS,
     PairChoice,
     add_controls,
+    add_rivals,
     balanced_order,
     cut_batches,
     first_of_each_kind,
@@ -349,3 +350,22 @@ def test_nearest_ignores_the_class() -> None:
     every = np.ones(24, dtype=bool)
     candidates = Candidates(0, scores, Toy().index, (), np.random.default_rng(0), every)
     assert KINDS["nearest"](candidates) == (9, None)
+
+
+def test_a_rival_is_the_nearest_of_another_class_than_both() -> None:
+    toy, draw = Toy(), torch.Generator().manual_seed(2)
+    gallery, ids = torch.rand(CLASSES * EACH, 5, generator=draw), list(toy.index.index)
+    for kind in ("nearest_positive", "hard_negative"):
+        pairs = PairChoice([kind], count=10)(toy, Cosine(), gallery, ids)
+        found = add_rivals(pairs, toy, Cosine(), gallery, ids)
+        scores, labels = Cosine().matrix(gallery, gallery), toy.index["label"]
+        for row in found.itertuples():
+            others = [other for other in ids if labels[other] not in (row.query_label, row.reference_label)]
+            best = max(others, key=lambda other: scores[ids.index(row.query_id), ids.index(other)])
+            assert row.negative_id == best
+        assert found.drop(columns="negative_id").equals(pairs.drop(columns="negative_id"))
+    two = [image_id for image_id in ids if labels[image_id] < 2]
+    alike = pairs[pairs["query_id"].isin(two)].assign(query_label=0, reference_label=1)
+    rows = [ids.index(image_id) for image_id in two]
+    with pytest.raises(UserError, match="best_rival needs an item of another class"):
+        add_rivals(alike, toy, Cosine(), gallery[rows], two)
