@@ -1,6 +1,7 @@
 """How many images of each rendered world a core draws in a second of CPU time: python -m benchmarks.worlds."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 from benchmarks.timing import interleaved, shown, spread
@@ -21,8 +22,8 @@ IMAGES, REDRAWN, ROUNDS = 24, 4, 3
 
 def main() -> None:
     """Measure whole images, and images whose parts are redrawn one after another."""
-    drawn = {name: interleaved({"": lambda w=world: draw(w)}, ROUNDS)[""] for name, world in WORLDS.items()}
-    again = {name: interleaved({"": lambda w=world: redraw(w)}, ROUNDS)[""] for name, world in WORLDS.items()}
+    drawn = interleaved({name: partial(draw, world) for name, world in WORLDS.items()}, ROUNDS)
+    again = interleaved({name: partial(redraw, world) for name, world in WORLDS.items()}, ROUNDS)
     figures = {
         name: {
             "images_a_second": spread([IMAGES / s for s in drawn[name]]),
