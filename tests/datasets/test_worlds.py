@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from sfam_bench.core.records import Redrawing
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.pairs import SIDES, PairChoice
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES
 from sfam_bench.datasets.planted.worlds import Crowd, Scale, Shortcut
@@ -113,3 +115,12 @@ def test_of_two_birds_one_has_the_class_and_the_other_is_redrawn_as_a_whole() ->
         assert all(torch.equal(image[:, inside], own[:, inside]) for image in drawn)
     states = {CROWD._scene(image_id).other.crest for image_id in CROWD.index.index[::8]}
     assert len(states) > 8
+
+
+def test_partial_matches_of_the_shortcut_may_share_the_background_alone() -> None:
+    ids = SHORTCUT.index.index[SHORTCUT.index["split"] == "test"]
+    pairs = PairChoice(("partial_match",), 60)(SHORTCUT, Cosine(), torch.ones(len(ids), 2), list(ids))
+    sides = [SHORTCUT.index.loc[pairs[f"{side}_id"], list(SHORTCUT.with_states)].to_numpy() for side in SIDES]
+    shared = sides[0] == sides[1]
+    assert set(shared.sum(axis=1)) <= {1, 2}
+    assert (shared[:, 2] & ~shared[:, :2].any(axis=1)).any()
