@@ -78,7 +78,7 @@ class PairChoice(Checked):
         self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
     ) -> pd.DataFrame:
         random = np.random.default_rng([self.seed, *kind.encode()])
-        evidence = tuple(getattr(dataset, "evidence", ()))
+        states = tuple(getattr(dataset, "with_states", getattr(dataset, "evidence", ())))
         of_query, searched = roles(index)
         places = np.flatnonzero(of_query)
         order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
@@ -87,7 +87,7 @@ class PairChoice(Checked):
             for queries in split_chunks(order, 256):
                 scores = similarity.matrix(gallery[queries], gallery)
                 for query, row in zip(queries, scores, strict=True):
-                    reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
+                    reference, negative = KINDS[kind](Candidates(query, row, index, states, random, searched))
                     if reference is not None and (kind != "triplet" or negative is not None):
                         negative_id = "" if negative is None else index.index[negative]
                         yield index.index[query], index.index[reference], negative_id, float(row[reference])
