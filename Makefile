@@ -123,8 +123,8 @@ LAUNCHER ?= here
 sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=local] [MORE='pairs.count=8'] (results/sweeps/)
 	$(SB) sweep sweep=$(SWEEP) launcher=$(LAUNCHER) "more=$(call list,$(foreach m,$(MORE),'$m'))"
 
-differential: setup  ## compare the methods with other people's code, and write docs/differential.md
-	$(PY) -m benchmarks.differential
+differential: setup  ## compare the methods with other people's code [PEERS=folder of checkouts], and write docs/differential.md
+	$(if $(PEERS),PEERS=$(PEERS)) $(PY) -m benchmarks.differential
 
 bench: .venv/.bench  ## speed against the peers, 12 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
 	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)

@@ -74,7 +74,7 @@ class PCK(Checked):
         values, none = [], []
         for row, one in enumerate(joint):
             visible = ((own[row, :, 2] > 0) & (other[row, :, 2] > 0)).nonzero()[:, 0]
-            cells = cells_of(other[row, visible], (one.shape[2], one.shape[3]), (pairs.reference.shape[-2:]))
+            cells = cells_of(other[row, visible], (one.shape[2], one.shape[3]), (pairs.reference.shape[-2], pairs.reference.shape[-1]))
             columns = one.flatten(0, 1).flatten(1)[:, cells]
             distances = torch.cdist(places.double(), own[row, visible][:, [1, 0]].double())
             correct = (distances <= far[row]).double()

@@ -222,7 +222,7 @@ class SmoothRandomisation(Comparing):
     def measure_remakes(self, explained: Explained) -> Measured:
         scene = explained.scene
         drawn = Scene(*apply_change(scene, Randomised(-1, self.seed, 1)))
-        return self.compare(*(self._mean_map(explained, one) for one in (scene, drawn)))
+        return self.compare(self._mean_map(explained, scene), self._mean_map(explained, drawn))
 
     def _mean_map(self, explained: Explained, scene: Scene) -> Maps:
         remake = explained.remake
