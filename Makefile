@@ -16,7 +16,7 @@ METRICS := $(call list,$(call files,conf/metric/*.yaml))
 aside = $(if $(FORCE),@test ! -e $(1) || mv $(1) $(1).$$(date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help figures paper keep setup demo demo-cub methods metrics table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all lint
+.PHONY: help figures paper keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +122,12 @@ LAUNCHER ?= here
 
 sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=local] [MORE='pairs.count=8'] (results/sweeps/)
 	$(SB) sweep sweep=$(SWEEP) launcher=$(LAUNCHER) "more=$(call list,$(foreach m,$(MORE),'$m'))"
+
+all_methods = 'more=["explainer=$(METHODS)"$(foreach m,$(MORE),$(comma)"$m")]'
+
+known-answers: setup  ## rendered worlds x networks x all methods, whose cause is measured; hours, continued if started again (results/sweeps/known_answers/)
+	$(SB) sweep sweep=known_answers launcher=$(LAUNCHER) $(all_methods)
+	$(SB) sweep sweep=known_answers_difference launcher=$(LAUNCHER) $(all_methods)
 
 differential: setup  ## compare the methods with other people's code [PEERS=folder of checkouts], and write docs/differential.md
 	$(if $(PEERS),PEERS=$(PEERS)) $(PY) -m benchmarks.differential

@@ -82,6 +82,7 @@ def measured(parts: Sequence[str], folder: Path | None, rise: Any) -> dict[str, 
         note(of_model, "maps", measure.activation_maps(setting, 2))
         if name == "lite0":
             note(of_model, "peer_metrics", measure.peer_metrics(one))
+            note(of_model, "imputation", measure.imputation(one))
             note(of_model, "milliseconds_a_pass", measure.scaling(setting))
     if "memory" in parts:
         note(figures, "memory", measure.memory())

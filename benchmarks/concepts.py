@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/concepts.md and docs/methods.md on the planted set.
+"""Draw the pictures of docs/concepts.md, docs/known-answers.md and docs/methods.md on the planted set.
 
 python -m benchmarks.concepts MODEL.safetensors
 """
@@ -29,9 +29,11 @@ from sfam_bench.evaluation.named import find_object
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.shared.prepare import Bank, Preparable
+from sfam_bench.metrics.causal import CausalAgreement
 from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.metrics.selectivity import Selectivity
 from sfam_bench.metrics.shared.base import Explained
+from sfam_bench.metrics.shared.effects import measure_effects
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.metrics.shared.steps import Trapezoid, sample_steps
 from sfam_bench.metrics.shared.walks import Direction, Walk
@@ -59,6 +61,7 @@ def main(checkpoint: str) -> int:
         "weighting": weighting(model),
         "curves": curves(model),
         "selectivity": selectivity(model),
+        "effects": effects(model),
     }.items():
         path = OUT / f"concept-{name}.png"
         figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
@@ -72,7 +75,7 @@ def batch(reference: str) -> PairBatch:
     """One pair with the regions of its query."""
     query, other = SEEN.sample(QUERY), SEEN.sample(reference)
     masks = {name: mask[None] for name, mask in SEEN.regions(QUERY, reference, query).items()}
-    return PairBatch((QUERY,), (reference,), query.image[None], other.image[None], masks=masks)
+    return PairBatch((QUERY,), (reference,), query.image[None], other.image[None], masks=masks, redraws=SEEN)
 
 
 def scene(model: SimilarityModel, reference: str) -> Scene:
@@ -120,8 +123,9 @@ def pair(model: SimilarityModel) -> Figure:
 def cut(model: SimilarityModel) -> Figure:
     """From two images over the grids at the cut and the pooled channels to one number."""
     of = scene(model, POSITIVE)
-    sides = {QUERY: of.encoded.query, POSITIVE: of.encoded.terms[0].side}
-    cis = SFAM().weights(model, *sides.values())[0]
+    reference = of.encoded.terms[0].side
+    sides = {QUERY: of.encoded.query, POSITIVE: reference.side_for("the figure")}
+    cis = SFAM().weights(model, of.encoded.query, reference)[0]
     channels = cis.topk(4).indices.tolist()
     figure = Figure(figsize=(10.4, 3.9), layout="constrained")
     grid = figure.add_gridspec(2, 7, width_ratios=[1.3, 1, 1, 1, 1, 2, 0.9])
@@ -226,6 +230,30 @@ def selectivity(model: SimilarityModel) -> Figure:
         rims = {part: SHARED if part == shared else UNSHARED for part in ("crest", "tail")}
         for axes, image_id in zip(grid[row], (reference, QUERY, QUERY, QUERY), strict=True):
             outline(axes, image_id, rims)
+    return figure
+
+
+def effects(model: SimilarityModel) -> Figure:
+    """One query and three references: the parts of the query by their measured effect, and beside them the maps."""
+    names = ("sfam", "similarity_decomposition", "grad_cam", "integrated_gradients", "lafam")
+    figure = Figure(figsize=(11.2, 5.2), layout="constrained")
+    panels = figure.subplots(3, 2 + len(names))
+    drawn = DRAWN.part_masks(QUERY).numpy()
+    for row, (axes, reference) in enumerate(zip(panels, (POSITIVE, PARTIAL, OTHER_PARTIAL), strict=True)):
+        of = scene(model, reference)
+        found = measure_effects(of, SEEN.states - 1)
+        show(axes[0], bird(reference), f"{'reference' if row == 0 else ''}\ns = {float(of.full()):.2f}")
+        painted = np.einsum("p,pij->ij", found.means[0].nan_to_num(0).numpy(), drawn)
+        grey = np.repeat(bird(QUERY).mean(axis=2, keepdims=True) / 255, 3, axis=2)
+        show(axes[1], grey, "measured effect\nof each part" if row == 0 else "")
+        covered = np.ma.masked_where(~drawn.any(axis=0), painted)
+        limit = float(np.abs(painted).max())
+        axes[1].imshow(covered, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.85)
+        for place, name in enumerate(names, start=2):
+            own = explained(of, find_object("explainer", name))
+            agreement = float(CausalAgreement(repeats=SEEN.states - 1)(own).values[0])
+            title = f"{name.replace('similarity_', '').replace('_', ' ')}\n" if row == 0 else ""
+            show(axes[place], overlay(bird(QUERY), own.maps[0].numpy()), f"{title}agreement {agreement:.2f}")
     return figure
 
 

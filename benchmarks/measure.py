@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from benchmarks import peers
 from benchmarks.subjects import SIX, first, network
 from benchmarks.timing import interleaved, ratio, spread
 from sfam_bench.core.baselines import MeanColour
-from sfam_bench.core.records import PairBatch, Side, Term
+from sfam_bench.core.maps import ranks as rank
+from sfam_bench.core.records import PairBatch, Reference, Side, Term
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Images, Maps, RawMaps, Scores
 from sfam_bench.engine.calibration import Calibration
@@ -35,7 +37,9 @@ from sfam_bench.explainers.layer_cam import LayerCAM
 from sfam_bench.explainers.shared.forms import Explainer, combine
 from sfam_bench.explainers.xgrad_cam import XGradCAM
 from sfam_bench.metrics.perturbation import Direction, Midpoint, Perturbation, Steps, Trapezoid, Walk
+from sfam_bench.metrics.road import Imputed, Imputing
 from sfam_bench.metrics.shared.base import Explained, Scene
+from sfam_bench.metrics.shared.walks import take_order
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 
 BOTH: tuple[Direction, ...] = ("deletion", "insertion")
@@ -57,7 +61,7 @@ class Setting:
 
     def scene(self) -> Scene:
         """The pairs, encoded."""
-        sides = self.pairs.query, self.pairs.reference
+        sides = self.pairs.query, self.pairs.reference_images
         return Scene(self.model, encode_pairs(self.model, Similarity(), *sides, passes=self.passes), self.pairs)
 
     def walk(self, scene: Scene, explainers: Mapping[str, Explainer], steps: Steps) -> None:
@@ -162,7 +166,7 @@ def activation_maps(setting: Setting, rounds: int) -> dict[str, Any]:
     The references are embedded beforehand for all.
     """
     model, pairs = setting.model, setting.pairs
-    beforehand = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
+    beforehand = encode_pairs(model, Similarity(), pairs.query, pairs.reference_images)
     references = beforehand.terms[0].side.embeddings
     query = pairs.query.clone().requires_grad_()  # without it grad-cam and torchcam fail on frozen models
 
@@ -190,7 +194,7 @@ def activation_maps(setting: Setting, rounds: int) -> dict[str, Any]:
 
 def to_float64(model: SimilarityModel, pairs: PairBatch) -> float:
     """Ablation-CAM in closed form and float32 against every channel removed in turn in float64, from one encode."""
-    encoded = encode_pairs(model, Similarity(), pairs.query[:1], pairs.reference[:1])
+    encoded = encode_pairs(model, Similarity(), pairs.query[:1], pairs.reference_images[:1])
     double = deepcopy(model).double()
 
     def exactly(side: Side) -> Side:
@@ -198,7 +202,11 @@ def to_float64(model: SimilarityModel, pairs: PairBatch) -> float:
         with torch.no_grad():
             return Side(side.images.double(), activations, double.embedder(activations))
 
-    exact = replace(encoded, query=exactly(encoded.query), terms=(Term(1.0, exactly(encoded.terms[0].side)),))
+    exact = replace(
+        encoded,
+        query=exactly(encoded.query),
+        terms=(Term(1.0, Reference.of(exactly(encoded.terms[0].side.side_for("the benchmark")))),),
+    )
     expected = combine(drops_by_passes(double, exact), exact.query.activations)
     ours = AblationCAM(relative=False, relu=False)(model, encoded, first(pairs, 1))
     return largest(expected, ours.double())
@@ -227,6 +235,31 @@ def peer_metrics(setting: Setting) -> dict[str, Any]:
     }
 
 
+def imputation(setting: Setting) -> dict[str, Any]:
+    """ROAD's images of one map, both orders, compared with a sparse direct solve of each."""
+    _, maps = setting.sfam()
+    image, ranks = setting.pairs.query[0], rank(maps)[0]
+    counts = tuple(Imputing("most", 9, 0, 0).removed_counts(ranks.numel()))
+    orders = [take_order(ranks, order) for order in ("most", "least")]
+
+    def directly() -> Images:
+        made = []
+        for order, count in product(orders, counts):
+            removed = (order < count).numpy()
+            made.append(image.clone())
+            made[-1][:, removed] = torch.from_numpy(peers.impute_directly(image.numpy(), removed)).float()
+        return torch.stack(made)
+
+    def together() -> Images:
+        return torch.cat([Imputed(image, order, counts, 0, 0).images for order in orders])
+
+    seconds = interleaved({"directly": directly, "together": together}, 3)
+    return {
+        "speed_up": ratio(seconds["directly"], seconds["together"]),
+        "largest_difference": float(f"{(directly() - together()).abs().max():.1e}"),
+    }
+
+
 def scaling(setting: Setting) -> dict[str, dict[str, float]]:
     """Milliseconds a pass as pairs, methods and points grow, and with the resolution."""
     found: dict[str, dict[str, float]] = {}
@@ -246,7 +279,7 @@ def scaling(setting: Setting) -> dict[str, dict[str, float]]:
     for points in (8, 40, 224):
         measure("points", points, one, points=points)
     for size in (128, 224, 320):
-        query, reference = (F.interpolate(side, (size, size)) for side in (one.pairs.query, one.pairs.reference))
+        query, reference = (F.interpolate(side, (size, size)) for side in (one.pairs.query, one.pairs.reference_images))
         passes = Calibration("eager", seconds=0.1)(one.model, one.model.similarity.matrix, one.pairs.query, 0)
         measure(
             "resolution, eager",

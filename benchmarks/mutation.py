@@ -169,8 +169,8 @@ FAULTS = [
         "one-sided test",
         "statistics/comparisons.py",
         "test_comparisons.py",
-        "totals = np.abs(_flip(_scale(own), sign_flips(int(classes), draws, seed)))",
-        "totals = _flip(_scale(own), sign_flips(int(classes), draws, seed))",
+        "totals = np.abs(_flipped_totals(own, draws, seed))",
+        "totals = _flipped_totals(own, draws, seed)",
     ),
     Fault(
         "wrong quantile",

@@ -80,4 +80,6 @@ def rendered(count: int, size: int) -> PairBatch:
 
 def first(pairs: PairBatch, count: int) -> PairBatch:
     """The first pairs alone."""
-    return PairBatch(pairs.query_ids[:count], pairs.reference_ids[:count], pairs.query[:count], pairs.reference[:count])
+    return PairBatch(
+        pairs.query_ids[:count], pairs.reference_ids[:count], pairs.query[:count], pairs.reference_images[:count]
+    )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -15,11 +15,31 @@ from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.recall import Catalogue
 from tests.paths import CONF
 
+
+@dataclasses.dataclass(frozen=True)
+class Strips:
+    """Images whose parts are three vertical strips; a redrawn strip is inverted, and dimmed by its number."""
+
+    images: dict[str, torch.Tensor]
+
+    parts: ClassVar[tuple[str, ...]] = ("left", "middle", "right")
+    evidence: ClassVar[tuple[str, ...]] = ("left", "right")
+
+    def part_masks(self, image_id: str) -> torch.Tensor:
+        cols = torch.arange(SIZE[1]) * 3 // SIZE[1]
+        return torch.stack([(cols == k).expand(SIZE) for k in range(3)])
+
+    def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> torch.Tensor:
+        image, masks = self.images[image_id], self.part_masks(image_id)
+        changed = torch.stack([masks[self.parts.index(part)] for part in parts]).any(dim=0)
+        return torch.where(changed, (1 - image) / (1 + 0.1 * number), image)
+
+
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
 # but for experiment/train/, which tests/app/test_presets.py composes
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
-REGIONS = ("foreground", "box", "shared", "unshared")
+REGIONS = ("foreground", "box", "shared", "unshared", "background")
 OTHERS = ("same_class", "other_class")
 SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear"), ("dot", "gem", "mlp")]
 
@@ -96,6 +116,7 @@ def pairs(count: int = 3) -> PairBatch:
         keypoints=points[0],
         reference_keypoints=points[1],
         others=others,
+        redraws=Strips(dict(zip(sum(ids, ()), torch.cat([query, reference]), strict=True))),
     )
 
 
@@ -121,6 +142,7 @@ def only(batch: PairBatch, rows: list[int], references: list[int] | None = None)
         keypoints=None if batch.keypoints is None else batch.keypoints[rows],
         reference_keypoints=None if batch.reference_keypoints is None else batch.reference_keypoints[others],
         others={role: images[rows] for role, images in batch.others.items()},
+        redraws=batch.redraws,
     )
 
 

@@ -193,7 +193,7 @@ for make in (
     lambda: explain(model, image, image, SFAM()),
     lambda: explain(model, image, image, [SFAM()]),
     lambda: explain(model, image, image, {"mine": "sfam"}),
-    lambda: explain(torch.nn.Linear(2, 2), image, image),
+    lambda: explain("resnet18", image, image),
     lambda: score(model, image, image, metrics=["delation"]),
     lambda: score(model, image, image, metrics={"mine": Gini}),
     lambda: score(model, image, image, metrics={"mine": 3}),
@@ -212,10 +212,10 @@ for make in (
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "explainers is SFAM(gamma=1.0, head='pull_back', euclidean_cis='exponential,",
-        "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', euc",
+        "explainers is SFAM(gamma=1.0, head='pull_back', order='pull_back_first', e",
+        "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', ord",
         "explainer 'mine' is 'sfam', of type str: give an object of Explainer",
-        "model is Linear(in_features=2, out_features=2, bias=True), of type Linear: ",
+        "model is 'resnet18', of type str: give an object of Module",
         "there is no metric 'delation': did you mean sane_deletion, rise_deletion, d",
         "metric 'mine' is the class Gini: give an object, Gini(...)",
         "metric 'mine' is 3, of type int: give an object of Metric",

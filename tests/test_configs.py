@@ -34,7 +34,7 @@ from tests.contract import (
 from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
-WHOLE = ("experiment", "variants")  # groups whose files set others
+WHOLE = ("experiment", "variants", "network")  # groups whose files set others
 LISTS = ("explainer", "metric")  # each file alone is slow: entries() composes all of them at once
 
 
@@ -108,7 +108,7 @@ def test_a_metric_says_what_it_is_and_gives_one_value_a_pair(name: str, scene: S
         assert isinstance(metric, Metric), key
         assert type(metric).__dataclass_params__.frozen
         assert metric.higher_is_better in (True, False, None)
-        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery"}
+        assert set(metric.needs) <= {*REGIONS, *OTHERS, "keypoints", "negative", "gallery", "redraws"}
         explained = seen(scene)
         found = metric(explained)
         values, reasons = found.values, found.reasons

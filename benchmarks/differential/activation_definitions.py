@@ -92,7 +92,10 @@ def seen(setting: Setting, side: Side, pair: int) -> tuple[Array, Array]:
 def sides(setting: Setting) -> Iterator[tuple[tuple[Array, Array], tuple[Array, Array]]]:
     """Both images of each pair."""
     for pair in range(len(setting.pairs)):
-        yield seen(setting, setting.encoded.query, pair), seen(setting, setting.encoded.terms[0].side, pair)
+        yield (
+            seen(setting, setting.encoded.query, pair),
+            seen(setting, setting.encoded.terms[0].side.side_for("it"), pair),
+        )
 
 
 def four_loops(points: Array, others: Array, change: Callable[[float], float]) -> Array:

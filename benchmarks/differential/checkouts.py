@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,7 @@ PAIRX = "pairx/core.py"  # pairx-explains/pairx
 
 
 @contextmanager
-def loaded(path: str) -> Iterator[ModuleType]:
+def loaded(path: str) -> Iterator[Any]:
     """A file of a checkout as a module, with its folder on the path of modules while the block runs."""
     if PEERS is None:
         raise ValueError("set PEERS to the folder of the checkouts")

@@ -47,10 +47,11 @@ def grad_cams(name: str, setting: Setting) -> RawMaps:
 
 def raw_grad_cam(name: str, network: nn.Module, layer: nn.Module, inputs: Tensor, setting: Setting) -> RawMaps:
     """The same of any `network` that ends in embeddings."""
-    similarity = setting.model.similarity
-    return targeted(
-        name, network, layer, inputs, [lambda e, r=r: similarity(e[None], r[None])[0] for r in setting.references]
-    )
+
+    def target(reference: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda e: setting.model.similarity(e[None], reference[None])[0]
+
+    return targeted(name, network, layer, inputs, [target(reference) for reference in setting.references])
 
 
 def targeted(

@@ -88,7 +88,7 @@ def integrated_gradients() -> Iterator[Sides]:
 def only(setting: Setting, row: int) -> Setting:
     """One pair of a setting."""
     some = slice(row, row + 1)
-    images = setting.pairs.query[some], setting.pairs.reference[some]
+    images = setting.pairs.query[some], setting.pairs.reference_images[some]
     pairs = PairBatch(setting.pairs.query_ids[some], setting.pairs.reference_ids[some], *images)
     return Setting(setting.name, setting.model, pairs, encode_pairs(setting.model, Similarity(), *images))
 
@@ -123,7 +123,7 @@ def integrated_jacobians() -> Iterator[Sides]:
 def jacobian_map(setting: Setting, space: str, row: int) -> Tensor:
     """(a - r) [J_a^T J_b] (b - r), summed over channels and over all of b."""
     model, sides = setting.model, []
-    for images in (setting.pairs.query[row], setting.pairs.reference[row]):
+    for images in (setting.pairs.query[row], setting.pairs.reference_images[row]):
         blank = images.mean(dim=(1, 2), keepdim=True).expand_as(images)
         pair = torch.stack([images, blank])
         ends = model.trunk(pair).detach() if space == "cut" else pair

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from itertools import combinations
 from typing import Any
 
@@ -68,7 +69,7 @@ def attention(setting: Setting, row: int) -> Tensor:
     e, other = model.embedder(activations)[0], setting.references[row]
     if setting.name == "cosine":
         e, other = e / e.norm(), other / other.norm()
-    sum((1 - abs(a - b)) * a for a, b in zip(e, other, strict=True)).backward(inputs=[activations])  # type: ignore[union-attr]
+    sum((1 - abs(a - b)) * a for a, b in zip(e, other, strict=True)).backward(inputs=[activations])
     weights = activations.grad.mean(dim=(2, 3))[0]  # type: ignore[union-attr]
     return (weights[:, None, None] * activations[0]).sum(dim=0)
 
@@ -88,7 +89,7 @@ def gscore(setting: Setting, row: int) -> Tensor:
         mask = (large - large.min()) / (large.max() - large.min())
         scores.append(similarity(model((image * mask)[None]), other))
     shares = torch.cat(scores).softmax(dim=0)
-    return sum(share * activations[0, k] for share, k in zip(shares, chosen, strict=True))  # type: ignore[return-value]
+    return sum(share * activations[0, k] for share, k in zip(shares, chosen, strict=True))
 
 
 def whole_regression(setting: Setting, row: int) -> Tensor:
@@ -156,7 +157,7 @@ def accumulated(setting: Setting, row: int) -> Tensor:
         for t in reading:
             for h in range(2):
                 dims = slice(half * h, half * (h + 1))
-                slope = output.grad[t, dims]
+                slope = output.grad[t, dims]  # type: ignore[index]
                 for j in range(ROWS * COLS):
                     one[j] += weights[h, t, 2 + j] * (values[2 + j, dims] @ slope)
         one = one.relu()
@@ -166,10 +167,9 @@ def accumulated(setting: Setting, row: int) -> Tensor:
 
 def limes() -> Iterator[Sides]:
     """The regression of lime's own class, with the patches kept and the scores that our method has."""
-    from lime.lime_base import LimeBase
     from sklearn.metrics import pairwise_distances
 
-    base = LimeBase(lambda d: np.sqrt(np.exp(-(d**2) / 0.25**2)), random_state=0)
+    base = import_module("lime.lime_base").LimeBase(lambda d: np.sqrt(np.exp(-(d**2) / 0.25**2)), random_state=0)
     for setting in smalls():
         method, maps = LIME(grid=3, samples=40), []
         for row, query_id in enumerate(setting.pairs.query_ids):

@@ -97,7 +97,7 @@ def bilrp() -> Iterator[Sides]:
         )  # type: ignore[misc]
         maps = []
         for row in range(2):
-            images = (setting.pairs.query[row : row + 1], setting.pairs.reference[row : row + 1])
+            images = (setting.pairs.query[row : row + 1], setting.pairs.reference_images[row : row + 1])
             e, f = (raw(model, model.trunk(image))[0].detach() for image in images)
             found = [torch.stack([one_dimension(made, image, d) for d in range(5)]) for image in images]
             maps.append(torch.einsum("dij,dxy->ij", *found) * scale(setting, e, f))

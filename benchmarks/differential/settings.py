@@ -39,14 +39,17 @@ class Setting:
     def one(self) -> "Setting":
         """The first pair alone."""
         pairs = PairBatch(
-            self.pairs.query_ids[:1], self.pairs.reference_ids[:1], self.pairs.query[:1], self.pairs.reference[:1]
+            self.pairs.query_ids[:1],
+            self.pairs.reference_ids[:1],
+            self.pairs.query[:1],
+            self.pairs.reference_images[:1],
         )
         return Setting(self.name, self.model, pairs, encode_pairs(self.model, Similarity(), *images(pairs)))
 
 
 def images(pairs: PairBatch) -> tuple[Images, Images]:
     """Queries and references."""
-    return pairs.query, pairs.reference
+    return pairs.query, pairs.reference_images
 
 
 @cache

@@ -166,7 +166,7 @@ def oml(home: Path) -> Layout:
     columns = ("label", "path", "split", "is_query", "is_gallery", "x_1", "y_1", "x_2", "y_2")
     tables = {"csv": Table(home / "table.csv", ",", True, columns)}
     fields = {"csv": str(home / "table.csv"), "root": str(home / "photos")}
-    return Layout("oml", home, lambda: official("exchange.read_oml", **fields), images, tables)
+    return Layout("oml", home, lambda: official("own.from_csv", **fields), images, tables)
 
 
 def annotate(path: Path, file: str, rows: list[dict[str, Any]], **more: Any) -> None:

@@ -11,16 +11,25 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from sfam_bench.app.inputs import Inputs
-from sfam_bench.app.parts import choose_passes, prepare_explainers, read_labels, select_supported, write_images
+from sfam_bench.app.parts import (
+    choose_passes,
+    pair_choice,
+    prepare_explainers,
+    read_labels,
+    select_supported,
+    write_images,
+)
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Gallery
 from sfam_bench.datasets import pairs as pairing
+from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.cost import Cost
 from sfam_bench.evaluation.evaluate import BatchResult, evaluate
+from sfam_bench.evaluation.intervention import intervention_check, intervention_facts
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Prepared
 from sfam_bench.metrics.shared.base import Metric
@@ -29,6 +38,7 @@ from sfam_bench.runs.store import RunStore, frozen_passes
 
 SIDES = ("query_id", "reference_id")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+CHECKED = 60  # queries of the intervention check
 QUICK = 0.2  # seconds for the rate of a mode that is known
 
 
@@ -59,7 +69,7 @@ class Evaluation:
     def select_pairs(self, gallery: Gallery) -> pd.DataFrame:
         """Which pairs to explain."""
         inputs = self.inputs
-        pairs = build(self.cfg.pairs)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        pairs = pair_choice(self.cfg)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
         inputs.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         return pairs
 
@@ -79,10 +89,21 @@ class Evaluation:
         return dict(prepare_explainers(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
 
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
-        """Retrieval measures of the embeddings."""
+        """Retrieval measures of the embeddings; none, in one line, if each image is a class of its own."""
         found = self.catalogue(gallery)
+        if len(found.labels.unique()) == len(found.labels):
+            print(f"no retrieval measures: no class of {self.inputs.dataset.name} has two images")
+            return {}
         recall_at = list(self.cfg.recall_at)
         return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
+
+    def intervention(self) -> dict[str, Any]:
+        """The intervention check, where metrics need parts that can be redrawn and the data set is rendered."""
+        dataset, model = self.inputs.dataset, self.inputs.model
+        if not isinstance(dataset, Planted) or not any("redraws" in metric.needs for metric in self.metrics.values()):
+            return {}
+        check = intervention_check(lambda images: model.encode(images).embeddings, dataset, CHECKED, self.cfg.seed)
+        return {"intervention": intervention_facts(check, dataset)}
 
     def write_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Store the images of a few pairs of each kind, or of all pairs."""

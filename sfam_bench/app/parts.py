@@ -18,6 +18,8 @@ from sfam_bench.core.records import PairBatch
 from sfam_bench.core.targets import Target
 from sfam_bench.core.types import Images
 from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.datasets.pair_list import PairList
+from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.engine.passes import Passes
@@ -65,6 +67,14 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
             f"{dataset.name} has no split '{split}': choose {', '.join(sorted(set(index['split'])))} or all"
         )
     return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
+
+
+def pair_choice(cfg: DictConfig) -> PairChoice | PairList:
+    """How the pairs are chosen: by `pairs`, or listed in the CSV that it names."""
+    if isinstance(cfg.pairs, str):
+        return PairList(cfg.pairs, seed=cfg.seed)
+    chosen: PairChoice | PairList = build(cfg.pairs)
+    return chosen
 
 
 def check_protocol(

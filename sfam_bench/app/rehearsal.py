@@ -3,8 +3,7 @@
 import pandas as pd
 
 from sfam_bench.app.evaluation import Evaluation
-from sfam_bench.app.parts import NOT_ONE
-from sfam_bench.app.settings import build
+from sfam_bench.app.parts import NOT_ONE, pair_choice
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.metric_card import NEEDS
@@ -23,7 +22,7 @@ def check_inputs(evaluation: Evaluation) -> None:
     """
     inputs = evaluation.inputs
     check_names(inputs.explainers, evaluation.metrics)
-    choice = build(evaluation.cfg.pairs)
+    choice = pair_choice(evaluation.cfg)
     choice.check(inputs.dataset, inputs.explained)
     inputs.target.check(has_negatives={*choice.kinds} == {"triplet"})
     for name, metric in evaluation.metrics.items():

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig
 
-from sfam_bench.app.parts import check_protocol, choose_passes, dataset_and_model, image_ids, read_labels
+from sfam_bench.app.parts import check_protocol, choose_passes, dataset_and_model, image_ids, pair_choice, read_labels
 from sfam_bench.app.settings import build, check_fields, resolve
 from sfam_bench.app.tuned import KIND, classes_hash
 from sfam_bench.core.errors import UserError
@@ -86,7 +86,7 @@ class Tuning:
         known = self.dataset.index["label"].isin(classes)
         own = [image_id for image_id in ids if known[image_id]]
         gallery = embed(self.model, self.dataset, own, self.cfg.batch_size)
-        pairs = build(self.cfg.pairs)(self.dataset, self.model.similarity, gallery, own)
+        pairs = pair_choice(self.cfg)(self.dataset, self.model.similarity, gallery, own)
         self.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         loaded = list(pairing.load_batches(self.dataset, pairing.cut_batches(pairs, self.cfg.batch_size)))
         catalogue = Catalogue(gallery, read_labels(self.dataset, own), tuple(own), roles_of(self.dataset, own))
@@ -113,7 +113,7 @@ class Tuning:
         if frame.empty:
             raise UserError(
                 f"objective={name} needs {', '.join(self.metric.needs) or 'more'} of each pair, which "
-                f"{self.dataset.name} or pairs.kinds={list(self.cfg.pairs.kinds)} lacks: choose another objective"
+                f"{self.dataset.name} or pairs.kinds={[*pair_choice(self.cfg).kinds]} lacks: choose another objective"
             )
         return Matrix.of(frame, fold.pairs)
 

@@ -12,6 +12,9 @@ class Card:
     """Properties of a method beyond its docstring and fields, with the fields at their defaults.
 
     reads_reference: the map depends on the reference; a control's does not.
+    needs_images: it needs the activations of the reference's images: those of a prototype are summed, which is exact,
+        and a bare vector (a stored embedding, a proxy) is refused. Other methods need the embedding alone.
+    one_image: it needs a reference that is a single image; prototypes and vectors are refused.
     signed: the map can be negative.
     total: what the map sums to over positions, if the method is exact: the "score" minus the bias of the head,
         its "change" from the method's own baseline, or "none".
@@ -24,6 +27,8 @@ class Card:
     """
 
     reads_reference: bool = True
+    needs_images: bool = False
+    one_image: bool = False
     signed: bool = True
     total: Total = "none"
     margin: bool = True

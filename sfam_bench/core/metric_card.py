@@ -22,7 +22,7 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 ROLES: tuple[Role, ...] = get_args(Role)
 COMPARED = GROUPS[:3]  # groups whose metrics measure how faithful a map is
 HEADLINES = (  # families whose first metric is shown where there is no room for all metrics
-    *("selectivity", "part_agreement", "margin_insertion_minus_deletion"),
+    *("causal_agreement", "selectivity", "part_agreement", "margin_insertion_minus_deletion"),
     *("insertion_minus_deletion", "deletion", "energy_pointing_game_foreground"),
 )
 SIGNED = ("selectivity", "insertion_minus_deletion")  # families whose zero is chance, pair-dependent ones first
@@ -30,8 +30,12 @@ SIGNED = ("selectivity", "insertion_minus_deletion")  # families whose zero is c
 Limits: TypeAlias = tuple[float | int, float | int]  # beartype does not accept an int as a float
 NEEDS: Mapping[str, str] = {
     **{"foreground": "masks or boxes", "box": "boxes", "keypoints": "keypoints", "negative": "negatives"},
-    **{"shared": "parts of known state", "unshared": "parts of known state"},
-    **{"same_class": "other references", "other_class": "other references"},
+    **{
+        "background": "a background of known state",
+        "shared": "parts of known state",
+        "unshared": "parts of known state",
+    },
+    **{"same_class": "other references", "other_class": "other references", "redraws": "parts that can be redrawn"},
 }
 
 

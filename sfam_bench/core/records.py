@@ -4,15 +4,20 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.references import MEAN, Entries, EntryShares, Given, Prototype, Supports
 from sfam_bench.core.types import Activations, Embeddings, Image, Images, Keypoints, KeypointsBatch, Mask, Masks
 
 Key = TypeVar("Key")
+
+NO_IMAGES = "the reference is a vector, without an image: {} needs the activations of its images"
+NOT_ONE_IMAGE = "the reference is not one image, but {}: {} needs a single image"
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,22 @@ class Sample:
     keypoints: Keypoints | None = None
 
 
+@runtime_checkable
+class Redrawing(Protocol):
+    """A data set that draws its images again with parts changed, by which the effect of each part is measured."""
+
+    parts: ClassVar[tuple[str, ...]]
+    evidence: ClassVar[tuple[str, ...]]
+
+    def part_masks(self, image_id: str) -> Masks:
+        """The visible pixels of each of `parts`, (parts, rows, cols)."""
+        ...
+
+    def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> Image:
+        """The image with these parts in the `number`-th of their other appearances, from 0; deterministic."""
+        ...
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """Pairs to explain, all of one kind.
@@ -31,39 +52,60 @@ class PairBatch:
     query_ids: ids of the queries in the data set's index.
     reference_ids: ids of the references.
     query: (batch, 3, rows, cols), RGB in [0, 1].
-    reference: images of the same shape.
+    reference: images of the same shape, one for each query, or `Supports`, or `Vectors`.
     negative_ids: ids of the negatives of triplets.
-    negative: images of the same shape.
+    negative: given as the reference.
     masks: regions of the query by name (foreground, box, shared, unshared), (batch, rows, cols).
     keypoints: parts of the query, (batch, parts, 3): x, y in px, visible.
     reference_keypoints: parts of the reference.
     others: further references of the same query by role (same_class, other_class), as images; NaN if a pair has none.
+    rivals: references of the other classes, each for all queries, for the target `class_score`.
+    redraws: the data set, if it draws its images again with parts changed.
+
+    Raises:
+        UserError: if a query is among its own supports.
     """
 
     query_ids: tuple[str, ...]
     reference_ids: tuple[str, ...]
     query: Images
-    reference: Images
+    reference: Given
     negative_ids: tuple[str, ...] | None = None
-    negative: Images | None = None
+    negative: Given | None = None
     masks: dict[str, Masks] = field(default_factory=dict)
     keypoints: KeypointsBatch | None = None
     reference_keypoints: KeypointsBatch | None = None
     others: dict[str, Images] = field(default_factory=dict)
+    rivals: tuple[Given, ...] = ()
+    redraws: Redrawing | None = None
+
+    def __post_init__(self) -> None:
+        for given in (self.reference, self.negative, *self.rivals):
+            if isinstance(given, Supports):
+                given.check_queries(self.query_ids)
 
     def __len__(self) -> int:
         return len(self.query_ids)
 
+    @property
+    def reference_images(self) -> Images:
+        """The one reference image of each query; raises UserError for `Supports` and `Vectors`."""
+        if not isinstance(self.reference, Tensor):
+            raise UserError(NOT_ONE_IMAGE.format(type(self.reference).__name__.lower(), "this"))
+        return self.reference
+
     def has(self, need: str) -> bool:
-        """Whether every pair has `need`: a region of the query, "keypoints" of both images, a "negative", or a role."""
+        """Whether every pair has `need`: a region of the query, "keypoints", a "negative", a role, or "redraws"."""
         if need == "keypoints":
             return self.keypoints is not None and self.reference_keypoints is not None
+        if need == "redraws":
+            return self.redraws is not None
         return need in self.masks or need in self.others or (need == "negative" and self.negative is not None)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One image of each pair, encoded once for every explainer and metric.
+    """Images, encoded once for every explainer and metric.
 
     images: (batch, 3, rows, cols), RGB in [0, 1].
     activations: output of the trunk, (batch, channels, grid rows, grid cols).
@@ -74,13 +116,103 @@ class Side:
     activations: Activations
     embeddings: Embeddings
 
+    def take(self, rows: Entries) -> "Side":
+        """These images, in this order."""
+        return Side(self.images[rows], self.activations[rows], self.embeddings[rows])
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The encoded images of references, and the share of each: a reference is the sum of share * embedding.
+
+    side: the images, (supports, ...).
+    pairs: the pair of each entry.
+    rows: the image of each entry.
+    shares: of each entry.
+    how: the rule by which shares were computed.
+    """
+
+    side: Side
+    pairs: Entries
+    rows: Entries
+    shares: EntryShares
+    how: Prototype = MEAN
+
+    def add(self, values: Tensor, shares: Tensor, count: int) -> Tensor:
+        """Sum share * value over the entries of each of `count` pairs; values are (entries, ...)."""
+        scaled = values * shares.view(-1, *[1] * (values.ndim - 1))
+        return scaled.new_zeros(count, *values.shape[1:]).index_add(0, self.pairs, scaled)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What each query is compared with: an embedding, and the encoded images that it was made of.
+
+    embeddings: (batch, dims).
+    blend: the images; None for vectors. One image for each query is the case of one entry with share 1.
+    """
+
+    embeddings: Embeddings
+    blend: Blend | None = None
+
+    @classmethod
+    def of(cls, side: Side) -> "Reference":
+        """One image for each query."""
+        rows = torch.arange(len(side.embeddings), device=side.embeddings.device)
+        return cls(side.embeddings, Blend(side, rows, rows, torch.ones_like(side.embeddings[:, 0])))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether each query has one image as its reference."""
+        blend = self.blend
+        return blend is not None and torch.equal(blend.pairs, blend.rows) and len(blend.rows) == len(self.embeddings)
+
+    def images_for(self, method: str) -> Blend:
+        """The images, for a method that needs them; raises UserError for vectors."""
+        if self.blend is None:
+            raise UserError(NO_IMAGES.format(method))
+        return self.blend
+
+    def side_for(self, method: str) -> Side:
+        """The one image of each query, for what needs it; raises UserError for vectors and prototypes."""
+        if self.blend is None or not self.is_image:
+            found = "a vector" if self.blend is None else "a prototype"
+            raise UserError(NOT_ONE_IMAGE.format(found, method))
+        return self.blend.side
+
+    @property
+    def images(self) -> Images:
+        """The one image of each query."""
+        return self.side_for("this").images
+
+    @property
+    def activations(self) -> Activations:
+        """The activations of the one image of each query."""
+        return self.side_for("this").activations
+
 
 @dataclass(frozen=True)
 class Term:
-    """One signed comparison of a target: sign +1 for a positive image, -1 for a negative one."""
+    """One signed comparison of a target.
+
+    sign: +1 for a positive reference, -1 for a negative one.
+    side: the reference.
+    rivals: references of other classes; with them the term is the softmax of `side` among all, without them the
+        similarity itself.
+    temperature: of the softmax, in units of the similarity.
+    threshold: subtracted from the similarity.
+    """
 
     sign: float
-    side: Side
+    side: Reference
+    rivals: tuple[Reference, ...] = ()
+    temperature: float = 1.0
+    threshold: float = 0.0
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """All references that it compares with."""
+        return self.side, *self.rivals
 
 
 @runtime_checkable
@@ -99,7 +231,7 @@ class Passes(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """The encoded query and its comparisons; the target is the sum over terms of sign * similarity(query, term).
+    """The encoded query and its comparisons; the target is the sum of its terms (`core.targets.score`).
 
     query: the encoded query.
     terms: the signed comparisons: one for a similarity, two for a margin.
@@ -147,7 +279,7 @@ def pair_seed(seed: int, query_id: str, reference_id: str, *more: str) -> int:
 
 
 PAIR = "pair"  # in place of an explainer, for values of the pair itself
-FACT = re.compile(r"s_full|s_headless|s_base_.*")  # metrics recorded under PAIR
+FACT = re.compile(r"s_full|s_headless|s_base_.*|effect_.*")  # metrics recorded under PAIR
 
 
 def check_names(explainers: Iterable[str], metrics: Iterable[str]) -> None:

@@ -17,8 +17,8 @@ ROLES = ("is_query", "is_gallery")
 class Dataset(Protocol):
     """An index, one row per image, and a sample of each.
 
-    `index` has the unique string index `image_id` and the columns `label` (int), `class_name` (str) and
-    `split` ("train" or "test"); folder data sets add `path`, `box` and `keypoints`. The optional boolean columns
+    `index` has the unique string index `image_id` and the columns `label` (int), `class_name` (str) and `split`
+    ("train", "validation" or "test"); folder data sets add `path`, `box` and `keypoints`. The optional boolean columns
     `is_query` and `is_gallery` select the images used as queries, and those searched and used as references.
     """
 

@@ -14,7 +14,7 @@ from sfam_bench.datasets.base import ROLES
 from sfam_bench.datasets.geometry import Box
 
 OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may exceed the image: CUB's do by up to two pixels
-SIDES = ("train", "test")
+SIDES = ("train", "validation", "test")
 NUMBERED = re.compile(r"(?:^|/)(\d+)\.[^/]*/[^/]*$")  # the folder of an image, as 001.Black_footed_Albatross
 
 
@@ -29,7 +29,7 @@ def check_index(index: pd.DataFrame, title: str, columns: Sequence[str]) -> None
     check_rows(index, title)
     for image_id, side in index["split"].items():
         if side not in SIDES:
-            raise UserError(f"{title}: the split of image {image_id!r} is {side!r}: expected {' or '.join(SIDES)}")
+            raise UserError(f"{title}: the split of image {image_id!r} is {side!r}: expected {', '.join(SIDES)}")
     for name in (name for name in ROLES if name in index):
         if not all(isinstance(value, bool | np.bool) for value in index[name]):
             raise UserError(f"{title}: {name} holds other values than True and False: correct it")

@@ -75,7 +75,7 @@ def _read_folders(home: Path) -> Layout | None:
 
 def _make_layout(home: Path, rows: pd.DataFrame, below: str, note: str = "") -> Layout:
     """Add the class split, segmentations beside or inside `home`, and a note of what is missing."""
-    rows["train_class"] = rows.label <= LAST_TRAIN_CLASS
+    rows["train_class"], rows["class_index"] = rows.label <= LAST_TRAIN_CLASS, rows.label - 1
     rows["mask_path"] = "segmentations/" + rows.path.str.replace(r"\.\w+$", ".png", regex=True)
     rows["path"] = below + rows.path
     mask_root = next((place for place in (home, home.parent) if (place / "segmentations").is_dir()), None)

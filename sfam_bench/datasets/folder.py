@@ -31,8 +31,8 @@ class ImageFolder(Checked):
 
     `index` is keyed by the official `image_id`, with the columns path (below root), label (the official class id),
     class_name, box (x1, y1, x2, y2 in pixels of the file, far edges exclusive) or None, keypoints ((parts, 3) array of
-    x, y, visible) or None, mask_path (below mask_root) or None, split ("train" or "test"); if the data set separates
-    queries from the gallery also is_query and is_gallery (booleans).
+    x, y, visible) or None, mask_path (below mask_root) or None, split ("train", "validation" or "test"); if the data
+    set separates queries from the gallery also is_query and is_gallery (booleans).
 
     `orientation`: "exif" rotates photos by their EXIF tag, and refuses rotated photos that have a box, mask or
     keypoints; "stored" uses the pixels of the file, as the boxes of public data sets do. `background` is the colour

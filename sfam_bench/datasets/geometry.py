@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -23,16 +24,23 @@ TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=Tr
 
 @dataclass(frozen=True)
 class Geometry(Checked):
-    """Resize the shorter side to `resize` pixels (None: keep), then crop or pad the centre to `crop` x `crop`."""
+    """Resize the shorter side to `resize` pixels (None: keep), then crop or pad the centre to `crop` x `crop`.
+
+    squash: resize both sides to `resize`, whatever the shape of the image.
+    """
 
     resize: Count | None = 256
     crop: Count = 224
+    squash: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     @cached_property
     def transform(self) -> v2.Transform:
         """The torchvision transform of image, box, mask and keypoints."""
         # Boxes are clipped first, so that none extends into the padding of a small image.
-        resize = [] if self.resize is None else [v2.Resize(self.resize, antialias=True)]
+        size = [self.resize, self.resize] if self.squash else self.resize
+        how = v2.InterpolationMode(self.interpolation)
+        resize = [] if self.resize is None else [v2.Resize(size, interpolation=how, antialias=True)]
         return v2.Compose([v2.ClampBoundingBoxes(), *resize, v2.CenterCrop(self.crop), TO_UNIT])
 
     def __call__(
@@ -66,17 +74,22 @@ class Geometry(Checked):
 
 @dataclass(frozen=True)
 class Augmentation(Checked):
-    """Random crop of an area share in `scale`, resized to `crop` x `crop`, and random flips; for training."""
+    """Random crop of an area share in `scale`, resized to `crop` x `crop`, and random flips; for training.
+
+    jitter: largest relative change of brightness, contrast and saturation, each drawn at random.
+    """
 
     crop: Count = 224
     scale: Sequence[Share] = (0.16, 1.0)
     flip: bool = True
+    jitter: Share = 0.0
 
     @cached_property
     def transform(self) -> v2.Transform:
         """The torchvision transform; it uses torch's global generator."""
         steps = [v2.RandomResizedCrop(self.crop, scale=tuple(self.scale), antialias=True)]
-        return v2.Compose([*steps, v2.RandomHorizontalFlip(0.5 if self.flip else 0.0), TO_UNIT])
+        jitter = [v2.ColorJitter(self.jitter, self.jitter, self.jitter)] if self.jitter else []
+        return v2.Compose([*steps, *jitter, v2.RandomHorizontalFlip(0.5 if self.flip else 0.0), TO_UNIT])
 
     def __call__(
         self, image: PIL.Image.Image | UInt8[Tensor, "3 height width"] | Float[Tensor, "3 height width"]

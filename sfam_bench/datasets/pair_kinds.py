@@ -52,6 +52,11 @@ def nearest_positive(candidates: Candidates) -> Choice:
     return (nearest if nearest is not None and candidates.same()[nearest] else None), None
 
 
+def nearest(candidates: Candidates) -> Choice:
+    """The nearest neighbour, of whatever class; for unlabelled images."""
+    return candidates.nearest(np.arange(len(candidates.index)) != candidates.query), None
+
+
 def hard_negative(candidates: Candidates) -> Choice:
     """The nearest item of another class."""
     return candidates.nearest(candidates.different()), None
@@ -77,7 +82,7 @@ def partial_match(candidates: Candidates) -> Choice:
 
 
 KINDS: dict[str, Callable[[Candidates], Choice]] = {
-    kind.__name__: kind for kind in (nearest_positive, hard_negative, random_positive, triplet, partial_match)
+    kind.__name__: kind for kind in (nearest_positive, nearest, hard_negative, random_positive, triplet, partial_match)
 }
 # What queries of some kinds need: a searched image of their class (positive), or of another class (negative)
 ROLES_OF = {

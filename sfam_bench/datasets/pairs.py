@@ -12,7 +12,7 @@ import torch
 
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
-from sfam_bench.core.records import PairBatch, Sample, pair_seed
+from sfam_bench.core.records import PairBatch, Redrawing, Sample, pair_seed
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
 from sfam_bench.core.types import Images, KeypointsBatch
@@ -182,6 +182,7 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
         others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
+        redraws=dataset if isinstance(dataset, Redrawing) else None,
     )
 
 

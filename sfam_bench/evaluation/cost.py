@@ -10,7 +10,7 @@ from sfam_bench.core.targets import Target
 from sfam_bench.engine.memory import peak
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.explainers.shared.forms import Explainer
-from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def try_explainers(
     costs, errors = {}, {}
     for name, explainer in explainers.items():
         # encoded again for each method, since methods share cached results
-        encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative)
+        encoded = encode_batch(model, target, pairs)
         try:
             with count_rows(model.trunk) as counts, peak(model.device) as held:
                 raw_maps(explainer, model, encoded, pairs)

@@ -17,7 +17,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import are_equal, find_flaws, normalise, upsample
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import PAIR, Curve, Encoded, PairBatch, Passes, Record, Side, check_names
-from sfam_bench.core.targets import Target, swap_sides
+from sfam_bench.core.targets import Target, can_swap, swap_sides
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.series import Series
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
@@ -34,7 +34,7 @@ from sfam_bench.metrics.shared.base import (
     no_reason,
 )
 from sfam_bench.metrics.shared.walks import curves
-from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 from sfam_bench.retrieval.recall import Catalogue
 
 COARSE = 64 * 64  # cells of a map, at most, that is compared with those of other methods; finer ones are random
@@ -71,7 +71,7 @@ def evaluate(
     check_names(explainers, metrics)
     searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
     for pairs in batches:
-        encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes)
+        encoded = encode_batch(model, target, pairs, passes)
         scene = Scene(model, encoded, pairs, gallery=searched)
         same = self_pairs(pairs)
         shard = BatchResult([], maps=joint_maps(model, encoded) if keep_maps else {})
@@ -91,11 +91,11 @@ def evaluate(
                 shard.curves.extend(record_curves(method, pairs, applied.values()))
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
-                if len(encoded.terms) == 1:
+                if can_swap(encoded):
                     other = raw_maps(explainers[method.name], model, swap_sides(encoded), pairs)
                     shard.maps[f"{method.name}/reference"] = other.cpu()
         scene.full()
-        if not isinstance(model.embedder.projection, nn.Identity):
+        if scene.has_images and not isinstance(model.embedder.projection, nn.Identity):
             scene.headless()
         for fact, values in scene.facts.items():
             shard.records.extend(make_records((*names, PAIR, fact), pairs, values.cpu(), same))
@@ -208,15 +208,19 @@ def joint_values(explainer: Explainer, scene: Scene) -> Callable[[], PointPairs]
 
 
 def joint_maps(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
-    """The point-to-point maps of a target with one comparison, in half precision; none for large grids."""
-    sides = [encoded.query, *(term.side for term in encoded.terms)]
-    if len(sides) > 2 or any(side.activations[0, 0].numel() > POSITIONS for side in sides):
+    """The point-to-point maps of a target with one reference image, in half precision; none for large grids."""
+    if not can_swap(encoded):
         return {}
-    return {POINT_TO_POINT: point_to_point(model, sides[0], sides[1]).cpu().half()}
+    sides = encoded.query, encoded.terms[0].side.side_for("a point-to-point map")
+    if any(side.activations[0, 0].numel() > POSITIONS for side in sides):
+        return {}
+    return {POINT_TO_POINT: point_to_point(model, *sides).cpu().half()}
 
 
 def self_pairs(pairs: PairBatch) -> list[str]:
     """A flag for each pair of an image with itself, by id or by pixels; empty for other pairs."""
+    if not isinstance(pairs.reference, Tensor):  # prototypes and vectors; a query among its supports is refused
+        return [""] * len(pairs)
     equal = (pairs.query == pairs.reference).flatten(1).all(dim=1).tolist()
     ids = zip(pairs.query_ids, pairs.reference_ids, strict=True)
     return [

@@ -1,6 +1,8 @@
 """The intervention check: does repainting the planted evidence, and no other part, change the retrieved class?"""
 
 from collections.abc import Callable, Iterable
+from math import isnan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,8 @@ from sfam_bench.core.types import Embeddings, Images
 from sfam_bench.datasets.planted.dataset import Planted
 
 CHUNK = 64
+FLIPS = 0.5  # least share of queries that a cause must flip for a model to count
+MARGIN = 2.0  # how many times as often as any part that is not a cause
 
 
 def intervention_check(
@@ -33,13 +37,40 @@ def intervention_check(
         repainted = _embed(embed, [_repaint(dataset, test.index[int(k)], part, draw) for k in chosen])
         flips = _nearest_label(repainted, gallery, labels, chosen) != labels[chosen]
         share = float(flips.double().mean()) if len(chosen) else float("nan")
-        rows.append((part, part in dataset.evidence, share, len(chosen)))
+        rows.append((part, part in dataset.causes, share, len(chosen)))
     return pd.DataFrame(rows, columns=["part", "evidence", "flips", "count"])
 
 
+def intervention_facts(frame: pd.DataFrame, dataset: Planted) -> dict[str, Any]:
+    """The check for a manifest: flips by part, the number of queries, the causes, and why the model does not count."""
+    flips = {part: None if isnan(share) else share for part, share in zip(frame["part"], frame["flips"], strict=True)}
+    count = int(frame["count"].iloc[0])
+    return {"flips": flips, "queries": count, "causes": [*dataset.causes], "fails": why_not(frame, dataset)}
+
+
+def why_not(frame: pd.DataFrame, dataset: Planted) -> str:
+    """Why a model does not count in tables of known answers, by the frame of `intervention_check`; empty if it does.
+
+    Each cause of the world must change the retrieved class of at least half of the queries, and more than twice as
+    often as any part without states, on which no class depends.
+    """
+    flips = frame.set_index("part")["flips"]
+    if flips.isna().any():
+        return "it retrieves the class of no query"
+    weakest = flips[[*dataset.causes]]
+    part, share = weakest.idxmin(), weakest.min()
+    if share < FLIPS:
+        return f"repainting the {part} changes {share:.0%} of the retrieved classes, not {FLIPS:.0%}"
+    others = flips.drop([*dataset.with_states])
+    if share <= MARGIN * others.max():
+        other = f"repainting the {others.idxmax()}, on which no class depends, changes {others.max():.0%}"
+        return f"{other} of the retrieved classes, the {part} {share:.0%}"
+    return ""
+
+
 def _repaint(dataset: Planted, image_id: str, part: str, draw: np.random.Generator) -> Sample:
-    """Give an evidence part another of its states, and any other part another appearance."""
-    if part in dataset.evidence:
+    """Give a part with states another of them, and any other part another appearance."""
+    if part in dataset.with_states:
         others = [state for state in range(dataset.states) if state != dataset.index.loc[image_id, part]]
         return dataset.repaint(image_id, part, int(draw.choice(others)))
     return dataset.repaint(image_id, part, int(draw.integers(1, 2**31)))

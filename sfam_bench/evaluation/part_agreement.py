@@ -14,7 +14,7 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.maps import find_flaws, normalise, upsample
 from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.core.ranges import Count, Natural, Positive
-from sfam_bench.core.records import Encoded, PairBatch, Record, Sample, Side, pair_seed
+from sfam_bench.core.records import Encoded, PairBatch, Record, Reference, Sample, Side, pair_seed
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, progress, split_chunks
 from sfam_bench.core.targets import Similarity
@@ -160,7 +160,7 @@ class PartAgreement(Checked):
                 ours, theirs = encoded[[at] * len(some)], encoded[some]
                 ids = tuple(encoded.image_ids[row] for row in some)
                 batch_pairs = PairBatch((query,) * len(some), ids, ours.images, theirs.images)
-                chunks.append((Encoded(ours, target.terms(theirs, None), passes), batch_pairs))
+                chunks.append((Encoded(ours, target.terms(Reference.of(theirs), None), passes), batch_pairs))
             agreement = colours.agreement(query, references)
             classes = dataset.index.loc[list(references), "label"].to_numpy()
             random = np.random.default_rng(pair_seed(self.seed, query, MANY, METRIC))

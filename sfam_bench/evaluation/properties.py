@@ -9,12 +9,12 @@ from sfam_bench.core.baselines import BASELINES
 from sfam_bench.core.hooks import count_rows
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import Encoded, PairBatch
-from sfam_bench.core.targets import Target, score
+from sfam_bench.core.targets import Similarity, Target, linear_part, score
 from sfam_bench.core.types import RawMaps, Scores
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.explainers.shared.forms import Explainer
-from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Properties:
 
 
 def properties(explainer: Explainer, model: SimilarityModel, target: Target, pairs: PairBatch) -> Properties:
-    """Measure one explainer on pairs, after a warm-up call on the first pair."""
-    first = PairBatch(pairs.query_ids[:1], pairs.reference_ids[:1], pairs.query[:1], pairs.reference[:1])
-    raw_maps(explainer, model, encode_pairs(model, target, first.query, first.reference), first)
-    encoded = encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative)
+    """Measure one explainer on pairs, after a warm-up call on one image and its mirror image."""
+    image = pairs.query[:1]
+    first = PairBatch(pairs.query_ids[:1], pairs.reference_ids[:1], image, image.flip(-1))
+    raw_maps(explainer, model, encode_batch(model, Similarity(), first), first)
+    encoded = encode_batch(model, target, pairs)
     with count_rows(model.trunk) as counts:
         start = perf_counter()
         maps = raw_maps(explainer, model, encoded, pairs)
@@ -56,7 +57,7 @@ def residuals(explainer: Explainer, model: SimilarityModel, encoded: Encoded, ma
     if card.total == "none":
         return None
     whole = score(model.similarity, encoded.query.embeddings, encoded.terms)
-    total = whole
+    total = linear_part(model.similarity, encoded.query.embeddings, encoded.terms)
     if card.total == "change":
         empty = BASELINES[getattr(explainer, "baseline")](encoded.query.images)  # noqa: B009 (not all have one)
         with torch.no_grad(), evaluating(model):

@@ -40,7 +40,8 @@ class AblationCAM:
     relu: bool = True
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        weights = (drops_in_closed_form if has_closed_form(model) else drops_by_passes)(model, encoded)
+        closed = has_closed_form(model) and not any(term.rivals for term in encoded.terms)
+        weights = (drops_in_closed_form if closed else drops_by_passes)(model, encoded)
         if self.relative:
             size = score(model.similarity, encoded.query.embeddings, encoded.terms).abs()[:, None]
             weights = weights / torch.where(size == 0, 1, size)

@@ -30,6 +30,7 @@ class AveragedTransforms(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        one_image=True,
         signed=False,
         identities=(
             "for an embedding that is linear in the pixels and the dot product it is the magnitude of input times "
@@ -49,7 +50,8 @@ class AveragedTransforms(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images
-        others = [(term.sign, self._mixtures(encoded, term.side.images)) for term in encoded.terms]
+        sides = [(term.sign, term.side.side_for("averaged_transforms")) for term in encoded.terms]
+        others = [(sign, self._mixtures(encoded, side.images)) for sign, side in sides]
 
         def mean_score(x: Tensor, rows: Tensor) -> Tensor:
             embeddings, total = model(x), x.new_zeros(len(x))

@@ -11,10 +11,11 @@ from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.shared.forms import differentiating
 from sfam_bench.explainers.shared.pixels import chunks
-from sfam_bench.explainers.shared.products import before_l2, factor
+from sfam_bench.explainers.shared.products import before_l2, factor, product_shares
 from sfam_bench.explainers.shared.relevance import Entry, Rule, Rules, relevance, totals
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -36,6 +37,7 @@ class BiLRP(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        needs_images=True,
         identities=(
             "it is the sum over embedding dimensions of the products of both relevances",
             "at the cut, on the un-normalised dot product under GAP and a bias-free linear head, it is the similarity "
@@ -59,17 +61,19 @@ class BiLRP(Checked):
         query = encoded.query
         with differentiating(model):
             function, entry = self.branch(model)
-            rows = list(chunks(len(query.images), query.images))
-            sides = (query, *(term.side for term in encoded.terms))
-            embeddings = [before_l2(model, side.activations).detach() for side in sides]
-            towards = torch.zeros_like(embeddings[0])
-            for term, other in zip(encoded.terms, embeddings[1:], strict=True):
-                inputs = self.inputs(term.side)
+            own = before_l2(model, query.activations).detach()
+            towards = torch.zeros_like(own)
+            for slope, reference in comparisons(model.similarity, query.embeddings, encoded.terms):
+                blend = reference.images_for("BiLRP")
+                inputs, other = self.inputs(blend.side), before_l2(model, blend.side.activations).detach()
+                rows = chunks(len(inputs), blend.side.images)
                 total = torch.cat([totals(self.rules(), function, inputs[some], entry) for some in rows])
-                towards = towards + term.sign * factor(model, embeddings[0], other) * total
+                parts = factor(model, own[blend.pairs], other[blend.rows]) * total[blend.rows]
+                shares = product_shares(model, blend, reference.embeddings)
+                towards = towards + slope * blend.add(parts, shares, len(own))
             found = [
                 relevance(self.rules(), function, self.inputs(query)[some], lambda _, g=towards[some]: g, entry)  # type: ignore[misc]
-                for some in rows
+                for some in chunks(len(own), query.images)
             ]
             return torch.cat(found).sum(dim=1)
 

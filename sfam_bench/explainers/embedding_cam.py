@@ -8,6 +8,7 @@ import torch
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded
 from sfam_bench.core.similarity import Gallery, unit
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.shared.forms import combine, derivative, differentiating
 from sfam_bench.explainers.shared.prepare import Axes, Bank, Preparable, State
@@ -52,13 +53,14 @@ class EmbeddingCAM(Preparable):
         return combine(gradient.mean(dim=(2, 3)), activations, self.relu)
 
     def towards(self, model: SimilarityModel, encoded: Encoded, means: Gallery) -> Embeddings:
-        """The coefficients of the query's embedding in the target: sum over terms of sign * proxy."""
+        """The coefficients of the query's embedding in the target: sum over references of slope * proxy."""
         proxies = unit(means)
         if self.proxies == "nearest_to_query":
             return proxies[model.similarity.matrix(encoded.query.embeddings, means).argmax(dim=1)]
-        total = torch.zeros_like(encoded.query.embeddings)
-        for term in encoded.terms:
-            total = total + term.sign * proxies[model.similarity.matrix(term.side.embeddings, means).argmax(dim=1)]
+        query = encoded.query.embeddings
+        total = torch.zeros_like(query)
+        for slope, reference in comparisons(model.similarity, query, encoded.terms):
+            total = total + slope * proxies[model.similarity.matrix(reference.embeddings, means).argmax(dim=1)]
         return total
 
 

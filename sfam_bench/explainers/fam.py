@@ -1,13 +1,13 @@
 """Feature Activation Map, the predecessor of SFAM."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.sfam import SFAM, EuclideanCIS, Normalisation
+from sfam_bench.explainers.sfam import SFAM, EuclideanCIS, Head, Normalisation, Order
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -20,7 +20,7 @@ class FAM(Checked):
 
     weight_normalisation: how the weights of a pair are scaled. minmax and softmax add a multiple of the channel mean,
         which ignores the reference; none and l1 rank positions as SFAM does.
-    head, euclidean_cis, relu: as in SFAM.
+    head, order, euclidean_cis, relu: as in SFAM.
     """
 
     card: ClassVar[Card] = Card(
@@ -32,13 +32,15 @@ class FAM(Checked):
     )
 
     weight_normalisation: Normalisation = "minmax"
-    head: Literal["pull_back", "ignore"] = "pull_back"
+    head: Head = "pull_back"
+    order: Order = "pull_back_first"
     euclidean_cis: EuclideanCIS = "exponential"
     relu: bool = False
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         sfam = SFAM(
             head=self.head,
+            order=self.order,
             euclidean_cis=self.euclidean_cis,
             weight_normalisation=self.weight_normalisation,
             relu=self.relu,

@@ -11,7 +11,7 @@ from sfam_bench.core.baselines import BaselineName
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Natural, Share
-from sfam_bench.core.records import Encoded, PairBatch, Side, Term, pair_seed
+from sfam_bench.core.records import Encoded, PairBatch, Reference, Side, Term, pair_seed
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.kernel_shap import Coalitions, Members, Values, patch_of
 from sfam_bench.explainers.shared.masking import embed_masked
@@ -40,6 +40,7 @@ class FIxLIP(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        one_image=True,
         identities=(
             "for patches that add up in the embedding it is Zhu's product without rectification (dot)",
             "I is the coefficients of the whole regression on the scores of all pairs of masks",
@@ -83,7 +84,7 @@ class FIxLIP(Checked):
     ) -> list[list[tuple[float, Interactions]]]:
         """For each pair, the sign and the interactions of each comparison of the target."""
         ids = [pairs.query_ids, pairs.reference_ids, pairs.negative_ids or pairs.reference_ids]
-        sides = [encoded.query, *(term.side for term in encoded.terms)]
+        sides = [encoded.query, *(term.side.side_for("FIxLIP") for term in encoded.terms)]
         kept = [self._embed(encoded, side, names) for side, names in zip(sides, ids, strict=False)]
         found = []
         for row in range(len(pairs.query_ids)):
@@ -102,7 +103,9 @@ class FIxLIP(Checked):
         places = patch_of(images.shape[-2], rows), patch_of(images.shape[-1], cols)
         drawn = [self.draw(rows * cols, name) for name in names]
         masks = [Coalitions(members.view(-1, rows, cols), *places) for members, _ in drawn]
-        passes = embed_masked(replace(encoded, query=side, terms=(Term(1.0, side),)), masks, self.baseline)
+        passes = embed_masked(
+            replace(encoded, query=side, terms=(Term(1.0, Reference.of(side)),)), masks, self.baseline
+        )
         return [(*one, found.detach().double().cpu()) for one, (_, found) in zip(drawn, passes, strict=True)]
 
     def draw(self, patches: int, name: str) -> tuple[Members, Values]:

@@ -15,11 +15,12 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps, Scores
 from sfam_bench.explainers.shared.forms import NO_GRADIENT, derivative, differentiating
 from sfam_bench.explainers.shared.pixels import chunks
 from sfam_bench.explainers.shared.points import PointPairs, only_reference
-from sfam_bench.explainers.shared.products import before_l2, factor
+from sfam_bench.explainers.shared.products import before_l2, factor, product_shares
 from sfam_bench.explainers.shared.quadrature import Quadrature, nodes
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -85,6 +86,7 @@ class IntegratedJacobians(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        needs_images=True,
         identities=(
             "at the cut from zero on the un-normalised dot product under GAP and a bias-free linear head it is the "
             "similarity decomposition, and point to point Zhu's product over N squared",
@@ -114,13 +116,16 @@ class IntegratedJacobians(Checked):
             path = self.path(model, encoded.query)
             f_a, f_ra = path.ends()
             towards, terms = torch.zeros_like(f_a), f_a.new_zeros(len(f_a), 4)
-            for term in encoded.terms:
-                other = self.path(model, term.side)
-                f_b, f_rb = other.ends()
-                times = term.sign * factor(model, f_a, f_b)
-                towards = towards + times * other.push_forward()
-                products = [(left * right).sum(dim=1) for left in (f_a, f_ra) for right in (f_b, f_rb)]
-                terms = terms + times * torch.stack(products, dim=1)
+            for slope, reference in comparisons(model.similarity, encoded.query.embeddings, encoded.terms):
+                blend = reference.images_for("IntegratedJacobians")
+                other, pairs = self.path(model, blend.side), blend.pairs
+                ends = [end[blend.rows] for end in other.ends()]
+                times = factor(model, f_a[pairs], ends[0])
+                shares = product_shares(model, blend, reference.embeddings)
+                forward = times * other.push_forward()[blend.rows]
+                products = [(left[pairs] * right).sum(dim=1) for left in (f_a, f_ra) for right in ends]
+                towards = towards + slope * blend.add(forward, shares, len(f_a))
+                terms = terms + slope * blend.add(times * torch.stack(products, dim=1), shares, len(f_a))
             maps = path.pull_back(towards).sum(dim=1)
         balance = terms[:, 0] - terms[:, 1] - terms[:, 2] + terms[:, 3]
         return maps, terms, maps.sum(dim=(1, 2)) - balance

@@ -11,6 +11,7 @@ from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import swap_sides
 from sfam_bench.core.types import Activations, Pooled, RawMaps
 from sfam_bench.explainers.shared.forms import target_gradient
+from sfam_bench.explainers.shared.points import only_reference
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -25,6 +26,7 @@ class InteractionCAM(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        one_image=True,
         margin=False,
         identities=("with weights J of one it is LayerCAM without the ReLU of its map",),
         degenerate=(
@@ -37,9 +39,7 @@ class InteractionCAM(Checked):
     gradients: Literal["own", "interacting"] = "own"
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        if len(encoded.terms) > 1:
-            raise UserError("interaction_cam has no map of a margin: it weighs what two images share")
-        query, reference = (side.activations for side in (encoded.query, encoded.terms[0].side))
+        query, reference = (side.activations for side in (encoded.query, only_reference(encoded)))
         gradient = target_gradient(model, encoded)
         if self.gradients == "interacting":
             gradient = interact(gradient, target_gradient(model, swap_sides(encoded)))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Positive
 from sfam_bench.core.records import Encoded, PairBatch
@@ -47,6 +47,7 @@ class PairX(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        one_image=True,
         signed=False,
         margin=False,
         identities=(
@@ -81,8 +82,7 @@ class PairX(Checked):
 
     def find_matches(self, model: SimilarityModel, encoded: Encoded) -> list[Matches]:
         """All matches of each pair."""
-        if len(encoded.terms) > 1:
-            raise UserError("pair_x has no map of a margin: explain the two pairs one by one")
+        only_reference(encoded)
         sides = encoded, swap_sides(encoded)
         relevances = [self.position_relevance(model, one) for one in sides]
         positions = [one.query.activations.flatten(2).mT for one in sides]

@@ -18,6 +18,7 @@ from sfam_bench.core.targets import score
 from sfam_bench.core.types import Embeddings, Image, RawMaps
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.explainers.shared.pixels import chunks
+from sfam_bench.explainers.shared.points import only_reference
 from sfam_bench.explainers.shared.products import before_l2
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -41,6 +42,7 @@ class PairwiseOcclusion(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        one_image=True,
         signed=False,
         margin=False,
         identities=("what is credited to both images of a pair sums to one",),
@@ -71,8 +73,6 @@ class PairwiseOcclusion(Checked):
 
     def credited(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> list[Tensor]:
         """For each pair the hidden rectangles, (samples, rows, cols), each with what is credited to the query."""
-        if len(encoded.terms) > 1:
-            raise UserError("pairwise_occlusion has no map of a margin: explain the two images of a pair one by one")
         with torch.no_grad(), evaluating(model):
             return [self._credit(model, encoded, pairs, row) for row in range(len(pairs.query_ids))]
 
@@ -81,7 +81,7 @@ class PairwiseOcclusion(Checked):
         hidden, embeddings = zip(
             *(
                 self._occlude(model, side.images[row], *names)
-                for side, names in ((encoded.query, ids), (encoded.terms[0].side, ids[::-1]))
+                for side, names in ((encoded.query, ids), (only_reference(encoded), ids[::-1]))
             ),
             strict=True,
         )

@@ -9,6 +9,7 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
 from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps, Weights
 from sfam_bench.explainers.shared.forms import combine, differentiating
 from sfam_bench.explainers.shared.products import before_l2
@@ -70,22 +71,24 @@ class RelevanceCAM(Checked):
 
     def initial_relevance(self, model: SimilarityModel, encoded: Encoded) -> Embeddings:
         """Relevance of each embedding dimension."""
-        splits = [model.similarity.split(encoded.query.embeddings, term.side.embeddings) for term in encoded.terms]
-        signs = [term.sign for term in encoded.terms]
+        query = encoded.query.embeddings
+        compared = list(comparisons(model.similarity, query, encoded.terms))
+        splits = [model.similarity.split(query, reference.embeddings) for _, reference in compared]
+        slopes = [slope for slope, _ in compared]
         if self.start != "signed" and model.similarity.name == "negative_euclidean":
             raise UserError(
                 f"RelevanceCAM's start={self.start} needs a positive part, and a negative distance has none: use "
                 f"start=signed"
             )
         if self.start != "contrastive":
-            total = torch.stack([sign * split for sign, split in zip(signs, splits, strict=True)]).sum(dim=0)
+            total = torch.stack([slope * split for slope, split in zip(slopes, splits, strict=True)]).sum(dim=0)
             return total.clamp_min(0) if self.start == "positive" else total
-        negatives = sum(sign < 0 for sign in signs)
-        if not negatives:
+        negatives = torch.stack([slope < 0 for slope in slopes]).sum(dim=0)
+        if not negatives.any():
             raise UserError("RelevanceCAM's start=contrastive needs a negative: use target=margin")
         total = torch.zeros_like(splits[0])
-        for sign, split in zip(signs, splits, strict=True):
+        for slope, split in zip(slopes, splits, strict=True):
             positive = split.clamp_min(0)
             share = positive / positive.sum(dim=1, keepdim=True).clamp_min(torch.finfo(split.dtype).tiny)
-            total = total + (share if sign > 0 else -share / negatives)
+            total = total + torch.where(slope > 0, share, -share / negatives)
         return total

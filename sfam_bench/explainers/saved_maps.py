@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.files import check_regular
@@ -73,7 +74,7 @@ class SavedMaps:
         shown = encoded.query.images
         queries, references = pairs.query_ids, pairs.reference_ids
         if not torch.equal(shown, pairs.query.to(shown)):
-            if not torch.equal(shown, pairs.reference.to(shown)):
+            if not isinstance(pairs.reference, Tensor) or not torch.equal(shown, pairs.reference.to(shown)):
                 raise UserError(f"maps read from {self.folder} cannot be computed for changed images")
             queries, references = references, queries  # the map of the reference, which maps.save=true keeps too
         maps = [self.one(query, reference) for query, reference in zip(queries, references, strict=True)]

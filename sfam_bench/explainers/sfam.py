@@ -4,19 +4,23 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import nn
 
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import NotNegative, Positive
-from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.records import Encoded, PairBatch, Reference, Side
 from sfam_bench.core.similarity import ProductForm
-from sfam_bench.core.types import Activations, RawMaps, Weights
+from sfam_bench.core.targets import comparisons
+from sfam_bench.core.types import Activations, Pooled, RawMaps, Weights
 from sfam_bench.explainers.shared.forms import channel_form, combine, derivative, differentiating
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
 
 EuclideanCIS = Literal["negative", "complement", "reciprocal", "exponential", "dissimilarity"]
 Normalisation = Literal["none", "l1", "minmax", "softmax"]
+Head = Literal["pull_back", "ignore", "jacobian_of_shares"]
+Order = Literal["pull_back_first", "normalise_first"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,12 @@ class SFAM(Checked):
     gamma: weight = w_k p_k^gamma for cosine and dot, w the reference pulled back to the channels, p the query pooled;
         1 is SFAM, 0 the exact split over positions (under GAP).
     head: "pull_back" carries the similarity of the embeddings back through neck and head (w_k p_k sums to the score
-        minus the bias term; local for an MLP); "ignore" compares pooled features, which is another similarity.
+        minus the bias term; local for an MLP); "ignore" compares pooled features, which is another similarity;
+        "jacobian_of_shares" sends each dimension's share of the score, instead of the other embedding, back through
+        the Jacobian of the embedding before L2, and ignores gamma and euclidean_cis.
+    order: whether weights are normalised over channels after the pull-back, or shares over dimensions before it (only
+        with jacobian_of_shares). normalise_first with minmax is the convention of the authors' released FAM/DAAM code
+        (Liao et al., arXiv 2503.14640); for SFAM itself it is an inference.
     euclidean_cis: how a channel's share delta_k of the squared distance becomes a weight that grows with likeness:
         -delta, max delta - delta, 1 / (delta + epsilon), exp(-delta / tau); "dissimilarity", delta, explains the
         distance. The default is bounded, has no pole, and separated shared from unshared parts best on the planted set.
@@ -44,15 +53,18 @@ class SFAM(Checked):
             "behind an affine head the pulled-back CIS sum to the cosine minus the bias term",
             "without a head it is N times Relevance-CAM",
             "the margin map is the positive's map minus the negative's",
+            "without a head jacobian_of_shares with normalise_first and minmax is FAM",
         ),
         degenerate=(
             "it does not sum to the similarity: each weight has one factor p_k more than the exact split",
+            "behind a head, head=ignore and distances need the images of the reference, and refuse a bare vector",
             "Euclidean reciprocal: a few dead channels, where delta is near zero, can have nearly all of the weight",
         ),
     )
 
     gamma: NotNegative = 1.0
-    head: Literal["pull_back", "ignore"] = "pull_back"
+    head: Head = "pull_back"
+    order: Order = "pull_back_first"
     euclidean_cis: EuclideanCIS = "exponential"
     epsilon: Positive | None = None
     tau: Positive | None = None
@@ -60,30 +72,65 @@ class SFAM(Checked):
     per_position: Literal["activation", "pooling"] = "activation"
     relu: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order == "normalise_first" and self.head != "jacobian_of_shares":
+            raise UserError("SFAM.order=normalise_first needs head=jacobian_of_shares: other heads have no shares")
+
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         query = encoded.query
         weights = torch.zeros_like(query.activations[:, :, 0, 0])
-        for term in encoded.terms:
-            cis = self.weights(model, query, term.side)
-            weights = weights + term.sign * normalise_weights(cis, self.weight_normalisation)
+        for slope, reference in comparisons(model.similarity, query.embeddings, encoded.terms):
+            weights = weights + slope * self._normalised(model, query, reference)
         positions = query.activations if self.per_position == "activation" else pass_through(model, query)
         return combine(weights, positions, self.relu)
 
-    def weights(self, model: SimilarityModel, query: Side, reference: Side) -> Weights:
+    def weights(self, model: SimilarityModel, query: Side, reference: Reference) -> Weights:
         """The channel weights (CIS) of one comparison, before normalisation."""
+        if self.head == "jacobian_of_shares":
+            return channel_form(model, query, model.similarity.split(query.embeddings, reference.embeddings))[0]
         w, p = self._form(model, query, reference)
         if not (isinstance(model.similarity, ProductForm) and model.similarity.is_distance):
             return w * power(p, self.gamma)
-        w_reference, p_reference = self._form(model, reference, query)
-        return euclidean_weights(-(w * p + w_reference * p_reference), self.euclidean_cis, self.epsilon, self.tau)
+        delta = -(w * p + self._share_of_reference(model, query, reference))
+        return euclidean_weights(delta, self.euclidean_cis, self.epsilon, self.tau)
 
-    def _form(self, model: SimilarityModel, query: Side, reference: Side) -> tuple[Weights, Weights]:
+    def _normalised(self, model: SimilarityModel, query: Side, reference: Reference) -> Weights:
+        if self.order == "pull_back_first":
+            return normalise_weights(self.weights(model, query, reference), self.weight_normalisation)
+        shares = model.similarity.split(query.embeddings, reference.embeddings)
+        return channel_form(model, query, normalise_weights(shares, self.weight_normalisation))[0]
+
+    def _form(self, model: SimilarityModel, query: Side, reference: Reference) -> tuple[Weights, Weights]:
         if self.head == "pull_back":
             return channel_form(model, query, model.similarity.direction(query.embeddings, reference.embeddings))
-        with torch.no_grad():
-            features = model.embedder.features if model.embedder.pools_the_cut else GAP()
-            p, q = features(query.activations), features(reference.activations)
+        p, q = self._features(model, query, reference)
         return model.similarity.direction(p, q), p
+
+    def _share_of_reference(self, model: SimilarityModel, query: Side, reference: Reference) -> Weights:
+        """The reference's side of a distance, (batch, channels); that of a prototype is the sum over its images."""
+        if self.head == "ignore" or has_no_head(model):
+            p, q = self._features(model, query, reference)
+            return model.similarity.direction(q, p) * q
+        blend = reference.images_for("SFAM under a distance behind a head")
+        towards = model.similarity.direction(reference.embeddings, query.embeddings)
+        w, p = channel_form(model, blend.side.take(blend.rows), towards[blend.pairs])
+        return blend.add(w * p, blend.shares, len(towards))
+
+    def _features(self, model: SimilarityModel, query: Side, reference: Reference) -> tuple[Pooled, Pooled]:
+        """The pooled features of both sides, on the scale of the embeddings."""
+        features = model.embedder.features if model.embedder.pools_the_cut else GAP()
+        if has_no_head(model):
+            return query.embeddings, reference.embeddings
+        blend = reference.images_for("SFAM with head=ignore")
+        with torch.no_grad():
+            others = blend.add(features(blend.side.activations)[blend.rows], blend.shares, len(query.embeddings))
+            return features(query.activations), others
+
+
+def has_no_head(model: SimilarityModel) -> bool:
+    """Whether embeddings are the pooled features, so that a vector has one value for each channel."""
+    return model.embedder.pools_the_cut and isinstance(model.embedder.projection, nn.Identity)
 
 
 def pass_through(model: SimilarityModel, query: Side) -> Activations:
@@ -127,6 +174,7 @@ def normalise_weights(weights: Weights, how: Normalisation) -> Weights:
             return weights / weights.abs().sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
         case "minmax":
             low, high = weights.amin(dim=1, keepdim=True), weights.amax(dim=1, keepdim=True)
-            return (weights - low) / (high - low).clamp_min(torch.finfo(weights.dtype).tiny)
+            scaled = (weights - low) / (high - low).clamp_min(torch.finfo(weights.dtype).tiny)
+            return torch.where(high > low, scaled, 1)  # equal weights, as in the authors' released code
         case "softmax":
             return weights.softmax(dim=1)

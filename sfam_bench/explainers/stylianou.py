@@ -7,7 +7,8 @@ import torch
 
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch, Side
-from sfam_bench.core.similarity import norm
+from sfam_bench.core.similarity import norm, unit
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Activations, RawMaps
 from sfam_bench.explainers.shared.forms import combine
 from sfam_bench.explainers.shared.points import pooled_shares
@@ -25,6 +26,7 @@ class Stylianou:
     """
 
     card: ClassVar[Card] = Card(
+        needs_images=True,
         total="score",
         identities=(
             "it sums to the cosine of the pooled features",
@@ -36,12 +38,24 @@ class Stylianou:
     )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        others = [term.sign * unit_shares(model, term.side).sum(dim=(2, 3)) for term in encoded.terms]
-        return combine(torch.stack(others).sum(dim=0), unit_shares(model, encoded.query))
+        query = encoded.query
+        weights = torch.zeros_like(query.activations[:, :, 0, 0])
+        for slope, reference in comparisons(model.similarity, query.embeddings, encoded.terms):
+            blend = reference.images_for("Stylianou")
+            features = pooled_positions(model, blend.side).sum(dim=(2, 3))
+            if model.embedder.normalise:
+                features = unit(features)
+            weights = weights + slope * unit(blend.add(features[blend.rows], blend.shares, len(weights)))
+        return combine(weights, unit_shares(model, query))
 
 
 def unit_shares(model: SimilarityModel, side: Side) -> Activations:
     """The contribution of each position to the pooled features, over their length."""
-    pool = model.embedder.pool if model.embedder.pools_the_cut else GAP()
-    shares = pooled_shares(model, pool, side.activations)
+    shares = pooled_positions(model, side)
     return shares / norm(shares.sum(dim=(2, 3)))[:, :, None, None]
+
+
+def pooled_positions(model: SimilarityModel, side: Side) -> Activations:
+    """The contribution of each position to the pooled features."""
+    pool = model.embedder.pool if model.embedder.pools_the_cut else GAP()
+    return pooled_shares(model, pool, side.activations)

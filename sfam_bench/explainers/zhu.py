@@ -10,6 +10,7 @@ from torch import Tensor
 from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.shared import forms
 from sfam_bench.explainers.shared.points import (
@@ -21,6 +22,7 @@ from sfam_bench.explainers.shared.points import (
     point_embeddings,
     point_to_point,
 )
+from sfam_bench.explainers.shared.products import product_shares
 from sfam_bench.models.similarity_model import SimilarityModel
 
 OtherPoints: TypeAlias = Float[Tensor, "batch other_positions dims"]
@@ -44,6 +46,7 @@ class Zhu(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        needs_images=True,
         identities=(
             "without rectification and behind a bias-free affine head it is the similarity decomposition (cosine, dot)",
             "without rectification and a head it is Stylianou's map (cosine)",
@@ -64,9 +67,13 @@ class Zhu(Checked):
         query = encoded.query
         points = point_embeddings(model, query, self.bias)
         maps = torch.zeros_like(points[:, :, 0])
-        for term in encoded.terms:
-            others = point_embeddings(model, term.side, self.bias)
-            maps = maps + term.sign * (clipped_sums if self.rectify == "pair" else sums)(points, others)
+        add_up = clipped_sums if self.rectify == "pair" else sums
+        for slope, reference in comparisons(model.similarity, query.embeddings, encoded.terms):
+            blend = reference.images_for("Zhu")
+            others = point_embeddings(model, blend.side, self.bias)
+            shares = product_shares(model, blend, reference.embeddings)
+            parts = add_up(points[blend.pairs], others[blend.rows])
+            maps = maps + slope * blend.add(parts, shares, len(points))
         maps = (maps * factor(model)).view_as(query.activations[:, 0])
         return maps.relu() if self.rectify == "map" else maps
 

@@ -53,6 +53,6 @@ class Completeness(Checked):
             missing = torch.ones_like(score, dtype=torch.bool)
             return Measured(torch.full_like(score, torch.nan), {"no_raw_map": missing, **reasons})
         reasons = {"nonfinite_map": ~explained.raw.flatten(1).isfinite().all(dim=1), **reasons}
-        total = score if self.baseline is None else score - explained.scene.base(self.baseline)
+        total = explained.scene.linear() if self.baseline is None else score - explained.scene.base(self.baseline)
         residual = (explained.raw.double().sum(dim=(1, 2)) - total).abs() / score.abs()
         return mask_values(residual.to(score.dtype), reasons)

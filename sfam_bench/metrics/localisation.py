@@ -18,6 +18,7 @@ from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 REGIONS = {  # in labels and in sentences; any other region has its own name
     "foreground": ("", "the foreground"),
     "box": (", box", "the object's box"),
+    "background": (", background", "the background"),
     "shared": (", shared parts", "the parts that the two images share"),
     "unshared": (", unshared parts", "the parts that the two images do not share"),
 }

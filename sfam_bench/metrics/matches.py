@@ -74,7 +74,11 @@ class PCK(Checked):
         values, none = [], []
         for row, one in enumerate(joint):
             visible = ((own[row, :, 2] > 0) & (other[row, :, 2] > 0)).nonzero()[:, 0]
-            cells = cells_of(other[row, visible], (one.shape[2], one.shape[3]), (pairs.reference.shape[-2], pairs.reference.shape[-1]))
+            cells = cells_of(
+                other[row, visible],
+                (one.shape[2], one.shape[3]),
+                (pairs.reference_images.shape[-2], pairs.reference_images.shape[-1]),
+            )
             columns = one.flatten(0, 1).flatten(1)[:, cells]
             distances = torch.cdist(places.double(), own[row, visible][:, [1, 0]].double())
             correct = (distances <= far[row]).double()
@@ -147,7 +151,7 @@ class MatchResidual(Checked):
             return no_records(explained)
         joint = explained.point_pairs().double().cpu()
         pairs = explained.scene.pairs
-        sizes = [(images.shape[-2], images.shape[-1]) for images in (pairs.query, pairs.reference)]
+        sizes = [(images.shape[-2], images.shape[-1]) for images in (pairs.query, pairs.reference_images)]
         own = centres((joint.shape[1], joint.shape[2]), sizes[0]).double()
         other = centres((joint.shape[3], joint.shape[4]), sizes[1]).double()
         diagonal = torch.tensor(sizes[1]).double().norm()

@@ -30,7 +30,7 @@ from sfam_bench.metrics.shared.likeness import (
 )
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.metrics.stability import Noisy
-from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.similarity_model import SimilarityModel, encode_again
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.Module)  # the last is made by torch.fx for a cut model
 
@@ -129,7 +129,14 @@ class Randomised:
     def __call__(self, scene: Scene) -> Changed:
         model = cascade(scene.model, self.seed, self.stages)[self.stage]
         encoded = scene.encoded
-        terms = tuple(replace(term, side=model.encode(term.side.images)) for term in encoded.terms)
+        terms = tuple(
+            replace(
+                term,
+                side=encode_again(model, term.side),
+                rivals=tuple(encode_again(model, rival) for rival in term.rivals),
+            )
+            for term in encoded.terms
+        )
         passes = Passes(without_grad(model, model), encoded.passes.batch)
         query = model.encode(encoded.query.images)
         return Changed(model, replace(encoded, query=query, terms=terms, passes=passes, kept=Cache()), scene.pairs)

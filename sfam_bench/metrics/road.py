@@ -1,12 +1,11 @@
 """ROAD: removed pixels are imputed from their neighbours."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
@@ -18,36 +17,8 @@ from sfam_bench.core.types import Flags, Image, Images
 from sfam_bench.engine.series import Ranks, Series
 from sfam_bench.metrics.perturbation import MEAN
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
+from sfam_bench.metrics.shared.imputation import impute
 from sfam_bench.metrics.shared.walks import Order, take_order
-
-WEIGHTS = {(row, col): 1 / (6 if 0 in (row, col) else 12) for row in (-1, 0, 1) for col in (-1, 0, 1) if row or col}
-OUTSIDE, KNOWN = -2, -1
-
-
-def impute(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """Values (3, removed), each the weighted mean of its neighbours within the image."""
-    rows, cols = removed.nonzero()
-    count = len(rows)
-    numbers = np.full((removed.shape[0] + 2, removed.shape[1] + 2), OUTSIDE)
-    numbers[1:-1, 1:-1] = KNOWN
-    numbers[rows + 1, cols + 1] = np.arange(count)
-    padded = np.pad(image.astype(float), ((0, 0), (1, 1), (1, 1)))
-    known, own = np.zeros((count, len(image))), np.zeros(count)
-    places, values = [(np.arange(count), np.arange(count))], [own]
-    for (down, across), weight in WEIGHTS.items():
-        row, col = rows + 1 + down, cols + 1 + across
-        number = numbers[row, col]
-        own += weight * (number != OUTSIDE)
-        known += weight * (number == KNOWN)[:, None] * padded[:, row, col].T
-        (unknown,) = (number >= 0).nonzero()
-        places.append((unknown, number[unknown]))
-        values.append(np.full(len(unknown), -weight))
-    at = np.concatenate(places, axis=1)
-    system = coo_matrix((np.concatenate(values), (at[0], at[1])), shape=(count, count)).tocsc()
-    # the system is symmetric and needs no pivots, so that this is faster than spsolve
-    factors = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    found: np.ndarray = factors.solve(known).T
-    return found
 
 
 @dataclass(frozen=True)
@@ -68,12 +39,18 @@ class Imputed:
         return len(self.counts)
 
     def write(self, first: int, out: Images) -> None:
-        image, ranks = self.image.cpu().numpy(), self.ranks.cpu().numpy()
-        for row, count in zip(out, self.counts[first:], strict=False):
-            removed, made = ranks < count, image.copy()
-            noise = np.random.default_rng((self.seed, count)).standard_normal((len(image), count))
-            made[:, removed] = impute(image, removed) + self.noise * noise
-            row.copy_(torch.from_numpy(made))
+        out.copy_(self.images[first : first + len(out)])
+
+    @cached_property
+    def images(self) -> Images:
+        """All images, since they are solved together."""
+        removed = torch.stack([self.ranks < count for count in self.counts])
+        images = impute(self.image, removed)
+        noise = torch.zeros_like(images)
+        for where, out, count in zip(removed, noise, self.counts, strict=True):
+            drawn = np.random.default_rng((self.seed, count)).standard_normal((len(out), count))
+            out.masked_scatter_(where, torch.from_numpy(drawn).to(out))
+        return images.add_(noise, alpha=self.noise)
 
 
 @dataclass(frozen=True)
@@ -107,8 +84,7 @@ class Road(Checked):
 
     The mean over equal steps of the share of pixels, over s_full - s_base; NaN where that is < `min_range`, in units of
     the score. Removed pixels become the weighted mean of their neighbours, solved jointly, plus noise seeded by the
-    pair. Each image takes a sparse linear system with one unknown for each removed pixel: at 224 px some seconds for a
-    map on one CPU core.
+    pair.
 
     levels: number of shares of pixels; 9 are 10 to 90 percent.
     noise: standard deviation, of images in [0, 1].

@@ -9,7 +9,7 @@ from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import Checked
 from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Natural
-from sfam_bench.core.records import pair_seed
+from sfam_bench.core.records import Reference, pair_seed
 from sfam_bench.core.types import Flags, Images
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 from sfam_bench.metrics.shared.likeness import Changed, Comparing, Remaking, apply_change
@@ -29,9 +29,9 @@ class OtherReference:
     def __call__(self, scene: Scene) -> Changed:
         images = self.images(scene)
         lacking = self.lacking(scene)[:, None, None, None].to(images.device)
-        images = torch.where(lacking, scene.pairs.reference.to(images), images)
+        images = torch.where(lacking, scene.pairs.query.to(images), images)  # their values are left out
         first, *rest = scene.encoded.terms
-        terms = (replace(first, side=scene.model.encode(images)), *rest)
+        terms = (replace(first, side=Reference.of(scene.model.encode(images))), *rest)
         encoded = replace(scene.encoded, terms=terms, kept=Cache())
         return Changed(scene.model, encoded, replace(scene.pairs, reference=images))
 
@@ -42,7 +42,7 @@ class OtherReference:
             return pairs.others[self.to]
         ids = zip(pairs.query_ids, pairs.reference_ids, strict=True)
         draws = [torch.Generator().manual_seed(pair_seed(self.seed, *pair, "reference")) for pair in ids]
-        return torch.stack([torch.rand(pairs.reference.shape[1:], generator=draw) for draw in draws])
+        return torch.stack([torch.rand(pairs.query.shape[1:], generator=draw) for draw in draws])
 
     def lacking(self, scene: Scene) -> Flags:
         """Pairs that have no such reference."""

@@ -4,16 +4,18 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError, check_object, check_range
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.similarity import SimilarityFunction
-from sfam_bench.models.backbones import Cut, trunk_and_tail
+from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.checkpoint import (
     check_finite,
     check_kinds,
@@ -24,7 +26,9 @@ from sfam_bench.models.checkpoint import (
     write_weights,
     written_digest,
 )
+from sfam_bench.models.cuts import TOLERANCE, Cut, Embedding, distance_of, embed_parts
 from sfam_bench.models.networks import OURS
+from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
@@ -36,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def build(
     name: str,
-    trunk: nn.Module | Cut,
+    trunk: nn.Module | Cut | tuple[nn.Module, nn.Module | None],
     pooling: nn.Module,
     similarity: SimilarityFunction,
     head: nn.Module | None = None,
@@ -49,8 +53,9 @@ def build(
     Args:
         name: the model's name in tables.
         trunk: a module from images (batch, 3, rows, cols) in [0, 1] to activations (batch, channels, grid rows, grid
-            cols); or a pair (trunk, tail), where the tail holds the layers between an early cut and the pooling.
-        pooling: a module from activations to (batch, channels).
+            cols); or a pair (trunk, tail), where the tail holds the layers between an early cut and the pooling; or a
+            network cut by name (`backbone`), whose own embedding is then compared with that of the model.
+        pooling: a module from activations to (batch, channels); `Own()` is the network's own.
         similarity: the similarity of two embeddings.
         head: a module from pooled features to embeddings (batch, dims); None for none.
         normalise: whether embeddings are scaled to length 1.
@@ -58,20 +63,60 @@ def build(
         image_size: side of the images in px.
 
     Raises:
-        UserError: if a part is not a module, the trunk does not return channels first, or the checkpoint does not fit.
+        UserError: if a part is not a module, the trunk does not return channels first, the checkpoint does not fit, or
+            the pooling leaves out a part of the network's own embedding, which was not given up.
     """
     check_range("model.image_size", image_size, Count)
-    body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
+    body, tail = trunk if isinstance(trunk, tuple | Cut) else (trunk, None)
     for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
         if part is not None or what in ("trunk", "pooling"):
             check_object(part, what, nn.Module)
     check_object(similarity, "similarity", SimilarityFunction)
-    model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
+    embedding, projection = "", head
+    if isinstance(trunk, Cut):
+        embedding = check_embedding(trunk, pooling, name, head)
+        if isinstance(pooling, Own):
+            pooling, projection = trunk.pooling or GAP(), compose(trunk.projection, head)
+    pooling = GAP() if isinstance(pooling, Own) else pooling
+    model = SimilarityModel(body, Embedder(pooling, projection, tail, normalise), similarity, name, image_size).eval()
+    model.embedding = embedding
     check_shapes(model)
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
     return model
+
+
+def check_embedding(cut: Cut, pooling: nn.Module, name: str, head: nn.Module | None) -> str:
+    """Describe the embedding of a network cut by name: "own", or what replaces it, and whether a head follows.
+
+    Raises:
+        UserError: if the pooling gives another embedding than the network's own, without a head, and no other one was
+            chosen (`embedding` of `backbone`).
+    """
+    headed = head is not None and not isinstance(head, nn.Identity)
+    found = cut.embedding
+    if not isinstance(pooling, Own) and cut.probes:
+        chosen = replace(cut, pooling=pooling.to(cut.probes[0].images), projection=None)
+        with torch.no_grad():
+            distance = max(distance_of(embed_parts(chosen, images), own) for images, own in cut.probes)
+        if not distance <= TOLERANCE:
+            found = f"{type(pooling).__name__} of the last grid"
+            if not headed:
+                lost = ", ".join(cut.behind) or type(cut.pooling).__name__
+                raise UserError(
+                    f"{name} with this pooling differs from the network's own embedding by {distance:.2g} on unit "
+                    f"vectors: it leaves out {lost}; use pooling=own, or choose model.trunk.embedding=pooled, which "
+                    "every table then states"
+                )
+    return f"{found}, with a head" if headed else found
+
+
+def compose(projection: nn.Module | None, head: nn.Module | None) -> nn.Module | None:
+    """The network's own projection followed by the head; only the head where there is no projection."""
+    if projection is None or head is None or isinstance(head, nn.Identity):
+        return head if projection is None else projection
+    return nn.Sequential(projection, head)
 
 
 def backbone(
@@ -80,17 +125,19 @@ def backbone(
     layer: str | None = None,
     features: str | None = None,
     weights: str | None = None,
-    token: Token = "patch",
+    token: Token | None = None,
     pretrained: bool = False,
+    embedding: Embedding = "own",
 ) -> Cut:
     """A backbone by name with weights from a file (.safetensors, or .pth read with weights_only), or downloaded ones.
 
-    `pretrained` are the ImageNet weights of timm or torchvision; a file has priority.
+    `pretrained` are the ImageNet weights of timm or torchvision; a file has priority. `embedding` is that of
+    `trunk_and_tail`: "own", "pooled" or "class"; `token` is its name in configs of older runs.
     """
     if weights is None and source == OURS:
         log.warning("%s has random weights: give a file as model.trunk.weights, or a checkpoint", name)
     state = read_state(Path(weights)) if weights else None
-    return trunk_and_tail(source, name, layer, features, state, token=token, pretrained=pretrained)
+    return trunk_and_tail(source, name, layer, features, state, None, token, pretrained, embedding)
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
@@ -141,7 +188,7 @@ def uncut_names(keys: Iterable[str]) -> dict[str, str]:
     block = f"blocks.{max(numbers) + 1}." if numbers and "embedder.tail.attn.qkv.weight" in keys else ""
     names = {}
     for key in keys:
-        side, name = re.fullmatch(r"(trunk\.1\.(?:transformer\.)?|embedder\.tail\.|)(.+)", key).groups()  # type: ignore[union-attr]
+        side, name = re.fullmatch(r"(trunk\.1\.(?:transformer\.|uncut\.)?|embedder\.tail\.|)(.+)", key).groups()  # type: ignore[union-attr]
         if block and side.startswith("trunk") and name.startswith("norm."):
             name = f"{block}norm1.{name.removeprefix('norm.')}"
         elif block and side.startswith("embedder") and not name.startswith("norm."):

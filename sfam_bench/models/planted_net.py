@@ -1,4 +1,4 @@
-"""A small convolutional trunk, which learns the planted set in two minutes on two cores."""
+"""A small convolutional trunk, plain or residual, which learns the planted set in two minutes on two cores."""
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,34 @@ WIDTHS = (32, 64, 64, 96, 128, 128)
 STRIDES = (2, 2, 1, 2, 1, 1)  # 8 in all: a 96-pixel image gives a 12 x 12 grid
 
 
-class PlantedNet(nn.Module):
-    """Layers of convolution, batch norm and ReLU: images (batch, 3, rows, cols) in [0, 1] to activations at 1/8."""
+class Residual(nn.Module):
+    """The input plus what layers make of it."""
 
-    def __init__(self, widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES) -> None:
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, activations: Activations) -> Activations:
+        added: Tensor = activations + self.layers(activations)
+        return added
+
+
+class PlantedNet(nn.Module):
+    """Layers of convolution, batch norm and ReLU: images (batch, 3, rows, cols) in [0, 1] to activations at 1/8.
+
+    With `residual`, a layer that changes neither width nor size is added to its input.
+    """
+
+    def __init__(
+        self, widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES, residual: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, width, stride in zip((3, *widths), widths, strides, strict=False):
             convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            layer = [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            skips = residual and before == width and stride == 1
+            layers += [Residual(nn.Sequential(*layer))] if skips else layer
         self.layers = nn.Sequential(*layers)
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs
 
@@ -28,6 +47,8 @@ class PlantedNet(nn.Module):
         return activations.contiguous()
 
 
-def planted_net(widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES) -> nn.Module:
+def planted_net(
+    widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES, residual: bool = False
+) -> nn.Module:
     """The untrained trunk; seed torch beforehand for the same weights."""
-    return PlantedNet(tuple(widths), tuple(strides))
+    return PlantedNet(tuple(widths), tuple(strides), residual)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import Encoded, Passes, Side
+from sfam_bench.core.records import Blend, Encoded, PairBatch, Passes, Reference, Side
+from sfam_bench.core.references import Given, Supports, Vectors
 from sfam_bench.core.similarity import SimilarityFunction, unit
 from sfam_bench.core.targets import Target
 from sfam_bench.core.types import Activations, Embeddings, Images, Pooled
@@ -68,6 +69,10 @@ class SimilarityModel(nn.Module):
     similarity: the score of two embeddings; greater is more alike.
     name: the name in tables.
     image_size: side in px to which pictures are resized and cropped.
+
+    Attributes:
+        embedding: "own" where the embedding is that of the network's own forward pass, else what replaces it; empty for
+            models assembled from parts.
     """
 
     def __init__(
@@ -84,7 +89,19 @@ class SimilarityModel(nn.Module):
         self.similarity = similarity
         self.name = name
         self.image_size = image_size
+        self.embedding = ""
         self.origin: dict[str, Any] = {}  # "source" (code base), "chosen" (model choice), "split" if known
+
+    @classmethod
+    def wrap(cls, module: nn.Module, *arguments: Any, **settings: Any) -> "SimilarityModel":
+        """A model with exactly the embedding of any module: `sfam_bench.models.wrapping.wrap`, with its arguments."""
+        from sfam_bench.models.wrapping import wrap  # imports this module
+
+        return wrap(module, *arguments, **settings)
+
+    def extra_repr(self) -> str:
+        """Name, size of the images and embedding, for `repr`."""
+        return f"{self.name}, image_size={self.image_size}, embedding={self.embedding or 'of its parts'}"
 
     @property
     def device(self) -> torch.device:
@@ -136,13 +153,60 @@ class SimilarityModel(nn.Module):
             return Side(images, activations, self.embedder(activations))
 
 
+def encode_reference(model: SimilarityModel, query: Side, given: Given) -> Reference:
+    """Encode references in any form: images (one for each query), `Supports` or `Vectors`.
+
+    Raises:
+        UserError: if a vector has another number of dimensions than the model's embeddings, or if a query is among its
+            own supports.
+    """
+    if isinstance(given, Vectors):
+        if given.embeddings.shape != query.embeddings.shape:
+            raise UserError(
+                f"reference vectors are {tuple(given.embeddings.shape)} and the queries' embeddings "
+                f"{tuple(query.embeddings.shape)}: give vectors of the same space"
+            )
+        return Reference(given.embeddings.to(query.embeddings))
+    if not isinstance(given, Supports):
+        return Reference.of(model.encode(given))
+    if len(given.members) != len(query.embeddings):
+        raise UserError(f"{len(query.embeddings)} queries have {len(given.members)} support sets: give one for each")
+    side = model.encode(given.images)
+    pairs, rows = (entries.to(side.embeddings.device) for entries in given.entries)
+    if given.images.shape[1:] == query.images.shape[1:]:
+        equal = (query.images[pairs] == side.images[rows]).flatten(1).all(dim=1)
+        if equal.any():
+            found = given.ids[int(rows[equal][0])]
+            raise UserError(f"a query has the pixels of its own support {found}: take it out of one of the two")
+    embeddings = side.embeddings[rows]
+    shares = given.how.shares(model.similarity, query.embeddings, embeddings, pairs)
+    chosen = shares != 0
+    blend = Blend(side, pairs[chosen], rows[chosen], shares[chosen], given.how)
+    return Reference(blend.add(embeddings[chosen], blend.shares, len(query.embeddings)), blend)
+
+
+def encode_again(model: SimilarityModel, reference: Reference) -> Reference:
+    """The same images as references of another model; vectors stay as they are."""
+    blend = reference.blend
+    if blend is None:
+        return reference
+    side = model.encode(blend.side.images)
+    embeddings = side.embeddings[blend.rows]
+    shares = blend.shares
+    if blend.how.of == "mean":  # a chosen image stays chosen
+        shares = blend.how.shares(model.similarity, reference.embeddings, embeddings, blend.pairs).to(shares)
+    remade = Blend(side, blend.pairs, blend.rows, shares, blend.how)
+    return Reference(remade.add(embeddings, shares, len(reference.embeddings)), remade)
+
+
 def encode_pairs(
     model: SimilarityModel,
     target: Target,
     query: Images,
-    reference: Images,
-    negative: Images | None = None,
+    reference: Given,
+    negative: Given | None = None,
     passes: Passes | None = None,
+    rivals: tuple[Given, ...] = (),
 ) -> Encoded:
     """Encode a batch of pairs (or triplets) once for every explainer and metric.
 
@@ -150,14 +214,21 @@ def encode_pairs(
         model: the model.
         target: the scalar to explain, such as `Similarity()` or `Margin()`.
         query: (batch, 3, rows, cols), RGB in [0, 1].
-        reference: images of the same shape.
-        negative: images of the same shape; the margin target needs them.
+        reference: images of the same shape, `Supports` (prototypes) or `Vectors`.
+        negative: given as the reference; the margin target needs them.
         passes: how further forward passes are computed; None for eager.
+        rivals: references of other classes; the target `class_score` needs them.
 
     Raises:
-        UserError: if the target needs negatives and none are given.
+        UserError: if the target needs negatives or rivals and none are given, or a reference is invalid.
     """
-    others = [reference] if negative is None else [reference, negative]
-    query_side, *sides = (model.encode(images) for images in (query, *others))
-    terms = target.terms(sides[0], sides[1] if negative is not None else None)
-    return Encoded(query_side, terms, passes or engine.Passes(without_grad(model, model)))
+    side = model.encode(query)
+    references = [encode_reference(model, side, given) for given in (reference, *rivals)]
+    other = None if negative is None else encode_reference(model, side, negative)
+    terms = target.terms(references[0], other, references[1:])
+    return Encoded(side, terms, passes or engine.Passes(without_grad(model, model)))
+
+
+def encode_batch(model: SimilarityModel, target: Target, pairs: PairBatch, passes: Passes | None = None) -> Encoded:
+    """Encode a `PairBatch`; see `encode_pairs`."""
+    return encode_pairs(model, target, pairs.query, pairs.reference, pairs.negative, passes, pairs.rivals)

@@ -10,7 +10,7 @@ import pandas as pd
 
 LONGEST = 150  # characters of a file name
 Named = Callable[..., str]  # `slug`, or the `Slugs` of a report
-SPELLING = {"map@r": "MAP@R", "r": "R"}
+SPELLING = {"map@r": "MAP@R", "r": "R", "roc": "ROC", "auc": "AUC"}
 
 
 def sort_explainers(explainers: Sequence[str], blind: Container[str]) -> list[str]:
@@ -35,6 +35,11 @@ def count_decimals(values: Sequence[float]) -> int:
 def to_prose(name: str) -> str:
     """A name as prose: recall_at_1 is recall@1."""
     return " ".join(SPELLING.get(part, part) for part in name.replace("_at_", "@").split("_"))
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names as an enumeration: a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def slug(*names: str) -> str:

@@ -16,7 +16,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.style import save
 from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
-from sfam_bench.report.tables import formats, tables
+from sfam_bench.report.tables import formats, known_answers, tables
 from sfam_bench.report.tables.flagged import left_out_table
 from sfam_bench.report.tables.meta import measure_worth, weigh_metrics
 from sfam_bench.report.tables.models import model_sheets, model_table
@@ -215,3 +215,37 @@ class Agreement:
             raise UserError(f"the stored runs {', '.join(self.runs)} have no metric of map quality")
         lines = [(each.name, describe_run(each, each.means)) for each in runs]
         return Sheet(self.title, lines, found.tables, found.frames)
+
+
+@dataclass(frozen=True)
+class KnownAnswers:
+    """Causal agreement over worlds and networks, detection of the shortcut, and which metrics predict the cause.
+
+    runs: names of stored runs; models that fail the intervention check are named, and left out of the other tables.
+    clean: by the name of a run whose model uses a shortcut, the run of its clean twin.
+    """
+
+    title: str
+    runs: Sequence[str]
+    clean: Mapping[str, str]
+
+    def __call__(self, stored: Stored) -> Sheet:
+        runs = [stored.run(name) for name in self.runs]
+        counted = [run for run in runs if known_answers.counts(run)]
+        if not counted:
+            raise UserError(f"no model of the stored runs {', '.join(self.runs)} passes the intervention check")
+        made = [known_answers.check_table(runs), known_answers.agreement_table(runs)]
+        frames = {"means": pd.concat([run.means.assign(run=run.name) for run in runs], ignore_index=True)}
+        pairs = {name: (stored.run(name), stored.run(clean)) for name, clean in self.clean.items()}
+        if pairs := {name: pair for name, pair in pairs.items() if all(map(known_answers.counts, pair))}:
+            frames["detection"] = known_answers.detection_frame(pairs)
+            blind = [*dict.fromkeys(name for run in counted for name in run.run.manifest.get("blind") or ())]
+            made.append(known_answers.detection_table(frames["detection"], blind))
+        catalogue = Catalogue.of(*(run.run.manifest for run in counted))
+        worth = [measure_worth(run.run) for run in counted]
+        judged = weigh_metrics(worth, pd.concat([run.means for run in counted]), catalogue)
+        if judged is not None and "predicts" in judged.frames:
+            frames["predicts"] = judged.frames["predicts"]
+            made.append(judged.tables[0])
+        lines = [(run.name, describe_run(run, run.means)) for run in runs]
+        return Sheet(self.title, lines, made, frames)

@@ -15,6 +15,7 @@ from sfam_bench.report.figures.means import draw_overview
 from sfam_bench.report.figures.sweep import draw_sweeps
 from sfam_bench.report.names import Slugs
 from sfam_bench.report.page import page
+from sfam_bench.report.page.answer import describe_findings, draw_answer
 from sfam_bench.report.stored import Summed
 from sfam_bench.report.tables import formats, tables
 from sfam_bench.report.tables.box_accuracy import with_box_accuracy
@@ -26,7 +27,7 @@ from sfam_bench.runs.matrix import FACTS, RUN
 from sfam_bench.runs.reader import Run, read_run
 from sfam_bench.statistics import paired_difference
 
-SHEETS = ("table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
+SHEETS = ("answer-*", "table-*", "gallery-*", "overview-*", "sweep-*", "curves-*")
 OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
 
 
@@ -85,11 +86,13 @@ def _section(summed: Summed, differences: pd.DataFrame, out: Path, named: Slugs)
     run, catalogue, part = summed.run, summed.catalogue, summed.means
     names = run.matrix.run
     drawn = [*draw_overview(part, catalogue, out, named), *draw_sweeps(part, run.manifest, out, named)]
-    remark = _remark([run], part)
+    headlines, remark = _only_png(draw_answer(summed, out, named)), _remark([run], part)
     flagged = flagged_table(run.matrix, run.manifest.get("blind") or ())
     section = page.Section(
         title=" · ".join(names),
         anchor=named(*names),
+        answer=describe_findings(summed),
+        headlines=[(path, "Means and 95 % intervals of the headline metrics.") for path in headlines],
         protocol=describe_protocol(run, part, summed.errors),
         tables=tables.add_remark(tables.metric_tables(part, catalogue), remark),
         differences=tables.add_remark(tables.difference_tables(differences, catalogue), remark),

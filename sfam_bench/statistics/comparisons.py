@@ -19,6 +19,7 @@ LEVEL = 0.05
 SHARED_ENOUGH = 0.5  # share of the pairs; a method with fewer is not compared, as the others would lose theirs
 ROUNDING = 1e-9
 HELD = 1 << 22  # random signs as floats at a time
+NORMAL_FROM = 500  # effective classes from which totals under random signs are normal (benchmarks/marking.py)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def compare_with_best(values: np.ndarray, clusters: np.ndarray, draws: int = 10_
     p = np.full(values.shape[1], np.nan)
     if classes < FEW_CLASSES or methods < 2 or np.ptp(totals) <= ROUNDING * np.abs(sums).sum(axis=0).max():
         return Comparison(-1, p, compared, pairs, classes)
-    p[compared] = _p_behind_best(sums, sign_flips(classes, draws, seed))
+    p[compared] = _p_behind_best(sums, draws, seed)
     return Comparison(int(np.flatnonzero(compared)[totals.argmax()]), p, compared, pairs, classes)
 
 
@@ -82,24 +83,40 @@ def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(start + step, rows))
 
 
-def _flip(values: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """The totals of each column of `values` (classes, columns) under each flip, (flips, columns)."""
+def _flipped_totals(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """The totals of each column of `values` (classes, columns) under random signs, (draws, columns), first as they are.
+
+    With many classes they are normal with the covariance of the values, and drawn as such.
+    """
+    if _effective_classes(values).min(initial=np.inf) >= NORMAL_FROM:
+        weights, axes = np.linalg.eigh(values.T @ values)
+        root = axes * np.sqrt(weights.clip(0)) @ axes.T
+        found = np.random.default_rng(seed).standard_normal((draws, values.shape[1])) @ root
+        found[0] = values.sum(axis=0)
+        return found
+    flips = sign_flips(len(values), draws, seed)
     found = np.empty((len(flips), values.shape[1]))
     for rows in _row_blocks(*flips.shape):
         found[rows] = flips[rows].astype(float) @ values
     return found
 
 
-def _p_behind_best(sums: np.ndarray, flips: np.ndarray) -> np.ndarray:
+def _effective_classes(sums: np.ndarray) -> np.ndarray:
+    """How many classes of equal weight have totals that are as normal; infinity for zeros."""
+    squares = sums**2
+    fourth = (squares**2).sum(axis=0)
+    return np.divide(squares.sum(axis=0) ** 2, fourth, out=np.full(fourth.shape, np.inf), where=fourth > 0)
+
+
+def _p_behind_best(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Adjusted p that each method is among the best, from its sums by class."""
-    behind = np.empty((2 * len(flips), sums.shape[1]))  # each pattern of signs and its opposite
-    # sums of differences are differences of sums: one product of matrices does for all pairs of methods
-    centred = sums - sums.mean(axis=1, keepdims=True)
-    totals = _flip(centred, flips)
+    # sums of differences are differences of sums: one set of totals does for all pairs of methods
+    totals = _flipped_totals(sums - sums.mean(axis=1, keepdims=True), draws, seed)
+    behind = np.empty((2 * len(totals), sums.shape[1]))  # each pattern of signs and its opposite
     for method in range(sums.shape[1]):
         norm = np.sqrt(((sums - sums[:, [method]]) ** 2).sum(axis=0))
         ahead = (totals - totals[:, [method]]) * np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
-        behind[: len(flips), method], behind[len(flips) :, method] = ahead.max(axis=1), -ahead.min(axis=1)
+        behind[: len(totals), method], behind[len(totals) :, method] = ahead.max(axis=1), -ahead.min(axis=1)
     order = np.argsort(-behind[0])
     furthest = np.maximum.accumulate(behind[:, order[::-1]], axis=1)[:, ::-1]  # over a method and those less far behind
     p = np.empty(len(order))
@@ -120,10 +137,13 @@ def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_0
     """
     sums, sizes = sum_by_cluster(differences, clusters)
     p, used = np.full(differences.shape[1], np.nan), (sizes > 0).sum(axis=0)
-    for classes in np.unique(used[used > 1]):
-        columns = np.flatnonzero(used == classes)
-        own = np.stack([sums[sizes[:, column] > 0, column] for column in columns], axis=1)
-        totals = np.abs(_flip(_scale(own), sign_flips(int(classes), draws, seed)))
+    scaled = _scale(sums)
+    normal = (_effective_classes(sums) >= NORMAL_FROM) & (used >= NORMAL_FROM)
+    p[normal] = 2 * stats.norm.sf(np.abs(scaled[:, normal].sum(axis=0)))
+    for classes in np.unique(used[(used > 1) & ~normal]):
+        columns = np.flatnonzero((used == classes) & ~normal)
+        own = np.stack([scaled[sizes[:, column] > 0, column] for column in columns], axis=1)
+        totals = np.abs(_flipped_totals(own, draws, seed))
         p[columns] = (totals >= totals[0] - ROUNDING).mean(axis=0)
     return p
 

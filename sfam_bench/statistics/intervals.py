@@ -8,6 +8,7 @@ from scipy import stats
 
 CHUNK = 1 << 22  # resampled cluster counts held at a time
 STUDENT_BELOW = 8  # clusters below which resampling is too narrow (benchmarks/coverage.py)
+STUDENT_FROM = 500  # effective clusters from which a mean is normal, and resampling takes minutes for the same bounds
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ def clustered_intervals(
     """The mean of each column of `values` (pairs, columns) with an interval over clusters; NaN values are ignored.
 
     Three forms, chosen by simulation (benchmarks/coverage.py). Columns that are `shares` (values 0 and 1): Wilson's
-    interval with the effective sample size of the design (Korn and Graubard 1998). Fewer than STUDENT_BELOW clusters:
-    Student's t on the clustered standard error. Otherwise percentiles of resampled clusters, widened for few clusters
-    (expanded percentile interval, Hesterberg 2015). Degrees of freedom use Kish's effective number of clusters, which
-    is smaller for unequal sizes. A single cluster: its pairs are taken as independent, and `clustered` is False.
+    interval with the effective sample size of the design (Korn and Graubard 1998). Fewer than STUDENT_BELOW clusters,
+    or effectively STUDENT_FROM or more: Student's t on the clustered standard error. Otherwise percentiles of resampled
+    clusters, widened for few clusters (expanded percentile interval, Hesterberg 2015). Degrees of freedom use Kish's
+    effective number of clusters, which is smaller for unequal sizes. A single cluster: its pairs are taken as
+    independent, and `clustered` is False.
     """
     sums, sizes = sum_by_cluster(values, clusters)
     share = np.broadcast_to(shares, values.shape[1:])
@@ -84,10 +86,11 @@ def _bounds(
     bounds = np.empty((2, sums.shape[1]))
     if shares.any():
         bounds[:, shares] = _wilson(sums[:, shares], sizes[:, shares], level)
-    if not shares.all():
-        others = sums[:, ~shares], sizes[:, ~shares]
-        few = len(sums) < STUDENT_BELOW
-        bounds[:, ~shares] = _student(*others, level) if few else _percentiles(*others, draws, seed, level)
+    student = ~shares & ((len(sums) < STUDENT_BELOW) | (_effective(sizes) >= STUDENT_FROM))
+    if student.any():
+        bounds[:, student] = _student(sums[:, student], sizes[:, student], level)
+    if (others := ~shares & ~student).any():
+        bounds[:, others] = _percentiles(sums[:, others], sizes[:, others], draws, seed, level)
     return bounds[0], bounds[1]
 
 

@@ -18,6 +18,8 @@ FULL_ENOUGH = 0.5  # share of the pairs; an explainer with fewer is excluded, as
 TELLS = [*RUN, "metric", "explainer", "control", "share", "low", "high", "count", "clusters", "p_holm", "tells"]
 RANKS = [*RUN, "metric", "explainer", "rank", "blocks", "of", "statistic", "p", "critical_difference", "halves"]
 AGREEMENT = ["over", "within", "raters", "controls", "explainers", "w", "alpha", "tau", "least_tau"]
+CAUSE = "causal_agreement"  # the family of metrics that compare a map with measured effects
+PREDICTION = [*RUN, "metric", "explainers", "tau", "pair_dependent", "tau_without_blind"]
 AXES = {  # columns in which raters differ, and columns that they share
     "metrics": (["metric"], RUN),
     "metrics of a kind": (["metric"], [*RUN, "group"]),
@@ -117,6 +119,28 @@ def ratings(summary: pd.DataFrame, metrics: Mapping[str, Mapping[str, Any]]) -> 
     for name in SHARED:
         table[name] = [str(metrics[metric].get(name) or "") for metric in table["metric"]]
     return table.set_index([*RUN, "metric", *SHARED])
+
+
+def prediction(table: pd.DataFrame, cause: str, blind: Container[str] = ()) -> pd.DataFrame:
+    """Kendall's tau of each metric's ranking of explainers in `ratings` with that by `cause`, for each run that has it.
+
+    With and without the explainers that ignore the pair; NaN with fewer than three.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for keys, part in table.groupby(level=RUN, sort=False):
+        own = part.set_axis(part.index.get_level_values("metric"), axis=0)
+        if cause not in own.index:
+            continue
+        for metric in own.index.drop(cause):
+            both = own.loc[[metric, cause]].dropna(axis=1)
+            pairs = (both, both[[name for name in both.columns if name not in blind]])
+            found = [(each.shape[1], _tau(each.to_numpy(dtype=float))) for each in pairs]
+            rows.append((*keys, metric, *found[0], *found[1]))
+    return pd.DataFrame(rows, columns=PREDICTION)
+
+
+def _tau(scores: np.ndarray) -> float:
+    return float(tau_matrix(scores)[0, 1]) if scores.shape[1] > 2 else np.nan
 
 
 def agreement(table: pd.DataFrame, blind: Container[str] = ()) -> pd.DataFrame:

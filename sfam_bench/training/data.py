@@ -1,5 +1,6 @@
 """Training images in a reproducible order: a function of the seed and the step, whichever process loads them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -43,6 +44,11 @@ class Examples:
                 f"{recipe.per_class} of each of {len(classes)} classes: lower it"
             )
         numbers = [classes[label] for label in self.labels]
+        if recipe.episodes and (least := min(Counter(numbers).values())) < recipe.per_class:
+            raise UserError(
+                f"train.per_class={recipe.per_class} different images of a class make an episode, and one of the "
+                f"{len(classes)} training classes has {least}: lower it, with train.batch_size"
+            )
         return np.random.default_rng(recipe.seed).permutation(numbers).tolist() if recipe.shuffle_labels else numbers
 
 
@@ -98,9 +104,12 @@ class Order(Sampler[list[Draw]]):
             raise UserError(f"train.batch_size={recipe.batch_size} does not divide among {world} processes: change it")
         self.size, self.share, self.rank = recipe.batch_size, recipe.batch_size // world, rank
         self.count = len(numbers)
-        self.per_epoch = len(numbers) // recipe.batch_size
+        self.per_epoch = recipe.episodes or len(numbers) // recipe.batch_size
+        self.per_class, self.seed = recipe.per_class, recipe.seed
+        classes = sorted({*numbers}) if recipe.episodes else []
+        self.members = [np.flatnonzero(np.equal(numbers, number)) for number in classes]
         self.sampler: MPerClassSampler | None = None
-        if recipe.per_class:
+        if recipe.per_class and not recipe.episodes:
             self.sampler = MPerClassSampler(numbers, recipe.per_class, recipe.batch_size, len(numbers))
         self.random = np.random.RandomState(recipe.seed)
         self.step = 0  # of the next batch
@@ -111,12 +120,16 @@ class Order(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, start = divmod(self.step, self.per_epoch)
-        while self.epoch <= epoch:
-            order = self._draw()
+        order = self._draw_episodes(epoch) if self.members else self._draw_until(epoch)
         for batch in range(start, self.per_epoch):
             first = batch * self.size + self.rank * self.share
             before = epoch * self.per_epoch * self.size
             yield [(order[place], before + place) for place in range(first, first + self.share)]
+
+    def _draw_until(self, epoch: int) -> list[int]:
+        while self.epoch <= epoch:
+            order = self._draw()
+        return order
 
     def _draw(self) -> list[int]:
         self.epoch += 1
@@ -127,6 +140,15 @@ class Order(Sampler[list[Draw]]):
         order = [index(place) for place in self.sampler]
         self.random.set_state(np.random.get_state())  # noqa: NPY002
         np.random.set_state(outside)  # noqa: NPY002
+        return order
+
+    def _draw_episodes(self, epoch: int) -> list[int]:
+        """The images of the episodes of an epoch, class by class; an episode depends on its step alone."""
+        order: list[int] = []
+        for step in range(epoch * self.per_epoch, (epoch + 1) * self.per_epoch):
+            random = np.random.default_rng([self.seed, step])
+            for k in random.choice(len(self.members), self.size // self.per_class, replace=False):
+                order += random.choice(self.members[k], self.per_class, replace=False).tolist()
         return order
 
 

@@ -22,6 +22,8 @@ class Recipe(Checked):
     """Hyper-parameters of one training.
 
     per_class: images of each class in a batch; 0 samples batches independently of class.
+    episodes: updates of an epoch, each with batch_size / per_class random classes of per_class different images, in
+        this order; 0: an epoch holds as many images as the data set.
     part: all, or embedder: only the layers after the cut, on activations of the frozen trunk that are computed once.
     views: augmented versions of each image whose activations are cached, if part is embedder.
     lr, head_lr, loss_lr: peak learning rate of the network, of its neck and head (null: lr), of the loss's proxies.
@@ -44,6 +46,7 @@ class Recipe(Checked):
     epochs: Count = 12
     batch_size: Count = 32
     per_class: Natural = 4
+    episodes: Natural = 0
     part: Literal["all", "embedder"] = "all"
     views: Count = 1
     optimiser: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
@@ -78,6 +81,8 @@ class Recipe(Checked):
                 f"train.batch_size={self.batch_size} is not a multiple of train.per_class={self.per_class}: change "
                 "one, or set per_class to 0"
             )
+        if self.episodes and not self.per_class:
+            raise UserError("train.episodes needs train.per_class: the supports and queries of a class")
         if self.schedule == "one_cycle" and self.warmup_epochs:
             raise UserError("train.schedule=one_cycle has its own warm-up: set train.warmup_epochs=0")
         if self.ema is not None and not 0 < self.ema < 1:

@@ -248,6 +248,7 @@ def test_the_skip_link_is_first_and_leads_to_the_content(opened: Opened) -> None
 
 def test_curves_say_their_values_under_the_pointer(opened: Opened) -> None:
     page = opened.open()
+    page.locator("#curves svg").first.scroll_into_view_if_needed()
     box = page.locator("#curves svg").first.bounding_box()
     page.mouse.move(box["x"] + (44 + 288 / 4) / 340 * box["width"], box["y"] + box["height"] / 2)  # at 25 %
     assert page.locator(".tip:visible").inner_text().split("\n") == [

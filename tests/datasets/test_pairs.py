@@ -15,7 +15,7 @@ from sfam_bench.core.records import Sample
 from sfam_bench.core.similarity import Cosine, NegativeEuclidean
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.base import Dataset
-from sfam_bench.datasets.pair_kinds import KINDS
+from sfam_bench.datasets.pair_kinds import KINDS, Candidates
 from sfam_bench.datasets.pairs import (
     OTHERS,
     PairChoice,
@@ -197,7 +197,7 @@ def test_no_pair_at_all_is_said() -> None:
         PairChoice(kinds=("random_positive",))(SET, Cosine(), GALLERY[::EACH], ids)
 
 
-@pytest.mark.parametrize("fields", [{"kinds": ("nearest",)}, {"kinds": ()}, {"count": 0}, {"count": -3}])
+@pytest.mark.parametrize("fields", [{"kinds": ("closest",)}, {"kinds": ()}, {"count": 0}, {"count": -3}])
 def test_a_choice_that_cannot_be_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"kinds are nearest_positive, |count is .*: expected a number of at least 1"):
         PairChoice(**fields)  # type: ignore[arg-type]
@@ -341,3 +341,11 @@ def test_kinds_are_checked_without_embeddings(kind: str) -> None:
                 choice.check(SET, ids)
         else:
             choice.check(SET, ids)
+
+
+def test_nearest_ignores_the_class() -> None:
+    scores = torch.zeros(24)
+    scores[[0, 9]] = torch.tensor([3.0, 2.0])
+    every = np.ones(24, dtype=bool)
+    candidates = Candidates(0, scores, Toy().index, (), np.random.default_rng(0), every)
+    assert KINDS["nearest"](candidates) == (9, None)

@@ -15,8 +15,8 @@ import torch
 from sfam_bench.api import explain, score
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.datasets.exchange import read_oml
 from sfam_bench.datasets.geometry import Geometry
+from sfam_bench.datasets.own import from_csv
 from sfam_bench.datasets.pictures import sample
 from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.models.build import build
@@ -181,7 +181,7 @@ def folder(root: Path, *names: str, **options: object):
     if box:
         table[["x_1", "y_1", "x_2", "y_2"]] = [box, *[(None,) * 4] * (len(names) - 1)]
     table.to_csv(root / "own.csv", index=False)
-    return read_oml(root / "own.csv", root, GEOMETRY, **options)
+    return from_csv(root / "own.csv", root, GEOMETRY, **options)
 
 
 def written(root: Path, ending: str, content: bytes) -> Path:

@@ -1,5 +1,7 @@
 """The planted set: what it promises about determinism, classes, masks, repainting and regions."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,31 @@ def test_repainting_the_state_that_is_there_changes_nothing() -> None:
     for part in EVIDENCE:
         same = SET.repaint(IDS[0], part, int(SET.index.loc[IDS[0], part]))
         assert torch.equal(same.image, SET.sample(IDS[0]).image)
+
+
+@pytest.mark.parametrize("part", EVIDENCE)
+def test_redrawn_evidence_takes_every_other_state_once_before_any_again(part: str) -> None:
+    own, image_id = int(SET.index.loc[IDS[0], part]), IDS[0]
+    others = {SET.repaint(image_id, part, state).image.sum().item() for state in range(STATES) if state != own}
+    assert {SET.redraw(image_id, (part,), number).sum().item() for number in range(STATES - 1)} == others
+    again = SET.redraw(image_id, (part,), STATES - 1)
+    assert torch.equal(again, SET.redraw(image_id, (part,), 0))
+
+
+def test_parts_redrawn_together_are_those_redrawn_alone() -> None:
+    both = SET.redraw(IDS[0], ("crest", "body"), 1)
+    alone = {part: SET.redraw(IDS[0], (part,), 1) for part in ("crest", "body")}
+    masks = SET.sample(IDS[0]).masks
+    for part, other in (("crest", "body"), ("body", "crest")):
+        inside = masks[f"part/{part}"] & (alone[other] == SET.sample(IDS[0]).image).all(dim=0)
+        assert torch.equal(both[:, inside], alone[part][:, inside])
+
+
+def test_the_pictures_of_the_default_set_do_not_change() -> None:
+    pixels = hashlib.sha256()
+    for image_id in Planted().index.index[::97]:
+        pixels.update(np.asarray(Planted().image(image_id)).tobytes())
+    assert pixels.hexdigest()[:16] == "c0a27331a8e09619"
 
 
 def test_nuisance_is_independent_of_the_states() -> None:

@@ -49,5 +49,37 @@ def test_closed_set_needs_both_sides(columns: dict[str, list[bool]]) -> None:
 
 
 def test_unknown_split() -> None:
-    with pytest.raises(UserError, match="expected zero_shot or closed_set"):
+    with pytest.raises(UserError, match="expected zero_shot, closed_set, few_shot, none"):
         assign_splits(rows([1, 2]), "random", "Set")
+
+
+def test_few_shot_is_the_split_of_chen_et_al() -> None:
+    index = list(range(200))
+    split, name = assign_splits(rows([i + 1 for i in index], class_index=index), "few_shot", "CUB")
+    assert [list(split).count(side) for side in ("train", "validation", "test")] == [100, 50, 50]
+    assert [split.iloc[i] for i in (0, 1, 2, 3, 197, 199)] == [
+        "train",
+        "validation",
+        "train",
+        "test",
+        "validation",
+        "test",
+    ]
+    assert name == "few-shot, 100/50/50 classes by official index"
+
+
+def test_few_shot_of_any_data_set_counts_the_sorted_classes() -> None:
+    split, name = assign_splits(rows([70, 30, 90, 30, 50]), "few_shot", "Set")
+    assert list(split) == ["train", "train", "test", "train", "validation"]
+    assert name == "few-shot, 2/1/1 classes by index"
+
+
+def test_few_shot_needs_four_classes() -> None:
+    with pytest.raises(UserError, match="3 classes here, none for test: few_shot needs four"):
+        assign_splits(rows([1, 2, 3]), "few_shot", "Set")
+
+
+def test_without_a_split_all_images_are_test_images() -> None:
+    split, name = assign_splits(rows([1, 1]), "none", "Set")
+    assert list(split) == ["test", "test"]
+    assert name.startswith("none")

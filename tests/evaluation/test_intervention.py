@@ -9,7 +9,7 @@ from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Embeddings, Images
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.scene import PARTS, STATES, PlantedScene
-from sfam_bench.evaluation.intervention import intervention_check
+from sfam_bench.evaluation.intervention import intervention_check, why_not
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,14 @@ def test_real_pictures_run_through() -> None:
     frame = intervention_check(lambda images: torch.nn.functional.avg_pool2d(images, 8).flatten(1), small, 3, 0)
     assert frame["flips"].between(0, 1).all()
     assert frame["count"].max() <= 3
+
+
+def test_a_model_counts_if_every_cause_flips_and_no_other_part_does() -> None:
+    frame = intervention_check(reader(crest=1.0, tail=1.0), SET, 20)
+    good = frame.assign(flips=frame["evidence"] * 0.9)
+    assert why_not(good, SET) == ""
+    weak = good.assign(flips=good["flips"].where(good["part"] != "tail", 0.2))
+    assert why_not(weak, SET) == "repainting the tail changes 20% of the retrieved classes, not 50%"
+    leak = good.assign(flips=good["flips"].where(good["part"] != "wing", 0.5))
+    assert why_not(leak, SET).startswith("repainting the wing, on which no class depends, changes 50%")
+    assert why_not(good.assign(flips=float("nan")), SET) == "it retrieves the class of no query"

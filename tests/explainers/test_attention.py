@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
-from sfam_bench.core.records import PairBatch, Term
+from sfam_bench.core.records import PairBatch, Reference, Term
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
 from sfam_bench.engine.passes import Passes
@@ -143,7 +143,7 @@ def test_where_the_model_is_cut_does_not_matter(method, reading, similarity, row
 def test_both_sides_are_the_swapped_pair(method, token):
     model = tiny_transformer("dot", token).double()
     seen = encoded(model)
-    turned = replace(seen, query=seen.terms[0].side, terms=(Term(1.0, seen.query),))
+    turned = replace(seen, query=seen.terms[0].side.side_for("it"), terms=(Term(1.0, Reference.of(seen.query)),))
     torch.testing.assert_close(maps_of(method, model, swap_sides(seen)), maps_of(method, model, turned), **CLOSE)
     assert not torch.allclose(maps_of(method, model, swap_sides(seen)), maps_of(method, model, seen))
 
@@ -285,7 +285,7 @@ def test_variants_of_timm_are_explained(method, options):
 @pytest.mark.parametrize("method", METHODS)
 def test_networks_without_attention_of_that_kind_are_refused(method):
     plain = SimilarityModel(nn.Conv2d(3, 4, 8, 8), Embedder(GAP()), Cosine())
-    swin = SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224")[0], Embedder(GAP()), Cosine())
+    swin = SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224").trunk, Embedder(GAP()), Cosine())
     parallel = tiny_transformer("cosine", "patch")
     parallel.trunk[1].transformer.blocks[1] = TwoAttentions(*parallel.trunk[1].transformer.blocks[1:])
     for model, message in (

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfam_bench.core.records import Encoded, PairBatch, Side, Term
+from sfam_bench.core.records import Encoded, PairBatch, Reference, Side, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.core.targets import swap_sides
 from sfam_bench.engine.passes import Passes
@@ -60,7 +60,7 @@ def by_hand(explainer, similarity, pooling=GAP, head=None):
     query, reference = torch.tensor([[[[4.0, 0.0]], [[1.0, 1.0]]]]), torch.tensor([[[[1.0, 1.0]], [[0.0, 6.0]]]])
     with torch.no_grad():
         sides = [Side(images, a, model.embedder(a)) for a in (query, reference)]
-    encoded = Encoded(sides[0], (Term(1.0, sides[1]),), Passes(model))
+    encoded = Encoded(sides[0], (Term(1.0, Reference.of(sides[1])),), Passes(model))
     return explainer(model, encoded, PairBatch(("q",), ("r",), images, images))[0, 0].tolist()
 
 

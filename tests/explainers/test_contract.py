@@ -19,13 +19,14 @@ from sfam_bench.core.hooks import count_rows
 from sfam_bench.core.maps import find_flaws, normalise
 from sfam_bench.core.method_card import Card, card_of, field_notes, formula_and_source
 from sfam_bench.core.records import PairBatch
+from sfam_bench.core.references import Supports, Vectors
 from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.evaluation.properties import residuals
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
 from sfam_bench.explainers.shared.prepare import Bank, Preparable
 from sfam_bench.metrics.localisation import PointingGame
-from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
+from sfam_bench.models.similarity_model import SimilarityModel, encode_batch, encode_pairs
 from tests.contract import FILES, SETUPS, build_entries, entries, named, only, pairs, tiny, traces
 from tests.transformers import tiny_transformer
 
@@ -306,3 +307,24 @@ def test_an_image_with_itself_is_flagged(name: str, fitting: SimilarityModel) ->
     flags = [record.flag for record in shard.records if record.explainer == name]
     assert flags[0] == "self_pair"
     assert flags[1] != "self_pair"
+
+
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_prototypes_are_explained_and_vectors_refused_where_the_card_says(name: str) -> None:
+    card = card_of(explainer(name))
+    model = model_of(*(TRANSFORMERS[0] if card.needs == "attention" else SETUPS[0]))
+    batch, method = pairs(), ready(name, model)
+    images = torch.cat([batch.reference_images, batch.reference_images.flip(2)])
+    several = dataclasses.replace(batch, reference=Supports(images, ((0, 3), (1, 4), (2, 5)), tuple("uvwxyz")))
+    if card.one_image:
+        with pytest.raises(UserError, match="the reference is not one image, but a prototype"):
+            method(model, encode_batch(model, Similarity(), several), several)
+        return
+    assert method(model, encode_batch(model, Similarity(), several), several).isfinite().all()
+    vectors = dataclasses.replace(batch, reference=Vectors(model.encode(batch.reference_images).embeddings))
+    encoded = encode_batch(model, Similarity(), vectors)
+    if card.needs_images:
+        with pytest.raises(UserError, match="the reference is a vector"):
+            method(model, encoded, vectors)
+    else:
+        torch.testing.assert_close(method(model, encoded, vectors), maps(name, model, batch), rtol=1e-4, atol=1e-5)

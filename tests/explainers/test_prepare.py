@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import PairBatch, Sample, Side, Term
+from sfam_bench.core.records import PairBatch, Reference, Sample, Side, Term
 from sfam_bench.core.similarity import Dot, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.explainers.controls import LaFAM
@@ -67,7 +67,7 @@ def explain(ready, model, seen):
 def against(model, seen, references):
     """The same queries compared with other embeddings."""
     side = seen.terms[0].side
-    return replace(seen, terms=(Term(1.0, Side(side.images, side.activations, references)),))
+    return replace(seen, terms=(Term(1.0, Reference.of(Side(side.images, side.activations, references))),))
 
 
 # Banks

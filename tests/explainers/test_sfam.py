@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import Encoded, PairBatch, Side, Term
+from sfam_bench.core.records import Encoded, PairBatch, Reference, Side, Term
 from sfam_bench.core.similarity import Cosine, NegativeEuclidean
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.sfam import SFAM, euclidean_weights, normalise_weights, power
@@ -25,7 +25,7 @@ def setting(similarity=None, pooling=None, normalise=False, head=None):
     ).eval()
     with torch.no_grad():
         query, reference = (Side(IMAGES, a, model.embedder(a)) for a in (QUERY, REFERENCE))
-    return model, Encoded(query, (Term(1.0, reference),), Passes(model))
+    return model, Encoded(query, (Term(1.0, Reference.of(reference)),), Passes(model))
 
 
 def explain(sfam, **options):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import Encoded, PairBatch, Side, Term
+from sfam_bench.core.records import Encoded, PairBatch, Reference, Side, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
 from sfam_bench.engine.passes import Passes
@@ -80,7 +80,7 @@ def by_hand(explainer, pooling=GAP, similarity=SIMILARITIES[1], head=None):
     images = torch.zeros(1, 3, 2, 4)
     with torch.no_grad():
         query, reference = (Side(images, a, model.embedder(a)) for a in (QUERY, REFERENCE))
-    encoded = Encoded(query, (Term(1.0, reference),), Passes(model))
+    encoded = Encoded(query, (Term(1.0, Reference.of(reference)),), Passes(model))
     return explainer(model, encoded, PairBatch(("q",), ("r",), images, images))[0, 0].tolist()
 
 
@@ -147,7 +147,7 @@ def test_stylianou_is_zhu_without_head_and_rectification_and_sums_to_the_cosine(
     bare, pairs = setting(**{**drawn, "head": "none", "similarity": Cosine()})
     bare.trunk = model.trunk
     sides = [replace(s, embeddings=bare.embedder(s.activations)) for s in (encoded.query, encoded.terms[0].side)]
-    seen = replace(pairs, query=sides[0], terms=(Term(1.0, sides[1]),))
+    seen = replace(pairs, query=sides[0], terms=(Term(1.0, Reference.of(sides[1])),))
     torch.testing.assert_close(found, explain(Zhu(rectify="none"), bare, seen), **CLOSE)
     torch.testing.assert_close(found, explain(SimilarityDecomposition(), bare, seen), **CLOSE)
     torch.testing.assert_close(total(found), Cosine()(sides[0].embeddings, sides[1].embeddings), **CLOSE)
@@ -205,7 +205,7 @@ def test_the_overall_maps_are_sums_of_the_tensor_and_point_maps_its_slices(simil
     # a reference of another size
     torch.manual_seed(1)
     other = model.encode(torch.rand(2, 3, 4, 10, dtype=torch.float64))
-    encoded = replace(encoded, terms=(Term(1.0, other),))
+    encoded = replace(encoded, terms=(Term(1.0, Reference.of(other)),))
     tensor = point_to_point(model, encoded.query, other, rectify, bias)
     assert tensor.shape == (2, 3, 4, 2, 5)
     torch.testing.assert_close(explain(Zhu(rectify, bias), model, encoded), tensor.sum(dim=(3, 4)), **CLOSE)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfam_bench.core.baselines import MeanColour, Zeros
-from sfam_bench.core.records import PairBatch
+from sfam_bench.core.records import PairBatch, Reference, Term
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.metrics.localisation import PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Perturbation
@@ -41,7 +41,7 @@ def both(explained):
     pairs = PairBatch(("q",), ("r",), query, reference)
     encoded = type(scene.encoded)(
         scene.encoded.query,
-        (type(scene.encoded.terms[0])(1.0, model.encode(reference)),),
+        (Term(1.0, Reference.of(model.encode(reference))),),
         scene.encoded.passes,
     )
     seen = type(scene)(model, encoded, pairs)

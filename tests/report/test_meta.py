@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.metrics.causal import CausalAgreement
 from sfam_bench.metrics.perturbation import Perturbation
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables import meta
@@ -83,3 +84,22 @@ def test_without_metrics_there_is_no_part(tmp_path: Path) -> None:
     nothing = Measured(judged.separation(Matrix.of(rows, pairs), {}), judged.ranks(Matrix.of(rows, pairs), {}), ())
     assert write_meta([nothing], summarise(Matrix.of(rows, pairs), {}), Catalogue({}), tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_the_metric_that_orders_explainers_as_their_measured_cause_comes_first(
+    frames: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path
+) -> None:
+    records, pairs = frames
+    cause = records[records["metric"] == "deletion_mean_colour"].assign(metric="cause")
+    cause["value"] = -cause["value"]
+    metrics = {**METRICS, **metric_facts({"cause": CausalAgreement()})}
+    matrix = Matrix.of(pd.concat([records, cause]), pairs)
+    runs = [Measured(judged.separation(matrix, metrics), judged.ranks(matrix, metrics), ("lafam", "chance"))]
+    section = write_meta(runs, summarise(matrix, metrics), Catalogue(metrics), tmp_path)
+    assert section is not None
+    first = section.tables[0]
+    assert first.title == "Which metrics predict the measured cause?"
+    assert [name.split(" ")[0] for name, _ in first.rows] == ["deletion", "insertion"]
+    assert [cell.text for cell in first.rows[0][1]] == ["1.00", "1.00"]
+    stored = pd.read_csv(tmp_path / "meta-predicts.csv").set_index("metric")
+    assert stored.loc["deletion_mean_colour", ["explainers", "pair_dependent"]].tolist() == [5, 3]

@@ -92,7 +92,9 @@ def test_the_page_is_whole_and_loads_nothing(written: tuple[Path, Report]) -> No
     assert reader.scripts == [None]  # its own, which the policy names by its hash
     assert "default-src &#39;none&#39;; img-src data:" in (out / "index.html").read_text()
     assert "link" not in reader.tags
-    assert reader.tags.count("img") == 6  # of each run: means, agreement of its metrics, critical differences
+    assert (
+        reader.tags.count("img") == 8
+    )  # of each run: headlines, means, agreement of its metrics, critical differences
     anchors = {link for link in reader.links if link.startswith("#")}
     assert all(f'id="{anchor[1:]}"' in (out / "index.html").read_text() for anchor in anchors)
     assert (out / "index.html").stat().st_size < page.LIMIT

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from sfam_bench.statistics import comparisons
 from sfam_bench.statistics.comparisons import (
     FEW_CLASSES,
     compare_with_best,
@@ -43,6 +44,24 @@ def test_p_of_what_cannot_be_tested() -> None:
     assert np.isnan(p[0])
     assert p[1:].tolist() == [1, 0.5]  # two classes: one pattern of two
     assert np.isnan(sign_flip_p(np.ones((5, 1)), np.zeros(5)))  # a single class
+
+
+@pytest.mark.parametrize("ahead", [0.0, 0.04, 0.08])
+def test_many_classes_need_no_flips(ahead: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, classes = np.random.default_rng(1), np.arange(2_400) % 1_200
+    values = rng.exponential(size=(2_400, 4)) + rng.exponential(size=(1_200, 1))[classes] + [ahead, 0, 0, ahead / 2]
+    values[::50, 2] = NAN
+    normal = sign_flip_p(values[:, 1:] - values[:, :1], classes), compare_with_best(values, classes)
+    monkeypatch.setattr(comparisons, "NORMAL_FROM", np.inf)
+    flipped = sign_flip_p(values[:, 1:] - values[:, :1], classes), compare_with_best(values, classes)
+    assert normal[0] == pytest.approx(flipped[0], abs=0.02)
+    assert normal[1].p == pytest.approx(flipped[1].p, abs=0.02)
+    assert (normal[1].best, normal[1].tied.tolist()) == (flipped[1].best, flipped[1].tied.tolist())
+
+
+def test_one_class_that_outweighs_all_others_is_flipped() -> None:
+    values = np.r_[100.0, np.tile([0.01, -0.01], 500)][:, None]
+    assert sign_flip_p(values, np.arange(1_001)) == pytest.approx([0.5], abs=0.03)  # normal totals would give 0.32
 
 
 def test_the_best_is_chosen_over_the_shared_pairs() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sfam_bench.statistics.intervals import STUDENT_BELOW, Interval, _quantile, clustered_intervals
+from sfam_bench.statistics.intervals import STUDENT_BELOW, STUDENT_FROM, Interval, _quantile, clustered_intervals
 
 
 def clustered_bootstrap(values: np.ndarray, clusters: np.ndarray, **options: Any) -> Interval:
@@ -41,6 +41,19 @@ def test_intervals_cover_the_truth(clusters: int) -> None:
     intervals = clustered_intervals(values, np.arange(clusters).repeat(size), draws=2000)
     covered = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
     assert 0.93 <= covered <= 0.97
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_intervals_of_many_unequal_clusters_cover_the_truth(correlated: bool) -> None:
+    rng, repeats = np.random.default_rng(0), 600
+    sizes = np.ceil(rng.lognormal(0.5, 1, 1_700)).astype(int)
+    assert sizes.sum() ** 2 / (sizes**2).sum() > STUDENT_FROM
+    labels = np.arange(len(sizes)).repeat(sizes)
+    values = rng.exponential(size=(len(labels), repeats))
+    if correlated:
+        values += rng.exponential(size=(len(sizes), repeats))[labels]
+    intervals = clustered_intervals(values, labels)
+    assert 0.93 <= np.mean([interval.low <= 1 + correlated <= interval.high for interval in intervals]) <= 0.97
 
 
 def test_each_column_has_quantiles_of_its_own() -> None:

@@ -29,7 +29,14 @@ ROOM = ("four_of_a_class", "two_of_a_class", "without_regard_to_class")  # where
 PROXIES = {  # how many learn beside the model
     **dict.fromkeys(("arcface", "cosface", "normalised_softmax", "proxy_anchor", "proxy_nca_pp"), 6 * 8),
     **{"subcentre_arcface": 3 * 6 * 8, "soft_triple": 10 * 6 * 8, "margin": 6},
+    **{"baseline": 6 * 8 + 6, "baseline_pp": 6 * 8 + 6, "meta_baseline": 1},
 }
+EPISODIC = ("protonet", "matching", "meta_baseline")  # whose batches are episodes
+WITH_QUERIES = ("four_of_a_class", "two_of_a_class", "one_class")  # one support of each class, and queries
+
+
+def of_loss(name: str) -> DictConfig:
+    return config(f"loss={name}", *(["loss.criterion.shots=1"] if name in EPISODIC else []))
 
 
 def config(*chosen: str) -> DictConfig:
@@ -52,7 +59,11 @@ def value(cfg: DictConfig, embeddings: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_finite_and_so_is_its_gradient_on_any_batch(name: str, composition: str) -> None:
     embeddings, labels = drawn(composition)
-    loss = value(config(f"loss={name}"), embeddings.requires_grad_(), labels)
+    if name in EPISODIC and composition not in WITH_QUERIES:
+        with pytest.raises(UserError, match="a class of the batch has 1 images, 1 of them supports"):
+            value(of_loss(name), embeddings, labels)
+        return
+    loss = value(of_loss(name), embeddings.requires_grad_(), labels)
     loss.backward()
     assert loss.isfinite()
     assert embeddings.grad is not None
@@ -80,7 +91,7 @@ def test_any_miner_serves_a_loss_of_tuples(name: str, miner: str, composition: s
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_its_proxies_are_parameters(name: str) -> None:
-    criterion, _ = build_loss(config(f"loss={name}"), SIZES)
+    criterion, _ = build_loss(of_loss(name), SIZES)
     assert sum(weight.numel() for weight in criterion.parameters() if weight.requires_grad) == PROXIES.get(name, 0)
 
 
@@ -88,8 +99,8 @@ def test_its_proxies_are_parameters(name: str) -> None:
 def test_two_steps_move_model_and_proxies_and_lower_the_loss(name: str) -> None:
     torch.manual_seed(0)
     model, (images, labels) = nn.Linear(8, 8), drawn("four_of_a_class", seed=1)
-    criterion, miner = build_loss(config(f"loss={name}"), SIZES)
-    weights = [*model.parameters(), *criterion.parameters()]
+    criterion, miner = build_loss(of_loss(name), SIZES)
+    weights = [*model.parameters(), *(weight for weight in criterion.parameters() if weight.requires_grad)]
     before = [weight.detach().clone() for weight in weights]
     optimiser = torch.optim.SGD(weights, 1e-3)
 

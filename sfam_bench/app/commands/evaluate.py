@@ -5,6 +5,7 @@ Examples:
     sfam-bench evaluate experiment=planted run_dir=results/mine
     sfam-bench evaluate experiment=cub dataset.root=CUB_200_2011 'explainer=[sfam,grad_cam]' pairs.count=20
     sfam-bench evaluate experiment=planted run_dir=results/mine resume=true
+    sfam-bench evaluate dataset=folder dataset.root=photos pairs=pairs.csv 'metric=[insertion_minus_deletion]'
 
 Settings: run_dir, pairs.kinds, pairs.count, maps.save, split, batch_size, device, resume, seed, unsupported.
 """
@@ -19,7 +20,9 @@ from sfam_bench.app.parts import group_by_need, open_run, restore_passes
 from sfam_bench.app.rehearsal import check_inputs
 from sfam_bench.core.files import acquire_lock, check_writable
 from sfam_bench.core.stream import progress
+from sfam_bench.core.verification import verification_facts
 from sfam_bench.datasets import pairs as pairing
+from sfam_bench.report.names import to_prose
 from sfam_bench.runs.store import RunStore
 
 LOCK = ".evaluating"
@@ -56,7 +59,12 @@ def main(cfg: DictConfig) -> None:
                 write(store, number, frames[number], shard)
         evaluation.write_images(store, pairs)
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
-        store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent)
+        checked = evaluation.intervention()
+        store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent, **checked)
     for wanted, names in group_by_need(silent, evaluation.metrics).items():
         print(f"skipped on {evaluation.inputs.dataset.name}, which lacks {wanted}: {', '.join(names)}")
+    if verified := verification_facts(pairs):
+        print("verification: " + ", ".join(f"{to_prose(name)} {value:.4g}" for name, value in verified.items()))
+    if why := checked.get("intervention", {}).get("fails"):
+        print(f"the model does not count as a known answer: {why}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")

@@ -18,7 +18,7 @@ from sfam_bench.app.parts import dataset_and_model
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, check_writable
 from sfam_bench.datasets.planted.dataset import Planted
-from sfam_bench.evaluation.intervention import intervention_check
+from sfam_bench.evaluation.intervention import intervention_check, why_not
 from sfam_bench.report.tables.formats import to_csv
 from sfam_bench.runs.continued import create_folder
 
@@ -36,3 +36,5 @@ def main(cfg: DictConfig) -> None:
     with atomic(Path(cfg.run_dir) / "intervention.csv") as file:  # computed again with resume=true, which takes seconds
         file.write_text(to_csv(flips), encoding="utf-8")
     print(flips.to_string(index=False, float_format="{:.3f}".format))
+    why = why_not(flips, dataset)
+    print(f"the model does not count: {why}" if why else "the model counts: it uses the planted cause")

@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.app.parts import dataset_and_model, image_ids, prepare_explainers, train_ids
+from sfam_bench.app.parts import dataset_and_model, image_ids, pair_choice, prepare_explainers, train_ids
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     chosen, target = image_ids(dataset, cfg.split), build(cfg.target)
     asked = build(cfg.explainer)
     explainers = prepare_explainers(cfg, dataset, model, asked, train_ids(cfg, dataset, asked, chosen))
-    frame = build(cfg.pairs)(dataset, model.similarity, embed(model, dataset, chosen, cfg.batch_size), chosen)
+    frame = pair_choice(cfg)(dataset, model.similarity, embed(model, dataset, chosen, cfg.batch_size), chosen)
     batch = pairing.load_batch(dataset, pairing.cut_batches(frame, len(frame))[0])
     measured, refused = {}, {}
     for name, explainer in progress(explainers.items(), "methods", len(explainers), "method"):

@@ -47,6 +47,7 @@ from sfam_bench.runs.continued import refuse_results
 from sfam_bench.training.checkpoint import check_can_save, lock_folder, remove_checkpoints
 from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join_group, leave_group, rank
+from sfam_bench.training.few_shot import check_episodes
 from sfam_bench.training.loop import train
 
 SHOWN = ("dataset", "model", "loss", "augmentation", "train", "validation")
@@ -96,6 +97,7 @@ def train_and_write(
     examples.number_classes(recipe)  # errors come before images are embedded
     width = model.encode(dataset.sample(roles.train[0]).image[None]).embeddings.shape[1]
     criterion, miner = build_loss(cfg, {"num_classes": len(classes.unique()), "embedding_size": width})
+    check_episodes(criterion, recipe)
     if first:
         check_can_save(model, run)
         print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)

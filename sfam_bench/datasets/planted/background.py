@@ -28,25 +28,27 @@ def noise(draw: np.random.Generator, size: int, cells: tuple[int, ...], fade: fl
     return total
 
 
-def backdrop(draw: np.random.Generator, size: int) -> Array:
-    """A blurred landscape (size, size, 3) in [0, 1]."""
-    top, middle, bottom = (
-        hsv(h + draw.normal(0, 0.015), s, v) for h, s, v in LANDSCAPES[draw.integers(len(LANDSCAPES))]
-    )
+def backdrop(draw: np.random.Generator, size: int, habitat: int | None = None) -> Array:
+    """A blurred landscape (size, size, 3) in [0, 1]; `habitat` chooses landscape and plants, which are random else."""
+    place = int(draw.integers(len(LANDSCAPES)))
+    if habitat is not None:
+        place = habitat % len(LANDSCAPES)
+    top, middle, bottom = (hsv(h + draw.normal(0, 0.015), s, v) for h, s, v in LANDSCAPES[place])
     height = np.linspace(0, 1, size)[:, None] + 0.28 * noise(draw, size, (3, 6, 12)) - draw.uniform(-0.15, 0.15)
     horizon, soft = draw.uniform(0.45, 0.75), draw.uniform(0.10, 0.35)
     up, down = np.clip(height / horizon, 0, 1), np.clip((height - horizon) / soft, 0, 1)
     scene = top + (middle - top) * up[..., None]
     scene += (bottom - scene) * down[..., None]
     scene *= 1 + 0.09 * noise(draw, size, (8, 20, size // 2), fade=0.65)[..., None]
-    return _foliage(draw, np.clip(scene, 0, 1), bottom)
+    return _foliage(draw, np.clip(scene, 0, 1), bottom, None if habitat is None else 1 + habitat // len(LANDSCAPES))
 
 
-def _foliage(draw: np.random.Generator, scene: Array, tint: Array) -> Array:
-    """Out-of-focus leaves, grass or discs of light over the landscape."""
+def _foliage(draw: np.random.Generator, scene: Array, tint: Array, chosen: int | None) -> Array:
+    """Out-of-focus leaves (1), grass (2) or discs of light (3) over the landscape, or nothing (0)."""
     size = len(scene)
     canvas = Image.fromarray((scene * 255).astype(np.uint8))
-    pen, kind = ImageDraw.Draw(canvas), draw.integers(4)
+    pen, kind = ImageDraw.Draw(canvas), int(draw.integers(4))
+    kind = kind if chosen is None else chosen
     for _ in range(int(draw.integers(14, 34)) if kind else 0):
         colour = tuple(int(c) for c in np.clip(255 * tint * draw.uniform(0.6, 1.9) + draw.normal(0, 8, 3), 0, 255))
         where = draw.uniform(-0.05, 1.05, 2)
@@ -107,6 +109,15 @@ def _mushroom(draw: np.random.Generator, where: Array, reach: float, vivid: Arra
 
 
 CLUTTER = (_berries, _leaf, _flower, _pebble, _mushroom)
+
+
+def leaves(draw: np.random.Generator, count: int) -> list[Layer]:
+    """Leaves in front of the bird, in the unit frame."""
+    return [
+        layer
+        for _ in range(count)
+        for layer in _leaf(draw, draw.uniform(0.15, 0.85, 2), draw.uniform(0.07, 0.13), np.zeros(3))
+    ]
 
 
 def perch(draw: np.random.Generator) -> list[Layer]:

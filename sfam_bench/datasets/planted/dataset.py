@@ -1,7 +1,7 @@
 """Planted: rendered birds whose class is the pair (crest, tail), so that the evidence of each pair is known."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,11 +11,11 @@ import PIL.Image
 import torch
 
 from sfam_bench.core.errors import Checked, UserError
-from sfam_bench.core.ranges import Count, Natural
+from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import Sample
-from sfam_bench.core.types import Mask
+from sfam_bench.core.types import Image, Mask, Masks
 from sfam_bench.datasets.planted.render import render
-from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES, PlantedScene
+from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, PARTS, STATES, PlantedScene
 
 TEST_SHARE = 3  # one in TEST_SHARE combinations is a test class
 
@@ -26,17 +26,23 @@ class Planted(Checked):
 
     Every crest and every tail occurs in 8 training classes; everything else is drawn independently of the class. An
     image depends only on `seed` and its id, not on the order or the number of images per class.
+
+    Difficulty: evidence_size, the scale of crest and tail; leaves in front of the bird; rounds of clutter behind it.
     """
 
     size: Count = 96
     train_per_class: Natural = 16
     test_per_class: Natural = 10
     seed: Natural = 0
+    evidence_size: Positive = 1.0
+    leaves: Natural = 0
+    clutter: Natural = 1
     name: str = "planted"
     split_name: str = "disjoint combinations"
 
     parts: ClassVar[tuple[str, ...]] = PARTS
     evidence: ClassVar[tuple[str, ...]] = EVIDENCE
+    with_states: ClassVar[tuple[str, ...]] = EVIDENCE
     states: ClassVar[int] = STATES
 
     @cached_property
@@ -54,7 +60,16 @@ class Planted(Checked):
             name = f"crest {crest}, tail {tail}"
             rows += [(f"{split}-{label:04d}-{k:02d}", label, name, split, crest, tail) for k in range(images)]
         columns = ["image_id", "label", "class_name", "split", *EVIDENCE]
-        return pd.DataFrame(rows, columns=columns).set_index("image_id")
+        return self._add_states(pd.DataFrame(rows, columns=columns).set_index("image_id"))
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """The parts that a network must use to count in tables."""
+        return self.evidence
+
+    def _add_states(self, index: pd.DataFrame) -> pd.DataFrame:
+        """The index with the columns that a world adds."""
+        return index
 
     def image(self, image_id: str) -> PIL.Image.Image:
         """Render one image as 8-bit RGB."""
@@ -69,11 +84,30 @@ class Planted(Checked):
 
         Pixels change only where the part was or is, and in the anti-aliased rim around it (two pixels at sharp tips).
         """
-        if part not in PARTS:
-            raise UserError(f"{self.name} has no part '{part}'; its parts: {', '.join(PARTS)}")
-        if part in EVIDENCE and not 0 <= change < STATES:
+        if part not in self.parts:
+            raise UserError(f"{self.name} has no part '{part}'; its parts: {', '.join(self.parts)}")
+        if part in self.with_states and not 0 <= change < STATES:
             raise UserError(f"{part} has no state {change}; its states: 0 to {STATES - 1}")
         return self._sample(self._scene(image_id).repaint(part, change))
+
+    def part_masks(self, image_id: str) -> Masks:
+        """The visible pixels of each of `parts`, (parts, rows, cols)."""
+        masks = self.sample(image_id).masks
+        return torch.stack([masks[f"part/{part}"] for part in self.parts])
+
+    def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> Image:
+        """Render the image with these parts repainted: each evidence part in one of its other states.
+
+        The states come in a random order of the image, each once before any again; other parts get look `number` + 1.
+        """
+        scene, states = self._scene(image_id), self._states(image_id)
+        for part in parts:
+            change = number + 1
+            if part in self.with_states:
+                others = scene.stream(f"states of {part}").permutation(self.states - 1)
+                change = (states[part] + 1 + int(others[number % len(others)])) % self.states
+            scene = scene.repaint(part, change)
+        return self._sample(scene).image
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
         """Regions of the query: "foreground", "shared" parts if any, and then "unshared" parts if any."""
@@ -89,8 +123,9 @@ class Planted(Checked):
 
     @cached_property
     def _all_states(self) -> dict[str, dict[str, int]]:
-        columns = [self.index[part].tolist() for part in EVIDENCE]
-        return {i: dict(zip(EVIDENCE, row, strict=True)) for i, *row in zip(self.index.index, *columns, strict=True)}
+        names = self.with_states
+        columns = [self.index[part].tolist() for part in names]
+        return {i: dict(zip(names, row, strict=True)) for i, *row in zip(self.index.index, *columns, strict=True)}
 
     def _states(self, image_id: str) -> dict[str, int]:
         if image_id not in self._all_states:
@@ -98,15 +133,21 @@ class Planted(Checked):
         return self._all_states[image_id]
 
     def _scene(self, image_id: str) -> PlantedScene:
-        digest = hashlib.sha256(image_id.encode()).digest()
-        states = self._states(image_id)
-        return PlantedScene((self.seed, int.from_bytes(digest[:8], "big")), states["crest"], states["tail"])
+        states, key = self._states(image_id), (self.seed, hash_id(image_id))
+        scene = PlantedScene(key, states["crest"], states["tail"])
+        return replace(scene, evidence_size=self.evidence_size, leaves=self.leaves, clutter=self.clutter)
 
     def _sample(self, scene: PlantedScene) -> Sample:
         image, parts = render(scene, self.size)
         masks = {"foreground": torch.from_numpy(parts > 0)}
         masks |= {f"part/{part}": torch.from_numpy(parts == k) for k, part in enumerate(PARTS, start=1)}
+        masks |= {f"part/{BACKGROUND}": ~masks["foreground"]} if BACKGROUND in self.parts else {}
         return Sample(torch.from_numpy(image).permute(2, 0, 1).float() / 255, masks)
+
+
+def hash_id(image_id: str) -> int:
+    """A number of 64 bits for an image id."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big")
 
 
 def _union(sample: Sample, names: list[str]) -> Mask:

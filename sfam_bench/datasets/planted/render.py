@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sfam_bench.datasets.planted import background
-from sfam_bench.datasets.planted.scene import CREST_COLOURS, PARTS, TAIL_COLOURS, PlantedScene, bird, pose
+from sfam_bench.datasets.planted.scene import BACKGROUND, CREST_COLOURS, PARTS, TAIL_COLOURS, PlantedScene, bird, pose
 from sfam_bench.datasets.planted.shapes import Array, Layer
 
 FINE = 3  # sub-pixels across a pixel
@@ -17,12 +17,15 @@ RIM = 0.55  # darkness of outlines
 @lru_cache(maxsize=8192)  # 0.3 GB at 96 pixels
 def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Render a scene: the image (size, size, 3), and for each pixel the visible part, 1 + its index in PARTS, or 0."""
-    at = pose(scene)
-    behind = background.clutter(scene.stream("clutter"), CREST_COLOURS + TAIL_COLOURS)
+    at, colours_of_evidence = pose(scene), CREST_COLOURS + TAIL_COLOURS
+    draw = scene.stream("clutter")
+    behind = [layer for _ in range(scene.clutter) for layer in background.clutter(draw, colours_of_evidence)]
     own = background.perch(scene.stream("perch")) + bird(scene, at)
-    outlines = [layer.outline_points for layer in behind] + [at.to_frame(layer.outline_points) for layer in own]
+    before = background.leaves(scene.stream("leaves"), scene.leaves)
+    layers, birds = behind + own + before, range(len(behind), len(behind) + len(own))
+    outlines = [at.to_frame(it.outline_points) if k in birds else it.outline_points for k, it in enumerate(layers)]
     fine = size * FINE
-    surface, rim = _paint(outlines, behind + own, fine)
+    surface, rim = _paint(outlines, layers, fine)
 
     number = surface[surface > 0]
     order = np.argsort(number, kind="stable")  # one run of sub-pixels per layer
@@ -30,21 +33,27 @@ def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[n
     where = (np.stack([cols, rows], axis=1) + 0.5) / fine
     where_own, ends = at.to_own(where), np.cumsum(np.bincount(number, minlength=len(outlines) + 1))
     colours = np.zeros((len(number), 4))
-    for k, layer in enumerate(behind + own):
+    for k, layer in enumerate(layers):
         run = slice(ends[k], ends[k + 1])
         if run.start < run.stop:
-            colours[run, :3] = _light_layer(layer, (where if k < len(behind) else where_own)[run])
+            colours[run, :3] = _light_layer(layer, (where_own if k in birds else where)[run])
     colours[:, :3] *= np.where(rim[rows, cols], RIM, 1.0)[:, None]
     colours[:, 3] = 1.0
     drawn = np.zeros((fine, fine, 4), dtype=np.uint8)
     drawn[rows, cols] = 255 * np.clip(colours, 0, 1)
 
     front = np.asarray(Image.fromarray(drawn).reduce(FINE)) / 255.0
-    backdrop, alpha = background.backdrop(scene.stream("background"), size), front[..., 3:]
+    backdrop, alpha = _backdrop(scene.key, dict(scene.variants).get(BACKGROUND, 0), scene.habitat, size), front[..., 3:]
     image = _light(scene.stream("light"), backdrop * (1 - alpha) + front[..., :3] * alpha)
-    codes = np.array([0] + [PARTS.index(layer.part) + 1 if layer.part else 0 for layer in behind + own], dtype=np.uint8)
+    codes = np.array([0] + [PARTS.index(layer.part) + 1 if layer.part else 0 for layer in layers], dtype=np.uint8)
     middle = slice(FINE // 2, None, FINE)
     return (image * 255 + 0.5).astype(np.uint8), codes[surface[middle, middle]]
+
+
+@lru_cache(maxsize=64)  # of the image whose parts are redrawn one after another
+def _backdrop(key: tuple[int, ...], look: int, habitat: int | None, size: int) -> Array:
+    scene = PlantedScene(key, 0, 0, ((BACKGROUND, look),), habitat)
+    return background.backdrop(scene.stream(BACKGROUND), size, habitat)
 
 
 def _paint(outlines: list[Array], layers: list[Layer], fine: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

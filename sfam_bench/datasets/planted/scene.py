@@ -9,6 +9,7 @@ from sfam_bench.datasets.planted.shapes import Array, Layer, Look, blob, feather
 
 PARTS = ("tail", "legs", "body", "wing", "crest", "head", "beak")  # back to front
 EVIDENCE = ("crest", "tail")  # at opposite ends of the bird, so that a coarse grid separates them
+BACKGROUND = "background"
 STATES = 12  # of each evidence part: 3 forms x 4 colours
 
 # Hue, saturation, value of the plumage; crest and tail share no colour, other parts may have any of these colours.
@@ -32,19 +33,31 @@ EXTENT = np.array(
 
 @dataclass(frozen=True)
 class PlantedScene:
-    """The parameters of one image; each factor has its own random stream, so that factors are independent."""
+    """The parameters of one image; each factor has its own random stream, so that factors are independent.
+
+    habitat: the state of the background; None for a random one.
+    evidence_size: scale of crest and tail, 1 as drawn.
+    leaves: number of leaves in front of the bird.
+    clutter: rounds of clutter behind it.
+    """
 
     key: tuple[int, ...]
     crest: int
     tail: int
     variants: tuple[tuple[str, int], ...] = ()
+    habitat: int | None = None
+    evidence_size: float = 1.0
+    leaves: int = 0
+    clutter: int = 1
 
     def stream(self, factor: str) -> np.random.Generator:
         """The random generator of one factor: a part, the pose, the light, the background, ..."""
         return np.random.default_rng([*self.key, zlib.crc32(factor.encode()), dict(self.variants).get(factor, 0)])
 
     def repaint(self, part: str, change: int) -> "PlantedScene":
-        """Return the scene with evidence part `part` in state `change`, or another part in its look number `change`."""
+        """Return the scene with evidence or habitat `part` in state `change`, or another part in look `change`."""
+        if part == BACKGROUND and self.habitat is not None:
+            return replace(self, habitat=change)
         if part in EVIDENCE:
             return replace(self, **{part: change})  # type: ignore[arg-type]
         return replace(self, variants=(*self.variants, (part, change)))
@@ -86,7 +99,16 @@ def pose(scene: PlantedScene) -> Pose:
 def bird(scene: PlantedScene, at: Pose) -> list[Layer]:
     """The layers of the bird, back to front, in its own coordinates."""
     parts = (_tail, _legs, _body, _wing, _crest, _head, _beak)  # in the order of PARTS
-    return [layer for part in parts for layer in part(scene, at)]
+    return [_resize(layer, scene.evidence_size) for part in parts for layer in part(scene, at)]
+
+
+def _resize(layer: Layer, size: float) -> Layer:
+    """Scale the layers of crest and tail about their roots."""
+    root = {"crest": CROWN, "tail": RUMP}.get(layer.part or "")
+    if root is None or size == 1:
+        return layer
+    look = replace(layer.look, period=size * layer.look.period)
+    return replace(layer, outline_points=root + size * (layer.outline_points - root), look=look)
 
 
 def _any_colour(draw: np.random.Generator) -> Array:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Encoded, PairBatch, Side
 from sfam_bench.core.similarity import norm
-from sfam_bench.core.targets import score
+from sfam_bench.core.targets import comparisons, score
 from sfam_bench.core.types import Activations, Embeddings, Pooled, RawMaps, Weights
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -78,10 +78,13 @@ def target_gradient(model: SimilarityModel, encoded: Encoded) -> Activations:
 
 
 def direction(model: SimilarityModel, encoded: Encoded) -> Embeddings:
-    """The target's coefficients of the query's embedding: sum over terms of sign * similarity.direction."""
+    """The target's coefficients of the query's embedding: sum over references of slope * similarity.direction."""
     query = encoded.query.embeddings
     return sum(
-        (term.sign * model.similarity.direction(query, term.side.embeddings) for term in encoded.terms),
+        (
+            slope * model.similarity.direction(query, reference.embeddings)
+            for slope, reference in comparisons(model.similarity, query, encoded.terms)
+        ),
         start=torch.zeros_like(query),
     )
 

@@ -121,7 +121,7 @@ class PointToPoint(Protocol):
 
 
 def only_reference(encoded: Encoded) -> Side:
-    """The reference of a target that has one."""
+    """The one reference image of a target that has one."""
     if len(encoded.terms) > 1:
         raise UserError("pairs of positions of a margin are not defined: explain its comparisons one by one")
-    return encoded.terms[0].side
+    return encoded.terms[0].side.side_for("a map of pairs of positions")

@@ -12,6 +12,7 @@ from torch import Tensor
 from sfam_bench.core.cache import Cache
 from sfam_bench.core.maps import normalise, ranks, upsample
 from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import can_swap
 from sfam_bench.core.types import Embeddings, Flags, Maps, RawMaps, Scores
 from sfam_bench.engine.series import Series
 from sfam_bench.explainers.shared.points import PointPairs
@@ -73,8 +74,8 @@ class Explained:
 
     @cached_property
     def other(self) -> "Explained | None":
-        """The same method's maps of the references; None where there are none or the target has two references."""
-        if self.remake is None or len(self.scene.encoded.terms) > 1:
+        """The same method's maps of the references; None where there are none or the reference is not one image."""
+        if self.remake is None or not can_swap(self.scene.encoded):
             return None
         scene = self.scene.swapped
         raw = self.remake(scene.model, scene.encoded, scene.pairs)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.cache import Cache
-from sfam_bench.core.records import Encoded, PairBatch
-from sfam_bench.core.targets import score, swap_sides
+from sfam_bench.core.records import Encoded, PairBatch, Reference
+from sfam_bench.core.targets import linear_part, score, swap_sides
 from sfam_bench.core.types import Embeddings, Images, Masks, Scores
 from sfam_bench.engine.modes import evaluating
-from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.similarity_model import SimilarityModel, encode_reference
 from sfam_bench.retrieval.recall import FOUND, Catalogue
 
 
@@ -29,7 +29,7 @@ class Scene:
 
     @property
     def facts(self) -> dict[str, Scores]:
-        """The values of the pairs that were computed so far: s_full, s_headless, s_base_<baseline>."""
+        """The values of the pairs that were computed so far: s_full, s_headless, s_base_<baseline>, effect_<part>."""
         return {key[1]: value for key, value in self.cache.items() if isinstance(key, tuple) and key[0] == "fact"}
 
     @cached_property
@@ -44,7 +44,7 @@ class Scene:
             return self.encoded.terms[1].side.embeddings
         if self.pairs.negative is None:
             raise ValueError("these pairs have no negatives")
-        return self.model.encode(self.pairs.negative).embeddings
+        return encode_reference(self.model, self.encoded.query, self.pairs.negative).embeddings
 
     @cached_property
     def swapped(self) -> "Scene":
@@ -53,10 +53,11 @@ class Scene:
         other = PairBatch(
             query_ids=pairs.reference_ids,
             reference_ids=pairs.query_ids,
-            query=pairs.reference,
+            query=self.encoded.terms[0].side.side_for("a swapped pair").images,
             reference=pairs.query,
             keypoints=pairs.reference_keypoints,
             reference_keypoints=pairs.keypoints,
+            redraws=pairs.redraws,
         )
         return Scene(self.model, swap_sides(self.encoded), other)
 
@@ -94,6 +95,10 @@ class Scene:
         query, terms = self.encoded.query.embeddings, self.encoded.terms
         return self.cache.once(("fact", "s_full"), lambda: score(self.model.similarity, query, terms))
 
+    def linear(self) -> Scores:
+        """What an additive map sums to: the target, or its linear part (`core.targets.linear_part`)."""
+        return linear_part(self.model.similarity, self.encoded.query.embeddings, self.encoded.terms)
+
     def base(self, baseline: Baseline) -> Scores:
         """The target of the baseline images."""
         terms = self.encoded.terms
@@ -118,15 +123,25 @@ class Scene:
         """The target of the pooled features: the similarity that methods which ignore the head explain."""
         return self.cache.once(("fact", "s_headless"), self._headless)
 
+    @property
+    def has_images(self) -> bool:
+        """Whether every reference was made of images, and none is a bare vector."""
+        return all(reference.blend is not None for term in self.encoded.terms for reference in term.references)
+
     def _headless(self) -> Scores:
-        embedder, query = self.model.embedder, self.encoded.query
         with torch.no_grad(), evaluating(self.model):
-            sides = [embedder.features(side.activations) for side in (query, *(t.side for t in self.encoded.terms))]
-        terms = [
-            replace(term, side=replace(term.side, embeddings=features))
-            for term, features in zip(self.encoded.terms, sides[1:], strict=True)
-        ]
-        return score(self.model.similarity, sides[0], tuple(terms))
+            query = self.model.embedder.features(self.encoded.query.activations)
+            terms = [
+                replace(term, side=self._pooled(term.side), rivals=tuple(map(self._pooled, term.rivals)))
+                for term in self.encoded.terms
+            ]
+        return score(self.model.similarity, query, tuple(terms))
+
+    def _pooled(self, reference: Reference) -> Reference:
+        """The same images and shares, with pooled features in place of embeddings."""
+        blend = reference.images_for("the similarity without a head")
+        features = self.model.embedder.features(blend.side.activations)[blend.rows]
+        return Reference(blend.add(features, blend.shares, len(reference.embeddings)))
 
     def has(self, need: str) -> bool:
         """Whether the batch provides what a metric needs."""

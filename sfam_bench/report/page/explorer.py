@@ -19,7 +19,7 @@ from sfam_bench.report.figures.style import METHOD
 from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
 from sfam_bench.report.page.pair_order import Ordered, sort_pairs
 from sfam_bench.report.tables.flagged import FLAGS
-from sfam_bench.runs.matrix import ABSENT, FACTS, RUN, Matrix
+from sfam_bench.runs.matrix import ABSENT, FACTS, PAIR, RUN, Matrix
 from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
 
 SIDES = ("query", "reference")
@@ -64,9 +64,11 @@ def _pack_run(
 ) -> dict[str, Any] | None:
     """The index of one run; its pairs go to `blocks` up to its share of the budget."""
     own = run.matrix.select(lambda metric, _: not catalogue.is_check(metric))
-    pairs, blind = sort_pairs(run.pairs, own, run.manifest), run.manifest.get("blind") or ()
+    blind = run.manifest.get("blind") or ()
+    pairs = [*run.pairs[PAIR].drop_duplicates().itertuples(index=False, name=None)]
     there = {path.name for path in (run.root / "images").glob("*.png")}
-    kept = [pair for pair in pairs if all(image_path(run.root, one).name in there for one in pair.ids)]
+    shown = {pair for pair in pairs if there and all(image_path(run.root, one).name in there for one in pair)}
+    kept = sort_pairs(run.pairs, own, run.manifest, shown)
     methods = sort_explainers(own.explainers, blind)
     metrics = catalogue.with_role("score", catalogue.sort(own.metrics))
     listed: list[dict[str, Any]] = []

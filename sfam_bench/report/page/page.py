@@ -13,6 +13,7 @@ from PIL import Image
 
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import Named, slug
+from sfam_bench.report.page.answer import Answer
 from sfam_bench.report.page.explorer import build_explorer, metric_groups, to_json
 from sfam_bench.report.tables.tables import Table
 from sfam_bench.runs.reader import Run
@@ -42,6 +43,8 @@ class Section:
     differences: Sequence[Table]
     flagged: Table | None
     pictures: Sequence[tuple[Path, str]]  # file and caption
+    answer: Answer | None = None
+    headlines: Sequence[tuple[Path, str]] = ()  # the pictures of the answer
 
 
 def load_template(name: str) -> Template:
@@ -92,15 +95,18 @@ def _policy(style: str, script: str) -> str:
 
 
 def _embed_pictures(sections: Sequence[Section]) -> dict[str, list[Picture]]:
-    """The pictures of each section by its anchor, embedded in order up to the size limit of the page."""
+    """The pictures of each answer and section by its anchor, embedded in order up to the size limit of the page."""
     left = LIMIT - MARGIN
-    found: dict[str, list[Picture]] = {section.anchor: [] for section in sections}
-    for section in sections:
-        for path, caption in section.pictures:
+    shown = {f"answer-{section.anchor}": section.headlines for section in sections}
+    shown |= {section.anchor: section.pictures for section in sections}
+    found: dict[str, list[Picture]] = {}
+    for anchor, pictures in shown.items():
+        found[anchor] = []
+        for path, caption in pictures:
             uri = data_uri(path)
             fits = len(uri) <= left
             left -= len(uri) if fits else 0
-            found[section.anchor].append(Picture(path.name, caption, uri if fits else None))
+            found[anchor].append(Picture(path.name, caption, uri if fits else None))
     return found
 
 

@@ -1,6 +1,6 @@
 """In which order pairs are shown: where something failed first, then what was flagged, then by how badly."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from sfam_bench.core.metric_card import SIGNED
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import sort_explainers, to_prose
 from sfam_bench.report.tables.flagged import FLAGS, flagged_columns
-from sfam_bench.runs.matrix import ABSENT, PAIR, Matrix
+from sfam_bench.runs.matrix import ABSENT, PAIR, Key, Matrix
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,20 @@ class Ordered:
         return {**texts, **known, "failed": self.failed, "flagged": self.flagged}
 
 
-def sort_pairs(pairs: pd.DataFrame, matrix: Matrix, manifest: Mapping[str, Any]) -> list[Ordered]:
-    """All pairs of one run, the worst of the first method first."""
+def sort_pairs(
+    pairs: pd.DataFrame, matrix: Matrix, manifest: Mapping[str, Any], shown: Container[Key] | None = None
+) -> list[Ordered]:
+    """The pairs of one run, or those of them that are `shown`, the worst of the first method first."""
     pairs = pairs.drop_duplicates(PAIR)
     if "reference_label" not in pairs:  # part agreement: many references of many classes, none of which can be shown
         pairs = pairs.assign(reference_label=pairs["query_label"], reference_class="")
     methods = sort_explainers(matrix.explainers, manifest.get("blind") or ())
     catalogue = Catalogue.of(manifest)
-    values, places = _first_method(matrix, methods[0] if methods else "", catalogue)
-    flags, nearer = _flags(pairs, matrix), _best_own_class(pairs)
+    chosen = np.array([shown is None or pair in shown for pair in matrix.pairs], dtype=bool)
+    values, places = _first_method(matrix, methods[0] if methods else "", catalogue, chosen)
+    flags, nearer = _flags(pairs, matrix, chosen), _best_own_class(pairs)
+    if shown is not None:
+        pairs = pairs[[pair in shown for pair in zip(*(pairs[name] for name in PAIR), strict=True)]]
     found = []
     for row in pairs.to_dict("records"):
         ids = (row["query_id"], row["reference_id"])
@@ -60,25 +65,25 @@ def sort_pairs(pairs: pd.DataFrame, matrix: Matrix, manifest: Mapping[str, Any])
 
 
 def _first_method(
-    matrix: Matrix, method: str, catalogue: Catalogue
+    matrix: Matrix, method: str, catalogue: Catalogue, chosen: np.ndarray
 ) -> tuple[dict[Any, tuple[str, float]], dict[Any, float]]:
-    """By pair, a metric with its value, and the rank of the value among all pairs, from 0 (worst) to 1."""
+    """By chosen pair, a metric with its value, and the rank of the value among all pairs, from 0 (worst) to 1."""
     own = matrix.select(lambda _, explainer: explainer == method)
     present = [metric for metric, _ in own.columns if np.isfinite(own.entries[metric, method]).any()]
     values: dict[Any, tuple[str, float]] = {}
     places: dict[Any, float] = {}
     for metric in catalogue.first(SIGNED, present):
         found = own.entries[metric, method]
-        rows = zip(matrix.pairs, found.tolist(), pd.Series(found).rank(pct=True).tolist(), strict=True)
-        for ids, value, place in rows:
-            if ids not in values and np.isfinite(value):
-                values[ids], places[ids] = (metric, value), place
+        ranked = pd.Series(found).rank(pct=True).to_numpy()
+        for row in np.flatnonzero(chosen & np.isfinite(found)).tolist():
+            if (ids := matrix.pairs[row]) not in values:
+                values[ids], places[ids] = (metric, float(found[row])), float(ranked[row])
     return values, places
 
 
-def _flags(pairs: pd.DataFrame, matrix: Matrix) -> dict[Any, tuple[str, ...]]:
-    """The flags of each pair in prose, without flags by design (same for all pairs of a kind and all methods)."""
-    why = select_flagged(pairs, matrix)
+def _flags(pairs: pd.DataFrame, matrix: Matrix, chosen: np.ndarray) -> dict[Any, tuple[str, ...]]:
+    """The flags of each chosen pair in prose, without flags by design (same for all pairs of a kind)."""
+    why = select_flagged(pairs, matrix, chosen)
     found: dict[Any, tuple[str, ...]] = {}
     for ids, part in why.groupby(PAIR, observed=True):
         by_reason = part.groupby("reason", observed=True)["explainer"].agg(lambda names: [*dict.fromkeys(names)])
@@ -89,8 +94,11 @@ def _flags(pairs: pd.DataFrame, matrix: Matrix) -> dict[Any, tuple[str, ...]]:
     return found
 
 
-def select_flagged(pairs: pd.DataFrame, matrix: Matrix) -> pd.DataFrame:
-    """The flagged values, a row each with its `reason`, without flags by design: those of all pairs of a kind."""
+def select_flagged(pairs: pd.DataFrame, matrix: Matrix, chosen: np.ndarray | None = None) -> pd.DataFrame:
+    """The flagged values, a row each with its `reason`, without flags by design: those of all pairs of a kind.
+
+    `chosen` (pairs of the matrix,) restricts the rows.
+    """
     kind_of = pairs.drop_duplicates(PAIR).set_index(PAIR)["kind"]
     kinds = kind_of.reindex(pd.MultiIndex.from_tuples(matrix.pairs, names=PAIR)).to_numpy()
     rows: list[tuple[str, ...]] = []
@@ -102,6 +110,7 @@ def select_flagged(pairs: pd.DataFrame, matrix: Matrix) -> pd.DataFrame:
             codes = {code for one in own.codes.values() for code in np.unique(one[of_kind])} - {ABSENT}
             if len(codes) < 2:
                 continue
+            of_kind = of_kind if chosen is None else of_kind[chosen[of_kind]]
             for column in columns:
                 for reason, flagged in own.flagged(column).items():
                     rows += [(*matrix.pairs[row], column[1], reason) for row in of_kind[flagged[of_kind]].tolist()]

@@ -38,6 +38,13 @@ AGREES = (
 )
 
 
+PREDICTS = (
+    "Kendall's tau of the orders of explainers by the metric and by causal agreement, whose effects of parts are "
+    "measured by redrawing them: mean over the runs that have both (number of runs), least and greatest; in the second "
+    "column without the explainers that are blind to the pair, which any metric may put last."
+)
+
+
 @dataclass(frozen=True)
 class Measured:
     """The meta-evaluation frames of one run, and its explainers that are blind to the pair."""
@@ -79,12 +86,16 @@ def weigh_metrics(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Ca
     if scores.empty:
         return None
     agreement = meta.agreement(scores, blind)
+    causes = catalogue.first((meta.CAUSE,), scores.index.unique("metric"))
+    predicted = pd.concat([pd.DataFrame(columns=meta.PREDICTION), *(meta.prediction(scores, c, blind) for c in causes)])
     tables = [
+        *([_prediction_table(predicted, catalogue)] if len(predicted) else []),
         *(_separation_table(" · ".join(keys), part, ranks, catalogue) for keys, part in _runs(tells)),
         *([_agreement_table(agreement)] if len(agreement) else []),
     ]
     rankings = [t for keys, part in _runs(ranks) for t in _rank_tables(" · ".join(keys), part, blind, catalogue)]
-    return Weighed(tables, rankings, {"tells": tells, "ranks": ranks, "agreement": agreement}, scores, blind)
+    frames = {"tells": tells, "ranks": ranks, "agreement": agreement}
+    return Weighed(tables, rankings, {**frames, **({"predicts": predicted} if len(predicted) else {})}, scores, blind)
 
 
 def write_meta(
@@ -109,6 +120,25 @@ def write_meta(
     (out / "meta.md").write_text(formats.to_markdown(TITLE, [], tables), encoding="utf-8")
     (out / "meta.tex").write_text(formats.to_latex(TITLE, [], tables), encoding="utf-8")
     return page.Section(TITLE, "meta", [], tables, [], None, pictures)
+
+
+def _prediction_table(predicted: pd.DataFrame, catalogue: Catalogue) -> Table:
+    """The metrics in descending order of how well they predict the order of explainers by measured cause."""
+    means = predicted.groupby("metric")["tau_without_blind"].mean().sort_values(ascending=False)
+    rows = []
+    for metric in map(str, means.index):
+        own = predicted[predicted["metric"] == metric]
+        rows.append((catalogue.title(metric), tuple(_tau_cell(own[name]) for name in ("tau", "tau_without_blind"))))
+    columns = (Column("tau, all explainers"), Column("tau, pair-dependent explainers"))
+    title = "Which metrics predict the measured cause?"
+    return Table(title, columns, tuple(rows), PREDICTS, head="metric")
+
+
+def _tau_cell(taus: pd.Series) -> Cell:
+    found = taus.astype(float).dropna()
+    if found.empty:
+        return Cell(NOTHING, hint="fewer than three explainers")
+    return Cell(f"{found.mean():.2f}", f"({len(found)}) [{found.min():.2f}, {found.max():.2f}]")
 
 
 def _runs(frame: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:

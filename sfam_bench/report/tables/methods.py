@@ -76,7 +76,9 @@ def methods_page(
         "- *residual*: |sum of the map - what it should sum to| / |score|, median over the pairs.",
         "",
         "All methods support cosine, dot product and negative squared Euclidean distance. The map of the reference is "
-        "the same call with the pair swapped.",
+        "the same call with the pair swapped. A method that uses the reference's embedding also explains a similarity "
+        "to a prototype, a class proxy or any other vector; one that uses the reference's images also explains a "
+        "similarity to a prototype, as the sum over its images, and refuses vectors.",
         "",
         *SYMBOLS,
         *(PICTURED if pictures else []),
@@ -97,9 +99,10 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
-    uses = "uses the reference" if card.reads_reference else "ignores the reference"
+    images = "single image" if card.one_image else "images" if card.needs_images else "embedding"
+    uses = f"uses the reference's {images}"
     facts = [
-        "negative control" if card.control else uses,
+        "negative control" if card.control else uses if card.reads_reference else "ignores the reference",
         "signed" if card.signed else "non-negative",
         f"sums to {TOTALS[card.total]}" if card.total != "none" else "not additive",
         "supports the margin target" if card.margin else "no margin target",

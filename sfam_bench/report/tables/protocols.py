@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.protocol import CHOICES
+from sfam_bench.core.verification import verification_facts
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import to_prose
 from sfam_bench.runs.reader import Run
@@ -28,8 +29,7 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
     counts = facts.get("image_counts") or {}
     of_gallery = {"queries" if name == "count" else to_prose(name): _fact(value) for name, value in found.items()}
     code = re.sub(r"(?<=^\w{10})\w+", "", facts.get("git", "unknown"))  # short, but still -dirty
-    catalogue, skipped = Catalogue.of(facts), facts.get("skipped") or []
-    left_out = [name for name in skipped if name not in catalogue.with_role("check", skipped)]  # those were not drawn
+    catalogue = Catalogue.of(facts)
     sampled = any(catalogue.fact(metric, "steps") for metric in summary["metric"].unique())
     lines = {
         "Data set": facts.get("dataset"),
@@ -42,14 +42,16 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         "Split": " ".join(filter(None, [split.get("name"), f"(hash {split['hash']})" if split.get("hash") else ""])),
         "Images": ", ".join(f"{name} {count}" for name, count in counts.items()),
         "Retrieval": ", ".join(f"{name} {value}" for name, value in of_gallery.items()),
+        "Intervention": _describe_intervention(facts.get("intervention") or {}),
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {to_prose(str(kind))}" for kind, count in kinds.items()),
+        "Verification": ", ".join(
+            f"{to_prose(name)} {_fact(value)}" for name, value in verification_facts(run.pairs).items()
+        ),
         "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
         "Steps": _describe_steps(facts.get("steps") or {}),
         "Curves": _describe_errors(errors) if sampled else "",
         "Passes": _describe_passes(facts.get("passes") or {}),
-        "Left out": "; ".join(
-            [*left_out, *(f"{name}: {why}" for name, why in (facts.get("unsupported") or {}).items())]
-        ),
+        "Left out": describe_left_out(facts),
         "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}{_describe_codes(facts)}",
         "Made": facts.get("created"),
     }
@@ -61,6 +63,16 @@ def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:
     lines = dict(describe_protocol(run, summary, errors))
     texts = (lines[name] if name in PLAIN else f"{name.lower()} {lines[name]}" for name in IN_A_LINE if name in lines)
     return "; ".join(texts)
+
+
+def describe_left_out(facts: Mapping[str, Any]) -> str:
+    """The metrics without values and the methods that do not support the model, with the reasons; empty without any."""
+    skipped = facts.get("skipped") or []
+    checks = Catalogue.of(facts).with_role("check", skipped)  # these were not drawn
+    bare = ", ".join(name for name in skipped if name not in checks and ": " not in name)
+    said = [name for name in skipped if ": " in name]
+    unsupported = [f"{name}: {why}" for name, why in (facts.get("unsupported") or {}).items()]
+    return "; ".join([*([f"metrics that need what the data lack ({bare})"] if bare else []), *said, *unsupported])
 
 
 def describe_violations(facts: Mapping[str, Any]) -> str:
@@ -77,6 +89,15 @@ def describe_training(facts: Mapping[str, Any] | None) -> str:
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
+
+
+def _describe_intervention(check: Mapping[str, Any]) -> str:
+    """The share of retrieved classes that repainting each part changes, and whether the model counts."""
+    if not check:
+        return ""
+    flips = ", ".join(f"{part} {_fact(share)}" for part, share in check["flips"].items() if share is not None)
+    verdict = f"does not count: {check['fails']}" if check["fails"] else f"uses {' and '.join(check['causes'])}"
+    return f"{verdict}; classes changed by repainting: {flips} ({check['queries']} queries)"
 
 
 def _describe_codes(facts: Mapping[str, Any]) -> str:

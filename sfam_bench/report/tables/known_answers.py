@@ -1,0 +1,101 @@
+"""Tables of known answers: which models use the cause, which maps follow it, which maps give a shortcut away."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.report.catalogue import Catalogue
+from sfam_bench.report.names import sort_explainers
+from sfam_bench.report.stored import Summed
+from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table, run_table
+from sfam_bench.statistics.detection import detection_rate
+
+AGREEMENT, CEILING, CHANCE = "causal_agreement", "causal_agreement_ceiling", "causal_agreement_chance"
+BACKGROUND = "background_energy"
+CHECKS = (
+    "Share of queries whose retrieved class changes when the part is repainted: the least of the causes, and the most "
+    "of parts on which no class depends. A model counts if the first is at least one half and more than twice the "
+    "second. Ceiling: causal agreement of the effects by one half of the redrawings with those by the other half."
+)
+DETECTS = (
+    "AUC with which the share of one map on the background tells the model that uses the background from the clean one "
+    "[95 % interval over classes]: 0.5 is chance."
+)
+
+
+def counts(run: Summed) -> bool:
+    """Whether the model of a run passed the intervention check."""
+    check = run.run.manifest.get("intervention") or {"fails": "not checked"}
+    return not check["fails"]
+
+
+def check_table(runs: Sequence[Summed]) -> Table:
+    """The intervention check, retrieval and ceiling of each run."""
+    rows = []
+    for run in runs:
+        check, means = run.run.manifest.get("intervention") or {}, run.means
+        flips = {part: share for part, share in (check.get("flips") or {}).items() if share is not None}
+        causes = [flips[part] for part in check.get("causes", ()) if part in flips]
+        others = [share for part, share in flips.items() if part not in ("crest", "tail", *check.get("causes", ()))]
+        ceiling = means.loc[means["metric"] == CEILING, "mean"]
+        cells = (
+            Cell(_number((run.run.manifest.get("retrieval") or {}).get("recall_at_1"))),
+            Cell(_number(min(causes, default=None))),
+            Cell(_number(max(others, default=None))),
+            Cell(_number(ceiling.mean() if len(ceiling) else None)),
+            Cell(
+                "counts" if counts(run) else "left out",
+                hint=str(check.get("fails") or ("" if check else "not checked")),
+            ),
+        )
+        rows.append((run.name, cells))
+    labels = ("recall@1", "causes change", "others change", "ceiling", "model")
+    return Table("Which models use the planted cause?", tuple(map(Column, labels)), tuple(rows), CHECKS, head="run")
+
+
+def agreement_table(runs: Sequence[Summed], metric: str = AGREEMENT) -> Table:
+    """A metric by method, with a column for each run that counts."""
+    counted = [run for run in runs if counts(run)]
+    catalogue = Catalogue.of(*(run.run.manifest for run in counted))
+    whole = pd.concat([run.means.assign(model=run.name) for run in counted])
+    level = whole[whole["metric"] == CHANCE].groupby("model")["mean"].mean()
+    chances = {str(name): float(mean) for name, mean in level.items()} if metric == AGREEMENT else {}
+    return run_table(catalogue.title(metric), whole[whole["metric"] == metric], chances, catalogue)
+
+
+def detection_frame(pairs: Mapping[str, tuple[Summed, Summed]]) -> pd.DataFrame:
+    """The detection rates of each run with a shortcut and its clean twin, by the name of the run."""
+    frames = [
+        detection_rate(run.run.matrix, clean.run.matrix, BACKGROUND).assign(run=name)
+        for name, (run, clean) in pairs.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def detection_table(frame: pd.DataFrame, blind: Sequence[str]) -> Table:
+    """Detection rates by method, with a column for each run."""
+    runs, found = frame["run"].drop_duplicates().tolist(), frame.set_index(["explainer", "run"])
+    rows = []
+    for name in sort_explainers(frame["explainer"].drop_duplicates().tolist(), blind):
+        rows.append(
+            (
+                name,
+                tuple(
+                    _auc_cell(found.loc[(name, run)]) if (name, run) in found.index else Cell(NOTHING) for run in runs
+                ),
+            )
+        )
+    notes = [frame[frame["run"] == run].iloc[0] for run in runs]
+    columns = tuple(
+        Column(run, f"n = {note['count']}; {note['clusters']} classes") for run, note in zip(runs, notes, strict=True)
+    )
+    return Table("Detection rate of the shortcut ↑", columns, tuple(rows), DETECTS, frozenset(blind))
+
+
+def _auc_cell(row: pd.Series) -> Cell:
+    return Cell(f"{row['auc']:.3f}", f"[{row['low']:.3f}, {row['high']:.3f}]")
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None or np.isnan(value) else f"{value:.3f}"

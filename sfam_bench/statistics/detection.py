@@ -1,0 +1,39 @@
+"""How surely maps tell a model that uses a shortcut from one that does not."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from sfam_bench.runs.matrix import Matrix
+from sfam_bench.statistics.intervals import clustered_intervals
+
+DETECTION = ["explainer", "auc", "low", "high", "count", "clusters"]
+
+
+def detection_rate(shortcut: Matrix, clean: Matrix, metric: str) -> pd.DataFrame:
+    """The AUC with which the metric of one pair's map tells the first model from the second, by explainer of both.
+
+    0.5 is chance, 1 a higher value on every pair of the first. The interval is over the classes of both runs' queries.
+    """
+    rows = []
+    for name in shortcut.explainers:
+        if not all((metric, name) in run.entries for run in (shortcut, clean)):
+            continue
+        columns = [(run.entries[metric, name], run.clusters) for run in (shortcut, clean)]
+        kept = [(values[np.isfinite(values)], of[np.isfinite(values)]) for values, of in columns]
+        values, clusters = place_values(kept[0][0], kept[1][0]), np.concatenate([of for _, of in kept])
+        (found,) = clustered_intervals(values[:, None], clusters)
+        rows.append((name, found.mean, found.low, found.high, found.count, found.clusters))
+    return pd.DataFrame(rows, columns=DETECTION)
+
+
+def place_values(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """For each of `first`, then of `second`, the share of the other sample on the right side of it; ties count half.
+
+    The mean over either sample is the AUC; they are weighted so that the mean over both is, too.
+    """
+    both, (n, m) = np.concatenate([first, second]), (len(first), len(second))
+    ranks = rankdata(both)
+    below = (ranks[:n] - rankdata(first)) / m
+    above = 1 - (ranks[n:] - rankdata(second)) / n
+    return np.concatenate([below, above])

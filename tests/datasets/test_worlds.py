@@ -1,0 +1,95 @@
+"""The worlds beyond the default set: pictures that do not change, what goes with the class, and what is redrawn."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from sfam_bench.core.records import Redrawing
+from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES
+from sfam_bench.datasets.planted.worlds import Scale, Shortcut
+
+PARTIAL = Planted(train_per_class=2, test_per_class=2, evidence_size=0.75, leaves=1, clutter=2)
+SHORTCUT, CLEAN = (Shortcut(train_per_class=2, test_per_class=2, share=share) for share in (1.0, 0.0))
+SCALE = Scale(train_per_class=2, test_per_class=2)
+GOLDEN = {"partial": "f698a023677236f7", "shortcut": "2594191a2f858920", "scale": "ff9275814a01fccf"}
+WORLDS = {"partial": PARTIAL, "shortcut": SHORTCUT, "scale": SCALE}
+
+
+def area(world: Planted, image_id: str) -> float:
+    """The share of the image that crest and tail cover."""
+    masks = world.sample(image_id).masks
+    return float((masks["part/crest"] | masks["part/tail"]).float().mean())
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_pictures_of_a_world_do_not_change(name: str) -> None:
+    world, pixels = WORLDS[name], hashlib.sha256()
+    for image_id in world.index.index[::48]:
+        pixels.update(np.asarray(world.image(image_id)).tobytes())
+    assert pixels.hexdigest()[:16] == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_world_is_a_data_set_that_can_be_redrawn(name: str) -> None:
+    world, image_id = WORLDS[name], WORLDS[name].index.index[0]
+    assert isinstance(world, Dataset)
+    assert isinstance(world, Redrawing)
+    before = world.sample(image_id).image
+    for part in world.parts:
+        assert not torch.equal(world.redraw(image_id, (part,), 0), before), part
+        assert torch.equal(world.redraw(image_id, (part,), 1), world.redraw(image_id, (part,), 1))
+    assert set(world.causes) <= set(world.parts)
+
+
+def test_evidence_is_smaller_and_partly_covered_in_the_harder_world() -> None:
+    usual, ids = Planted(train_per_class=2, test_per_class=2), PARTIAL.index.index[::15]
+    assert np.mean([area(PARTIAL, i) for i in ids]) < 0.65 * np.mean([area(usual, i) for i in ids])
+    pixels = [world.sample(ids[0]).masks["foreground"].sum() for world in (PARTIAL, usual)]
+    assert pixels[0] < pixels[1]
+
+
+def test_the_habitat_goes_with_the_tail_in_training_only() -> None:
+    train, test = (SHORTCUT.index[SHORTCUT.index["split"] == split] for split in ("train", "test"))
+    assert (train["background"] == train["tail"]).all()
+    assert (test["background"] == test["tail"]).mean() < 0.25
+    assert set(test["background"]) == set(range(STATES))
+    assert (CLEAN.index["background"] == CLEAN.index["tail"]).mean() < 0.2
+    half = Shortcut(train_per_class=8, test_per_class=0, share=0.5).index
+    assert (half["background"] == half["tail"]).mean() == pytest.approx(0.5 + 0.5 / STATES, abs=0.05)
+
+
+def test_test_images_do_not_depend_on_the_share() -> None:
+    image_id = SHORTCUT.index.index[SHORTCUT.index["split"] == "test"][3]
+    assert torch.equal(SHORTCUT.sample(image_id).image, CLEAN.sample(image_id).image)
+
+
+def test_a_redrawn_background_changes_no_pixel_of_the_bird_and_takes_every_other_habitat() -> None:
+    image_id = SHORTCUT.index.index[0]
+    own, bird = SHORTCUT.sample(image_id), SHORTCUT.sample(image_id).masks["foreground"]
+    inside = torch.nn.functional.avg_pool2d(bird.float()[None], 3, 1, 1)[0] == 1  # less the anti-aliased rim
+    drawn = [SHORTCUT.redraw(image_id, ("background",), number) for number in range(STATES - 1)]
+    assert all(torch.equal(image[:, inside], own.image[:, inside]) for image in drawn)
+    assert len({image.sum().item() for image in drawn}) == STATES - 1
+    assert torch.equal(own.masks["part/background"], ~bird)
+
+
+def test_regions_of_the_shortcut_have_the_background() -> None:
+    query, reference = SHORTCUT.index.index[:2]
+    regions = SHORTCUT.regions(query, reference, SHORTCUT.sample(query))
+    assert torch.equal(regions["background"], ~regions["foreground"])
+    assert "background" not in PARTS
+    assert SHORTCUT.causes == ("background",)
+    assert CLEAN.causes == EVIDENCE
+
+
+def test_evidence_covers_from_one_to_thirty_percent() -> None:
+    shares = {scale: area(SCALE, ids[0]) for scale, ids in SCALE.index.groupby("scale").groups.items()}
+    assert list(shares) == [0.35, 0.55, 0.85, 1.3, 2.0]
+    assert min(shares.values()) < 0.015
+    assert max(shares.values()) > 0.2
+    test = SCALE.index[SCALE.index["split"] == "test"]
+    assert test["scale"].nunique() == 5

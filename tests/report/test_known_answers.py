@@ -1,0 +1,90 @@
+"""The table of known answers: who counts, who is left out, and what is detected."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.metrics.causal import CausalAgreement
+from sfam_bench.metrics.localisation import EnergyPointingGame
+from sfam_bench.report.paper import KnownAnswers
+from sfam_bench.report.stored import Stored, Summed
+from sfam_bench.runs.matrix import Matrix
+from sfam_bench.runs.reader import Run
+
+METRICS = metric_facts(
+    {
+        "causal_agreement": CausalAgreement(),
+        "causal_agreement_ceiling": CausalAgreement(value="ceiling", higher_is_better=None),
+        "causal_agreement_chance": CausalAgreement(value="chance", higher_is_better=None),
+        "background_energy": EnergyPointingGame("background", higher_is_better=None),
+        "energy_pointing_game": EnergyPointingGame(),
+    }
+)
+LEVELS = {"sfam": 0.8, "grad_cam": 0.6, "zhu": 0.5, "lafam": 0.2}
+
+
+def run(name: str, background: float, fails: str = "", causes: tuple[str, ...] = ("crest", "tail")) -> Summed:
+    """A run of 24 pairs in 6 classes, whose maps lie on the background to this extent."""
+    ids = [f"q{n}" for n in range(24)]
+    keys = {"dataset": name, "model": "m", "target": "similarity", "reference_id": "r", "flag": ""}
+    values = {"causal_agreement_ceiling": 0.97, "causal_agreement_chance": 0.1, "background_energy": background}
+    rows = [
+        {**keys, "explainer": explainer, "metric": metric, "query_id": q, "value": level + noise}
+        for explainer, good in LEVELS.items()
+        for metric, level in {**values, "causal_agreement": good, "energy_pointing_game": 1 - good}.items()
+        for q, noise in zip(ids, np.tile([0.02, -0.02], 12), strict=True)
+    ]
+    pairs = pd.DataFrame({"query_id": ids, "reference_id": "r", "kind": "partial_match"})
+    pairs = pairs.assign(query_label=np.arange(24) // 4)
+    flips = {"crest": 0.9, "tail": 0.7, "wing": 0.1, "background": 0.8 if "background" in causes else 0.05}
+    check = {"flips": flips, "queries": 60, "causes": [*causes], "fails": fails}
+    manifest = {
+        **{"dataset": name, "model": "m", "target": "similarity", "metrics": METRICS, "blind": ["lafam"]},
+        **{"retrieval": {"recall_at_1": 0.9}, "intervention": check},
+    }
+    return Summed.of(Run(Path(name), manifest, pairs, Matrix.of(pd.DataFrame(rows), pairs)), name)
+
+
+@pytest.fixture(scope="module")
+def stored() -> Stored:
+    runs = [
+        run("partial", 0.3),
+        run("shortcut", 0.7, causes=("background",)),
+        run("clean", 0.3),
+        run("weak", 0.3, fails="repainting the tail changes 20% of the retrieved classes, not 50%"),
+    ]
+    return Stored(Path(), {each.name: each for each in runs})
+
+
+def test_models_that_fail_the_check_are_named_and_left_out(stored: Stored) -> None:
+    sheet = KnownAnswers("Known", ["partial", "weak"], {})(stored)
+    check, agreement, predicted = sheet.tables
+    rows = {name: [cell.text for cell in cells] for name, cells in check.rows}
+    assert rows == {
+        "partial": ["0.900", "0.700", "0.100", "0.970", "counts"],
+        "weak": ["0.900", "0.700", "0.100", "0.970", "left out"],
+    }
+    assert [column.label for column in agreement.columns] == ["partial"]
+    assert "chance 0.1" in agreement.columns[0].note
+    assert agreement.title == "causal agreement ↑"
+    assert predicted.rows[0][1][0].text == "-1.00"  # the other metric orders methods the other way round
+
+
+def test_a_shortcut_is_detected_against_its_clean_twin(stored: Stored) -> None:
+    sheet = KnownAnswers("Known", ["shortcut", "clean"], {"shortcut": "clean"})(stored)
+    (detection,) = (table for table in sheet.tables if table.title.startswith("Detection"))
+    assert {name: cells[0].text for name, cells in detection.rows} == dict.fromkeys(LEVELS, "1.000")
+    assert detection.columns[0].note == "n = 48; 6 classes"
+    check = dict(sheet.tables[0].rows)
+    assert check["shortcut"][1].text == "0.800"  # the background's share
+    assert check["shortcut"][2].text == "0.100"  # crest and tail may change the class or not
+    assert sheet.frames["detection"]["run"].unique().tolist() == ["shortcut"]
+
+
+def test_without_a_model_that_counts_there_is_no_table(stored: Stored) -> None:
+    with pytest.raises(UserError, match="no model of the stored runs weak passes the intervention check"):
+        KnownAnswers("Known", ["weak"], {})(stored)
