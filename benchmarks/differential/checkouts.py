@@ -69,7 +69,7 @@ def interaction(
         theirs_net.encoder = SimpleNamespace(net=model.trunk)  # type: ignore[assignment]
         theirs_net.contrastive_head = model.embedder.projection
         name = "attn" if reduction == "attention" else reduction
-        images = zip(pairs.query, pairs.reference, strict=True)
+        images = zip(pairs.query, pairs.reference_images, strict=True)
         found = [
             peer.get_interactioncam(theirs_net, q[None], r[None], name, gradients == "interacting") for q, r in images
         ]
@@ -83,7 +83,7 @@ def transforms() -> Iterator[Sides]:
     encoded = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
     with loaded(EXPLAIN_CL) as peer:
         theirs = []
-        for q, r in zip(pairs.query, pairs.reference, strict=True):
+        for q, r in zip(pairs.query, pairs.reference_images, strict=True):
             mixed = [(1 - k / 10) * q[None] + k / 10 * r[None] for k in range(10)]
             theirs.append(peer.averaged_transforms(False, model, mixed, False)[0][0])
     yield "two convolutions", AveragedTransforms()(model, encoded, pairs), torch.stack(theirs)
@@ -98,7 +98,9 @@ def occlusion() -> Iterator[Sides]:
     theirs = []
     with loaded(EXPLAIN_CL) as peer:
         peer.device = "cpu"
-        for q, r, own, other in zip(pairs.query, pairs.reference, pairs.query_ids, pairs.reference_ids, strict=True):
+        for q, r, own, other in zip(
+            pairs.query, pairs.reference_images, pairs.query_ids, pairs.reference_ids, strict=True
+        ):
             masks = [method._occlude(model, image, *ids)[0] for image, ids in ((q, (own, other)), (r, (other, own)))]
             erased = [torch.where(both[:, None], 0, image) for image, both in zip((q, r), masks, strict=True)]
             turns = iter([image[None] for pair in zip(*erased, strict=True) for image in pair])

@@ -53,7 +53,7 @@ def fggb(setting: Setting, row: int) -> Tensor:
 
 def averaged(setting: Setting, row: int) -> Tensor:
     """The gradient with each mixture by itself."""
-    x, y = setting.pairs.query[row : row + 1], setting.pairs.reference[row : row + 1]
+    x, y = setting.pairs.query[row : row + 1], setting.pairs.reference_images[row : row + 1]
     gradients = []
     for share in (0.2, 0.4, 0.6, 0.8):
         leaf = x.clone().requires_grad_()
@@ -95,7 +95,7 @@ def gscore(setting: Setting, row: int) -> Tensor:
 def whole_regression(setting: Setting, row: int) -> Tensor:
     """The regression on all patches and all pairs of patches of both images, a pass for each pair of masks."""
     method, model, pairs = FIxLIP(2, 11, baseline="zeros"), setting.model, setting.pairs
-    sides = [(pairs.query[row], pairs.query_ids[row]), (pairs.reference[row], pairs.reference_ids[row])]
+    sides = [(pairs.query[row], pairs.query_ids[row]), (pairs.reference_images[row], pairs.reference_ids[row])]
     drawn = [method.draw(4, name)[0] for _, name in sides]
     rows, values = [], []
     for own in drawn[0]:
