@@ -81,11 +81,12 @@ def _read(
         raise UserError(f"no {collection.title} at {root}: expected {collection.expected}; set dataset.root")
     rows = select_existing(collection, found)
     test = rows["role"] != "train"
-    sides = {"split": rows["role"].map(SIDES), ROLES[0]: rows["role"] != "gallery", ROLES[1]: rows["role"] != "query"}
+    rows["split"] = rows["role"].map(SIDES)
+    rows[ROLES[0]], rows[ROLES[1]] = rows["role"] != "gallery", rows["role"] != "query"
     if absent := [role for role in ("query", "gallery") if not (rows["role"] == role).any()]:
         raise UserError(f"{collection.title} at {found.home} has no {absent[0]} images: copy them too")
     shared = set(rows["label"][~test]) & set(rows["label"][test])
-    index = rows.assign(**sides)[[*COLUMNS, *ROLES, *([CAMERA] if CAMERA in rows else [])]]
+    index = rows[[*COLUMNS, *ROLES, *([CAMERA] if CAMERA in rows else [])]]
     split_name = f"{'closed-set' if shared else 'zero-shot'}, official"
     return ImageFolder(name, found.home, index, split_name, geometry, orientation=collection.orientation)
 

@@ -25,7 +25,7 @@ def wildlife(
     class names its terms and address. Raises UserError if the package, its class or the images are missing.
     """
     if find_spec(PACKAGE) is None:
-        raise UserError("dataset=wildlife needs the package wildlife-datasets: pip install 'sfam-bench[wildlife]'")
+        raise UserError("dataset=wildlife needs the package wildlife-datasets: pip install '.[wildlife]'")
     known: Any = import_module(f"{PACKAGE}.datasets")
     kind = getattr(known, dataset, None)
     if kind is None:

@@ -278,5 +278,5 @@ def test_a_catalogue_of_wildlife_datasets_becomes_an_index(tmp_path: Path, monke
 
 def test_without_the_package_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfam_bench.datasets.wildlife.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"sfam-bench\[wildlife\]"):
+    with pytest.raises(UserError, match=r"\.\[wildlife\]"):
         wildlife("Zebras", str(tmp_path))
