@@ -94,6 +94,10 @@ def methods_page(
         *SYMBOLS,
         *(PICTURED if pictures else []),
         *markdown_table(table.assign(method=[f"[{name}](#{name})" for name in table["method"]])),
+        "",
+        "Left out:",
+        "",
+        *(f"- {plain_text(name)}: {plain_text(why)}" for name, why in left_out().items()),
     ]
     cards = [line for name, method in methods.items() for line in _card_lines(name, method, name in pictures)]
     return "\n".join([*head, "", *cards]).rstrip() + "\n"
@@ -125,6 +129,13 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         if entries:
             lines += [f"{title}:", "", *(f"- {plain_text(entry)}" for entry in entries), ""]
     return lines
+
+
+@cache
+def left_out() -> dict[str, str]:
+    """The methods without a row, each with the reason, from left_out.yaml."""
+    found: dict[str, str] = yaml.safe_load((files(__package__) / "left_out.yaml").read_text("utf-8"))
+    return found
 
 
 @cache
