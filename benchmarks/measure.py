@@ -308,5 +308,5 @@ def memory() -> dict[str, Any]:
 def setting(name: str, pairs: PairBatch) -> Setting:
     """A model with the fastest passes that calibration finds, and the same model as a user would have it."""
     model = network(name)
-    passes = Calibration(worthwhile=0)(model, model.similarity.matrix, pairs.query, 1)
+    passes = Calibration(payback=0)(model, model.similarity.matrix, pairs.query, 1)
     return Setting(model, network(name).to(memory_format=torch.contiguous_format), passes, pairs)
