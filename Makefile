@@ -126,7 +126,7 @@ sweep: setup  ## trainings x evaluations: make sweep SWEEP=gamma [LAUNCHER=local
 differential: setup  ## compare the methods with other people's code, and write docs/differential.md
 	$(PY) -m benchmarks.differential
 
-bench: .venv/.bench  ## speed against the peers, 12 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
+bench: .venv/.bench  ## speed against the peers, 6 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
 	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)
 .venv/.bench: .venv/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
