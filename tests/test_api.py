@@ -212,7 +212,7 @@ for make in (
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "explainers is SFAM(gamma=1.0, head='pull_back', order='pull_back_first', e",
+        "explainers is SFAM(gamma=1.0, head='pull_back', order='pull_back_first', e,",
         "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', ord",
         "explainer 'mine' is 'sfam', of type str: give an object of Explainer",
         "model is 'resnet18', of type str: give an object of Module",

@@ -1,5 +1,6 @@
 """Worlds with known answers beyond the default: a background that goes with the class, many sizes, two birds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -7,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from sfam_bench.core.ranges import Share
+from sfam_bench.core.ranges import Positive, Share
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.planted.dataset import Planted, hash_id
@@ -54,7 +55,7 @@ class Scale(Planted):
     scales: of crest and tail, drawn for each image, in units of `evidence_size`.
     """
 
-    scales: tuple[float, ...] | list[float] = (0.35, 0.55, 0.85, 1.3, 2.0)
+    scales: Sequence[Positive] = (0.35, 0.55, 0.85, 1.3, 2.0)
     name: str = "planted-scale"
 
     def _add_states(self, index: pd.DataFrame) -> pd.DataFrame:
