@@ -5,7 +5,6 @@ Examples:
     sfam-bench evaluate experiment=planted run_dir=results/mine
     sfam-bench evaluate experiment=cub dataset.root=CUB_200_2011 'explainer=[sfam,grad_cam]' pairs.count=20
     sfam-bench evaluate experiment=planted run_dir=results/mine resume=true
-    sfam-bench evaluate dataset=folder dataset.root=photos pairs=pairs.csv 'metric=[insertion_minus_deletion]'
 
 Settings: run_dir, pairs.kinds, pairs.count, maps.save, split, batch_size, device, resume, seed, unsupported.
 """
