@@ -95,6 +95,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
         "identity": identity,
         "passes_per_pair": taken,
         "retrieval": evaluation.retrieval(gallery),
+        **evaluation.episodes(gallery),
         **bench.facts,
     }
     config = {**resolve(cfg), "passes": {**resolve(cfg)["passes"], **mode, "seconds": 0.2}}

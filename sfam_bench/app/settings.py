@@ -30,6 +30,7 @@ OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others
         "maps.pictures": Natural | Literal["all"],
         "recall_at": list[Count],
         "nmi": bool,
+        "shots": list[Count],
         "verification": bool,
         "top": Count,
         "label": str | int | None,

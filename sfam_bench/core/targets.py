@@ -19,7 +19,9 @@ NO_RIVAL = "the target best_rival needs an item of another class in the gallery,
 NO_THRESHOLD = (
     "target.threshold is not set: sfam-bench embed verification=true prints it, at equal errors or a given FAR"
 )
-NO_RIVALS = "the target class_score needs references of other classes (rivals), and these pairs have none"
+NO_RIVALS = (
+    "the target class_score needs references of other classes, and these pairs have none: set episodes.rivals=true"
+)
 
 
 @runtime_checkable

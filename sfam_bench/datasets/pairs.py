@@ -13,11 +13,13 @@ import torch
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import PairBatch, Redrawing, Sample, pair_seed
+from sfam_bench.core.references import Prototype, Supports
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
 from sfam_bench.core.targets import NO_RIVAL
-from sfam_bench.core.types import Images, KeypointsBatch
+from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import Dataset, roles
+from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
 from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
 
 log = logging.getLogger(__name__)
@@ -191,13 +193,31 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
-    """Load one batch; regions are included if every pair has them, missing further references are NaN."""
-    queries, references = ([dataset.sample(image_id) for image_id in frame[f"{side}_id"]] for side in SIDES)
+    """Load one batch; regions are included if every pair has them, missing further references are NaN.
+
+    Pairs of episodes have prototypes as references, and the regions that the query has with every support.
+    """
+    prototypes = SUPPORTS in frame
+    queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
+    shown = frame[SUPPORTS] if prototypes else [[reference_id] for reference_id in frame["reference_id"]]
     regions = [
-        dataset.regions(query_id, reference_id, sample)
-        for query_id, reference_id, sample in zip(frame["query_id"], frame["reference_id"], queries, strict=True)
+        common_regions(dataset, query_id, own, sample)
+        for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
-    common = [name for name in regions[0] if all(name in found for found in regions)]
+    masks = stack_common(regions)
+    if prototypes:
+        return PairBatch(
+            query_ids=tuple(frame["query_id"]),
+            reference_ids=tuple(frame["reference_id"]),
+            query=torch.stack([sample.image for sample in queries]),
+            reference=load_supports(dataset, frame, [*frame[SUPPORTS]]),
+            negative_ids=tuple(frame["negative_id"]),
+            negative=load_supports(dataset, frame, [*frame[NEGATIVES]]),
+            masks=masks,
+            keypoints=keypoints(queries),
+            rivals=tuple(load_supports(dataset, frame, own) for own in zip(*frame.get(RIVALS, ()), strict=True)),
+        )
+    references = [dataset.sample(image_id) for image_id in frame["reference_id"]]
     negatives = [image_id for image_id in frame["negative_id"] if image_id]
     return PairBatch(
         query_ids=tuple(frame["query_id"]),
@@ -206,12 +226,37 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         reference=torch.stack([sample.image for sample in references]),
         negative_ids=tuple(negatives) or None,
         negative=torch.stack([dataset.sample(image_id).image for image_id in negatives]) if negatives else None,
-        masks={name: torch.stack([found[name] for found in regions]) for name in common},
+        masks=masks,
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
         others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
         redraws=dataset if isinstance(dataset, Redrawing) else None,
     )
+
+
+def load_supports(dataset: Dataset, frame: pd.DataFrame, members: Sequence[Sequence[str]]) -> Supports:
+    """The supports of each pair by id, each image loaded once."""
+    ids = list(dict.fromkeys(image_id for own in members for image_id in own))
+    rows = {image_id: row for row, image_id in enumerate(ids)}
+    images = torch.stack([dataset.sample(image_id).image for image_id in ids])
+    how = Prototype(*frame[HOW].iloc[0].split())
+    return Supports(images, tuple(tuple(rows[image_id] for image_id in own) for own in members), tuple(ids), how)
+
+
+def common_regions(dataset: Dataset, query_id: str, reference_ids: Sequence[str], sample: Sample) -> dict[str, Mask]:
+    """The regions of a query that are the same with each of some references."""
+    first, *others = (dataset.regions(query_id, reference_id, sample) for reference_id in reference_ids)
+    return {
+        name: mask
+        for name, mask in first.items()
+        if all(name in found and torch.equal(mask, found[name]) for found in others)
+    }
+
+
+def stack_common(regions: Sequence[dict[str, Mask]]) -> dict[str, Masks]:
+    """The regions that all pairs have, (batch, rows, cols) each."""
+    common = [name for name in regions[0] if all(name in found for found in regions)]
+    return {name: torch.stack([found[name] for found in regions]) for name in common}
 
 
 def further_references(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:

@@ -29,7 +29,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_commands_are_there() -> None:
     named = "train embed evaluate report paper part-agreement methods metrics intervene sweep tune submit data models"
-    assert {*named.split(), "explain", "keep", "maps", "work"} == {*COMMANDS}
+    assert {*named.split(), "episodes", "explain", "keep", "maps", "work"} == {*COMMANDS}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["evaluate", "--help"], ["models", "ls"], ["--version"]])

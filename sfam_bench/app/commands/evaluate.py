@@ -58,8 +58,9 @@ def main(cfg: DictConfig) -> None:
                 write(store, number, frames[number], shard)
         evaluation.write_images(store, pairs)
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
-        checked = evaluation.intervention()
-        store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent, **checked)
+        measured, checked = evaluation.episodes(gallery), evaluation.intervention()
+        found = {"retrieval": evaluation.retrieval(gallery), **measured, **checked}
+        store.finish(shards=len(frames), skipped=silent, **found)
     for wanted, names in group_by_need(silent, evaluation.metrics).items():
         print(f"skipped on {evaluation.inputs.dataset.name}, which lacks {wanted}: {', '.join(names)}")
     if verified := verification_facts(pairs):
