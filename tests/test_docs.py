@@ -32,8 +32,9 @@ from sfam_bench.app import guide
 from sfam_bench.app.commands.explain import to_settings
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
+from sfam_bench.app.overrides import write_value
 from sfam_bench.app.settings import check_fields, check_settings, resolve
-from sfam_bench.app.sweeping import Sweep, write_value
+from sfam_bench.app.sweeping import Sweep
 from sfam_bench.datasets.planted.dataset import Planted
 from tests.paths import ROOT
 

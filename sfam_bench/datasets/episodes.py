@@ -71,30 +71,36 @@ class Episodes(Checked):
             raise UserError("episodes.ways=1 leaves nothing to choose from: give two or more")
 
     def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
-        """Raise UserError if these images allow no episode, or no pair of a kind."""
-        next(self.draw(dataset, image_ids))
+        """Raise UserError if these images allow no episode, or no pair of a kind; log how many classes are left out."""
+        labels = dataset.index.loc[list(image_ids), "label"]
+        if left_out := labels.nunique() - len(self.members(dataset, image_ids)):
+            need = f"{self.shots} supports and {self.queries} queries"
+            log.warning("%s: %d classes without %s are left out", dataset.name, left_out, need)
         if "partial_class" in self.kinds and not getattr(dataset, "evidence", ()):
             raise UserError("episodes.kinds=partial_class needs known evidence parts: only dataset=planted has them")
 
-    def draw(self, dataset: Dataset, image_ids: Sequence[str]) -> Iterator[Episode]:
-        """The episodes, as positions in `image_ids`; UserError if there are too few classes with enough images."""
+    def members(self, dataset: Dataset, image_ids: Sequence[str]) -> dict[int, np.ndarray]:
+        """The positions of each class with enough images; UserError if there are fewer than `ways` of them."""
         index = dataset.index.loc[list(image_ids)]
         of_query, searched = roles(index)
         labels = index["label"].to_numpy()
-        members = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
-        large = [label for label, own in members.items() if self._fits(of_query[own], searched[own])]
-        need = f"{self.shots} supports and {self.queries} queries"
-        if len(large) < self.ways:
-            largest = max(map(len, members.values()))
+        every = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+        found = {label: own for label, own in every.items() if self._fits(of_query[own], searched[own])}
+        if len(found) < self.ways:
             raise UserError(
-                f"{dataset.name} has {len(large)} classes here with {need} (the largest has {largest} images), and "
-                f"episodes.ways={self.ways}: lower episodes.queries, shots or ways, or add images"
+                f"{dataset.name} has {len(found)} classes here with {self.shots} supports and {self.queries} queries "
+                f"(the largest has {max(map(len, every.values()))} images), and episodes.ways={self.ways}: lower "
+                "episodes.queries, shots or ways, or add images"
             )
-        if len(large) < len(members):
-            log.warning("%s: %d classes without %s are left out", dataset.name, len(members) - len(large), need)
+        return found
+
+    def draw(self, dataset: Dataset, image_ids: Sequence[str]) -> Iterator[Episode]:
+        """The episodes, as positions in `image_ids`; UserError if there are too few classes with enough images."""
+        members = self.members(dataset, image_ids)
+        of_query, searched = roles(dataset.index.loc[list(image_ids)])
         for number in range(self.count):
             random = np.random.default_rng([self.seed, number])
-            chosen = random.choice(large, self.ways, replace=False)
+            chosen = random.choice([*members], self.ways, replace=False)
             supports, queries = [], []
             for label in chosen:
                 order = random.permutation(members[label])

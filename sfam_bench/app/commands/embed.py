@@ -1,4 +1,4 @@
-"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out.
+"""Embed a split and print its retrieval results (leave-one-out): recall@k, R-precision, MAP@R; NMI with nmi=true.
 
 Examples:
 

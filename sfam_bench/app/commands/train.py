@@ -1,4 +1,4 @@
-"""Train a metric-learning model; leaves model.safetensors with its facts, the history, and how each image retrieves.
+"""Train a metric-learning model; writes model.safetensors, model.json (about it), history.csv, retrieval.parquet.
 
 Examples:
 
