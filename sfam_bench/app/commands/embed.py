@@ -3,8 +3,7 @@
 Examples:
 
     sfam-bench embed experiment=planted
-    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all
-    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 model.checkpoint=RUN/model.safetensors nmi=true
+    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all model.checkpoint=RUN/model.safetensors nmi=true
     sfam-bench embed experiment=cub dataset.root=CUB_200_2011 verification=true
 
 Settings: split, recall_at, nmi, verification, engine, batch_size, device.
