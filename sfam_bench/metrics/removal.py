@@ -66,7 +66,7 @@ class Hiding:
 
 @dataclass(frozen=True)
 class Infidelity(Checked):
-    """Mean squared error of the map's sum over hidden pixels as the fall of the score; Yeh et al., NeurIPS 2019, eq. 2.
+    """Mean squared error of the map's sum over hidden pixels as the fall of the score; Yeh et al., NeurIPS 2019.
 
     min over c of mean_n (c a_n - d_n)^2, a_n the map's sum over the pixels that sample n hides, d_n the fall of the
     score; c makes the value independent of the map's scale, as captum's normalize=True does. Hidden pixels have the

@@ -17,6 +17,7 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.attention_rollout import AttentionRollout, mix_residual
+from sfam_bench.explainers.clip_surgery import CLIPSurgery
 from sfam_bench.explainers.grad_eclip import GradECLIP, to_unit_interval
 from sfam_bench.explainers.le_grad import LeGrad
 from sfam_bench.explainers.shared import attention as module
@@ -314,3 +315,69 @@ def test_cards_name_source_and_every_field(method):
     assert "20" in source
     assert set(field_notes(type(method))) == {field.name for field in dataclasses.fields(method)}
     assert method.card.needs == "attention"
+
+
+# CLIP Surgery
+
+
+@pytest.mark.parametrize(("token", "layer"), READING)
+def test_clip_surgery_by_its_definition_block_by_block(token, layer):
+    model = tiny_transformer("cosine", token, layer, depth=3).double()
+    seen = encoded(model)
+    vit = transformer(depth=3).double()
+    grid = model.trunk[1].transformer.num_prefix_tokens
+    image = model.trunk[0](seen.query.images)
+    tokens = vit.patch_embed(image)
+    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens)))
+    path = None
+    for number, block in enumerate(vit.blocks):
+        if number >= 1:
+            normed = block.norm1(tokens)
+            both, count, width = normed.shape
+            values = block.attn.qkv(normed).reshape(both, count, 3, 2, width // 2)[:, :, 2]
+            heads = []
+            for h in range(2):
+                v = values[:, :, h]
+                heads.append(torch.softmax(v @ v.transpose(1, 2) / v.shape[-1] ** 0.5, dim=-1) @ v)
+            added = block.attn.proj(torch.cat(heads, dim=-1))
+            path = added + (tokens if path is None else path)
+        tokens = block(tokens)
+    patches = vit.norm(path)[:, grid:]
+    reference = seen.terms[0].side.embeddings
+    expected = torch.einsum("bnd,bd->bn", F.normalize(patches, dim=-1), reference)
+    found = maps_of(CLIPSurgery(blocks=2, redundant=None), model, seen)
+    torch.testing.assert_close(found.flatten(1), expected.detach(), **CLOSE)
+    bare = model(seen.query.images.mean(dim=(2, 3), keepdim=True).expand_as(seen.query.images))
+    less = torch.einsum("bnd,bd->bn", F.normalize(patches, dim=-1), reference - bare)
+    torch.testing.assert_close(maps_of(CLIPSurgery(blocks=2), model, seen).flatten(1), less.detach(), **CLOSE)
+
+
+def test_where_attention_adds_nothing_clip_surgery_scores_the_patches_before():
+    model = tiny_transformer("dot", depth=3, normalise=False).double()
+    blocks = model.trunk[1].transformer.blocks
+    for block in blocks[1:]:
+        nn.init.zeros_(block.attn.proj.weight)
+        nn.init.zeros_(block.attn.proj.bias)
+        nn.init.zeros_(block.mlp.fc2.weight)
+        nn.init.zeros_(block.mlp.fc2.bias)
+    seen = encoded(model)  # so that the cut holds the patches behind the first block
+    expected = torch.einsum("bkij,bk->bij", seen.query.activations, seen.terms[0].side.embeddings)
+    for count in (1, 2, 6):
+        found = maps_of(CLIPSurgery(blocks=count, redundant=None), model, seen)
+        torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_the_clip_surgery_of_a_margin_is_the_difference():
+    model = tiny_transformer().double()
+    seen = encoded(model, target=Margin())
+    near, far = (replace(seen, terms=(replace(term, sign=1.0),)) for term in seen.terms)
+    for redundant in (None, "mean_colour"):
+        method = CLIPSurgery(redundant=redundant)
+        one, other = (maps_of(method, model, side) for side in (near, far))
+        torch.testing.assert_close(maps_of(method, model, seen), one - other, **CLOSE)
+
+
+def test_clip_surgery_needs_two_blocks():
+    model = tiny_transformer(depth=1)
+    with pytest.raises(UserError, match="two blocks"):
+        maps_of(CLIPSurgery(), model, encoded(model))
