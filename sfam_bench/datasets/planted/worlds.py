@@ -60,7 +60,7 @@ class Scale(Planted):
 
     def _add_states(self, index: pd.DataFrame) -> pd.DataFrame:
         draws = [np.random.default_rng([self.seed, hash_id(image_id)]) for image_id in index.index]
-        return index.assign(scale=[self.scales[draw.integers(len(self.scales))] for draw in draws])
+        return index.assign(scale=[self.scales[int(draw.integers(len(self.scales)))] for draw in draws])
 
     def _scene(self, image_id: str) -> PlantedScene:
         scene = super()._scene(image_id)
