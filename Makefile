@@ -129,10 +129,10 @@ known-answers: setup  ## rendered worlds x networks x all methods, whose cause i
 	$(SB) sweep sweep=known_answers launcher=$(LAUNCHER) $(all_methods)
 	$(SB) sweep sweep=known_answers_difference launcher=$(LAUNCHER) $(all_methods)
 
-differential: setup  ## compare the methods with other people's code, and write docs/differential.md
-	$(PY) -m benchmarks.differential
+differential: setup  ## compare the methods with other people's code [PEERS=folder of checkouts], and write docs/differential.md
+	$(if $(PEERS),PEERS=$(PEERS)) $(PY) -m benchmarks.differential
 
-bench: .venv/.bench  ## speed against the peers, 12 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
+bench: .venv/.bench  ## speed against the peers, 6 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
 	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)
 .venv/.bench: .venv/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

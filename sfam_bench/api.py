@@ -1,7 +1,7 @@
 """Explain, score and draw one pair, without a config: for notebooks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,19 @@ from sfam_bench.core.errors import UserError, check_object
 from sfam_bench.core.files import atomic
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.references import MEAN, Prototype, Supports, Vectors
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.core.targets import Similarity, swap_sides
+from sfam_bench.core.targets import Similarity
 from sfam_bench.core.targets import score as target_score
-from sfam_bench.core.types import Image
+from sfam_bench.core.types import Image, Images
 from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.own import from_folder
 from sfam_bench.datasets.pictures import Corners, Picture, Region, pair, sample
 from sfam_bench.evaluation.evaluate import PAIR, evaluate, find_flags, raw_maps, self_pairs
 from sfam_bench.evaluation.named import Explainers, check_method, explainers_of, find_object
 from sfam_bench.evaluation.ranking import Ranking, Result, explain_list
+from sfam_bench.evaluation.supports import support_maps
 from sfam_bench.metrics.shared.base import NOT_DRAWN, Metric
 from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
@@ -56,16 +59,18 @@ class Explanation:
     Attributes:
         score: similarity of the two images, in the unit of the model's similarity (cosine: -1 to 1).
         query: the query as the model reads it, (3, rows, cols), RGB in [0, 1].
-        reference: the reference as the model reads it, (3, rows, cols), RGB in [0, 1].
+        reference: the reference as the model reads it, (3, rows, cols), RGB in [0, 1]; of several images (supports, 3,
+            rows, cols); None for a vector.
         query_maps: a map of the query for each method, (rows, cols), signed, largest magnitude 1: positive values
             raise the similarity, negative values lower it.
-        reference_maps: the same of the reference.
+        reference_maps: the same of the reference; of several images (supports, rows, cols), on one scale; none for a
+            vector.
         flags: for each method whose map is all zeros the reason: "self_pair", "constant_map" or "nonfinite_map".
     """
 
     score: float
     query: Image
-    reference: Image
+    reference: Image | Images | None
     query_maps: dict[str, Tensor]
     reference_maps: dict[str, Tensor]
     flags: dict[str, str]
@@ -86,9 +91,10 @@ def default_model() -> SimilarityModel:
 def explain(
     model: nn.Module | None,
     query: Picture,
-    reference: Picture,
+    reference: Picture | list[Picture] | tuple[Picture, ...] | Vectors,
     explainers: Explainers = None,
     background: str = "white",
+    how: Prototype = MEAN,
 ) -> Explanation:
     """Compute the maps of one pair: which regions of each image make `model` find the two alike.
 
@@ -97,35 +103,64 @@ def explain(
             `default_model()`.
         query: a path, a PIL image, an array (rows, cols, 3) or a tensor (3, rows, cols) in [0, 1]. All but tensors are
             resized and cropped to `model.image_size`; photos are rotated as their EXIF tag says.
-        reference: the image that the query is compared with, given in the same way.
+        reference: what the query is compared with: an image, given in the same way; a list of images, which form a
+            prototype; or `Vectors` of one row, such as a stored embedding, a class proxy or a text embedding.
         explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
         background: colour behind transparent pixels.
+        how: the embedding that represents a list of images: their mean, their medoid, or the nearest to the query.
 
     Returns:
         The score, both images and the maps of both. The map of an image compared with itself, a constant map and a map
         with NaN or infinity are zeros, with the reason in `flags`.
 
     Raises:
-        UserError: if an image cannot be read, the two differ in size, or a method is unknown or does not support the
-            model.
+        UserError: if an image cannot be read, images differ in size, the query is among several reference images, or a
+            method is unknown or does not support the model or the reference.
     """
     chosen, used = explainers_of(explainers), _model(model)
-    pairs = pair(query, reference, used.image_size, background=background)
+    pairs = _batch(query, reference, used.image_size, background, how)
     encoded = encode_batch(used, Similarity(), pairs)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
+    blend = encoded.terms[0].side.blend
     for name, explainer in chosen.items():
-        for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
-            raw = raw_maps(explainer, used, seen, pairs)
-            (reason,) = find_flags(raw, self_pairs(pairs))
-            sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
+        raws = {"query": raw_maps(explainer, used, encoded, pairs)}
+        if blend is not None:
+            raws["reference"] = support_maps(explainer, used, encoded, pairs)
+        for side, raw in raws.items():
+            whole = raw.flatten(0, 1)[None]  # the images of one reference are on one scale
+            (reason,) = find_flags(whole, self_pairs(pairs))
+            maps = upsample(normalise(torch.zeros_like(whole) if reason else whole).view_as(raw), size).cpu()
+            sides[side][name] = maps[0] if len(maps) == 1 else maps
             if reason:
                 flags[name] = reason
     value = target_score(used.similarity, encoded.query.embeddings, encoded.terms)
-    return Explanation(
-        float(value), pairs.query[0], pairs.reference_images[0], sides["query"], sides["reference"], flags
-    )
+    images = None if blend is None else blend.side.images[blend.rows].cpu()
+    shown = images if images is None or len(images) > 1 else images[0]
+    return Explanation(float(value), pairs.query[0], shown, sides["query"], sides["reference"], flags)
+
+
+def _batch(
+    query: Picture,
+    reference: Picture | list[Picture] | tuple[Picture, ...] | Vectors,
+    size: int,
+    background: str,
+    how: Prototype,
+) -> PairBatch:
+    """A batch of one pair."""
+    if isinstance(reference, Vectors):
+        image = sample(query, "query", size, background=background).image
+        return PairBatch(("query",), ("vector",), image[None], reference)
+    if not isinstance(reference, list | tuple):
+        return pair(query, reference, size, background=background)
+    if not reference:
+        raise UserError("the list of reference images is empty: give at least one")
+    batches = [pair(query, other, size, background=background) for other in reference]
+    names = tuple(f"reference {number}" for number in range(len(batches)))
+    images = torch.cat([batch.reference_images for batch in batches])
+    supports = Supports(images, (tuple(range(len(batches))),), names, how)
+    return replace(batches[0], reference=supports, reference_ids=("prototype",))
 
 
 def score(
@@ -320,6 +355,8 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
     """
     if path is not None:
         check_suffix(Path(path))
+    if explanation.reference is None or explanation.reference.ndim > 3:
+        raise UserError("show draws a reference of one image: draw the maps of the explanation one by one")
     panels = [
         MapPanel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _caption(name, explanation, scores))
         for name, maps in explanation.query_maps.items()

@@ -16,7 +16,8 @@ HEAD = """# Validation against other implementations
 This page is written by `make differential`; `make test-all` runs the same comparisons. Maps are compared before ReLU,
 resizing and min-max scaling of either implementation, over all settings listed. *Difference* is the largest absolute
 difference, as a share of the largest magnitude of the other implementation's map. "By definition" is a loop that
-shares no code with the method.
+shares no code with the method. Code of authors that is no package is run from checkouts of their repositories:
+`make differential PEERS=folder`, with explain-cl (fawazsammani/explain-cl) and pairx (pairx-explains/pairx) below it.
 """
 
 

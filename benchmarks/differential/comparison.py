@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from os import environ
+from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor
 
+PEERS = Path(environ["PEERS"]) if environ.get("PEERS") else None  # a folder of checkouts of authors' repositories
 Sides: TypeAlias = tuple[str, Tensor, Tensor]  # a setting, our map and theirs, before anybody normalises
 
 
@@ -20,6 +23,8 @@ class Comparison:
     tolerance: of the largest magnitude of theirs.
     cause: why the two differ, where they are known to; then they must.
     package: what must be importable.
+    checkout: a file of the authors' repository that is run, below the folder of checkouts PEERS (`make differential
+        PEERS=...`), such as pairx/core.py.
     """
 
     method: str
@@ -28,11 +33,18 @@ class Comparison:
     tolerance: float = 1e-5
     cause: str = ""
     package: str = ""
+    checkout: str = ""
 
     @property
     def installed(self) -> bool:
         """Whether the peer can be run here."""
-        return not self.package or find_spec(self.package) is not None
+        there = not self.checkout or (PEERS is not None and (PEERS / self.checkout).is_file())
+        return there and (not self.package or find_spec(self.package) is not None)
+
+    @property
+    def missing(self) -> str:
+        """What has to be installed for the peer."""
+        return f"a checkout with {self.checkout} below $PEERS" if self.checkout else "pip install '.[crosscheck]'"
 
     def differences(self) -> dict[str, float]:
         """By setting, the largest difference as a share of their largest magnitude."""

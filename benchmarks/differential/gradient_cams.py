@@ -47,6 +47,17 @@ def grad_cams(name: str, setting: Setting) -> RawMaps:
 
 def raw_grad_cam(name: str, network: nn.Module, layer: nn.Module, inputs: Tensor, setting: Setting) -> RawMaps:
     """The same of any `network` that ends in embeddings."""
+
+    def target(reference: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda e: setting.model.similarity(e[None], reference[None])[0]
+
+    return targeted(name, network, layer, inputs, [target(reference) for reference in setting.references])
+
+
+def targeted(
+    name: str, network: nn.Module, layer: nn.Module, inputs: Tensor, targets: list[Callable[[Tensor], Tensor]]
+) -> RawMaps:
+    """The same of one target for each output."""
     import pytorch_grad_cam
 
     method: Any = getattr(pytorch_grad_cam, name)
@@ -56,10 +67,9 @@ def raw_grad_cam(name: str, network: nn.Module, layer: nn.Module, inputs: Tensor
             self.raw = super().get_cam_image(*args)
             return self.raw
 
-    similarity = setting.model.similarity
     with Keeping(network, [layer]) as extractor:
         extractor.batch_size = 512
-        extractor(inputs, [lambda e, r=r: similarity(e[None], r[None])[0] for r in setting.references])
+        extractor(inputs, targets)
     return torch.as_tensor(extractor.raw)
 
 

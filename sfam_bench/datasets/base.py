@@ -11,6 +11,7 @@ from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 
 ROLES = ("is_query", "is_gallery")
+CAMERA = "camera"
 
 
 @runtime_checkable
@@ -19,7 +20,8 @@ class Dataset(Protocol):
 
     `index` has the unique string index `image_id` and the columns `label` (int), `class_name` (str) and `split`
     ("train", "validation" or "test"); folder data sets add `path`, `box` and `keypoints`. The optional boolean columns
-    `is_query` and `is_gallery` select the images used as queries, and those searched and used as references.
+    `is_query` and `is_gallery` select the images used as queries, and those searched and used as references. With the
+    optional column `camera` (int) images of one class and camera are no answers to each other, as in re-identification.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Pairs listed in a CSV, for any data set."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.verification import accept_pairs
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.datasets.pairs import add_classes, add_controls
-from sfam_bench.datasets.tables import parse_flag, parse_string, read_csv
+from sfam_bench.datasets.tables import parse_flag, parse_string, read_csv, read_lines
 
 REQUIRED = {"query": parse_string, "reference": parse_string}
 OPTIONAL = {"negative": parse_string, "same": parse_flag}
@@ -28,11 +29,13 @@ LISTED, TRIPLET, SAME, DIFFERENT = "listed", "triplet", "same", "different"
 class PairList(Checked):
     """The pairs of a CSV with the columns query, reference, and optional negative (for triplets) or same (true, false).
 
+    A file that ends in .txt has the format of LFW's pairs.txt instead (`read_lfw_pairs`).
+
     Images are ids or paths of the data set's index. Kinds: "triplet" with negatives; with `same`, whether the model
     accepts the pair (`verification.accept_pairs`): same_accepted, same_rejected, different_accepted,
     different_rejected; "same" and "different" if there are fewer than two pairs of one of them; otherwise "listed".
 
-    file: the CSV.
+    file: the CSV, or a list in the format of LFW.
     others: add two further references to each pair, as `PairChoice` does.
     """
 
@@ -43,7 +46,10 @@ class PairList(Checked):
     @cached_property
     def table(self) -> pd.DataFrame:
         """The rows of the file; UserError, with its line, for a row that is no pair."""
-        table = read_csv(Path(self.file).expanduser(), REQUIRED, optional=OPTIONAL)
+        path = Path(self.file).expanduser()
+        if path.suffix == ".txt":
+            return read_lfw_pairs(path)
+        table = read_csv(path, REQUIRED, optional=OPTIONAL)
         if "negative" in table and "same" in table:
             raise UserError(f"{self.file} has the columns negative and same: give triplets, or pairs to verify")
         if table.empty:
@@ -114,3 +120,24 @@ class PairList(Checked):
             return kinds
         accepted = accept_pairs(scores, same)
         return np.char.add(kinds, np.where(accepted, "_accepted", "_rejected"))
+
+
+def read_lfw_pairs(path: Path) -> pd.DataFrame:
+    """The pairs of a list in LFW's format, by line: query, reference (PERSON/PERSON_0001.jpg) and same.
+
+    The first line may hold the number of folds and of pairs; then "person i j" is a pair of one person, and
+    "person i other j" one of two. Raises UserError, with the line.
+    """
+    lines = read_lines(path)
+    if re.fullmatch(r"\d+(\s+\d+)?", lines[0][1]):
+        lines = lines[1:]
+    rows = []
+    for at, line in lines:
+        cells = line.split()
+        numbers = cells[1:] if len(cells) == 3 else cells[1::2]
+        if len(cells) not in (3, 4) or not all(number.isdecimal() for number in numbers):
+            raise UserError(f"{path}, line {at}: {line!r}: expected 'person i j' or 'person i other j': copy it again")
+        people = (cells[0], cells[0] if len(cells) == 3 else cells[2])
+        images = [f"{person}/{person}_{int(number):04d}.jpg" for person, number in zip(people, numbers, strict=True)]
+        rows.append((at, *images, len(cells) == 3))
+    return pd.DataFrame(rows, columns=["line", "query", "reference", "same"]).set_index("line")

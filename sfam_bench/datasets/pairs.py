@@ -18,7 +18,7 @@ from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
 from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
-from sfam_bench.datasets.base import Dataset, roles
+from sfam_bench.datasets.base import CAMERA, Dataset, roles
 from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
 from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
 
@@ -78,7 +78,7 @@ class PairChoice(Checked):
         self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
     ) -> pd.DataFrame:
         random = np.random.default_rng([self.seed, *kind.encode()])
-        evidence = tuple(getattr(dataset, "evidence", ()))
+        states = tuple(getattr(dataset, "with_states", getattr(dataset, "evidence", ())))
         of_query, searched = roles(index)
         places = np.flatnonzero(of_query)
         order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
@@ -87,7 +87,8 @@ class PairChoice(Checked):
             for queries in split_chunks(order, 256):
                 scores = similarity.matrix(gallery[queries], gallery)
                 for query, row in zip(queries, scores, strict=True):
-                    reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, searched))
+                    among = searched & ~same_camera(index, query)
+                    reference, negative = KINDS[kind](Candidates(query, row, index, states, random, among))
                     if reference is not None and (kind != "triplet" or negative is not None):
                         negative_id = "" if negative is None else index.index[negative]
                         yield index.index[query], index.index[reference], negative_id, float(row[reference])
@@ -106,6 +107,14 @@ class PairChoice(Checked):
             # pairs of mutual nearest neighbours would be duplicated
             frame = pd.concat([frame, swapped]).drop_duplicates(["query_id", "reference_id"], ignore_index=True)
         return add_classes(frame.assign(kind=kind), index)
+
+
+def same_camera(index: pd.DataFrame, query: int) -> np.ndarray:
+    """Which images are of the class and by the camera of the one at a position; none where cameras are unknown."""
+    if CAMERA not in index:
+        return np.zeros(len(index), dtype=bool)
+    label, camera = (index[name].to_numpy() == index[name].iloc[query] for name in ("label", CAMERA))
+    return label & camera
 
 
 def balanced_order(labels: pd.Series, random: np.random.Generator, per_class: int | None) -> list[int]:

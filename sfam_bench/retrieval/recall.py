@@ -12,7 +12,7 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, progress, split_chunks
-from sfam_bench.datasets.base import ROLES, Dataset, roles
+from sfam_bench.datasets.base import CAMERA, ROLES, Dataset, roles
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.search import Engine, Roles, search
 
@@ -40,7 +40,10 @@ def roles_of(dataset: Dataset, image_ids: Sequence[str]) -> Roles | None:
     """Return which of these images are queries and which are searched; None if the data set has no roles."""
     if not set(ROLES) & set(dataset.index):
         return None
-    return Roles(*map(torch.tensor, roles(dataset.index.loc[list(image_ids)])))
+    index = dataset.index.loc[list(image_ids)]
+    queries, searched = map(torch.tensor, roles(index))
+    cameras = torch.tensor(index[CAMERA].to_numpy(dtype=int)) if CAMERA in index else None
+    return Roles(queries, searched, cameras)
 
 
 def per_item(
@@ -53,7 +56,8 @@ def per_item(
 ) -> pd.DataFrame:
     """Leave-one-out recall@k, R-precision and MAP@R (Musgrave et al., ECCV 2020) of each item, indexed by position.
 
-    With `roles`, of each query among the searched items. Items without another searched item of their class are absent.
+    With `roles`, of each query among the searched items, without those of its class and camera if cameras are known
+    (Zheng et al., ICCV 2015). Items without another searched item of their class are absent.
     """
     if not recall_at or min(recall_at) < 1:
         raise UserError(f"recall_at is {list(recall_at)}: give one or more positive integers")
@@ -61,11 +65,16 @@ def per_item(
     queries, searched = (every, every) if roles is None else (roles.queries, roles.searched)
     _, group = labels.unique(return_inverse=True)
     found_in = labels[searched]
-    others = (torch.bincount(group[searched], minlength=int(group.max()) + 1)[group] - searched.long())[queries]
+    place, left_out = None, searched.long()  # only itself
+    if roles is not None and roles.cameras is not None:
+        _, place = torch.stack([group, roles.cameras.to(group.device)]).unique(dim=1, return_inverse=True)
+        left_out = torch.bincount(place[searched], minlength=int(place.max()) + 1)[place]
+    others = (torch.bincount(group[searched], minlength=int(group.max()) + 1)[group] - left_out)[queries]
     if not (others > 0).any():
         raise UserError("no class has two images: retrieval needs a query and another image of its class")
     alone = int((queries & ~searched).any())  # a query outside the gallery may find all of it
-    deepest = min(max(int(others.max()), *recall_at), len(found_in) - 1 + alone)
+    more = 0 if place is None else int(left_out[queries].max())
+    deepest = min(max(int(others.max()), *recall_at) + more, len(found_in) - 1 + alone)
     own = None if roles is None else roles.own.to(labels.device)
     depths = torch.arange(1, deepest + 1, device=labels.device)
     columns = [*(f"recall_at_{k}" for k in recall_at), "r_precision", "map_at_r"]
@@ -76,6 +85,9 @@ def per_item(
         hits = found_in[positions] == wanted[rows, None]
         if own is not None:
             hits &= (positions != own[rows, None]) & (positions >= 0)
+        if place is not None:
+            same = (place[searched][positions] == place[queries][rows, None]) & (positions >= 0)
+            hits = (hits & ~same).gather(1, same.byte().argsort(dim=1, stable=True))  # those left out go last
         within = hits & (depths <= others[rows, None])
         precision = within.cumsum(dim=1) / depths.double() * within
         found = [*(hits[:, :k].any(dim=1) for k in recall_at), *(each.sum(dim=1) for each in (within, precision))]
@@ -159,6 +171,9 @@ class Catalogue:
         others = torch.ones_like(self.labels, dtype=torch.bool)
         if self.roles is not None:
             others &= self.roles.searched.to(others.device)
+        if self.roles is not None and self.roles.cameras is not None:
+            cameras, place = self.roles.cameras.to(others.device), self.place(query)
+            others &= (cameras != cameras[place]) | (self.labels != self.labels[place])
         others[self.place(query)] = False
         return others
 

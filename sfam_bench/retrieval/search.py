@@ -29,10 +29,14 @@ def neighbours(
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """Which items of a gallery are queries and which are searched, (items,) each."""
+    """Which items of a gallery are queries and which are searched, (items,) each.
+
+    With `cameras`, items of one class and camera are no answers to each other; measures leave them out, not `search`.
+    """
 
     queries: Bool[Tensor, " items"]
     searched: Bool[Tensor, " items"]
+    cameras: Int[Tensor, " items"] | None = None
 
     @property
     def own(self) -> Int[Tensor, " queries"]:

@@ -561,7 +561,7 @@ PASSES = {
     "passes.batch=many": ("passes.batch is 'many'", "an integer of at least 1 or null"),
     "passes.tolerance=exact": ("passes.tolerance is 'exact'", "a number"),
     "passes.tolerance=-5": ("passes.tolerance is -5", "a number of at least 0"),
-    "passes.worthwhile=null": ("passes.worthwhile is null", "a number"),
+    "passes.payback=null": ("passes.payback is null", "a number"),
     "+passes.threads=4": ("passes has no setting 'threads'", "mode, batch"),
     "passes.threads=4": ("no setting 'passes.threads'", "check its name"),
 }

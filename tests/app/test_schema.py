@@ -77,6 +77,8 @@ def test_shipped_experiments(experiment: str) -> None:
     "overrides",
     [
         ["variants=gamma"],
+        ["experiment=known_answers", "network=residual", "dataset=planted/crowd"],
+        ["experiment=known_answers", "network=vit_class", "dataset=planted/scale"],
         ["variants=choices", "experiment=cub_methods", "dataset.root=x"],
         ["explainer=[rise,zhu]", "explainer.rise.masks=3"],
         ["explainer=[sfam]", "+explainer.other={_target_: sfam_bench.explainers.sfam.SFAM, gamma: 0.5}"],

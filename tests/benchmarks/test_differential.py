@@ -12,7 +12,7 @@ EVERY = sorted(comparisons(), key=lambda comparison: (comparison.method, compari
 @pytest.mark.parametrize("comparison", EVERY, ids=lambda c: f"{c.method}, {c.peer}")
 def test_we_agree_or_know_why_not(comparison):
     if not comparison.installed:
-        pytest.skip(f"{comparison.package} is not installed: pip install '.[crosscheck]'")
+        pytest.skip(f"{comparison.package or comparison.checkout} is not installed: {comparison.missing}")
     found = comparison.differences()
     assert found
     if comparison.cause:

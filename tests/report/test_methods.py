@@ -9,7 +9,14 @@ from latex2mathml.converter import convert
 
 from sfam_bench.core.method_card import Card, field_notes, formula_and_source, remarks
 from sfam_bench.evaluation.named import find_object
-from sfam_bench.report.tables.methods import definition_lines, definitions, method_table, methods_page
+from sfam_bench.report.tables.methods import (
+    definition_lines,
+    definitions,
+    left_out,
+    method_table,
+    methods_page,
+    plain_text,
+)
 from tests.conftest import ROOT
 
 
@@ -44,7 +51,7 @@ def test_the_table_has_what_was_measured_and_nothing_else() -> None:
     table = method_table({"made": Made, "other": Made}, {"made": found}).set_index("method")
     row = table.loc["made"]
     assert [row[name] for name in ("forward", "backward", "ms per map", "residual")] == ["2113", "0.5", "1.23", "3e-06"]
-    assert [row[name] for name in ("targets", "reference", "sums to")] == ["score", "blind", "the score"]
+    assert [row[name] for name in ("targets", "uses reference", "sums to")] == ["similarity", "no", "the score"]
     exact = method_table({"made": Made}, {"made": {"residual": 0.0}})
     assert exact["residual"].tolist() == ["<1e-07"]
     assert [table.loc["other", name] for name in ("forward", "ms per map", "residual")] == ["", "", ""]
@@ -53,6 +60,7 @@ def test_the_table_has_what_was_measured_and_nothing_else() -> None:
 def test_the_page_has_a_card_that_markdown_leaves_alone() -> None:
     page = methods_page({"made": Made}, {}, "nothing")
     assert "## made" in page
+    assert all(f"\n- {plain_text(name)}: " in page for name in left_out())
     assert r"sum\_k w\_k A\_k" in page
     assert "| `base` | `null` | of the weights; one sentence \\| more. |" in page
     assert "- it says &lt;nothing>" in page

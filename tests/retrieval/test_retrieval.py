@@ -398,3 +398,37 @@ def test_a_query_is_ranked_in_the_gallery_alone() -> None:
     assert gallery.others("0").tolist() == [False, True, False, True, True]
     assert whole.find(NegativeEuclidean(), LINE[:1], "0", "3")[0, 0] == 3  # behind 1 and 2
     assert gallery.find(NegativeEuclidean(), LINE[:1], "0", "3")[0, 0] == 2  # 2 is not searched
+
+
+def with_cameras(seed: int, count: int = 40) -> tuple[torch.Tensor, torch.Tensor, Roles]:
+    draw = torch.Generator().manual_seed(seed)
+    items, labels = torch.randn(count, 5, generator=draw), torch.randint(0, 6, (count,), generator=draw)
+    queries, searched = (torch.rand(count, generator=draw) < share for share in (0.4, 0.8))
+    return items, labels, Roles(queries, searched, torch.randint(1, 4, (count,), generator=draw))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_images_of_the_same_class_and_camera_are_left_out(seed: int) -> None:
+    items, labels, known = with_cameras(seed)
+    scores, expected = Cosine().matrix(items, items), {}
+    for query in known.queries.nonzero()[:, 0].tolist():
+        same = (labels == labels[query]) & (known.cameras == known.cameras[query])
+        ranked = [k for k in scores[query].argsort(descending=True).tolist() if known.searched[k] and not same[k]]
+        ranked = [k for k in ranked if k != query]
+        hits = [bool(labels[k] == labels[query]) for k in ranked]
+        if not (wanted := sum(hits)):
+            continue
+        precision = sum(sum(hits[: k + 1]) / (k + 1) for k in range(wanted) if hits[k]) / wanted
+        expected[query] = [any(hits[:1]), any(hits[:3]), sum(hits[:wanted]) / wanted, precision]
+    found = per_item(Cosine(), items, labels, (1, 3), roles=known)
+    assert found.index.tolist() == [*expected]
+    torch.testing.assert_close(torch.tensor(found.to_numpy()), torch.tensor(list(expected.values())).double())
+
+
+def test_a_gallery_leaves_out_the_same_class_and_camera() -> None:
+    items, labels, known = with_cameras(0)
+    gallery = Catalogue(items, labels, tuple(map(str, range(len(items)))), known)
+    others = gallery.others("7")
+    for k in range(len(items)):
+        same = labels[k] == labels[7] and known.cameras[k] == known.cameras[7]
+        assert bool(others[k]) == (bool(known.searched[k]) and not same and k != 7)

@@ -1,10 +1,9 @@
-"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out.
+"""Embed a split and print its retrieval results (leave-one-out): recall@k, R-precision, MAP@R; NMI with nmi=true.
 
 Examples:
 
     sfam-bench embed experiment=planted
-    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all
-    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 model.checkpoint=RUN/model.safetensors nmi=true
+    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all model.checkpoint=RUN/model.safetensors nmi=true
     sfam-bench embed experiment=cub dataset.root=CUB_200_2011 verification=true
 
 Settings: split, recall_at, nmi, verification, engine, batch_size, device.

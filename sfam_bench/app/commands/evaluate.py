@@ -1,10 +1,15 @@
-"""Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder.
+"""Choose pairs, compute their maps with each chosen method, and score the maps with each chosen metric.
+
+The run folder then has all that `sfam-bench report` reads: config, pairs, records, curves, and maps if saved.
+
+A pair is a query and a reference. pairs.kinds says which ones are chosen, such as nearest_positive, the most similar
+image of the query's class. A group is a folder of conf/, and a choice one of its files.
 
 Examples:
 
     sfam-bench evaluate experiment=planted run_dir=results/mine
     sfam-bench evaluate experiment=cub dataset.root=CUB_200_2011 'explainer=[sfam,grad_cam]' pairs.count=20
-    sfam-bench evaluate experiment=planted run_dir=results/mine resume=true
+    sfam-bench evaluate dataset=folder dataset.root=photos pairs=pairs.csv 'metric=[insertion_minus_deletion]'
 
 Settings: run_dir, pairs.kinds, pairs.count, maps.save, split, batch_size, device, resume, seed, unsupported.
 """

@@ -1,4 +1,4 @@
-"""Worlds with known answers beyond the default: a background that goes with the class, evidence of many sizes."""
+"""Worlds with known answers beyond the default: a background that goes with the class, many sizes, two birds."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +11,7 @@ from sfam_bench.core.ranges import Share
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.planted.dataset import Planted, hash_id
-from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, PARTS, PlantedScene
+from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, OTHER, PARTS, PlantedScene
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,19 @@ class Scale(Planted):
     @cached_property
     def _scale_of(self) -> dict[str, float]:
         return {str(image_id): float(scale) for image_id, scale in self.index["scale"].items()}
+
+
+@dataclass(frozen=True)
+class Crowd(Planted):
+    """Two birds an image, of which one has the class; the other is drawn anew for each image.
+
+    The foreground is the bird of the class, and the other bird is one part. A map that shows birds, and not what makes
+    the pair alike, lies on both.
+    """
+
+    name: str = "planted-crowd"
+
+    parts: ClassVar[tuple[str, ...]] = (*PARTS, OTHER)
+
+    def _scene(self, image_id: str) -> PlantedScene:
+        return replace(super()._scene(image_id), crowd=True)
