@@ -340,3 +340,17 @@ def test_a_vector_has_no_support_with_a_map():
     model, pairs, image = setting()
     with pytest.raises(UserError, match="a map of its supports needs the activations"):
         support_maps(SFAM(), model, seen(model, pairs, Vectors(image.terms[0].side.embeddings)), pairs)
+
+
+@pytest.mark.parametrize("how", ["medoid", "nearest"])
+def test_a_chosen_image_is_a_single_image_for_every_use(how):
+    model, pairs, _ = setting(head="linear")
+    encoded = seen(model, pairs, supports(Prototype(how)))
+    side = encoded.terms[0].side
+    chosen = side.blend.rows
+    image = seen(model, pairs, SUPPORTS[chosen])
+    assert side.is_image
+    assert torch.equal(side.side_for("a test").images, SUPPORTS[chosen])
+    for method in METHODS:
+        expected = made(method, model, swap_sides(image), pairs)
+        torch.testing.assert_close(support_maps(method, model, encoded, pairs), expected, **CLOSE)
