@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import PairBatch, Term
+from sfam_bench.core.records import PairBatch, Reference, Term
 from sfam_bench.core.similarity import Dot, NegativeEuclidean
 from sfam_bench.core.targets import swap_sides
 from sfam_bench.explainers.fixlip import FIxLIP, interactions
@@ -52,7 +52,7 @@ def test_the_map_at_the_cut_sums_to_the_relevance_of_all_matches():
 
 def test_an_image_with_itself_has_the_square_of_its_relevance():
     model, encoded, pairs = setting(head=LINEAR, similarity=Dot(), normalise=False)
-    itself = replace(encoded, terms=(Term(1.0, encoded.query),))
+    itself = replace(encoded, terms=(Term(1.0, Reference.of(encoded.query)),))
     method = PairX(space="cut")
     own = method.position_relevance(model, itself)
     torch.testing.assert_close(method(model, itself, pairs).flatten(1), own.square(), **CLOSE)
