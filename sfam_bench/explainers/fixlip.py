@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sfam_bench.core.baselines import BaselineName
@@ -129,7 +129,11 @@ class FIxLIP(Checked):
 
 
 def interactions(
-    scores: Float[Tensor, "masks other_masks"], members: Members, weights: Values, others: Members, theirs: Values
+    scores: Float[Tensor, "coalitions other_coalitions"],
+    members: Members,
+    weights: Values,
+    others: Bool[Tensor, "other_coalitions other_players"],
+    theirs: Float[Tensor, " other_coalitions"],
 ) -> Interactions:
     """The coefficients of the products of two patches of different images in the weighted regression of second order.
 
@@ -143,7 +147,7 @@ def interactions(
     return left @ scores.cpu() @ right.T
 
 
-def centred_inverse(members: Members, weights: Values) -> Float[Tensor, "patches masks"]:
+def centred_inverse(members: Members, weights: Values) -> Float[Tensor, "players coalitions"]:
     """The map from scores to the coefficients of a weighted regression on members with an intercept."""
     rows, root = members.double(), (weights / weights.sum()).sqrt()
     centred = rows - (weights / weights.sum()) @ rows

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
@@ -57,7 +59,9 @@ class InteractionCAM(Checked):
         return torch.einsum("bn,bkn->bk", shares, positions)
 
 
-def interact(gradient: Activations, other: Activations) -> Activations:
+def interact(
+    gradient: Activations, other: Float[Tensor, "batch other_channels other_rows other_cols"]
+) -> Float[Tensor, "batch channels 1 1"]:
     """For each channel, the greatest inner product of its gradient with that of a channel of the other image."""
     if gradient.shape[2:] != other.shape[2:]:
         raise UserError("interaction_cam's gradients=interacting needs two images of one size: use gradients=own")

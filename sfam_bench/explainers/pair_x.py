@@ -114,7 +114,7 @@ class PairX(Checked):
             cells[one.query] = one.relevance
         return maps
 
-    def _at_pixels(self, model: SimilarityModel, image: Image, found: Matches) -> RawMaps:
+    def _at_pixels(self, model: SimilarityModel, image: Image, found: Matches) -> Float[Tensor, "rows cols"]:
         """The relevance of the best matches, distributed over the pixels of one image."""
         places, strengths = found.query[: self.matches], found.relevance[: self.matches]
         total = torch.zeros_like(image[0])

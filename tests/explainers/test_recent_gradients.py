@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.records import Side, Term
+from sfam_bench.core.records import Reference, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, unit
 from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.averaged_transforms import AveragedTransforms
@@ -161,7 +161,7 @@ def test_equal_shares_all_count_one():
     model, encoded, _ = setting()
     flat = torch.ones_like(encoded.query.embeddings)
     side = replace(encoded.query, embeddings=flat)
-    even = replace(encoded, query=side, terms=(Term(1.0, side),))
+    even = replace(encoded, query=side, terms=(Term(1.0, Reference.of(side)),))
     assert (contribution_weights(model, even) == 1).all()
 
 
@@ -170,8 +170,7 @@ def test_the_last_block_of_daam_is_grad_eclip_with_plain_attention(token):
     model = tiny_transformer("dot", token, normalise=False).double()
     seen = transformer_pairs(model)
     towards = contribution_weights(model, seen)
-    side = Side(seen.query.images, seen.query.activations, towards)
-    on_form = replace(seen, terms=(Term(1.0, side),))  # the dot product with c is <c, e>
+    on_form = replace(seen, terms=(Term(1.0, Reference(towards)),))  # the dot product with c is <c, e>
     expected = maps_of(GradECLIP(spatial="attention"), model, on_form)
     found = maps_of(DAAM(blocks="last", scale="none"), model, seen)
     torch.testing.assert_close(found, expected, **CLOSE)
@@ -204,15 +203,15 @@ def test_similarity_attention_of_a_triplet_by_its_definition():
 def test_a_negative_that_equals_the_query_has_no_similarity_attention():
     model, encoded, pairs = setting(head=LINEAR, target="margin")
     near, far = encoded.terms
-    same = replace(encoded, terms=(near, replace(far, side=encoded.query)))
+    same = replace(encoded, terms=(near, replace(far, side=Reference.of(encoded.query))))
     assert SimilarityAttention("constant", relu=False)(model, same, pairs).abs().max() < 1e-12
 
 
 def test_the_similarity_attention_of_an_image_with_itself_is_grad_cam_on_its_sum():
     model, encoded, pairs = setting(similarity=Dot(), normalise=False)
-    itself = replace(encoded, terms=(Term(1.0, encoded.query),))
+    itself = replace(encoded, terms=(Term(1.0, Reference.of(encoded.query)),))
     found = SimilarityAttention("constant", relu=False)(model, itself, pairs)
-    ones = replace(encoded.query, embeddings=torch.ones_like(encoded.query.embeddings))
+    ones = Reference(torch.ones_like(encoded.query.embeddings))
     expected = GradCAM(relu=False)(model, replace(encoded, terms=(Term(1.0, ones),)), pairs)
     torch.testing.assert_close(found, expected, **CLOSE)
 
