@@ -1,5 +1,7 @@
 """Choose the pairs to explain deterministically from embeddings, and load them in batches."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -180,6 +182,14 @@ def add_rivals(
             raise UserError(f"{dataset.name}: {NO_RIVAL}")
         found += [index.index[place] for place in scores.masked_fill(~others, -torch.inf).argmax(dim=1).tolist()]
     return pairs.assign(negative_id=found)
+
+
+def references_hash(pairs: pd.DataFrame) -> str:
+    """Hash what each query is compared with: reference, negative, and the ids of supports and rivals, in any order."""
+    named = ["query_id", "reference_id", "negative_id", SUPPORTS, NEGATIVES, RIVALS]
+    known = pairs[[name for name in named if name in pairs]]
+    rows = sorted(json.dumps(row, default=list) for row in known.to_dict("records"))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
 def cut_batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:

@@ -25,6 +25,7 @@ from sfam_bench.datasets.pairs import (
     cut_batches,
     first_of_each_kind,
     load_batch,
+    references_hash,
 )
 
 CLASSES, EACH = 6, 4
@@ -369,3 +370,14 @@ def test_a_rival_is_the_nearest_of_another_class_than_both() -> None:
     rows = [ids.index(image_id) for image_id in two]
     with pytest.raises(UserError, match="best_rival needs an item of another class"):
         add_rivals(alike, toy, Cosine(), gallery[rows], two)
+
+
+def test_the_hash_of_references_depends_on_them_alone(tmp_path) -> None:
+    pairs = pd.DataFrame({"query_id": ["a", "b"], "reference_id": ["c", "d"], "negative_id": ["", ""], "score": [1, 2]})
+    known = references_hash(pairs)
+    assert references_hash(pairs.iloc[::-1].assign(score=3)) == known
+    assert references_hash(pairs.assign(reference_id=["c", "e"])) != known
+    supported = pairs.assign(support_ids=[["c", "x"], ["d", "y"]])
+    supported.to_parquet(tmp_path / "pairs.parquet")
+    assert references_hash(pd.read_parquet(tmp_path / "pairs.parquet")) == references_hash(supported) != known
+    assert references_hash(pairs.assign(support_ids=[["c", "x"], ["d", "z"]])) != references_hash(supported)

@@ -52,6 +52,7 @@ def main(cfg: DictConfig) -> None:
     elif due:
         bench = evaluation.try_batch(frames[due[0]], count)
     facts = {**evaluation.facts, **(bench.facts if bench else {}), "shards": len(frames)}
+    facts["references"] = pairing.references_hash(pairs)
     store = RunStore.create(store.root, evaluation.identity, facts, cfg.resume)
     with acquire_lock(store.root / LOCK, f"{store.root} is being evaluated"):
         store.write_pairs(pairs)
