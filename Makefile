@@ -132,7 +132,7 @@ known-answers: setup  ## rendered worlds x networks x all methods, whose cause i
 differential: setup  ## compare the methods with other people's code [PEERS=folder of checkouts], and write docs/differential.md
 	$(if $(PEERS),PEERS=$(PEERS)) $(PY) -m benchmarks.differential
 
-bench: .venv/.bench  ## speed against the peers, 12 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
+bench: .venv/.bench  ## speed against the peers, 6 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
 	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)
 .venv/.bench: .venv/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
@@ -157,13 +157,13 @@ data-%: setup  ## download cub, cars196 or sop: make data-cub
 listed = $(call list,$(call files,$(1)))
 PAPER := $(SB) paper
 
-table-%: setup  ## table 1 to 8 out of stored records (results/tables/): make table-1 [MORE='records=results/train out=results/mine table.table_1.runs=[sop]']
+table-%: setup  ## table 1 to 9 out of stored records (results/tables/): make table-1 [MORE='records=results/train out=results/mine table.table_1.runs=[sop]']
 	$(PAPER) 'table=$(call listed,conf/table/$*_*.yaml)' $(MORE)
 
 figures: setup  ## draw the figures out of stored records (results/figures/)
 	$(PAPER) 'figure=$(call listed,conf/figure/*.yaml)' $(MORE)
 
-paper: setup  ## table-1 to table-8 and all figures, in a minute, without torch (results/tables/, figures/, paper.tex)
+paper: setup  ## table-1 to table-9 and all figures, in a minute, without torch (results/tables/, figures/, paper.tex)
 	$(PAPER) 'table=$(call listed,conf/table/*.yaml)' 'figure=$(call listed,conf/figure/*.yaml)' document=true $(MORE)
 
 keep: setup  ## copy a run to where tables find it: make keep RUN=results/runs/... NAME=mine

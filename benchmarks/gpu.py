@@ -51,7 +51,7 @@ def measured(name: str, folder: Path | None, pairs: int, batches: int, device: s
 
     model = network(name).to(device)
     batch = photos(folder, pairs)
-    passes = Calibration(worthwhile=0)(model, model.similarity.matrix, batch.query.to(device), 1)
+    passes = Calibration(payback=0)(model, model.similarity.matrix, batch.query.to(device), 1)
     setting = Setting(model, model, passes, batch)
     count = 2 * len(TWELVE) * pairs * Midpoint().intervals
     images = batch.query[:1].to(device).expand(passes.batch, -1, -1, -1).contiguous()

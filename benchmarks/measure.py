@@ -1,11 +1,13 @@
 """What the speed benchmark measures; each returns figures for the JSON."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,8 +26,8 @@ from sfam_bench.core.maps import ranks as rank
 from sfam_bench.core.records import PairBatch, Reference, Side, Term
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Images, Maps, RawMaps, Scores
-from sfam_bench.engine.calibration import Calibration
-from sfam_bench.engine.modes import available
+from sfam_bench.engine.calibration import Calibration, ModeTrial
+from sfam_bench.engine.modes import Function, Mode, available
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.evaluate import answer_questions, make_methods
 from sfam_bench.explainers.ablation_cam import AblationCAM, drops_by_passes
@@ -42,7 +44,8 @@ from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.metrics.shared.walks import take_order
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 
-BOTH: tuple[Direction, ...] = ("deletion", "insertion")
+DELETION: tuple[Direction, ...] = ("deletion",)
+BOTH: tuple[Direction, ...] = (*DELETION, "insertion")
 ACTIVATION: Mapping[str, Explainer] = {
     **{"grad_cam": GradCAM(relu=False), "hirescam": HiResCAM(), "xgrad_cam": XGradCAM(relu=False)},
     **{"grad_cam_pp": GradCAMPlusPlus(epsilon=1e-6, relu=False), "layer_cam": LayerCAM(relu=False)},
@@ -58,15 +61,22 @@ class Setting:
     plain: SimilarityModel
     passes: Passes
     pairs: PairBatch
+    modes: Mapping[Mode, Function] = field(default_factory=dict)
 
     def scene(self) -> Scene:
         """The pairs, encoded."""
         sides = self.pairs.query, self.pairs.reference_images
         return Scene(self.model, encode_pairs(self.model, Similarity(), *sides, passes=self.passes), self.pairs)
 
-    def walk(self, scene: Scene, explainers: Mapping[str, Explainer], steps: Steps) -> None:
+    def walk(
+        self,
+        scene: Scene,
+        explainers: Mapping[str, Explainer],
+        steps: Steps,
+        directions: tuple[Direction, ...] = BOTH,
+    ) -> None:
         """Deletion and insertion areas of each method's maps, in one stream."""
-        metrics = [Perturbation(name, MeanColour(), steps, min_range=-9) for name in BOTH]
+        metrics = [Perturbation(name, MeanColour(), steps, min_range=-9) for name in directions]
         for method in answer_questions(make_methods(scene, explainers, [""] * len(self.pairs)), metrics, self.passes):
             for metric in metrics:
                 metric(method.explained)
@@ -91,10 +101,9 @@ class Ready:
 def rates(setting: Setting, rounds: int) -> dict[str, Any]:
     """Images a second of each way to take passes, and how much faster it is than a user's eager passes one by one."""
     sixteen = setting.pairs.query[:1].expand(16, -1, -1, -1).contiguous()
-    tasks: dict[str, Callable[[], object]] = {}
-    for mode in available(sixteen.device):
-        passes = Calibration(mode, seconds=0.1)(setting.model, setting.model.similarity.matrix, sixteen, 0)
-        tasks[mode] = partial(passes.function, sixteen)
+    tasks: dict[str, Callable[[], object]] = {
+        mode: partial(function, sixteen) for mode, function in setting.modes.items()
+    }
     tasks["one by one"] = lambda: [setting.plain(image[None]) for image in sixteen[:4]]
     with torch.no_grad():
         seconds = interleaved(tasks, rounds)
@@ -124,14 +133,16 @@ def overhead(setting: Setting, methods: int, rounds: int) -> dict[str, float]:
 
 
 def curves(setting: Setting, rounds: int, rise: Any) -> dict[str, Any]:
-    """A deletion and an insertion of one map by RISE, by us at its steps, and by us at our points for six methods."""
+    """A deletion of one map by RISE, by us at its steps, and by us at our points for six methods."""
     scene, maps = setting.sfam()
     image, reference = setting.pairs.query, scene.encoded.terms[0].side.embeddings
 
     def score(images: Images) -> Scores:
         return setting.plain.similarity(setting.plain(images), reference)
 
-    walks = [peers.CausalCurve(score, name, 224, MeanColour(), stable=True) for name in BOTH]  # with our order of ties
+    walks = [
+        peers.CausalCurve(score, name, 224, MeanColour(), stable=True) for name in DELETION
+    ]  # with our order of ties
     points: list[np.ndarray] = []
 
     def restated() -> None:
@@ -143,14 +154,14 @@ def curves(setting: Setting, rounds: int, rise: Any) -> dict[str, Any]:
 
     tasks: dict[str, Callable[[], object]] = {
         "rise": original if rise else restated,
-        "same steps": lambda: setting.walk(setting.scene(), {"sfam": SIX["sfam"]}, Trapezoid(224)),
-        "our points": lambda: setting.walk(setting.scene(), SIX, Midpoint()),
+        "same steps": lambda: setting.walk(setting.scene(), {"sfam": SIX["sfam"]}, Trapezoid(224), DELETION),
+        "our points": lambda: setting.walk(setting.scene(), SIX, Midpoint(), DELETION),
     }
     seconds = interleaved(tasks, rounds)
     if rise:  # its ties fall in another order, and maps at 7 x 7 have ties at the borders
         restated()
     asked = torch.ones(1, dtype=torch.bool)
-    ours = [Walk(name, MeanColour(), Trapezoid(224)).scores(Explained(scene, maps), asked)[0] for name in BOTH]
+    ours = [Walk(name, MeanColour(), Trapezoid(224)).scores(Explained(scene, maps), asked)[0] for name in DELETION]
     apart = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(ours, points, strict=True))
     return {
         "rise": "its own code" if rise else "re-stated",
@@ -272,7 +283,7 @@ def scaling(setting: Setting) -> dict[str, dict[str, float]]:
         found.setdefault(name, {})[str(value)] = float(f"{1e3 * each:.3g}")
 
     one = with_pairs(setting, 1)
-    for count in (1, 4, 8):
+    for count in (1, 2, 4):
         measure("pairs", count, with_pairs(setting, count))
     for methods in (1, 4, 16):
         measure("methods", methods, one, methods)
@@ -303,8 +314,10 @@ def memory() -> dict[str, Any]:
         runs = [subprocess.run(command, check=True, capture_output=True, text=True, cwd=root) for _ in range(2)]
         return spread([float(run.stdout) for run in runs])["median"]
 
-    methods = {str(count): peak(count, 8) for count in (1, 40)}
-    points = {str(count): peak(1, count) for count in (10, 1000)}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # memory does not depend on the load
+        found = [pool.submit(peak, *given) for given in ((1, 8), (40, 8), (1, 10), (1, 1000))]
+    few, many, short, long = (each.result() for each in found)
+    methods, points = {"1": few, "40": many}, {"10": short, "1000": long}
     growth = {"methods": methods["40"] / methods["1"], "points": points["1000"] / points["10"]}
     return {"methods": methods, "points": points, "growth": {k: float(f"{v:.4g}") for k, v in growth.items()}}
 
@@ -312,5 +325,9 @@ def memory() -> dict[str, Any]:
 def setting(name: str, pairs: PairBatch) -> Setting:
     """A model with the fastest passes that calibration finds, and the same model as a user would have it."""
     model = network(name)
-    passes = Calibration(worthwhile=0)(model, model.similarity.matrix, pairs.query, 1)
-    return Setting(model, network(name).to(memory_format=torch.contiguous_format), passes, pairs)
+    trial = ModeTrial(model, model.similarity.matrix, pairs.query)
+    for mode in available(pairs.query.device):
+        trial.time(mode, 0.5, Calibration.tolerance)
+    passes = trial.passes(max(trial.rates, key=lambda mode: trial.rates[mode]))
+    plain = network(name).to(memory_format=torch.contiguous_format)
+    return Setting(model, plain, passes, pairs, {mode: trial.functions[mode] for mode in trial.rates})

@@ -109,7 +109,7 @@ def collect(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Curves (curves, points), and which (pair, baseline, direction) each belongs to."""
     batch = photos(folder, count)
-    passes = Calibration(worthwhile=0)(model, model.similarity.matrix, batch.query, 1)
+    passes = Calibration(payback=0)(model, model.similarity.matrix, batch.query, 1)
     scene = Scene(model, encode_pairs(model, Similarity(), batch.query, batch.reference, passes=passes), batch)
     walks = [Walk(name, baseline, Every()) for baseline in baselines for name in ("deletion", "insertion")]
     everyone = torch.ones(count, dtype=torch.bool)

@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfam_bench.api import default_model, explain, score, show
+    from sfam_bench.api import default_model, explain, explain_ranking, save_ranking, score, show
 
     __version__: str
 
-__all__ = ["__version__", "default_model", "explain", "score", "show"]
+__all__ = ["__version__", "default_model", "explain", "explain_ranking", "save_ranking", "score", "show"]
 
 
 def __getattr__(name: str) -> Any:

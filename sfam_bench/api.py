@@ -1,7 +1,7 @@
 """Explain, score and draw one pair, without a config: for notebooks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,22 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError, check_object
+from sfam_bench.core.files import atomic
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.core.records import PairBatch
+from sfam_bench.core.references import MEAN, Prototype, Supports, Vectors
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.core.targets import Similarity, swap_sides
+from sfam_bench.core.targets import Similarity
 from sfam_bench.core.targets import score as target_score
-from sfam_bench.core.types import Image
-from sfam_bench.datasets.pictures import Corners, Picture, Region, pair
+from sfam_bench.core.types import Image, Images
+from sfam_bench.datasets.geometry import Geometry
+from sfam_bench.datasets.own import from_folder
+from sfam_bench.datasets.pictures import Corners, Picture, Region, pair, sample
 from sfam_bench.evaluation.evaluate import PAIR, evaluate, find_flags, raw_maps, self_pairs
 from sfam_bench.evaluation.named import Explainers, check_method, explainers_of, find_object
+from sfam_bench.evaluation.ranking import Ranking, Result, explain_list
+from sfam_bench.evaluation.supports import support_maps
 from sfam_bench.metrics.shared.base import NOT_DRAWN, Metric
 from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
@@ -28,6 +35,7 @@ from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.pair import MapPanel, check_suffix, pair_figure, panel_lines, save_figure
 from sfam_bench.report.names import to_prose
+from sfam_bench.report.page.ranking import Shown, render_ranking
 
 METRICS = (  # default metrics, names of conf/metric
     "insertion_minus_deletion_mean_colour",
@@ -51,16 +59,18 @@ class Explanation:
     Attributes:
         score: similarity of the two images, in the unit of the model's similarity (cosine: -1 to 1).
         query: the query as the model reads it, (3, rows, cols), RGB in [0, 1].
-        reference: the reference as the model reads it, (3, rows, cols), RGB in [0, 1].
+        reference: the reference as the model reads it, (3, rows, cols), RGB in [0, 1]; of several images (supports, 3,
+            rows, cols); None for a vector.
         query_maps: a map of the query for each method, (rows, cols), signed, largest magnitude 1: positive values
             raise the similarity, negative values lower it.
-        reference_maps: the same of the reference.
+        reference_maps: the same of the reference; of several images (supports, rows, cols), on one scale; none for a
+            vector.
         flags: for each method whose map is all zeros the reason: "self_pair", "constant_map" or "nonfinite_map".
     """
 
     score: float
     query: Image
-    reference: Image
+    reference: Image | Images | None
     query_maps: dict[str, Tensor]
     reference_maps: dict[str, Tensor]
     flags: dict[str, str]
@@ -81,9 +91,10 @@ def default_model() -> SimilarityModel:
 def explain(
     model: nn.Module | None,
     query: Picture,
-    reference: Picture,
+    reference: Picture | list[Picture] | tuple[Picture, ...] | Vectors,
     explainers: Explainers = None,
     background: str = "white",
+    how: Prototype = MEAN,
 ) -> Explanation:
     """Compute the maps of one pair: which regions of each image make `model` find the two alike.
 
@@ -92,35 +103,64 @@ def explain(
             `default_model()`.
         query: a path, a PIL image, an array (rows, cols, 3) or a tensor (3, rows, cols) in [0, 1]. All but tensors are
             resized and cropped to `model.image_size`; photos are rotated as their EXIF tag says.
-        reference: the image that the query is compared with, given in the same way.
+        reference: what the query is compared with: an image, given in the same way; a list of images, which form a
+            prototype; or `Vectors` of one row, such as a stored embedding, a class proxy or a text embedding.
         explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
         background: colour behind transparent pixels.
+        how: the embedding that represents a list of images: their mean, their medoid, or the nearest to the query.
 
     Returns:
         The score, both images and the maps of both. The map of an image compared with itself, a constant map and a map
         with NaN or infinity are zeros, with the reason in `flags`.
 
     Raises:
-        UserError: if an image cannot be read, the two differ in size, or a method is unknown or does not support the
-            model.
+        UserError: if an image cannot be read, images differ in size, the query is among several reference images, or a
+            method is unknown or does not support the model or the reference.
     """
     chosen, used = explainers_of(explainers), _model(model)
-    pairs = pair(query, reference, used.image_size, background=background)
+    pairs = _batch(query, reference, used.image_size, background, how)
     encoded = encode_batch(used, Similarity(), pairs)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
+    blend = encoded.terms[0].side.blend
     for name, explainer in chosen.items():
-        for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
-            raw = raw_maps(explainer, used, seen, pairs)
-            (reason,) = find_flags(raw, self_pairs(pairs))
-            sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
+        raws = {"query": raw_maps(explainer, used, encoded, pairs)}
+        if blend is not None:
+            raws["reference"] = support_maps(explainer, used, encoded, pairs)
+        for side, raw in raws.items():
+            whole = raw.flatten(0, 1)[None]  # the images of one reference are on one scale
+            (reason,) = find_flags(whole, self_pairs(pairs))
+            maps = upsample(normalise(torch.zeros_like(whole) if reason else whole).view_as(raw), size).cpu()
+            sides[side][name] = maps[0] if len(maps) == 1 else maps
             if reason:
                 flags[name] = reason
     value = target_score(used.similarity, encoded.query.embeddings, encoded.terms)
-    return Explanation(
-        float(value), pairs.query[0], pairs.reference_images[0], sides["query"], sides["reference"], flags
-    )
+    images = None if blend is None else blend.side.images[blend.rows].cpu()
+    shown = images if images is None or len(images) > 1 else images[0]
+    return Explanation(float(value), pairs.query[0], shown, sides["query"], sides["reference"], flags)
+
+
+def _batch(
+    query: Picture,
+    reference: Picture | list[Picture] | tuple[Picture, ...] | Vectors,
+    size: int,
+    background: str,
+    how: Prototype,
+) -> PairBatch:
+    """A batch of one pair."""
+    if isinstance(reference, Vectors):
+        image = sample(query, "query", size, background=background).image
+        return PairBatch(("query",), ("vector",), image[None], reference)
+    if not isinstance(reference, list | tuple):
+        return pair(query, reference, size, background=background)
+    if not reference:
+        raise UserError("the list of reference images is empty: give at least one")
+    batches = [pair(query, other, size, background=background) for other in reference]
+    names = tuple(f"reference {number}" for number in range(len(batches)))
+    images = torch.cat([batch.reference_images for batch in batches])
+    supports = Supports(images, (tuple(range(len(batches))),), names, how)
+    return replace(batches[0], reference=supports, reference_ids=("prototype",))
 
 
 def score(
@@ -185,6 +225,101 @@ def score(
     return table
 
 
+def explain_ranking(
+    model: nn.Module | None,
+    query: Picture,
+    gallery: str | Path | Mapping[str, Picture],
+    k: int = 10,
+    explainers: Explainers = None,
+    labels: Mapping[str, str] | None = None,
+    label: str | None = None,
+    background: str = "white",
+    batch_size: int = 32,
+) -> Ranking:
+    """Rank a gallery for a query and explain the first k results: why each is like it, and why it is above the next.
+
+    Args:
+        model: the model to explain; None for `default_model()`.
+        query: as in `explain`.
+        gallery: a folder of images, or of class folders, whose names are the labels; or pictures by id.
+        k: the number of results. If the query's class is known, the first result of another class is explained too.
+        explainers: as in `explain`.
+        labels: the class of each picture of the gallery, by id.
+        label: the class of the query.
+        background: colour behind transparent pixels.
+        batch_size: images that are encoded at once.
+
+    Returns:
+        The results, best first. An image with the pixels of the query is left out, and named in `excluded`.
+
+    Raises:
+        UserError: if an image cannot be read, the gallery is empty, a picture has no label while others have, or a
+            method is unknown or does not support the model.
+    """
+    chosen, model = explainers_of(explainers), _model(model)
+    size = model.image_size
+    if isinstance(gallery, str | Path):
+        folder = from_folder(gallery, geometry=Geometry(round(size * 256 / 224), size), background=background)
+        ids = [str(image_id) for image_id in folder.index.index]
+        if labels is None and not folder.split_name.startswith("unlabelled"):
+            labels = dict(zip(ids, folder.index["class_name"], strict=True))
+
+        def load(image_id: str) -> Image:
+            return folder.sample(image_id).image
+
+    else:
+        check_object(gallery, "gallery", Mapping)
+        ids = [*gallery]
+
+        def load(image_id: str) -> Image:
+            return sample(gallery[image_id], f"gallery image {image_id}", size, background=background).image
+
+    if labels is not None and (missing := [image_id for image_id in ids if image_id not in labels]):
+        raise UserError(
+            f"{len(missing)} gallery images have no label, such as {missing[0]}: give one for each, or none"
+        )
+    image = sample(query, "query", size, background=background).image
+    return explain_list(model, image, load, ids, k, chosen, labels, label, batch_size)
+
+
+def save_ranking(ranking: Ranking, path: str | Path, title: str = "Ranked list") -> None:
+    """Write a ranking as one HTML page with embedded images.
+
+    Args:
+        ranking: what `explain_ranking` returned.
+        path: of the page, which is replaced.
+        title: of the page.
+
+    Raises:
+        UserError: if the page cannot be written.
+    """
+    methods = list(ranking.results[0].query_maps)
+    facts = [("query's class", ranking.label or "not known"), ("ranked", f"{ranking.searched} images")]
+    if ranking.excluded:
+        facts.append(("left out, since they are the query", ", ".join(ranking.excluded)))
+    page = render_ranking(title, pixels(ranking.query), facts, methods, [_shown(one) for one in ranking.results])
+    with atomic(Path(path).expanduser()) as file:
+        file.write_text(page, encoding="utf-8")
+
+
+def _shown(result: Result) -> Shown:
+    lines = [f"class: {result.label}"] if result.label is not None else []
+    lines.append(f"similarity {result.score:.4f}")
+    if result.margin is not None:
+        where = "above" if result.margin > 0 else "below"
+        lines.append(f"{abs(result.margin):.4f} {where} the best of another class, {result.rival_id}")
+    maps = [
+        (
+            result.query_maps[name].numpy(),
+            result.own_maps[name].numpy(),
+            result.above_next[name].numpy() if result.above_next else None,
+        )
+        for name in result.query_maps
+    ]
+    flags = [result.flags.get(name, "") for name in result.query_maps]
+    return Shown(result.place, result.image_id, lines, pixels(result.image), result.is_right, maps, flags)
+
+
 def _model(model: nn.Module | None) -> SimilarityModel:
     if model is None:
         return default_model()
@@ -220,6 +355,8 @@ def show(explanation: Explanation, path: str | Path | None = None, scores: pd.Da
     """
     if path is not None:
         check_suffix(Path(path))
+    if explanation.reference is None or explanation.reference.ndim > 3:
+        raise UserError("show draws a reference of one image: draw the maps of the explanation one by one")
     panels = [
         MapPanel(name, (maps.numpy(), explanation.reference_maps[name].numpy()), _caption(name, explanation, scores))
         for name, maps in explanation.query_maps.items()

@@ -14,6 +14,7 @@ import sfam_bench
 from sfam_bench.api import METRICS
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch
+from sfam_bench.core.references import Vectors
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
 from sfam_bench.datasets.pictures import sample
@@ -212,7 +213,7 @@ for make in (
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "explainers is SFAM(gamma=1.0, head='pull_back', order='pull_back_first', e",
+        "explainers is SFAM(gamma=1.0, head='pull_back', order='pull_back_first', e,",
         "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', ord",
         "explainer 'mine' is 'sfam', of type str: give an object of Explainer",
         "model is 'resnet18', of type str: give an object of Module",
@@ -369,3 +370,55 @@ def test_the_package_is_lazy_and_says_what_it_has():
     assert all(f"'{name}'" in done.stdout for name in ("explain", "score", "show", "default_model"))
     with pytest.raises(AttributeError, match="has no attribute 'explian'"):
         _ = sfam_bench.explian
+
+
+def test_a_prototype_has_a_map_for_each_of_its_images_and_a_vector_none(model):
+    query, *others = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    found = sfam_bench.explain(model, query, others, "similarity_decomposition")
+    assert found.reference.shape == (3, 3, 32, 32)
+    assert found.reference_maps["similarity_decomposition"].shape == (3, 32, 32)
+    embeddings = model.encode(torch.stack(others)).embeddings.mean(dim=0, keepdim=True)
+    vector = sfam_bench.explain(model, query, Vectors(embeddings), "similarity_decomposition")
+    assert vector.reference is None
+    assert vector.reference_maps == {}
+    assert vector.score == pytest.approx(found.score)
+    torch.testing.assert_close(*(one.query_maps["similarity_decomposition"] for one in (vector, found)))
+    single = sfam_bench.explain(model, query, others[:1], "sfam")
+    assert torch.equal(
+        single.query_maps["sfam"], sfam_bench.explain(model, query, others[0], "sfam").query_maps["sfam"]
+    )
+    with pytest.raises(UserError, match="show draws a reference of one image"):
+        sfam_bench.show(vector)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        (lambda query: [], "the list of reference images is empty"),
+        (lambda query: [NOISE, query], "a query has the pixels of its own support reference 1"),
+        (lambda query: Vectors(torch.ones(1, 5)), "give vectors of the same space"),
+    ],
+)
+def test_references_that_are_none_are_refused(model, reference, said):
+    query = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(6))
+    with pytest.raises(UserError, match=said):
+        sfam_bench.explain(model, query, reference(query), "sfam")
+
+
+def test_a_folder_is_ranked_and_saved_as_a_page(model, tmp_path):
+    for label in ("robin", "wren"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(3):
+            picture(10 * number + len(label)).save(tmp_path / "photos" / label / f"{number}.png")
+    picture(77).save(tmp_path / "query.png")
+    found = sfam_bench.explain_ranking(model, tmp_path / "query.png", tmp_path / "photos", 2, "sfam", label="wren")
+    assert [result.place for result in found.results[:2]] == [1, 2]
+    assert {result.label for result in found.results} <= {"robin", "wren"}
+    assert found.searched == 6
+    sfam_bench.save_ranking(found, tmp_path / "page.html", "<b>list</b>")
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;list&lt;/b&gt;" in page
+    assert all(result.image_id in page for result in found.results)
+    given = {"a": picture(1), "b": picture(2)}
+    with pytest.raises(UserError, match="1 gallery images have no label, such as b"):
+        sfam_bench.explain_ranking(model, picture(3), given, labels={"a": "x"})

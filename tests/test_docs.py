@@ -29,10 +29,12 @@ from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
 from sfam_bench.app import guide
+from sfam_bench.app.commands.explain import to_settings
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
+from sfam_bench.app.overrides import write_value
 from sfam_bench.app.settings import check_fields, check_settings, resolve
-from sfam_bench.app.sweeping import Sweep, write_value
+from sfam_bench.app.sweeping import Sweep
 from sfam_bench.datasets.planted.dataset import Planted
 from tests.paths import ROOT
 
@@ -159,6 +161,8 @@ class Reader:
                 raise AssertionError(f"{self.page} has a command of an unknown kind: {shlex.join(words)}")
 
     def script(self, name: str, arguments: list[str], really: bool) -> None:
+        if name == "explain":  # which has options
+            arguments = to_settings(arguments)
         if not really or ABSENT & set(arguments):
             composed(name, arguments, self.search)
             return

@@ -12,12 +12,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from sfam_bench.app.overrides import write_value
 from sfam_bench.app.parts import use_allotted_threads
 from sfam_bench.app.paths import expand_paths
 from sfam_bench.app.schema import CONF, check_keys
 from sfam_bench.app.settings import check_settings, resolve
 from sfam_bench.app.stored import admit_config
-from sfam_bench.app.sweeping import STAGES, write_value
+from sfam_bench.app.sweeping import STAGES
 from sfam_bench.app.work import Perform, Signals
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import run_facts

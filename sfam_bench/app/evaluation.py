@@ -18,13 +18,16 @@ from sfam_bench.app.parts import (
     read_labels,
     select_supported,
     write_images,
+    write_supports,
 )
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Gallery
+from sfam_bench.core.targets import BestRival
 from sfam_bench.datasets import pairs as pairing
+from sfam_bench.datasets.episodes import SUPPORTS, Episodes
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.cost import Cost
@@ -33,6 +36,7 @@ from sfam_bench.evaluation.intervention import intervention_check, intervention_
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Prepared
 from sfam_bench.metrics.shared.base import Metric
+from sfam_bench.retrieval.few_shot import describe_episodes, episode_facts
 from sfam_bench.retrieval.recall import Catalogue, embed, retrieval, roles_of
 from sfam_bench.runs.store import RunStore, frozen_passes
 
@@ -55,7 +59,8 @@ class Evaluation:
     def of(cls, cfg: DictConfig) -> "Evaluation":
         """Build them."""
         inputs, metrics = Inputs.of(cfg), build(cfg.metric)
-        return cls(cfg, inputs, metrics, inputs.identity("metric", "pairs", "maps"))
+        chosen = ("episodes",) if cfg.episodes else ()
+        return cls(cfg, inputs, metrics, inputs.identity("metric", "pairs", "maps", *chosen))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -70,6 +75,8 @@ class Evaluation:
         """Which pairs to explain."""
         inputs = self.inputs
         pairs = pair_choice(self.cfg)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        if isinstance(inputs.target, BestRival) and not self.cfg.episodes:  # whose negative is the rival in the episode
+            pairs = pairing.add_rivals(pairs, inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
         inputs.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         return pairs
 
@@ -97,6 +104,15 @@ class Evaluation:
         recall_at = list(self.cfg.recall_at)
         return retrieval(self.inputs.model.similarity, gallery, found.labels, recall_at, roles=found.roles)
 
+    def episodes(self, gallery: Gallery) -> dict[str, Any]:
+        """The accuracy over all episodes under the key "episodes"; empty without them."""
+        choice, inputs = pair_choice(self.cfg), self.inputs
+        if not isinstance(choice, Episodes):
+            return {}
+        facts = episode_facts(choice, inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        print(describe_episodes(facts))
+        return {"episodes": facts}
+
     def intervention(self) -> dict[str, Any]:
         """The intervention check, where metrics need parts that can be redrawn and the data set is rendered."""
         dataset, model = self.inputs.dataset, self.inputs.model
@@ -109,7 +125,10 @@ class Evaluation:
         """Store the images of a few pairs of each kind, or of all pairs."""
         count = self.cfg.maps.pictures
         few = pairs if count == "all" else pairing.first_of_each_kind(pairs, count)
-        write_images(store, self.inputs.dataset, few[list(SIDES)].to_numpy().flat)
+        sides = ["query_id"] if SUPPORTS in few else [*SIDES]
+        write_images(store, self.inputs.dataset, few[sides].to_numpy().flat)
+        if SUPPORTS in few:
+            write_supports(store, self.inputs.dataset, few)
 
     def restore_bench(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
         """The bench of a continued run, with its explainers and mode of passes; UserError if that mode fails here."""
@@ -175,7 +194,7 @@ class Bench:
             inputs.dataset.name,
             keep_maps=cfg.maps.save,
             passes=self.passes,
-            gallery=catalogue,
+            gallery=None if self.evaluation.cfg.episodes else catalogue,  # a prototype has no rank in it
             keep_curves=cfg.curves,
         )
 

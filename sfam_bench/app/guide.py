@@ -23,9 +23,9 @@ OVERVIEW = """usage: sfam-bench COMMAND [SETTING=VALUE ...]
 {}
 
 sfam-bench COMMAND --help explains a command; sfam-bench --version"""
-GROUPS = "Groups, chosen as GROUP=NAME, or as GROUP=[NAME,...] where several are possible:\n{}"
+GROUPS = "Groups of settings; choose with GROUP=NAME, or with GROUP=[NAME,...] where several are possible:\n{}"
 CHANGED = "Most used settings, and their defaults:\n{}"
-MORE = "The whole config: sfam-bench {} --cfg job. Groups of your own: --config-dir FOLDER."
+MORE = "All settings: sfam-bench {} --cfg job. A folder with groups of your own: --config-dir FOLDER."
 
 
 def commands() -> dict[str, str]:

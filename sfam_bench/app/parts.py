@@ -1,13 +1,16 @@
 """What several scripts build alike from the config."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
@@ -18,6 +21,7 @@ from sfam_bench.core.records import PairBatch
 from sfam_bench.core.targets import Target
 from sfam_bench.core.types import Images
 from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.datasets.episodes import SUPPORTS, Episodes
 from sfam_bench.datasets.pair_list import PairList
 from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.engine.calibration import Calibration
@@ -69,8 +73,11 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
     return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
 
 
-def pair_choice(cfg: DictConfig) -> PairChoice | PairList:
-    """How the pairs are chosen: by `pairs`, or listed in the CSV that it names."""
+def pair_choice(cfg: DictConfig) -> PairChoice | PairList | Episodes:
+    """How the pairs are chosen: by `episodes` if given, else by `pairs`, or listed in the CSV that it names."""
+    if cfg.get("episodes"):
+        episodes: Episodes = build(cfg.episodes)
+        return episodes
     if isinstance(cfg.pairs, str):
         return PairList(cfg.pairs, seed=cfg.seed)
     chosen: PairChoice | PairList = build(cfg.pairs)
@@ -192,6 +199,14 @@ def write_images(store: RunStore, dataset: Dataset, image_ids: Iterable[str]) ->
     for image_id in dict.fromkeys(image_ids):
         pixels = dataset.sample(image_id).image.permute(1, 2, 0)
         store.write_image(image_id, (pixels * 255).round().byte().numpy())
+
+
+def write_supports(store: RunStore, dataset: Dataset, pairs: pd.DataFrame) -> None:
+    """Write the supports of each prototype beside each other, under its name, for the report's gallery."""
+    for name, own in dict(zip(pairs["reference_id"], pairs[SUPPORTS], strict=True)).items():
+        images = [dataset.sample(image_id).image for image_id in own]
+        grid = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=0, pad_value=1.0)
+        store.write_image(name, (grid.permute(1, 2, 0) * 255).round().byte().numpy())
 
 
 def describe_passes(passes: Passes) -> str:

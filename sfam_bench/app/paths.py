@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from sfam_bench.app.sweeping import write_value
+from sfam_bench.app.overrides import write_value
 from sfam_bench.core.errors import UserError
 
 HOME = re.compile(r"~[\w.-]*(/|$)")

@@ -92,9 +92,11 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
     sizes = [len(frame) for frame in frames]
     count = cfg.shards or count_shards(len(pairs), rate, cfg.task_minutes, cfg.workers or 1)
     facts = {
+        "references": pairing.references_hash(pairs),
         "identity": identity,
         "passes_per_pair": taken,
         "retrieval": evaluation.retrieval(gallery),
+        **evaluation.episodes(gallery),
         **bench.facts,
     }
     config = {**resolve(cfg), "passes": {**resolve(cfg)["passes"], **mode, "seconds": 0.2}}

@@ -61,6 +61,28 @@ def read_published(conf: Path | None = None) -> dict[str, dict[str, Any]]:
         raise UserError(f"cannot read {file} ({error}): restore it, or install again") from error
 
 
+def read_published_few_shot(conf: Path | None = None) -> dict[tuple[str, int], dict[str, Any]]:
+    """Published accuracies by preset of experiment=few_shot/NAME and shots: accuracy, interval, source, mark, setting.
+
+    `interval` is half the 95 % interval over episodes, None where it was not found. UserError where the table of conf/
+    cannot be read.
+    """
+    file = (conf or conf_folder()) / "published_few_shot.csv"
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = {(row.pop("preset"), int(row.pop("shots"))): row for row in csv.DictReader(lines)}
+        return {
+            key: {
+                **row,
+                "accuracy": float(row["accuracy"]),
+                "interval": float(row["interval"]) if row["interval"] else None,
+            }
+            for key, row in rows.items()
+        }
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"cannot read {file} ({error}): restore it, or install again") from error
+
+
 def _preset(file: Path, conf: Path, reported: Mapping[str, Any]) -> Preset:
     body = read_yaml(file)
     entries = [entry for entry in body.get("defaults", []) if isinstance(entry, dict)]

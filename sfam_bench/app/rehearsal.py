@@ -1,6 +1,9 @@
 """Checks of an evaluation's settings before any image is embedded."""
 
+from dataclasses import replace
+
 import pandas as pd
+import torch
 
 from sfam_bench.app.evaluation import Evaluation
 from sfam_bench.app.parts import NOT_ONE, pair_choice
@@ -10,6 +13,7 @@ from sfam_bench.core.metric_card import NEEDS
 from sfam_bench.core.records import check_names
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.base import roles
+from sfam_bench.datasets.episodes import Episodes
 from sfam_bench.evaluation.cost import try_explainers
 from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.explainers.shared.prepare import Preparable
@@ -24,7 +28,8 @@ def check_inputs(evaluation: Evaluation) -> None:
     check_names(inputs.explainers, evaluation.metrics)
     choice = pair_choice(evaluation.cfg)
     choice.check(inputs.dataset, inputs.explained)
-    inputs.target.check(has_negatives={*choice.kinds} == {"triplet"})
+    episodes = choice if isinstance(choice, Episodes) else None
+    inputs.target.check(has_negatives=episodes is not None or {*choice.kinds} == {"triplet"})
     for name, metric in evaluation.metrics.items():
         if unknown := sorted({*metric.needs} - {*NEEDS, "gallery"}):
             raise UserError(
@@ -35,13 +40,21 @@ def check_inputs(evaluation: Evaluation) -> None:
         for name, made in inputs.explainers.items()
         if not isinstance(made, Sampling | Preparable) and card_of(made).remakes
     }
-    pair = pairing.load_batch(inputs.dataset, _any_pair(evaluation))
+    pair = pairing.load_batch(inputs.dataset, _any_episode(evaluation, episodes) if episodes else _any_pair(evaluation))
     _, why = try_explainers(light, inputs.model, inputs.target, pair)
     for name, reason in why.items():
         if evaluation.cfg.unsupported == "refuse":
             raise UserError(f"{name}: {reason} (unsupported=skip continues with the others)")
     if len(why) == len(inputs.explainers):
         raise UserError(NOT_ONE)
+
+
+def _any_episode(evaluation: Evaluation, episodes: Episodes) -> pd.DataFrame:
+    """A query and the prototype of its class, without embeddings."""
+    inputs = evaluation.inputs
+    one = replace(episodes, explained=1, kinds=("own_class",))
+    gallery = torch.ones(len(inputs.explained), 1)
+    return one(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
 
 
 def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
@@ -54,5 +67,5 @@ def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
     alike = index.loc[others, "label"] == index.loc[query, "label"]
     negatives = [image_id for image_id, same in zip(others, alike, strict=True) if not same]
     references = [image_id for image_id, same in zip(others, alike, strict=True) if same] or others
-    negative = negatives[0] if inputs.target.name == "margin" and negatives else ""
+    negative = negatives[0] if inputs.target.name in ("margin", "best_rival") and negatives else ""
     return pd.DataFrame({"query_id": [query], "reference_id": [references[0]], "negative_id": [negative]})

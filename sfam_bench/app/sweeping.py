@@ -1,6 +1,5 @@
 """A grid of trainings and evaluations: its cells, what they are called, and the commands that make them."""
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
+from sfam_bench.app.overrides import write_value
 from sfam_bench.app.stored import list_packages
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash
@@ -23,9 +23,6 @@ from sfam_bench.report.tables.cells import write_cells
 KEYS = ("experiment", "fixed", "train", "evaluate")
 STAGES = ("train", "evaluate")
 OURS = ("run_dir", "model.name")  # the sweep sets them itself, and resume=true where it is not "anyway"
-PLAIN = re.compile(
-    r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_/][A-Za-z0-9_./+-]*"
-)  # strings that need no quotes in Hydra
 LONGEST = 64  # characters of a name before its hash
 
 
@@ -58,19 +55,6 @@ def format_word(key: str, value: Any) -> str:
     text = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     alone = isinstance(value, list) or (isinstance(value, str) and text[:1].isalpha())
     return re.sub(r"[^A-Za-z0-9._]+", "-", text if alone else re.split(r"[./]", key)[-1] + text).strip("-.")
-
-
-def write_value(value: Any) -> str:
-    """A YAML value in Hydra's command-line syntax."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {write_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(write_value, value)) + "]"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if PLAIN.fullmatch(value):
-        return value
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
 
 
 @dataclass(frozen=True)

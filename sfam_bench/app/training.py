@@ -47,6 +47,8 @@ class Roles:
         """The roles of a data set's images; validation takes classes from the training split."""
         train, test = image_ids(dataset, "train"), image_ids(dataset, "test")
         held = validation.held_out(read_labels(dataset, train).tolist()) if validation else [False] * len(train)
+        if validation and validation.folds is None:
+            return cls(train, image_ids(dataset, "validation"), test)
         kept, out = ([image for image, is_out in zip(train, held, strict=True) if is_out == side] for side in (0, 1))
         return cls(kept, out, test)
 

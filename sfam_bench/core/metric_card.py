@@ -30,12 +30,9 @@ SIGNED = ("selectivity", "insertion_minus_deletion")  # families whose zero is c
 Limits: TypeAlias = tuple[float | int, float | int]  # beartype does not accept an int as a float
 NEEDS: Mapping[str, str] = {
     **{"foreground": "masks or boxes", "box": "boxes", "keypoints": "keypoints", "negative": "negatives"},
-    **{
-        "background": "a background of known state",
-        "shared": "parts of known state",
-        "unshared": "parts of known state",
-    },
-    **{"same_class": "other references", "other_class": "other references", "redraws": "parts that can be redrawn"},
+    **dict.fromkeys(("shared", "unshared"), "parts known to be shared or not"),
+    **{"background": "a mask of the background", "redraws": "parts that can be redrawn"},
+    **{"same_class": "other references", "other_class": "other references"},
 }
 
 

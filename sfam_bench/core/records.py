@@ -163,9 +163,12 @@ class Reference:
 
     @property
     def is_image(self) -> bool:
-        """Whether each query has one image as its reference."""
+        """Whether each query has one image, unscaled, as its reference: given, or chosen from several."""
         blend = self.blend
-        return blend is not None and torch.equal(blend.pairs, blend.rows) and len(blend.rows) == len(self.embeddings)
+        if blend is None or len(blend.pairs) != len(self.embeddings):
+            return False
+        in_order = torch.equal(blend.pairs, torch.arange(len(blend.pairs), device=blend.pairs.device))
+        return in_order and bool((blend.shares == 1).all())
 
     def images_for(self, method: str) -> Blend:
         """The images, for a method that needs them; raises UserError for vectors."""
@@ -178,7 +181,9 @@ class Reference:
         if self.blend is None or not self.is_image:
             found = "a vector" if self.blend is None else "a prototype"
             raise UserError(NOT_ONE_IMAGE.format(found, method))
-        return self.blend.side
+        side, rows = self.blend.side, self.blend.rows
+        whole = torch.arange(len(side.embeddings), device=rows.device)
+        return side if torch.equal(rows, whole) else side.take(rows)
 
     @property
     def images(self) -> Images:

@@ -15,7 +15,13 @@ from sfam_bench.core.similarity import SimilarityFunction
 from sfam_bench.core.types import Embeddings, Scores
 
 NO_NEGATIVE = "the margin target needs triplets: choose pairs.kinds=[triplet]"
-NO_RIVALS = "the target class_score needs references of other classes (rivals), and these pairs have none"
+NO_RIVAL = "the target best_rival needs an item of another class in the gallery, and there is none"
+NO_THRESHOLD = (
+    "target.threshold is not set: sfam-bench embed verification=true prints it, at equal errors or a given FAR"
+)
+NO_RIVALS = (
+    "the target class_score needs references of other classes, and these pairs have none: set episodes.rivals=true"
+)
 
 
 @runtime_checkable
@@ -75,11 +81,21 @@ class Margin:
 class BestRival(Margin):
     """s(query, reference) - s(query, rival), the rival being the nearest item of another class in the gallery.
 
-    The rival is that of the unchanged query: it stays the same while pixels are removed. `retrieval.search` and
-    `datasets.pairs` find it, so that it is a margin whose negative is not chosen by the pairs.
+    It is a margin whose negative is found by `datasets.pairs.add_rivals` for pairs of any kind. The rival is that of
+    the unchanged query: it stays the same while pixels are removed.
     """
 
     name: str = "best_rival"
+
+    def check(self, has_negatives: bool) -> None:
+        """Accept any pair; the rival is found later."""
+
+    def terms(
+        self, reference: Reference, negative: Reference | None, rivals: Sequence[Reference] = ()
+    ) -> tuple[Term, ...]:
+        if negative is None:
+            raise UserError(NO_RIVAL)
+        return super().terms(reference, negative)
 
 
 @dataclass(frozen=True)
@@ -108,20 +124,24 @@ class ClassScore(Checked):
 
 @dataclass(frozen=True)
 class Threshold(Checked):
-    """s(query, reference) - threshold, the evidence for accepting the pair; `retrieval.verification` calibrates it.
+    """s(query, reference) - threshold: above zero the pair is accepted.
 
-    threshold: in units of the similarity.
+    threshold: in units of the similarity; `core.verification.calibrate` finds it on other classes.
     """
 
-    threshold: Finite
+    threshold: Finite | None = None
     name: str = "threshold"
 
     def check(self, has_negatives: bool) -> None:
-        """Accept any pair."""
+        """Accept any pair, once the threshold is known."""
+        if self.threshold is None:
+            raise UserError(NO_THRESHOLD)
 
     def terms(
         self, reference: Reference, negative: Reference | None, rivals: Sequence[Reference] = ()
     ) -> tuple[Term, ...]:
+        if self.threshold is None:
+            raise UserError(NO_THRESHOLD)
         return (Term(1.0, reference, threshold=float(self.threshold)),)
 
 
@@ -183,7 +203,7 @@ def _similarities(
 
 def swap_sides(encoded: Encoded) -> Encoded:
     """Exchange query and reference; the query's map of the swapped pair is the reference's map of this one."""
-    if not can_swap(encoded):
+    if len(encoded.terms) != 1 or encoded.terms[0].rivals:
         raise UserError("only a target with one reference can be swapped: explain the images of a triplet one by one")
     (term,) = encoded.terms
     swapped = replace(term, side=Reference.of(encoded.query))

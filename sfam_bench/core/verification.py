@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from sfam_bench.core.errors import UserError
+
 FOLDS = 10
 
 Values = Float[np.ndarray, " pairs"]
@@ -65,10 +67,10 @@ def verification_facts(pairs: pd.DataFrame) -> dict[str, float | int]:
 
     `pairs` has the columns score and kind; empty if the kinds are not those of judged pairs (same_accepted, ...).
     """
-    judged = pairs["kind"].str.extract(r"^(same|different)_(accepted|rejected)$")
-    if judged.isna().any(axis=None) or judged[0].nunique() < 2:
+    judged = _read_kinds(pairs)
+    if judged is None:
         return {}
-    same, accepted = (judged[0] == "same").to_numpy(), (judged[1] == "accepted").to_numpy()
+    same, accepted = judged
     roc = roc_curve(pairs["score"].to_numpy(), same)
     rate, threshold = equal_error(roc)
     return {
@@ -79,3 +81,36 @@ def verification_facts(pairs: pd.DataFrame) -> dict[str, float | int]:
         "equal_error_threshold": threshold,
         "roc_auc": float(np.trapezoid(roc["true_accepts"], roc["false_accepts"])),
     }
+
+
+def roc_of_pairs(pairs: pd.DataFrame) -> pd.DataFrame | None:
+    """The `roc_curve` of stored pairs; None if their kinds are not those of judged pairs."""
+    judged = _read_kinds(pairs)
+    return None if judged is None else roc_curve(pairs["score"].to_numpy(), judged[0])
+
+
+def _read_kinds(pairs: pd.DataFrame) -> tuple[Flags, Flags] | None:
+    """Which pairs are the same, and which are accepted, by their kinds."""
+    judged = pairs["kind"].str.extract(r"^(same|different)_(accepted|rejected)$")
+    if judged.isna().any(axis=None) or judged[0].nunique() < 2:
+        return None
+    return (judged[0] == "same").to_numpy(), (judged[1] == "accepted").to_numpy()
+
+
+def calibrate(scores: Values, same: Flags, far: float | None = None) -> float:
+    """The threshold at which a pair is accepted: at equal errors, or the lowest with at most `far` false accepts.
+
+    Raises:
+        UserError: without same and different pairs, or if no score is accepted at `far`.
+    """
+    if same.all() or not same.any():
+        raise UserError(
+            "a threshold needs pairs of the same and of different classes: calibrate it on two classes or more"
+        )
+    roc = roc_curve(scores, same)
+    if far is None:
+        return equal_error(roc)[1]
+    allowed = roc[(roc["false_accepts"] <= far) & np.isfinite(roc["threshold"])]
+    if allowed.empty:
+        raise UserError(f"no threshold has at most {far:g} false accepts: the highest score is of different classes")
+    return float(allowed["threshold"].iloc[-1])

@@ -15,12 +15,12 @@ NO_EVIDENCE = "pairs.kinds=partial_match needs known evidence parts: only datase
 
 @dataclass(frozen=True)
 class Candidates:
-    """One query, its scores against all items, and their index."""
+    """One query, its scores against all items, their index, and the columns of it that are states of parts."""
 
     query: int
     scores: Tensor
     index: pd.DataFrame
-    evidence: tuple[str, ...]
+    states: tuple[str, ...]
     random: np.random.Generator
     searched: np.ndarray  # items that may be references
 
@@ -73,10 +73,10 @@ def triplet(candidates: Candidates) -> Choice:
 
 
 def partial_match(candidates: Candidates) -> Choice:
-    """A random item that shares some evidence parts with the query and differs in others."""
-    if not candidates.evidence:
+    """A random item that shares the states of some parts with the query and differs in others."""
+    if not candidates.states:
         raise UserError(NO_EVIDENCE)
-    states = candidates.index[list(candidates.evidence)].to_numpy()
+    states = candidates.index[list(candidates.states)].to_numpy()
     shared = (states == states[candidates.query]).sum(axis=1)
     return candidates.any((shared > 0) & (shared < states.shape[1])), None
 

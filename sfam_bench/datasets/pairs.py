@@ -1,5 +1,7 @@
 """Choose the pairs to explain deterministically from embeddings, and load them in batches."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +15,13 @@ import torch
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import PairBatch, Redrawing, Sample, pair_seed
+from sfam_bench.core.references import Prototype, Supports
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
-from sfam_bench.core.types import Images, KeypointsBatch
+from sfam_bench.core.targets import NO_RIVAL
+from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import CAMERA, Dataset, roles
+from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
 from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
 
 log = logging.getLogger(__name__)
@@ -75,7 +80,7 @@ class PairChoice(Checked):
         self, kind: str, index: pd.DataFrame, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery
     ) -> pd.DataFrame:
         random = np.random.default_rng([self.seed, *kind.encode()])
-        evidence = tuple(getattr(dataset, "evidence", ()))
+        states = tuple(getattr(dataset, "with_states", getattr(dataset, "evidence", ())))
         of_query, searched = roles(index)
         places = np.flatnonzero(of_query)
         order = [int(places[at]) for at in balanced_order(index["label"].iloc[places], random, self.per_class)]
@@ -85,7 +90,7 @@ class PairChoice(Checked):
                 scores = similarity.matrix(gallery[queries], gallery)
                 for query, row in zip(queries, scores, strict=True):
                     among = searched & ~same_camera(index, query)
-                    reference, negative = KINDS[kind](Candidates(query, row, index, evidence, random, among))
+                    reference, negative = KINDS[kind](Candidates(query, row, index, states, random, among))
                     if reference is not None and (kind != "triplet" or negative is not None):
                         negative_id = "" if negative is None else index.index[negative]
                         yield index.index[query], index.index[reference], negative_id, float(row[reference])
@@ -152,6 +157,41 @@ def add_controls(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.Data
     return pairs.assign(**{f"{role}_id": chosen for role, chosen in found.items()})
 
 
+def add_rivals(
+    pairs: pd.DataFrame,
+    dataset: Dataset,
+    similarity: SimilarityFunction,
+    gallery: Gallery,
+    image_ids: Sequence[str],
+) -> pd.DataFrame:
+    """Replace the negative of each pair by the item nearest to the query among those of other classes than both images.
+
+    Embeddings of `image_ids` are the rows of `gallery`. Raises UserError if a query has no such item.
+    """
+    index = dataset.index.loc[list(image_ids)]
+    labels, searched = torch.tensor(index["label"].to_numpy()), torch.tensor(roles(index)[1])
+    places = [index.index.get_loc(query_id) for query_id in pairs["query_id"]]
+    found: list[str] = []
+    for rows in split_chunks(range(len(pairs)), 256):
+        part = pairs.iloc[list(rows)]
+        scores = similarity.matrix(gallery[[places[row] for row in rows]], gallery)
+        others = searched.expand(len(rows), -1).clone()
+        for side in SIDES:
+            others &= labels != torch.tensor(part[f"{side}_label"].to_numpy())[:, None]
+        if not others.any(dim=1).all():
+            raise UserError(f"{dataset.name}: {NO_RIVAL}")
+        found += [index.index[place] for place in scores.masked_fill(~others, -torch.inf).argmax(dim=1).tolist()]
+    return pairs.assign(negative_id=found)
+
+
+def references_hash(pairs: pd.DataFrame) -> str:
+    """Hash what each query is compared with: reference, negative, and the ids of supports and rivals, in any order."""
+    named = ["query_id", "reference_id", "negative_id", SUPPORTS, NEGATIVES, RIVALS]
+    known = pairs[[name for name in named if name in pairs]]
+    rows = sorted(json.dumps(row, default=list) for row in known.to_dict("records"))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
 def cut_batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
     """Split the pairs into batches of one kind each, in order."""
     return [
@@ -172,13 +212,31 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
-    """Load one batch; regions are included if every pair has them, missing further references are NaN."""
-    queries, references = ([dataset.sample(image_id) for image_id in frame[f"{side}_id"]] for side in SIDES)
+    """Load one batch; regions are included if every pair has them, missing further references are NaN.
+
+    Pairs of episodes have prototypes as references, and the regions that the query has with every support.
+    """
+    prototypes = SUPPORTS in frame
+    queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
+    shown = frame[SUPPORTS] if prototypes else [[reference_id] for reference_id in frame["reference_id"]]
     regions = [
-        dataset.regions(query_id, reference_id, sample)
-        for query_id, reference_id, sample in zip(frame["query_id"], frame["reference_id"], queries, strict=True)
+        common_regions(dataset, query_id, own, sample)
+        for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
-    common = [name for name in regions[0] if all(name in found for found in regions)]
+    masks = stack_common(regions)
+    if prototypes:
+        return PairBatch(
+            query_ids=tuple(frame["query_id"]),
+            reference_ids=tuple(frame["reference_id"]),
+            query=torch.stack([sample.image for sample in queries]),
+            reference=load_supports(dataset, frame, [*frame[SUPPORTS]]),
+            negative_ids=tuple(frame["negative_id"]),
+            negative=load_supports(dataset, frame, [*frame[NEGATIVES]]),
+            masks=masks,
+            keypoints=keypoints(queries),
+            rivals=tuple(load_supports(dataset, frame, own) for own in zip(*frame.get(RIVALS, ()), strict=True)),
+        )
+    references = [dataset.sample(image_id) for image_id in frame["reference_id"]]
     negatives = [image_id for image_id in frame["negative_id"] if image_id]
     return PairBatch(
         query_ids=tuple(frame["query_id"]),
@@ -187,12 +245,37 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         reference=torch.stack([sample.image for sample in references]),
         negative_ids=tuple(negatives) or None,
         negative=torch.stack([dataset.sample(image_id).image for image_id in negatives]) if negatives else None,
-        masks={name: torch.stack([found[name] for found in regions]) for name in common},
+        masks=masks,
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
         others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
         redraws=dataset if isinstance(dataset, Redrawing) else None,
     )
+
+
+def load_supports(dataset: Dataset, frame: pd.DataFrame, members: Sequence[Sequence[str]]) -> Supports:
+    """The supports of each pair by id, each image loaded once."""
+    ids = list(dict.fromkeys(image_id for own in members for image_id in own))
+    rows = {image_id: row for row, image_id in enumerate(ids)}
+    images = torch.stack([dataset.sample(image_id).image for image_id in ids])
+    how = Prototype(*frame[HOW].iloc[0].split())
+    return Supports(images, tuple(tuple(rows[image_id] for image_id in own) for own in members), tuple(ids), how)
+
+
+def common_regions(dataset: Dataset, query_id: str, reference_ids: Sequence[str], sample: Sample) -> dict[str, Mask]:
+    """The regions of a query that are the same with each of some references."""
+    first, *others = (dataset.regions(query_id, reference_id, sample) for reference_id in reference_ids)
+    return {
+        name: mask
+        for name, mask in first.items()
+        if all(name in found and torch.equal(mask, found[name]) for found in others)
+    }
+
+
+def stack_common(regions: Sequence[dict[str, Mask]]) -> dict[str, Masks]:
+    """The regions that all pairs have, (batch, rows, cols) each."""
+    common = [name for name in regions[0] if all(name in found for found in regions)]
+    return {name: torch.stack([found[name] for found in regions]) for name in common}
 
 
 def further_references(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:

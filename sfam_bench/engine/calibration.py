@@ -19,7 +19,7 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.core.ranges import Count, NotNegative
 from sfam_bench.core.types import Images
-from sfam_bench.engine.modes import MODES, Function, Mode, available
+from sfam_bench.engine.modes import GAIN, MODES, SETUP, Function, Mode, available
 from sfam_bench.engine.passes import Passes
 
 Score = Callable[[Tensor, Tensor], Tensor]  # (items, dims), (others, dims) -> (items, others)
@@ -37,34 +37,33 @@ class Calibration(Checked):
         directly.
     batch: inputs of a pass; null is 16 on a CPU, and on CUDA the power of two beyond which the rate no longer grows.
     tolerance: a mode whose scores on the first batch differ from float32 eager by more is not used.
-    worthwhile: seconds of the run in eager mode, below which no other mode is tried, since compiling takes seconds.
-    cache: the file of choices, eager rates and batch sizes by model, shape, machine and versions; null measures in
-        every run.
+    payback: a mode is tried if the seconds that it can save the run at most are this many times those to build it;
+        0 tries all.
+    cache: the file of rates and batch sizes by model, shape, machine and versions; null measures in every run.
     """
 
     mode: Literal["auto", "eager", "compiled", "half", "openvino"] = "auto"
     batch: Count | None = None
     tolerance: NotNegative = 1e-3
     seconds: NotNegative = 2.0
-    worthwhile: NotNegative = 60.0
+    payback: NotNegative = 1.0
     cache: str | None = None
 
     def __call__(self, model: nn.Module, score: Score, images: Images, planned: int) -> Passes:
         """Choose for a run of `planned` passes, on copies of its first images; the choice is in `facts`.
 
-        The first measurement also decides for later runs, so that choices do not depend on the machine's load.
+        The first measurements also decide for later runs, so that choices do not depend on the machine's load.
         """
         key = choice_key(model, images, self.batch)
         known = self.read_choice(key)
+        rates = known.setdefault("rates", {})
         trial = ModeTrial(model, score, images, self.batch or known.get("batch"))
-        known.setdefault("rate", trial.time("eager", self.seconds / 4))
+        rates.setdefault("eager", trial.time("eager", self.seconds / 4))
         known["batch"] = len(trial.batch)
         if self.mode != "auto":
             mode = "eager" if self.mode == "eager" else self.check_mode(trial, self.mode)
-        elif planned / known["rate"] < self.worthwhile:
-            mode = "eager"
         else:
-            mode = known["mode"] = self.fastest(trial, known.get("mode"))
+            mode = self.fastest(trial, rates, planned)
         self.write_choice(key, known)
         return trial.passes(mode)
 
@@ -75,21 +74,33 @@ class Calibration(Checked):
             raise UserError(f"passes.mode={mode} cannot be used here: {trial.refused[mode]}; choose auto")
         return "eager" if mode in trial.refused else mode
 
-    def fastest(self, trial: "ModeTrial", known: Mode | None) -> Mode:
-        """The fastest of the modes within tolerance, or the cached one."""
-        if known and (known == "eager" or trial.time(known, self.seconds, self.tolerance)):
-            return known
-        others = [mode for mode in available(trial.batch.device) if mode not in ("eager", known)]
-        for mode in others:
-            trial.time(mode, self.seconds / len(others), self.tolerance)
-        return max(trial.rates, key=lambda mode: trial.rates[mode])
+    def fastest(self, trial: "ModeTrial", rates: dict[Mode, float], planned: int) -> Mode:
+        """The fastest mode that pays for a run of `planned` passes, the cheapest to build tried first.
+
+        The rates that are measured are added to the known ones in `rates`; 0 is that of a mode that cannot be used.
+        """
+        device = trial.batch.device
+        usable: dict[Mode, float] = {"eager": rates["eager"]}
+        others = [mode for mode in available(device) if mode != "eager"]
+        for mode in sorted(others, key=lambda mode: SETUP[mode]):
+            least = planned / (GAIN[device.type][mode] * rates["eager"])  # seconds of the run
+            if planned / max(usable.values()) - least >= self.payback * SETUP[mode]:
+                if mode not in rates:
+                    rates[mode] = trial.time(mode, self.seconds / len(others), self.tolerance)
+                usable[mode] = rates[mode]
+        for best in sorted(usable, key=lambda mode: usable[mode], reverse=True):
+            if best in trial.rates or (usable[best] and trial.time(best, self.seconds / len(others), self.tolerance)):
+                return best
+        return "eager"
 
     def read_choice(self, key: str) -> dict[str, Any]:
-        """The cached measurement and choice for the same model, shape, machine and versions; empty without one."""
+        """The cached rates and batch size for the same model, shape, machine and versions; empty without one."""
         known = self._read().get(key)
-        if not isinstance(known, dict) or not known.get("batch") or not known.get("rate"):
+        known = known if isinstance(known, dict) else {}
+        rates = known.get("rates")
+        if not isinstance(rates, dict) or not rates.get("eager") or not known.get("batch"):
             return {}
-        return {name: value for name, value in known.items() if name != "mode" or value in MODES}
+        return {"rates": {mode: found for mode, found in rates.items() if mode in MODES}, "batch": known["batch"]}
 
     def write_choice(self, key: str, known: Mapping[str, Any]) -> None:
         """Cache a choice for later runs, where the file can be written, beside those of other runs."""

@@ -202,7 +202,7 @@ def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pai
 
 def joint_values(explainer: Explainer, scene: Scene) -> Callable[[], PointPairs] | None:
     """Computes the values of the pairs of positions of both images once; None for methods that have none."""
-    if not isinstance(explainer, PointToPoint) or len(scene.encoded.terms) > 1:
+    if not isinstance(explainer, PointToPoint) or not can_swap(scene.encoded):
         return None
     return cache(partial(explainer.point_pairs, scene.model, scene.encoded, scene.pairs))
 

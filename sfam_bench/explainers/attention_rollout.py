@@ -22,7 +22,8 @@ class AttentionRollout(Checked):
     """a row of R_L ... R_1, R_l = (A_l + I) with rows that sum to one; Abnar, Zuidema, ACL 2020, section 3.
 
     A_l is the attention of layer l, its heads fused. The row is that of the class token where the embedding is read
-    from it, and the mean of the patches' rows where patches are pooled, by any pooling. A control for transformers.
+    from it, and the mean of the patches' rows where patches are pooled, by any pooling. It
+    ignores the reference: a comparison for the methods that explain transformers.
 
     fusion: of the heads; the mean is the paper's, and there R_l is (A_l + I) / 2.
     """
@@ -33,7 +34,7 @@ class AttentionRollout(Checked):
         needs="attention",
         identities=("without prefix tokens the map sums to one",),
         degenerate=(
-            "it explains the query and not the pair: a control here",
+            "it explains the query, not the pair, since it ignores the reference",
             "it uses attention weights alone: values, signs and MLPs are ignored",
             "uniform attention gives a constant map",
         ),

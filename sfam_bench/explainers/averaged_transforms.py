@@ -10,6 +10,7 @@ from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch, Side
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Images, RawMaps
 from sfam_bench.engine.series import Masked, SoftMasks
 from sfam_bench.explainers.shared.forms import derivative, differentiating
@@ -50,14 +51,16 @@ class AveragedTransforms(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         images = encoded.query.images
-        sides = [(term.sign, term.side.side_for("averaged_transforms")) for term in encoded.terms]
-        others = [(sign, self._mixtures(encoded, side.images)) for sign, side in sides]
+        others = [
+            (slope[:, 0], self._mixtures(encoded, reference.side_for("averaged_transforms").images))
+            for slope, reference in comparisons(model.similarity, encoded.query.embeddings, encoded.terms)
+        ]
 
         def mean_score(x: Tensor, rows: Tensor) -> Tensor:
             embeddings, total = model(x), x.new_zeros(len(x))
-            for sign, mixed in others:
+            for slope, mixed in others:
                 for row in mixed[rows].unbind(dim=1):
-                    total = total + sign * model.similarity(embeddings, row) / self.steps
+                    total = total + slope[rows] * model.similarity(embeddings, row) / self.steps
             return total
 
         with differentiating(model):

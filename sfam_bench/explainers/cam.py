@@ -12,7 +12,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 @dataclass(frozen=True)
 class CAM:
-    """sum_k w_k A_k, w the reference pulled back to the channels in place of class weights; Zhou et al., CVPR 2016.
+    """sum_k w_k A_k, w the reference mapped back to the channels in place of class weights; Zhou et al., CVPR 2016.
 
     Norms are held constant. For the negative squared Euclidean distance the query's own embedding is subtracted from
     the reference, since -|e - e'|^2 = (e' - e) . e + (e - e') . e' and this is the query's side.

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.shared.attention import Attention, Layers, Rows, record_attention
 from sfam_bench.explainers.shared.forms import channel_form, combine, differentiating, gradients
@@ -89,8 +90,8 @@ def attended(attention: Attention, gradient: torch.Tensor, layers: Layers) -> to
 def contribution_weights(model: SimilarityModel, encoded: Encoded) -> Embeddings:
     """The share of each embedding dimension in the target, scaled to [0, 1]; ones where all are equal."""
     query, shares = encoded.query.embeddings, torch.zeros_like(encoded.query.embeddings)
-    for term in encoded.terms:
-        shares = shares + term.sign * model.similarity.split(query, term.side.embeddings)
+    for slope, reference in comparisons(model.similarity, query, encoded.terms):
+        shares = shares + slope * model.similarity.split(query, reference.embeddings)
     return to_unit(shares, flat=1.0)
 
 

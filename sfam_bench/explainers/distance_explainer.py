@@ -25,7 +25,7 @@ class DistanceExplainer(GridMethod):
     The authors' package multiplies the image by the mask before standardising, which is `baseline` zeros.
 
     masks: number of masks and of forward passes.
-    grid: cells a side of a mask.
+    grid: number of cells along each side of a mask.
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
     baseline: replaces hidden pixels; mean_colour, so that passes are shared with RISE.

@@ -29,7 +29,7 @@ class EigenCAM(Checked):
         reads_reference=False,
         identities=("on activations of rank one it is proportional to every channel, and to LaFAM",),
         degenerate=(
-            "it explains the query and not the pair: a control here",
+            "it explains the query, not the pair, since it ignores the reference",
             "if centred, the map is zero for activations that are constant over positions and for a single position",
             "where the two largest singular values are equal, the component is arbitrary",
         ),

@@ -10,6 +10,7 @@ from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Finite
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.similarity import ProductForm, unit
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, Images, RawMaps
 from sfam_bench.explainers.shared.forms import differentiating, gradients
 from sfam_bench.explainers.shared.pixels import chunks
@@ -43,8 +44,8 @@ class FGGB(Checked):
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         query = encoded.query
         weights = torch.full_like(query.embeddings, -self.threshold / query.embeddings.shape[1])
-        for term in encoded.terms:
-            weights = weights + term.sign * model.similarity.split(query.embeddings, term.side.embeddings)
+        for slope, reference in comparisons(model.similarity, query.embeddings, encoded.terms):
+            weights = weights + slope * model.similarity.split(query.embeddings, reference.embeddings)
         images = query.images
         return torch.cat(
             [weighted_gradients(model, images[some], weights[some]) for some in chunks(len(images), images)]

@@ -49,7 +49,7 @@ class FinerCAM(Preparable):
         return {"means": class_means(bank)}
 
     def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
-        if len(encoded.terms) > 1:
+        if len(encoded.terms) > 1 or encoded.terms[0].rivals:
             raise UserError("finer_cam has no map of a margin, which has its own similar class: use grad_cam")
         similarity, query = model.similarity, encoded.query
         means = state["means"]

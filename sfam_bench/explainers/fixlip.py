@@ -12,6 +12,7 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Natural, Share
 from sfam_bench.core.records import Encoded, PairBatch, Reference, Side, Term, pair_seed
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps
 from sfam_bench.explainers.kernel_shap import Coalitions, Members, Values, patch_of
 from sfam_bench.explainers.shared.masking import embed_masked
@@ -83,16 +84,21 @@ class FIxLIP(Checked):
         self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch
     ) -> list[list[tuple[float, Interactions]]]:
         """For each pair, the sign and the interactions of each comparison of the target."""
-        ids = [pairs.query_ids, pairs.reference_ids, pairs.negative_ids or pairs.reference_ids]
-        sides = [encoded.query, *(term.side.side_for("FIxLIP") for term in encoded.terms)]
-        kept = [self._embed(encoded, side, names) for side, names in zip(sides, ids, strict=False)]
+        compared = list(comparisons(model.similarity, encoded.query.embeddings, encoded.terms))
+        sides = [encoded.query, *(reference.side_for("fixlip") for _, reference in compared)]
+        first = [pairs.query_ids, pairs.reference_ids, pairs.negative_ids or pairs.reference_ids]
+        ids = [*first, *[pairs.reference_ids] * len(sides)][: len(sides)]
+        kept = [self._embed(encoded, side, names) for side, names in zip(sides, ids, strict=True)]
         found = []
         for row in range(len(pairs.query_ids)):
             (members, weights, embeddings), *others = (side[row] for side in kept)
             found.append(
                 [
-                    (term.sign, interactions(model.similarity.matrix(embeddings, far), members, weights, *other))
-                    for term, (*other, far) in zip(encoded.terms, others, strict=True)
+                    (
+                        float(slope[row, 0]),
+                        interactions(model.similarity.matrix(embeddings, far), members, weights, *other),
+                    )
+                    for (slope, _), (*other, far) in zip(compared, others, strict=True)
                 ]
             )
         return found

@@ -21,11 +21,11 @@ class GradCAM:
         signed=False,
         identities=(
             "on the dot product under GAP and a bias-free head it is the similarity decomposition",
-            "under GAP it is HiResCAM and XGrad-CAM, after ReLU",
+            "under GAP it equals HiResCAM and XGrad-CAM after their ReLU",
         ),
         degenerate=(
-            "on cosine under GAP and a bias-free head the map sums to zero before ReLU, so that only above-average "
-            "positions remain, and it vanishes as s approaches 1",
+            "on cosine under GAP and a bias-free head the map sums to zero before ReLU, so that ReLU keeps only "
+            "positions that contribute more than the average; the whole map approaches zero as the cosine approaches 1",
         ),
     )
 

@@ -16,11 +16,11 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class RELAX(GridMethod):
     """sum_n cos(h(x), h(x M_n)) M_n / sum_n M_n, h the embedding; Wickstroem et al., IJCV 2023.
 
-    A control: it ignores the reference. The paper uses 3000 masks of 7 x 7 cells; here they are RISE's, to share
-    passes.
+    A negative control: it ignores the reference. The paper uses 3000 masks of 7 x 7 cells; here they are RISE's, to
+    share passes.
 
     masks: number of masks and of forward passes.
-    grid: cells a side of a mask.
+    grid: number of cells along each side of a mask.
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
     baseline: replaces hidden pixels; the paper's is zero after standardisation.

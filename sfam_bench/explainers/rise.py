@@ -12,22 +12,23 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 @dataclass(frozen=True)
 class RISE(GridMethod):
-    """sum_n (s_n - mean s) M_n / (keep N), s_n the score behind mask M_n; Petsiuk et al., BMVC 2018, eq. 6.
+    """sum_n (s_n - mean s) M_n / (keep N), s_n the score with mask M_n; Petsiuk et al., BMVC 2018, eq. 6.
 
-    The paper uses 4000 to 8000 masks; here they are those of Distance Explainer and RELAX, which share their passes.
-    The paper replaces pixels by zero after standardisation, to which the mean colour is closest.
+    The paper uses 4000 to 8000 masks. Here there are fewer, the same as for Distance Explainer and RELAX, so that the
+    three methods share their forward passes. The paper sets hidden pixels to zero after standardisation, which is the
+    mean colour of ImageNet; here they get the mean colour of the image.
 
-    masks: number of masks and of forward passes.
-    grid: cells a side of a mask.
+    masks: number of masks, each of which takes one forward pass.
+    grid: number of cells along each side of a mask.
     keep: probability that a cell is kept.
-    seed: of the masks, together with the query's id.
-    baseline: replaces hidden pixels.
-    subtract_mean: subtract the mean score first; the paper does not, but class probabilities are near zero and cosines
-        near one, so that without it the map is mostly the random sum of the masks.
+    seed: of the random masks, together with the query's id.
+    baseline: what replaces hidden pixels.
+    subtract_mean: subtract the mean score first. The paper does not: class probabilities are mostly near zero. Cosines
+        are near one, so that without it the map is mostly the random sum of the masks.
     """
 
     card: ClassVar[Card] = Card(
-        identities=("with `subtract_mean` it is the covariance of score and mask over the masks, divided by keep",),
+        identities=("with `subtract_mean` it is the covariance of score and mask over all masks, divided by `keep`",),
         degenerate=("without `subtract_mean` the map mostly shows how often each pixel was kept",),
     )
 

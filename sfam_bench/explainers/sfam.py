@@ -27,37 +27,42 @@ Order = Literal["pull_back_first", "normalise_first"]
 class SFAM(Checked):
     """sum_k CIS_k A_k, CIS_k the share of channel k in the similarity; Liao et al., arXiv 2506.01636, reconstructed.
 
-    The paper's equations were not available: this follows its abstract, and each choice that it leaves open is a field.
+    The paper's equations were not available: this follows its abstract, and each choice that the abstract leaves open
+    is a setting.
 
-    gamma: weight = w_k p_k^gamma for cosine and dot, w the reference pulled back to the channels, p the query pooled;
-        1 is SFAM, 0 the exact split over positions (under GAP).
-    head: "pull_back" carries the similarity of the embeddings back through neck and head (w_k p_k sums to the score
-        minus the bias term; local for an MLP); "ignore" compares pooled features, which is another similarity;
-        "jacobian_of_shares" sends each dimension's share of the score, instead of the other embedding, back through
-        the Jacobian of the embedding before L2, and ignores gamma and euclidean_cis.
-    order: whether weights are normalised over channels after the pull-back, or shares over dimensions before it (only
-        with jacobian_of_shares). normalise_first with minmax is the convention of the authors' released FAM/DAAM code
-        (Liao et al., arXiv 2503.14640); for SFAM itself it is an inference.
-    euclidean_cis: how a channel's share delta_k of the squared distance becomes a weight that grows with likeness:
-        -delta, max delta - delta, 1 / (delta + epsilon), exp(-delta / tau); "dissimilarity", delta, explains the
-        distance. The default is bounded, has no pole, and separated shared from unshared parts best on the planted set.
-    epsilon, tau: null takes the median of the pair's deltas above zero.
-    weight_normalisation: minmax and softmax add a multiple of the channel mean, which ignores the reference.
-    per_position: "activation" is the feature map; "pooling" what pooling passes on (the argmax under GMP).
-    relu: drop the negative part of the map; without effect for cosine on rectified features without a head.
+    gamma: the weight of channel k is w_k p_k^gamma for cosine and dot product; 1 is SFAM, 0 the exact decomposition
+        over positions (under GAP).
+    head: "pull_back" maps the reference's embedding back through neck and head, so that the w_k p_k sum to the score
+        minus the bias term (for an MLP head this uses its derivative at the query, and the sum is not exact); "ignore"
+        compares the pooled features, and so explains another similarity; "jacobian_of_shares" maps each dimension's
+        share of the score, instead of the reference's embedding, back through the Jacobian of the embedding before L2,
+        and ignores gamma and euclidean_cis.
+    order: whether weights are normalised over channels after they are mapped back, or shares over dimensions before
+        (only with jacobian_of_shares). normalise_first with minmax is the convention of the authors' released FAM/DAAM
+        code (Liao et al., arXiv 2503.14640); for SFAM itself it is an inference.
+    euclidean_cis: how delta_k, the share of channel k in the squared distance, becomes a weight that is high for
+        similar channels: "negative" -delta, "complement" max delta - delta, "reciprocal" 1 / (delta + epsilon),
+        "exponential" exp(-delta / tau). "dissimilarity", delta, explains the distance instead. The default is bounded
+        and has no pole; on the planted set it separated shared from unshared parts best.
+    epsilon, tau: null takes the median of the positive deltas of the pair.
+    weight_normalisation: none, l1, minmax or softmax over the channels; minmax and softmax move the map towards the
+        mean of the channels, which ignores the reference.
+    per_position: what is weighted: "activation" takes the feature map, "pooling" the contribution of each position to
+        the pooled value (under GMP only the maximum counts).
+    relu: drop the negative part of the map; it has none for cosine on rectified features without a head.
     """
 
     card: ClassVar[Card] = Card(
         identities=(
-            "gamma 0 is the exact split under GAP: N times the similarity decomposition",
-            "behind an affine head the pulled-back CIS sum to the cosine minus the bias term",
+            "with gamma 0 under GAP it is N times similarity_decomposition, the exact decomposition",
+            "with an affine head and head=pull_back the CIS sum to the cosine minus the bias term",
             "without a head it is N times Relevance-CAM",
             "the margin map is the positive's map minus the negative's",
             "without a head jacobian_of_shares with normalise_first and minmax is FAM",
         ),
         degenerate=(
-            "it does not sum to the similarity: each weight has one factor p_k more than the exact split",
-            "behind a head, head=ignore and distances need the images of the reference, and refuse a bare vector",
+            "it does not sum to the similarity: each weight has one factor p_k more than in the exact decomposition",
+            "with a head, head=ignore and distances need the images of the reference, and refuse a bare vector",
             "Euclidean reciprocal: a few dead channels, where delta is near zero, can have nearly all of the weight",
         ),
     )
@@ -143,7 +148,7 @@ def pass_through(model: SimilarityModel, query: Side) -> Activations:
 
 
 def power(pooled: Weights, gamma: float) -> Weights:
-    """sign(p) |p|^gamma, and one at gamma 0, so that the family includes the exact split and SFAM."""
+    """sign(p) |p|^gamma, and one at gamma 0, so that the family includes the exact decomposition and SFAM."""
     return torch.ones_like(pooled) if gamma == 0 else pooled.sign() * pooled.abs().pow(gamma)
 
 

@@ -9,6 +9,7 @@ from sfam_bench.core.errors import Checked
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.similarity import ProductForm, unit
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps, Scores
 from sfam_bench.explainers.shared.forms import combine, derivative, differentiating
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -53,8 +54,8 @@ class SimilarityAttention(Checked):
         scaled = unit(embeddings) if by_length else embeddings
         held = scaled if self.weights == "differentiated" else scaled.detach()
         weights = torch.ones_like(scaled)
-        for term in encoded.terms:
-            other = unit(term.side.embeddings) if by_length else term.side.embeddings
+        for slope, reference in comparisons(model.similarity, encoded.query.embeddings, encoded.terms):
+            other = unit(reference.embeddings) if by_length else reference.embeddings
             apart = (held - other.clone()).abs()
-            weights = weights * (1 - apart if term.sign > 0 else apart)
+            weights = weights * torch.where(slope > 0, 1 - apart, apart)
         return (weights * scaled).sum(dim=1)

@@ -1,4 +1,4 @@
-"""The exact split of the similarity over positions."""
+"""The exact decomposition of the similarity over positions."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,9 +12,10 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 @dataclass(frozen=True)
 class SimilarityDecomposition:
-    """sum_k A_k,ij ds/dA_k,ij with norms held constant, the exact split of the score over positions; derived.
+    """sum_k A_k,ij ds/dA_k,ij with norms held constant, the exact decomposition of the score; derived.
 
-    For the negative squared Euclidean distance each image has its own side of the score.
+    For the negative squared Euclidean distance, (e' - e) . e + (e - e') . e', the query's map sums to the first term,
+    and the reference's map to the second.
     """
 
     card: ClassVar[Card] = Card(
@@ -23,7 +24,9 @@ class SimilarityDecomposition:
             "without a head under GAP and cosine it is Stylianou's map and Zhu's without rectification",
             "the margin map is the positive's map minus the negative's",
         ),
-        degenerate=("behind an MLP head or an early cut it is the local linear part, and leaves a residual",),
+        degenerate=(
+            "with an MLP head or an early cut it is the linear approximation at the query, and leaves a residual",
+        ),
     )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:

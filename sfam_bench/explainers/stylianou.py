@@ -34,7 +34,7 @@ class Stylianou:
             "without a head it is the similarity decomposition (cosine)",
             "the margin map is the positive's map minus the negative's",
         ),
-        degenerate=("behind a head it explains another similarity than the score",),
+        degenerate=("with a head it explains another similarity than the score",),
     )
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:

@@ -17,7 +17,7 @@ from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 class Completeness(Checked):
     """|sum of the raw map - explained score| / |score|; Sundararajan et al., ICML 2017.
 
-    0 is an exact split of the score over positions. It is measured for every method: a method whose card names no total
+    0 is a map whose values sum to the score. It is measured for every method: a method that is listed as not additive
     does not claim to sum to the score, and one with an arbitrary scale (a channel sum instead of a mean) may have any
     value and still rank pixels well. All other metrics rescale maps first; this one does not.
 
@@ -36,8 +36,8 @@ class Completeness(Checked):
         return MetricCard(
             range=(0, inf),
             degenerate=(
-                "for a method that claims no total, its scale decides",
-                "a bias in the head belongs to no position",
+                "for a method that does not claim to sum to the score, the value depends on the scale of its maps",
+                "a bias of the head is not attributed to any position",
             ),
             group="Complexity and completeness",
             label=label("completeness", f"from {self.baseline.name}" if self.baseline else ""),

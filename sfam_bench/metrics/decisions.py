@@ -40,8 +40,8 @@ UNTIL = {
 class RetrievalArea(Checked):
     """Area under a retrieval measure of the query as pixels are deleted or inserted, most relevant first; defined here.
 
-    Leave-one-out in the gallery of the run, whose embeddings do not change; ties count as errors. With the baseline and
-    steps of deletion or insertion it shares their passes. Values are not scaled by the ends of the walk.
+    The query searches the gallery of the run, without itself; the gallery's embeddings do not change, and ties count as
+    errors. With the baseline and steps of deletion or insertion it shares their passes. The curve is not scaled.
 
     of: `rank` of the reference, as 1 - log(rank) / log(items), from 1 (first) to 0 (last), since the reciprocal hardly
         separates rank 10 from rank 1000; `recall_at_1`, the share of the curve on which the nearest item is of the
@@ -105,12 +105,12 @@ class RetrievalArea(Checked):
 class MarginArea(Checked):
     """Area under the margin over the negative as pixels are deleted or inserted, most relevant first; defined here.
 
-    The margin is m = s(query, reference) - s(query, negative), the area that of (m - m_base) / (m_full - m_base); NaN
-    where m_full - m_base < `min_range`, in units of the score. With target=margin this is deletion or insertion; with
-    target=similarity it tests whether the map of a match also explains the margin. With the baseline and steps of
-    deletion or insertion it shares their passes.
+    The negative is an image of another class. With target=margin this is deletion or insertion; with target=similarity
+    it tests whether the map of a pair also explains the margin. With the baseline and steps of deletion or insertion it
+    shares their passes.
 
-    walk: the curve, or the difference of both.
+    walk: "deletion", "insertion", or "insertion_minus_deletion".
+    min_range: the value is NaN where g_full - g_base, a difference of margins, is smaller than this.
     """
 
     walk: Curve
@@ -124,7 +124,7 @@ class MarginArea(Checked):
     def card(self) -> MetricCard:
         return MetricCard(
             range=ANY,
-            degenerate=("where the margin leaves the interval between its ends, the area may lie outside of [0, 1]",),
+            degenerate=("where the margin is below g_base or above g_full, the area may lie outside of [0, 1]",),
             group="Metrics that depend on the pair",
             label=label(f"margin, {AUC[self.walk]}", self.baseline.name),
             meaning="margin over another class while pixels are changed",

@@ -66,15 +66,15 @@ class KeptBoth(Kept):
 class Keeping(Checked):
     """Percent of the score lost when the map alone is kept, or whether the score rises; Chattopadhay et al., WACV 2018.
 
-    Average drop is max(0, Y - O) / Y and average increase O > Y, with Y = s - s_base of the query and O that of the
-    masked query; NaN where Y < `min_range`. With `degrade` both it is the joint drop or increase of Sammani et al., TIP
-    2023, whose code has raw scores, black pixels and maps from least to greatest.
+    With `degrade` both it is the joint drop or increase of Sammani et al., TIP 2023, whose code has raw scores, black
+    pixels and maps from least to greatest.
 
-    value: drop or increase.
-    baseline: replaces the pixels outside of the map.
-    mask: the map's positive part with peak 1, or the map scaled from its least to its greatest value (torchcam,
-        grad-cam).
-    scale: Y as the score minus that of the baseline (range), or as the score (raw).
+    value: "drop" or "increase".
+    baseline: what replaces the pixels outside of the map.
+    mask: "positive", the positive part of the map with a maximum of 1, or "minmax", the map scaled from its lowest to
+        its highest value (torchcam, grad-cam).
+    scale: "range" takes Y and O as the score minus that of the baseline, "raw" as the score.
+    min_range: the value is NaN where Y is smaller than this, in units of the score.
     times: a constant factor (100: percent).
     degrade: the images that are masked: the query, or both, each by its own map.
     """
@@ -97,7 +97,7 @@ class Keeping(Checked):
         notes = "" if self.scale == "range" else "raw scores", "" if self.mask == "positive" else "least to greatest"
         return MetricCard(
             range=(0, inf if self.value == "drop" else self.times),
-            degenerate=("a map that keeps the whole image is optimal: it loses nothing",),
+            degenerate=("a map that is 1 everywhere is optimal, since nothing is removed",),
             group="Faithfulness",
             remakes=int(self.degrade == "both"),
             label=label(f"{'joint ' * both}average {self.value}", self.baseline.name, *notes),

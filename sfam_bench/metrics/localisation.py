@@ -125,9 +125,13 @@ class RegionMetric(Checked):
 
 @dataclass(frozen=True)
 class PointingGame(RegionMetric):
-    """1 where the peak is within `tolerance` px of the region; Zhang et al., IJCV 2018, with TorchRay's 15 px.
+    """1 where the map's maximum is less than `tolerance` px from the region; Zhang et al., IJCV 2018.
 
-    only_with: limits it to pairs that also have this region (partial matches have an unshared one).
+    The 15 px are TorchRay's; on the planted set, shared and unshared parts have 4 px.
+
+    region: foreground, box, shared, unshared or background.
+    tolerance: in pixels; 0 counts only a maximum inside the region.
+    only_with: use only pairs that also have this region; "unshared" limits it to partial matches.
     """
 
     tolerance: NotNegative = 15.0
@@ -141,7 +145,7 @@ class PointingGame(RegionMetric):
         return self.describe(
             "pointing game",
             (format_tolerance(self.tolerance), "partial matches" if self.only_with else ""),
-            f"does the peak lie on {{}}{near}?{limited}",
+            f"does the maximum of the map lie on {{}}{near}?{limited}",
             family="_".join(["pointing_game", *self.needs]),
         )
 
@@ -158,7 +162,8 @@ class PointingGame(RegionMetric):
 class EnergyPointingGame(RegionMetric):
     """Share of the positive map inside the region; Wang et al., Score-CAM, CVPRW 2020.
 
-    value: "share", its "chance" level (the region's share of the area), or their "ratio".
+    value: "share" of the positive map inside the region; "chance", which is the share of a constant map (the region's
+        share of the image); or their "ratio".
     """
 
     value: Literal["share", "chance", "ratio"] = "share"
@@ -222,10 +227,10 @@ class IoU(RegionMetric):
 class AveragePrecision(RegionMetric):
     """Average precision of the map's pixels as a search for the region; scikit-learn's average_precision_score.
 
-    It needs no threshold and uses negative values too. Pooled over all images it would be PxAP of Choe et al., CVPR
-    2020; here each pair has its own value.
+    It needs no threshold and uses negative values too. It is computed for each pair; computed once over the pixels of
+    all images, it would be PxAP of Choe et al., CVPR 2020.
 
-    value: "precision", or its "chance" level: the region's share of the area, which is also that of a constant map.
+    value: "precision", or "chance": the value of a constant map, which is the region's share of the image.
     """
 
     value: Literal["precision", "chance"] = "precision"

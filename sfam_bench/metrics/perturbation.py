@@ -39,14 +39,20 @@ FLAT = 1e-6  # a difference of scores within rounding
 class Perturbation(Checked):
     """Area under the score as the most relevant pixels are deleted or inserted; Petsiuk et al., BMVC 2018.
 
-    Of the target instead of a class, as (s - s_base) / (s_full - s_base); NaN where s_full - s_base < `min_range`, in
-    units of the score. Insertion minus deletion is also the gap between least and most relevant first, since the
-    deletion curve of the reverse order is the reversed insertion curve.
+    The score of the pair takes the place of the class probability, scaled as (s - s_base) / (s_full - s_base).
+    Insertion minus deletion is also the difference between deleting the least relevant pixels first and the most
+    relevant first, since the deletion curve in reverse order is the insertion curve read backwards.
 
-    walk: the curve, or the difference of both.
-    scale: of a curve: by the shared ends (range), unscaled (raw), or by its own least and greatest value (minmax).
-    order: most or least relevant pixels first.
-    degrade: the images whose pixels are changed, each by its own map; the score is that of the pair.
+    walk: "deletion", "insertion", or "insertion_minus_deletion".
+    baseline: what replaces deleted pixels.
+    steps: at which shares of changed pixels the curve is computed: "Midpoint" in the middle of equal intervals,
+        "Trapezoid" at their ends, "Stride" after every so many pixels (RISE's code), "Chunks" in equal parts
+        (torchcam).
+    min_range: the value is NaN where s_full - s_base is smaller than this, in units of the score.
+    scale: "range" scales by s_base and s_full, "minmax" by the lowest and the highest value of the curve itself; "raw"
+        does not scale.
+    order: "most" or "least" relevant pixels first.
+    degrade: the image whose pixels are changed: "query", "reference" or "both", each by its own map.
     times: a constant factor (100: percent).
     """
 
@@ -65,7 +71,7 @@ class Perturbation(Checked):
     def card(self) -> MetricCard:
         gap = self.walk == "insertion_minus_deletion"
         limits = (-self.times if gap else 0, self.times) if self.scale == "minmax" else ANY
-        unbounded = "where the curve leaves the interval between s_base and s_full, the area may lie outside of [0, 1]"
+        unbounded = "where the score is below s_base or above s_full, the area may lie outside of [0, 1]"
         own = self.scale != "range"  # a published protocol, which differs from others in its steps
         notes = format_steps(self.steps) if own else "", "least relevant first" if self.order == "least" else ""
         unlike = {"most": self.order, "query": self.degrade, "range": self.scale}  # by default value
@@ -134,8 +140,7 @@ def curve_range(curves: Curves) -> Scores:
 class AreaError(Checked):
     """Absolute difference of the areas of one curve at `steps` and at `full` steps; defined here.
 
-    Computed for a random share of pairs and methods, drawn by the pair, the method and `seed`; other pairs have no
-    record.
+    Computed for a random sample of curves, seeded by pair, method, curve and `seed`; the other pairs have no record.
 
     full: the steps of the full protocol.
     share: of curves for which it is computed.
@@ -157,7 +162,7 @@ class AreaError(Checked):
             range=(0, inf),
             group="Faithfulness",
             label=label(f"area error of {self.walk}", self.baseline.name),
-            meaning="distance of the area at the steps of the run from that of the whole curve",
+            meaning="difference between the area at the steps of the run and the area with all steps",
             family=f"area_error_{self.walk}",
             baseline=self.baseline.name,
             steps=format_steps(self.steps),

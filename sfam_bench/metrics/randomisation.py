@@ -170,7 +170,7 @@ class ModelRandomisation(Comparing):
             remakes=self.stages if self.value == "mean" else 1,
             degenerate=(
                 "an untrained model responds to edges and colours, so that a faithful map may stay similar",
-                "what a method keeps of training images is that of the trained model",
+                "what a method has computed from training images stays that of the trained model",
                 "a batch norm starts at mean 0 and variance 1, so that signals shrink with depth",
             ),
             group="Sanity and robustness",

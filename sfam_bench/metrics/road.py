@@ -83,8 +83,8 @@ class Road(Checked):
     """Half the gap in score when the least and when the most relevant pixels are imputed; Rong et al., ICML 2022.
 
     The mean over equal steps of the share of pixels, over s_full - s_base; NaN where that is < `min_range`, in units of
-    the score. Removed pixels become the weighted mean of their neighbours, solved jointly, plus noise seeded by the
-    pair.
+    the score. Removed pixels become the weighted mean of their neighbours, solved jointly, plus noise seeded by
+    the pair.
 
     levels: number of shares of pixels; 9 are 10 to 90 percent.
     noise: standard deviation, of images in [0, 1].

@@ -14,7 +14,10 @@ from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 class Selectivity(Checked):
     """Energy (or peak) on the shared part minus on the unshared part of the query; defined here.
 
-    A map that ignores the reference scores 0 on average. `tolerance` in px applies to the peak.
+    A map that ignores the reference scores 0 on average: it gains with one reference what it loses with another.
+
+    of: "energy", the share of the positive map, or "peak", whether the map's maximum lies there.
+    tolerance: of the peak, in pixels, as in the pointing game.
     """
 
     of: Literal["energy", "peak"] = "energy"

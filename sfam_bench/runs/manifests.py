@@ -30,6 +30,7 @@ MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a 
     "explainer_settings": {EACH: {}},
     **{"blind": [TEXT], "explainers": [TEXT], "skipped": [TEXT], "unsupported": {EACH: TEXT}},
     **{"split": {"name": TEXT, "hash": TEXT}, "image_counts": {EACH: (int,)}, "retrieval": {EACH: NUMBER}},
+    "episodes": {EACH: NUMBER},
     "protocol": {
         **{"source": (str, NONE), "chosen": (*CHOICES, NONE), "allowed": {EACH: TEXT}},
         "trained_on": {"dataset": TEXT, "name": TEXT, "hash": TEXT, "classes": (int,)},

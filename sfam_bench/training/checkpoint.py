@@ -16,7 +16,7 @@ from sfam_bench.core.files import acquire_lock, atomic, digest, explain_full_dis
 from sfam_bench.core.provenance import Config, config_hash, differences, running_code, to_plain
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 
-FOLDER, BEST = "checkpoints", "best.safetensors"  # in the folder of a run
+FOLDER, BEST, BEST_LOSS = "checkpoints", "best.safetensors", "best_loss.safetensors"  # in the folder of a run
 MODEL, LEARNING, FACTS, LOCK = "model.safetensors", "learning.pt", "state.json", ".lock"
 
 _held: set[Path] = set()  # folders locked by this process
@@ -163,4 +163,5 @@ def check_can_save(model: nn.Module, run: Path) -> None:
 def remove_checkpoints(run: Path) -> None:
     """Remove the files that only serve to continue a training."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
-    (run / BEST).unlink(missing_ok=True)
+    for name in (BEST, BEST_LOSS):
+        (run / name).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from sfam_bench.core.signals import Interrupted, StopRequest, catch_signals
 from sfam_bench.core.stream import progress
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.training.checkpoint import BEST, FOLDER, Checkpoints, Progress, Stateful, lock_folder
+from sfam_bench.training.checkpoint import BEST, BEST_LOSS, FOLDER, Checkpoints, Progress, Stateful, lock_folder
 from sfam_bench.training.data import AugmentedImages, CachedActivations, Examples, Order, seed_generators
 from sfam_bench.training.distributed import any_process, gather_rows, rank, world_size
 from sfam_bench.training.recipe import BODY, Recipe
@@ -222,8 +222,13 @@ class _Training:
         """Store the weights of the best epoch, in the run's folder or in memory."""
         if self.run:
             write_weights(weights(self.model), self.run / BEST)
+            if proxies := weights(self.criterion):
+                write_weights(proxies, self.run / BEST_LOSS)
         else:
-            self.best_weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+            self.best_weights, self.best_loss = (
+                {key: value.clone() for key, value in part.state_dict().items()}
+                for part in (self.model, self.criterion)
+            )
 
     def _finish(self) -> None:
         self._write_history()  # again, as a training continued at its end ran no epoch
@@ -231,6 +236,10 @@ class _Training:
             self.model.load_state_dict(self.average.module.state_dict())
         if self.at.best_epoch is not None:
             self.model.load_state_dict(read_ours(self.run / BEST) if self.run else self.best_weights)
+            if not self.run:
+                self.criterion.load_state_dict(self.best_loss)
+            elif (self.run / BEST_LOSS).is_file():
+                self.criterion.load_state_dict(read_ours(self.run / BEST_LOSS))
         self.model.eval()
 
 

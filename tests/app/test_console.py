@@ -10,6 +10,7 @@ from importlib.metadata import version
 import pytest
 from omegaconf import OmegaConf
 
+from sfam_bench.app.commands.explain import to_settings
 from sfam_bench.app.console import main
 from sfam_bench.app.guide import SETTINGS, command_page, commands, docstring, list_settings
 from sfam_bench.core.conf import conf_folder
@@ -28,7 +29,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_commands_are_there() -> None:
     named = "train embed evaluate report paper part-agreement methods metrics intervene sweep tune submit data models"
-    assert {*named.split(), "keep", "maps", "work"} == {*COMMANDS}
+    assert {*named.split(), "episodes", "explain", "keep", "maps", "work"} == {*COMMANDS}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["evaluate", "--help"], ["models", "ls"], ["--version"]])
@@ -58,6 +59,7 @@ def test_examples_are_three_and_can_be_given(command: str) -> None:
     for _, name, *given in examples:
         if name in WITH_SETTINGS:
             verb = [f"verb={given.pop(0)}"] if name == "submit" else []
+            given = to_settings(given) if name == "explain" else given
             composed(WITH_SETTINGS[name], *verb, *given)
 
 

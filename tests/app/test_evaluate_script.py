@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 
+from sfam_bench.datasets.planted.scene import PARTS
 from sfam_bench.runs.reader import read_records, read_run
 
 pytestmark = pytest.mark.slow
@@ -185,3 +186,22 @@ def test_retrieval_and_margin_are_read_along_deletion(run_script: Run, tmp_path:
     margin = own["margin_pixels_until_flip_mean_colour"]
     assert margin["query_id"].tolist() == run.pairs["query_id"][~nearest].tolist()
     assert set(margin["flag"]) <= {"", "not_ahead"}
+
+
+def test_a_rendered_world_is_checked_and_its_effects_are_recorded(run_script: Run, tmp_path: Path) -> None:
+    tiny = ["dataset.size=32", "model.image_size=32", "dataset.train_per_class=1", "dataset.test_per_class=2"]
+    chosen = ["explainer=[sfam,lafam]", "metric=[causal,causal_controls,background]", "redrawings=2", "pairs.count=3"]
+    world = ["experiment=known_answers", "dataset=planted/shortcut", *tiny]
+    code, out, err = run_script("evaluate", *world, *chosen, f"run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    check = read_run(tmp_path / "run").manifest["intervention"]
+    assert check["causes"] == ["background"]
+    assert set(check["flips"]) == {*PARTS, "background"}
+    assert check["fails"]  # the network is not trained
+    assert f"the model does not count as a known answer: {check['fails']}" in out
+    found = records(tmp_path / "run")
+    effects = found[found["explainer"] == "pair"].groupby("metric").size()
+    assert effects[["effect_background", "effect_background_error", "effect_interaction"]].eq(3).all()
+    of_maps = found[found["explainer"] == "sfam"].set_index("metric")["value"]
+    assert of_maps["background_energy"].between(0, 1).all()
+    assert of_maps[["causal_agreement", "causal_agreement_reference", "causal_agreement_chance"]].notna().all()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sfam_bench.datasets.planted.dataset import Planted
@@ -48,6 +49,8 @@ def test_a_verification_run(run_script: Run, photos: Path, tmp_path: Path) -> No
     assert code == 0, err
     assert "verification: same 2, different 2, accuracy " in out
     assert "skipped on photos, which lacks masks or boxes: pointing_game" in out
+    roc = pd.read_csv(tmp_path / "run" / "roc.csv")
+    assert roc[["false_accepts", "true_accepts"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
     run = read_run(tmp_path / "run")
     assert set(run.pairs["kind"]) <= {f"{a}_{b}" for a in ("same", "different") for b in ("accepted", "rejected")}
     said = dict(describe_protocol(run, summarise(run.matrix, {}), np.array([])))

@@ -31,7 +31,7 @@ Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
 DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=8", "batch_size=2", "steps.intervals=4", "min_range=0.0"]
-CHOSEN = ["explainer=[sfam,lafam]", "metric=[deletion]", "passes.worthwhile=0.0", "passes.cache=null"]
+CHOSEN = ["explainer=[sfam,lafam]", "metric=[deletion]", "passes.payback=0.0", "passes.cache=null"]
 SMALL = [*DATA, *PAIRS, *CHOSEN]
 
 
@@ -286,7 +286,7 @@ def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path
         *DATA,
         *PAIRS,
         *CHOSEN[:2],
-        "passes.worthwhile=0.0",
+        "passes.payback=0.0",
         f"passes.cache={tmp_path / 'passes.json'}",
         "passes.seconds=0.1",
     ]

@@ -12,7 +12,18 @@ from sfam_bench.app.schema import check_keys, suggestion
 from sfam_bench.core.errors import UserError
 from tests.paths import CONF
 
-SCRIPTS = ("embed", "evaluate", "intervene", "methods", "metrics", "part_agreement", "submit", "train", "tune")
+SCRIPTS = (
+    "embed",
+    "evaluate",
+    "explain",
+    "intervene",
+    "methods",
+    "metrics",
+    "part_agreement",
+    "submit",
+    "train",
+    "tune",
+)
 EXPERIMENTS = [path.stem for path in sorted(CONF.glob("experiment/*.yaml"))]
 PRESETS = ["train/cub_triplet_vit_s16", "train/sop_proxy_anchor_bn_inception", "train/cars196_multi_similarity_vit_s16"]
 OTHERS = {  # scripts with a config of their own, and what they cannot do without
@@ -66,6 +77,8 @@ def test_shipped_experiments(experiment: str) -> None:
     "overrides",
     [
         ["variants=gamma"],
+        ["experiment=known_answers", "network=residual", "dataset=planted/crowd"],
+        ["experiment=known_answers", "network=vit_class", "dataset=planted/scale"],
         ["variants=choices", "experiment=cub_methods", "dataset.root=x"],
         ["explainer=[rise,zhu]", "explainer.rise.masks=3"],
         ["explainer=[sfam]", "+explainer.other={_target_: sfam_bench.explainers.sfam.SFAM, gamma: 0.5}"],

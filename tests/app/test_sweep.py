@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from sfam_bench.app import cells as celling
-from sfam_bench.app.sweeping import LONGEST, Sweep, cell_name, parse_overrides, write_value
+from sfam_bench.app.overrides import write_value
+from sfam_bench.app.sweeping import LONGEST, Sweep, cell_name, parse_overrides
 from sfam_bench.app.work import work
 from sfam_bench.core.errors import UserError
 from sfam_bench.jobs.job import Job

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sfam_bench.app.sweeping import write_value
+from sfam_bench.app.overrides import write_value
 from sfam_bench.jobs.slurm import Request
 from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried

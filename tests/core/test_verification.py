@@ -6,7 +6,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from sfam_bench.core.verification import accept_pairs, best_threshold, equal_error, roc_curve, verification_facts
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.verification import (
+    accept_pairs,
+    best_threshold,
+    calibrate,
+    equal_error,
+    roc_curve,
+    verification_facts,
+)
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.4, 0.3])
 SAME = np.array([1, 1, 0, 1, 1, 0, 0, 0], dtype=bool)
@@ -62,3 +70,13 @@ def test_facts_of_stored_pairs() -> None:
     assert facts["roc_auc"] == pytest.approx(roc_auc_score(same, scores))
     assert facts["same"] + facts["different"] == 200
     assert verification_facts(pd.DataFrame({"score": scores, "kind": "nearest_positive"})) == {}
+
+
+def test_a_threshold_at_a_rate_of_false_accepts_is_the_lowest_that_keeps_it() -> None:
+    assert calibrate(SCORES, SAME, 0.25) == 0.55  # at 0.5 two of four different pairs would be accepted
+    assert calibrate(SCORES, SAME, 0.0) == 0.8
+    assert calibrate(SCORES, SAME) == 0.6
+    with pytest.raises(UserError, match="no threshold has at most 0 false accepts"):
+        calibrate(-SCORES, SAME, 0.0)
+    with pytest.raises(UserError, match="of the same and of different classes"):
+        calibrate(SCORES, SCORES > 0)

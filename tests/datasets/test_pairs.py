@@ -20,10 +20,12 @@ from sfam_bench.datasets.pairs import (
     OTHERS,
     PairChoice,
     add_controls,
+    add_rivals,
     balanced_order,
     cut_batches,
     first_of_each_kind,
     load_batch,
+    references_hash,
 )
 
 CLASSES, EACH = 6, 4
@@ -349,3 +351,33 @@ def test_nearest_ignores_the_class() -> None:
     every = np.ones(24, dtype=bool)
     candidates = Candidates(0, scores, Toy().index, (), np.random.default_rng(0), every)
     assert KINDS["nearest"](candidates) == (9, None)
+
+
+def test_a_rival_is_the_nearest_of_another_class_than_both() -> None:
+    toy, draw = Toy(), torch.Generator().manual_seed(2)
+    gallery, ids = torch.rand(CLASSES * EACH, 5, generator=draw), list(toy.index.index)
+    for kind in ("nearest_positive", "hard_negative"):
+        pairs = PairChoice([kind], count=10)(toy, Cosine(), gallery, ids)
+        found = add_rivals(pairs, toy, Cosine(), gallery, ids)
+        scores, labels = Cosine().matrix(gallery, gallery), toy.index["label"]
+        for row in found.itertuples():
+            others = [other for other in ids if labels[other] not in (row.query_label, row.reference_label)]
+            best = max(others, key=lambda other: scores[ids.index(row.query_id), ids.index(other)])
+            assert row.negative_id == best
+        assert found.drop(columns="negative_id").equals(pairs.drop(columns="negative_id"))
+    two = [image_id for image_id in ids if labels[image_id] < 2]
+    alike = pairs[pairs["query_id"].isin(two)].assign(query_label=0, reference_label=1)
+    rows = [ids.index(image_id) for image_id in two]
+    with pytest.raises(UserError, match="best_rival needs an item of another class"):
+        add_rivals(alike, toy, Cosine(), gallery[rows], two)
+
+
+def test_the_hash_of_references_depends_on_them_alone(tmp_path) -> None:
+    pairs = pd.DataFrame({"query_id": ["a", "b"], "reference_id": ["c", "d"], "negative_id": ["", ""], "score": [1, 2]})
+    known = references_hash(pairs)
+    assert references_hash(pairs.iloc[::-1].assign(score=3)) == known
+    assert references_hash(pairs.assign(reference_id=["c", "e"])) != known
+    supported = pairs.assign(support_ids=[["c", "x"], ["d", "y"]])
+    supported.to_parquet(tmp_path / "pairs.parquet")
+    assert references_hash(pd.read_parquet(tmp_path / "pairs.parquet")) == references_hash(supported) != known
+    assert references_hash(pairs.assign(support_ids=[["c", "x"], ["d", "z"]])) != references_hash(supported)

@@ -1,4 +1,4 @@
-"""In-shop, Market-1501, VeRi, Stanford Dogs, miniImageNet, LFW and wildlife-datasets, on fakes of their layouts."""
+"""In-shop, Market-1501, VeRi, Stanford Dogs, LFW and wildlife-datasets, on fakes of their layouts."""
 
 import logging
 import sys
@@ -16,7 +16,6 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.datasets.lfw import lfw
-from sfam_bench.datasets.mini_imagenet import mini_imagenet
 from sfam_bench.datasets.pair_list import PairList
 from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.datasets.reidentification import inshop, market1501, veri
@@ -188,26 +187,6 @@ def test_stanford_dogs_by_class_and_by_image(tmp_path: Path) -> None:
     picture(tmp_path / "StanfordDogs" / "Images" / BREEDS[0] / "n02085620_9.jpg")
     with pytest.raises(UserError, match=r"neither list has .*n02085620_9"):
         stanford_dogs(tmp_path, "closed_set")
-
-
-# miniImageNet
-
-
-def test_mini_imagenet_has_the_split_of_its_lists(tmp_path: Path) -> None:
-    classes = {"train": ("n01532829", "n01558993"), "val": ("n01855672",), "test": ("n01930112",)}
-    for side, names in classes.items():
-        rows = [f"{name}0000000{k}.jpg,{name}" for name in names for k in (5, 6)]
-        (tmp_path / f"{side}.csv").write_text("\n".join(["filename,label", *rows]))
-        pictures(tmp_path / "images", *(row.split(",")[0] for row in rows))
-    data = mini_imagenet(tmp_path)
-    assert data.split_name == "few-shot, official, 2/1/1 classes"
-    assert data.index.split.value_counts().to_dict() == {"train": 4, "validation": 2, "test": 2}
-    assert data.index.loc["n0193011200000005.jpg"].label == 3
-    (tmp_path / "val.csv").write_text("filename,label\nn0153282900000007.jpg,n01532829")
-    with pytest.raises(UserError, match="class n01532829 is in two of"):
-        mini_imagenet(tmp_path)
-    with pytest.raises(UserError, match=r"train\.csv, val\.csv and test\.csv"):
-        mini_imagenet(tmp_path / "images")
 
 
 # LFW

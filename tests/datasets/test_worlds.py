@@ -7,16 +7,24 @@ import pytest
 import torch
 
 from sfam_bench.core.records import Redrawing
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.pairs import SIDES, PairChoice
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES
-from sfam_bench.datasets.planted.worlds import Scale, Shortcut
+from sfam_bench.datasets.planted.worlds import Crowd, Scale, Shortcut
 
 PARTIAL = Planted(train_per_class=2, test_per_class=2, evidence_size=0.75, leaves=1, clutter=2)
 SHORTCUT, CLEAN = (Shortcut(train_per_class=2, test_per_class=2, share=share) for share in (1.0, 0.0))
 SCALE = Scale(train_per_class=2, test_per_class=2)
-GOLDEN = {"partial": "f698a023677236f7", "shortcut": "2594191a2f858920", "scale": "ff9275814a01fccf"}
-WORLDS = {"partial": PARTIAL, "shortcut": SHORTCUT, "scale": SCALE}
+CROWD = Crowd(train_per_class=2, test_per_class=2)
+GOLDEN = {
+    "crowd": "0448d797367db9fb",
+    "partial": "f698a023677236f7",
+    "shortcut": "2594191a2f858920",
+    "scale": "ff9275814a01fccf",
+}
+WORLDS = {"partial": PARTIAL, "shortcut": SHORTCUT, "scale": SCALE, "crowd": CROWD}
 
 
 def area(world: Planted, image_id: str) -> float:
@@ -93,3 +101,26 @@ def test_evidence_covers_from_one_to_thirty_percent() -> None:
     assert max(shares.values()) > 0.2
     test = SCALE.index[SCALE.index["split"] == "test"]
     assert test["scale"].nunique() == 5
+
+
+def test_of_two_birds_one_has_the_class_and_the_other_is_redrawn_as_a_whole() -> None:
+    for image_id in CROWD.index.index[::40]:
+        own, masks = CROWD.sample(image_id).image, CROWD.sample(image_id).masks
+        bird, other = masks["foreground"], masks["part/other"]
+        assert min(bird.float().mean(), other.float().mean()) > 0.03
+        assert not (bird & other).any()
+        inside = torch.nn.functional.avg_pool2d(bird.float()[None], 3, 1, 1)[0] == 1
+        drawn = [CROWD.redraw(image_id, ("other",), number) for number in range(2)]
+        assert not torch.equal(drawn[0], drawn[1])
+        assert all(torch.equal(image[:, inside], own[:, inside]) for image in drawn)
+    states = {CROWD._scene(image_id).other.crest for image_id in CROWD.index.index[::8]}
+    assert len(states) > 8
+
+
+def test_partial_matches_of_the_shortcut_may_share_the_background_alone() -> None:
+    ids = SHORTCUT.index.index[SHORTCUT.index["split"] == "test"]
+    pairs = PairChoice(("partial_match",), 60)(SHORTCUT, Cosine(), torch.ones(len(ids), 2), list(ids))
+    sides = [SHORTCUT.index.loc[pairs[f"{side}_id"], list(SHORTCUT.with_states)].to_numpy() for side in SIDES]
+    shared = sides[0] == sides[1]
+    assert set(shared.sum(axis=1)) <= {1, 2}
+    assert (shared[:, 2] & ~shared[:, :2].any(axis=1)).any()

@@ -13,6 +13,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.engine import calibration
 from sfam_bench.engine.calibration import Calibration, ModeTrial, rate
+from sfam_bench.engine.modes import GAIN, SETUP
 from sfam_bench.engine.passes import Passes
 
 IMAGES = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -58,6 +59,8 @@ def modes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         monkeypatch.setattr(calibration, "MODES", {name: builder(name, way) for name, way in every.items()})
         monkeypatch.setattr(calibration, "available", lambda device: list(every))
         monkeypatch.setattr(calibration, "rate", lambda function, batch, seconds: function.speed)
+        monkeypatch.setattr(calibration, "SETUP", dict.fromkeys(every, 60.0))
+        monkeypatch.setattr(calibration, "GAIN", {"cpu": dict.fromkeys(every, math.inf)})
         return built
 
     return use
@@ -83,7 +86,7 @@ def choose(planned=LONG, model=None, images=IMAGES, **fields):
 @pytest.mark.parametrize(
     ("planned", "expected"), [(0, "eager"), (MINUTE - 1, "eager"), (MINUTE, "compiled"), (LONG, "compiled")]
 )
-def test_other_modes_are_tried_once_a_run_would_last_a_minute(modes, tmp_path, planned, expected):
+def test_other_modes_are_tried_once_they_can_save_a_minute(modes, tmp_path, planned, expected):
     built, cache = modes(compiled=Way(20)), tmp_path / "passes.json"
     facts = choose(planned, cache=str(cache)).facts
     assert facts["mode"] == expected
@@ -91,13 +94,40 @@ def test_other_modes_are_tried_once_a_run_would_last_a_minute(modes, tmp_path, p
     assert list(facts["images_per_second"]) == built
     assert facts["refused"] == {}
     (known,) = entries(cache)
-    assert known == {"rate": 10.0, "batch": 16, **({"mode": "compiled"} if planned >= MINUTE else {})}
+    assert known == {"rates": {"eager": 10.0, **({"compiled": 20.0} if planned >= MINUTE else {})}, "batch": 16}
 
 
-def test_what_is_worthwhile_can_be_set(modes):
+def test_the_payback_can_be_set(modes):
     modes(compiled=Way(20))
-    assert choose(10, worthwhile=0.0).facts["mode"] == "compiled"
-    assert choose(LONG, worthwhile=1e9).facts["mode"] == "eager"
+    assert choose(10, payback=0.0).facts["mode"] == "compiled"
+    assert choose(LONG, payback=1e9).facts["mode"] == "eager"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "openvino", "expected"),
+    [
+        (0.3, 15, []),  # of 18 s in eager mode, OpenVINO can save 9
+        (0.4, 15, ["openvino"]),
+        (1.1, 5, ["openvino", "compiled"]),  # of 66 s, compiling can save 22
+        (1.1, 12, ["openvino"]),  # but of the 55 s that remain with OpenVINO, 11
+        (90, 16, ["openvino"]),  # what cannot be faster is not tried
+    ],
+)
+def test_a_mode_is_tried_only_if_it_can_save_what_it_costs(modes, monkeypatch, minutes, openvino, expected):
+    built = modes(compiled=Way(14), openvino=Way(openvino))
+    monkeypatch.setattr(calibration, "SETUP", SETUP)
+    monkeypatch.setattr(calibration, "GAIN", GAIN)
+    choose(round(minutes * MINUTE))
+    assert built == ["eager", *expected]
+
+
+def test_a_short_run_does_not_decide_for_a_long_one(modes, monkeypatch, cache):
+    built = modes(compiled=Way(14), openvino=Way(9))
+    monkeypatch.setattr(calibration, "SETUP", SETUP)
+    monkeypatch.setattr(calibration, "GAIN", GAIN)
+    for planned, expected in ((0.4 * MINUTE, "eager"), (LONG, "compiled"), (0.4 * MINUTE, "eager"), (LONG, "compiled")):
+        assert choose(round(planned), cache=str(cache)).facts["mode"] == expected
+    assert built == ["eager", "openvino", "eager", "compiled", "eager", "eager", "compiled"]
 
 
 def test_the_fastest_true_mode_wins_and_the_rates_of_all_are_kept(modes):
@@ -229,7 +259,7 @@ def test_the_batch_that_was_found_is_remembered(modes, cache, monkeypatch):
     modes()
     choose(0, cache=str(cache))
     (key,) = read_json(cache, "")
-    write_json(cache, {key: {"rate": 10.0, "batch": 64}})  # as a search on CUDA would have found
+    write_json(cache, {key: {"rates": {"eager": 10.0}, "batch": 64}})  # as a search on CUDA would have found
     assert choose(0, cache=str(cache)).batch == 64
 
 
@@ -273,7 +303,7 @@ def test_another_model_shape_or_machine_is_measured_anew(modes, cache, monkeypat
             monkeypatch.setattr(torch, "__version__", "99.0")
     assert choose(cache=str(cache), **CHANGES.get(change, {})).facts["mode"] == "half"
     assert built == ["eager", "compiled", "half"]
-    assert sorted(known["mode"] for known in entries(cache)) == ["compiled", "half"]  # the first is still known
+    assert [*map(list, (known["rates"] for known in entries(cache)))] == [["eager", "compiled", "half"]] * 2
 
 
 CORRUPT = ["", "{", "null", "5", "[1, 2]", '[["a", "b"]]', '"text"', "\x00\x01", '{"a": ', "[" * 100_000]
@@ -287,7 +317,7 @@ def test_a_file_that_is_damaged_is_written_anew(modes, cache, text):
     for _ in range(2):
         assert choose(cache=str(cache)).facts["mode"] == "compiled"
     assert built == ["eager", "compiled"] * 2
-    assert [known["mode"] for known in entries(cache)] == ["compiled"]
+    assert [list(known["rates"]) for known in entries(cache)] == [["eager", "compiled"]]
 
 
 @pytest.mark.parametrize("kind", ["folder_is_a_file", "file_is_a_folder", "no_home", "read_only", "too_long"])
@@ -318,18 +348,17 @@ def test_a_remembered_mode_that_is_not_there_any_more_is_forgotten(modes, cache)
     built = modes(compiled=Way(20))
     assert choose(cache=str(cache)).facts["mode"] == "compiled"
     assert built == ["eager", "compiled"]
-    assert [known["mode"] for known in entries(cache)] == ["compiled"]
 
 
 @pytest.mark.parametrize(
-    "known", ["warp", 3, None, ["compiled"], {"compiled": 1}, {"rate": 1.0, "batch": 16, "mode": "warp"}]
+    "known", ["warp", 3, None, ["compiled"], {"rates": 1}, {"rates": {"eager": 1.0, "warp": 9.0}, "batch": 16}]
 )
 def test_a_remembered_mode_that_never_was_is_forgotten(modes, cache, known):
     modes(compiled=Way(20))
     choose(cache=str(cache))
     write_json(cache, dict.fromkeys(read_json(cache, ""), known))
     assert choose(cache=str(cache)).facts["mode"] == "compiled"
-    assert [known["mode"] for known in entries(cache)] == ["compiled"]
+    assert [list(known["rates"]) for known in entries(cache)] == [["eager", "compiled"]]
 
 
 @pytest.mark.parametrize("kind", ["far", "broken"])

@@ -21,7 +21,9 @@ from sfam_bench.core.targets import (
     comparisons,
     linear_part,
     score,
+    swap_sides,
 )
+from sfam_bench.evaluation.supports import support_maps
 from sfam_bench.explainers.bilrp import BiLRP
 from sfam_bench.explainers.fam import FAM
 from sfam_bench.explainers.grad_cam import GradCAM
@@ -296,3 +298,59 @@ def test_the_authors_convention_without_a_head_is_fam():
 def test_normalising_first_needs_shares():
     with pytest.raises(UserError, match="needs head=jacobian_of_shares"):
         SFAM(order="normalise_first")
+
+
+@pytest.mark.parametrize("normalise", ["never", "before", "after"])
+@pytest.mark.parametrize("similarity", SIMILARITIES[:2], ids=lambda s: s.name)
+@pytest.mark.parametrize("method", [Zhu("none", "spread"), SimilarityDecomposition()], ids=str)
+def test_additive_maps_of_the_supports_add_up_to_the_score(method, similarity, normalise):
+    model, pairs, _ = setting(head="no_bias", similarity=similarity, normalise=False)
+    encoded = seen(model, pairs, supports(Prototype(normalise=normalise)))
+    maps = support_maps(method, model, encoded, pairs)
+    assert len(maps) == 6
+    per_pair = torch.zeros(2, dtype=maps.dtype).index_add(0, encoded.terms[0].side.blend.pairs, total(maps))
+    torch.testing.assert_close(per_pair, score(similarity, encoded.query.embeddings, encoded.terms), **CLOSE)
+
+
+def test_maps_of_supports_under_a_distance_add_up_to_their_mean_distance():
+    """Half of each distance is the support's side of it: the other half is the query's."""
+    model, pairs, _ = setting(head="no_bias", similarity=NegativeEuclidean(), normalise=False)
+    encoded = seen(model, pairs, supports())
+    side, blend = encoded.terms[0].side, encoded.terms[0].side.blend
+    maps = support_maps(SimilarityDecomposition(), model, encoded, pairs)
+    own = blend.side.embeddings[blend.rows]
+    expected = ((encoded.query.embeddings[blend.pairs] - own) * own).sum(dim=1) / 3
+    torch.testing.assert_close(total(maps), expected, **CLOSE)
+    mean = torch.zeros(2, dtype=maps.dtype).index_add(0, blend.pairs, total(maps))
+    spread = torch.zeros_like(mean).index_add(0, blend.pairs, (own - side.embeddings[blend.pairs]).square().sum(1) / 3)
+    of_prototype = ((encoded.query.embeddings - side.embeddings) * side.embeddings).sum(dim=1)
+    torch.testing.assert_close(mean, of_prototype - spread, **CLOSE)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES, ids=lambda s: s.name)
+def test_the_support_of_one_image_has_the_map_of_the_swapped_pair(similarity):
+    model, pairs, image = setting(head="linear", similarity=similarity)
+    single = seen(model, pairs, Supports(pairs.reference.flip(0), ((1,), (0,)), ("d", "c")))
+    for method in METHODS:
+        expected = made(method, model, swap_sides(image), pairs)
+        torch.testing.assert_close(support_maps(method, model, single, pairs), expected, **CLOSE)
+
+
+def test_a_vector_has_no_support_with_a_map():
+    model, pairs, image = setting()
+    with pytest.raises(UserError, match="a map of its supports needs the activations"):
+        support_maps(SFAM(), model, seen(model, pairs, Vectors(image.terms[0].side.embeddings)), pairs)
+
+
+@pytest.mark.parametrize("how", ["medoid", "nearest"])
+def test_a_chosen_image_is_a_single_image_for_every_use(how):
+    model, pairs, _ = setting(head="linear")
+    encoded = seen(model, pairs, supports(Prototype(how)))
+    side = encoded.terms[0].side
+    chosen = side.blend.rows
+    image = seen(model, pairs, SUPPORTS[chosen])
+    assert side.is_image
+    assert torch.equal(side.side_for("a test").images, SUPPORTS[chosen])
+    for method in METHODS:
+        expected = made(method, model, swap_sides(image), pairs)
+        torch.testing.assert_close(support_maps(method, model, encoded, pairs), expected, **CLOSE)

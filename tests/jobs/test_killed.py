@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sfam_bench.app.sweeping import write_value
+from sfam_bench.app.overrides import write_value
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan, read_plan
 from sfam_bench.jobs.processes import is_alive

@@ -51,7 +51,7 @@ def test_the_table_has_what_was_measured_and_nothing_else() -> None:
     table = method_table({"made": Made, "other": Made}, {"made": found}).set_index("method")
     row = table.loc["made"]
     assert [row[name] for name in ("forward", "backward", "ms per map", "residual")] == ["2113", "0.5", "1.23", "3e-06"]
-    assert [row[name] for name in ("targets", "reference", "sums to")] == ["score", "blind", "the score"]
+    assert [row[name] for name in ("targets", "uses reference", "sums to")] == ["similarity", "no", "the score"]
     exact = method_table({"made": Made}, {"made": {"residual": 0.0}})
     assert exact["residual"].tolist() == ["<1e-07"]
     assert [table.loc["other", name] for name in ("forward", "ms per map", "residual")] == ["", "", ""]

@@ -114,7 +114,7 @@ def test_differences_are_signed_and_bold_where_better(run: Run, summed: pd.DataF
     assert higher.text.startswith("+")
     assert not higher.best
     assert "p (Holm)" in lower.hint
-    assert "Holm over the 4 comparisons shown" in table.note
+    assert "Holm's correction for the 4 comparisons shown" in table.note
 
 
 def test_holm_is_over_the_comparisons_that_a_table_shows(run: Run, summed: pd.DataFrame, catalogue: Catalogue) -> None:

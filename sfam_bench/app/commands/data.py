@@ -1,4 +1,4 @@
-"""Download a data set from its configured addresses, with checksums, continuing where an earlier try stopped.
+"""Download a data set and verify its checksums; an interrupted download is continued.
 
 Examples:
 

@@ -1,12 +1,12 @@
-"""Embed a split and print how well it retrieves: recall@k, R-precision, MAP@R, NMI, leave-one-out.
+"""Embed a split and print its retrieval results (leave-one-out): recall@k, R-precision, MAP@R; NMI with nmi=true.
 
 Examples:
 
     sfam-bench embed experiment=planted
-    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all
-    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 model.checkpoint=RUN/model.safetensors nmi=true
+    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all model.checkpoint=RUN/model.safetensors nmi=true
+    sfam-bench embed experiment=cub dataset.root=CUB_200_2011 verification=true
 
-Settings: split, recall_at, nmi, engine, batch_size, device.
+Settings: split, recall_at, nmi, verification, engine, batch_size, device.
 """
 
 import json
@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids, read_labels
 from sfam_bench.retrieval.recall import embed, retrieval, roles_of
+from sfam_bench.retrieval.thresholds import find_thresholds
 
 
 @script("embed")
@@ -23,8 +24,10 @@ def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
     chosen = image_ids(dataset, cfg.split)
     protocol = check_protocol(cfg, dataset, model, chosen)
+    labels = read_labels(dataset, chosen)
     gallery = embed(model, dataset, chosen, cfg.batch_size)
     how = {"recall_at": list(cfg.recall_at), "nmi": cfg.nmi, "engine": cfg.engine, "roles": roles_of(dataset, chosen)}
-    found = retrieval(model.similarity, gallery, read_labels(dataset, chosen), **how)
+    found = retrieval(model.similarity, gallery, labels, **how)
+    thresholds = {"thresholds": find_thresholds(model.similarity, gallery, labels)} if cfg.verification else {}
     of = {"dataset": dataset.name, "split": cfg.split, "model": model.name, "protocol": protocol}
-    print(json.dumps({**of, **found}, indent=2))
+    print(json.dumps({**of, **found, **thresholds}, indent=2))

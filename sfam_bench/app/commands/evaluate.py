@@ -1,10 +1,14 @@
-"""Choose pairs, explain them with every method, measure every map; leaves a self-sufficient run folder.
+"""Choose pairs, compute their maps with each chosen method, and score the maps with each chosen metric.
+
+The run folder then has all that `sfam-bench report` reads: config, pairs, records, curves, and maps if saved.
+
+A pair is a query and a reference. pairs.kinds says which ones are chosen, such as nearest_positive, the most similar
+image of the query's class. A group is a folder of conf/, and a choice one of its files.
 
 Examples:
 
     sfam-bench evaluate experiment=planted run_dir=results/mine
     sfam-bench evaluate experiment=cub dataset.root=CUB_200_2011 'explainer=[sfam,grad_cam]' pairs.count=20
-    sfam-bench evaluate experiment=planted run_dir=results/mine resume=true
     sfam-bench evaluate dataset=folder dataset.root=photos pairs=pairs.csv 'metric=[insertion_minus_deletion]'
 
 Settings: run_dir, pairs.kinds, pairs.count, maps.save, split, batch_size, device, resume, seed, unsupported.
@@ -18,9 +22,9 @@ from sfam_bench.app.cli import script
 from sfam_bench.app.evaluation import Evaluation, write
 from sfam_bench.app.parts import group_by_need, open_run, restore_passes
 from sfam_bench.app.rehearsal import check_inputs
-from sfam_bench.core.files import acquire_lock, check_writable
+from sfam_bench.core.files import acquire_lock, atomic, check_writable
 from sfam_bench.core.stream import progress
-from sfam_bench.core.verification import verification_facts
+from sfam_bench.core.verification import roc_of_pairs, verification_facts
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.report.names import to_prose
 from sfam_bench.runs.store import RunStore
@@ -48,6 +52,7 @@ def main(cfg: DictConfig) -> None:
     elif due:
         bench = evaluation.try_batch(frames[due[0]], count)
     facts = {**evaluation.facts, **(bench.facts if bench else {}), "shards": len(frames)}
+    facts["references"] = pairing.references_hash(pairs)
     store = RunStore.create(store.root, evaluation.identity, facts, cfg.resume)
     with acquire_lock(store.root / LOCK, f"{store.root} is being evaluated"):
         store.write_pairs(pairs)
@@ -59,11 +64,15 @@ def main(cfg: DictConfig) -> None:
                 write(store, number, frames[number], shard)
         evaluation.write_images(store, pairs)
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
-        checked = evaluation.intervention()
-        store.finish(shards=len(frames), retrieval=evaluation.retrieval(gallery), skipped=silent, **checked)
+        measured, checked = evaluation.episodes(gallery), evaluation.intervention()
+        found = {"retrieval": evaluation.retrieval(gallery), **measured, **checked}
+        store.finish(shards=len(frames), skipped=silent, **found)
     for wanted, names in group_by_need(silent, evaluation.metrics).items():
         print(f"skipped on {evaluation.inputs.dataset.name}, which lacks {wanted}: {', '.join(names)}")
-    if verified := verification_facts(pairs):
+    if (roc := roc_of_pairs(pairs)) is not None:
+        with atomic(store.root / "roc.csv") as file:
+            roc.to_csv(file, index=False)
+        verified = verification_facts(pairs)
         print("verification: " + ", ".join(f"{to_prose(name)} {value:.4g}" for name, value in verified.items()))
     if why := checked.get("intervention", {}).get("fails"):
         print(f"the model does not count as a known answer: {why}")

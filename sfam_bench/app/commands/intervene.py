@@ -1,4 +1,4 @@
-"""Repaint the evidence of the planted set, and only that: does it change what is retrieved?
+"""Repaint each part of planted birds in turn, and count the queries that then retrieve another class.
 
 Examples:
 

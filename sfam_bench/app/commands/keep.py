@@ -1,4 +1,4 @@
-"""Copy a run, small enough to be committed, to where tables and figures find it; needs neither torch nor a GPU.
+"""Copy a run, without its large files, to the folder of records that paper reads; needs neither torch nor a GPU.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""Write the raw maps of one explainer, out of a run folder, as .npy files named by pair, which SavedMaps reads.
+"""Export the raw maps of one explainer from a run folder, one .npy file for each pair; SavedMaps reads them.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""Print the table of methods with cost and residual, measured on a few pairs, and write the page of methods.
+"""Print the table of methods with cost and residual, measured on a few pairs; write the page of methods.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""Part agreement: do maps of one query follow which parts its many references share with it? Leaves a run folder.
+"""Measure part agreement: do the maps of a query follow the parts that each reference shares with it?
 
 Examples:
 

@@ -1,7 +1,7 @@
-"""Start, watch and continue jobs, here or on SLURM: submit plan|run|status|merge|cancel run_dir=...
+"""Plan, run, watch and merge jobs, here or on SLURM: submit plan|run|status|merge|cancel run_dir=...
 
-plan takes every setting of evaluate and cuts the evaluation into shards; merge makes one run of them. run, status and
-cancel work on every folder with a plan: a planned evaluation, a sweep, a study.
+plan accepts every setting of evaluate and divides the evaluation into shards; merge makes one run of their results.
+run, status and cancel work on every folder with a plan: a planned evaluation, a sweep, a tuning study.
 
 Examples:
 

@@ -1,4 +1,4 @@
-"""Run a grid of trainings and evaluations (conf/sweep/) as jobs, and tabulate it; again: what is not done.
+"""Run a grid of trainings and evaluations (conf/sweep/) as jobs and write its tables; call again to complete it.
 
 Examples:
 

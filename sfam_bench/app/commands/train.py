@@ -1,4 +1,4 @@
-"""Train a metric-learning model; leaves model.safetensors with its facts, the history, and how each image retrieves.
+"""Train a metric-learning model; writes model.safetensors, model.json (about it), history.csv, retrieval.parquet.
 
 Examples:
 
@@ -42,6 +42,7 @@ from sfam_bench.core.signals import Interrupted
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.models.build import save
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.vectors import write_proxies
 from sfam_bench.retrieval.recall import average_retrieval
 from sfam_bench.runs.continued import refuse_results
 from sfam_bench.training.checkpoint import check_can_save, lock_folder, remove_checkpoints
@@ -118,6 +119,11 @@ def train_and_write(
     with atomic(run / "retrieval.parquet") as file:
         stages = {"frozen": before, "trained": after}
         pd.concat([frame.assign(stage=stage) for stage, frame in stages.items()]).to_parquet(file, index=False)
+    proxies = {}
+    labels = sorted(set(examples.labels))
+    names = dataset.index.loc[roles.train].drop_duplicates("label").set_index("label")["class_name"]
+    if not recipe.shuffle_labels and write_proxies(criterion, labels, run):
+        proxies = {"proxy_classes": [str(names[label]) for label in labels]}
     choices = HydraConfig.get().runtime.choices
     facts = {
         **run_facts(),
@@ -128,6 +134,7 @@ def train_and_write(
         "published": read_published().get(str(choices.get("experiment")).removeprefix("train/")),
         "retrieval_before": average_retrieval(before.drop(columns=KEYS)),
         "retrieval": average_retrieval(after.drop(columns=KEYS)),
+        **proxies,
         "config": settings,
         "digests": {name: digest(run / name) for name in ("history.csv", "retrieval.parquet")},
     }

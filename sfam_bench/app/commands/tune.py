@@ -1,4 +1,4 @@
-"""Tune a method's fields on training classes, the default first, and measure on other training classes what that gains.
+"""Tune a method's settings on training classes; the gain over the defaults is measured on other training classes.
 
 Examples:
 

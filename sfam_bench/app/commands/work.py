@@ -1,4 +1,4 @@
-"""Do one job of a plan in this process; what launchers and other schedulers call.
+"""Run one job of a plan (a shard, a trial or a cell of a sweep) in this process; schedulers call this.
 
 Examples:
 

@@ -15,7 +15,7 @@ from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Image, Mask, Masks
 from sfam_bench.datasets.planted.render import render
-from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, PARTS, STATES, PlantedScene
+from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, OTHER, PARTS, STATES, PlantedScene
 
 TEST_SHARE = 3  # one in TEST_SHARE combinations is a test class
 
@@ -139,8 +139,9 @@ class Planted(Checked):
 
     def _sample(self, scene: PlantedScene) -> Sample:
         image, parts = render(scene, self.size)
-        masks = {"foreground": torch.from_numpy(parts > 0)}
+        masks = {"foreground": torch.from_numpy((parts > 0) & (parts <= len(PARTS)))}
         masks |= {f"part/{part}": torch.from_numpy(parts == k) for k, part in enumerate(PARTS, start=1)}
+        masks |= {f"part/{OTHER}": torch.from_numpy(parts > len(PARTS))} if OTHER in self.parts else {}
         masks |= {f"part/{BACKGROUND}": ~masks["foreground"]} if BACKGROUND in self.parts else {}
         return Sample(torch.from_numpy(image).permute(2, 0, 1).float() / 255, masks)
 

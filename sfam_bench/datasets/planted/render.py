@@ -1,5 +1,6 @@
 """Render a planted scene at three times the size, and average it down to anti-alias edges."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -7,23 +8,37 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sfam_bench.datasets.planted import background
-from sfam_bench.datasets.planted.scene import BACKGROUND, CREST_COLOURS, PARTS, TAIL_COLOURS, PlantedScene, bird, pose
+from sfam_bench.datasets.planted.scene import (
+    BACKGROUND,
+    CREST_COLOURS,
+    OTHER,
+    PARTS,
+    TAIL_COLOURS,
+    PlantedScene,
+    Pose,
+    bird,
+    poses,
+)
 from sfam_bench.datasets.planted.shapes import Array, Layer
 
+NAMES = (*PARTS, OTHER)
 FINE = 3  # sub-pixels across a pixel
 RIM = 0.55  # darkness of outlines
 
 
 @lru_cache(maxsize=8192)  # 0.3 GB at 96 pixels
 def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Render a scene: the image (size, size, 3), and for each pixel the visible part, 1 + its index in PARTS, or 0."""
-    at, colours_of_evidence = pose(scene), CREST_COLOURS + TAIL_COLOURS
+    """Render a scene: the image (size, size, 3), and for each pixel the visible part, 1 + its index in NAMES, or 0."""
+    (at, beside), other = poses(scene), scene.other
     draw = scene.stream("clutter")
-    behind = [layer for _ in range(scene.clutter) for layer in background.clutter(draw, colours_of_evidence)]
-    own = background.perch(scene.stream("perch")) + bird(scene, at)
-    before = background.leaves(scene.stream("leaves"), scene.leaves)
-    layers, birds = behind + own + before, range(len(behind), len(behind) + len(own))
-    outlines = [at.to_frame(it.outline_points) if k in birds else it.outline_points for k, it in enumerate(layers)]
+    behind = [it for _ in range(scene.clutter) for it in background.clutter(draw, CREST_COLOURS + TAIL_COLOURS)]
+    placed: list[tuple[Layer, Pose | None]] = [(layer, None) for layer in behind]
+    if other is not None and beside is not None:
+        placed += [(replace(layer, part=OTHER), beside) for layer in bird(other, beside)]
+    placed += [(layer, at) for layer in background.perch(scene.stream("perch")) + bird(scene, at)]
+    placed += [(layer, None) for layer in background.leaves(scene.stream("leaves"), scene.leaves)]
+    layers = [layer for layer, _ in placed]
+    outlines = [it.outline_points if own is None else own.to_frame(it.outline_points) for it, own in placed]
     fine = size * FINE
     surface, rim = _paint(outlines, layers, fine)
 
@@ -31,12 +46,12 @@ def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[n
     order = np.argsort(number, kind="stable")  # one run of sub-pixels per layer
     rows, cols = (index[order] for index in np.nonzero(surface))
     where = (np.stack([cols, rows], axis=1) + 0.5) / fine
-    where_own, ends = at.to_own(where), np.cumsum(np.bincount(number, minlength=len(outlines) + 1))
+    ends = np.cumsum(np.bincount(number, minlength=len(outlines) + 1))
     colours = np.zeros((len(number), 4))
-    for k, layer in enumerate(layers):
+    for k, (layer, own) in enumerate(placed):
         run = slice(ends[k], ends[k + 1])
         if run.start < run.stop:
-            colours[run, :3] = _light_layer(layer, (where_own if k in birds else where)[run])
+            colours[run, :3] = _light_layer(layer, where[run] if own is None else own.to_own(where[run]))
     colours[:, :3] *= np.where(rim[rows, cols], RIM, 1.0)[:, None]
     colours[:, 3] = 1.0
     drawn = np.zeros((fine, fine, 4), dtype=np.uint8)
@@ -45,7 +60,7 @@ def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[n
     front = np.asarray(Image.fromarray(drawn).reduce(FINE)) / 255.0
     backdrop, alpha = _backdrop(scene.key, dict(scene.variants).get(BACKGROUND, 0), scene.habitat, size), front[..., 3:]
     image = _light(scene.stream("light"), backdrop * (1 - alpha) + front[..., :3] * alpha)
-    codes = np.array([0] + [PARTS.index(layer.part) + 1 if layer.part else 0 for layer in layers], dtype=np.uint8)
+    codes = np.array([0] + [NAMES.index(layer.part) + 1 if layer.part else 0 for layer in layers], dtype=np.uint8)
     middle = slice(FINE // 2, None, FINE)
     return (image * 255 + 0.5).astype(np.uint8), codes[surface[middle, middle]]
 

@@ -9,7 +9,8 @@ from sfam_bench.datasets.planted.shapes import Array, Layer, Look, blob, feather
 
 PARTS = ("tail", "legs", "body", "wing", "crest", "head", "beak")  # back to front
 EVIDENCE = ("crest", "tail")  # at opposite ends of the bird, so that a coarse grid separates them
-BACKGROUND = "background"
+BACKGROUND, OTHER = "background", "other"
+CROWDED = 0.62  # scale of a bird beside another
 STATES = 12  # of each evidence part: 3 forms x 4 colours
 
 # Hue, saturation, value of the plumage; crest and tail share no colour, other parts may have any of these colours.
@@ -39,6 +40,7 @@ class PlantedScene:
     evidence_size: scale of crest and tail, 1 as drawn.
     leaves: number of leaves in front of the bird.
     clutter: rounds of clutter behind it.
+    crowd: whether another bird of random states stands beside it, both smaller.
     """
 
     key: tuple[int, ...]
@@ -49,6 +51,16 @@ class PlantedScene:
     evidence_size: float = 1.0
     leaves: int = 0
     clutter: int = 1
+    crowd: bool = False
+
+    @property
+    def other(self) -> "PlantedScene | None":
+        """The scene of the other bird; another look of it is another bird."""
+        if not self.crowd:
+            return None
+        key = (*self.key, 1 + dict(self.variants).get(OTHER, 0))
+        crest, tail = np.random.default_rng([*key, zlib.crc32(b"states")]).integers(STATES, size=2).tolist()
+        return PlantedScene(key, crest, tail, evidence_size=self.evidence_size)
 
     def stream(self, factor: str) -> np.random.Generator:
         """The random generator of one factor: a part, the pose, the light, the background, ..."""
@@ -94,6 +106,21 @@ def pose(scene: PlantedScene) -> Pose:
     low, high = -corners.min(axis=0) - 0.02, 1.02 - corners.max(axis=0)
     centre = np.where(low < high, draw.uniform(np.minimum(low, high), np.maximum(low, high)), (low + high) / 2)
     return Pose(matrix, centre, draw.uniform(-12, 12), draw.uniform(-14, 14))
+
+
+def poses(scene: PlantedScene) -> tuple[Pose, Pose | None]:
+    """The poses of the bird and of the other one, which share the frame from left to right in random order."""
+    own = pose(scene)
+    if scene.other is None:
+        return own, None
+    draw = scene.stream("places")
+    sides = draw.permutation([0.27, 0.73])
+    heights = draw.uniform(0.42, 0.6, 2)
+    squeezed = [
+        replace(at, matrix=CROWDED * at.matrix, centre=xy(float(side), float(height)))
+        for at, side, height in zip((own, pose(scene.other)), sides, heights, strict=True)
+    ]
+    return squeezed[0], squeezed[1]
 
 
 def bird(scene: PlantedScene, at: Pose) -> list[Layer]:

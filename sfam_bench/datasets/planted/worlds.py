@@ -1,5 +1,6 @@
-"""Worlds with known answers beyond the default: a background that goes with the class, evidence of many sizes."""
+"""Worlds with known answers beyond the default: a background that goes with the class, many sizes, two birds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -7,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from sfam_bench.core.ranges import Share
+from sfam_bench.core.ranges import Positive, Share
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.planted.dataset import Planted, hash_id
-from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, PARTS, PlantedScene
+from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, OTHER, PARTS, PlantedScene
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class Scale(Planted):
     scales: of crest and tail, drawn for each image, in units of `evidence_size`.
     """
 
-    scales: tuple[float, ...] | list[float] = (0.35, 0.55, 0.85, 1.3, 2.0)
+    scales: Sequence[Positive] = (0.35, 0.55, 0.85, 1.3, 2.0)
     name: str = "planted-scale"
 
     def _add_states(self, index: pd.DataFrame) -> pd.DataFrame:
         draws = [np.random.default_rng([self.seed, hash_id(image_id)]) for image_id in index.index]
-        return index.assign(scale=[self.scales[draw.integers(len(self.scales))] for draw in draws])
+        return index.assign(scale=[self.scales[int(draw.integers(len(self.scales)))] for draw in draws])
 
     def _scene(self, image_id: str) -> PlantedScene:
         scene = super()._scene(image_id)
@@ -68,3 +69,19 @@ class Scale(Planted):
     @cached_property
     def _scale_of(self) -> dict[str, float]:
         return {str(image_id): float(scale) for image_id, scale in self.index["scale"].items()}
+
+
+@dataclass(frozen=True)
+class Crowd(Planted):
+    """Two birds an image, of which one has the class; the other is drawn anew for each image.
+
+    The foreground is the bird of the class, and the other bird is one part. A map that shows birds, and not what makes
+    the pair alike, lies on both.
+    """
+
+    name: str = "planted-crowd"
+
+    parts: ClassVar[tuple[str, ...]] = (*PARTS, OTHER)
+
+    def _scene(self, image_id: str) -> PlantedScene:
+        return replace(super()._scene(image_id), crowd=True)

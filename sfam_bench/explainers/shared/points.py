@@ -122,6 +122,6 @@ class PointToPoint(Protocol):
 
 def only_reference(encoded: Encoded) -> Side:
     """The one reference image of a target that has one."""
-    if len(encoded.terms) > 1:
+    if len(encoded.terms) > 1 or encoded.terms[0].rivals:
         raise UserError("pairs of positions of a margin are not defined: explain its comparisons one by one")
     return encoded.terms[0].side.side_for("a map of pairs of positions")

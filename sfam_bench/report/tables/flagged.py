@@ -42,8 +42,8 @@ def flagged_table(matrix: Matrix, blind: Container[str] = ()) -> Table | None:
     ]
     columns = tuple(Column(FLAGS.get(name, name), name if name in FLAGS else "") for name in names)
     note = (
-        f"Pairs (of {len(matrix.pairs)}) excluded from at least one mean, and by how many metrics; means are over the "
-        "others."
+        f"Number of pairs (of {len(matrix.pairs)}) that are left out of the mean of at least one metric, and of "
+        "how many metrics; the means are over the other pairs."
     )
     return Table("Flagged pairs", columns, tuple(table), note)
 

@@ -44,9 +44,8 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         "Retrieval": ", ".join(f"{name} {value}" for name, value in of_gallery.items()),
         "Intervention": _describe_intervention(facts.get("intervention") or {}),
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {to_prose(str(kind))}" for kind, count in kinds.items()),
-        "Verification": ", ".join(
-            f"{to_prose(name)} {_fact(value)}" for name, value in verification_facts(run.pairs).items()
-        ),
+        "Episodes": _list_facts(facts.get("episodes") or {}),
+        "Verification": _list_facts(verification_facts(run.pairs)),
         "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
         "Steps": _describe_steps(facts.get("steps") or {}),
         "Curves": _describe_errors(errors) if sampled else "",
@@ -56,6 +55,10 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         "Made": facts.get("created"),
     }
     return [(name, str(text)) for name, text in lines.items() if text]
+
+
+def _list_facts(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{to_prose(name)} {_fact(value)}" for name, value in facts.items())
 
 
 def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:

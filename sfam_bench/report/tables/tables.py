@@ -119,9 +119,9 @@ def difference_tables(differences: pd.DataFrame, catalogue: Catalogue) -> list[T
         if catalogue.is_compared(part["metric"].iloc[0]):
             to = part["to"].iloc[0]
             note = (
-                f"Explainer minus {to} over the same pairs [95 % interval of each alone]; bold: better than {to}, "
-                f"p <= {LEVEL} by sign flips of classes after Holm over the {part['p'].notna().sum()} comparisons "
-                "shown."
+                f"Explainer minus {to} on the same pairs [95 % interval, not corrected]; bold: better than {to}, "
+                f"p <= {LEVEL} by sign flips of classes with Holm's correction for the {part['p'].notna().sum()} "
+                "comparisons shown."
             )
             tables.append(_table(f"{title}: difference to {to}", part, note, {}, catalogue))
     return tables

@@ -90,7 +90,7 @@ function explore() {
       canvas.addEventListener("click", (event) => pointAt(at, event));
       if (whole) { canvas.tabIndex = 0; canvas.addEventListener("keydown", (event) => step(at, event)); }
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `${side}, ${name ? `map of ${name}` : "as the model saw it"}${maps[at] || !name ? "" : `: ${words}`}`);
+      canvas.setAttribute("aria-label", `${side}, ${name ? `map of ${name}` : "as given to the model"}${maps[at] || !name ? "" : `: ${words}`}`);
       return make("div", {}, canvas, make("p", { textContent: side + (name && !maps[at] ? `: ${words}` : "") }));
     });
     shown.push({ canvases: sides.map((side) => side.firstChild), maps, name });
@@ -156,7 +156,7 @@ function explore() {
 
   function say(spot) {
     const other = spot && SIDES[1 - spot.side];
-    $("point").textContent = !known.points ? "This run has no point-to-point maps: maps.save=true stores them if grid and target allow."
+    $("point").textContent = !known.points ? "This run has no point-to-point maps: maps.save=true stores them for the similarity target and at most 256 positions in each image."
       : !spot ? "Click a point of either image, or focus it and press an arrow key, to see the matching points of the other."
       : `Row ${spot.at[0] + 1}, column ${spot.at[1] + 1} of the ${SIDES[spot.side]} contributes ${known.points.sums[spot.side][spot.at[0] * spot.grid[1] + spot.at[1]]} of ${known.points.total}; matching regions of the ${other} are highlighted. Escape clears the point.`;
   }

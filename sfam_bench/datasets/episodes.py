@@ -1,0 +1,225 @@
+"""N-way K-shot episodes: a query is compared with the prototypes of N classes, each of K supports."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.ranges import Count, Natural
+from sfam_bench.core.references import MEAN, Prototype
+from sfam_bench.core.similarity import Gallery, SimilarityFunction, unit
+from sfam_bench.datasets.base import Dataset, roles
+
+log = logging.getLogger(__name__)
+
+KINDS = ("own_class", "predicted_class", "partial_class")
+SUPPORTS, NEGATIVES, RIVALS, HOW = "support_ids", "negative_support_ids", "rival_ids", "prototype"  # columns of pairs
+
+Scores = Float[Tensor, "queries ways"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Positions in an index: supports (ways, shots), queries (ways, queries), and the label of each way."""
+
+    number: int
+    labels: np.ndarray
+    supports: np.ndarray
+    queries: np.ndarray
+
+
+@dataclass(frozen=True)
+class Episodes(Checked):
+    """`count` episodes of `ways` random classes; the class of a query is that of the most similar prototype.
+
+    An episode depends on the seed, its number and the images alone. A support is no query of its episode. Classes with
+    fewer than shots + queries images are left out.
+
+    shots, queries: of each class.
+    explained: the first episodes, of each of which one query is explained, its class in turn.
+    kinds: the prototype that a query is compared with: "own_class"; "predicted_class", for queries whose prediction is
+        wrong; "partial_class", a class of the episode that shares some evidence parts with the query's and differs in
+        others (planted), the nearest of several. Each kind takes at most one query of an episode.
+    rivals: keep the supports of the other classes with each pair, for the target class_score; all are encoded.
+    """
+
+    ways: Count = 5
+    shots: Count = 1
+    queries: Count = 15
+    count: Count = 600
+    explained: Count = 60
+    kinds: list[str] | tuple[str, ...] = ("own_class",)
+    rivals: bool = False
+    prototype: Prototype = field(default=MEAN)
+    seed: Natural = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # a list in YAML
+        if {*self.kinds} - {*KINDS} or not self.kinds or len({*self.kinds}) < len(self.kinds):
+            raise UserError(
+                f"episodes.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; give one or more, each once"
+            )
+        if self.ways < 2:
+            raise UserError("episodes.ways=1 leaves nothing to choose from: give two or more")
+
+    def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
+        """Raise UserError if these images allow no episode, or no pair of a kind; log how many classes are left out."""
+        labels = dataset.index.loc[list(image_ids), "label"]
+        if left_out := labels.nunique() - len(self.members(dataset, image_ids)):
+            need = f"{self.shots} supports and {self.queries} queries"
+            log.warning("%s: %d classes without %s are left out", dataset.name, left_out, need)
+        if "partial_class" in self.kinds and not getattr(dataset, "evidence", ()):
+            raise UserError("episodes.kinds=partial_class needs known evidence parts: only dataset=planted has them")
+
+    def members(self, dataset: Dataset, image_ids: Sequence[str]) -> dict[int, np.ndarray]:
+        """The positions of each class with enough images; UserError if there are fewer than `ways` of them."""
+        index = dataset.index.loc[list(image_ids)]
+        of_query, searched = roles(index)
+        labels = index["label"].to_numpy()
+        every = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+        found = {label: own for label, own in every.items() if self._fits(of_query[own], searched[own])}
+        if len(found) < self.ways:
+            raise UserError(
+                f"{dataset.name} has {len(found)} classes here with {self.shots} supports and {self.queries} queries "
+                f"(the largest has {max(map(len, every.values()))} images), and episodes.ways={self.ways}: lower "
+                "episodes.queries, shots or ways, or add images"
+            )
+        return found
+
+    def draw(self, dataset: Dataset, image_ids: Sequence[str]) -> Iterator[Episode]:
+        """The episodes, as positions in `image_ids`; UserError if there are too few classes with enough images."""
+        members = self.members(dataset, image_ids)
+        of_query, searched = roles(dataset.index.loc[list(image_ids)])
+        for number in range(self.count):
+            random = np.random.default_rng([self.seed, number])
+            chosen = random.choice([*members], self.ways, replace=False)
+            supports, queries = [], []
+            for label in chosen:
+                order = random.permutation(members[label])
+                own = order[searched[order]][: self.shots]
+                supports.append(own)
+                queries.append(order[of_query[order] & ~np.isin(order, own)][: self.queries])
+            yield Episode(number, chosen, np.stack(supports), np.stack(queries))
+
+    def _fits(self, of_query: np.ndarray, searched: np.ndarray) -> bool:
+        """Whether a class has enough supports, and enough queries whichever supports are drawn."""
+        lost = min(self.shots, int((of_query & searched).sum()))  # queries that may become supports
+        return bool(searched.sum() >= self.shots and of_query.sum() - lost >= self.queries)
+
+    def accuracies(
+        self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
+    ) -> np.ndarray:
+        """The accuracy of each episode, (count,); the embeddings of `image_ids` are the rows of `gallery`."""
+        found = []
+        for episode in self.draw(dataset, image_ids):
+            predicted = self._scores(episode, similarity, gallery).argmax(dim=1)
+            answers = torch.arange(self.ways).repeat_interleave(self.queries)
+            found.append(float((predicted == answers).double().mean()))
+        return np.array(found)
+
+    def __call__(
+        self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
+    ) -> pd.DataFrame:
+        """The pairs to explain: query, prototype, and the most similar prototype of another class as the negative.
+
+        A frame with one row for each pair, in the columns of `PairChoice`, with the ids of the supports of reference
+        and negative (lists), and if `rivals` those of each other class (lists of lists).
+        """
+        index = dataset.index.loc[list(image_ids)]
+        evidence = list(getattr(dataset, "evidence", ()))
+        rows: dict[str, list[dict[str, object]]] = {kind: [] for kind in self.kinds}
+        for episode in islice(self.draw(dataset, image_ids), self.explained):
+            scores = self._scores(episode, similarity, gallery).view(self.ways, self.queries, self.ways)
+            for kind, found in rows.items():
+                if place := self._choose(kind, episode, scores, index[evidence] if evidence else None):
+                    found.append({**self._describe(episode, index, scores[place[:2]], *place), "kind": kind})
+        for kind, found in rows.items():
+            if not found:
+                raise UserError(
+                    f"no query of {self.explained} episodes has a pair of kind {kind}: choose other episodes.kinds"
+                )
+            if len(found) < self.explained:
+                log.warning("%s: %d pairs of kind %s in %d episodes", dataset.name, len(found), kind, self.explained)
+        pairs = pd.DataFrame([row for kind in self.kinds for row in rows[kind]])
+        return pairs.assign(**{HOW: f"{self.prototype.of} {self.prototype.normalise}"})
+
+    def _scores(self, episode: Episode, similarity: SimilarityFunction, gallery: Gallery) -> Scores:
+        """The similarity of each query, class by class, with each prototype."""
+        queries = gallery[torch.from_numpy(episode.queries.flatten())]
+        supports = gallery[torch.from_numpy(episode.supports)]
+        return score_classes(similarity, self.prototype, queries, supports)
+
+    def _choose(
+        self, kind: str, episode: Episode, scores: Tensor, evidence: pd.DataFrame | None
+    ) -> tuple[int, int, int] | None:
+        """The class and the number of a query, and the class of its reference; None if there is none of the kind."""
+        ways = [(episode.number + k) % self.ways for k in range(self.ways)]  # so that classes take turns
+        if kind == "own_class":
+            return ways[0], 0, ways[0]
+        for way in ways:
+            if kind == "predicted_class":
+                predicted = scores[way].argmax(dim=1)
+                if len(wrong := (predicted != way).nonzero()[:, 0]):
+                    return way, int(wrong[0]), int(predicted[wrong[0]])
+            elif evidence is not None:
+                states = evidence.to_numpy()
+                alike = states[episode.supports] == states[episode.queries[way, 0]]  # ways, shots, parts
+                shared = alike.all(axis=1).sum(axis=1)
+                differing = (~alike).all(axis=1).sum(axis=1)
+                some = torch.from_numpy((shared > 0) & (differing > 0) & (shared + differing == states.shape[1]))
+                if some.any():
+                    return way, 0, int(scores[way, 0].masked_fill(~some, -torch.inf).argmax())
+        return None
+
+    def _describe(
+        self, episode: Episode, index: pd.DataFrame, scores: Tensor, way: int, number: int, reference: int
+    ) -> dict[str, object]:
+        ids, classes = index.index.to_numpy(), index["class_name"].to_numpy()
+        supports = [[str(ids[at]) for at in own] for own in episode.supports]
+        others = scores.clone()
+        others[reference] = -torch.inf
+        negative, query = int(others.argmax()), episode.queries[way, number]
+        return {
+            "query_id": str(ids[query]),
+            "reference_id": _name(episode, reference),
+            "negative_id": _name(episode, negative),
+            "score": float(scores[reference]),
+            "query_label": int(episode.labels[way]),
+            "query_class": classes[query],
+            "reference_label": int(episode.labels[reference]),
+            "reference_class": classes[episode.supports[reference, 0]],
+            "episode": episode.number,
+            "predicted_label": int(episode.labels[int(scores.argmax())]),
+            SUPPORTS: supports[reference],
+            NEGATIVES: supports[negative],
+            **({RIVALS: [own for k, own in enumerate(supports) if k != reference]} if self.rivals else {}),
+        }
+
+
+def score_classes(
+    similarity: SimilarityFunction, how: Prototype, queries: Gallery, supports: Float[Tensor, "ways shots dims"]
+) -> Scores:
+    """The similarity of each query with the prototype of each class."""
+    (ways, shots, _), count = supports.shape, len(queries)
+    flat = supports.flatten(0, 1)
+    if how.of == "nearest":  # a prototype for each query and class
+        nearest = similarity.matrix(queries, flat).view(count, ways, shots).argmax(dim=2)
+        prototypes = supports[torch.arange(ways), nearest].flatten(0, 1)
+        prototypes = prototypes if how.normalise == "never" else unit(prototypes)
+        return similarity(queries.repeat_interleave(ways, dim=0), prototypes).view(count, ways)
+    pairs = torch.arange(ways).repeat_interleave(shots)
+    shares = how.shares(similarity, supports[:, 0], flat, pairs)
+    prototypes = torch.zeros_like(supports[:, 0]).index_add(0, pairs, flat * shares[:, None])
+    return similarity.matrix(queries, prototypes)
+
+
+def _name(episode: Episode, way: int) -> str:
+    return f"episode {episode.number} class {episode.labels[way]}"
