@@ -17,7 +17,7 @@ from sfam_bench.explainers.kernel_shap import KernelSHAP
 from sfam_bench.explainers.lime import LIME
 from sfam_bench.explainers.pair_x import PairX, match
 from sfam_bench.explainers.pairwise_occlusion import PairwiseOcclusion
-from sfam_bench.explainers.shared.points import PointToPoint, point_to_point
+from sfam_bench.explainers.shared.points import PointToPoint, only_reference, point_to_point
 from sfam_bench.explainers.zhu import Zhu
 from tests.explainers.masked import added
 from tests.explainers.masked import setting as additive
@@ -103,7 +103,7 @@ def patches(grid=2, samples=16, keep=0.5, seed=0):
 @pytest.mark.parametrize("keep", [0.3, 0.5])
 def test_on_patches_that_add_up_fixlip_is_zhus_product(samples, keep):
     method, model, encoded, pairs = patches(samples=samples, keep=keep)
-    expected = point_to_point(model, encoded.query, encoded.terms[0].side)
+    expected = point_to_point(model, encoded.query, only_reference(encoded))
     torch.testing.assert_close(method.point_pairs(model, encoded, pairs), expected, **CLOSE)
     zhu = Zhu(rectify="none")
     torch.testing.assert_close(method(model, encoded, pairs), zhu(model, encoded, pairs), **CLOSE)
