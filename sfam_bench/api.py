@@ -90,7 +90,7 @@ def explain(
     Args:
         model: the model to explain; None for `default_model()`.
         query: a path, a PIL image, an array (rows, cols, 3) or a tensor (3, rows, cols) in [0, 1]. All but tensors are
-            resized and cropped to `model.image_size`; photos are rotated as their EXIF tag says.
+            resized and cropped by `model.geometry`; photos are rotated as their EXIF tag says.
         reference: the image that the query is compared with, given in the same way.
         explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
         background: colour behind transparent pixels.
@@ -104,7 +104,7 @@ def explain(
             model.
     """
     chosen, model = explainers_of(explainers), _model(model)
-    pairs = pair(query, reference, model.image_size, background=background)
+    pairs = pair(query, reference, model.geometry, background=background)
     encoded = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
@@ -156,7 +156,7 @@ def score(
     """
     chosen, model = explainers_of(explainers), _model(model)
     measured = _metrics(METRICS if metrics is None else metrics)
-    pairs = pair(query, reference, model.image_size, foreground, box, background)
+    pairs = pair(query, reference, model.geometry, foreground, box, background)
     if metrics is None:
         measured = {name: metric for name, metric in measured.items() if all(map(pairs.has, metric.needs))}
     for name, metric in measured.items():

@@ -9,10 +9,10 @@ from pathlib import Path, PurePath
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.base import ROLES, roles
 from sfam_bench.datasets.decode import Orientation
 from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, select_existing
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import parse_flag, parse_natural, parse_number, parse_string, read_csv
 
 CORNERS = ["x_1", "y_1", "x_2", "y_2"]
@@ -28,7 +28,7 @@ OPTIONAL = {
 def read_oml(
     csv: str | Path,
     root: str | Path,
-    geometry: Geometry = STANDARD,
+    geometry: Geometry | None = None,
     orientation: Orientation = "exif",
     background: str = "white",
 ) -> ImageFolder:

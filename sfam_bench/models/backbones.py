@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.protocol import RANDOM
 from sfam_bench.models.checkpoint import check_kinds
 from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translate_keys
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
@@ -58,6 +59,13 @@ def trunk_and_tail(
     else:
         trunk, tail = cut(model, layer, features)
     return nn.Sequential(standardise or own, trunk), tail
+
+
+def mark_weights(cut: Cut, weights: str | None, **known: Any) -> Cut:
+    """The cut; its trunk's `origin` says where the weights are from (None: they are random), and what else is known."""
+    trunk, _ = cut
+    trunk.origin = {"weights": weights or RANDOM, "random": [] if weights else ["trunk"], **known}  # type: ignore[assignment]
+    return cut
 
 
 def misfits(model: nn.Module, state: dict[str, Tensor], unused: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:

@@ -1,19 +1,19 @@
 """Build models of a trunk, a pooling, a head and a similarity; save and load their weights."""
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sfam_bench.core.errors import UserError, check_object, check_range
-from sfam_bench.core.files import read_json, write_json
-from sfam_bench.core.ranges import Count
+from sfam_bench.core.files import digest, read_json, write_json
+from sfam_bench.core.geometry import Size
 from sfam_bench.core.similarity import SimilarityFunction
-from sfam_bench.models.backbones import Cut, trunk_and_tail
+from sfam_bench.models.backbones import Cut, mark_weights, trunk_and_tail
 from sfam_bench.models.checkpoint import (
     check_finite,
     check_kinds,
@@ -24,14 +24,11 @@ from sfam_bench.models.checkpoint import (
     write_weights,
     written_digest,
 )
-from sfam_bench.models.networks import OURS
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 
 WEIGHTS = "weights_sha256"  # in the JSON beside them
-
-log = logging.getLogger(__name__)
 
 
 def build(
@@ -42,7 +39,7 @@ def build(
     head: nn.Module | None = None,
     normalise: bool = True,
     checkpoint: str | None = None,
-    image_size: Count = 224,
+    image_size: Size | None = None,
 ) -> SimilarityModel:
     """Assemble a model from its parts.
 
@@ -55,22 +52,27 @@ def build(
         head: a module from pooled features to embeddings (batch, dims); None for none.
         normalise: whether embeddings are scaled to length 1.
         checkpoint: a file of `save` with weights of this model.
-        image_size: side of the images in px.
+        image_size: px of the images, or (rows, cols); None for the trunk's own.
 
     Raises:
         UserError: if a part is not a module, the trunk does not return channels first, or the checkpoint does not fit.
     """
-    check_range("model.image_size", image_size, Count)
+    check_range("model.image_size", image_size, Size | None)
     body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
     for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
         if part is not None or what in ("trunk", "pooling"):
             check_object(part, what, nn.Module)
     check_object(similarity, "similarity", SimilarityFunction)
     model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
+    new_head = head is not None and any(map(is_lazy, head.parameters()))
     check_shapes(model)
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
+    elif known := getattr(body, "origin", {}):
+        model.origin = {**known, "random": [*known["random"], *(["head"] if new_head else [])]}
+        if head is not None and not new_head and list(head.parameters()):
+            del model.origin["random"]  # whoever made the head knows
     return model
 
 
@@ -87,10 +89,16 @@ def backbone(
 
     `pretrained` are the ImageNet weights of timm or torchvision; a file has priority.
     """
-    if weights is None and source == OURS:
-        log.warning("%s has random weights: give a file as model.trunk.weights, or a checkpoint", name)
     state = read_state(Path(weights)) if weights else None
-    return trunk_and_tail(source, name, layer, features, state, token=token, pretrained=pretrained)
+    cut = trunk_and_tail(source, name, layer, features, state, token=token, pretrained=pretrained)
+    if weights:
+        return mark_weights(cut, f"file {describe_file(Path(weights))}", source=str(weights), chosen="unknown")
+    return mark_weights(cut, f"pretrained ({source}/{name})" if pretrained else None)
+
+
+def describe_file(path: Path) -> str:
+    """The name of a file of weights and the first digits of its SHA-256."""
+    return f"{path.name} (sha256 {digest(path)[:12]})"
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
@@ -152,11 +160,12 @@ def uncut_names(keys: Iterable[str]) -> dict[str, str]:
 
 def origin_of(path: Path) -> dict[str, Any]:
     """The facts about the training of our checkpoint, from the JSON beside it."""
-    file = path.with_suffix(".json")
+    file, name = path.with_suffix(".json"), describe_file(path)
+    origin: dict[str, Any] = {"source": "sfam_bench", "chosen": "unknown", "random": []}
     if not file.is_file():
-        return {"source": "sfam_bench", "chosen": "unknown"}
+        return {**origin, "weights": f"file {name}"}
     facts = read_json(file, "restore it, or train again")
     if path.suffix == ".safetensors" and facts.get(WEIGHTS, written := written_digest(path)) != written:
         raise UserError(f"{file} belongs to other weights than {path}: restore both from one training")
     known: dict[str, Any] = {name: facts[name] for name in ("chosen", "split") if name in facts}
-    return {"source": "sfam_bench", "chosen": "unknown", **known}
+    return {**origin, "weights": f"trained here, {name}", **known}

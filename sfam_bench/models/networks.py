@@ -1,16 +1,18 @@
 """Networks by name, of timm, torchvision or this project, each with its standardisation of pixels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias, cast
 
 import timm
 import torch
 import torchvision
+from timm.data import DEFAULT_CROP_PCT
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import STANDARD, Geometry, Size
 from sfam_bench.models.bn_inception import BNInception
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,16 +26,22 @@ CLASSIFIER = ("fc.", "classifier.", "heads.", "head.", "last_linear.", "aux1.", 
 class Standardise(nn.Module):
     """Map pixels in [0, 1] to those of the network's training, so that all other code uses plain images.
 
-    Mean and standard deviation are those of red, green and blue; `bgr` then reverses the channels.
+    Mean and standard deviation are those of red, green and blue; `bgr` then reverses the channels. `geometry` is the
+    resize and crop of the network's evaluation, which data sets apply.
     """
 
     def __init__(
-        self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD, bgr: bool = False
+        self,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        bgr: bool = False,
+        geometry: Geometry = STANDARD,
     ) -> None:
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
         self.bgr = bgr
+        self.geometry = geometry
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -67,8 +75,18 @@ def _timm(name: str, pretrained: bool) -> Network:
     if "distilled" not in name:  # where timm requires its own pooling, which is not used
         options["global_pool"] = ""
     model = _create(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
-    defaults = cast(Any, model).pretrained_cfg
-    return model, Standardise(tuple(defaults["mean"]), tuple(defaults["std"]))
+    settings = cast(Any, model).pretrained_cfg
+    return model, Standardise(settings["mean"], settings["std"], geometry=_timm_geometry(settings))
+
+
+def _timm_geometry(settings: Mapping[str, Any]) -> Geometry:
+    """The resize and crop by which timm evaluates a network."""
+    _, rows, cols = settings["input_size"]
+    share = settings.get("crop_pct") or DEFAULT_CROP_PCT
+    resize: Size = (int(rows / share), int(cols / share))
+    if rows == cols and settings.get("crop_mode") != "squash":
+        resize = int(rows / share)
+    return Geometry(resize, (rows, cols) if rows != cols else rows, settings.get("interpolation") or "bicubic")
 
 
 def _builds_vision_transformer(name: str) -> bool:
@@ -81,7 +99,17 @@ def _torchvision(name: str, pretrained: bool) -> Network:
     weights = "DEFAULT" if pretrained else None
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
     model = _create(name, pretrained, lambda: torchvision.models.get_model(name, weights=weights, **options))
-    return model, Standardise()
+    kinds = list(torchvision.models.get_model_weights(name))
+    if not kinds:
+        return model, Standardise()
+    evaluated = (kinds[0]._member_map_.get("DEFAULT", kinds[0]) if pretrained else kinds[0]).transforms()
+    return model, Standardise(evaluated.mean, evaluated.std, geometry=_torchvision_geometry(evaluated))
+
+
+def _torchvision_geometry(evaluated: Any) -> Geometry:
+    """The resize and crop of torchvision's transform of an evaluation."""
+    (resize,), (crop,) = evaluated.resize_size, evaluated.crop_size
+    return Geometry(resize, crop, evaluated.interpolation.value)
 
 
 def _ours(name: str, pretrained: bool) -> Network:

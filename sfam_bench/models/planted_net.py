@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.geometry import Geometry
+from sfam_bench.core.protocol import RANDOM
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.types import Activations, Images
 
@@ -20,6 +22,8 @@ class PlantedNet(nn.Module):
             convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
+        self.geometry = Geometry(resize=96, crop=96)  # of the planted set
+        self.origin = {"weights": RANDOM, "random": ["trunk"]}
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs
 
     def forward(self, images: Images) -> Activations:

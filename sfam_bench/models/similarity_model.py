@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import STANDARD, Geometry, Size
 from sfam_bench.core.records import Encoded, Passes, Side
 from sfam_bench.core.similarity import SimilarityFunction, unit
 from sfam_bench.core.targets import Target
@@ -67,7 +68,7 @@ class SimilarityModel(nn.Module):
     embedder: from activations to embeddings.
     similarity: the score of two embeddings; greater is more alike.
     name: the name in tables.
-    image_size: side in px to which pictures are resized and cropped.
+    image_size: px to which pictures are resized and cropped, or (rows, cols); None for the trunk's own.
     """
 
     def __init__(
@@ -76,15 +77,16 @@ class SimilarityModel(nn.Module):
         embedder: Embedder,
         similarity: SimilarityFunction,
         name: str = "model",
-        image_size: int = 224,
+        image_size: Size | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.embedder = embedder
         self.similarity = similarity
         self.name = name
-        self.image_size = image_size
-        self.origin: dict[str, Any] = {}  # "source" (code base), "chosen" (model choice), "split" if known
+        self.geometry = find_geometry(trunk).at(image_size)  # resize and crop of pictures
+        # "weights" (where they are from), "random" (parts without training), "source", "chosen", "split" if known
+        self.origin: dict[str, Any] = {}
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +136,12 @@ class SimilarityModel(nn.Module):
             images = (images.clone() if images.is_inference() else images).to(self.device, self.dtype)
             activations = self.run_trunk(images)
             return Side(images, activations, self.embedder(activations))
+
+
+def find_geometry(trunk: nn.Module) -> Geometry:
+    """The `geometry` of a trunk or of one of its modules; the standard one if none has any."""
+    found = (getattr(module, "geometry", None) for module in trunk.modules())
+    return next((geometry for geometry in found if isinstance(geometry, Geometry)), STANDARD)
 
 
 def encode_pairs(

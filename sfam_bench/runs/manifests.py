@@ -31,7 +31,7 @@ MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a 
     **{"blind": [TEXT], "explainers": [TEXT], "skipped": [TEXT], "unsupported": {EACH: TEXT}},
     **{"split": {"name": TEXT, "hash": TEXT}, "image_counts": {EACH: (int,)}, "retrieval": {EACH: NUMBER}},
     "protocol": {
-        **{"source": (str, NONE), "chosen": (*CHOICES, NONE), "allowed": {EACH: TEXT}},
+        **{"source": (str, NONE), "chosen": (*CHOICES, NONE), "weights": (str, NONE), "allowed": {EACH: TEXT}},
         "trained_on": {"dataset": TEXT, "name": TEXT, "hash": TEXT, "classes": (int,)},
     },
     "passes": {

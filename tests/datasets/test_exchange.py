@@ -5,9 +5,9 @@ import PIL.Image
 import pytest
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.base import roles, split_hash
 from sfam_bench.datasets.exchange import read_oml, write_oml
-from sfam_bench.datasets.geometry import Geometry
 
 TABLE = """label,path,split,is_query,is_gallery,x_1,x_2,y_1,y_2
 7,a.jpg,train,,,3,13,2,7

@@ -73,7 +73,7 @@ def describe_training(facts: Mapping[str, Any] | None) -> str:
     if facts is None:
         return ""
     if not facts["chosen"]:
-        return "none here, initial weights"
+        return f"none here, weights: {weights}" if (weights := facts.get("weights")) else "none here, initial weights"
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
