@@ -2,9 +2,9 @@
 
 Examples:
 
-    sfam-bench evaluate experiment=planted run_dir=results/mine
+    sfam-bench evaluate experiment=planted model.checkpoint=RUN/model.safetensors run_dir=results/mine
     sfam-bench evaluate experiment=cub dataset.root=CUB_200_2011 'explainer=[sfam,grad_cam]' pairs.count=20
-    sfam-bench evaluate experiment=planted run_dir=results/mine resume=true
+    sfam-bench evaluate experiment=planted model.checkpoint=RUN/model.safetensors run_dir=results/mine resume=true
 
 Settings: run_dir, pairs.kinds, pairs.count, maps.save, split, batch_size, device, resume, seed, unsupported.
 """
