@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.protocol import RANDOM
-from sfam_bench.models.checkpoint import check_kinds
+from sfam_bench.models.checkpoint import check_kinds, strip_prefix
 from sfam_bench.models.networks import CLASSIFIER, Standardise, network, translate_keys
 from sfam_bench.models.tokens import PatchTokens, Token, cut_tokens
 
@@ -46,7 +46,8 @@ def trunk_and_tail(
     """
     model, own = network(source, name, pretrained and state is None)
     if state is not None:
-        load_backbone(model, translate_keys(model, state), name, CLASSIFIER if source == "torchvision" else ())
+        state = translate_keys(model, strip_prefix(model, state, name))
+        load_backbone(model, state, name, CLASSIFIER if source == "torchvision" else ())
     model.eval()
     trunk: nn.Module
     tail: nn.Module | None
@@ -89,9 +90,8 @@ def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused:
     check_kinds(model, fitting, f"the weights of {name}")
     whole.update(fitting)
     model.load_state_dict(whole)
-    more = state.keys() - whole.keys()
-    if extra := sorted({key.partition(".")[0] for key in more if not key.startswith(CLASSIFIER)}):
-        log.warning("%s: entries of the weights that are not in the network are ignored: %s", name, ", ".join(extra))
+    if extra := sorted({key.partition(".")[0] for key in state.keys() - fitting.keys()}):
+        log.warning("%s: entries of the weights that the network does not use are ignored: %s", name, ", ".join(extra))
 
 
 def cut(model: nn.Module, layer: str | None, features: str | None = None) -> Cut:

@@ -18,7 +18,7 @@ from sfam_bench.models.adapters.head import Plain, head_of
 from sfam_bench.models.adapters.leftover import LeftOver, ask, short, without, wrappers
 from sfam_bench.models.backbones import Cut, trunk_and_tail
 from sfam_bench.models.build import build, describe_file
-from sfam_bench.models.checkpoint import check_finite
+from sfam_bench.models.checkpoint import check_finite, describe_halves
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, find_geometry
 from sfam_bench.models.tokens import Token
 
@@ -54,6 +54,8 @@ def checkpoint(
     file = Path(path)
     found = read_codebase(file, None if source == "auto" else source)
     state = without(found.state, ignore, file)
+    if halves := describe_halves(state):
+        log.warning("%s: %s", path, halves)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     check_finite(state, file)
     body = find(state, file, backbone, prefix, found.preferred)
