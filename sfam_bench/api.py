@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError, check_object
 from sfam_bench.core.maps import normalise, upsample
@@ -79,7 +79,7 @@ def default_model() -> SimilarityModel:
 
 
 def explain(
-    model: SimilarityModel | None,
+    model: nn.Module | None,
     query: Picture,
     reference: Picture,
     explainers: Explainers = None,
@@ -88,7 +88,8 @@ def explain(
     """Compute the maps of one pair: which regions of each image make `model` find the two alike.
 
     Args:
-        model: the model to explain; None for `default_model()`.
+        model: the model to explain, or any module from images to embeddings (`SimilarityModel.wrap`); None for
+            `default_model()`.
         query: a path, a PIL image, an array (rows, cols, 3) or a tensor (3, rows, cols) in [0, 1]. All but tensors are
             resized and cropped by `model.geometry`; photos are rotated as their EXIF tag says.
         reference: the image that the query is compared with, given in the same way.
@@ -103,25 +104,25 @@ def explain(
         UserError: if an image cannot be read, the two differ in size, or a method is unknown or does not support the
             model.
     """
-    chosen, model = explainers_of(explainers), _model(model)
-    pairs = pair(query, reference, model.geometry, background=background)
-    encoded = encode_pairs(model, Similarity(), pairs.query, pairs.reference)
+    chosen, used = explainers_of(explainers), _model(model)
+    pairs = pair(query, reference, used.geometry, background=background)
+    encoded = encode_pairs(used, Similarity(), pairs.query, pairs.reference)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
     flags: dict[str, str] = {}
     for name, explainer in chosen.items():
         for side, seen in (("query", encoded), ("reference", swap_sides(encoded))):
-            raw = raw_maps(explainer, model, seen, pairs)
+            raw = raw_maps(explainer, used, seen, pairs)
             (reason,) = find_flags(raw, self_pairs(pairs))
             sides[side][name] = upsample(normalise(torch.zeros_like(raw) if reason else raw), size)[0].cpu()
             if reason:
                 flags[name] = reason
-    value = target_score(model.similarity, encoded.query.embeddings, encoded.terms)
+    value = target_score(used.similarity, encoded.query.embeddings, encoded.terms)
     return Explanation(float(value), pairs.query[0], pairs.reference[0], sides["query"], sides["reference"], flags)
 
 
 def score(
-    model: SimilarityModel | None,
+    model: nn.Module | None,
     query: Picture,
     reference: Picture,
     explainers: Explainers = None,
@@ -133,7 +134,8 @@ def score(
     """Measure the maps of one pair.
 
     Args:
-        model: the model to explain; None for `default_model()`.
+        model: the model to explain, or any module from images to embeddings (`SimilarityModel.wrap`); None for
+            `default_model()`.
         query: as in `explain`.
         reference: as in `explain`.
         explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
@@ -154,9 +156,9 @@ def score(
             not given, the mask's levels may be class labels, or a photo with an EXIF rotation comes with a mask or box
             (which may refer to it before or after the rotation).
     """
-    chosen, model = explainers_of(explainers), _model(model)
+    chosen, used = explainers_of(explainers), _model(model)
     measured = _metrics(METRICS if metrics is None else metrics)
-    pairs = pair(query, reference, model.geometry, foreground, box, background)
+    pairs = pair(query, reference, used.geometry, foreground, box, background)
     if metrics is None:
         measured = {name: metric for name, metric in measured.items() if all(map(pairs.has, metric.needs))}
     for name, metric in measured.items():
@@ -164,7 +166,7 @@ def score(
             if not pairs.has(need):
                 how = GIVE.get(need, "leave it out, or use sfam-bench evaluate")
                 raise UserError(f"{name} needs {need}, which is not known of this pair: {how}")
-    (shard,) = evaluate(model, Similarity(), [pairs], chosen, measured, "pair", keep_curves=False)
+    (shard,) = evaluate(used, Similarity(), [pairs], chosen, measured, "pair", keep_curves=False)
     cells = {(record.explainer, record.metric): (record.value, record.flag) for record in shard.records}
     rows = {name: [cells.get((name, metric), (float("nan"), NOT_DRAWN)) for metric in measured] for name in chosen}
     table = pd.DataFrame(
@@ -181,11 +183,11 @@ def score(
     return table
 
 
-def _model(model: SimilarityModel | None) -> SimilarityModel:
+def _model(model: nn.Module | None) -> SimilarityModel:
     if model is None:
         return default_model()
-    check_object(model, "model", SimilarityModel)
-    return model
+    check_object(model, "model", nn.Module)
+    return model if isinstance(model, SimilarityModel) else SimilarityModel.wrap(model)
 
 
 def _metrics(chosen: Mapping[str, Metric] | Sequence[str] | str) -> dict[str, Metric]:

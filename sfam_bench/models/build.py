@@ -3,9 +3,11 @@
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -13,7 +15,7 @@ from sfam_bench.core.errors import UserError, check_object, check_range
 from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.core.geometry import Size
 from sfam_bench.core.similarity import SimilarityFunction
-from sfam_bench.models.backbones import Cut, mark_weights, trunk_and_tail
+from sfam_bench.models.backbones import mark_weights, trunk_and_tail
 from sfam_bench.models.checkpoint import (
     check_finite,
     check_kinds,
@@ -24,6 +26,8 @@ from sfam_bench.models.checkpoint import (
     write_weights,
     written_digest,
 )
+from sfam_bench.models.cuts import TOLERANCE, Cut, Embedding, distance_of, embed_parts
+from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
@@ -33,7 +37,7 @@ WEIGHTS = "weights_sha256"  # in the JSON beside them
 
 def build(
     name: str,
-    trunk: nn.Module | Cut,
+    trunk: nn.Module | Cut | tuple[nn.Module, nn.Module | None],
     pooling: nn.Module,
     similarity: SimilarityFunction,
     head: nn.Module | None = None,
@@ -46,8 +50,9 @@ def build(
     Args:
         name: the model's name in tables.
         trunk: a module from images (batch, 3, rows, cols) in [0, 1] to activations (batch, channels, grid rows, grid
-            cols); or a pair (trunk, tail), where the tail holds the layers between an early cut and the pooling.
-        pooling: a module from activations to (batch, channels).
+            cols); or a pair (trunk, tail), where the tail holds the layers between an early cut and the pooling; or a
+            network cut by name (`backbone`), whose own embedding is then compared with that of the model.
+        pooling: a module from activations to (batch, channels); `Own()` is the network's own.
         similarity: the similarity of two embeddings.
         head: a module from pooled features to embeddings (batch, dims); None for none.
         normalise: whether embeddings are scaled to length 1.
@@ -55,15 +60,23 @@ def build(
         image_size: px of the images, or (rows, cols); None for the trunk's own.
 
     Raises:
-        UserError: if a part is not a module, the trunk does not return channels first, or the checkpoint does not fit.
+        UserError: if a part is not a module, the trunk does not return channels first, the checkpoint does not fit, or
+            the pooling leaves out a part of the network's own embedding, which was not given up.
     """
     check_range("model.image_size", image_size, Size | None)
-    body, tail = trunk if isinstance(trunk, tuple) else (trunk, None)
+    body, tail = trunk if isinstance(trunk, tuple | Cut) else (trunk, None)
     for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
         if part is not None or what in ("trunk", "pooling"):
             check_object(part, what, nn.Module)
     check_object(similarity, "similarity", SimilarityFunction)
-    model = SimilarityModel(body, Embedder(pooling, head, tail, normalise), similarity, name, image_size).eval()
+    embedding, projection = "", head
+    if isinstance(trunk, Cut):
+        embedding = check_embedding(trunk, pooling, name, head)
+        if isinstance(pooling, Own):
+            pooling, projection = trunk.pooling or GAP(), compose(trunk.projection, head)
+    pooling = GAP() if isinstance(pooling, Own) else pooling
+    model = SimilarityModel(body, Embedder(pooling, projection, tail, normalise), similarity, name, image_size).eval()
+    model.embedding = embedding
     new_head = head is not None and any(map(is_lazy, head.parameters()))
     check_shapes(model)
     if checkpoint is not None:
@@ -76,21 +89,55 @@ def build(
     return model
 
 
+def check_embedding(cut: Cut, pooling: nn.Module, name: str, head: nn.Module | None) -> str:
+    """Describe the embedding of a network cut by name: "own", or what replaces it, and whether a head follows.
+
+    Raises:
+        UserError: if the pooling gives another embedding than the network's own, without a head, and no other one was
+            chosen (`embedding` of `backbone`).
+    """
+    headed = head is not None and not isinstance(head, nn.Identity)
+    found = cut.embedding
+    if not isinstance(pooling, Own) and cut.probes:
+        chosen = replace(cut, pooling=pooling.to(cut.probes[0].images), projection=None)
+        with torch.no_grad():
+            distance = max(distance_of(embed_parts(chosen, images), own) for images, own in cut.probes)
+        if not distance <= TOLERANCE:
+            found = f"{type(pooling).__name__} of the last grid"
+            if not headed:
+                lost = ", ".join(cut.behind) or type(cut.pooling).__name__
+                raise UserError(
+                    f"{name} with this pooling differs from the network's own embedding by {distance:.2g} on unit "
+                    f"vectors: it leaves out {lost}; use pooling=own, or choose model.trunk.embedding=pooled, which "
+                    "every table then states"
+                )
+    return f"{found}, with a head" if headed else found
+
+
+def compose(projection: nn.Module | None, head: nn.Module | None) -> nn.Module | None:
+    """The network's own projection followed by the head; only the head where there is no projection."""
+    if projection is None or head is None or isinstance(head, nn.Identity):
+        return head if projection is None else projection
+    return nn.Sequential(projection, head)
+
+
 def backbone(
     name: str,
     source: str = "timm",
     layer: str | None = None,
     features: str | None = None,
     weights: str | None = None,
-    token: Token = "patch",
+    token: Token | None = None,
     pretrained: bool = False,
+    embedding: Embedding = "own",
 ) -> Cut:
     """A backbone by name with weights from a file (.safetensors, or .pth read with weights_only), or downloaded ones.
 
-    `pretrained` are the ImageNet weights of timm or torchvision; a file has priority.
+    `pretrained` are the ImageNet weights of timm or torchvision; a file has priority. `embedding` is that of
+    `trunk_and_tail`: "own", "pooled" or "class"; `token` is its name in configs of older runs.
     """
     state = read_state(Path(weights)) if weights else None
-    cut = trunk_and_tail(source, name, layer, features, state, token=token, pretrained=pretrained)
+    cut = trunk_and_tail(source, name, layer, features, state, None, token, pretrained, embedding)
     if weights:
         return mark_weights(cut, f"file {describe_file(Path(weights))}", source=str(weights), chosen="unknown")
     return mark_weights(cut, f"pretrained ({source}/{name})" if pretrained else None)
@@ -149,7 +196,7 @@ def uncut_names(keys: Iterable[str]) -> dict[str, str]:
     block = f"blocks.{max(numbers) + 1}." if numbers and "embedder.tail.attn.qkv.weight" in keys else ""
     names = {}
     for key in keys:
-        side, name = re.fullmatch(r"(trunk\.1\.(?:transformer\.)?|embedder\.tail\.|)(.+)", key).groups()  # type: ignore[union-attr]
+        side, name = re.fullmatch(r"(trunk\.1\.(?:transformer\.|uncut\.)?|embedder\.tail\.|)(.+)", key).groups()  # type: ignore[union-attr]
         if block and side.startswith("trunk") and name.startswith("norm."):
             name = f"{block}norm1.{name.removeprefix('norm.')}"
         elif block and side.startswith("embedder") and not name.startswith("norm."):

@@ -27,9 +27,12 @@ def mlp(dims: Count = 512, hidden: Count = 512, neck: bool = False) -> nn.Sequen
 
 
 def is_affine(projection: nn.Module) -> bool:
-    """Whether a head is affine in eval mode; batch norm without running statistics is not."""
+    """Whether a head is affine in eval mode; batch norm without running statistics is not.
+
+    A network's own projection states it (`FromPooled.affine`).
+    """
     if type(projection) is nn.Sequential:
         return all(is_affine(layer) for layer in projection)
     if type(projection) is nn.BatchNorm1d:
         return projection.running_mean is not None
-    return type(projection) in (nn.Identity, nn.Linear)
+    return type(projection) in (nn.Identity, nn.Linear) or getattr(projection, "affine", None) is True

@@ -21,6 +21,7 @@ VISION_TRANSFORMERS = ("timm.models.vision_transformer", "timm.models.deit")
 OURS = "sfam_bench"
 # Classifiers and auxiliary classifiers, which are not used before pooling
 CLASSIFIER = ("fc.", "classifier.", "heads.", "head.", "last_linear.", "aux1.", "aux2.", "AuxLogits.")
+HEADS = ("fc", "classifier", "heads", "head")  # of torchvision
 
 
 class Standardise(nn.Module):
@@ -54,11 +55,14 @@ Network: TypeAlias = tuple[nn.Module, Standardise]
 CAFFE = ((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3, True)  # blue, green, red in 0..255 minus a mean colour
 
 
-def network(source: str, name: str, pretrained: bool = False) -> Network:
-    """A network of a source, with random weights or the source's ImageNet weights."""
+def network(source: str, name: str, pretrained: bool = False, embedding: str = "own") -> Network:
+    """A network of a source without its classifier, with random weights or the source's ImageNet weights.
+
+    It returns its own embedding; vision transformers of timm return all tokens where `embedding` is another one.
+    """
     if source not in SOURCES:
         raise UserError(f"unknown source of models '{source}': use {', '.join(SOURCES)}")
-    return SOURCES[source](name, pretrained)
+    return SOURCES[source](name, pretrained, embedding)
 
 
 def _check_name(name: str, source: str, names: list[str]) -> None:
@@ -67,12 +71,12 @@ def _check_name(name: str, source: str, names: list[str]) -> None:
         raise UserError(f"{source} has no model '{name}'; similar names: {near}")
 
 
-def _timm(name: str, pretrained: bool) -> Network:
+def _timm(name: str, pretrained: bool, embedding: str) -> Network:
     _check_name(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
     if pretrained and not timm.is_model_pretrained(name):
         raise UserError(f"timm has no weights of '{name}': give a file as model.trunk.weights=FILE")
     options: dict[str, Any] = {"dynamic_img_size": True} if _builds_vision_transformer(name) else {}
-    if "distilled" not in name:  # where timm requires its own pooling, which is not used
+    if options and embedding != "own" and "distilled" not in name:  # where timm requires its own pooling
         options["global_pool"] = ""
     model = _create(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
     settings = cast(Any, model).pretrained_cfg
@@ -94,11 +98,19 @@ def _builds_vision_transformer(name: str) -> bool:
     return timm.models.model_entrypoint(name.split(".")[0]).__module__ in VISION_TRANSFORMERS
 
 
-def _torchvision(name: str, pretrained: bool) -> Network:
+def _torchvision(name: str, pretrained: bool, embedding: str) -> Network:
     _check_name(name, "torchvision", torchvision.models.list_models(module=torchvision.models))
     weights = "DEFAULT" if pretrained else None
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
     model = _create(name, pretrained, lambda: torchvision.models.get_model(name, weights=weights, **options))
+    linear = [key for key, child in model.named_modules() if isinstance(child, nn.Linear) and key.startswith(HEADS)]
+    if linear:
+        model.set_submodule(linear[-1], nn.Identity())
+    elif embedding == "own":
+        raise UserError(
+            f"{name} has a convolutional classifier and no embedding of its own: choose the pooled last grid by "
+            "model.trunk.embedding=pooled and model.trunk.features=LAYER (squeezenet: features)"
+        )
     kinds = list(torchvision.models.get_model_weights(name))
     if not kinds:
         return model, Standardise()
@@ -112,14 +124,14 @@ def _torchvision_geometry(evaluated: Any) -> Geometry:
     return Geometry(resize, crop, evaluated.interpolation.value)
 
 
-def _ours(name: str, pretrained: bool) -> Network:
+def _ours(name: str, pretrained: bool, embedding: str) -> Network:
     _check_name(name, OURS, ["bn_inception"])
     if pretrained:
         raise UserError(f"no weights of {name} can be downloaded: give a file as model.trunk.weights=FILE")
     return BNInception(), Standardise(*CAFFE)
 
 
-SOURCES: Mapping[str, Callable[[str, bool], Network]] = {"timm": _timm, "torchvision": _torchvision, OURS: _ours}
+SOURCES: Mapping[str, Callable[[str, bool, str], Network]] = {"timm": _timm, "torchvision": _torchvision, OURS: _ours}
 
 
 def _create(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:

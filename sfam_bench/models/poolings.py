@@ -15,6 +15,10 @@ class GAP(nn.Module):
         return activations.mean(dim=(2, 3))
 
 
+class Own(GAP):
+    """The network's own pooling and what it computes behind it; the mean where it has no embedding of its own."""
+
+
 class GMP(nn.Module):
     """Maximum over positions; the gradient goes to one argmax (`max`, not `amax`, which would share it among ties)."""
 

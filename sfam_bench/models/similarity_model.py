@@ -69,6 +69,10 @@ class SimilarityModel(nn.Module):
     similarity: the score of two embeddings; greater is more alike.
     name: the name in tables.
     image_size: px to which pictures are resized and cropped, or (rows, cols); None for the trunk's own.
+
+    Attributes:
+        embedding: "own" where the embedding is that of the network's own forward pass, else what replaces it; empty for
+            models assembled from parts.
     """
 
     def __init__(
@@ -85,8 +89,20 @@ class SimilarityModel(nn.Module):
         self.similarity = similarity
         self.name = name
         self.geometry = find_geometry(trunk).at(image_size)  # resize and crop of pictures
+        self.embedding = ""
         # "weights" (where they are from), "random" (parts without training), "source", "chosen", "split" if known
         self.origin: dict[str, Any] = {}
+
+    @classmethod
+    def wrap(cls, module: nn.Module, *arguments: Any, **settings: Any) -> "SimilarityModel":
+        """A model with exactly the embedding of any module: `sfam_bench.models.wrapping.wrap`, with its arguments."""
+        from sfam_bench.models.wrapping import wrap  # imports this module
+
+        return wrap(module, *arguments, **settings)
+
+    def extra_repr(self) -> str:
+        """Name, size of the images and embedding, for `repr`."""
+        return f"{self.name}, image_size={self.geometry.crop}, embedding={self.embedding or 'of its parts'}"
 
     @property
     def device(self) -> torch.device:

@@ -285,7 +285,7 @@ def test_variants_of_timm_are_explained(method, options):
 @pytest.mark.parametrize("method", METHODS)
 def test_networks_without_attention_of_that_kind_are_refused(method):
     plain = SimilarityModel(nn.Conv2d(3, 4, 8, 8), Embedder(GAP()), Cosine())
-    swin = SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224")[0], Embedder(GAP()), Cosine())
+    swin = SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224").trunk, Embedder(GAP()), Cosine())
     parallel = tiny_transformer("cosine", "patch")
     parallel.trunk[1].transformer.blocks[1] = TwoAttentions(*parallel.trunk[1].transformer.blocks[1:])
     for model, message in (

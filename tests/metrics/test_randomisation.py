@@ -61,7 +61,7 @@ def test_units_are_blocks_from_the_images_up_norms_with_what_is_before_them() ->
 def test_backbones_come_apart_into_their_blocks(
     name: str, layer: str | None, first: list[str], last: list[str] | None, count: int
 ) -> None:
-    model = build("m", trunk_and_tail("timm", name, layer), GAP(), Cosine())
+    model = build("m", trunk_and_tail("timm", name, layer, embedding="pooled"), GAP(), Cosine())
     found = units(model)
     assert found[0] == first
     assert last in (None, found[-1])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.models.backbones import cut, load_backbone, trunk_and_tail
+from sfam_bench.models.backbones import load_backbone, trunk_and_tail
 
 
 def built(*arguments):
@@ -61,21 +61,16 @@ def test_transformers_give_a_grid(name):
         (("timm", "resnet1888"), "timm has no model 'resnet1888'; similar names: resnet"),
         (("torchvision", "resnet19"), "torchvision has no model 'resnet19'; similar names: resnet1"),
         (("hub", "resnet18"), "unknown source of models 'hub': use timm, torchvision"),
-        (("timm", "resnet10t", "layer9"), "has no layer 'layer9'; its top layers: .*layer4"),
-        (("timm", "resnet10t", "layer3.0.conv1"), "is not a valid cut"),
+        (("timm", "resnet10t", "layer9"), "runs no layer 'layer9'; its top layers: .*layer4"),
+        (
+            ("timm", "resnet10t", "layer3.0.conv1"),
+            "cannot be cut at 'layer3.0.conv1': its embedding also depends on earlier outputs",
+        ),
     ],
 )
 def test_what_cannot_be_built_says_why(arguments, message):
     with pytest.raises(UserError, match=message):
         trunk_and_tail(*arguments)
-
-
-def test_a_cut_of_a_plain_module():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.ReLU(inplace=True))
-    trunk, tail = cut(model, "0")
-    images = torch.rand(1, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(tail(trunk(images)), model(images))
 
 
 def test_weights_of_another_architecture_are_refused():

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from sfam_bench.api import explain
@@ -20,12 +19,11 @@ from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.shared.forms import combine, target_gradient
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
-from sfam_bench.models.backbones import cut as cut_module
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import backbone, load, save
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import encode_pairs
-from sfam_bench.models.tokens import CARRY, PatchTail, PatchTokens, cut_tokens, join, last_tokens, split_tokens
+from sfam_bench.models.tokens import CARRY, PatchTail, cut_tokens, join, last_tokens, split_tokens
 from tests.contract import pairs
 from tests.transformers import BY_NAME, tiny_transformer, transformer
 
@@ -216,9 +214,12 @@ def test_a_transformer_by_name_takes_sizes_that_its_patches_cover():
 def test_weights_go_into_both_pieces():
     state = {
         key: torch.full_like(value, 0.5)
-        for key, value in trunk_and_tail("timm", "vit_tiny_patch16_224")[0][1].transformer.state_dict().items()
+        for key, value in trunk_and_tail("timm", "vit_tiny_patch16_224", token="patch")
+        .trunk[1]
+        .transformer.state_dict()
+        .items()
     }
-    trunk, tail = trunk_and_tail("timm", "vit_tiny_patch16_224", "blocks.7", state=state)
+    trunk, tail = trunk_and_tail("timm", "vit_tiny_patch16_224", "blocks.7", state=state, token="patch")
     assert len(tail.blocks) == 4
     assert all((weights == 0.5).all() for weights in (*trunk.parameters(), *tail.parameters()))
 
@@ -248,20 +249,13 @@ def test_a_cut_that_is_not_there_says_which_are(arguments, message):
 @pytest.mark.parametrize(
     ("source", "name", "layer", "token", "message"),
     [
-        ("torchvision", "swin_t", "features.3", "patch", "SwinTransformer has no grid with channels first at"),
-        ("timm", "mixer_s32_224", "blocks.3", "patch", "MlpMixer has no grid with channels first at 'blocks.3'"),
+        ("torchvision", "swin_t", "features.3", "patch", "swin_t has no grid that can be pooled behind 'features.3'"),
         ("timm", "resnet10t", None, "class", "resnet10t has no class token that can be cut"),
     ],
 )
 def test_what_has_no_tokens_to_cut_says_so(source, name, layer, token, message):
     with pytest.raises(UserError, match=message):
         trunk_and_tail(source, name, layer, token=token)
-
-
-def test_torchvisions_transformer_is_refused_where_its_patches_before_attention_would_be_taken_for_the_last_grid():
-    whole = torchvision.models.VisionTransformer(224, 32, 1, 1, 8, 8)
-    with pytest.raises(UserError, match="torchvision's vision transformers cannot be cut: use timm's"):
-        cut_module(whole, None)
 
 
 # The rest of the benchmark
@@ -285,11 +279,3 @@ def test_a_checkpoint_goes_round(token, tmp_path):
         weights.data.zero_()
     load(again, tmp_path / "model.safetensors")
     torch.testing.assert_close(again(IMAGES), model(IMAGES))
-
-
-def test_patches_of_other_transformers_are_a_grid_too():
-    trunk, tail = trunk_and_tail("timm", "swin_tiny_patch4_window7_224")
-    assert tail is None
-    assert isinstance(trunk[1], PatchTokens)
-    with torch.no_grad():
-        assert trunk(torch.rand(1, 3, 224, 224)).shape == (1, 768, 7, 7)

@@ -77,7 +77,7 @@ def checkpoint(
     if head_layers and not projection.name:
         raise UserError(f"model.head_layers is given, but {path} has no known head: also give model.head=NAME")
     rest = [*left.heads, *left.strange] if head is None else []
-    width = _width(cut, pooled, find_geometry(cut[0]).at(image_size)) if rest else 0
+    width = _width(cut, pooled, find_geometry(cut.trunk).at(image_size)) if rest else 0
     ask(file, left, body, projection.name, [name for name in rest if could_be_head(state, name, width)])
     for module in left.classifiers:
         log.warning("%s: %s is ignored as a classifier; use it with model.head=%s", path, module, short(module, body))

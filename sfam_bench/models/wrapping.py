@@ -1,0 +1,98 @@
+"""A similarity model of any module, with exactly the embedding that the module returns."""
+
+import logging
+from typing import Any
+
+from torch import nn
+
+from sfam_bench.core.errors import check_object, check_range
+from sfam_bench.core.ranges import Count
+from sfam_bench.core.similarity import Cosine, SimilarityFunction
+from sfam_bench.models.build import build
+from sfam_bench.models.cuts import Embedding, Whole, cut_module, enlarged, make_probes, verify
+from sfam_bench.models.networks import IMAGENET_MEAN, IMAGENET_STD, Standardise
+from sfam_bench.models.outputs import Where
+from sfam_bench.models.poolings import Own
+from sfam_bench.models.similarity_model import SimilarityModel
+
+CLASSIFIERS = ("fc", "classifier", "head", "heads", "logits", "heads.head", "head.fc")
+
+log = logging.getLogger(__name__)
+
+
+def wrap(
+    module: nn.Module,
+    layer: str | None = None,
+    *,
+    similarity: SimilarityFunction | None = None,
+    head: nn.Module | None = None,
+    pooling: nn.Module | None = None,
+    read: Where = None,
+    standardise: nn.Module | None = None,
+    embedding: Embedding = "own",
+    normalise: bool = True,
+    image_size: Count | None = None,
+    name: str | None = None,
+) -> SimilarityModel:
+    """Wrap a module from images to embeddings: cut it at a layer, and compare both parts with the whole.
+
+    The module itself is used, in eval mode; its weights are shared and not changed. Cut by torch.fx where it can be
+    traced; otherwise the module is run with the layer's output put in place.
+
+    Args:
+        module: reads standardised images (batch, 3, rows, cols) as its only necessary argument. A classifier at its end
+            is part of the embedding; replace it by `nn.Identity()` first where it should not be.
+        layer: name of the layer whose output is explained, such as "layer4"; None for the last grid or tokens on which
+            the embedding depends, which is logged.
+        similarity: the similarity of two embeddings; None for cosine.
+        head: a module from the embedding to another one; None for none.
+        pooling: replaces what the module computes behind the last grid, with `embedding="pooled"`; None for its own.
+        read: where the embedding is in the module's output: a function of the output, a key, an attribute or an index.
+            None for the only vector for each image, or one with a usual name, such as pooler_output.
+        standardise: a module from images in [0, 1] to what the module reads; None for the mean and standard deviation
+            in its `pretrained_cfg` (timm), or ImageNet's, which is logged.
+        embedding: "own", or "pooled" for the pooled last grid, whatever the module computes of it.
+        normalise: whether embeddings are scaled to length 1.
+        image_size: side of the images in px; None for that of its `pretrained_cfg`, or 224.
+        name: the model's name in tables; None for the module's class.
+
+    Raises:
+        UserError: if there is no such layer, the embedding depends on paths around it, or it cannot be found in the
+            output.
+    """
+    check_object(module, "module", nn.Module)
+    module = unwrap(module)
+    known: dict[str, Any] = getattr(module, "pretrained_cfg", None) or {}
+    size = image_size or known.get("input_size", (3, 224, 224))[-1]
+    check_range("image_size", size, Count)
+    name = name or type(module).__name__
+    if standardise is None:
+        standardise = Standardise(tuple(known.get("mean", IMAGENET_MEAN)), tuple(known.get("std", IMAGENET_STD)))
+        standardise.to(next(module.parameters(), standardise.mean))
+        if not known:
+            log.warning(
+                "%s: pixels are standardised with ImageNet's mean and deviation; give standardise= for others", name
+            )
+    module.eval()
+    with enlarged(module):
+        whole = Whole(module, (size, size), standardise, read, name)
+        cut = cut_module(whole, layer, None, embedding)
+    if embedding == "own":
+        cut = verify(cut, make_probes(module, (size, size), standardise, whole.read), name)
+    if layer is None:
+        log.warning("%s is cut at '%s', a grid of %d x %d; choose another by layer=", name, cut.layer, *cut.grid)
+    if (last := whole.names[-2:][0]) in CLASSIFIERS and type(module).__module__.startswith(("torchvision.", "timm.")):
+        log.warning(
+            "%s: the embedding is the output of '%s', of %d values; if these are class scores, set module.%s = "
+            "torch.nn.Identity() first",
+            *(name, last, whole.embeddings[0].shape[1], last),
+        )
+    return build(name, cut, pooling or Own(), similarity or Cosine(), head, normalise, image_size=size)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module in a DataParallel or torch.compile wrapper."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrap(module.module)
+    inner = getattr(module, "_orig_mod", None)
+    return unwrap(inner) if isinstance(inner, nn.Module) else module
