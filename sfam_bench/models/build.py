@@ -207,12 +207,12 @@ def uncut_names(keys: Iterable[str]) -> dict[str, str]:
 
 def origin_of(path: Path) -> dict[str, Any]:
     """The facts about the training of our checkpoint, from the JSON beside it."""
-    file, name = path.with_suffix(".json"), describe_file(path)
+    file = path.with_suffix(".json")
     origin: dict[str, Any] = {"source": "sfam_bench", "chosen": "unknown", "random": []}
     if not file.is_file():
-        return {**origin, "weights": f"file {name}"}
+        return {**origin, "weights": f"file {describe_file(path)}"}
     facts = read_json(file, "restore it, or train again")
     if path.suffix == ".safetensors" and facts.get(WEIGHTS, written := written_digest(path)) != written:
         raise UserError(f"{file} belongs to other weights than {path}: restore both from one training")
     known: dict[str, Any] = {name: facts[name] for name in ("chosen", "split") if name in facts}
-    return {**origin, "weights": f"trained here, {name}", **known}
+    return {**origin, "weights": f"trained here, {describe_file(path)}", **known}
