@@ -571,7 +571,9 @@ def factor(rest: nn.Module, activations: Activations, module: nn.Module) -> tupl
     """
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(activations.shape, generator=draw).to(activations)
-    means, spreads = (of.unsqueeze(-1).unsqueeze(-1) for of in (activations.mean((0, 2, 3)), activations.std((0, 2, 3))))
+    means, spreads = (
+        of.unsqueeze(-1).unsqueeze(-1) for of in (activations.mean((0, 2, 3)), activations.std((0, 2, 3)))
+    )
     varied = torch.cat([means + (spreads + 1e-3 * means.abs() + 1e-6) * times * noise for times in (1, 10)])
     size = size_of(activations)
     with torch.no_grad():

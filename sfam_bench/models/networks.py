@@ -79,18 +79,18 @@ def _timm(name: str, pretrained: bool, embedding: str) -> Network:
     if options and embedding != "own" and "distilled" not in name:  # where timm requires its own pooling
         options["global_pool"] = ""
     model = _create(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
-    settings = cast(Any, model).pretrained_cfg
-    return model, Standardise(settings["mean"], settings["std"], geometry=_timm_geometry(settings))
+    return model, timm_pixels(cast(Any, model).pretrained_cfg)
 
 
-def _timm_geometry(settings: Mapping[str, Any]) -> Geometry:
-    """The resize and crop by which timm evaluates a network."""
+def timm_pixels(settings: Mapping[str, Any]) -> Standardise:
+    """Standardisation, resize and crop by which timm evaluates a network, of its `pretrained_cfg`."""
     _, rows, cols = settings["input_size"]
     share = settings.get("crop_pct") or DEFAULT_CROP_PCT
     resize: Size = (int(rows / share), int(cols / share))
     if rows == cols and settings.get("crop_mode") != "squash":
         resize = int(rows / share)
-    return Geometry(resize, (rows, cols) if rows != cols else rows, settings.get("interpolation") or "bicubic")
+    geometry = Geometry(resize, (rows, cols) if rows != cols else rows, settings.get("interpolation") or "bicubic")
+    return Standardise(settings["mean"], settings["std"], geometry=geometry)
 
 
 def _builds_vision_transformer(name: str) -> bool:
