@@ -70,9 +70,7 @@ def wrap(
         standardise = Standardise(tuple(known.get("mean", IMAGENET_MEAN)), tuple(known.get("std", IMAGENET_STD)))
         standardise.to(next(module.parameters(), standardise.mean))
         if not known:
-            log.warning(
-                "%s: pixels are standardised with ImageNet's mean and deviation; give standardise= for others", name
-            )
+            log.warning("%s: pixels are standardised with ImageNet's mean and std; give standardise= for others", name)
     module.eval()
     with enlarged(module):
         whole = Whole(module, (size, size), standardise, read, name)
