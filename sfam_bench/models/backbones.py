@@ -97,6 +97,8 @@ def _cut_transformer(
     model: VisionTransformer, name: str, layer: str | None, pixels: nn.Module, embedding: Embedding
 ) -> Cut:
     """A vision transformer of timm, cut at its tokens."""
+    if embedding == "class" and _reads_class_token(model):
+        embedding = "own"
     probes = make_probes(model, _size(model), pixels) if embedding == "own" else ()
     trunk, tail = cut_tokens(model, name, layer, "patch" if embedding == "pooled" else "class")
     where = layer or ("norm" if embedding == "pooled" else "the last attention")

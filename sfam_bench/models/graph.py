@@ -64,8 +64,8 @@ class Graph:
                 if start is not None and node.op == "placeholder" and not node.args:
                     where = self.paths.get(start) or start.name
                     raise UserError(
-                        f"{type(self.module).__name__} cannot be cut at '{where}': its embedding also depends on earlier "
-                        "outputs; choose a layer through which all paths lead"
+                        f"{type(self.module).__name__} cannot be cut at '{where}': its embedding also depends on "
+                        "earlier outputs; choose a layer through which all paths lead"
                     )
                 for argument in node.all_input_nodes:
                     copy(argument)

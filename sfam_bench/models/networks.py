@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import timm
@@ -75,11 +76,18 @@ def _timm(name: str, pretrained: bool, embedding: str) -> Network:
     _check_name(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
     if pretrained and not timm.is_model_pretrained(name):
         raise UserError(f"timm has no weights of '{name}': give a file as model.trunk.weights=FILE")
-    options: dict[str, Any] = {"dynamic_img_size": True} if _builds_vision_transformer(name) else {}
-    if options and embedding != "own" and "distilled" not in name:  # where timm requires its own pooling
-        options["global_pool"] = ""
-    model = _create(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
-    return model, timm_pixels(cast(Any, model).pretrained_cfg)
+    transformer = _builds_vision_transformer(name)
+    options: dict[str, Any] = {"dynamic_img_size": True} if transformer else {}
+
+    def make(**pooling: Any) -> nn.Module:
+        built = partial(timm.create_model, name, pretrained, num_classes=0, **options, **pooling)
+        return _create(name, pretrained, built)
+
+    bare = {"global_pool": ""} if transformer and "distilled" not in name else {}  # there timm requires its own pooling
+    model: Any = make(**bare if embedding == "pooled" else {})
+    if bare and embedding == "class" and model.global_pool != "token":  # its last norm follows the pooling
+        model = make(**bare)
+    return model, timm_pixels(model.pretrained_cfg)
 
 
 def timm_pixels(settings: Mapping[str, Any]) -> Standardise:

@@ -70,9 +70,7 @@ def wrap(
         standardise = known or Standardise()
         standardise.to(next(module.parameters(), standardise.mean))
         if known is None:
-            log.warning(
-                "%s: pixels are standardised with ImageNet's mean and deviation; give standardise= for others", name
-            )
+            log.warning("%s: pixels are standardised with ImageNet's mean and std; give standardise= for others", name)
     size = find_geometry(standardise).at(image_size).size
     module.eval()
     with enlarged(module):

@@ -18,7 +18,9 @@ SAID: Mapping[str, Any] = {  # of a metric
     **dict.fromkeys(("baseline", "steps"), (str, NONE)),
 }
 MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a mapping, its values by key
-    **dict.fromkeys(("kind", "dataset", "model", "target", "similarity", "git", "code", "config_hash"), TEXT),
+    **dict.fromkeys(
+        ("kind", "dataset", "model", "embedding", "target", "similarity", "git", "code", "config_hash"), TEXT
+    ),
     **{
         "done": (bool,),
         "shards": (int,),

@@ -15,7 +15,8 @@ from sfam_bench.runs.reader import Run
 from sfam_bench.statistics import FACTS
 
 OUTSIDE = "Outside the protocol"
-IN_A_LINE = ("Data set", "Model", "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
+EMBEDDING = "Embedding"
+IN_A_LINE = ("Data set", "Model", EMBEDDING, "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
 PLAIN = ("Data set", "Model", "Code")  # whose texts need no name
 FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
@@ -34,6 +35,7 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
+        EMBEDDING: describe_embedding(facts.get("embedding")),
         "Training": describe_training(facts.get("protocol")),
         OUTSIDE: describe_violations(facts),
         "Unfinished": f"{run.unfinished} batches" if run.unfinished else "",
@@ -61,6 +63,11 @@ def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:
     lines = dict(describe_protocol(run, summary, errors))
     texts = (lines[name] if name in PLAIN else f"{name.lower()} {lines[name]}" for name in IN_A_LINE if name in lines)
     return "; ".join(texts)
+
+
+def describe_embedding(embedding: str | None) -> str:
+    """What the embedding is where it is not the network's own; empty where it is, or was not recorded."""
+    return "" if embedding in (None, "own") else f"{embedding}, not the network's own output"
 
 
 def describe_violations(facts: Mapping[str, Any]) -> str:
