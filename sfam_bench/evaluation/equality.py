@@ -1,19 +1,26 @@
 """Compare networks by name with their own forward pass, and measure for which of them the decomposition is exact."""
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 
 import timm
 import torch
+from torch import nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine, unit
+from sfam_bench.core.types import Images
+from sfam_bench.evaluation import libraries
 from sfam_bench.explainers.shared.forms import contributions
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build
-from sfam_bench.models.cuts import distance_of, enlarged
+from sfam_bench.models.cuts import distance_of, enlarged, probe_images
+from sfam_bench.models.layouts import size_of
 from sfam_bench.models.networks import network
 from sfam_bench.models.poolings import Own
+from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.wrapping import wrap
 
 # A small member of each family
 TIMM = (
@@ -117,7 +124,11 @@ TORCHVISION = (
     "vgg11",
     "vit_b_32",
 )
-NETWORKS = (*(f"timm/{name}" for name in TIMM), *(f"torchvision/{name}" for name in TORCHVISION))
+NETWORKS = (
+    *(f"timm/{name}" for name in TIMM),
+    *(f"torchvision/{name}" for name in TORCHVISION),
+    *libraries.NETWORKS,
+)
 HEAD = """| family | network | cut | channels, grid | dims | difference | residual |
 | :-- | :-- | :-- | :-- | --: | --: | --: |"""
 
@@ -155,15 +166,15 @@ def compare(name: str, seed: int = 0) -> Equality:
     source, _, member = name.partition("/")
     torch.manual_seed(seed)
     try:
-        whole, pixels = network(source, member)
+        whole, pixels = network(source, member) if source not in libraries.MAKERS else (libraries.make(name), None)
         family = type(whole).__module__.rpartition(".")[2]
         with enlarged(whole):
-            cut = trunk_and_tail(source, member, state=dict(whole.state_dict()))
-            model = build(member, cut, Own(), Cosine(), image_size=cut.probes[0].images.shape[-1])
+            model, probes = _cut_by_name(source, member, whole) if pixels else _wrap(source, member, whole)
+            read = pixels or next(model.trunk.children())
             whole.eval()
             with torch.no_grad():
-                pairs = [(model(images), unit(whole(pixels(images)))) for images, _ in cut.probes]
-            first = model.encode(cut.probes[0].images)
+                pairs = [(model(images), unit(libraries.read(whole(read(images))))) for images in probes]
+            first = model.encode(probes[0])
             other = first.embeddings.flip(0)
             shares = contributions(model, first, Cosine().direction(first.embeddings, other)).sum(dim=(1, 2, 3))
             scores = (first.embeddings * other).sum(dim=1)
@@ -172,12 +183,25 @@ def compare(name: str, seed: int = 0) -> Equality:
     return Equality(
         name,
         family,
-        cut.layer,
+        model.layer,
         tuple(first.activations.shape[1:]),
         first.embeddings.shape[1],
         max(distance_of(found, own) for found, own in pairs),
         float(((shares - scores) / scores).abs().max()),
     )
+
+
+def _cut_by_name(source: str, member: str, whole: nn.Module) -> tuple[SimilarityModel, list[Images]]:
+    """The model of a network by name with the weights of `whole`, and the images to compare them on."""
+    cut = trunk_and_tail(source, member, state=dict(whole.state_dict()))
+    model = build(member, cut, Own(), Cosine(), image_size=size_of(cut.probes[0].images))
+    return model, [images for images, _ in cut.probes]
+
+
+def _wrap(source: str, member: str, whole: nn.Module) -> tuple[SimilarityModel, list[Images]]:
+    """The same for a module of another library."""
+    model = wrap(deepcopy(whole), image_size=libraries.SIZES.get(source), name=member)
+    return model, [probe_images(model.geometry.size)]
 
 
 def _family(source: str, member: str) -> str:

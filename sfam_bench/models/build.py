@@ -76,7 +76,7 @@ def build(
             pooling, projection = trunk.pooling or GAP(), compose(trunk.projection, head)
     pooling = GAP() if isinstance(pooling, Own) else pooling
     model = SimilarityModel(body, Embedder(pooling, projection, tail, normalise), similarity, name, image_size).eval()
-    model.embedding = embedding
+    model.embedding, model.layer = embedding, trunk.layer if isinstance(trunk, Cut) else ""
     new_head = head is not None and any(map(is_lazy, head.parameters()))
     check_shapes(model)
     if checkpoint is not None:

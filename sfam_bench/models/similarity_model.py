@@ -73,6 +73,7 @@ class SimilarityModel(nn.Module):
     Attributes:
         embedding: "own" where the embedding is that of the network's own forward pass, else what replaces it; empty for
             models assembled from parts.
+        layer: name of the layer at the cut; empty for models assembled from parts.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class SimilarityModel(nn.Module):
         self.name = name
         self.geometry = find_geometry(trunk).at(image_size)  # resize and crop of pictures
         self.embedding = ""
+        self.layer = ""
         # "weights" (where they are from), "random" (parts without training), "source", "chosen", "split" if known
         self.origin: dict[str, Any] = {}
 

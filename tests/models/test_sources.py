@@ -1,9 +1,6 @@
 """Models of transformers, open_clip, facenet-pytorch, torchreid and ArcFace: their own embedding, and their pixels."""
 
-import importlib
-import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +14,7 @@ from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine, unit
 from sfam_bench.core.targets import Similarity
+from sfam_bench.evaluation import libraries
 from sfam_bench.evaluation.named import explainers_of
 from sfam_bench.explainers.rise import RISE
 from sfam_bench.explainers.shared.forms import contributions
@@ -25,63 +23,20 @@ from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from sfam_bench.models.sources import open_clip_model, transformers_model
 from sfam_bench.models.wrapping import wrap
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SIDE = {"image_size": 64, "patch_size": 16}
-SWIN = {"embed_dim": 16, "depths": [1, 1, 2], "num_heads": [1, 2, 2], "window_size": 4, "image_size": 64}
-DINO = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
-CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "image_size": 64}
-TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {  # model, config and settings; with random weights
-    "ViT": ("ViTModel", "ViTConfig", {**SMALL, **SIDE}),
-    "DINOv2": ("Dinov2Model", "Dinov2Config", DINO),
-    "DINOv2 with registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", DINO),
-    "DINOv3": ("DINOv3ViTModel", "DINOv3ViTConfig", {**SMALL, **SIDE, "num_register_tokens": 4}),
-    "CLIP": ("CLIPVisionModelWithProjection", "CLIPVisionConfig", {**SMALL, **SIDE, "projection_dim": 24}),
-    "SigLIP": ("SiglipVisionModel", "SiglipVisionConfig", {**SMALL, **SIDE}),
-    "Swin": ("SwinModel", "SwinConfig", SWIN),
-    "ConvNeXt": ("ConvNextModel", "ConvNextConfig", CONVNEXT),
-}
+
+def made(name: str) -> nn.Module:
+    """A network of a library, or a reason to skip."""
+    torch.manual_seed(0)
+    if name == "iResNet":
+        return IResNet().eval()
+    try:
+        return libraries.make(name)
+    except UserError as error:
+        pytest.skip(str(error))
 
 
 def imported(package: str) -> ModuleType:
-    pytest.importorskip(package, reason=f"{package} is not installed")
-    return importlib.import_module(package)
-
-
-def of_transformers(name: str) -> nn.Module:
-    library = imported("transformers")
-    model, config, settings = TRANSFORMERS[name]
-    torch.manual_seed(0)
-    made: nn.Module = getattr(library, model)(getattr(library, config)(**settings))
-    return made.eval()
-
-
-def of_open_clip(kind: str) -> nn.Module:
-    imported("open_clip")
-    torch.manual_seed(0)
-    if kind == "ViT":
-        return importlib.import_module("open_clip.transformer").VisionTransformer(64, 16, 32, 2, 2, 4.0, output_dim=24)
-    if kind == "ModifiedResNet":
-        return importlib.import_module("open_clip.modified_resnet").ModifiedResNet([1] * 4, 24, 4, 64, 8)
-    return importlib.import_module("open_clip.timm_model").TimmModel("resnet10t", 24, 64, pool="avg", proj="linear")
-
-
-def facenet() -> nn.Module:
-    return imported("facenet_pytorch").InceptionResnetV1(pretrained=None)
-
-
-def osnet() -> nn.Module:
-    """Of its file, since the package imports a downloader."""
-    found = importlib.util.find_spec("torchreid")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("torchreid is not installed")
-    file = Path(found.submodule_search_locations[0]) / "reid" / "models" / "osnet.py"
-    spec = importlib.util.spec_from_file_location("osnet", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: nn.Module = module.osnet_x0_25(num_classes=5, pretrained=False)
-    return made
+    return pytest.importorskip(package, reason=f"{package} is not installed")
 
 
 class Block(nn.Module):
@@ -122,56 +77,40 @@ class IResNet(nn.Module):
         return found
 
 
-def iresnet() -> nn.Module:
-    torch.manual_seed(0)
-    return IResNet()
-
-
-MODULES: dict[str, Callable[[], nn.Module]] = {
-    **{name: lambda name=name: of_transformers(name) for name in TRANSFORMERS},
-    **{f"open_clip {kind}": lambda kind=kind: of_open_clip(kind) for kind in ("ViT", "ModifiedResNet", "timm")},
-    "iResNet": iresnet,
-}
-SLOW = {"facenet": facenet, "OSNet": osnet}
-SIDES = {"open_clip ViT": 64, "open_clip ModifiedResNet": 64, "open_clip timm": 64}
+SLOW = ("facenet_pytorch", "torchreid")
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name.startswith(SLOW) else name
+    for name in ("iResNet", *libraries.NETWORKS)
+]
 
 
 def wrapped(name: str) -> tuple[SimilarityModel, nn.Module]:
-    module = {**MODULES, **SLOW}[name]()
-    return wrap(module, image_size=SIDES.get(name), name=name), module.eval()
+    module = made(name)
+    return wrap(module, image_size=libraries.SIZES.get(name.partition("/")[0]), name=name), module
 
 
-def own_embedding(output: Any) -> Tensor:
-    """What each library calls the embedding."""
-    if isinstance(output, Tensor):
-        return output
-    found = getattr(output, "image_embeds", None)
-    chosen: Tensor = output.pooler_output if found is None else found
-    return chosen.flatten(1)
-
-
-@pytest.mark.parametrize("name", [*MODULES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_embedding_is_that_of_the_library(name: str) -> None:
     model, module = wrapped(name)
     images = torch.rand(2, 3, *model.geometry.size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = unit(own_embedding(module(model.trunk[0](images))))
+        expected = unit(libraries.read(module(model.trunk[0](images))))
         torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "mean", "geometry"),
     [
-        ("ViT", 0.5, Geometry((64, 64), 64, "bicubic")),
-        ("DINOv2", 0.485, Geometry((56, 56), 56, "bicubic")),
-        ("CLIP", 0.48145466, Geometry((64, 64), 64, "bicubic")),
+        ("transformers/vit", 0.5, Geometry((64, 64), 64, "bicubic")),
+        ("transformers/dinov2", 0.485, Geometry((56, 56), 56, "bicubic")),
+        ("transformers/clip", 0.48145466, Geometry((64, 64), 64, "bicubic")),
         ("iResNet", 0.5, Geometry((112, 112), 112)),
-        pytest.param("OSNet", 0.485, Geometry((256, 128), (256, 128)), marks=pytest.mark.slow),
-        pytest.param("facenet", 0.5, Geometry((160, 160), 160), marks=pytest.mark.slow),
+        pytest.param("torchreid/osnet_x0_25", 0.485, Geometry((256, 128), (256, 128)), marks=pytest.mark.slow),
+        pytest.param("facenet_pytorch/inception_resnet_v1", 0.5, Geometry((160, 160), 160), marks=pytest.mark.slow),
     ],
 )
 def test_the_pixels_are_those_of_the_library(name: str, mean: float, geometry: Geometry) -> None:
-    found = pixels_of({**MODULES, **SLOW}[name]())
+    found = pixels_of(made(name))
     assert found is not None
     assert found.geometry == geometry
     assert found.mean.flatten()[0] == pytest.approx(mean)
@@ -190,7 +129,7 @@ def test_the_pixels_are_those_of_the_library(name: str, mean: float, geometry: G
     ],
 )
 def test_the_file_of_a_processor_decides(given: dict[str, Any], geometry: Geometry, tmp_path: Path) -> None:
-    module = of_transformers("ViT")
+    module = made("transformers/vit")
     module.config._name_or_path = str(tmp_path)
     content = {**given, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
@@ -201,7 +140,7 @@ def test_the_file_of_a_processor_decides(given: dict[str, Any], geometry: Geomet
 
 
 def test_a_folder_of_transformers(tmp_path: Path) -> None:
-    module = of_transformers("ViT")
+    module = made("transformers/vit")
     module.save_pretrained(tmp_path / "whole")
     model = transformers_model(str(tmp_path / "whole"), Cosine())
     images = torch.rand(2, 3, 64, 64)
@@ -221,8 +160,8 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
 
 def test_the_images_tower_of_clip_in_a_folder(tmp_path: Path) -> None:
     library = imported("transformers")
-    text = {**SMALL, "vocab_size": 20, "max_position_embeddings": 8}
-    seen = {**SMALL, **SIDE, "projection_dim": 24}
+    text = {**libraries.BLOCKS, "vocab_size": 20, "max_position_embeddings": 8}
+    seen = {**libraries.VIT, "projection_dim": 24}
     both = library.CLIPModel(library.CLIPConfig(text_config=text, vision_config=seen, projection_dim=24))
     both.eval().save_pretrained(tmp_path)
     images = torch.rand(2, 3, 64, 64)
@@ -258,7 +197,13 @@ def test_what_is_missing_is_said_in_one_line() -> None:
         open_clip_model("ViT-B-32", Cosine(), weights="nowhere.pt")
 
 
-EXACT = {"ConvNeXt": False, "Swin": True, "iResNet": True, "DINOv2": False, "SigLIP": False}
+EXACT = {
+    "iResNet": True,
+    "transformers/swin": True,
+    "transformers/convnext": False,
+    "transformers/dinov2": False,
+    "transformers/siglip": False,
+}
 
 
 @pytest.mark.parametrize("name", EXACT)
