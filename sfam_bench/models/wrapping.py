@@ -4,7 +4,7 @@ import logging
 
 from torch import nn
 
-from sfam_bench.core.errors import check_object, check_range
+from sfam_bench.core.errors import UserError, check_object, check_range
 from sfam_bench.core.geometry import Size
 from sfam_bench.core.similarity import Cosine, SimilarityFunction
 from sfam_bench.models.build import build
@@ -65,6 +65,8 @@ def wrap(
     module = unwrap(module)
     check_range("image_size", image_size, Size | None)
     name = name or type(module).__name__
+    if any(weight.is_meta for weight in module.parameters()):
+        raise UserError(f"the weights of {name} are on the meta device, where they have no values: load them first")
     if standardise is None:
         known = pixels_of(module)
         standardise = known or Standardise()
