@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     asked = parser.parse_args()
     settings = ["experiment=planted", f"pairs.count={asked.pairs}", "batch_size=8", "passes.mode=eager"]
+    settings.append("protocol.allow=[random_weights]")
     planned = [*settings, "cluster.cpus=1", f"task_minutes={asked.minutes}"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

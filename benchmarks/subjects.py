@@ -8,10 +8,10 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.decode import open_image
-from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.explainers.controls import Centre, Chance, LaFAM
 from sfam_bench.explainers.grad_cam import GradCAM

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError, check_object
 from sfam_bench.core.files import atomic
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
@@ -20,7 +21,6 @@ from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.targets import score as target_score
 from sfam_bench.core.types import Image, Images
-from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.own import from_folder
 from sfam_bench.datasets.pictures import Corners, Picture, Region, pair, sample
 from sfam_bench.evaluation.evaluate import PAIR, evaluate, find_flags, raw_maps, self_pairs
@@ -102,7 +102,7 @@ def explain(
         model: the model to explain, or any module from images to embeddings (`SimilarityModel.wrap`); None for
             `default_model()`.
         query: a path, a PIL image, an array (rows, cols, 3) or a tensor (3, rows, cols) in [0, 1]. All but tensors are
-            resized and cropped to `model.image_size`; photos are rotated as their EXIF tag says.
+            resized and cropped by `model.geometry`; photos are rotated as their EXIF tag says.
         reference: what the query is compared with: an image, given in the same way; a list of images, which form a
             prototype; or `Vectors` of one row, such as a stored embedding, a class proxy or a text embedding.
         explainers: names of methods, or objects by name; None for SFAM and the exact decomposition.
@@ -118,7 +118,7 @@ def explain(
             method is unknown or does not support the model or the reference.
     """
     chosen, used = explainers_of(explainers), _model(model)
-    pairs = _batch(query, reference, used.image_size, background, how)
+    pairs = _batch(query, reference, used.geometry, background, how)
     encoded = encode_batch(used, Similarity(), pairs)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     sides: dict[str, dict[str, Tensor]] = {"query": {}, "reference": {}}
@@ -144,19 +144,19 @@ def explain(
 def _batch(
     query: Picture,
     reference: Picture | list[Picture] | tuple[Picture, ...] | Vectors,
-    size: int,
+    geometry: Geometry,
     background: str,
     how: Prototype,
 ) -> PairBatch:
     """A batch of one pair."""
     if isinstance(reference, Vectors):
-        image = sample(query, "query", size, background=background).image
+        image = sample(query, "query", geometry, background=background).image
         return PairBatch(("query",), ("vector",), image[None], reference)
     if not isinstance(reference, list | tuple):
-        return pair(query, reference, size, background=background)
+        return pair(query, reference, geometry, background=background)
     if not reference:
         raise UserError("the list of reference images is empty: give at least one")
-    batches = [pair(query, other, size, background=background) for other in reference]
+    batches = [pair(query, other, geometry, background=background) for other in reference]
     names = tuple(f"reference {number}" for number in range(len(batches)))
     images = torch.cat([batch.reference_images for batch in batches])
     supports = Supports(images, (tuple(range(len(batches))),), names, how)
@@ -200,7 +200,7 @@ def score(
     """
     chosen, used = explainers_of(explainers), _model(model)
     measured = _metrics(METRICS if metrics is None else metrics)
-    pairs = pair(query, reference, used.image_size, foreground, box, background)
+    pairs = pair(query, reference, used.geometry, foreground, box, background)
     if metrics is None:
         measured = {name: metric for name, metric in measured.items() if all(map(pairs.has, metric.needs))}
     for name, metric in measured.items():
@@ -256,10 +256,9 @@ def explain_ranking(
         UserError: if an image cannot be read, the gallery is empty, a picture has no label while others have, or a
             method is unknown or does not support the model.
     """
-    chosen, model = explainers_of(explainers), _model(model)
-    size = model.image_size
+    chosen, used = explainers_of(explainers), _model(model)
     if isinstance(gallery, str | Path):
-        folder = from_folder(gallery, geometry=Geometry(round(size * 256 / 224), size), background=background)
+        folder = from_folder(gallery, geometry=used.geometry, background=background)
         ids = [str(image_id) for image_id in folder.index.index]
         if labels is None and not folder.split_name.startswith("unlabelled"):
             labels = dict(zip(ids, folder.index["class_name"], strict=True))
@@ -272,14 +271,14 @@ def explain_ranking(
         ids = [*gallery]
 
         def load(image_id: str) -> Image:
-            return sample(gallery[image_id], f"gallery image {image_id}", size, background=background).image
+            return sample(gallery[image_id], f"gallery image {image_id}", used.geometry, background=background).image
 
     if labels is not None and (missing := [image_id for image_id in ids if image_id not in labels]):
         raise UserError(
             f"{len(missing)} gallery images have no label, such as {missing[0]}: give one for each, or none"
         )
-    image = sample(query, "query", size, background=background).image
-    return explain_list(model, image, load, ids, k, chosen, labels, label, batch_size)
+    image = sample(query, "query", used.geometry, background=background).image
+    return explain_list(used, image, load, ids, k, chosen, labels, label, batch_size)
 
 
 def save_ranking(ranking: Ranking, path: str | Path, title: str = "Ranked list") -> None:

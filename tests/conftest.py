@@ -12,14 +12,18 @@ from unittest.mock import patch
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from tests.paths import ROOT, SHARED
+from tests.paths import ROOT, SHARED, UNTRAINED
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors, and workers of xdist that share the cores
 
 Outcome = tuple[int, str, str]
+EVALUATING = ("evaluate", "embed", "intervene", "part_agreement", "submit", "tune")
 
 
 def _run(name: str, *overrides: str) -> Outcome:
+    planned = name == "submit" and overrides[:1] != ("plan",)  # these read what was planned
+    if name in EVALUATING and not planned and not any(given.startswith("protocol") for given in overrides):
+        overrides = (*overrides, UNTRAINED)
     out, err, code = io.StringIO(), io.StringIO(), 0
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

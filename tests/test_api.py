@@ -13,6 +13,7 @@ import torch
 import sfam_bench
 from sfam_bench.api import METRICS
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.references import Vectors
 from sfam_bench.core.similarity import Cosine
@@ -31,6 +32,9 @@ from tests.contract import build_entries
 from tests.paths import CONF
 
 NAMES = sorted(file.stem for file in (CONF / "explainer").glob("*.yaml"))
+
+
+GEOMETRY = Geometry(37, 32)
 
 
 @pytest.fixture
@@ -106,11 +110,12 @@ def test_what_is_of_another_type_is_refused_in_one_line():
     code = """
 import torch
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.pictures import pair
 
 for query, box in (([0.5], None), (None, None), (torch.zeros(3, 32, 32), 3)):
     try:
-        pair(query, query, 32, box=box)
+        pair(query, query, Geometry(37, 32), box=box)
     except UserError as error:
         print(error)
 """
@@ -288,12 +293,12 @@ def test_marks_go_through_the_geometry_of_their_image(model, tmp_path):
     square[20:40, 30:62] = 255
     PIL.Image.fromarray(square).save(tmp_path / "mask.png")
     photo = PIL.Image.fromarray(square).convert("RGB")
-    boxed = sample(photo, "query", 32, box=(30, 20, 62, 40))
-    masked = [sample(photo, "query", 32, foreground=mask) for mask in (tmp_path / "mask.png", square > 127)]
+    boxed = sample(photo, "query", GEOMETRY, box=(30, 20, 62, 40))
+    masked = [sample(photo, "query", GEOMETRY, foreground=mask) for mask in (tmp_path / "mask.png", square > 127)]
     light = boxed.image[0] > 0.5
     assert light.sum() == 10 * 16
     assert all(torch.equal(found.masks["foreground"], light) for found in (boxed, *masked))
-    tensor = sample(torch.zeros(3, 8, 12), "query", 32, box=(1, 2, 3, 8))
+    tensor = sample(torch.zeros(3, 8, 12), "query", GEOMETRY, box=(1, 2, 3, 8))
     assert tensor.masks["box"].nonzero().tolist() == [[row, col] for row in range(2, 8) for col in (1, 2)]
 
 

@@ -18,10 +18,11 @@ from sfam_bench.runs.store import RunStore
 from sfam_bench.training.checkpoint import Checkpoints
 
 TINY = ("dataset.size=32", "dataset.train_per_class=1", "dataset.test_per_class=2", "model.image_size=32")
+UNTRAINED = "protocol.allow=[random_weights]"
 PAIRS = ("pairs.kinds=[random_positive,partial_match]", "pairs.count=4", "steps.intervals=4", "batch_size=4")
 METHODS = ("explainer=[sfam,lafam,chance]", "metric=[deletion,selectivity]", "min_range=1e-9", "full_share=0")
 KEPT = ("maps.save=true", "maps.pictures=1", "passes.mode=eager", "passes.cache=null", "recall_at=[1]")
-EVALUATE = (*TINY, *PAIRS, *METHODS, *KEPT)
+EVALUATE = (*TINY, UNTRAINED, *PAIRS, *METHODS, *KEPT)
 TRAIN = (
     *TINY,
     "train.epochs=4",

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from scipy.io import savemat
 
 from sfam_bench.app.settings import build
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.attributes import GROUPS, part_colours
 from sfam_bench.datasets.folder import COLUMNS, ImageFolder
-from sfam_bench.datasets.geometry import Geometry
 
 CLASSES = (1, 2, 98, 101, 102, 196)  # three that train and three that test, of CUB and of Cars196
 EACH = 2  # images of a class

@@ -75,6 +75,7 @@ class Inputs:
         dataset, model, explainers = self.dataset, self.model, self.explainers
         return {
             **{"kind": kind, "dataset": dataset.name, "model": model.name, "target": self.target.name},
+            **({"embedding": model.embedding} if model.embedding else {}),
             **{"similarity": model.similarity.name, "seed": self.cfg.seed, "explainers": list(explainers)},
             "explainer_settings": {name: method_settings(made) for name, made in explainers.items()},
             **{"split": {"name": dataset.split_name, "hash": split_hash(dataset.index)}, "protocol": self.protocol},

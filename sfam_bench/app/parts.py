@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torchvision.utils import make_grid
 
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import describe_geometry, describe_size
 from sfam_bench.core.metric_card import list_needs
 from sfam_bench.core.protocol import Evaluated, Protocol
 from sfam_bench.core.provenance import Config, differences
@@ -22,6 +24,7 @@ from sfam_bench.core.targets import Target
 from sfam_bench.core.types import Images
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.datasets.episodes import SUPPORTS, Episodes
+from sfam_bench.datasets.folder import ImageFolder
 from sfam_bench.datasets.pair_list import PairList
 from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.engine.calibration import Calibration
@@ -55,12 +58,41 @@ def dataset_and_model(cfg: DictConfig) -> tuple[Dataset, SimilarityModel]:
     device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     # channels_last is the faster layout for convolutions, a third and more on CPUs
     model = build(cfg.model).to(memory_format=torch.channels_last)
-    if not model.origin and (weights := OmegaConf.select(cfg, "model.trunk.weights")):
-        model.origin = {"source": str(weights), "chosen": "unknown"}
+    if "random" not in model.origin:
+        code = f"of {OmegaConf.select(cfg, 'model.trunk._target_') or cfg.model._target_}"
+        model.origin = {"weights": code, **model.origin, "random": find_random(cfg, model)}
     try:
-        return dataset, model.to(device)
+        return fit_geometry(dataset, model), model.to(device)
     except (RuntimeError, AssertionError) as error:  # unknown or absent device
         raise UserError(f"device={device} cannot be used here; leave it null, or choose cpu or cuda") from error
+
+
+def find_random(cfg: DictConfig, model: SimilarityModel) -> list[str]:
+    """The parts of a model that have other weights if it is built with another seed: trunk, head."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed + 1)
+        other = build(cfg.model).state_dict()
+    differing = [key for key, value in model.state_dict().items() if not torch.equal(value, other[key])]
+    of_head = {key.startswith("embedder.projection.") for key in differing}
+    return [part for part, is_head in (("trunk", False), ("head", True)) if is_head in of_head]
+
+
+def fit_geometry(dataset: Dataset, model: SimilarityModel) -> Dataset:
+    """The data set with the geometry of the model; UserError if it has one of its own, with another size of images."""
+    if isinstance(dataset, ImageFolder) and dataset.geometry is None:
+        return replace(dataset, geometry=model.geometry)
+    own, size = getattr(dataset, "geometry", None), model.geometry.size
+    rows, cols = own.size if own else dataset.sample(str(dataset.index.index[0])).image.shape[-2:]
+    if (rows, cols) != size:
+        geometry = "leave dataset.geometry null, or " if own else ""
+        raise UserError(
+            f"{dataset.name} gives images of {describe_size((rows, cols))}, and {model.name} takes "
+            f"{describe_size(size)}: {geometry}set model.image_size={rows if rows == cols else [rows, cols]} if that "
+            "is meant"
+        )
+    if own and own != model.geometry:
+        print(f"images: {describe_geometry(own)}, as dataset.geometry sets, not {describe_geometry(model.geometry)}")
+    return dataset
 
 
 def image_ids(dataset: Dataset, split: str) -> list[str]:
@@ -85,13 +117,17 @@ def pair_choice(cfg: DictConfig) -> PairChoice | PairList | Episodes:
 
 
 def check_protocol(
-    cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str]
+    cfg: DictConfig, dataset: Dataset, model: SimilarityModel, evaluated: Sequence[str], training: bool = False
 ) -> dict[str, Any]:
-    """Protocol facts of the model on these images; UserError if it may not be evaluated on them."""
+    """Protocol facts of the model on these images; UserError if it may not be evaluated on them.
+
+    `training`: it is trained first, so that random weights are no fault.
+    """
     classes = Evaluated.of(dataset.name, split_hash(dataset.index), dataset.index, evaluated)
     name = cfg.model.get("checkpoint") or cfg.model.get("path") or model.name
     protocol = build(cfg.protocol) or Protocol()  # protocol=null allows nothing either
-    facts: dict[str, Any] = protocol.admit(str(name), model.origin, classes)
+    origin = {**model.origin, "random": []} if training else model.origin
+    facts: dict[str, Any] = protocol.admit(str(name), origin, classes)
     return facts
 
 

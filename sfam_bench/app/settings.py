@@ -157,6 +157,8 @@ def describe_type(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType) and any(get_origin(part) is Annotated for part in get_args(hint)):
         parts = sorted(get_args(hint), key=lambda part: get_origin(part) is not Literal)
         return " or ".join("null" if part is type(None) else describe_type(part) for part in parts)
+    if get_origin(hint) is tuple:
+        return "a list" if ... in get_args(hint) else f"a list of {len(get_args(hint))}"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     named = [describe_type(part) for part in get_args(hint) if get_origin(part) is Literal]

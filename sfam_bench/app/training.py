@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from sfam_bench.app.parts import image_ids, read_labels
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError, check_range
 from sfam_bench.core.files import read_json
+from sfam_bench.core.geometry import describe_size, sides
 from sfam_bench.core.provenance import Config, differences
 from sfam_bench.core.ranges import Count, Finite, NotNegative, Positive
 from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.datasets.geometry import Augmentation
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.recall import average_retrieval, embed, per_item, roles_of
 from sfam_bench.training.loop import Miner
@@ -51,6 +53,19 @@ class Roles:
             return cls(train, image_ids(dataset, "validation"), test)
         kept, out = ([image for image, is_out in zip(train, held, strict=True) if is_out == side] for side in (0, 1))
         return cls(kept, out, test)
+
+
+def build_augmentation(cfg: DictConfig, model: SimilarityModel) -> Any:
+    """The augmentation, with crops of the size of the model's images; None without one."""
+    augment, size = build(cfg.augmentation), model.geometry.crop
+    if not isinstance(augment, Augmentation):
+        return augment
+    if augment.crop is not None and sides(augment.crop) != sides(size):
+        raise UserError(
+            f"augmentation.crop is {describe_size(augment.crop)}, and {model.name} takes {describe_size(size)}: leave "
+            "augmentation.crop null, or set model.image_size to the same"
+        )
+    return replace(augment, crop=size)
 
 
 def check_loss(settings: Any, name: str) -> None:

@@ -15,7 +15,8 @@ CHOICES = {  # how weights were chosen: value in a checkpoint -> description in 
     "test": "chosen on the test classes",
     "unknown": "not known how it was chosen",
 }
-FAULTS = ("test_selected", "closed_set")
+FAULTS = ("test_selected", "closed_set", "random_weights")
+RANDOM = "random"  # weights that nobody trained
 NEEDED = ("dataset", "name", "hash")  # strings of a split
 
 
@@ -40,14 +41,14 @@ class Evaluated:
 class Protocol:
     """Evaluate on unseen classes; select on held-out training classes or not at all (Musgrave et al., ECCV 2020).
 
-    allow: faults that are recorded with the results instead of refused: test_selected, closed_set.
+    allow: faults that are recorded with the results instead of refused: test_selected, closed_set, random_weights.
     """
 
     allow: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.allow if name not in FAULTS]:
-            raise UserError(f"protocol.allow holds '{unknown[0]}': choose from {' and '.join(FAULTS)}")
+            raise UserError(f"protocol.allow holds '{unknown[0]}': choose from {', '.join(FAULTS)}")
 
     def admit(self, name: str, origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, Any]:
         """Return source, selection, faults and training split of a model, in JSON types; UserError if it is refused.
@@ -62,7 +63,9 @@ class Protocol:
                 f"{name} breaks the protocol: {'; '.join(refused)}; take another checkpoint or split, or set "
                 f"protocol.allow=[{','.join(wrong)}], which every table then states"
             )
-        facts: dict[str, Any] = {"source": origin.get("source"), "chosen": origin.get("chosen"), "allowed": wrong}
+        facts: dict[str, Any] = {name: origin.get(name) for name in ("source", "chosen", "weights")} | {
+            "allowed": wrong
+        }
         if split := origin.get("split"):
             known = {name: split[name] for name in NEEDED}
             facts["trained_on"] = {**known, "classes": len(set(split["train_classes"]))}
@@ -72,6 +75,9 @@ class Protocol:
 def list_faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, str]:
     """The faults of an undamaged origin on these classes: descriptions by name in FAULTS."""
     found = {}
+    if parts := origin.get("random"):
+        inside = "" if "trunk" in parts else f" in its {' and '.join(parts)}"
+        found["random_weights"] = f"RANDOM WEIGHTS{inside}"
     if origin.get("chosen") == "test":
         found["test_selected"] = "it was chosen on the test classes"
     split = origin.get("split") or {}
@@ -90,7 +96,7 @@ def list_faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, st
 
 def describe_damage(origin: Mapping[str, Any]) -> str:
     """Describe what is wrong with the format of an origin; empty if nothing, or if there is no origin."""
-    if not origin:
+    if not origin.keys() - {"weights", "random"}:
         return ""
     chosen, source, split = origin.get("chosen"), origin.get("source"), origin.get("split")
     if not isinstance(chosen, str) or chosen not in CHOICES:

@@ -43,8 +43,9 @@ def range_of(hint: Any) -> Range:
 def is_within(value: Any, hint: Any) -> bool:
     """Whether a number, or each number of a sequence, lies in the range of its type; True for other values."""
     if isinstance(value, list | tuple):
-        parts = [part for part in get_args(hint) if part is not ...]
-        return all(is_within(item, parts[0] if len(parts) == 1 else Any) for item in value)
+        items = ({part for part in get_args(kind) if part is not ...} for kind in (hint, *get_args(hint)))
+        of_all = next((parts.pop() for parts in items if len(parts) == 1), Any)
+        return all(is_within(item, of_all) for item in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     return value in range_of(hint)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Box, Geometry
 from sfam_bench.datasets.folder import IMAGES, Collection, ImageFolder, Layout, class_folders, load
-from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
 from sfam_bench.datasets.matlab import read_mat
 from sfam_bench.datasets.tables import (
     parse_flag,
@@ -37,7 +37,7 @@ CORNERS = ("x1", "y1", "x2", "y2")
 
 
 def cars196(
-    root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "cars196"
+    root: str | Path, split: str = "zero_shot", geometry: Geometry | None = None, name: str = "cars196"
 ) -> ImageFolder:
     """Read Cars196 in any of its four layouts, from root or one folder below.
 

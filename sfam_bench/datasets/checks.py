@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Box
 from sfam_bench.datasets.base import ROLES
-from sfam_bench.datasets.geometry import Box
 
 OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may exceed the image: CUB's do by up to two pixels
 SIDES = ("train", "validation", "test")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.folder import Collection, ImageFolder, Layout, class_folders, load
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import parse_flag, parse_natural, parse_number, parse_path, parse_string, read_table
 
 CUB = Collection(
@@ -24,7 +24,7 @@ LAST_TRAIN_CLASS = 100
 PARTS = 15
 
 
-def cub(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "cub") -> ImageFolder:
+def cub(root: str | Path, split: str = "zero_shot", geometry: Geometry | None = None, name: str = "cub") -> ImageFolder:
     """Read CUB-200-2011 from its official files or from class folders, in root or one folder below.
 
     Boxes, parts and segmentations are used if present, all in stored pixels; EXIF tags are ignored. Raises UserError if

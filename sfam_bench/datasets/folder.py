@@ -12,11 +12,11 @@ import pandas as pd
 import PIL.Image
 
 from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.geometry import STANDARD, Geometry
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.checks import check_index, check_rows, clip_box
 from sfam_bench.datasets.decode import Orientation, open_image, open_mask, parse_colour
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign_splits
 from sfam_bench.datasets.tables import leads_out
 
@@ -36,14 +36,14 @@ class ImageFolder(Checked):
 
     `orientation`: "exif" rotates photos by their EXIF tag, and refuses rotated photos that have a box, mask or
     keypoints; "stored" uses the pixels of the file, as the boxes of public data sets do. `background` is the colour
-    behind transparent pixels.
+    behind transparent pixels. `geometry` None is that of the model in commands, and the standard one otherwise.
     """
 
     name: str
     root: Path
     index: pd.DataFrame
     split_name: str
-    geometry: Geometry = STANDARD
+    geometry: Geometry | None = None
     mask_root: Path | None = None
     orientation: Orientation = "exif"
     background: str = "white"
@@ -63,7 +63,7 @@ class ImageFolder(Checked):
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
         row, image = self._row(image_id), self.image(image_id)
         box = clip_box(row.box, image.size, str(self.root / row.path))
-        return self.geometry(image, box, self._mask(row.mask_path, image.size), row.keypoints)
+        return (self.geometry or STANDARD)(image, box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
         """Return the query's "foreground" and "box" if known; they do not depend on the reference."""
@@ -118,7 +118,7 @@ def load(
     homes: Sequence[str],
     root: str | Path,
     split: str,
-    geometry: Geometry,
+    geometry: Geometry | None,
     name: str,
 ) -> ImageFolder:
     """Load and split the first layout that a reader finds in root or its sub-folders `homes`."""

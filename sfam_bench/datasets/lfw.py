@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, class_folders, select_existing
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 
 LFW = Collection(
     title="LFW",
@@ -16,7 +16,7 @@ LFW = Collection(
 HOMES = ("lfw", "lfw-deepfunneled", "lfw_funneled", "lfw-align-128")
 
 
-def lfw(root: str | Path, geometry: Geometry = STANDARD, name: str = "lfw") -> ImageFolder:
+def lfw(root: str | Path, geometry: Geometry | None = None, name: str = "lfw") -> ImageFolder:
     """Read LFW, or another set in its layout; all images are test images, and ids are the paths PERSON/FILE.
 
     The official pairs are `pairs=PLACE/pairs.txt` (see `PairList`). Raises UserError if there is no such data set.

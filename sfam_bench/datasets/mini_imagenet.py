@@ -5,15 +5,15 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, select_existing
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import parse_path, parse_string, read_csv
 
 MINI_IMAGENET = Collection("miniImageNet", "", "", images=60_000, classes=100)
 FILES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
 
 
-def mini_imagenet(root: str | Path, geometry: Geometry = STANDARD, name: str = "mini_imagenet") -> ImageFolder:
+def mini_imagenet(root: str | Path, geometry: Geometry | None = None, name: str = "mini_imagenet") -> ImageFolder:
     """Read train.csv, val.csv and test.csv (columns filename and label) beside the folder `images`.
 
     Labels are WordNet ids; the files are the split. Raises UserError if a CSV is absent or malformed, or if two of them

@@ -12,6 +12,7 @@ import pandas as pd
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_regular
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.base import ROLES, roles
 from sfam_bench.datasets.decode import Orientation
 from sfam_bench.datasets.folder import (
@@ -24,7 +25,6 @@ from sfam_bench.datasets.folder import (
     one_line,
     select_existing,
 )
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign_splits
 from sfam_bench.datasets.tables import parse_flag, parse_number, parse_string, read_csv, read_lines
 
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 def from_folder(
     root: str | Path,
     split: str = "none",
-    geometry: Geometry = STANDARD,
+    geometry: Geometry | None = None,
     name: str | None = None,
     boxes: str | Path | None = None,
     orientation: Orientation = "exif",
@@ -86,7 +86,7 @@ def from_folder(
 def from_csv(
     csv: str | Path,
     root: str | Path,
-    geometry: Geometry = STANDARD,
+    geometry: Geometry | None = None,
     name: str | None = None,
     boxes: str | Path | None = None,
     orientation: Orientation = "exif",

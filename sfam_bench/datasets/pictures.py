@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Box, Geometry, fill
 from sfam_bench.core.records import PairBatch, Sample
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.decode import (
@@ -22,7 +23,6 @@ from sfam_bench.datasets.decode import (
     to_rgb,
 )
 from sfam_bench.datasets.folder import one_line
-from sfam_bench.datasets.geometry import Box, Geometry, fill
 
 Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
 Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # the object is light, true or 1
@@ -32,20 +32,20 @@ Corners: TypeAlias = Sequence[float | int]  # x1, y1, x2, y2
 def pair(
     query: Picture,
     reference: Picture,
-    size: int,
+    geometry: Geometry,
     foreground: Region | None = None,
     box: Corners | None = None,
     background: str = "white",
 ) -> PairBatch:
     """Convert two images, and the object of the query in pixels of the given image, to a batch of one pair.
 
-    size: of the crop; tensors are not resized.
+    geometry: of the model; tensors are not resized.
     background: the colour behind transparent pixels.
 
     Raises UserError if the inputs are invalid or differ in size.
     """
-    found = sample(query, "query", size, foreground, box, background)
-    other = sample(reference, "reference", size, background=background)
+    found = sample(query, "query", geometry, foreground, box, background)
+    other = sample(reference, "reference", geometry, background=background)
     shapes = [tuple(one.image.shape) for one in (found, other)]
     if shapes[0] != shapes[1]:
         raise UserError(f"query is {shapes[0]} and reference {shapes[1]}: give both one size, or files")
@@ -56,7 +56,7 @@ def pair(
 def sample(
     picture: Picture,
     what: str,
-    size: int,
+    geometry: Geometry,
     foreground: Region | None = None,
     box: Corners | None = None,
     background: str = "white",
@@ -67,15 +67,15 @@ def sample(
         rows, cols = tensor.shape[-2:]
         masks = {}
         if box is not None:
-            filled = fill(torch.tensor(_box(box, (rows, cols)), dtype=torch.float32), max(rows, cols))
-            masks["foreground"] = masks["box"] = filled[:rows, :cols]
+            corners = torch.tensor(_box(box, (rows, cols)), dtype=torch.float32)
+            masks["foreground"] = masks["box"] = fill(corners, (rows, cols))
         if foreground is not None:
             masks["foreground"] = torch.from_numpy(_mask(foreground, (rows, cols)))
         return Sample(tensor, masks)
     image = _open_picture(picture, what, background, marked=not (foreground is None and box is None))
     shape = (image.height, image.width)
     mask = None if foreground is None else _mask(foreground, shape)
-    return Geometry(round(size * 256 / 224), size)(image, None if box is None else _box(box, shape), mask)
+    return geometry(image, None if box is None else _box(box, shape), mask)
 
 
 def _open_picture(

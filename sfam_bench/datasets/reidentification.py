@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.base import CAMERA, ROLES
 from sfam_bench.datasets.folder import COLUMNS, IMAGES, Collection, ImageFolder, Layout, select_existing
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import parse_natural, parse_path, parse_string, read_lines
 
 SIDES = {"train": "train", "query": "test", "gallery": "test"}
@@ -36,7 +36,7 @@ VERI = Collection(
 )
 
 
-def inshop(root: str | Path, geometry: Geometry = STANDARD, name: str = "inshop") -> ImageFolder:
+def inshop(root: str | Path, geometry: Geometry | None = None, name: str = "inshop") -> ImageFolder:
     """Read In-shop Clothes Retrieval with its official queries, gallery and boxes; ids are the listed paths.
 
     Boxes come from list_bbox_inshop.txt, if it is there. Raises UserError if there is no such data set.
@@ -45,7 +45,7 @@ def inshop(root: str | Path, geometry: Geometry = STANDARD, name: str = "inshop"
     return _read(INSHOP, _read_inshop, homes, root, geometry, name)
 
 
-def market1501(root: str | Path, geometry: Geometry = STANDARD, name: str = "market1501") -> ImageFolder:
+def market1501(root: str | Path, geometry: Geometry | None = None, name: str = "market1501") -> ImageFolder:
     """Read Market-1501 with its official queries, gallery and cameras; ids are the paths.
 
     Images of identity -1 are left out, as the protocol does; those of identity 0 are distractors of the gallery. Raises
@@ -56,7 +56,7 @@ def market1501(root: str | Path, geometry: Geometry = STANDARD, name: str = "mar
     return _read(MARKET, _named_files(folders), homes, root, geometry, name)
 
 
-def veri(root: str | Path, geometry: Geometry = STANDARD, name: str = "veri") -> ImageFolder:
+def veri(root: str | Path, geometry: Geometry | None = None, name: str = "veri") -> ImageFolder:
     """Read VeRi-776 with its official queries, gallery and cameras; ids are the paths.
 
     Queries are in the gallery too, under the same camera, so that they are no answers to themselves. Raises UserError
@@ -71,7 +71,7 @@ def _read(
     reader: Callable[[Path], Layout | None],
     homes: tuple[str, ...],
     root: str | Path,
-    geometry: Geometry,
+    geometry: Geometry | None,
     name: str,
 ) -> ImageFolder:
     """The first layout in root or its sub-folders `homes`, split and with roles by its column `role`."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.folder import Collection, ImageFolder, Layout, load
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.tables import parse_natural, parse_path, parse_string, read_table
 
 SOP = Collection(
@@ -20,7 +20,7 @@ SOP = Collection(
 COLUMNS = {"image_id": parse_string, "class_id": parse_natural, "super_class_id": parse_natural, "path": parse_path}
 
 
-def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "sop") -> ImageFolder:
+def sop(root: str | Path, split: str = "zero_shot", geometry: Geometry | None = None, name: str = "sop") -> ImageFolder:
     """Read Stanford Online Products, or another data set in its layout under its own `name`.
 
     There are no boxes, hence no foreground. SOP's stored pixels are used, as in all published results; photos of

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Box, Geometry
 from sfam_bench.datasets.folder import Collection, ImageFolder, Layout, class_folders, load
-from sfam_bench.datasets.geometry import STANDARD, Box, Geometry
 from sfam_bench.datasets.matlab import read_mat
 from sfam_bench.datasets.tables import parse_path
 
@@ -24,7 +24,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def stanford_dogs(
-    root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str = "stanford_dogs"
+    root: str | Path, split: str = "zero_shot", geometry: Geometry | None = None, name: str = "stanford_dogs"
 ) -> ImageFolder:
     """Read Stanford Dogs; class ids are the sorted folders, from 1, and ids are the paths below Images.
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, select_existing
-from sfam_bench.datasets.geometry import STANDARD, Geometry
 from sfam_bench.datasets.splits import assign_splits
 
 PACKAGE = "wildlife_datasets"
@@ -17,7 +17,7 @@ UNKNOWN = "unknown"  # the package's identity of animals that nobody has named
 
 
 def wildlife(
-    dataset: str, root: str | Path, split: str = "zero_shot", geometry: Geometry = STANDARD, name: str | None = None
+    dataset: str, root: str | Path, split: str = "zero_shot", geometry: Geometry | None = None, name: str | None = None
 ) -> ImageFolder:
     """Read a data set of wildlife-datasets by the name of its class, such as GiraffeZebraID; nothing is downloaded.
 

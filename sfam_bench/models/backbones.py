@@ -8,8 +8,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.protocol import RANDOM
 from sfam_bench.core.similarity import unit
-from sfam_bench.models.checkpoint import check_kinds
+from sfam_bench.models.checkpoint import check_kinds, strip_prefix
 from sfam_bench.models.cuts import (
     NAMED,
     TOLERANCE,
@@ -64,7 +65,7 @@ def trunk_and_tail(
     model, own = network(source, name, pretrained and state is None, embedding)
     if state is not None:
         unused = () if source != "torchvision" else CLASSIFIER if embedding == "pooled" else AUXILIARY
-        load_backbone(model, translate_keys(model, state), name, unused)
+        load_backbone(model, translate_keys(model, strip_prefix(model, state, name)), name, unused)
     model.eval()
     pixels = standardise or own
     if isinstance(model, VisionTransformer) and (embedding != "own" or _reads_class_token(model)):
@@ -96,6 +97,8 @@ def _cut_transformer(
     model: VisionTransformer, name: str, layer: str | None, pixels: nn.Module, embedding: Embedding
 ) -> Cut:
     """A vision transformer of timm, cut at its tokens."""
+    if embedding == "class" and _reads_class_token(model):
+        embedding = "own"
     probes = make_probes(model, _size(model), pixels) if embedding == "own" else ()
     trunk, tail = cut_tokens(model, name, layer, "patch" if embedding == "pooled" else "class")
     where = layer or ("norm" if embedding == "pooled" else "the last attention")
@@ -132,6 +135,13 @@ def _pooled_grid(model: Any, pixels: nn.Module) -> Cut | None:
         return None
 
 
+def mark_weights(cut: Cut, weights: str | None, **known: Any) -> Cut:
+    """The cut; its trunk's `origin` says where the weights are from (None: they are random), and what else is known."""
+    trunk, _ = cut
+    trunk.origin = {"weights": weights or RANDOM, "random": [] if weights else ["trunk"], **known}
+    return cut
+
+
 def misfits(model: nn.Module, state: dict[str, Tensor], unused: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
     """Entries of a backbone that are missing in a state dict, and those of another shape, except `unused` ones."""
     own = {key: value for key, value in model.state_dict().items() if not key.startswith(unused)}
@@ -153,6 +163,5 @@ def load_backbone(model: nn.Module, state: dict[str, Tensor], name: str, unused:
     check_kinds(model, fitting, f"the weights of {name}")
     whole.update(fitting)
     model.load_state_dict(whole)
-    more = state.keys() - whole.keys()
-    if extra := sorted({key.partition(".")[0] for key in more if not key.startswith(CLASSIFIER)}):
-        log.warning("%s: entries of the weights that are not in the network are ignored: %s", name, ", ".join(extra))
+    if extra := sorted({key.partition(".")[0] for key in state.keys() - fitting.keys()}):
+        log.warning("%s: entries of the weights that the network does not use are ignored: %s", name, ", ".join(extra))

@@ -1,7 +1,6 @@
 """Build models of a trunk, a pooling, a head and a similarity; save and load their weights."""
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sfam_bench.core.errors import UserError, check_object, check_range
-from sfam_bench.core.files import read_json, write_json
-from sfam_bench.core.ranges import Count
+from sfam_bench.core.files import digest, read_json, write_json
+from sfam_bench.core.geometry import Size
 from sfam_bench.core.similarity import SimilarityFunction
-from sfam_bench.models.backbones import trunk_and_tail
+from sfam_bench.models.backbones import mark_weights, trunk_and_tail
 from sfam_bench.models.checkpoint import (
     check_finite,
     check_kinds,
@@ -27,15 +27,12 @@ from sfam_bench.models.checkpoint import (
     written_digest,
 )
 from sfam_bench.models.cuts import TOLERANCE, Cut, Embedding, distance_of, embed_parts
-from sfam_bench.models.networks import OURS
 from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 
 WEIGHTS = "weights_sha256"  # in the JSON beside them
-
-log = logging.getLogger(__name__)
 
 
 def build(
@@ -46,7 +43,7 @@ def build(
     head: nn.Module | None = None,
     normalise: bool = True,
     checkpoint: str | None = None,
-    image_size: Count = 224,
+    image_size: Size | None = None,
 ) -> SimilarityModel:
     """Assemble a model from its parts.
 
@@ -60,13 +57,13 @@ def build(
         head: a module from pooled features to embeddings (batch, dims); None for none.
         normalise: whether embeddings are scaled to length 1.
         checkpoint: a file of `save` with weights of this model.
-        image_size: side of the images in px.
+        image_size: px of the images, or (rows, cols); None for the trunk's own.
 
     Raises:
         UserError: if a part is not a module, the trunk does not return channels first, the checkpoint does not fit, or
             the pooling leaves out a part of the network's own embedding, which was not given up.
     """
-    check_range("model.image_size", image_size, Count)
+    check_range("model.image_size", image_size, Size | None)
     body, tail = trunk if isinstance(trunk, tuple | Cut) else (trunk, None)
     for what, part in {"trunk": body, "tail": tail, "pooling": pooling, "head": head}.items():
         if part is not None or what in ("trunk", "pooling"):
@@ -79,11 +76,16 @@ def build(
             pooling, projection = trunk.pooling or GAP(), compose(trunk.projection, head)
     pooling = GAP() if isinstance(pooling, Own) else pooling
     model = SimilarityModel(body, Embedder(pooling, projection, tail, normalise), similarity, name, image_size).eval()
-    model.embedding = embedding
+    model.embedding, model.layer = embedding, trunk.layer if isinstance(trunk, Cut) else ""
+    new_head = head is not None and any(map(is_lazy, head.parameters()))
     check_shapes(model)
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))
+    elif known := getattr(body, "origin", {}):
+        model.origin = {**known, "random": [*known["random"], *(["head"] if new_head else [])]}
+        if head is not None and not new_head and list(head.parameters()):
+            del model.origin["random"]  # whoever made the head knows
     return model
 
 
@@ -134,10 +136,16 @@ def backbone(
     `pretrained` are the ImageNet weights of timm or torchvision; a file has priority. `embedding` is that of
     `trunk_and_tail`: "own", "pooled" or "class"; `token` is its name in configs of older runs.
     """
-    if weights is None and source == OURS:
-        log.warning("%s has random weights: give a file as model.trunk.weights, or a checkpoint", name)
     state = read_state(Path(weights)) if weights else None
-    return trunk_and_tail(source, name, layer, features, state, None, token, pretrained, embedding)
+    cut = trunk_and_tail(source, name, layer, features, state, None, token, pretrained, embedding)
+    if weights:
+        return mark_weights(cut, f"file {describe_file(Path(weights))}", source=str(weights), chosen="unknown")
+    return mark_weights(cut, f"pretrained ({source}/{name})" if pretrained else None)
+
+
+def describe_file(path: Path) -> str:
+    """The name of a file of weights and the first digits of its SHA-256."""
+    return f"{path.name} (sha256 {digest(path)[:12]})"
 
 
 def save(model: SimilarityModel, path: Path, facts: dict[str, Any]) -> None:
@@ -200,10 +208,11 @@ def uncut_names(keys: Iterable[str]) -> dict[str, str]:
 def origin_of(path: Path) -> dict[str, Any]:
     """The facts about the training of our checkpoint, from the JSON beside it."""
     file = path.with_suffix(".json")
+    origin: dict[str, Any] = {"source": "sfam_bench", "chosen": "unknown", "random": []}
     if not file.is_file():
-        return {"source": "sfam_bench", "chosen": "unknown"}
+        return {**origin, "weights": f"file {describe_file(path)}"}
     facts = read_json(file, "restore it, or train again")
     if path.suffix == ".safetensors" and facts.get(WEIGHTS, written := written_digest(path)) != written:
         raise UserError(f"{file} belongs to other weights than {path}: restore both from one training")
     known: dict[str, Any] = {name: facts[name] for name in ("chosen", "split") if name in facts}
-    return {"source": "sfam_bench", "chosen": "unknown", **known}
+    return {**origin, "weights": f"trained here, {describe_file(path)}", **known}

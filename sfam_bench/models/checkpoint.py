@@ -6,7 +6,7 @@ import logging
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from sfam_bench.core.files import SEAL, SEALED, atomic
 log = logging.getLogger(__name__)
 
 
+# Networks that are evaluated, and those that are trained beside them
+EVALUATED = {"encoder_q": "encoder_k", "base_encoder": "momentum_encoder", "teacher": "student"}
+SHOWN = 6  # modules in a line
+HALVES = (torch.float16, torch.bfloat16)
 # Where code bases keep the model's state dict in what they save
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 
@@ -189,6 +193,59 @@ def _states(content: Any) -> dict[str, dict[str, Tensor]]:
             if name in WRAPPERS or not inner:  # deeper ones belong to an optimiser
                 found[f"{name}.{inner}" if inner else str(name)] = state
     return found
+
+
+def strip_prefix(model: nn.Module, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The entries of a network in a state dict with prefixes such as `module.` or `backbone.`, without the prefix.
+
+    Logs the prefix, the modules that are left out and a half precision. Returns `state` where nothing fits, and raises
+    UserError where several networks do.
+    """
+    own = {key: value.shape for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    if not own:
+        return state
+    anchor = next(iter(own))
+    prefixes = {key.removesuffix(anchor) for key in state if key == anchor or key.endswith(f".{anchor}")}
+    fitting = [
+        prefix
+        for prefix in sorted(prefixes)
+        if sum((value := state.get(prefix + key)) is not None and value.shape == own[key] for key in own) > len(own) / 2
+    ]
+    prefix = choose_evaluated(fitting)
+    if prefix is None and len(fitting) > 1:
+        raise UserError(
+            f"the weights of {name} hold several networks ({', '.join(fitting)}): save one of them separately, or load "
+            "the file with model=checkpoint and model.prefix"
+        )
+    prefix = prefix or ""
+    kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if prefix:
+        others = sorted({".".join(key.split(".")[:2]) for key in state if not key.startswith(prefix)})
+        log.warning("%s: read under '%s'%s", name, prefix, f"; ignored: {', '.join(others[:SHOWN])}" if others else "")
+    if halves := describe_halves(kept):
+        log.warning("%s: %s", name, halves)
+    return kept
+
+
+def choose_evaluated(prefixes: Sequence[str]) -> str | None:
+    """The only prefix, or of two networks of one training the one that its authors evaluate; None for all others.
+
+    These are MoCo's query encoder (base encoder of v3) and DINO's teacher.
+    """
+    if len(prefixes) == 1:
+        return prefixes[0]
+    for kept, trained_beside in EVALUATED.items():
+        chosen = [prefix for prefix in prefixes if kept in prefix.split(".")]
+        others = [prefix for prefix in prefixes if trained_beside in prefix.split(".")]
+        if len(chosen) == 1 and len(chosen) + len(others) == len(prefixes):
+            return chosen[0]
+    return None
+
+
+def describe_halves(state: Mapping[str, Tensor]) -> str:
+    """How weights of a half precision are read; empty without any."""
+    halves = {str(value.dtype).removeprefix("torch.") for value in state.values() if value.dtype in HALVES}
+    return f"weights in {' and '.join(sorted(halves))} are read as float32" if halves else ""
 
 
 def check_finite(state: Mapping[str, Tensor], path: Path) -> None:

@@ -99,7 +99,7 @@ def distance_of(found: Embeddings, own: Embeddings) -> float:
     """The largest difference of two batches of unit vectors; infinite where one is NaN or of other dimensions."""
     if found.shape != own.shape:
         return float("inf")
-    return float((found - own).abs().max().nan_to_num(nan=torch.inf))
+    return float((found - own).detach().abs().max().nan_to_num(nan=torch.inf))
 
 
 def make_probes(
@@ -295,7 +295,8 @@ def cut_module(
     with torch.no_grad():
         grid = parts.grid
     rest = _without_l2(parts.rest, grid)
-    found = factor(rest, grid, whole.module)
+    carries = isinstance(parts.trunk, Before) and _width(parts) < grid.shape[1]
+    found = None if carries else factor(rest, grid, whole.module)
     trunk, tail = nn.Sequential(whole.standardise, parts.trunk), parts.middle
     if found is None:
         tail = ToPoint(rest) if tail is None else nn.Sequential(tail, ToPoint(rest))
@@ -379,6 +380,11 @@ def split_at(whole: Whole, layer: str) -> Parts:
             f"{whole.name} cannot be cut at '{layer}': its embedding also depends on paths around this layer (it "
             f"differs by {distance:.2g} on unit vectors): choose a layer through which all paths lead"
         )
+    if not _keeps_order(whole, parts):
+        raise UserError(
+            f"{whole.name} cannot be cut at '{layer}': its positions are not in the order of the image (the change of "
+            "a part of the image changes others more): choose an earlier layer"
+        )
     return parts
 
 
@@ -397,7 +403,7 @@ def split_last(whole: Whole) -> Parts:
         found, _ = try_place(whole, Place(name, layout))
         if found is None:
             tried.append(f"{name}.")
-        if found is None or not _reads_positions(found):
+        if found is None or not _reads_positions(found) or not _keeps_order(whole, found):
             continue
         if not _is_scale_free(found):
             return found
@@ -486,6 +492,28 @@ def _is_scale_free(parts: Parts) -> bool:
     return bool(shares.sum(dim=1).abs().sum() < SCALE_FREE * shares.abs().sum())
 
 
+def _keeps_order(whole: Whole, parts: Parts) -> bool:
+    """Whether the change of an image in one place changes the activations most near that place."""
+    images = whole.images[0][:1]
+    (height, width), (rows, cols) = size_of(images), size_of(parts.activations)
+    places = [(row, col) for row in (rows // 4, 3 * rows // 4) for col in (cols // 4, 3 * cols // 4)]
+    changed = images.repeat(len(places), 1, 1, 1)
+    for image, (row, col) in zip(changed, places, strict=True):
+        cell = image[
+            :,
+            row * height // rows : max((row + 1) * height // rows, row * height // rows + 1),
+            col * width // cols : max((col + 1) * width // cols, col * width // cols + 1),
+        ]
+        cell.copy_(1 - cell.round())
+    with torch.no_grad():
+        moved = parts.trunk(whole.standardise(changed)) - parts.trunk(whole.standardise(images))
+    peaks = moved[:, : _width(parts)].abs().sum(dim=1).flatten(1).argmax(dim=1).tolist()
+    return all(
+        abs(peak // cols - row) <= max(1, rows // 4) and abs(peak % cols - col) <= max(1, cols // 4)
+        for peak, (row, col) in zip(peaks, places, strict=True)
+    )
+
+
 def _width(parts: Parts) -> int:
     """The number of channels of the positions, without those of carried tokens."""
     channels = parts.activations.shape[1]
@@ -566,11 +594,14 @@ def factor(rest: nn.Module, activations: Activations, module: nn.Module) -> tupl
     """The pooling and the projection that a part of a network consists of; None for other poolings.
 
     A part reads its grid through a pooling alone if it computes the same of a constant grid with the same pooled value;
-    that is tried on random activations with the mean and spread of those given.
+    that is tried on random activations, with mean and spread of each channel as given, and with ten times the spread:
+    in an untrained network an attention over similar tokens is nearly their mean.
     """
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(activations.shape, generator=draw).to(activations)
-    varied = activations.mean() + (activations.std() + 1e-3) * noise
+    mean = activations.mean(dim=(0, 2, 3), keepdim=True)
+    spread = mean.abs() + activations.std(dim=(0, 2, 3), keepdim=True) + 1e-3 * activations.std()
+    varied = torch.cat([mean + times * spread * noise for times in (1, 10)])
     size = size_of(activations)
     with torch.no_grad():
         expected = rest(varied)

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.types import Activations
+from sfam_bench.models.backbones import mark_weights
 from sfam_bench.models.cuts import Cut
 from sfam_bench.models.networks import Standardise
 
@@ -51,8 +53,9 @@ def conv4(width: Count = 64, flatten: bool = True) -> Cut:
     The weights are random: He's normal initialisation by fan-out, as in Chen et al.'s code.
     """
     blocks = [Block(before, width) for before in (3, width, width, width)]
-    trunk = _initialised(nn.Sequential(Standardise(), *blocks))
-    return Cut(trunk, PositionsAsChannels() if flatten else None)
+    pixels = Standardise(geometry=Geometry((96, 96), 84))  # as Chen et al.
+    trunk = _initialised(nn.Sequential(pixels, *blocks))
+    return mark_weights(Cut(trunk, PositionsAsChannels() if flatten else None), None)
 
 
 def resnet12(widths: tuple[Count, ...] = (64, 128, 256, 512)) -> Cut:
@@ -61,7 +64,8 @@ def resnet12(widths: tuple[Count, ...] = (64, 128, 256, 512)) -> Cut:
     The weights are random: He's normal initialisation by fan-out.
     """
     blocks = [ResidualBlock(before, width) for before, width in zip((3, *widths), widths, strict=False)]
-    return Cut(_initialised(nn.Sequential(Standardise(), *blocks)))
+    pixels = Standardise(geometry=Geometry(92, 84))  # as Meta-Baseline
+    return mark_weights(Cut(_initialised(nn.Sequential(pixels, *blocks))), None)
 
 
 def _initialised(network: nn.Module) -> nn.Module:

@@ -35,11 +35,18 @@ class Layout:
 
     @classmethod
     def find(cls, seen: Sequence[tuple[Size, torch.Size]]) -> "Layout | None":
-        """The layout of outputs whose shapes are known for some sizes of images, or None without one."""
+        """The layout of outputs whose shapes are known for some sizes of images, or None without one.
+
+        Several numbers of prefix tokens may leave a grid: 20 tokens of images of 56 x 56 px are 4 x 5 with a stride of
+        13, or four registers and 4 x 4 with a stride of 14. The one with a whole stride is chosen.
+        """
         if len({len(shape) for _, shape in seen}) > 1:
             return None
         choices = [cls("first"), cls("last"), *(cls("tokens", prefix) for prefix in range(MOST_PREFIX + 1))]
-        return next((one for one in choices if all(one.grid(shape, size) for size, shape in seen)), None)
+        fitting = [one for one in choices if all(one.grid(shape, size) for size, shape in seen)]
+        size, shape = seen[0]
+        whole = (one for one in fitting if one.kind != "tokens" or is_whole(one.grid(shape, size), size))
+        return next(whole, fitting[0] if fitting else None)
 
     def grid(self, shape: torch.Size, size: Size) -> Size | None:
         """Rows and columns of an output for images of `size`; None where they do not have its proportions."""
@@ -99,6 +106,11 @@ def grid_of(count: int, size: Size) -> Size | None:
         if found is not None and count > 1:
             return found
     return None
+
+
+def is_whole(grid: Size | None, size: Size) -> bool:
+    """Whether a grid divides images of `size` into squares of whole px."""
+    return grid is not None and all(size[side] == size[0] // grid[0] * grid[side] for side in (0, 1))
 
 
 def is_scaled(grid: Size, size: Size) -> bool:

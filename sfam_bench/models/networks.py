@@ -1,16 +1,19 @@
 """Networks by name, of timm, torchvision or this project, each with its standardisation of pixels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import timm
 import torch
 import torchvision
+from timm.data import DEFAULT_CROP_PCT
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import STANDARD, Geometry, Size
 from sfam_bench.models.bn_inception import BNInception
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -25,16 +28,22 @@ HEADS = ("fc", "classifier", "heads", "head")  # of torchvision
 class Standardise(nn.Module):
     """Map pixels in [0, 1] to those of the network's training, so that all other code uses plain images.
 
-    Mean and standard deviation are those of red, green and blue; `bgr` then reverses the channels.
+    Mean and standard deviation are those of red, green and blue; `bgr` then reverses the channels. `geometry` is the
+    resize and crop of the network's evaluation, which data sets apply.
     """
 
     def __init__(
-        self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD, bgr: bool = False
+        self,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        bgr: bool = False,
+        geometry: Geometry = STANDARD,
     ) -> None:
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
         self.bgr = bgr
+        self.geometry = geometry
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -67,12 +76,29 @@ def _timm(name: str, pretrained: bool, embedding: str) -> Network:
     _check_name(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
     if pretrained and not timm.is_model_pretrained(name):
         raise UserError(f"timm has no weights of '{name}': give a file as model.trunk.weights=FILE")
-    options: dict[str, Any] = {"dynamic_img_size": True} if _builds_vision_transformer(name) else {}
-    if options and embedding != "own" and "distilled" not in name:  # where timm requires its own pooling
-        options["global_pool"] = ""
-    model = _create(name, pretrained, lambda: timm.create_model(name, pretrained, num_classes=0, **options))
-    defaults = cast(Any, model).pretrained_cfg
-    return model, Standardise(tuple(defaults["mean"]), tuple(defaults["std"]))
+    transformer = _builds_vision_transformer(name)
+    options: dict[str, Any] = {"dynamic_img_size": True} if transformer else {}
+
+    def make(**pooling: Any) -> nn.Module:
+        built = partial(timm.create_model, name, pretrained, num_classes=0, **options, **pooling)
+        return _create(name, pretrained, built)
+
+    bare = {"global_pool": ""} if transformer and "distilled" not in name else {}  # there timm requires its own pooling
+    model: Any = make(**bare if embedding == "pooled" else {})
+    if bare and embedding == "class" and model.global_pool != "token":  # its last norm follows the pooling
+        model = make(**bare)
+    return model, timm_pixels(model.pretrained_cfg)
+
+
+def timm_pixels(settings: Mapping[str, Any]) -> Standardise:
+    """Standardisation, resize and crop by which timm evaluates a network, of its `pretrained_cfg`."""
+    _, rows, cols = settings["input_size"]
+    share = settings.get("crop_pct") or DEFAULT_CROP_PCT
+    resize: Size = (int(rows / share), int(cols / share))
+    if rows == cols and settings.get("crop_mode") != "squash":
+        resize = int(rows / share)
+    geometry = Geometry(resize, (rows, cols) if rows != cols else rows, settings.get("interpolation") or "bicubic")
+    return Standardise(settings["mean"], settings["std"], geometry=geometry)
 
 
 def _builds_vision_transformer(name: str) -> bool:
@@ -93,7 +119,17 @@ def _torchvision(name: str, pretrained: bool, embedding: str) -> Network:
             f"{name} has a convolutional classifier and no embedding of its own: choose the pooled last grid by "
             "model.trunk.embedding=pooled and model.trunk.features=LAYER (squeezenet: features)"
         )
-    return model, Standardise()
+    kinds = list(torchvision.models.get_model_weights(name))
+    if not kinds:
+        return model, Standardise()
+    evaluated = (kinds[0]._member_map_.get("DEFAULT", kinds[0]) if pretrained else kinds[0]).transforms()
+    return model, Standardise(evaluated.mean, evaluated.std, geometry=_torchvision_geometry(evaluated))
+
+
+def _torchvision_geometry(evaluated: Any) -> Geometry:
+    """The resize and crop of torchvision's transform of an evaluation."""
+    (resize,), (crop,) = evaluated.resize_size, evaluated.crop_size
+    return Geometry(resize, crop, evaluated.interpolation.value)
 
 
 def _ours(name: str, pretrained: bool, embedding: str) -> Network:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from sfam_bench.core.geometry import Geometry
+from sfam_bench.core.protocol import RANDOM
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.types import Activations, Images
 
@@ -39,6 +41,8 @@ class PlantedNet(nn.Module):
             skips = residual and before == width and stride == 1
             layers += [Residual(nn.Sequential(*layer))] if skips else layer
         self.layers = nn.Sequential(*layers)
+        self.geometry = Geometry(resize=96, crop=96)  # of the planted set
+        self.origin = {"weights": RANDOM, "random": ["trunk"]}
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs
 
     def forward(self, images: Images) -> Activations:

@@ -15,7 +15,7 @@ def check_shapes(model: SimilarityModel) -> None:
 
     Lazy layers are initialised by this pass.
     """
-    images = torch.zeros(1, 3, model.image_size, model.image_size, dtype=model.dtype, device=model.device)
+    images = torch.zeros(1, 3, *model.geometry.size, dtype=model.dtype, device=model.device)
     with torch.no_grad(), evaluating(model):
         grid = model.trunk(images.clone())  # of any type
         if not isinstance(grid, Tensor) or grid.ndim != 4 or len(grid) != 1:

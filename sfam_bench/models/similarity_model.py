@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import STANDARD, Geometry, Size
 from sfam_bench.core.records import Blend, Encoded, PairBatch, Passes, Reference, Side
 from sfam_bench.core.references import Given, Supports, Vectors
 from sfam_bench.core.similarity import SimilarityFunction, unit
@@ -68,11 +69,12 @@ class SimilarityModel(nn.Module):
     embedder: from activations to embeddings.
     similarity: the score of two embeddings; greater is more alike.
     name: the name in tables.
-    image_size: side in px to which pictures are resized and cropped.
+    image_size: px to which pictures are resized and cropped, or (rows, cols); None for the trunk's own.
 
     Attributes:
         embedding: "own" where the embedding is that of the network's own forward pass, else what replaces it; empty for
             models assembled from parts.
+        layer: name of the layer at the cut; empty for models assembled from parts.
     """
 
     def __init__(
@@ -81,16 +83,18 @@ class SimilarityModel(nn.Module):
         embedder: Embedder,
         similarity: SimilarityFunction,
         name: str = "model",
-        image_size: int = 224,
+        image_size: Size | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.embedder = embedder
         self.similarity = similarity
         self.name = name
-        self.image_size = image_size
+        self.geometry = find_geometry(trunk).at(image_size)  # resize and crop of pictures
         self.embedding = ""
-        self.origin: dict[str, Any] = {}  # "source" (code base), "chosen" (model choice), "split" if known
+        self.layer = ""
+        # "weights" (where they are from), "random" (parts without training), "source", "chosen", "split" if known
+        self.origin: dict[str, Any] = {}
 
     @classmethod
     def wrap(cls, module: nn.Module, *arguments: Any, **settings: Any) -> "SimilarityModel":
@@ -101,7 +105,7 @@ class SimilarityModel(nn.Module):
 
     def extra_repr(self) -> str:
         """Name, size of the images and embedding, for `repr`."""
-        return f"{self.name}, image_size={self.image_size}, embedding={self.embedding or 'of its parts'}"
+        return f"{self.name}, image_size={self.geometry.crop}, embedding={self.embedding or 'of its parts'}"
 
     @property
     def device(self) -> torch.device:
@@ -197,6 +201,12 @@ def encode_again(model: SimilarityModel, reference: Reference) -> Reference:
         shares = blend.how.shares(model.similarity, reference.embeddings, embeddings, blend.pairs).to(shares)
     remade = Blend(side, blend.pairs, blend.rows, shares, blend.how)
     return Reference(remade.add(embeddings, shares, len(reference.embeddings)), remade)
+
+
+def find_geometry(trunk: nn.Module) -> Geometry:
+    """The `geometry` of a trunk or of one of its modules; the standard one if none has any."""
+    found = (getattr(module, "geometry", None) for module in trunk.modules())
+    return next((geometry for geometry in found if isinstance(geometry, Geometry)), STANDARD)
 
 
 def encode_pairs(

@@ -87,6 +87,7 @@ class Behind(nn.Module):
 
     The module is run on grey images with its own layer's output replaced. Modules that run before the layer are
     skipped: their outputs are zeros in the shapes of one run, which is repeated for every new shape of activations.
+    Those without weights, such as rotary positions, are run on the grey images.
     """
 
     def __init__(self, module: nn.Module, place: Place, seen: Seen, read: Callable[[Any], Tensor]) -> None:
@@ -115,14 +116,16 @@ class Behind(nn.Module):
         return self.read(run_from(uncut, grey, put, self._earlier(uncut, grey, activations)))
 
     def _earlier(self, uncut: nn.Module, grey: Images, activations: Activations) -> dict[nn.Module, list[Any]]:
-        """Zeros in the shape of the outputs of modules that run before the layer, by module."""
+        """Zeros in the shape of the outputs of modules with weights that run before the layer, by module."""
         key = tuple(activations.shape)
         if key not in self.seen.earlier:
             with torch.no_grad():
                 self.seen.earlier[key] = record_earlier(uncut, grey, self.place.layer)
+        earlier = [(uncut.get_submodule(name), outputs) for name, outputs in self.seen.earlier[key].items()]
         return {
-            uncut.get_submodule(name): [_zeros(one, activations) for one in outputs]
-            for name, outputs in self.seen.earlier[key].items()
+            module: [_zeros(one, activations) for one in outputs]
+            for module, outputs in earlier
+            if next(module.parameters(), None) is not None
         }
 
 

@@ -1,19 +1,19 @@
 """A similarity model of any module, with exactly the embedding that the module returns."""
 
 import logging
-from typing import Any
 
 from torch import nn
 
-from sfam_bench.core.errors import check_object, check_range
-from sfam_bench.core.ranges import Count
+from sfam_bench.core.errors import UserError, check_object, check_range
+from sfam_bench.core.geometry import Size
 from sfam_bench.core.similarity import Cosine, SimilarityFunction
 from sfam_bench.models.build import build
 from sfam_bench.models.cuts import Embedding, Whole, cut_module, enlarged, make_probes, verify
-from sfam_bench.models.networks import IMAGENET_MEAN, IMAGENET_STD, Standardise
+from sfam_bench.models.networks import Standardise
 from sfam_bench.models.outputs import Where
+from sfam_bench.models.pixels import pixels_of
 from sfam_bench.models.poolings import Own
-from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.similarity_model import SimilarityModel, find_geometry
 
 CLASSIFIERS = ("fc", "classifier", "head", "heads", "logits", "heads.head", "head.fc")
 
@@ -31,7 +31,7 @@ def wrap(
     standardise: nn.Module | None = None,
     embedding: Embedding = "own",
     normalise: bool = True,
-    image_size: Count | None = None,
+    image_size: Size | None = None,
     name: str | None = None,
 ) -> SimilarityModel:
     """Wrap a module from images to embeddings: cut it at a layer, and compare both parts with the whole.
@@ -49,11 +49,12 @@ def wrap(
         pooling: replaces what the module computes behind the last grid, with `embedding="pooled"`; None for its own.
         read: where the embedding is in the module's output: a function of the output, a key, an attribute or an index.
             None for the only vector for each image, or one with a usual name, such as pooler_output.
-        standardise: a module from images in [0, 1] to what the module reads; None for the mean and standard deviation
-            in its `pretrained_cfg` (timm), or ImageNet's, which is logged.
+        standardise: a module from images in [0, 1] to what the module reads; its attribute `geometry`, where it has
+            one, is how pictures are resized and cropped. None for the module's own (`sfam_bench.models.pixels`: timm,
+            transformers, open_clip, faces and re-identification), or ImageNet's, which is logged.
         embedding: "own", or "pooled" for the pooled last grid, whatever the module computes of it.
         normalise: whether embeddings are scaled to length 1.
-        image_size: side of the images in px; None for that of its `pretrained_cfg`, or 224.
+        image_size: px of the images, or (rows, cols); None for the module's own, or 224.
         name: the model's name in tables; None for the module's class.
 
     Raises:
@@ -62,23 +63,23 @@ def wrap(
     """
     check_object(module, "module", nn.Module)
     module = unwrap(module)
-    known: dict[str, Any] = getattr(module, "pretrained_cfg", None) or {}
-    size = image_size or known.get("input_size", (3, 224, 224))[-1]
-    check_range("image_size", size, Count)
+    check_range("image_size", image_size, Size | None)
     name = name or type(module).__name__
+    if any(weight.is_meta for weight in module.parameters()):
+        raise UserError(f"the weights of {name} are on the meta device, where they have no values: load them first")
     if standardise is None:
-        standardise = Standardise(tuple(known.get("mean", IMAGENET_MEAN)), tuple(known.get("std", IMAGENET_STD)))
+        known = pixels_of(module)
+        standardise = known or Standardise()
         standardise.to(next(module.parameters(), standardise.mean))
-        if not known:
-            log.warning(
-                "%s: pixels are standardised with ImageNet's mean and deviation; give standardise= for others", name
-            )
+        if known is None:
+            log.warning("%s: pixels are standardised with ImageNet's mean and std; give standardise= for others", name)
+    size = find_geometry(standardise).at(image_size).size
     module.eval()
     with enlarged(module):
-        whole = Whole(module, (size, size), standardise, read, name)
+        whole = Whole(module, size, standardise, read, name)
         cut = cut_module(whole, layer, None, embedding)
     if embedding == "own":
-        cut = verify(cut, make_probes(module, (size, size), standardise, whole.read), name)
+        cut = verify(cut, make_probes(module, size, standardise, whole.read), name)
     if layer is None:
         log.warning("%s is cut at '%s', a grid of %d x %d; choose another by layer=", name, cut.layer, *cut.grid)
     if (last := whole.names[-2:][0]) in CLASSIFIERS and type(module).__module__.startswith(("torchvision.", "timm.")):

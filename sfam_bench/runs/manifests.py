@@ -18,7 +18,9 @@ SAID: Mapping[str, Any] = {  # of a metric
     **dict.fromkeys(("baseline", "steps"), (str, NONE)),
 }
 MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a mapping, its values by key
-    **dict.fromkeys(("kind", "dataset", "model", "target", "similarity", "git", "code", "config_hash"), TEXT),
+    **dict.fromkeys(
+        ("kind", "dataset", "model", "embedding", "target", "similarity", "git", "code", "config_hash"), TEXT
+    ),
     **{
         "done": (bool,),
         "shards": (int,),
@@ -32,7 +34,7 @@ MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a 
     **{"split": {"name": TEXT, "hash": TEXT}, "image_counts": {EACH: (int,)}, "retrieval": {EACH: NUMBER}},
     "episodes": {EACH: NUMBER},
     "protocol": {
-        **{"source": (str, NONE), "chosen": (*CHOICES, NONE), "allowed": {EACH: TEXT}},
+        **{"source": (str, NONE), "chosen": (*CHOICES, NONE), "weights": (str, NONE), "allowed": {EACH: TEXT}},
         "trained_on": {"dataset": TEXT, "name": TEXT, "hash": TEXT, "classes": (int,)},
     },
     "passes": {

@@ -40,7 +40,7 @@ SMALL = [
     "metric=[deletion]",
 ]
 TINY = ["dataset.size=32", "dataset.train_per_class=1", "dataset.test_per_class=2", "model.image_size=32", *SMALL]
-CUB = ["dataset=cub", "dataset.geometry.resize=32", "dataset.geometry.crop=32", "model.image_size=32", *SMALL]
+CUB = ["dataset=cub", "model.image_size=32", *SMALL]
 
 
 def mistake(outcome: tuple[int, str, str]) -> str:

@@ -29,13 +29,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(run_script: Run, photos: Path, run: Path, *settings: str) -> tuple[int, str, str]:
-    geometry = ("dataset.geometry.resize=32", "dataset.geometry.crop=32", "model.image_size=32")
     small = ("explainer=[lafam]", "metric=[deletion,pointing_game]", "steps.intervals=4")
     return run_script(
         "evaluate",
         "dataset=folder",
         f"dataset.root={photos / 'photos'}",
-        *geometry,
+        "model.image_size=32",
         *small,
         f"run_dir={run}",
         *settings,

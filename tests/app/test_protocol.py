@@ -41,7 +41,8 @@ def refusal(found: Origin, evaluated: Evaluated = BIRDS, allow: list[str] | None
 
 
 ADMITTED: dict[str, Origin] = {
-    "as built": {},
+    "nothing known": {},
+    "ImageNet": {"weights": "ImageNet (timm/resnet50.tv_in1k)", "random": []},
     "last epoch": origin(),
     "validation": origin("validation"),
     "foreign": {"source": "Proxy-Anchor", "chosen": "unknown"},
@@ -56,6 +57,7 @@ def test_what_keeps_to_the_protocol_is_admitted_and_said(found: Origin) -> None:
     facts = Protocol().admit("m", found, BIRDS)
     assert facts["allowed"] == {}
     assert (facts["chosen"], facts["source"]) == (found.get("chosen"), found.get("source"))
+    assert facts["weights"] == found.get("weights")
     assert ("trained_on" in facts) == ("split" in found)
     assert json.loads(json.dumps(facts)) == facts
 
@@ -89,7 +91,15 @@ WRONG: dict[str, tuple[Origin, Evaluated, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "both": (
         *(origin("test", train_classes=[3]), BIRDS),
-        *(FAULTS, ("chosen on the test classes", "trained on 1 of the 2 classes")),
+        *(("test_selected", "closed_set"), ("chosen on the test classes", "trained on 1 of the 2 classes")),
+    ),
+    "random": (
+        *({"weights": "random", "random": ["trunk"]}, BIRDS),
+        *(("random_weights",), ("RANDOM WEIGHTS;",)),
+    ),
+    "a random head": (
+        *({"weights": "ImageNet (timm/resnet50.tv_in1k)", "random": ["head"]}, BIRDS),
+        *(("random_weights",), ("RANDOM WEIGHTS in its head",)),
     ),
 }
 
@@ -117,7 +127,9 @@ def test_one_fault_of_two_is_not_enough() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError, match=r"holds 'test-selected': choose from test_selected and closed_set"):
+    with pytest.raises(
+        UserError, match=r"holds 'test-selected': choose from test_selected, closed_set, random_weights"
+    ):
         Protocol(["closed_set", "test-selected"])
 
 
@@ -235,7 +247,11 @@ def test_a_test_selected_checkpoint_is_refused_by_every_script(
 def test_only_the_right_word_lets_it_pass(run_script: Run, trained: Path, tmp_path: Path) -> None:
     call = ["embed", *DATA, f"model.checkpoint={copied(trained, tmp_path, chosen='test')}"]
     refused(run_script(*call, "protocol.allow=[closed_set]"), "chosen on the test classes")
-    refused(run_script(*call, "protocol.allow=[tests]"), "protocol.allow holds 'tests'", "test_selected and closed_set")
+    refused(
+        run_script(*call, "protocol.allow=[tests]"),
+        "protocol.allow holds 'tests'",
+        "test_selected, closed_set, random_weights",
+    )
     refused(run_script(*call, "protocol.allow=test_selected"), "protocol.allow is", "a list")
     refused(run_script(*call, "protocol=null"), "chosen on the test classes")
     code, out, err = run_script(*call, "protocol.allow=[test_selected]")
@@ -260,6 +276,53 @@ def test_a_checkpoint_without_json_is_admitted_as_unknown_and_a_broken_one_refus
         refused(run_script(*call, ALLOWED), str(tmp_path), said, "train again")
 
 
+UNTRAINED: dict[str, tuple[tuple[str, ...], str]] = {
+    "planted_net": ((), "RANDOM WEIGHTS"),
+    "a backbone by name": (
+        ("model=backbone", "model.trunk.name=resnet10t", "model.image_size=32"),
+        "RANDOM WEIGHTS",
+    ),
+    "code of one's own": (("model.trunk._target_=tests.app.own_trunks.untrained",), "RANDOM WEIGHTS"),
+    "a head of its own": (
+        ("model.trunk._target_=tests.app.own_trunks.known", "head=linear", "head.dims=4"),
+        "RANDOM WEIGHTS in its head",
+    ),
+    "a head of one's own code": (
+        ("model.trunk._target_=tests.app.own_trunks.known", "head=linear", "head._target_=tests.app.own_trunks.head"),
+        "RANDOM WEIGHTS in its head",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "why"), UNTRAINED.values(), ids=UNTRAINED)
+def test_random_weights_are_refused_unless_allowed(run_script: Run, model: tuple[str, ...], why: str) -> None:
+    call = ["embed", *DATA, *model]
+    refused(run_script(*call, "protocol.allow=[]"), f"{why}; take", "protocol.allow=[random_weights]")
+    code, out, err = run_script(*call, "protocol.allow=[random_weights]")
+    assert code == 0, err
+    assert json.loads(out)["protocol"]["allowed"] == {"random_weights": why}
+
+
+def test_code_of_ones_own_whose_weights_do_not_depend_on_the_seed_is_admitted(run_script: Run) -> None:
+    target = "tests.app.own_trunks.known"
+    code, out, err = run_script("embed", *DATA, f"model.trunk._target_={target}", "protocol.allow=[]")
+    assert code == 0, err
+    assert json.loads(out)["protocol"]["weights"] == "of tests.app.own_trunks.known"
+
+
+@pytest.mark.slow
+def test_every_table_of_random_weights_says_so(run_script: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert run_script("evaluate", *FEWER, f"run_dir={run}")[0] == 0
+    code, out, err = run_script("report", f"runs=[{run}]", f"out={tmp_path / 'report'}")
+    assert code == 0, err
+    assert f"{OUTSIDE}: RANDOM WEIGHTS" in " ".join(out.split())
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("RANDOM WEIGHTS") >= page.count('<figure class="table">') > 0
+    for path in [*(tmp_path / "report").glob("*.md"), *(tmp_path / "report").glob("*.tex")]:
+        assert "RANDOM WEIGHTS" in path.read_text(), path
+
+
 @pytest.fixture(scope="module")
 def allowed(run_script: Run, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a model that was chosen on the test classes and trained on a class of them."""
@@ -277,7 +340,8 @@ def allowed(run_script: Run, trained: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.slow
 def test_what_was_allowed_is_part_of_the_run(run_script: Run, allowed: Path) -> None:
     kept = read_manifest(allowed)["protocol"]
-    assert list(kept["allowed"]) == [*FAULTS]
+    assert list(kept["allowed"]) == ["test_selected", "closed_set"]
+    assert kept["weights"].startswith("trained here, model.safetensors (sha256 ")
     checkpoint = allowed.parent / "model" / "model.safetensors"
     call = ["evaluate", *FEWER, f"model.checkpoint={checkpoint}", f"run_dir={allowed}", "resume=true"]
     assert run_script(*call, ALLOWED)[0] == 0
@@ -341,7 +405,11 @@ def test_every_choice_has_its_words_in_the_table(chosen: str) -> None:
 
 
 def test_the_words_of_models_of_which_less_is_known() -> None:
-    assert protocols.describe_training(Protocol().admit("m", {}, BIRDS)) == "none here, initial weights"
+    old = {"source": None, "chosen": None, "allowed": {}}
+    assert protocols.describe_training(old) == "none here, initial weights"
+    image_net = {"weights": "ImageNet (timm/resnet50)", "random": []}
+    facts = Protocol().admit("m", image_net, BIRDS)
+    assert protocols.describe_training(facts) == "none here, weights: ImageNet (timm/resnet50)"
     foreign = {"source": "Proxy-Anchor", "chosen": "unknown"}
     assert (
         protocols.describe_training(Protocol().admit("m", foreign, BIRDS))

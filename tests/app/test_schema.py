@@ -14,6 +14,7 @@ from tests.paths import CONF
 
 SCRIPTS = (
     "embed",
+    "episodes",
     "evaluate",
     "explain",
     "intervene",

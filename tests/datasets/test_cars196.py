@@ -7,9 +7,9 @@ import pytest
 from scipy.io import savemat
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets import matlab
 from sfam_bench.datasets.cars196 import cars196
-from sfam_bench.datasets.geometry import Geometry
 from tests.paths import SHARED
 
 PHOTOS = SHARED / "cars196"

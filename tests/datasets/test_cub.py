@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.cub import cub
-from sfam_bench.datasets.geometry import Geometry
 from tests.paths import SHARED
 
 real = pytest.mark.skipif(not (SHARED / "CUB_200_2011").is_dir(), reason="no real CUB photos in ../shared/data")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, load, resolve_inside, select_existing
-from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.tables import parse_natural, parse_string, read_table
 
 THINGS = Collection("Things", "things", "data-things")

@@ -14,8 +14,8 @@ import torch
 
 from sfam_bench.api import explain, score
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.datasets.own import from_csv
 from sfam_bench.datasets.pictures import sample
 from sfam_bench.metrics.localisation import EnergyPointingGame
@@ -26,7 +26,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 Pil = PIL.Image.Image
 SIZE = 32
-GEOMETRY = Geometry(round(SIZE * 256 / 224), SIZE)  # as sfam_bench.datasets.pictures cuts
+GEOMETRY = Geometry(SIZE, SIZE)  # of planted_net at this size
 
 
 @cache
@@ -229,10 +229,10 @@ def test_pil_images_and_arrays_are_read_as_files_are(tmp_path: Path) -> None:
 
 def test_tensors_are_scaled_by_their_type() -> None:
     eight = torch.from_numpy(np.array(PLAIN)).permute(2, 0, 1)
-    expected = sample(eight / 255, "query", SIZE).image
+    expected = sample(eight / 255, "query", GEOMETRY).image
     for values in (eight, (eight.to(torch.int32) * 257).to(torch.uint16), eight.double() / 255):
-        assert torch.equal(sample(values, "query", SIZE).image, expected)
-    assert torch.equal(sample(eight > 127, "query", SIZE).image, (eight > 127).float())
+        assert torch.equal(sample(values, "query", GEOMETRY).image, expected)
+    assert torch.equal(sample(eight > 127, "query", GEOMETRY).image, (eight > 127).float())
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ EMPTY = np.zeros_like(SQUARE)
 
 def inside(region: object) -> np.ndarray:
     """The mask before the geometry: a picture as large as the model takes it is not cut."""
-    return sample(torch.zeros(3, 46, 60), "query", SIZE, foreground=region).masks["foreground"].numpy()
+    return sample(torch.zeros(3, 46, 60), "query", GEOMETRY, foreground=region).masks["foreground"].numpy()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.attributes import GROUPS
 from sfam_bench.datasets.cub import cub
-from sfam_bench.datasets.geometry import Geometry
 from sfam_bench.evaluation.part_agreement import METRIC, SHUFFLED, PartAgreement, encode_images, shuffle_classes
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.sfam import SFAM
@@ -296,7 +296,7 @@ def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
 # The script
 
 Run = Callable[..., tuple[int, str, str]]
-MODEL = ["model.image_size=32", "dataset.geometry.resize=null", "dataset.geometry.crop=32", "agreement.queries=4"]
+MODEL = ["model.image_size=32", "agreement.queries=4"]
 
 
 def call(home: Path, run: Path, *more: str) -> list[str]:
@@ -351,7 +351,7 @@ def test_other_data_sets_are_refused_in_one_line(run_script: Run, birds: Path, t
 
 def test_real_birds(run_script: Run, shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "CUB_200_2011"
-    few = ["model.image_size=64", "dataset.geometry.resize=64", "dataset.geometry.crop=64", "agreement.queries=2"]
+    few = ["model.image_size=64", "agreement.queries=2"]
     code, _, err = run_script(
         "part_agreement",
         "dataset=cub",

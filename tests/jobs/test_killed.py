@@ -18,7 +18,7 @@ from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan, read_plan
 from sfam_bench.jobs.processes import is_alive
 from sfam_bench.runs.reader import read_records
-from tests.paths import ROOT
+from tests.paths import ROOT, UNTRAINED
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +27,7 @@ Run = Callable[..., Outcome]
 SMALL = [
     *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
     *("pairs.kinds=[partial_match]", "pairs.count=6", "batch_size=2", "steps.intervals=4", "passes.mode=eager"),
+    UNTRAINED,
 ]
 METHODS = ["explainer=[sfam,lafam]", "metric=[deletion,evidence]"]
 CELLS = [*SMALL, *METHODS, "train.epochs=1", "train.batch_size=16"]

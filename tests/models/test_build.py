@@ -1,5 +1,6 @@
 """Assembling, saving and loading models."""
 
+import hashlib
 import pickle
 import re
 import zipfile
@@ -75,7 +76,10 @@ def test_a_saved_model_comes_back(tmp_path):
     load(other, tmp_path / "model.safetensors")
     assert weights_hash(model) == weights_hash(other)
     assert read_json(tmp_path / "model.json", "")["chosen"] == "last epoch"
-    assert origin_of(tmp_path / "model.safetensors") == {"source": "sfam_bench", "chosen": "last epoch"}
+    origin = origin_of(tmp_path / "model.safetensors")
+    assert (origin["source"], origin["chosen"], origin["random"]) == ("sfam_bench", "last epoch", [])
+    digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()[:12]
+    assert origin["weights"] == f"trained here, model.safetensors (sha256 {digest})"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 

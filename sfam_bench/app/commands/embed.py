@@ -2,7 +2,7 @@
 
 Examples:
 
-    sfam-bench embed experiment=planted
+    sfam-bench embed experiment=planted model.checkpoint=RUN/model.safetensors
     sfam-bench embed experiment=cub dataset.root=CUB_200_2011 split=all model.checkpoint=RUN/model.safetensors nmi=true
     sfam-bench embed experiment=cub dataset.root=CUB_200_2011 verification=true
 

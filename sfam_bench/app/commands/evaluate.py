@@ -7,7 +7,7 @@ image of the query's class. A group is a folder of conf/, and a choice one of it
 
 Examples:
 
-    sfam-bench evaluate experiment=planted run_dir=results/mine
+    sfam-bench evaluate experiment=planted model.checkpoint=RUN/model.safetensors run_dir=results/mine
     sfam-bench evaluate experiment=cub dataset.root=CUB_200_2011 'explainer=[sfam,grad_cam]' pairs.count=20
     sfam-bench evaluate dataset=folder dataset.root=photos pairs=pairs.csv 'metric=[insertion_minus_deletion]'
 

@@ -2,7 +2,7 @@
 
 Examples:
 
-    sfam-bench intervene experiment=planted run_dir=results/intervention
+    sfam-bench intervene experiment=planted model.checkpoint=RUN/model.safetensors run_dir=results/intervention
     sfam-bench intervene experiment=planted model.checkpoint=RUN/model.safetensors
     sfam-bench intervene experiment=planted head=linear model.checkpoint=RUN/model.safetensors
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.app.parts import dataset_and_model
+from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, check_writable
 from sfam_bench.datasets.planted.dataset import Planted
@@ -29,12 +29,15 @@ def main(cfg: DictConfig) -> None:
     dataset, model = dataset_and_model(cfg)
     if not isinstance(dataset, Planted):
         raise UserError(f"{dataset.name} cannot be repainted: the intervention check needs dataset=planted")
+    protocol = check_protocol(cfg, dataset, model, image_ids(dataset, "test"))
     if not cfg.resume:
         create_folder(Path(cfg.run_dir))
     flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
     with atomic(Path(cfg.run_dir) / "intervention.csv") as file:  # computed again with resume=true, which takes seconds
         file.write_text(to_csv(flips), encoding="utf-8")
+    for violation in protocol["allowed"].values():
+        print(violation)
     print(flips.to_string(index=False, float_format="{:.3f}".format))
     why = why_not(flips, dataset)
     print(f"the model does not count: {why}" if why else "the model counts: it uses the planted cause")

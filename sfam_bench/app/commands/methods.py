@@ -43,7 +43,8 @@ def main(cfg: DictConfig) -> None:
     print(method_table(methods, measured).to_string(index=False))
     for name, why in refused.items():
         print(f"{name} was not measured: {why}")
-    on = f"{len(batch)} pairs of {dataset.name}, {model.name}, {model.similarity.name}"
+    on = f"{len(batch)} pairs of {dataset.name}, {model.name} (weights: {model.origin['weights']})"
+    on += f", {model.similarity.name}"
     pictures = {picture.stem for picture in (Path(cfg.out).parent / "images" / "methods").glob("*.png")}
     with atomic(Path(cfg.out)) as path:
         path.write_text(methods_page(methods, measured, on, pictures), encoding="utf-8")

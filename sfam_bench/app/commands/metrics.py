@@ -9,6 +9,7 @@ Examples:
 Settings: out.
 """
 
+import math
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.settings import build
 from sfam_bench.core.files import atomic
+from sfam_bench.core.geometry import sides
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.tables.metrics import metric_table, metrics_page
@@ -23,7 +25,8 @@ from sfam_bench.report.tables.metrics import metric_table, metrics_page
 
 @script("metrics")
 def main(cfg: DictConfig) -> None:
-    built, pixels = build(cfg.metric), int(cfg.model.image_size) ** 2
+    size = cfg.model.image_size or build(cfg.model).geometry.crop
+    built, pixels = build(cfg.metric), math.prod(sides(size))
     metrics = {name: built[name] for name in Catalogue(metric_facts(built)).sort(built)}
     print(metric_table(metrics, pixels).drop(columns="measures").to_string(index=False))
     with atomic(Path(cfg.out)) as path:

@@ -5,7 +5,7 @@ run, status and cancel work on every folder with a plan: a planned evaluation, a
 
 Examples:
 
-    sfam-bench submit plan experiment=planted run_dir=results/big shards=4
+    sfam-bench submit plan experiment=planted model.checkpoint=RUN/model.safetensors run_dir=results/big shards=4
     sfam-bench submit run run_dir=results/big workers=2 wait=true
     sfam-bench submit status run_dir=results/sweeps/gamma
 

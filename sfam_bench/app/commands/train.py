@@ -28,6 +28,7 @@ from sfam_bench.app.training import (
     KEYS,
     Roles,
     best_epoch,
+    build_augmentation,
     build_loss,
     check_trained,
     epoch_choice,
@@ -86,9 +87,10 @@ def train_and_write(
     first: bool,
 ) -> dict[str, Any]:
     """Train and write the run folder; the facts of the run, or None in processes that do not write."""
-    recipe, augment, validation = build(cfg.train), build(cfg.augmentation), build(cfg.validation)
+    recipe, augment, validation = build(cfg.train), build_augmentation(cfg, model), build(cfg.validation)
     roles = Roles.of(dataset, validation)
-    check_protocol(cfg, dataset, model, roles.test)  # weights that a training begins from are no way round the protocol
+    # weights that a training begins from are no way round the protocol
+    check_protocol(cfg, dataset, model, roles.test, training=True)
     classes = read_labels(dataset, roles.train)
     examples = Examples(
         roles.train,

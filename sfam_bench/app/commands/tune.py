@@ -2,8 +2,8 @@
 
 Examples:
 
-    sfam-bench tune experiment=planted space=sfam trials=10
-    sfam-bench tune experiment=planted space=rise objective=insertion_mean_colour
+    sfam-bench tune experiment=planted model.checkpoint=RUN/model.safetensors space=sfam trials=10
+    sfam-bench tune experiment=planted model.checkpoint=RUN/model.safetensors space=rise trials=10
     sfam-bench tune experiment=cub dataset.root=CUB_200_2011 space=sfam model.checkpoint=RUN/model.safetensors
 
 Settings: run_dir, trials, objective, held_out, split, launcher.

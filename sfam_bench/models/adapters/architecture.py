@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.models.backbones import misfits
+from sfam_bench.models.checkpoint import choose_evaluated
 from sfam_bench.models.networks import CLASSIFIER, network, translate_keys
 
 QUOTES = "''"  # nothing, on a command line
@@ -81,6 +82,8 @@ def find(
     starts = {key.removesuffix(anchor): families[anchor] for key, anchor in sorted(places.items())}
     if len(starts) > 1 and given is None:  # a part of a network may match another one
         starts = {start: members for start, members in starts.items() if _try_members(start, state, members)[0]}
+    if len(starts) > 1 and (evaluated := choose_evaluated(list(starts))) is not None:
+        return _chosen(state, path, evaluated, families, preferred)
     if len(starts) > 1:
         choices = " or ".join(f"model.prefix={start or QUOTES}" for start in starts)
         raise UserError(f"{path} holds several backbones: choose one as {choices}")

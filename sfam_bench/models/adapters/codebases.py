@@ -16,7 +16,7 @@ from sfam_bench.models.networks import Standardise
 from sfam_bench.models.poolings import GAP, GAPGMP
 
 CodeBase: TypeAlias = Literal[
-    "pytorch-metric-learning", "proxy-anchor", "revisiting-dml", "open-metric-learning", "plain"
+    "pytorch-metric-learning", "proxy-anchor", "revisiting-dml", "open-metric-learning", "self-supervised", "plain"
 ]
 METRIC_HEADS = ("embedder", "embedding", "projection")
 
@@ -82,6 +82,8 @@ def recognise_codebase(path: Path, content: Any, state: Mapping[str, Tensor]) ->
         return "revisiting-dml"
     if any(re.fullmatch(r"(module\.)?model\.embedding\.weight", key) for key in state):
         return "proxy-anchor"
+    if {"encoder_q", "base_encoder", "teacher", "predictor"} & {part for key in state for part in key.split(".")[:2]}:
+        return "self-supervised"
     own = ("model.model.", "model.extractor.", "model.visual.")
     lightning = "pytorch-lightning_version" in content and any(key.startswith(own) for key in state)
     wrapped = any(key.startswith(("extractor.", "model.extractor.")) for key in state)
@@ -161,6 +163,12 @@ def open_metric_learning(path: Path, _: Any, state: dict[str, Tensor]) -> Checkp
     )
 
 
+def self_supervised(_: Path, __: Any, state: dict[str, Tensor]) -> CheckpointContent:
+    """Checkpoints of MoCo v1 to v3, SimSiam and DINO, whose projection behind the backbone is not evaluated."""
+    unused = ("fc", "head", "predictor", "queue", "queue_ptr", "center", "dino_loss")
+    return CheckpointContent("self-supervised", state, (), preferred=(".dino",), ignored=unused)
+
+
 def plain(_: Path, __: Any, state: dict[str, Tensor]) -> CheckpointContent:
     """A plain state dict, of timm, torchvision or another source."""
     return CheckpointContent("plain", state)
@@ -177,5 +185,6 @@ READERS = {
     "proxy-anchor": proxy_anchor,
     "revisiting-dml": revisiting_dml,
     "open-metric-learning": open_metric_learning,
+    "self-supervised": self_supervised,
     "plain": plain,
 }

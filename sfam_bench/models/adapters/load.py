@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError, check_range
-from sfam_bench.core.ranges import Count
+from sfam_bench.core.geometry import Geometry, Size
 from sfam_bench.core.similarity import SimilarityFunction
 from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
 from sfam_bench.models.adapters.codebases import CodeBase, read_codebase
 from sfam_bench.models.adapters.head import Plain, head_of
 from sfam_bench.models.adapters.leftover import LeftOver, ask, short, without, wrappers
 from sfam_bench.models.backbones import Cut, trunk_and_tail
-from sfam_bench.models.build import build
-from sfam_bench.models.checkpoint import check_finite
-from sfam_bench.models.similarity_model import Embedder, SimilarityModel
+from sfam_bench.models.build import build, describe_file
+from sfam_bench.models.checkpoint import check_finite, describe_halves
+from sfam_bench.models.similarity_model import Embedder, SimilarityModel, find_geometry
 from sfam_bench.models.tokens import Token
 
 CLIP_HEAD = "proj"  # the matrix by which CLIP multiplies its class token
@@ -42,7 +42,7 @@ def checkpoint(
     layer: str | None = None,
     features: str | None = None,
     name: str | None = None,
-    image_size: Count = 224,
+    image_size: Size | None = None,
 ) -> SimilarityModel:
     """The model in a file of another code base; settings that are None or "auto" are inferred or raise UserError.
 
@@ -50,10 +50,12 @@ def checkpoint(
     `head_layers` its layers without entries, in order; `ignore` are names or patterns of modules that are not part of
     the model; `token`, `layer` and `features` are those of `trunk_and_tail`.
     """
-    check_range("model.image_size", image_size, Count)
+    check_range("model.image_size", image_size, Size | None)
     file = Path(path)
     found = read_codebase(file, None if source == "auto" else source)
     state = without(found.state, ignore, file)
+    if halves := describe_halves(state):
+        log.warning("%s: %s", path, halves)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     check_finite(state, file)
     body = find(state, file, backbone, prefix, found.preferred)
@@ -75,7 +77,7 @@ def checkpoint(
     if head_layers and not projection.name:
         raise UserError(f"model.head_layers is given, but {path} has no known head: also give model.head=NAME")
     rest = [*left.heads, *left.strange] if head is None else []
-    width = _width(cut, pooled, image_size) if rest else 0
+    width = _width(cut, pooled, find_geometry(cut.trunk).at(image_size)) if rest else 0
     ask(file, left, body, projection.name, [name for name in rest if could_be_head(state, name, width)])
     for module in left.classifiers:
         log.warning("%s: %s is ignored as a classifier; use it with model.head=%s", path, module, short(module, body))
@@ -101,15 +103,15 @@ def checkpoint(
             f"the head in {path} does not fit behind {body.name} and its pooling ({why}): give another module as "
             "model.head, model.head=none, or another model.pooling"
         ) from error
-    model.origin = found.origin
+    model.origin = {**found.origin, "weights": f"file {describe_file(file)}", "random": []}
     return model
 
 
-def _width(cut: Cut, pooling: nn.Module, image_size: int) -> int:
+def _width(cut: Cut, pooling: nn.Module, geometry: Geometry) -> int:
     """The number of features that a head reads."""
     trunk, tail = cut
     with torch.no_grad():
-        activations = trunk.eval()(torch.zeros(1, 3, image_size, image_size))
+        activations = trunk.eval()(torch.zeros(1, 3, *geometry.size))
         return Embedder(pooling, None, tail).eval().pool(activations).shape[1]
 
 

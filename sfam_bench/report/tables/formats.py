@@ -12,11 +12,11 @@ import pandas as pd
 
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import count_decimals, sort_explainers
-from sfam_bench.report.tables.protocols import OUTSIDE
+from sfam_bench.report.tables.protocols import EMBEDDING, OUTSIDE
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Report, Table
 from sfam_bench.statistics import FACTS, RUN
 
-QUALIFY = ("Training", OUTSIDE, "Curves", "Passes")  # protocol lines that qualify the numbers
+QUALIFY = (EMBEDDING, "Training", OUTSIDE, "Curves", "Passes")  # protocol lines that qualify the numbers
 ROWS = 26  # of two lines, which fill a page of LaTeX's article
 FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than the line
 LATEX = {

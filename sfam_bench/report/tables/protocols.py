@@ -16,7 +16,8 @@ from sfam_bench.runs.reader import Run
 from sfam_bench.statistics import FACTS
 
 OUTSIDE = "Outside the protocol"
-IN_A_LINE = ("Data set", "Model", "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
+EMBEDDING = "Embedding"
+IN_A_LINE = ("Data set", "Model", EMBEDDING, "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
 PLAIN = ("Data set", "Model", "Code")  # whose texts need no name
 FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
@@ -34,6 +35,7 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
     lines = {
         "Data set": facts.get("dataset"),
         "Model": facts.get("model"),
+        EMBEDDING: describe_embedding(facts.get("embedding")),
         "Training": describe_training(facts.get("protocol")),
         OUTSIDE: describe_violations(facts),
         "Unfinished": f"{run.unfinished} batches" if run.unfinished else "",
@@ -78,6 +80,11 @@ def describe_left_out(facts: Mapping[str, Any]) -> str:
     return "; ".join([*([f"metrics that need what the data lack ({bare})"] if bare else []), *said, *unsupported])
 
 
+def describe_embedding(embedding: str | None) -> str:
+    """What the embedding is where it is not the network's own; empty where it is, or was not recorded."""
+    return "" if embedding in (None, "own") else f"{embedding}, not the network's own output"
+
+
 def describe_violations(facts: Mapping[str, Any]) -> str:
     """The protocol violations of a run with this manifest; empty without any."""
     return "; ".join((facts.get("protocol") or {}).get("allowed", {}).values())
@@ -88,7 +95,7 @@ def describe_training(facts: Mapping[str, Any] | None) -> str:
     if facts is None:
         return ""
     if not facts["chosen"]:
-        return "none here, initial weights"
+        return f"none here, weights: {weights}" if (weights := facts.get("weights")) else "none here, initial weights"
     chosen, split = CHOICES[facts["chosen"]], facts.get("trained_on")
     on = f"on {split['dataset']}, {split['name']}: {split['classes']} classes (hash {split['hash']})" if split else ""
     return ", ".join(filter(None, [chosen, on, f"by {facts['source']}"]))
