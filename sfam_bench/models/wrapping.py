@@ -62,14 +62,14 @@ def wrap(
     """
     check_object(module, "module", nn.Module)
     module = unwrap(module)
-    known: dict[str, Any] = getattr(module, "pretrained_cfg", None) or {}
-    size = image_size or known.get("input_size", (3, 224, 224))[-1]
+    facts: dict[str, Any] = getattr(module, "pretrained_cfg", None) or {}
+    size = image_size or facts.get("input_size", (3, 224, 224))[-1]
     check_range("image_size", size, Count)
     name = name or type(module).__name__
     if standardise is None:
-        standardise = Standardise(tuple(known.get("mean", IMAGENET_MEAN)), tuple(known.get("std", IMAGENET_STD)))
+        standardise = Standardise(tuple(facts.get("mean", IMAGENET_MEAN)), tuple(facts.get("std", IMAGENET_STD)))
         standardise.to(next(module.parameters(), standardise.mean))
-        if not known:
+        if not facts:
             log.warning("%s: pixels are standardised with ImageNet's mean and std; give standardise= for others", name)
     module.eval()
     with enlarged(module):
@@ -79,7 +79,9 @@ def wrap(
         cut = verify(cut, make_probes(module, (size, size), standardise, whole.read), name)
     if layer is None:
         log.warning("%s is cut at '%s', a grid of %d x %d; choose another by layer=", name, cut.layer, *cut.grid)
-    if (last := whole.names[-2:][0]) in CLASSIFIERS and type(module).__module__.startswith(("torchvision.", "timm.")):
+    last = whole.names[-2:][0]
+    known = type(module).__module__.startswith(("torchvision.", "timm.")) and last in CLASSIFIERS
+    if known and not isinstance(module.get_submodule(last), nn.Identity):
         log.warning(
             "%s: the embedding is the output of '%s', of %d values; if these are class scores, set module.%s = "
             "torch.nn.Identity() first",
