@@ -25,7 +25,13 @@ SCALE_FREE = 1e-3  # sum of shares of positions before a norm, relative to that 
 STEPS = (32, 28, 24, 16)  # px by which the second probe is wider
 SMALL = 0.01  # largest weight of a layer that has no visible influence
 UNCHANGED = ("Identity", "Dropout", "DropPath", "Dropout2d")  # modules that return their input
-FAILURES = (RuntimeError, ValueError, TypeError, AssertionError)  # of a network on an input that it was not made for
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)  # of a network on an input that it was not made for
 MOST_TRIED = 30  # layers
 
 
