@@ -58,6 +58,9 @@ methods: setup  ## print what every method is and costs, and write docs/methods.
 metrics: setup  ## print what every metric measures and costs, and write docs/metrics.md
 	$(SB) metrics model=lite0 'metric=$(METRICS)'
 
+networks: setup  ## compare a member of each family of networks with its own forward pass, and write docs/networks.md (minutes)
+	$(SB) models check --all > docs/networks.md.new && mv docs/networks.md.new docs/networks.md
+
 table-methods: setup  ## every method on the planted set, by similarity, pooling and head (results/sweeps/embedders/)
 	$(SB) sweep sweep=embedders launcher=$(LAUNCHER) 'more=["explainer=$(METHODS)"]'
 

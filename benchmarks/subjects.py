@@ -18,10 +18,12 @@ from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
-from sfam_bench.models.backbones import Cut, Standardise, trunk_and_tail
+from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import backbone, build
 from sfam_bench.models.checkpoint import read_state
+from sfam_bench.models.cuts import Cut
 from sfam_bench.models.lite0 import PACKAGE, lite0
+from sfam_bench.models.networks import Standardise
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,58 +86,58 @@ def record_calls(module: nn.Module) -> Iterator[list[tuple[str, Any]]]:
         yield calls
 
 
-def run_until(module: nn.Module, images: Tensor, layers: Sequence[nn.Module]) -> list[Any]:
-    """The outputs of `layers` in a forward pass of a module, which stops at the last of them.
+def run_part(
+    module: nn.Module,
+    images: Tensor,
+    until: Sequence[nn.Module] = (),
+    values: Sequence[tuple[nn.Module, Any]] = (),
+    earlier: Mapping[nn.Module, Sequence[Any]] = MappingProxyType({}),
+) -> Any:
+    """The output of a module, or a list of the outputs of the layers `until`, after the last of which it stops.
+
+    Args:
+        module: any module.
+        images: its input.
+        until: layers in the order in which they run; none for the module's output.
+        values: layers whose outputs are replaced, with what replaces them.
+        earlier: modules whose calls return these outputs and compute nothing, until the first layer of `values` runs.
 
     Raises:
-        LookupError: if a layer does not run, or they do not run in this order.
+        LookupError: if a layer of `until` does not run, or they do not run in this order.
     """
     outputs: list[Any] = []
+    reached = False
 
     def record(index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
         if index == len(outputs):
             outputs.append(output)
-        if len(outputs) == len(layers):
+        if len(outputs) == len(until):
             raise _Stop
         return output
-
-    with ExitStack() as stack:
-        for index, layer in enumerate(layers):
-            stack.enter_context(replace_forward(layer, partial(record, index, layer.forward)))
-        try:
-            module(images)
-        except _Stop:
-            return outputs
-    raise LookupError(f"layer {len(outputs)} of {len(layers)} does not run")
-
-
-def run_from(
-    module: nn.Module,
-    images: Tensor,
-    values: Sequence[tuple[nn.Module, Any]],
-    earlier: Mapping[nn.Module, Sequence[Any]],
-) -> Any:
-    """The output of a module with the outputs of some layers replaced by `values`.
-
-    Until the first of them has run, the calls of the modules in `earlier` return these outputs and compute nothing.
-    """
-    reached = False
 
     def give(value: Any, *_: Any, **__: Any) -> Any:
         nonlocal reached
         reached = True
         return value
 
-    def skip(outputs: Iterator[Any], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def skip(known: Iterator[Any], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not reached:
-            for output in outputs:
+            for output in known:
                 return output
         return forward(*args, **kwargs)
 
     with ExitStack() as stack:
-        for child, outputs in earlier.items():
-            stack.enter_context(replace_forward(child, partial(skip, iter(outputs), child.forward)))
+        for child, known in earlier.items():
+            stack.enter_context(replace_forward(child, partial(skip, iter(known), child.forward)))
         for layer, value in values:
             stack.enter_context(replace_forward(layer, partial(give, value)))
-        return module(images)
+        for index, layer in enumerate(until):
+            stack.enter_context(replace_forward(layer, partial(record, index, layer.forward)))
+        try:
+            output = module(images)
+        except _Stop:
+            return outputs
+    if until:
+        raise LookupError(f"layer {len(outputs) + 1} of {len(until)} does not run")
+    return output

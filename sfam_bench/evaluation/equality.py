@@ -129,6 +129,15 @@ NETWORKS = (
     *(f"torchvision/{name}" for name in TORCHVISION),
     *libraries.NETWORKS,
 )
+INTRODUCTION = """# Networks and their cuts
+
+A member of each family, with random weights, beside a second network of its library with the same weights. The
+difference is the largest one between the embeddings of four test images, of two sizes where the network allows it, as
+unit vectors; above 1e-4 a network is refused. The residual is what the exact decomposition leaves over of the cosine
+of two images, relative to it: near zero where pooling and projection are homogeneous of degree one; about one where a
+norm behind the pooling, or the class token, makes the shares sum to zero. Regenerate the page with `make networks`, and
+check one network with `sfam-bench models check NAME`.
+"""
 HEAD = """| family | network | cut | channels, grid | dims | difference | residual |
 | :-- | :-- | :-- | :-- | --: | --: | --: |"""
 

@@ -13,7 +13,7 @@ from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.modes import evaluating
-from sfam_bench.explainers.shared.attention import Layers, Rows
+from sfam_bench.explainers.shared.attention import Layers, Rows, layers_of
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -44,7 +44,7 @@ class AttentionRollout(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-            return Layers(model, "attention rollout").explain(encoded, self._explain)
+            return layers_of(model, "attention rollout").explain(encoded, self._explain)
 
     def _explain(self, layers: Layers, encoded: Encoded, rows: Rows, size: tuple[int, int]) -> RawMaps:
         steps = (mix_residual(self._fuse(attention.weights)) for _, attention in layers.run(encoded.query.images[rows]))

@@ -13,7 +13,7 @@ from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import score
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.attention import Attention, Layers, Rows
+from sfam_bench.explainers.shared.attention import Attention, Layers, Rows, layers_of
 from sfam_bench.explainers.shared.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -55,7 +55,7 @@ class GradECLIP(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         with differentiating(model):
-            maps = Layers(model, "Grad-ECLIP").explain(encoded, self._explain)
+            maps = layers_of(model, "Grad-ECLIP").explain(encoded, self._explain)
         return maps.relu() if self.relu else maps
 
     def _explain(self, layers: Layers, encoded: Encoded, rows: Rows, size: tuple[int, int]) -> RawMaps:

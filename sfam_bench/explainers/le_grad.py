@@ -12,7 +12,7 @@ from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import score
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.attention import Layers, Rows
+from sfam_bench.explainers.shared.attention import Layers, Rows, layers_of
 from sfam_bench.explainers.shared.forms import differentiating, gradients
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -47,7 +47,7 @@ class LeGrad(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         with differentiating(model):
-            return Layers(model, "LeGrad").explain(encoded, self._explain)
+            return layers_of(model, "LeGrad").explain(encoded, self._explain)
 
     def _explain(self, layers: Layers, encoded: Encoded, rows: Rows, size: tuple[int, int]) -> RawMaps:
         first = 0 if self.layers is None else max(0, len(layers.steps) - self.layers)

@@ -118,8 +118,9 @@ def _pooled_grid(model: Any, pixels: nn.Module) -> Cut | None:
     probes = make_probes(model, _size(model), pixels, GAP() if bare else None)
     with torch.no_grad():
         grids = [(model if bare else model.forward_features)(pixels(images)) for images, _ in probes]
-    shapes = [(size_of(probe.images), grid.shape) for probe, grid in zip(probes, grids, strict=True)]
-    layout = Layout.find(shapes) if all(len(shape) == 4 for _, shape in shapes) else None
+    if any(not isinstance(grid, Tensor) or grid.ndim != 4 for grid in grids):
+        return None
+    layout = Layout.find([(size_of(probe.images), grid.shape) for probe, grid in zip(probes, grids, strict=True)])
     if layout is None or layout.kind != "first":
         return None
     made = Cut(nn.Sequential(pixels, model), None, GAP(), None, "last grid", probes=probes)

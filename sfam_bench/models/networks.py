@@ -83,7 +83,9 @@ def _timm(name: str, pretrained: bool, embedding: str) -> Network:
         built = partial(timm.create_model, name, pretrained, num_classes=0, **options, **pooling)
         return _create(name, pretrained, built)
 
-    bare = {"global_pool": ""} if transformer and "distilled" not in name else {}  # there timm requires its own pooling
+    bare: dict[str, Any] = (
+        {"global_pool": ""} if transformer and "distilled" not in name else {}
+    )  # there timm requires its own pooling
     model: Any = make(**bare if embedding == "pooled" else {})
     if bare and embedding == "class" and model.global_pool != "token":  # its last norm follows the pooling
         model = make(**bare)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.hooks import record_calls, run_from, run_until
+from sfam_bench.core.hooks import record_calls, run_part
 from sfam_bench.core.types import Activations, Images
 from sfam_bench.models.layouts import Layout, Size, size_of
 
@@ -64,16 +64,17 @@ class Place:
 class Before(nn.Module):
     """A module up to a place: from images to activations (batch, channels, rows, cols)."""
 
-    def __init__(self, module: nn.Module, place: Place, seen: Seen) -> None:
+    def __init__(self, module: nn.Module, place: Place, seen: Seen, read: Callable[[Any], Tensor]) -> None:
         super().__init__()
         self.uncut = module
         self.place = place
         self.seen = seen
+        self.read = read  # of attention methods, which run the module from other layers
 
     def forward(self, images: Images) -> Activations:
         layers = [self.uncut.get_submodule(name) for name in self.place.names]
         size = size_of(images)
-        forms, values = zip(*map(Form.of, run_until(self.uncut, images, layers)), strict=True)
+        forms, values = zip(*map(Form.of, run_part(self.uncut, images, layers)), strict=True)
         layout = self.place.layout
         more = values[0][:, : layout.prefix] if self.place.norm else None
         activations = layout.to_grid(values[-1], size, more)
@@ -113,7 +114,7 @@ class Behind(nn.Module):
             for name, one, form in zip(place.names, values, self.seen.forms[grid], strict=True)
         ]
         grey = activations.new_full((len(activations), 3, *self.seen.sizes[grid]), 0.5)
-        return self.read(run_from(uncut, grey, put, self._earlier(uncut, grey, activations)))
+        return self.read(run_part(uncut, grey, (), put, self._earlier(uncut, grey, activations)))
 
     def _earlier(self, uncut: nn.Module, grey: Images, activations: Activations) -> dict[nn.Module, list[Any]]:
         """Zeros in the shape of the outputs of modules with weights that run before the layer, by module."""
@@ -123,7 +124,7 @@ class Behind(nn.Module):
                 self.seen.earlier[key] = record_earlier(uncut, grey, self.place.layer)
         earlier = [(uncut.get_submodule(name), outputs) for name, outputs in self.seen.earlier[key].items()]
         return {
-            module: [_zeros(one, activations) for one in outputs]
+            module: [zeros(one, activations) for one in outputs]
             for module, outputs in earlier
             if next(module.parameters(), None) is not None
         }
@@ -132,7 +133,7 @@ class Behind(nn.Module):
 def record_earlier(module: nn.Module, images: Images, layer: str) -> dict[str, list[Any]]:
     """The outputs of outermost modules that run before `layer` and do not contain it, with tensors as their shapes."""
     with record_calls(module) as calls:
-        run_until(module, images, [module.get_submodule(layer)])
+        run_part(module, images, [module.get_submodule(layer)])
     return outermost([(name, shapes_of(output)) for name, output in calls], layer)
 
 
@@ -164,7 +165,8 @@ def shapes_of(output: Any) -> Any:
     return tree_unflatten([Shape(x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves], spec)
 
 
-def _zeros(output: Any, like: Tensor) -> Any:
+def zeros(output: Any, like: Tensor) -> Any:
+    """The output of `shapes_of` with zeros in place of its shapes, on the device of `like`."""
     leaves, spec = tree_flatten(output)
     made = [like.new_zeros(x.shape, dtype=x.dtype) if isinstance(x, Shape) else x for x in leaves]
     return tree_unflatten(made, spec)

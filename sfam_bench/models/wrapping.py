@@ -82,7 +82,9 @@ def wrap(
         cut = verify(cut, make_probes(module, size, standardise, whole.read), name)
     if layer is None:
         log.warning("%s is cut at '%s', a grid of %d x %d; choose another by layer=", name, cut.layer, *cut.grid)
-    if (last := whole.names[-2:][0]) in CLASSIFIERS and type(module).__module__.startswith(("torchvision.", "timm.")):
+    last = whole.names[-2:][0]
+    classifies = type(module).__module__.startswith(("torchvision.", "timm.")) and last in CLASSIFIERS
+    if classifies and not isinstance(module.get_submodule(last), nn.Identity):
         log.warning(
             "%s: the embedding is the output of '%s', of %d values; if these are class scores, set module.%s = "
             "torch.nn.Identity() first",

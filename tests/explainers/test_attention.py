@@ -24,8 +24,10 @@ from sfam_bench.explainers.shared import attention as module
 from sfam_bench.explainers.shared.attention import Layers, attend, record_attention
 from sfam_bench.explainers.shared.forms import differentiating
 from sfam_bench.models.backbones import trunk_and_tail
+from sfam_bench.models.networks import Standardise
 from sfam_bench.models.poolings import GAP, GMP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from sfam_bench.models.splice import Before
 from tests.transformers import BY_NAME, tiny_transformer, transformer
 
 METHODS = [LeGrad(), GradECLIP(), AttentionRollout()]
@@ -284,6 +286,19 @@ def test_variants_of_timm_are_explained(method, options):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("token", "pool"), [("class", "token"), ("patch", "avg")])
+def test_a_transformer_run_in_parts_has_the_same_maps_as_its_blocks(method, token, pool):
+    """Any transformer is explained through the module itself; timm's VisionTransformer in both ways."""
+    whole = transformer(global_pool=pool, fc_norm=False)
+    spliced = SimilarityModel.wrap(whole, standardise=Standardise(), image_size=56)
+    ours = tiny_transformer("cosine", token)
+    images = torch.rand(2, 2, 3, 56, 56, generator=torch.Generator().manual_seed(3))
+    assert isinstance(spliced.trunk[1], Before)
+    found, expected = (maps_of(method, model, encode_pairs(model, Similarity(), *images)) for model in (spliced, ours))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_networks_without_attention_of_that_kind_are_refused(method):
     plain = SimilarityModel(nn.Conv2d(3, 4, 8, 8), Embedder(GAP()), Cosine())
     swin = SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224").trunk, Embedder(GAP()), Cosine())
@@ -291,7 +306,7 @@ def test_networks_without_attention_of_that_kind_are_refused(method):
     parallel.trunk[1].transformer.blocks[1] = TwoAttentions(*parallel.trunk[1].transformer.blocks[1:])
     for model, message in (
         (plain, r"needs a vision transformer: timm's vit_\* or deit\*"),
-        (swin, "needs a vision transformer"),
+        (swin, "needs a transformer with attention over all tokens in each block"),
         (parallel, "needs one attention over all tokens in each block, but TwoAttentions has 2"),
     ):
         side = encoded(tiny_transformer("cosine"))

@@ -51,7 +51,7 @@ def check(names: list[str]) -> None:
     chosen = equality.NETWORKS if "--all" in names else [n if "/" in n else f"timm/{n}" for n in names]
     refused = False
     with ignore_closed_pipe():
-        print(equality.HEAD)
+        print(*([equality.INTRODUCTION] if "--all" in names else []), equality.HEAD, sep="\n")
         for row in equality.compare_all(chosen):
             print(equality.format_row(row), flush=True)
             refused |= bool(row.refused)

@@ -1,8 +1,9 @@
 """Vision transformers run block by block, with the attention of each block recorded; without hooks."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -13,10 +14,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.hooks import record_calls, run_part
 from sfam_bench.core.records import Encoded
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Embeddings, Images, RawMaps
+from sfam_bench.models.cuts import FromPooled, Unnormalised
+from sfam_bench.models.outputs import WithoutL2
 from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.models.splice import Before, Form, outermost, shapes_of, zeros
 from sfam_bench.models.tokens import CarriedTokens, ClassTail, PatchTail, PatchTokens, Tokens, last_tokens, select
 
 Rows: TypeAlias = Int[Tensor, " some"]  # of a batch
@@ -143,10 +148,16 @@ class Layers:
         chunks = self.chunks(encoded.query.images, (rows, cols))
         return torch.cat([make(self, encoded, chunk, (rows, cols)) for chunk in chunks])
 
+    @property
+    def width(self) -> int:
+        """The number of channels of a token."""
+        width: int = self._transformer.embed_dim
+        return width
+
     def chunks(self, images: Images, size: tuple[int, int]) -> Iterator[Rows]:
         """Rows whose attention in one block, with heads of 64 channels and some copies, fits into MEMORY."""
         tokens = self.prefix + size[0] * size[1]
-        step = max(1, 4 * MEMORY // (tokens**2 * self._transformer.embed_dim))
+        step = max(1, 4 * MEMORY // (tokens**2 * self.width))
         yield from torch.arange(len(images), device=images.device).split(step)
 
     def run(self, images: Images) -> Iterator[tuple[Tokens, Attention]]:
@@ -157,12 +168,17 @@ class Layers:
         for block, run in self.steps:
             with record_attention(block) as recorded:
                 tokens = run(tokens.detach())
-            if len(recorded) != 1 or recorded[0].weights.shape[::3] != tokens.shape[:2]:
-                raise UserError(
-                    f"{self.name} needs one attention over all tokens in each block, but {type(block).__name__} has "
-                    f"{len(recorded)}: use another of timm's vit_* or deit*"
-                )
-            yield tokens, recorded[0]
+            yield tokens, self.check(block, tokens, recorded)
+
+    def check(self, block: nn.Module, tokens: Tokens, recorded: list[Attention]) -> Attention:
+        """The attention recorded in a block; UserError where there is not exactly one over all tokens."""
+        if len(recorded) != 1 or recorded[0].weights.shape[::3] != tokens.shape[:2]:
+            raise UserError(
+                f"{self.name} needs one attention over all tokens in each block, but {type(block).__name__} has "
+                f"{len(recorded)}{' over others' if len(recorded) == 1 else ''}: use another transformer, such as "
+                "timm's vit_* or deit*"
+            )
+        return recorded[0]
 
     def apply_norm(self, tokens: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
         """The norm after the last block."""
@@ -183,3 +199,134 @@ class Layers:
     def patches(self, by_token: Float[Tensor, "batch tokens"], size: tuple[int, int]) -> RawMaps:
         """The values of the patches, as a grid."""
         return by_token[:, self.prefix :].unflatten(1, size)
+
+
+class SplicedLayers(Layers):
+    """The blocks of any other transformer that is run in parts: each is run from the tokens of the block before it.
+
+    The tokens of a block take the place of those of the last one, and the network's own norm, pooling and projection
+    follow.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError(
+                f"{self.name} needs a transformer with attention over all tokens in each block, and "
+                f"{type(self.network).__name__} has no sequence of such blocks: use another, such as timm's "
+                "vit_* or deit*"
+            )
+        if not self.model.embedding.startswith("own"):
+            raise UserError(f"{self.name} needs the network's own embedding here: leave pooling and embedding as own")
+
+    @property
+    def before(self) -> Before:
+        """The trunk behind the standardisation of pixels."""
+        found: Any = self._trunk[-1]
+        return cast(Before, found)
+
+    @property
+    def network(self) -> nn.Module:
+        """The whole network."""
+        return self.before.uncut
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the blocks: the longest list of modules of one class, where tokens are what the trunk returns."""
+        if self.before.place.layout.kind != "tokens":
+            return []
+        lists = {
+            name: [type(block) for block in child]
+            for name, child in self.network.named_modules()
+            if isinstance(child, nn.ModuleList | nn.Sequential)
+        }
+        name = max(lists, key=lambda one: len(lists[one]) if len(set(lists[one])) == 1 else 0, default=None)
+        return [] if name is None or len(set(lists[name])) != 1 else [f"{name}.{i}" for i in range(len(lists[name]))]
+
+    @property
+    def steps(self) -> list[Any]:
+        """One for each block."""
+        return [*self.names]
+
+    @property
+    def prefix(self) -> int:
+        """The number of tokens before the patches."""
+        return self.before.place.layout.prefix
+
+    @property
+    def reads_class(self) -> bool:
+        """Whether the embedding is read from prefix tokens."""
+        return self.before.place.norm is not None
+
+    @property
+    def width(self) -> int:
+        """The number of channels of a token."""
+        return max(weights.shape[-1] for weights in self.network.parameters() if weights.ndim == 1)
+
+    def run(self, images: Images) -> Iterator[tuple[Tokens, Attention]]:
+        """The tokens after each block and its attention; gradients flow back through one block only."""
+        for step in self._trunk[:-1]:
+            images = step(images)
+        last: str | None = None
+        values: list[tuple[nn.Module, Any]] = []
+        for name in self.names:
+            block = self.network.get_submodule(name)
+            earlier = self.earlier(images, last)
+            with record_attention(block) as recorded:
+                try:
+                    (output,) = run_part(self.network, images, [block], values, earlier)
+                except LookupError as error:
+                    raise UserError(
+                        f"{self.name}: the blocks of {type(self.network).__name__} run in no order"
+                    ) from error
+            self.form[self.names[-1]], tokens = Form.of(output)
+            last, values = name, [(block, self.form[self.names[-1]].fill(tokens.detach()))]
+            yield tokens, self.check(block, tokens, recorded)
+
+    def embed(self, tokens: Tokens, size: tuple[int, int]) -> Embeddings:
+        """The embeddings of these tokens in place of those after the last block."""
+        name, embedder = self.names[-1], self.model.embedder
+        grey = tokens.new_full((len(tokens), 3, *self.before.seen.sizes[size]), 0.5)
+        values = [(self.network.get_submodule(name), self.form[name].fill(tokens))]
+        bare = any(isinstance(part, Unnormalised) for part in embedder.modules())
+        with WithoutL2() if bare else nullcontext():
+            own = self.before.read(run_part(self.network, grey, (), values, self.earlier(grey, name)))
+        head = embedder.projection
+        if isinstance(head, FromPooled):
+            return unit(own) if embedder.normalise else own
+        if isinstance(head, nn.Sequential) and isinstance(head[0], FromPooled):
+            head = head[1:]
+        embeddings: Embeddings = head(own)
+        return unit(embeddings) if embedder.normalise else embeddings
+
+    @cached_property
+    def form(self) -> dict[str, Form]:
+        """The form of the output of the blocks, by the name of the last one."""
+        return {}
+
+    @cached_property
+    def calls(self) -> dict[int, list[tuple[str, Any]]]:
+        """The calls of all modules with the shapes of their outputs, by size of the batch."""
+        return {}
+
+    def earlier(self, images: Images, layer: str | None) -> dict[nn.Module, list[Any]]:
+        """Zeros in place of the outputs of modules that run before a block; nothing without a block."""
+        if layer is None:
+            return {}
+        if len(images) not in self.calls:
+            with torch.no_grad(), record_calls(self.network) as calls:
+                self.network(images)
+            self.calls[len(images)] = [(name, shapes_of(output)) for name, output in calls]
+        known = outermost(self.calls[len(images)], layer)
+        return {self.network.get_submodule(name): [zeros(one, images) for one in made] for name, made in known.items()}
+
+    def apply_norm(self, tokens: Float[Tensor, "*some width"]) -> Float[Tensor, "*some width"]:
+        """Not known of other transformers than timm's VisionTransformer."""
+        raise UserError(
+            f"{self.name} reads the mean of all tokens of timm's VisionTransformer alone: set reading=model"
+        )
+
+
+def layers_of(model: SimilarityModel, name: str) -> Layers:
+    """The blocks of a transformer; `name` is the method's, for errors."""
+    trunk = model.trunk[-1] if isinstance(model.trunk, nn.Sequential) else model.trunk
+    return SplicedLayers(model, name) if isinstance(trunk, Before) else Layers(model, name)

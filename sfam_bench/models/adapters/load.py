@@ -16,9 +16,11 @@ from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
 from sfam_bench.models.adapters.codebases import CodeBase, read_codebase
 from sfam_bench.models.adapters.head import Plain, head_of
 from sfam_bench.models.adapters.leftover import LeftOver, ask, short, without, wrappers
-from sfam_bench.models.backbones import Cut, trunk_and_tail
+from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build, describe_file
 from sfam_bench.models.checkpoint import check_finite, describe_halves
+from sfam_bench.models.cuts import Cut
+from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, find_geometry
 from sfam_bench.models.tokens import Token
 
@@ -60,12 +62,13 @@ def checkpoint(
     check_finite(state, file)
     body = find(state, file, backbone, prefix, found.preferred)
     transformer = body.source == "timm" and body.name.startswith(("vit_", "deit"))
-    read: Token = ("class" if transformer else "patch") if token == "auto" else token
+    read = ("class" if transformer else None) if token == "auto" else token
     try:
         cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, read)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    pooled = pooling or found.pooling
+    own = read is None and features is None and type(found.pooling) is GAP  # the network's, with norms behind it
+    pooled = pooling or (Own() if own else found.pooling)
     known = (*([CLIP_HEAD] if f"{body.prefix}{CLIP}" in body.keys else []), *found.heads)
     names = known if head is None else () if head == "none" else (head,)
     projection = Projection.of(state, body, names, file, head_layers, found.between)
@@ -112,7 +115,8 @@ def _width(cut: Cut, pooling: nn.Module, geometry: Geometry) -> int:
     trunk, tail = cut
     with torch.no_grad():
         activations = trunk.eval()(torch.zeros(1, 3, *geometry.size))
-        return Embedder(pooling, None, tail).eval().pool(activations).shape[1]
+        parts = (cut.pooling or GAP(), cut.projection) if isinstance(pooling, Own) else (pooling, None)
+        return Embedder(*parts, tail).eval()(activations).shape[1]
 
 
 def could_be_head(state: dict[str, Tensor], module: str, width: int) -> bool:
