@@ -18,7 +18,7 @@ from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Keypoints, Mask
 
 Box: TypeAlias = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, far edges exclusive
-Size: TypeAlias = Count | tuple[Count, Count]  # of a square, or rows and cols
+Size: TypeAlias = Count | tuple[Count, Count] | list[Count]  # of a square, or rows and cols; YAML has lists
 TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
 
 
@@ -37,8 +37,8 @@ class Geometry(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("resize", "crop"):  # YAML has lists
-            if isinstance(given := getattr(self, name), list | tuple):
+        for name in ("resize", "crop"):
+            if isinstance(given := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(given))
 
     @property
@@ -59,7 +59,7 @@ class Geometry(Checked):
             return replace(self, resize=(rows, cols), crop=(rows, cols))
         if self.resize is None:
             return replace(self, crop=rows)
-        if isinstance(self.resize, tuple):
+        if not isinstance(self.resize, int):
             return replace(self, resize=(rows, rows), crop=rows)
         return replace(self, resize=round(self.resize * rows / min(self.size)), crop=rows)
 

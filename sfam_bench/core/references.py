@@ -14,6 +14,7 @@ from sfam_bench.core.types import Embeddings, Images
 
 Entries: TypeAlias = Int[Tensor, " entries"]  # an entry is one support of one reference
 EntryShares: TypeAlias = Float[Tensor, " entries"]
+EntryEmbeddings: TypeAlias = Float[Tensor, "entries dims"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Prototype(Checked):
     normalise: Literal["never", "before", "after", "both"] = "never"
 
     def shares(
-        self, similarity: SimilarityFunction, query: Embeddings, supports: Embeddings, pairs: Entries
+        self, similarity: SimilarityFunction, query: Embeddings, supports: EntryEmbeddings, pairs: Entries
     ) -> EntryShares:
         """The share of each support: a reference is the sum of share * embedding over its entries; 0 is not chosen.
 
@@ -52,7 +53,7 @@ class Prototype(Checked):
         return shares
 
     def _choose(
-        self, similarity: SimilarityFunction, query: Embeddings, supports: Embeddings, pairs: Entries
+        self, similarity: SimilarityFunction, query: Embeddings, supports: EntryEmbeddings, pairs: Entries
     ) -> EntryShares:
         shares = torch.zeros_like(supports[:, 0])
         for pair in range(len(query)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -44,6 +45,9 @@ class Probe(NamedTuple):
 
     images: Images
     embeddings: Embeddings
+
+
+OtherEmbeddings: TypeAlias = Float[Tensor, "batch other_dims"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def verify(cut: Cut, probes: tuple[Probe, ...], name: str) -> Cut:
     return replace(cut, probes=probes)
 
 
-def distance_of(found: Embeddings, own: Embeddings) -> float:
+def distance_of(found: Embeddings, own: OtherEmbeddings) -> float:
     """The largest difference of two batches of unit vectors; infinite where one is NaN or of other dimensions."""
     if found.shape != own.shape:
         return float("inf")

@@ -42,7 +42,7 @@ def test_at_the_cut_from_zero_it_is_the_similarity_decomposition(head):
 def test_at_the_cut_point_to_point_it_is_zhus_product():
     head = nn.Linear(5, 4, bias=False).double()
     model, encoded, _ = setting(head=head, similarity=Dot(), normalise=False)
-    query, reference = encoded.query, encoded.terms[0].side
+    query, reference = encoded.query, encoded.terms[0].side.side_for("a test")
     found = point_to_point(IntegratedJacobians(), model, query, reference)
     points = [torch.einsum("dk,bkij->bdij", head.weight, side.activations) for side in (query, reference)]
     expected = torch.einsum("bdij,bdxy->bijxy", *points) / points[0][0, 0].numel() ** 2
@@ -54,7 +54,7 @@ def test_at_the_cut_point_to_point_it_is_zhus_product():
 def test_point_to_point_sums_to_the_map_of_either_side(similarity, space):
     model, encoded, pairs = setting(head=mlp(), similarity=similarity, size=(4, 3))
     method = IntegratedJacobians(space, steps=3, baseline="mean_colour")
-    points = point_to_point(method, model, encoded.query, encoded.terms[0].side)
+    points = point_to_point(method, model, encoded.query, encoded.terms[0].side.side_for("a test"))
     torch.testing.assert_close(points.sum(dim=(3, 4)), method(model, encoded, pairs), **CLOSE)
     torch.testing.assert_close(points.sum(dim=(1, 2)), method(model, swap_sides(encoded), pairs), **CLOSE)
 
@@ -62,7 +62,10 @@ def test_point_to_point_sums_to_the_map_of_either_side(similarity, space):
 @pytest.mark.parametrize("space", SPACES)
 def test_it_is_the_product_of_jacobians_that_are_written_out(space):
     model, encoded, pairs = setting(head=mlp(), size=(4, 3), count=1)
-    method, sides = IntegratedJacobians(space, steps=4, baseline="mean_colour"), (encoded.query, encoded.terms[0].side)
+    method, sides = (
+        IntegratedJacobians(space, steps=4, baseline="mean_colour"),
+        (encoded.query, encoded.terms[0].side.side_for("a test")),
+    )
     jacobians, changes = [], []
     for side in sides:
         x = side.images if space == "image" else side.activations

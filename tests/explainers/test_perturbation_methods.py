@@ -8,7 +8,7 @@ from torch import nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
-from sfam_bench.core.records import PairBatch
+from sfam_bench.core.records import PairBatch, Reference
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import Margin, Similarity, swap_sides
 from sfam_bench.engine.passes import Passes
@@ -40,7 +40,7 @@ def test_both_sides_and_every_similarity_have_finite_maps_that_follow_the_refere
     assert not torch.allclose(theirs, maps)
     (term,) = encoded.terms
     images = pairs.reference.flip(0)
-    other = replace(encoded, terms=(replace(term, side=model.encode(images)),))
+    other = replace(encoded, terms=(replace(term, side=Reference.of(model.encode(images))),))
     assert torch.equal(method(model, other, pairs), maps) == (not method.card.reads_reference)
 
 

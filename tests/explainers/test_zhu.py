@@ -124,7 +124,7 @@ def test_with_the_bias_spread_zhu_sums_to_the_score(**drawn):
     model, encoded = setting(**drawn)
     whole = score(model.similarity, encoded.query.embeddings, encoded.terms)
     if isinstance(model.similarity, NegativeEuclidean):  # the product's part of it
-        sides = (encoded.query, encoded.terms[0].side)
+        sides = (encoded.query, encoded.terms[0].side.side_for("a test"))
         whole = whole + sum(side.embeddings.square().sum(dim=1) for side in sides)
     torch.testing.assert_close(total(explain(Zhu("none", "spread"), model, encoded)), whole, rtol=1e-9, atol=1e-10)
 
@@ -146,7 +146,10 @@ def test_stylianou_is_zhu_without_head_and_rectification_and_sums_to_the_cosine(
     found = explain(Stylianou(), model, encoded)
     bare, pairs = setting(**{**drawn, "head": "none", "similarity": Cosine()})
     bare.trunk = model.trunk
-    sides = [replace(s, embeddings=bare.embedder(s.activations)) for s in (encoded.query, encoded.terms[0].side)]
+    sides = [
+        replace(s, embeddings=bare.embedder(s.activations))
+        for s in (encoded.query, encoded.terms[0].side.side_for("a test"))
+    ]
     seen = replace(pairs, query=sides[0], terms=(Term(1.0, Reference.of(sides[1])),))
     torch.testing.assert_close(found, explain(Zhu(rectify="none"), bare, seen), **CLOSE)
     torch.testing.assert_close(found, explain(SimilarityDecomposition(), bare, seen), **CLOSE)
@@ -163,7 +166,7 @@ def test_grad_cam_on_the_dot_product_under_gap_is_zhus_overall_map(**drawn):
 
 def test_rectification_changes_nothing_where_no_pair_speaks_against():
     model, encoded = setting(head="none")
-    assert point_to_point(model, encoded.query, encoded.terms[0].side).min() > 0
+    assert point_to_point(model, encoded.query, encoded.terms[0].side.side_for("a test")).min() > 0
     expected = explain(Zhu("none"), model, encoded)
     for rectify in ("pair", "map"):
         torch.testing.assert_close(explain(Zhu(rectify), model, encoded), expected, **CLOSE)
@@ -172,7 +175,9 @@ def test_rectification_changes_nothing_where_no_pair_speaks_against():
 @pytest.mark.parametrize("head", HEADS)
 def test_clipping_pairs_adds_what_speaks_against(head):
     model, encoded = setting(head=head, normalise=False, similarity=Dot(), signed=True)
-    against = point_to_point(model, encoded.query, encoded.terms[0].side).clamp_max(0).sum(dim=(3, 4))
+    against = (
+        point_to_point(model, encoded.query, encoded.terms[0].side.side_for("a test")).clamp_max(0).sum(dim=(3, 4))
+    )
     assert against.min() < 0
     expected = explain(Zhu("none"), model, encoded) - against
     torch.testing.assert_close(explain(Zhu("pair"), model, encoded), expected, **CLOSE)
@@ -222,7 +227,7 @@ def test_the_overall_maps_are_sums_of_the_tensor_and_point_maps_its_slices(simil
 def test_a_point_off_the_grid_is_refused(point):
     model, encoded = setting()
     with pytest.raises(UserError, match="not on the grid of 3 x 4"):
-        point_specific(model, encoded.query, encoded.terms[0].side, point)
+        point_specific(model, encoded.query, encoded.terms[0].side.side_for("a test"), point)
 
 
 # Ways to the same points
@@ -253,7 +258,7 @@ def test_what_is_not_affine_is_taken_by_its_local_jacobian(tail):
 
 def test_stylianou_at_an_early_cut_takes_the_features_there():
     model, encoded = setting(tail=nn.Conv2d(5, 5, 1))
-    p, q = (side.activations.mean(dim=(2, 3)) for side in (encoded.query, encoded.terms[0].side))
+    p, q = (side.activations.mean(dim=(2, 3)) for side in (encoded.query, encoded.terms[0].side.side_for("a test")))
     torch.testing.assert_close(total(explain(Stylianou(), model, encoded)), Cosine()(p, q), **CLOSE)
 
 

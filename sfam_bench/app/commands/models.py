@@ -5,7 +5,6 @@ what the exact decomposition leaves over; `check --all` does so for a member of 
 
 Examples:
 
-    sfam-bench models
     sfam-bench models ls --json
     sfam-bench models check resnet18 torchvision/vit_b_32
     sfam-bench train experiment=train/cub_arcface_resnet50 dataset.root=CUB_200_2011
