@@ -21,7 +21,7 @@ EVALUATING = ("evaluate", "embed", "intervene", "part_agreement", "submit", "tun
 
 
 def _run(name: str, *overrides: str) -> Outcome:
-    planned = name == "submit" and overrides[:1] != ("plan",)  # these read what was planned
+    planned = name == "submit" and overrides[:1] not in (("plan",), ("verb=plan",))  # these read what was planned
     if name in EVALUATING and not planned and not any(given.startswith("protocol") for given in overrides):
         overrides = (*overrides, UNTRAINED)
     out, err, code = io.StringIO(), io.StringIO(), 0
