@@ -31,7 +31,7 @@ from sfam_bench.jobs.status import Status
 from sfam_bench.report.tables.cells import write_cells
 from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
-from tests.paths import CONF
+from tests.paths import CONF, UNTRAINED
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = sorted(file.stem for file in (CONF / "sweep").glob("*.yaml"))
@@ -195,7 +195,7 @@ def failures(root: Path) -> dict[str, dict[str, Any]]:
 
 def planned(root: Path, *overrides: str) -> JobList:
     """A sweep of a single evaluation."""
-    plan = sweep(root, *SMALL, *overrides, train=None, evaluate={}).plan()
+    plan = sweep(root, *SMALL, UNTRAINED, *overrides, train=None, evaluate={}).plan()
     root.mkdir()
     plan.write(root)
     return plan

@@ -39,7 +39,7 @@ def whole(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_run_leaves(whole: Path) -> None:
     assert {path.name for path in whole.iterdir() if path.suffix != ".log"} == {
-        *("model.safetensors", "model.json", "history.csv", "retrieval.parquet")
+        *("model.safetensors", "model.json", "history.csv", "retrieval.parquet", "proxies.safetensors")
     }
     facts = json.loads((whole / "model.json").read_text())
     assert facts["digests"] == {name: digest(whole / name) for name in ("history.csv", "retrieval.parquet")}

@@ -205,16 +205,19 @@ def exchange(scene: Scene) -> Scene:
 def test_all_methods_and_metrics_share_the_passes() -> None:
     own, counted = explained(as_map(EFFECTS)), []
 
-    def passes(series):
-        for key, images in series:
-            rows = torch.zeros(len(images), 3, 2, 4)
-            images.write(0, rows)
-            counted.append(len(rows))
-            yield key, own.scene.model.encode(rows).embeddings
+    class Counted:
+        batch = 8
+
+        def __call__(self, series):
+            for key, images in series:
+                rows = torch.zeros(len(images), 3, 2, 4)
+                images.write(0, rows)
+                counted.append(len(rows))
+                yield key, own.scene.model.encode(rows).embeddings
 
     metrics = {str(k): CausalAgreement(measure=m, repeats=3) for k, m in enumerate(("pearson", "spearman", "top"))}
     methods = {"centre": Centre(), "chance": Chance()}
-    (batch,) = evaluate(own.scene.model, Similarity(), [own.scene.pairs], methods, metrics, "made", passes=passes)
+    (batch,) = evaluate(own.scene.model, Similarity(), [own.scene.pairs], methods, metrics, "made", passes=Counted())
     assert sum(counted) == (len(PARTS) + 1) * 3
     facts = {record.metric for record in batch.records if record.explainer == "pair"}
     assert {"effect_a", "effect_a_error", "effect_interaction"} <= facts
