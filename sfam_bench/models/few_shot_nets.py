@@ -1,6 +1,9 @@
 """The networks of few-shot learning: Conv4 and ResNet-12, for images of 84 px."""
 
+from collections.abc import Sequence
+
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfam_bench.core.geometry import Geometry
@@ -40,7 +43,7 @@ class ResidualBlock(nn.Module):
 class PositionsAsChannels(nn.Module):
     """Each position of each channel as a channel of its own, (batch, channels * rows * cols, 1, 1)."""
 
-    def forward(self, activations: Activations) -> Activations:
+    def forward(self, activations: Activations) -> Float[Tensor, "batch positions 1 1"]:
         return activations.flatten(1)[:, :, None, None]
 
 
@@ -58,7 +61,7 @@ def conv4(width: Count = 64, flatten: bool = True) -> Cut:
     return mark_weights(Cut(trunk, PositionsAsChannels() if flatten else None), None)
 
 
-def resnet12(widths: tuple[Count, ...] = (64, 128, 256, 512)) -> Cut:
+def resnet12(widths: Sequence[Count] = (64, 128, 256, 512)) -> Cut:
     """Four residual blocks at 1/16, whose positions are pooled; the widths of Meta-Baseline (Chen et al., ICCV 2021).
 
     The weights are random: He's normal initialisation by fan-out.

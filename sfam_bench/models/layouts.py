@@ -71,7 +71,7 @@ class Layout:
         carried = [*kept, *([] if more is None else [more])]
         return join(patches, torch.cat(carried, dim=1)) if carried else patches
 
-    def from_grid(self, activations: Activations, more: int = 0) -> tuple[Tensor, Tokens]:
+    def from_grid(self, activations: Activations, more: int = 0) -> tuple[Tensor, Tensor]:
         """The output and `more` further tokens, from `to_grid`."""
         if self.kind == "first":
             return activations, activations[:, :0]
