@@ -19,7 +19,7 @@ from sfam_bench.models.adapters.leftover import LeftOver, ask, short, without, w
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build, describe_file
 from sfam_bench.models.checkpoint import check_finite, describe_halves
-from sfam_bench.models.cuts import Cut
+from sfam_bench.models.cuts import Cut, Embedding
 from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, find_geometry
 from sfam_bench.models.tokens import Token
@@ -63,8 +63,11 @@ def checkpoint(
     body = find(state, file, backbone, prefix, found.preferred)
     transformer = body.source == "timm" and body.name.startswith(("vit_", "deit"))
     read = ("class" if transformer else None) if token == "auto" else token
+    embedding: Embedding = "own" if pooling is None else "pooled"  # a pooling of one's own is another embedding
     try:
-        cut = trunk_and_tail(body.source, body.name, layer, features, body.state, found.standardise, read)
+        cut = trunk_and_tail(
+            body.source, body.name, layer, features, body.state, found.standardise, read, embedding=embedding
+        )
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     own = read is None and features is None and type(found.pooling) is GAP  # the network's, with norms behind it
