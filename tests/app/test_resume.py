@@ -23,7 +23,7 @@ from sfam_bench.runs.chunks import read_footer
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
-from tests.paths import ROOT
+from tests.paths import ROOT, UNTRAINED
 
 pytestmark = pytest.mark.slow
 
@@ -286,6 +286,7 @@ def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path
         *DATA,
         *PAIRS,
         *CHOSEN[:2],
+        UNTRAINED,
         "passes.payback=0.0",
         f"passes.cache={tmp_path / 'passes.json'}",
         "passes.seconds=0.1",
@@ -300,7 +301,7 @@ def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path
     assert [cost.keys() for cost in facts["cost"].values()] == [cost.keys() for cost in wanted["cost"].values()]
     assert facts["unsupported"] == wanted["unsupported"]
     (known,) = read_json(tmp_path / "passes.json", "").values()
-    assert known["mode"] == facts["passes"]["mode"]
+    assert facts["passes"]["mode"] in known["rates"]
 
 
 def test_an_explainer_of_ones_own_that_was_edited_is_other_code(
