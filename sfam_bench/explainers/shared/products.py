@@ -49,6 +49,6 @@ def product_shares(model: SimilarityModel, blend: Blend, whole: Embeddings) -> E
     return rescale(blend, blend.side.embeddings, whole) if by_length else blend.shares
 
 
-def rescale(blend: Blend, parts: Embeddings, whole: Embeddings) -> EntryShares:
+def rescale(blend: Blend, parts: Float[Tensor, "supports dims"], whole: Embeddings) -> EntryShares:
     """The shares of unit vectors in a unit vector; the shares of `parts`, (supports, dims), in `whole` are known."""
     return blend.shares * norm(parts)[blend.rows, 0] / norm(whole)[blend.pairs, 0]
