@@ -135,7 +135,7 @@ def _import(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"{package} is not installed ({error}): pip install 'sfam-bench[sources]'") from error
+        raise UserError(f"{package} is not installed ({error}): pip install '.[sources]' in the clone") from error
 
 
 def _first_line(error: Exception) -> str:
