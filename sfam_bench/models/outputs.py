@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.ranges import Natural
 
 # Names of the embedding in dicts and objects, in order of priority
 NAMES = ("embedding", "embeddings", "image_embeds", "image_embedding", "pooler_output", "features", "feats")
 
-Where: TypeAlias = Callable[[Any], Tensor] | str | int | None
+Where: TypeAlias = Callable[[Any], Tensor] | str | Natural | None
 
 log = logging.getLogger(__name__)
 

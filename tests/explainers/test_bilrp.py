@@ -45,7 +45,7 @@ def by_dimension(method, model, side):
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
 def test_it_is_the_sum_of_products_over_dimensions(method, similarity):
     model, encoded, pairs = setting(head=nn.Linear(5, 4), similarity=similarity, size=(6, 5))
-    sides = (encoded.query, encoded.terms[0].side)
+    sides = (encoded.query, encoded.terms[0].side.side_for("a test"))
     a, b = (by_dimension(method, model, side) for side in sides)
     points = torch.einsum("bdij,bdxy->bijxy", a, b)
     raw = [before_l2(model, side.activations).detach() for side in sides]
