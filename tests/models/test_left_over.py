@@ -97,7 +97,7 @@ BARE, HEADED, RELU = unit(POOLED), unit(LINEAR(POOLED).detach()), unit(MLP(POOLE
         ),
         (
             {**under("student.", BODY), **under("teacher.", {k: v * 0.5 for k, v in BODY.items()})},
-            {"model.prefix=student.": BARE, "model.prefix=teacher.": None},
+            {"": None},  # DINO's teacher is what is evaluated, and a line says so
         ),
         (
             {"state_dict": under("module.", NET), "state_dict_ema": {k: v * 0.5 for k, v in BODY.items()}},
