@@ -96,12 +96,6 @@ class Supports:
             if len({*rows}) < len(rows) or not 0 <= min(rows) <= max(rows) < len(self.ids):
                 raise UserError(f"the supports {list(rows)} are not different rows of {len(self.ids)} images")
 
-    @classmethod
-    def one_each(cls, images: Images, ids: Sequence[str] | None = None) -> "Supports":
-        """One image for each query."""
-        names = tuple(map(str, range(len(images)))) if ids is None else tuple(ids)
-        return cls(images, tuple((row,) for row in range(len(images))), names)
-
     @property
     def entries(self) -> tuple[Entries, Entries]:
         """For each support of each query, the number of the query and the row of the image."""

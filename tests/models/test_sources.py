@@ -208,7 +208,7 @@ EXACT = {
 
 @pytest.mark.parametrize("name", EXACT)
 def test_methods_explain_them_and_the_residual_is_what_it_should_be(name: str) -> None:
-    """Shares of positions sum to the cosine, less the bias, where the embedding is affine in the activations."""
+    """Shares of positions sum to the cosine minus the bias, where the embedding is affine in the activations."""
     model, _ = wrapped(name)
     model.double()
     draw = torch.Generator().manual_seed(2)
