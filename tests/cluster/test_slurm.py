@@ -21,7 +21,7 @@ from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried
 from tests.cluster.lab import HERE, SMALL, Lab, PlannedRun, lacking
 from tests.cluster.page import PAGE, commands, settings
-from tests.paths import ROOT
+from tests.paths import ROOT, UNTRAINED
 
 QUICK = {"gpus": (0,), "preemption": (10,), "timeout": (20,), "kill_task": (20,)}
 
@@ -137,5 +137,5 @@ def test_a_sweep_and_a_study_run_on_slurm_with_what_depends_on_what(lab: Lab) ->
     (second,) = lab.folder.glob(f"sweep/logs/{submitted[2]}_submission.sh")
     assert f"--dependency=afterany:{submitted[1]}" in second.read_text()
     study = ["objective=evidence_energy", "trials=5", f"run_dir={lab.folder / 'study'}"]
-    assert "tuned: " in lab.script("tune", *small, *study, *slurm)
+    assert "tuned: " in lab.script("tune", *small, UNTRAINED, *study, *slurm)
     assert "6 jobs: 6 done" in lab.script("submit", "status", f"run_dir={lab.folder / 'study'}")
