@@ -1,8 +1,8 @@
 """Which faults do the tests catch? python -m benchmarks.mutation [PACKAGE ...]: each is planted alone, and tests run.
 
 A fault is one exact replacement of text in a copy of the repository. The tests of its file run first, then those of
-its package, then all others; without the slow ones (`make test`), and where none fails, the slow ones with every
-tensor's shape checked (`make test-all`). A fault that no test catches needs a new test.
+its package, then all others; without the slow ones (`make test`), and where none fails, the same with every tensor's
+shape checked, then the slow ones (`make test-all`). A fault that no test catches needs a new test.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "bench" / "mutation.json"
 SHAPES = "--jaxtyping-packages=sfam_bench,beartype.beartype"
+KINDS = (("test", ["-m", "not slow"]), ("test-all", ["-m", "not slow", SHAPES]), ("test-all", ["-m", "slow"]))
 LONGEST = 1800  # seconds of one run of tests, after which the fault counts as one that makes them hang
 PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -336,7 +337,7 @@ def judge(tree: Path, fault: Fault) -> dict[str, str]:
     folder = f"tests/{fault.package}"
     places = [f"{folder}/{fault.tests}"], [folder], ["tests", f"--ignore={folder}"]
     with planted(tree, fault):
-        for kind, more in (("test", ["-m", "not slow"]), ("test-all", ["-m", "slow", SHAPES])):
+        for kind, more in KINDS:
             for place in places:
                 if found := find_failure(tree, [*more, *place]):
                     return {"test": found if kind == "test" else "", "test-all": found}

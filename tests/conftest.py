@@ -47,6 +47,11 @@ def _run(name: str, *overrides: str) -> Outcome:
     return code, out.getvalue(), err.getvalue()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what waits for a SLURM for minutes, so that it does not run alone at the end."""
+    items.sort(key=lambda item: "tests/cluster/" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., Outcome]:
     """`run_script(name, *overrides)` runs experiments/<name>.py as a shell would: (exit code, stdout, stderr)."""
