@@ -59,6 +59,7 @@ def test_sizes_change_in_proportion_and_rectangles_are_not_cropped() -> None:
     assert box.sum() == 128 * 64
 
 
+@pytest.mark.slow
 def test_lite0_is_evaluated_as_its_weights_were() -> None:
     trunk, _ = lite0(pretrained=False)
     assert find_geometry(trunk) == Geometry(256, 224, "bicubic")

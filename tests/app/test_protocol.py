@@ -294,7 +294,13 @@ UNTRAINED: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize(("model", "why"), UNTRAINED.values(), ids=UNTRAINED)
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] if "model=backbone" in case[0] else [])
+        for name, case in UNTRAINED.items()
+    ],
+)
 def test_random_weights_are_refused_unless_allowed(run_script: Run, model: tuple[str, ...], why: str) -> None:
     call = ["embed", *DATA, *model]
     refused(run_script(*call, "protocol.allow=[]"), f"{why}; take", "protocol.allow=[random_weights]")

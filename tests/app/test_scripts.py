@@ -147,6 +147,7 @@ def first(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_identical_records(run_script: Run, first: Path, tmp_path: Path) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, f"run_dir={tmp_path / 'again'}"))
     pd.testing.assert_frame_equal(read_run(first).pairs, read_run(tmp_path / "again").pairs, check_exact=True)
@@ -169,6 +170,7 @@ def test_the_batch_size_does_not_matter(run_script: Run, first: Path, tmp_path: 
     assert (ours["flag"] == theirs["flag"]).all()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_gives_other_records(evaluated: Path, first: Path) -> None:
     assert not values(evaluated)["value"].reindex(values(first).index).equals(values(first)["value"])
 
@@ -194,6 +196,7 @@ def test_a_second_call_refuses_and_resume_writes_only_what_is_missing(
     assert after.manifest["done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["seed=1", "steps.intervals=6", "model.normalise=false"])
 def test_resume_refuses_another_config(run_script: Run, first: Path, change: str) -> None:
     code, _, err = run_script("evaluate", *SMALL, *FEWER, f"run_dir={first}", "resume=true", change)
@@ -227,6 +230,7 @@ def test_every_loss_trains_and_its_checkpoint_embeds(run_script: Run, tmp_path: 
     assert {key: found[key] for key in facts["retrieval"]} == pytest.approx(facts["retrieval"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_margin_target_explains_triplets(run_script: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     chosen = ["target=margin", "pairs.kinds=[triplet]", "pairs.both_directions=false", "maps.save=true"]
@@ -241,6 +245,7 @@ def test_the_margin_target_explains_triplets(run_script: Run, tmp_path: Path) ->
     assert "pairs.kinds=[triplet]" in err
 
 
+@pytest.mark.slow
 def test_embed_prints_how_well_a_split_retrieves(run_script: Run) -> None:
     for split, count in {"test": 96, "train": 192, "all": 288}.items():
         found = json.loads(ok(run_script("embed", *TINY, f"split={split}")))
@@ -249,6 +254,7 @@ def test_embed_prints_how_well_a_split_retrieves(run_script: Run) -> None:
         assert 0 <= found["map_at_r"] <= found["r_precision"] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_folder_says_how_its_passes_were_taken(run_script: Run, first: Path, tmp_path: Path) -> None:
     facts = read_run(first).manifest["passes"]
     assert facts["mode"] == "eager"  # the run is too short for another
@@ -261,6 +267,7 @@ def test_a_run_folder_says_how_its_passes_were_taken(run_script: Run, first: Pat
     assert read_run(first).manifest["passes"] == facts
 
 
+@pytest.mark.slow
 def test_the_batch_of_the_passes_can_be_set_and_does_not_matter(run_script: Run, first: Path, tmp_path: Path) -> None:
     out = ok(run_script("evaluate", *SMALL, *FEWER, "passes.batch=5", f"run_dir={tmp_path / 'run'}"))
     assert "passes: eager, batch 5, " in out

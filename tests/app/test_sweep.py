@@ -207,6 +207,7 @@ def test_a_multirun_is_refused(run_script: Run) -> None:
     assert "sfam-bench sweep" in err
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_leaves_its_traceback_and_a_success_removes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_signal_that_ended_a_training_is_returned(tmp_path: Path, monkeypatch:
     assert Status.of(root, JobList("sweep", "/", [job]), {}).of_state("waiting") == [job.id]
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_killed_before_its_manifest_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
