@@ -1,7 +1,6 @@
 """The scripts, end to end on a tiny planted set: what they leave on disk, that it repeats, that it continues."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,13 @@ from safetensors.torch import load_file
 from sfam_bench.app.settings import build
 from sfam_bench.runs.reader import read_maps, read_records, read_run
 from tests.paths import CONF
+from tests.scripts import DATA, Run, ok
 
-Run = Callable[..., tuple[int, str, str]]
-TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive,partial_match]", "pairs.count=3", "pairs.both_directions=true"]
-SMALL = [*TINY, *PAIRS, "steps.intervals=4", "batch_size=3"]
+SMALL = [*DATA, *PAIRS, "steps.intervals=4", "batch_size=3"]
 FEWER = ["explainer=[similarity_decomposition,chance]", "metric=[deletion,selectivity]"]
-TRAIN = [*TINY, "train.epochs=1", "train.per_class=2"]
+TRAIN = [*DATA, "train.epochs=1", "train.per_class=2"]
 EXPLAINERS = ["sfam", "similarity_decomposition", "grad_cam", "lafam", "centre", "chance"]
-
-
-def ok(outcome: tuple[int, str, str]) -> str:
-    code, out, err = outcome
-    assert code == 0, err
-    return out
 
 
 def values(run: Path) -> pd.DataFrame:
@@ -226,7 +218,7 @@ def test_every_loss_trains_and_its_checkpoint_embeds(run_script: Run, tmp_path: 
     facts = json.loads((tmp_path / "run" / "model.json").read_text())
     assert facts["retrieval"] != facts["retrieval_before"]
     checkpoint = f"model.checkpoint={tmp_path / 'run' / 'model.safetensors'}"
-    found = json.loads(ok(run_script("embed", *TINY, *model, checkpoint)))
+    found = json.loads(ok(run_script("embed", *DATA, *model, checkpoint)))
     assert {key: found[key] for key in facts["retrieval"]} == pytest.approx(facts["retrieval"], abs=1e-6)
 
 
@@ -248,7 +240,7 @@ def test_the_margin_target_explains_triplets(run_script: Run, tmp_path: Path) ->
 @pytest.mark.slow
 def test_embed_prints_how_well_a_split_retrieves(run_script: Run) -> None:
     for split, count in {"test": 96, "train": 192, "all": 288}.items():
-        found = json.loads(ok(run_script("embed", *TINY, f"split={split}")))
+        found = json.loads(ok(run_script("embed", *DATA, f"split={split}")))
         assert found["count"] == count
         assert 0 <= found["recall_at_1"] <= found["recall_at_8"] <= 1
         assert 0 <= found["map_at_r"] <= found["r_precision"] <= 1

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ from sfam_bench.report.tables.cells import write_cells
 from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.paths import CONF, UNTRAINED
+from tests.scripts import Run
 
-Run = Callable[..., tuple[int, str, str]]
 NAMES = sorted(file.stem for file in (CONF / "sweep").glob("*.yaml"))
 SMALL = [
     *("dataset.size=32", "dataset.train_per_class=1", "dataset.test_per_class=2", "model.image_size=32"),
