@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,7 +15,7 @@ import torch
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import PairBatch, Redrawing, Sample, pair_seed
-from sfam_bench.core.references import Prototype, Supports
+from sfam_bench.core.references import Prototype, Supports, Vectors
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
 from sfam_bench.core.targets import NO_RIVAL
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SIDES = ("query", "reference")
 OTHERS = ("same_class", "other_class")  # roles of further references
+VECTOR, NEGATIVE_VECTOR, RIVAL_VECTORS = "reference_vector", "negative_vector", "rival_vectors"  # columns of pairs
 NO_PAIR = "{} has no pair of kind {} in this split: choose other pairs.kinds"
 
 
@@ -185,8 +186,9 @@ def add_rivals(
 
 
 def references_hash(pairs: pd.DataFrame) -> str:
-    """Hash what each query is compared with: reference, negative, and the ids of supports and rivals, in any order."""
-    named = ["query_id", "reference_id", "negative_id", SUPPORTS, NEGATIVES, RIVALS]
+    """Hash what each query is compared with, in any order: ids of reference, negative, supports, rivals; vectors."""
+    ids = ["query_id", "reference_id", "negative_id", SUPPORTS, NEGATIVES, RIVALS]
+    named = [*ids, VECTOR, NEGATIVE_VECTOR, RIVAL_VECTORS]
     known = pairs[[name for name in named if name in pairs]]
     rows = sorted(json.dumps(row, default=list) for row in known.to_dict("records"))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
@@ -214,8 +216,11 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch; regions are included if every pair has them, missing further references are NaN.
 
-    Pairs of episodes have prototypes as references, and the regions that the query has with every support.
+    Pairs of episodes have prototypes as references, and the regions that the query has with every support; pairs with
+    vectors have the query's own masks.
     """
+    if VECTOR in frame:
+        return _load_vectors(dataset, frame)
     prototypes = SUPPORTS in frame
     queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
     shown = frame[SUPPORTS] if prototypes else [[reference_id] for reference_id in frame["reference_id"]]
@@ -250,6 +255,26 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         reference_keypoints=keypoints(references),
         others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
         redraws=dataset if isinstance(dataset, Redrawing) else None,
+    )
+
+
+def _load_vectors(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
+    """Load one batch of pairs whose references are vectors."""
+    queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
+
+    def vectors(rows: Iterable[Sequence[float]]) -> Vectors:
+        return Vectors(torch.tensor(np.array([*map(list, rows)]), dtype=torch.float32))
+
+    return PairBatch(
+        query_ids=tuple(frame["query_id"]),
+        reference_ids=tuple(frame["reference_id"]),
+        query=torch.stack([sample.image for sample in queries]),
+        reference=vectors(frame[VECTOR]),
+        negative_ids=tuple(frame["negative_id"]),
+        negative=vectors(frame[NEGATIVE_VECTOR]),
+        masks=stack_common([sample.masks for sample in queries]),
+        keypoints=keypoints(queries),
+        rivals=tuple(vectors(own) for own in zip(*frame.get(RIVAL_VECTORS, ()), strict=True)),
     )
 
 
