@@ -41,6 +41,8 @@ FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group
 SIZE = (37, 51)
 REGIONS = ("foreground", "box", "shared", "unshared", "background")
 OTHERS = ("same_class", "other_class")
+LISTS = ("explainer", "baseline", "metric")
+LEAN = tuple(f"{group}=[]" for group in LISTS)  # half of the time to compose a config is theirs
 SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear"), ("dot", "gem", "mlp")]
 
 
@@ -62,8 +64,9 @@ def choosing(group: str, *names: str) -> DictConfig:
     config = next((file.stem for file in sorted(CONF.glob("*.yaml")) if group in defaults(file.stem)), None)
     assert config, f"no script chooses from conf/{group}/"
     several = isinstance(defaults(config)[group], list)
-    others = ["metric=[pointing_game]"] if group == "baseline" else []  # other metrics name their baselines
-    return composed(config, f"{group}={[*names] if several else names[0]}", *others)
+    needed = {"metric": ("metric", "baseline"), "experiment": LISTS, "variants": LISTS}.get(group, (group,))
+    lean = [each for each in LEAN if config == "base" and each.split("=")[0] not in needed]
+    return composed(config, *lean, f"{group}={[*names] if several else names[0]}")
 
 
 @cache
@@ -84,7 +87,7 @@ def tiny(similarity: str, pooling: str, head: str) -> SimilarityModel:
     chosen = [f"similarity={similarity}", f"pooling={pooling}", f"head={head}", "model.image_size=32"]
     dims = {"none": [], "linear": ["head.dims=6"], "mlp": ["head.dims=6", "head.hidden=10"]}[head]
     torch.manual_seed(3)
-    made: SimilarityModel = build(composed("evaluate", "model=planted_net", *chosen, *dims).model)
+    made: SimilarityModel = build(composed("evaluate", *LEAN, "model=planted_net", *chosen, *dims).model)
     for layer in made.trunk.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight)
