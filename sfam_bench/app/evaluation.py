@@ -40,8 +40,10 @@ from sfam_bench.evaluation.intervention import intervention_check, intervention_
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Prepared
 from sfam_bench.metrics.shared.base import Metric
+from sfam_bench.report.page.pair_order import select_worst
 from sfam_bench.retrieval.few_shot import describe_episodes, episode_facts
 from sfam_bench.retrieval.recall import Catalogue, embed, retrieval, roles_of
+from sfam_bench.runs.reader import read_run
 from sfam_bench.runs.store import RunStore, frozen_passes
 
 SIDES = ("query_id", "reference_id")
@@ -138,13 +140,22 @@ class Evaluation:
     def write_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Store the images of a few pairs of each kind, or of all pairs."""
         count = self.cfg.maps.pictures
-        few = pairs if count == "all" else pairing.first_of_each_kind(pairs, count)
+        self._write_images(store, pairs if count == "all" else pairing.first_of_each_kind(pairs, count))
+
+    def write_worst_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
+        """Store the images of as many pairs with the worst values of the first method by each headline metric."""
+        if (count := self.cfg.maps.pictures) and count != "all":
+            worst = select_worst(read_run(store.root, allow_unfinished=True), count)
+            keys = zip(*(pairs[side] for side in SIDES), strict=True)
+            self._write_images(store, pairs[[pair in worst for pair in keys]])
+
+    def _write_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
         sides = [*SIDES] if self.compares_images else ["query_id"]
-        write_images(store, self.inputs.dataset, few[sides].to_numpy().flat)
-        if SUPPORTS in few:
-            write_supports(store, self.inputs.dataset, few)
-        if VECTOR in few:
-            write_vectors(store, few)
+        write_images(store, self.inputs.dataset, pairs[sides].to_numpy().flat)
+        if SUPPORTS in pairs:
+            write_supports(store, self.inputs.dataset, pairs)
+        if VECTOR in pairs:
+            write_vectors(store, pairs)
 
     def restore_bench(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
         """The bench of a continued run, with its explainers and mode of passes; UserError if that mode fails here."""
