@@ -22,7 +22,7 @@ from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import CAMERA, Dataset, roles
 from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
-from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
+from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, NO_PLACES, ROLES_OF, Candidates
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class PairChoice(Checked):
                 raise UserError(NO_PAIR.format(dataset.name, kind))
             if kind == "partial_match" and not getattr(dataset, "evidence", ()):
                 raise UserError(NO_EVIDENCE)
+            if kind == "exchanged" and "places" not in getattr(dataset, "aspects", ()):
+                raise UserError(NO_PLACES)
 
     def __call__(
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
@@ -228,7 +230,7 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         common_regions(dataset, query_id, own, sample)
         for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
-    masks = stack_common(regions)
+    masks, redraws = stack_common(regions), dataset if isinstance(dataset, Redrawing) else None
     if prototypes:
         return PairBatch(
             query_ids=tuple(frame["query_id"]),
@@ -240,9 +242,13 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
             masks=masks,
             keypoints=keypoints(queries),
             rivals=tuple(load_supports(dataset, frame, own) for own in zip(*frame.get(RIVALS, ()), strict=True)),
+            redraws=redraws,
         )
     references = [dataset.sample(image_id) for image_id in frame["reference_id"]]
     negatives = [image_id for image_id in frame["negative_id"] if image_id]
+    if negatives and "shared" in masks:
+        unlike = zip(frame["query_id"], negatives, queries, masks["shared"], strict=True)
+        masks["distinguishing"] = torch.stack([_distinguish(dataset, *triplet) for triplet in unlike])
     return PairBatch(
         query_ids=tuple(frame["query_id"]),
         reference_ids=tuple(frame["reference_id"]),
@@ -254,7 +260,7 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
         others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
-        redraws=dataset if isinstance(dataset, Redrawing) else None,
+        redraws=redraws,
     )
 
 
@@ -276,6 +282,12 @@ def _load_vectors(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         keypoints=keypoints(queries),
         rivals=tuple(vectors(own) for own in zip(*frame.get(RIVAL_VECTORS, ()), strict=True)),
     )
+
+
+def _distinguish(dataset: Dataset, query_id: str, negative_id: str, sample: Sample, shared: Mask) -> Mask:
+    """What the query shares with its reference and not with the negative."""
+    with_negative = dataset.regions(query_id, negative_id, sample).get("shared")
+    return shared if with_negative is None else shared & ~with_negative
 
 
 def load_supports(dataset: Dataset, frame: pd.DataFrame, members: Sequence[Sequence[str]]) -> Supports:
