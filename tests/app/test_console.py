@@ -51,6 +51,7 @@ def test_a_command_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "error: no command 'evalute': did you mean evaluate?\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_are_three_and_can_be_given(command: str) -> None:
     text = docstring(COMMANDS[command]).partition(SETTINGS)[0]
