@@ -16,7 +16,7 @@ METRICS := $(call list,$(call files,conf/metric/*.yaml))
 aside = $(if $(FORCE),@test ! -e $(1) || mv $(1) $(1).$$(date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help figures paper keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all lint
+.PHONY: help figures paper keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all test-fast lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -185,13 +185,19 @@ docs: setup  ## build the documentation as pages to read in a browser, from file
 docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of docs/concepts.md and docs/methods.md
 	$(PY) -m benchmarks.concepts $<
 
-PYTEST := $(PY) -m pytest -n 2 --dist worksteal
+PYTEST := $(PY) -m pytest --dist worksteal
+# beside the tests, which need both cores but at their ends
+LINT := $(MAKE) --no-print-directory --jobs 2 lint
 
-test: lint  ## lint, types, import contracts and all tests but the slow ones
-	$(PYTEST) -m 'not slow'
+test: setup  ## lint, types, import contracts and all tests but the slow ones
+	@$(LINT) test-fast
 
-test-all: lint  ## the same with the slow tests, and every tensor's shape checked
-	$(PYTEST) --jaxtyping-packages=sfam_bench,beartype.beartype
+test-all: setup  ## the same with every tensor's shape checked, and the slow tests
+	@$(LINT) test-fast SHAPES=--jaxtyping-packages=sfam_bench,beartype.beartype
+	$(PYTEST) -n 3 -m slow    # more than cores, since many of them wait for processes
+
+test-fast: setup
+	$(PYTEST) -n 2 -m 'not slow' $(SHAPES)
 
 lint: setup  ## ruff, mypy, import-linter
 	$(PY) -m ruff check .

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from tests.paths import ROOT, SHARED, UNTRAINED
@@ -32,6 +33,7 @@ def _run(name: str, *overrides: str) -> Outcome:
         with (
             patch("sys.argv", [f"experiments/{name}.py", *overrides]),
             patch.dict(os.environ),
+            patch.object(Hydra, "get_mode", return_value=None),  # which composes the whole config once more
             patch("logging.shutdown"),  # Hydra's set-up would have absl close pytest's stream, which is not stderr now
             redirect_stdout(out),
             redirect_stderr(err),
@@ -43,6 +45,11 @@ def _run(name: str, *overrides: str) -> Outcome:
         GlobalHydra.instance().clear()
         root.handlers[:], root.level = handlers, level  # Hydra sets up logging anew, on what is now a closed stream
     return code, out.getvalue(), err.getvalue()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what waits for a SLURM for minutes, so that it does not run alone at the end."""
+    items.sort(key=lambda item: "tests/cluster/" not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

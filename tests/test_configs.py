@@ -18,6 +18,7 @@ from sfam_bench.metrics.shared.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.contract import (
     FILES,
+    LEAN,
     OTHERS,
     REGIONS,
     SIZE,
@@ -35,11 +36,12 @@ from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
 WHOLE = ("experiment", "variants", "network")  # groups whose files set others
-LISTS = ("explainer", "metric")  # each file alone is slow: entries() composes all of them at once
+# of which other tests compose every file, those of the lists at once: entries()
+ELSEWHERE = ("explainer", "metric", "experiment", "loss", "miner", "space", "pooling", "head", "similarity")
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [pytest.param(*file, marks=[pytest.mark.slow] if file[0] in LISTS else []) for file in FILES]
+    ("group", "name"), [pytest.param(*file, marks=[pytest.mark.slow] if file[0] in ELSEWHERE else []) for file in FILES]
 )
 def test_every_file_composes_and_resolves(group: str, name: str) -> None:
     chosen = choosing(group, name)
@@ -48,7 +50,9 @@ def test_every_file_composes_and_resolves(group: str, name: str) -> None:
         assert chosen["train" if group == "recipe" else group] or name == "none"
 
 
-@pytest.mark.parametrize("script", ["train", "embed", "evaluate"])
+@pytest.mark.parametrize(
+    "script", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "embed")), "evaluate"]
+)
 @pytest.mark.parametrize("name", [name for group, name in FILES if group == "experiment"])
 def test_every_experiment_fits_every_script(script: str, name: str) -> None:
     cfg = composed(script, f"experiment={name}")
@@ -154,7 +158,7 @@ def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scen
 
 @pytest.mark.parametrize(("group", "name"), [file for file in FILES if file[0] in ("pooling", "head", "similarity")])
 def test_a_part_of_a_model_gives_unit_embeddings_and_finite_scores(group: str, name: str) -> None:
-    built = build(composed("evaluate", "model=planted_net", "model.image_size=32", f"{group}={name}").model)
+    built = build(composed("evaluate", *LEAN, "model=planted_net", "model.image_size=32", f"{group}={name}").model)
     batch = pairs()
     query, reference = built.encode(batch.query).embeddings, built.encode(batch.reference).embeddings
     torch.testing.assert_close(query.norm(dim=1), torch.ones(3))

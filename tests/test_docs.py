@@ -367,6 +367,7 @@ def test_formulas_are_typeset_and_pictures_small(site: Path, pages: dict[Path, L
     assert all(path.stat().st_size <= 40 * 1024 for path in (site / "images" / "methods").iterdir())
 
 
+@pytest.mark.slow
 def test_a_docstring_of_the_api_is_in_sections(site: Path) -> None:
     text = (site / "api.html").read_text()
     assert text.count("Raises:") >= 4

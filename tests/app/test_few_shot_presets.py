@@ -7,7 +7,7 @@ from sfam_bench.app.settings import build
 from sfam_bench.app.training import build_loss
 from sfam_bench.datasets.episodes import Episodes
 from sfam_bench.training.few_shot import check_episodes
-from tests.contract import composed
+from tests.contract import LEAN, composed
 from tests.paths import CONF
 
 FILES = [file.stem for file in sorted((CONF / "experiment" / "few_shot").glob("*.yaml"))]
@@ -26,7 +26,7 @@ PUBLISHED = {  # 1 and 5 shots: Chen et al. (ICLR 2019), record/few_shot_exp_fig
 def test_each_composes_and_its_loss_fits_its_batches(name: str) -> None:
     root = f"dataset.{'seed=0' if 'planted' in name else 'root=nowhere'}"
     untrained = ["model.trunk.pretrained=false"] if name == "sfam_paper/retrieval_cub" else []
-    cfg = composed("train", f"experiment={name}", root, *untrained)
+    cfg = composed("train", *LEAN, f"experiment={name}", root, *untrained)
     recipe = build(cfg.train)
     criterion, _ = build_loss(cfg, {"num_classes": 100, "embedding_size": 8})
     check_episodes(criterion, recipe)

@@ -20,6 +20,7 @@ from sfam_bench.app.settings import build, check_fields
 from sfam_bench.app.training import build_loss
 from sfam_bench.core.errors import UserError
 from sfam_bench.training.recipe import Recipe
+from tests.contract import LEAN
 from tests.paths import CONF
 
 FILES = sorted((CONF / "experiment" / "train").glob("*.yaml"))
@@ -48,7 +49,7 @@ TUNED = {  # triplet margin; ArcFace: rate of the proxies, degrees, scale; multi
 @pytest.fixture(scope="module")
 def composed() -> dict[str, DictConfig]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return {name: compose("train", [f"experiment=train/{name}"]) for name in NAMES}
+        return {name: compose("train", [*LEAN, f"experiment=train/{name}"]) for name in NAMES}
 
 
 def test_there_is_one_for_each_data_set_loss_and_backbone() -> None:

@@ -29,6 +29,7 @@ class Columns:
     hidden: tuple[str, ...] = ()
     parts: ClassVar[tuple[str, ...]] = PARTS
     evidence: ClassVar[tuple[str, ...]] = ("a", "b")
+    aspects: ClassVar[tuple[str, ...]] = ()
 
     def part_masks(self, image_id: str) -> torch.Tensor:
         masks = torch.eye(4, dtype=torch.bool)[:, None, :].repeat(1, 2, 1)
@@ -82,6 +83,19 @@ def test_effects_are_those_by_hand_and_recorded_with_their_errors() -> None:
     assert effects.errors[0].tolist() == pytest.approx([0.025 / 2] * 4, abs=1e-6)  # reds of 0 and 0.1, over 4 columns
     assert scene.facts["effect_a"].item() == pytest.approx(EFFECTS[0], abs=1e-6)
     assert scene.facts["effect_d_error"].item() == pytest.approx(0.0125, abs=1e-6)
+
+
+def test_a_change_without_a_region_is_measured_and_is_no_part() -> None:
+    class Doubled(Columns):
+        aspects = ("both",)
+
+        def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> torch.Tensor:
+            return super().redraw(image_id, ("a", "b") if parts == ("both",) else parts, number)
+
+    scene = explained(as_map([1, 0, 0, 0]), Doubled()).scene
+    assert measure_effects(scene, 2).means.shape == (1, 4)
+    assert scene.facts["effect_both"].item() == pytest.approx(EFFECTS[0] + EFFECTS[1], abs=1e-6)
+    assert scene.facts["effect_both_error"].item() == pytest.approx(2 * 0.0125, abs=1e-6)
 
 
 def test_parts_of_a_sum_do_not_interact_and_those_of_a_cosine_do() -> None:

@@ -17,7 +17,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.figures import ROUNDING
 from sfam_bench.report.figures.style import METHOD
 from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
-from sfam_bench.report.page.pair_order import Ordered, sort_pairs
+from sfam_bench.report.page.pair_order import Ordered, count_failures, sort_pairs
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.runs.matrix import ABSENT, FACTS, PAIR, RUN, Matrix
 from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
@@ -85,7 +85,7 @@ def _pack_run(
     if not listed:
         return None
     return {
-        **{"of": len(pairs), "pictured": len(kept)},
+        **{"of": len(pairs), "pictured": len(kept), "failures": count_failures(run, catalogue)},
         **{"methods": methods, "blind": [name for name in methods if name in blind], "pairs": listed},
         "metrics": {name: [catalogue.title(name), catalogue.group(name)] for name in metrics},
     }

@@ -42,7 +42,8 @@ function explore() {
     }));
     list();
     const left = run.pictured - run.pairs.length;
-    $("count").textContent = `Images are stored for ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} are omitted to limit the size of the page` : ""}.`;
+    const failed = run.pairs.filter((one) => one.failed.length).length;
+    $("count").textContent = `Images are stored for ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} are omitted to limit the size of the page` : ""}. Shown here: ${failed} of ${run.failures} failures.`;
   }
 
   function list() {
