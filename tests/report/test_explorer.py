@@ -134,7 +134,7 @@ def test_a_run_without_maps_or_images(fake_run: Path, tmp_path: Path, lost: str)
         assert found is None
     else:
         assert found is not None
-        assert json.loads(found.blocks["pair-0-0"])["maps"] == {}
+        assert inflate(found.blocks["block-0-0"])["maps"] == {}
 
 
 def made(values: dict[str, float], kind: str = "partial_match", flags: dict[str, str] | None = None) -> list[tuple]:
@@ -191,4 +191,4 @@ def test_pairs_of_a_run_without_curves_are_shown(tmp_path: Path, fake_run: Path)
     assert not list((store.root / "curves").glob("*.parquet"))
     found = build_explorer([read_run(fake_run)], PLENTY)
     assert found is not None
-    assert json.loads(found.blocks["pair-0-0"])["curves"] == []
+    assert inflate(found.blocks["block-0-0"])["curves"] == []
