@@ -130,7 +130,7 @@ all_methods = 'more=["explainer=$(METHODS)"$(foreach m,$(MORE),$(comma)"$m")]'
 
 known-answers: setup  ## rendered worlds x networks x all methods, whose cause is measured; hours, continued if started again (results/sweeps/known_answers/)
 	$(SB) sweep sweep=known_answers launcher=$(LAUNCHER) $(all_methods)
-	$(SB) sweep sweep=known_answers_difference launcher=$(LAUNCHER) $(all_methods)
+	$(SB) sweep sweep=known_answers_pairs launcher=$(LAUNCHER) $(all_methods)
 
 differential: setup  ## compare the methods with other people's code [PEERS=folder of checkouts], and write docs/differential.md
 	$(if $(PEERS),PEERS=$(PEERS)) $(PY) -m benchmarks.differential
