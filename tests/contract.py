@@ -24,6 +24,7 @@ class Strips:
 
     parts: ClassVar[tuple[str, ...]] = ("left", "middle", "right")
     evidence: ClassVar[tuple[str, ...]] = ("left", "right")
+    aspects: ClassVar[tuple[str, ...]] = ()
 
     def part_masks(self, image_id: str) -> torch.Tensor:
         cols = torch.arange(SIZE[1]) * 3 // SIZE[1]
@@ -39,7 +40,7 @@ GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and 
 # but for experiment/train/, which tests/app/test_presets.py composes
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
-REGIONS = ("foreground", "box", "shared", "unshared", "background")
+REGIONS = ("foreground", "box", "shared", "unshared", "background", "distinguishing")
 OTHERS = ("same_class", "other_class")
 LISTS = ("explainer", "baseline", "metric")
 LEAN = tuple(f"{group}=[]" for group in LISTS)  # half of the time to compose a config is theirs

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from sfam_bench.app.settings import build
-from sfam_bench.runs.reader import read_maps, read_records, read_run
+from sfam_bench.runs.reader import image_path, read_maps, read_records, read_run
 from tests.paths import CONF
 from tests.scripts import DATA, Run, ok
 
@@ -77,6 +77,17 @@ def test_pairs_are_saved_and_are_those_of_the_records(evaluated: Path) -> None:
     assert run.pairs["query_id"].str.startswith("test-").all()
     same = run.pairs["query_label"] == run.pairs["reference_label"]
     assert same.equals(run.pairs["kind"] == "random_positive")
+
+
+def test_the_worst_pairs_by_each_headline_metric_have_images(evaluated: Path) -> None:
+    run = read_run(evaluated)
+    stored = {image_id for pair in run.pairs[["query_id", "reference_id"]].to_numpy() for image_id in pair}
+    stored = {image_id for image_id in stored if image_path(evaluated, image_id).exists()}
+    values = read_records(evaluated).query("explainer == 'sfam' and metric == 'energy_pointing_game'")
+    worst = values.loc[values["value"].idxmin()]
+    assert {worst["query_id"], worst["reference_id"]} <= stored
+    first = run.pairs.groupby("kind").head(1)
+    assert {*first["query_id"], *first["reference_id"]} <= stored
 
 
 def test_every_pair_has_one_record_a_method_and_metric(evaluated: Path) -> None:

@@ -17,7 +17,8 @@ from sfam_bench.core.files import write_json
 from sfam_bench.jobs import local
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.runs.reader import read_records, read_run
+from sfam_bench.report.page.pair_order import select_worst
+from sfam_bench.runs.reader import image_path, read_image, read_records, read_run
 from tests.jobs.damage import damaged
 from tests.paths import ROOT
 from tests.scripts import Outcome, Run, ok
@@ -29,6 +30,7 @@ SETTINGS = [
         "explainer=[lafam,chance]",
         "metric=[deletion,retrieval]",
         "maps.save=true",
+        "maps.pictures=1",
         "passes.mode=eager",
         "cluster.cpus=1",
     ),
@@ -82,6 +84,14 @@ def same(run: Path, whole: Path) -> None:
     pd.testing.assert_frame_equal(found, wanted, check_exact=True)
 
 
+def images(run: Path) -> set[str]:
+    """The images of a run folder that belong to it by their digests."""
+    found = read_run(run)
+    sides = {image_id for side in ("query_id", "reference_id") for image_id in found.pairs[side]}
+    there = {image_id for image_id in sides if image_path(run, image_id).exists()}
+    return {image_id for image_id in there if read_image(run, found.manifest, image_id)}
+
+
 @pytest.mark.parametrize("shards", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 64))])
 def test_any_number_of_shards_gives_the_records_of_one_process(
     run_script: Run, whole: Path, tmp_path: Path, shards: int
@@ -94,8 +104,10 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
     assert f"{min(shards, BATCHES)} done; {BATCHES} of {BATCHES} batches" in ok(
         run_script("submit", "status", f"run_dir={run}")
     )
-    ok(run_script("submit", "merge", f"run_dir={run}"))
+    assert "images of the worst pairs are not stored" in ok(run_script("submit", "merge", f"run_dir={run}"))
+    assert "worst pairs" not in ok(run_script("submit", "merge", ALLOW, f"run_dir={run}"))
     same(run, whole)
+    assert images(run) == images(whole) >= {id for pair in select_worst(read_run(whole), 1) for id in pair}
     facts, wanted = read_run(run).manifest, read_run(whole).manifest
     assert facts["retrieval"] == wanted["retrieval"]
     assert facts["cost"].keys() == wanted["cost"].keys()
