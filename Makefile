@@ -192,14 +192,14 @@ docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of 
 	$(PY) -m benchmarks.concepts $<
 
 PYTEST := $(PY) -m pytest --dist worksteal
-# beside the tests, which need both cores but at their ends
-LINT := $(MAKE) --no-print-directory --jobs 2 lint
+# Lint uses one core, so it runs while the tests run
+WITH_LINT := --no-print-directory --jobs 2 lint
 
 test: setup  ## lint, types, import contracts and all tests but the slow ones
-	@$(LINT) test-fast
+	@$(MAKE) $(WITH_LINT) test-fast
 
 test-all: setup  ## the same with every tensor's shape checked, and the slow tests
-	@$(LINT) test-fast SHAPES=--jaxtyping-packages=sfam_bench,beartype.beartype
+	@$(MAKE) $(WITH_LINT) test-fast SHAPES=--jaxtyping-packages=sfam_bench,beartype.beartype
 	$(PYTEST) -n 3 -m slow    # more than cores, since many of them wait for processes
 
 test-fast: setup
