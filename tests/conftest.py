@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import runpy
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
@@ -14,10 +13,10 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from tests.paths import ROOT, SHARED, UNTRAINED
+from tests.scripts import Outcome, Run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors, and workers of xdist that share the cores
 
-Outcome = tuple[int, str, str]
 EVALUATING = ("evaluate", "embed", "intervene", "part_agreement", "submit", "tune")
 
 
@@ -53,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def run_script() -> Callable[..., Outcome]:
+def run_script() -> Run:
     """`run_script(name, *overrides)` runs experiments/<name>.py as a shell would: (exit code, stdout, stderr)."""
     return _run
 

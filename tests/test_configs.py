@@ -50,9 +50,8 @@ def test_every_file_composes_and_resolves(group: str, name: str) -> None:
         assert chosen["train" if group == "recipe" else group] or name == "none"
 
 
-@pytest.mark.parametrize(
-    "script", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "embed")), "evaluate"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train", "embed", "evaluate"])
 @pytest.mark.parametrize("name", [name for group, name in FILES if group == "experiment"])
 def test_every_experiment_fits_every_script(script: str, name: str) -> None:
     cfg = composed(script, f"experiment={name}")

@@ -29,13 +29,14 @@ from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
 from sfam_bench.app import guide
-from sfam_bench.app.commands.explain import to_settings
+from sfam_bench.app.commands import explain, track
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
 from sfam_bench.app.overrides import write_value
 from sfam_bench.app.settings import check_fields, check_settings, resolve
 from sfam_bench.app.sweeping import Sweep
 from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.tracks.card import SubmissionCard
 from tests.paths import ROOT
 
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -48,6 +49,7 @@ TUTORIALS = (
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
+TO_SETTINGS = {"explain": explain.to_settings, "track": track.to_settings}  # whose arguments are no settings yet
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = guide.commands()
@@ -115,6 +117,9 @@ class Reader:
     def settings(self, block: Block) -> None:
         """A file of a group is composed and its targets are looked at; settings without a file must all exist."""
         node = yaml.safe_load(block.text)
+        if block.title == "card.yaml":
+            SubmissionCard.of(node, block.title)
+            return
         if not block.title:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
                 merged = OmegaConf.merge(compose("submit"), node)
@@ -161,8 +166,8 @@ class Reader:
                 raise AssertionError(f"{self.page} has a command of an unknown kind: {shlex.join(words)}")
 
     def script(self, name: str, arguments: list[str], really: bool) -> None:
-        if name == "explain":  # which has options
-            arguments = to_settings(arguments)
+        if name in TO_SETTINGS:
+            arguments = TO_SETTINGS[name](arguments)
         if not really or ABSENT & set(arguments):
             composed(name, arguments, self.search)
             return

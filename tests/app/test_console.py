@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 from omegaconf import OmegaConf
 
-from sfam_bench.app.commands.explain import to_settings
+from sfam_bench.app.commands import explain, track
 from sfam_bench.app.console import main
 from sfam_bench.app.guide import SETTINGS, command_page, commands, docstring, list_settings
 from sfam_bench.core.conf import conf_folder
@@ -18,6 +18,7 @@ from tests.contract import composed
 
 COMMANDS = commands()
 WITH_SETTINGS = {name: module for name, module in COMMANDS.items() if (conf_folder() / f"{module}.yaml").is_file()}
+TO_SETTINGS = {"explain": explain.to_settings, "track": track.to_settings}  # whose arguments are no settings yet
 CHOSEN = {"sweep": ["sweep=gamma"], "data": ["download=cub"], "submit": ["verb=plan"]}  # what has no default
 
 
@@ -29,7 +30,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_commands_are_there() -> None:
     named = "train embed evaluate report paper part-agreement methods metrics intervene sweep tune submit data models"
-    assert {*named.split(), "episodes", "explain", "keep", "maps", "work"} == {*COMMANDS}
+    assert {*named.split(), "episodes", "explain", "keep", "maps", "track", "work"} == {*COMMANDS}
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["evaluate", "--help"], ["models", "ls"], ["--version"]])
@@ -51,6 +52,7 @@ def test_a_command_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "error: no command 'evalute': did you mean evaluate?\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_are_three_and_can_be_given(command: str) -> None:
     text = docstring(COMMANDS[command]).partition(SETTINGS)[0]
@@ -59,7 +61,7 @@ def test_examples_are_three_and_can_be_given(command: str) -> None:
     for _, name, *given in examples:
         if name in WITH_SETTINGS:
             verb = [f"verb={given.pop(0)}"] if name == "submit" else []
-            given = to_settings(given) if name == "explain" else given
+            given = TO_SETTINGS[name](given) if name in TO_SETTINGS else given
             composed(WITH_SETTINGS[name], *verb, *given)
 
 

@@ -34,6 +34,7 @@ OTHERS = {  # scripts with a config of their own, and what they cannot do withou
     "paper": ["table=[1_models,2_faithfulness]", "figure=[curves]", "table.table_1.runs=[sop]"],
     "report": [],
     "sweep": ["sweep=gamma", "sweep.train.pooling=[gap]"],
+    "track": ["method={_target_: sfam_bench.explainers.sfam.SFAM, gamma: 2}"],
     "work": [],
 }
 

@@ -176,4 +176,5 @@ def opened(chromium: Any, index: Path) -> Iterator[Opened]:
     yield found
     context.close()
     assert found.complaints == []
-    assert [url for url in found.requests if not url.startswith(("data:image/", found.index.as_uri(), "about:"))] == []
+    own = ("data:image/", "blob:", found.index.as_uri(), "about:")
+    assert [url for url in found.requests if not url.startswith(own)] == []

@@ -126,8 +126,8 @@ class Channel(Planted):
         return CHANNELS.get(part, prod(CHANNELS.values()))
 
     def _add_states(self, index: pd.DataFrame) -> pd.DataFrame:
-        states = index[list(CHANNELS)].to_dict("records")
-        return index.assign(crest=[join_channels(row) for row in states])
+        rows = index[list(CHANNELS)].to_numpy().tolist()
+        return index.assign(crest=[join_channels(dict(zip(CHANNELS, row, strict=True))) for row in rows])
 
     def _scene(self, image_id: str) -> PlantedScene:
         return replace(super()._scene(image_id), channels=True)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,14 +75,14 @@ def _pack_run(
     listed: list[dict[str, Any]] = []
     for pair, packed, uris in _pairs(run, own, kept, methods):
         new = {uri: f"image-{len(images) + place}" for place, uri in enumerate(dict.fromkeys(uris) - images.keys())}
-        packed["images"] = [(images | new)[uri] for uri in uris]
-        text, name = to_json(packed), f"pair-{number}-{len(listed)}"
+        pictured = [(images | new)[uri] for uri in uris]
+        text, name = to_json(_deflate(packed)), f"block-{number}-{len(listed)}"
         share -= len(text) + sum(map(len, new))
         if share < 0:
             break
         images |= new
         blocks.update({name: text, **{place: to_json(uri) for uri, place in new.items()}})
-        listed.append({"block": name, **pair.shown})
+        listed.append({"block": name, "images": pictured, **pair.shown})
     if not listed:
         return None
     return {
@@ -171,8 +172,13 @@ def _curves(curves: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _image(picture: Image.Image) -> str:
     content = io.BytesIO()
     picture.thumbnail((LONGEST, LONGEST))
-    picture.convert("RGB").save(content, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    picture.convert("RGB").save(content, format="WebP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _deflate(packed: dict[str, Any]) -> str:
+    """JSON, compressed, which the page inflates: half the size where point-to-point maps are stored."""
+    return base64.b64encode(zlib.compress(to_json(packed).encode(), 6)).decode()
 
 
 def _text(array: np.ndarray) -> str:
