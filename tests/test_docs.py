@@ -29,7 +29,7 @@ from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
 from sfam_bench.app import guide
-from sfam_bench.app.commands.explain import to_settings
+from sfam_bench.app.arguments import OPTIONS, to_settings
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
 from sfam_bench.app.overrides import write_value
@@ -146,8 +146,15 @@ class Reader:
                 assert importlib.util.find_spec(module)
             case ["make", *arguments]:
                 self.made(arguments)
-            case ["sfam-bench", "models", *_]:
+            case ["sfam-bench", "models" | "explainers" | "datasets" | "tasks", *_] | [
+                "sfam-bench",
+                "metrics",
+                "ls",
+                *_,
+            ]:
                 assert console(words[1:]) == 0
+            case ["source", "<(sfam-bench", "--completion)"]:
+                assert console(["--completion"]) == 0
             case ["sfam-bench" | ".venv/bin/sfam-bench", command, *arguments] if command in COMMANDS:
                 self.script(COMMANDS[command], arguments, really)
             case ["pip", "install", "--quiet", package]:
@@ -161,8 +168,8 @@ class Reader:
                 raise AssertionError(f"{self.page} has a command of an unknown kind: {shlex.join(words)}")
 
     def script(self, name: str, arguments: list[str], really: bool) -> None:
-        if name == "explain":  # which has options
-            arguments = to_settings(arguments)
+        if name in OPTIONS:
+            arguments = to_settings(name, arguments)
         if not really or ABSENT & set(arguments):
             composed(name, arguments, self.search)
             return
