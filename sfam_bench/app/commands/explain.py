@@ -74,9 +74,8 @@ def _rank(cfg: DictConfig, model: SimilarityModel, explainers: Any, out: Path) -
     ranking = explain_ranking(
         *(model, str(cfg.query), str(cfg.gallery), cfg.top, explainers), label=label, batch_size=cfg.batch_size
     )
-    save_ranking(
-        ranking, out, f"{Path(str(cfg.query)).name} in {Path(str(cfg.gallery)).name}, by {describe_model(model)}"
-    )
+    where = f"{Path(str(cfg.query)).name} in {Path(str(cfg.gallery)).name}"
+    save_ranking(ranking, out, f"{where}, by {describe_model(model)}")
     for result in ranking.results:
         verdict = {None: "", True: "  right", False: "  wrong"}[result.is_right]
         print(f"{result.place:4d}  {result.score:.4f}  {result.image_id}{verdict}")

@@ -13,6 +13,7 @@ Settings: query, reference, negative, pairs, foreground, box, metrics, out, batc
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +30,7 @@ from sfam_bench.core.metric_card import list_needs
 from sfam_bench.core.records import PAIR
 from sfam_bench.evaluation.named import metrics_of
 from sfam_bench.report.catalogue import Catalogue
+from sfam_bench.report.names import to_prose
 
 HOW = "give two images, A.jpg B.jpg, or --pairs FILE.csv"
 SIDES = ("query", "reference", "negative", "foreground", "box")
@@ -79,6 +81,6 @@ def format_records(records: pd.DataFrame) -> str:
     table.index, table.columns.name = pd.Index([catalogue.title(name) for name in names]), None
     lines = [table.map(lambda value: f"{value:.3f}").to_string()] if len(table) else []
     pairs = f"{len(facts)} pairs" if len(facts) > 1 else "1 pair"
-    left_out = own.loc[own["flag"] != "", "flag"].value_counts()
-    lines += [f"{flag.replace('_', ' ')}: {count} values left out" for flag, count in left_out.items()]
+    left_out = Counter(flag for flag in own["flag"] if flag)
+    lines += [f"{to_prose(flag)}: {count} values left out" for flag, count in left_out.items()]
     return "\n".join([*lines, f"{facts['target'].iloc[0]} {facts['value'].mean():.4f}, {pairs}"])
