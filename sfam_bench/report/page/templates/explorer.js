@@ -39,14 +39,17 @@ function explore() {
     const marked = new Set(there.length || state.method ? there : [...seeing.slice(0, 3), ...run.blind.slice(0, 1)]);
     $("methods").replaceChildren(...run.methods.map((value, place) => {
       const box = make("input", { type: "checkbox", value, checked: marked.has(value) });
-      const [stroke, dash] = line(place);
-      const swatch = svg("svg", { class: "swatch", viewBox: "0 0 32 12", "aria-hidden": "true" }, svg("path", { d: "M0 6H32", stroke, "stroke-width": 3, "stroke-dasharray": dash }));
-      return make("label", { className: run.blind.includes(value) ? "blind" : "" }, box, " ", swatch, value);
+      return make("label", { className: run.blind.includes(value) ? "blind" : "" }, box, " ", swatch(place), value);
     }));
     list();
     const left = run.pictured - run.pairs.length;
     const failed = run.pairs.filter((one) => one.failed.length).length;
     $("count").textContent = `Images are stored for ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} are omitted to limit the size of the page` : ""}. Shown here: ${failed} of ${run.failures} failures.`;
+  }
+
+  function swatch(place) { // the line of a method in the charts
+    const [stroke, dash] = line(place);
+    return svg("svg", { class: "swatch", viewBox: "0 0 32 12", "aria-hidden": "true" }, svg("path", { d: "M0 6H32", stroke, "stroke-width": 3, "stroke-dasharray": dash }));
   }
 
   function list() {
@@ -119,7 +122,7 @@ function explore() {
     });
     const holder = make("div", { className: "sides" }, ...sides);
     shown.push({ canvases: sides.map((side) => side.firstChild), maps, name, holder });
-    return make("figure", { className: whole ? "panel whole" : "panel" }, make("figcaption", { textContent: title }), holder);
+    return make("figure", { className: whole ? "panel whole" : "panel" }, make("figcaption", {}, ...(run.methods.includes(name) ? [swatch(run.methods.indexOf(name))] : []), title), holder);
   }
 
   // Two maps of this pair with a border to move between them: of two methods, or of two models
