@@ -11,6 +11,7 @@ import tempfile
 import time
 from itertools import cycle, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from sfam_bench.core.files import write_json
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.page.page import render_page
+from sfam_bench.runs.proof import DIGESTS
 from sfam_bench.runs.reader import read_curves, read_maps, read_records, read_run
 from sfam_bench.runs.store import RunStore
 
@@ -49,7 +51,8 @@ def write_page(root: Path, count: int) -> Path:
     maps, records, curves = read_maps(SOURCE, None, points=True), read_records(SOURCE), read_curves(SOURCE)
     row_of = {pair: row for row, pair in enumerate(zip(maps["query_id"], maps["reference_id"], strict=True))}
     kept = kept[[pair in row_of for pair in kept[PAIR].itertuples(index=False, name=None)]]
-    store = RunStore.create(root / "run", {"pairs": count}, {**source.manifest, "merged": None, "shards": 1})
+    facts = {name: value for name, value in source.manifest.items() if name not in ("merged", "done", DIGESTS)}
+    store = RunStore.create(root / "run", {"pairs": count}, {**facts, "shards": 1})
     parts: dict[str, list[pd.DataFrame]] = {"pairs": [], "records": [], "curves": []}
     rows = []
     for number, pair in enumerate(islice(cycle(kept.to_dict("records")), count)):
@@ -64,7 +67,7 @@ def write_page(root: Path, count: int) -> Path:
     store.write_pairs(frames["pairs"])
     arrays = {name: array[rows] for name, array in maps.items() if name not in PAIR}
     arrays |= {name: frames["pairs"][name].to_numpy(dtype=str) for name in PAIR}
-    store.write_chunk(0, frames["records"], arrays, [*frames["curves"].itertuples(index=False)])
+    store.write_chunk(0, frames["records"], arrays, curves_of(frames["curves"]))
     for seed, name in enumerate(PAIR):
         birds = Planted(size=224, seed=seed + 1)
         for image_id, drawn in zip(frames["pairs"][name], islice(cycle(birds.index.index), count), strict=False):
@@ -75,6 +78,11 @@ def write_page(root: Path, count: int) -> Path:
     path.write_text(render_page([], [], Catalogue.of(run.manifest), run.matrix.metrics, runs=[run]), encoding="utf-8")
     shutil.rmtree(root / "run")
     return path
+
+
+def curves_of(frame: pd.DataFrame) -> list[SimpleNamespace]:
+    """The rows of a frame as a store takes them."""
+    return [SimpleNamespace(**row) for row in frame.to_dict("records")]
 
 
 def measure(page: Path) -> float:
