@@ -41,7 +41,7 @@ def main(checkpoint: str) -> int:
 def draw_gallery(maps: Mapping[str, Sequence[NDArray[np.float32]]], blind: set[str]) -> Figure:
     """The two pairs, then for each method its maps of the query for either reference."""
     rows = 1 + math.ceil(len(maps) / COLUMNS)
-    figure = Figure(figsize=(2.1 * COLUMNS, 1.25 * rows), layout="constrained")
+    figure = Figure(figsize=(2.1 * COLUMNS, 1.2 * rows), layout="constrained")
     panels = figure.subplots(rows, 2 * COLUMNS)
     for axes in panels.flat:
         axes.axis("off")
@@ -51,8 +51,9 @@ def draw_gallery(maps: Mapping[str, Sequence[NDArray[np.float32]]], blind: set[s
     for place, (name, found) in enumerate(sorted(maps.items(), key=lambda item: (item[0] in blind, item[0]))):
         row, column = divmod(place, COLUMNS)
         for side, raw in enumerate(found):
-            title = f"{name}{' (blind)' if name in blind else ''}\n" if side == 0 else ""
-            show(panels[1 + row, 2 * column + side], overlay(bird(QUERY), raw), f"{title}for {side + 1}")
+            show(panels[1 + row, 2 * column + side], overlay(bird(QUERY), raw))
+        title = f"{name}{' (blind)' if name in blind else ''}"
+        panels[1 + row, 2 * column].set_title(title, loc="left", fontsize=8)  # over both maps
     return figure
 
 

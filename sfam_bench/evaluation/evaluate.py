@@ -93,7 +93,11 @@ def evaluate(
                 shard.curves.extend(record_curves(method, pairs, applied.values()))
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
-                if (joint := method.explained.point_pairs) and not method.explained.samples:
+                if (
+                    (joint := method.explained.point_pairs)
+                    and not method.explained.samples
+                    and has_small_grids(encoded)
+                ):
                     shard.maps[f"{method.name}/{MATCHES}"] = strongest_matches(joint()).cpu()
                 if can_swap(encoded):
                     other = raw_maps(explainers[method.name], model, swap_sides(encoded), pairs)
@@ -213,12 +217,18 @@ def joint_values(explainer: Explainer, scene: Scene) -> Callable[[], PointPairs]
 
 def joint_maps(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
     """The point-to-point maps of a target with one reference image, in half precision; none for large grids."""
+    if not has_small_grids(encoded):
+        return {}
+    reference = encoded.terms[0].side.side_for("a point-to-point map")
+    return {POINT_TO_POINT: point_to_point(model, encoded.query, reference).cpu().half()}
+
+
+def has_small_grids(encoded: Encoded) -> bool:
+    """Whether values for all pairs of positions are small enough to be computed for a whole batch and kept."""
     if not can_swap(encoded):
-        return {}
+        return False
     sides = encoded.query, encoded.terms[0].side.side_for("a point-to-point map")
-    if any(side.activations[0, 0].numel() > POSITIONS for side in sides):
-        return {}
-    return {POINT_TO_POINT: point_to_point(model, *sides).cpu().half()}
+    return all(side.activations[0, 0].numel() <= POSITIONS for side in sides)
 
 
 def strongest_matches(joint: PointPairs) -> Tensor:

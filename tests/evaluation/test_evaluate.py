@@ -502,10 +502,11 @@ def test_large_or_joint_point_to_point_maps_are_not_kept(why, monkeypatch):
         network,
         target,
         [replace(pairs, **negative)],
-        {"sfam": SFAM()},
+        {"sfam": SFAM(), **({} if why == "a margin" else {"zhu": Zhu()})},
         {},
         "made",
         keep_maps=why != "maps are not kept",
     )
     assert POINT_TO_POINT not in shard.maps
+    assert "zhu/matches" not in shard.maps
     assert ("sfam/query" in shard.maps) is (why != "maps are not kept")
