@@ -93,11 +93,8 @@ def evaluate(
                 shard.curves.extend(record_curves(method, pairs, applied.values()))
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
-                if (
-                    (joint := method.explained.point_pairs)
-                    and not method.explained.samples
-                    and has_small_grids(encoded)
-                ):
+                joint = None if method.explained.samples else method.explained.point_pairs
+                if joint and has_small_grids(encoded):
                     shard.maps[f"{method.name}/{MATCHES}"] = strongest_matches(joint()).cpu()
                 if can_swap(encoded):
                     other = raw_maps(explainers[method.name], model, swap_sides(encoded), pairs)
