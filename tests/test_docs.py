@@ -271,6 +271,19 @@ def test_what_a_page_says_works(page: str, reader: Reader) -> None:
         reader.follow(block)
 
 
+THEIRS = [block for block in blocks(PAGES["docs/coming-from.md"]) if block.title.startswith("theirs/")]
+PACKAGES = {"oml": "open-metric-learning"}  # where it is not called as it is imported
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", THEIRS, ids=[Path(block.title).stem for block in THEIRS])
+def test_the_line_of_another_library_runs(block: Block) -> None:
+    package = Path(block.title).stem
+    if not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is missing: pip install {PACKAGES.get(package, package)}")
+    exec(compile(block.text, block.title, "exec"), {"__name__": "page"})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
