@@ -20,9 +20,7 @@ from tests.contract import composed
 
 COMMANDS = commands()
 WITH_SETTINGS = {name: module for name, module in COMMANDS.items() if (conf_folder() / f"{module}.yaml").is_file()}
-TO_SETTINGS = {"track": track.to_settings} | {
-    name: partial(to_settings, name) for name in OPTIONS
-}  # of other arguments
+TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}
 CHOSEN = {"sweep": ["sweep=gamma"], "data": ["download=cub"], "submit": ["verb=plan"]}  # what has no default
 
 
