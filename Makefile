@@ -188,8 +188,9 @@ docs: setup  ## build the documentation as pages to read in a browser, from file
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "page: file://$(CURDIR)/.site/index.html"
 
-docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of docs/concepts.md and docs/methods.md
+docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of docs/concepts.md, docs/methods.md and docs/gallery.md
 	$(PY) -m benchmarks.concepts $<
+	$(PY) -m benchmarks.gallery $<
 
 PYTEST := $(PY) -m pytest --dist worksteal
 # Lint uses one core, so it runs while the tests run

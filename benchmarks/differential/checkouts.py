@@ -252,7 +252,7 @@ def pairx() -> Iterator[Sides]:
     pairs = PairBatch(("a",), ("b",), query, reference)
     encoded = encode_pairs(model, Similarity(), query, reference)
     (ours,), method = PairX().find_matches(model, encoded), PairX(space="cut")
-    with loaded(PAIRX, xai_canonizers__efficientnet=MagicMock()) as peer:  # for other networks than this
+    with loaded(PAIRX) as peer:
         found: Any = peer.pairx("cpu", query.clone(), reference.clone(), net, ["layer4"], 1000, 1)["layer4"]
     yield "relevance at the cut", method.position_relevance(model, encoded).view(3, 3), grid(found, 0)
     joint = torch.zeros(3, 3, 3, 3)
