@@ -188,18 +188,19 @@ docs: setup  ## build the documentation as pages to read in a browser, from file
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 	@echo "page: file://$(CURDIR)/.site/index.html"
 
-docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of docs/concepts.md and docs/methods.md
+docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of docs/concepts.md, docs/methods.md and docs/gallery.md
 	$(PY) -m benchmarks.concepts $<
+	$(PY) -m benchmarks.gallery $<
 
 PYTEST := $(PY) -m pytest --dist worksteal
-# beside the tests, which need both cores but at their ends
-LINT := $(MAKE) --no-print-directory --jobs 2 lint
+# Lint uses one core, so it runs while the tests run
+WITH_LINT := --no-print-directory --jobs 2 lint
 
 test: setup  ## lint, types, import contracts and all tests but the slow ones
-	@$(LINT) test-fast
+	@$(MAKE) $(WITH_LINT) test-fast
 
 test-all: setup  ## the same with every tensor's shape checked, and the slow tests
-	@$(LINT) test-fast SHAPES=--jaxtyping-packages=sfam_bench,beartype.beartype
+	@$(MAKE) $(WITH_LINT) test-fast SHAPES=--jaxtyping-packages=sfam_bench,beartype.beartype
 	$(PYTEST) -n 3 -m slow    # more than cores, since many of them wait for processes
 
 test-fast: setup

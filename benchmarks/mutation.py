@@ -93,8 +93,8 @@ FAULTS = [
         "a mean over pairs, not over masks",
         "explainers/rise.py",
         "test_rise_family.py",
-        "scores - scores.mean(dim=1, keepdim=True)",
-        "scores - scores.mean(dim=0, keepdim=True)",
+        "target - target.mean(dim=1, keepdim=True)",
+        "target - target.mean(dim=0, keepdim=True)",
     ),
     Fault(
         "steps begin at zero",

@@ -65,7 +65,7 @@ def choosing(group: str, *names: str) -> DictConfig:
     config = next((file.stem for file in sorted(CONF.glob("*.yaml")) if group in defaults(file.stem)), None)
     assert config, f"no script chooses from conf/{group}/"
     several = isinstance(defaults(config)[group], list)
-    needed = {"metric": ("metric", "baseline"), "experiment": LISTS, "variants": LISTS}.get(group, (group,))
+    needed = {"metric": ("metric", "baseline"), "variants": LISTS}.get(group, (group,))
     lean = [each for each in LEAN if config == "base" and each.split("=")[0] not in needed]
     return composed(config, *lean, f"{group}={[*names] if several else names[0]}")
 

@@ -35,14 +35,18 @@ from tests.contract import (
 from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
-WHOLE = ("experiment", "variants", "network")  # groups whose files set others
-# of which other tests compose every file, those of the lists at once: entries()
-ELSEWHERE = ("explainer", "metric", "experiment", "loss", "miner", "space", "pooling", "head", "similarity")
+WHOLE = ("variants", "network")  # groups whose files set others
+LISTS = ("explainer", "metric")  # each file alone is slow: entries() composes all of them at once
+# whose files other tests compose, and build
+BUILT = ("experiment", "loss", "miner", "space", "pooling", "head", "similarity")
+ALONE = [
+    pytest.param(group, name, marks=[pytest.mark.slow] if group in LISTS else [])
+    for group, name in FILES
+    if group not in BUILT
+]
 
 
-@pytest.mark.parametrize(
-    ("group", "name"), [pytest.param(*file, marks=[pytest.mark.slow] if file[0] in ELSEWHERE else []) for file in FILES]
-)
+@pytest.mark.parametrize(("group", "name"), ALONE)
 def test_every_file_composes_and_resolves(group: str, name: str) -> None:
     chosen = choosing(group, name)
     assert OmegaConf.to_container(chosen, resolve=True)

@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
 from sfam_bench.app import guide
-from sfam_bench.app.commands import explain, track
+from sfam_bench.app.arguments import OPTIONS, to_settings
+from sfam_bench.app.commands import track
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
 from sfam_bench.app.overrides import write_value
@@ -49,7 +50,7 @@ TUTORIALS = (
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
-TO_SETTINGS = {"explain": explain.to_settings, "track": track.to_settings}  # whose arguments are no settings yet
+TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = guide.commands()
@@ -151,8 +152,15 @@ class Reader:
                 assert importlib.util.find_spec(module)
             case ["make", *arguments]:
                 self.made(arguments)
-            case ["sfam-bench", "models", *_]:
+            case ["sfam-bench", "models" | "explainers" | "datasets" | "tasks", *_] | [
+                "sfam-bench",
+                "metrics",
+                "ls",
+                *_,
+            ]:
                 assert console(words[1:]) == 0
+            case ["source", "<(sfam-bench", "--completion)"]:
+                assert console(["--completion"]) == 0
             case ["sfam-bench" | ".venv/bin/sfam-bench", command, *arguments] if command in COMMANDS:
                 self.script(COMMANDS[command], arguments, really)
             case ["pip", "install", "--quiet", package]:
@@ -259,6 +267,19 @@ def test_what_a_page_says_works(page: str, reader: Reader) -> None:
     written_before = [block for block in blocks(PAGES[BEFORE[page]]) if block.title] if page in BEFORE else []
     for block in [*written_before, *blocks(PAGES[page])]:
         reader.follow(block)
+
+
+THEIRS = [block for block in blocks(PAGES["docs/coming-from.md"]) if block.title.startswith("theirs/")]
+PACKAGES = {"oml": "open-metric-learning"}  # where it is not called as it is imported
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", THEIRS, ids=[Path(block.title).stem for block in THEIRS])
+def test_the_line_of_another_library_runs(block: Block) -> None:
+    package = Path(block.title).stem
+    if not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is missing: pip install {PACKAGES.get(package, package)}")
+    exec(compile(block.text, block.title, "exec"), {"__name__": "page"})
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +15,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.references import Given, Prototype, Supports, Vectors
-from sfam_bench.core.stream import prefetch, split_chunks
+from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.targets import Margin, Similarity, Target
 from sfam_bench.datasets.pictures import Corners, Picture, Region, sample
 from sfam_bench.datasets.tables import parse_string, read_csv
@@ -119,7 +118,7 @@ def load_batches(
     """Load pairs in order, in batches of at most `size`; only pairs of one kind and one size share a batch."""
     if size < 1:
         raise UserError(f"batch_size is {size}: give at least 1")
-    loaded = prefetch(partial(Pair.load, geometry=geometry, background=background, how=how), pairs)
+    loaded = (pair.load(geometry, background, how) for pair in pairs)  # in one thread: PIL images may be shared
     for kind, run in groupby(loaded, key=_kind):
         for batches in split_chunks(run, size if kind else 1):
             yield _join(batches)

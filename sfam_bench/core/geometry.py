@@ -70,7 +70,8 @@ class Geometry(Checked):
         """
         resized = size
         if isinstance(self.resize, int):
-            resized = tuple(int(self.resize * side / min(size)) for side in size)  # as torchvision rounds
+            rows, cols = (int(self.resize * side / min(size)) for side in size)  # as torchvision rounds
+            resized = (rows, cols)
         elif self.resize is not None:
             resized = sides(self.resize)
         edges = []

@@ -46,7 +46,8 @@ def find_objects(group: Group, chosen: Any, kind: type) -> dict[str, Any]:
     for name, given in chosen.items() if isinstance(chosen, Mapping) else ((None, given) for given in chosen):
         made = find_object(group, given) if isinstance(given, str) else given
         check_method(made, group if name is None else f"{group} {name!r}", kind)
-        name = name or (given if isinstance(given, str) else name_of(group, given))
+        if name is None:
+            name = given if isinstance(given, str) else name_of(group, given)
         if name in found:
             raise UserError(f"two {group}s are called {name!r}: give them as {{'name': object, ...}}")
         found[name] = made

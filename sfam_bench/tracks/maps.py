@@ -1,6 +1,7 @@
 """Maps of a submission: computed by its code, or read from its folder."""
 
 import hashlib
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -61,16 +62,17 @@ def prepare(track: Track, method: Explainer) -> Explainer:
 
 
 def compute_maps(track: Track, method: Explainer) -> Maps:
-    """The maps of a method, which sees ids and images of the pairs alone.
+    """The maps of a method, which sees ids and images of the pairs alone, and a copy of the model.
 
     Raises:
         UserError: if the method does not support the model, a map is not finite, or their shapes differ.
     """
     frames, made, seconds = track.batches(track.explained), list[RawMaps](), 0.0
+    model = deepcopy(track.model)  # a method that changes weights or leaves hooks behind changes its own maps alone
     for pairs in progress(load_batches(track.dataset, frames), "maps", len(frames), "batch"):
-        encoded = encode_batch(track.model, track.target, pairs)
+        encoded = encode_batch(model, track.target, pairs)
         start = perf_counter()
-        made.append(raw_maps(method, track.model, encoded, without_answers(pairs)).float().cpu())
+        made.append(raw_maps(method, model, encoded, without_answers(pairs)).float().cpu())
         seconds += perf_counter() - start
     if len({one.shape[1:] for one in made}) > 1:
         raise UserError(f"{type(method).__name__} gives maps of several shapes: give all on one grid")

@@ -1,7 +1,8 @@
 """The values of a submission on its track, and the controls that every submission undergoes."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -164,8 +165,8 @@ def randomise(track: Track, methods: Mapping[str, Explainer]) -> dict[str, Contr
     """Similarity of the maps to those of the model with random weights, of methods and of the exact decomposition."""
     if not methods:
         return {}
-    explainers = {**methods, EXACT: SimilarityDecomposition()}
-    frame = run(track, track.controlled, explainers, {RANDOMISED: ModelRandomisation(value="full")})
+    explainers, copied = {**methods, EXACT: SimilarityDecomposition()}, replace(track, model=deepcopy(track.model))
+    frame = run(copied, track.controlled, explainers, {RANDOMISED: ModelRandomisation(value="full")})
     frame = frame[frame["metric"] == RANDOMISED]
     values = {
         str(name): pivot(track.controlled, part)[RANDOMISED].tolist() for name, part in frame.groupby("explainer")

@@ -200,8 +200,7 @@ def summarise_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def intervals(values: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
     """Mean and 95 % interval over classes of each column, in JSON types."""
-    shares = np.array([np.isin(column[~np.isnan(column)], (0, 1)).all() for column in values.T])
-    return [describe_interval(found) for found in clustered_intervals(values, classes, shares=shares)]
+    return [describe_interval(found) for found in clustered_intervals(values, classes)]
 
 
 def describe_interval(found: Interval) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Class proxies and stored embeddings as references, from training to the report."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,10 @@ import pytest
 from sfam_bench.models.vectors import read_proxies
 from sfam_bench.runs.reader import read_records, read_run
 from tests.app.test_bad_input import mistake, says
+from tests.scripts import Run
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., tuple[int, str, str]]
 DATA = [
     *("dataset=planted", "dataset.size=32", "dataset.train_per_class=4", "dataset.test_per_class=2"),
     *("model=planted_net", "model.image_size=32", "loss=arcface"),

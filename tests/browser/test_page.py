@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sfam_bench.report.figures.figures import overlay
-from tests.browser.conftest import FAILED, FLAT, GRID, HOSTILE, METHODS, OTHER, Opened, points_of_run, raw_map
+from tests.browser.conftest import FAILED, FLAT, GRID, HOSTILE, MATCH, METHODS, OTHER, Opened, points_of_run, raw_map
 
 pytestmark = pytest.mark.slow
 
@@ -171,22 +171,31 @@ def test_two_maps_are_compared_with_one_slider(opened: Opened, right: str) -> No
     assert again.input_value("#right") == right
 
 
-def test_lines_join_the_regions_that_match(opened: Opened) -> None:
-    page = opened.open()
-    assert page.locator(".joins").count() == 0
-    page.check("#lines")
+def ends_of_line(page: Any) -> list[tuple[float, float]]:
+    """Where the last line begins in the query and ends in the reference, as shares of height and width."""
     ends = page.locator(".joins line").last.evaluate(
         "line => ['x1', 'y1', 'x2', 'y2'].map(name => Number(line.getAttribute(name)))"
     )
-    sides = [page.locator(f'canvas[data-method=""].{side}').bounding_box() for side in ("query", "reference")]
     outer = page.locator(".panel .sides").first.bounding_box()
-    cells = []
-    for box, (rows, cols), (x, y) in zip(sides, (GRID, OTHER), (ends[:2], ends[2:]), strict=True):
-        across, down = (x + outer["x"] - box["x"]) / box["width"], (y + outer["y"] - box["y"]) / box["height"]
-        cells.append(int(down * rows) * cols + int(across * cols))
-    joint = points_of_run()[0].reshape(12, 20)
-    assert joint[tuple(cells)] != 0
-    page.uncheck("#lines")
+    boxes = [page.locator(f'canvas[data-method=""].{side}').bounding_box() for side in ("query", "reference")]
+    return [
+        ((y + outer["y"] - box["y"]) / box["height"], (x + outer["x"] - box["x"]) / box["width"])
+        for box, (x, y) in zip(boxes, (ends[:2], ends[2:]), strict=True)
+    ]
+
+
+def test_lines_join_the_regions_that_match(opened: Opened) -> None:
+    page = opened.open()
+    assert page.locator(".joins").count() == 0
+    page.select_option("#lines", "points")
+    cells = [
+        int(down * rows) * cols + int(across * cols)
+        for (down, across), (rows, cols) in zip(ends_of_line(page), (GRID, OTHER), strict=True)
+    ]
+    assert points_of_run()[0].reshape(12, 20)[tuple(cells)] != 0
+    page.select_option("#lines", "grad_cam")
+    assert np.ravel(ends_of_line(page)) == pytest.approx(MATCH[:4], abs=0.02)
+    page.select_option("#lines", "")
     assert page.locator(".joins").count() == 0
 
 
@@ -441,7 +450,7 @@ def test_a_window_does_not_scroll_sideways(opened: Opened, width: int) -> None:
 def test_axe_finds_nothing(opened: Opened, theme: str) -> None:
     if not AXE.is_file():
         pytest.skip("axe-core is missing: npm ci --prefix tests/browser")
-    page = opened.open(f"#theme={theme}&left=x/sfam&right=x/lafam&lines=1")
+    page = opened.open(f"#theme={theme}&left=x/sfam&right=x/lafam&lines=points")
     page.click("summary")
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run()")["violations"]

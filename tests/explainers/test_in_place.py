@@ -121,6 +121,7 @@ def test_a_transformer_with_parts_of_ones_own(name: str, token: str) -> None:
     torch.testing.assert_close(*found, **CLOSE)
 
 
+@pytest.mark.slow
 def test_densenet_whose_last_function_is_in_place() -> None:
     torch.manual_seed(0)
     trunk, tail = trunk_and_tail("torchvision", "densenet121", "features")

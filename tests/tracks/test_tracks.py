@@ -19,12 +19,15 @@ from sfam_bench.core.protocol import Evaluated, list_faults
 from sfam_bench.datasets.base import split_hash
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.hidden import Hidden
+from sfam_bench.evaluation.intervention import intervention_check, intervention_facts
 from sfam_bench.explainers.controls import Chance, LaFAM
 from sfam_bench.explainers.saved_maps import pair_file
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.shared.effects import measure_effects
+from sfam_bench.models.checkpoint import content_digest, weights
 from sfam_bench.tracks.card import SubmissionCard
 from sfam_bench.tracks.maps import Maps, compute_maps, read_maps, write_maps
-from sfam_bench.tracks.measure import control, describe_values, measure
+from sfam_bench.tracks.measure import control, describe_values, measure, open_scene
 from sfam_bench.tracks.submission import Code, Submission, check_row, make_row, summarise_row
 from sfam_bench.tracks.track import FROZEN, Track, folder_digest, list_ids, list_tracks, read_spec
 from tests.tracks.conftest import KEY
@@ -143,6 +146,19 @@ def test_a_method_sees_ids_and_images_alone(opened: Track) -> None:
     assert all(answers == ({}, None, None, {}) for answers in seen)
 
 
+def test_a_method_that_changes_the_network_changes_nothing_for_others(opened: Track) -> None:
+    def spoil_weights(model: Any, encoded: Any, pairs: Any) -> torch.Tensor:
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        model.trunk.register_forward_hook(lambda *_: 1 / 0)
+        return encoded.query.activations.mean(dim=1)
+
+    before = content_digest(weights(opened.model))
+    compute_maps(opened, spoil_weights)
+    assert content_digest(weights(opened.model)) == before
+    compute_maps(opened, LaFAM())
+
+
 def test_undefined_values_count_as_chance(opened: Track, maps: Maps) -> None:
     raw = maps.raw.clone()
     raw[0] = 1.0
@@ -178,9 +194,6 @@ def test_noise_does_not_hide_that_a_map_does_not_follow_the_reference(opened: Tr
 
 def test_maps_that_are_the_effects_follow_the_reference(opened: Track) -> None:
     """Each part of the query, painted with its measured effect."""
-    from sfam_bench.metrics.shared.effects import measure_effects
-    from sfam_bench.tracks.measure import open_scene
-
     made = []
     for frame in opened.batches(opened.explained):
         effects = measure_effects(open_scene(opened, frame), 2)
@@ -336,3 +349,11 @@ def test_every_real_track_has_its_own_files() -> None:
     known = yaml.safe_load((FROZEN / "digests.yaml").read_text())
     assert {*known} == {*REAL}
     assert Code("sfam", {"_target_": "x"}).facts["source"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in REAL if name.startswith("planted") and "hidden" not in name])
+def test_the_network_of_a_planted_track_uses_its_causes(name: str) -> None:
+    dataset, model, _, _ = build_parts(read_spec(name), None, None)
+    found = intervention_check(lambda images: model.encode(images).embeddings, dataset, 60)
+    assert intervention_facts(found, dataset)["fails"] == ""

@@ -62,7 +62,6 @@ def run_verb(cfg: DictConfig) -> None:
 
 def list_all(cfg: DictConfig) -> None:
     """Print the tracks, or the files of maps that one of them needs."""
-
     if cfg.what is not None:
         print("\n".join(name_files(with_controls(read_spec(str(cfg.what)).pairs))))
         return
@@ -99,7 +98,12 @@ def read_entries(cfg: DictConfig) -> dict[str, Entry]:
     found = [read_method(one) for one in (cfg.method if isinstance(cfg.method, ListConfig) else [cfg.method])]
     if cfg.name is not None and len(found) > 1:
         raise UserError("name= names one method: leave it out for several")
-    return {cfg.name or entry.name: entry for entry in found}
+    entries = {cfg.name or entry.name: entry for entry in found}
+    if len(entries) < len(found):
+        raise UserError(
+            f"{len(found)} methods have {len(entries)} names: enter those of one name separately, with name="
+        )
+    return entries
 
 
 def submit(cfg: DictConfig) -> None:
@@ -161,6 +165,7 @@ def score(cfg: DictConfig) -> None:
     for claim in claims:
         source = "maps" if claim.method is None else "code"
         row = make_row(claim.submission, track, measured[claim.name], controls[claim.name], source)
+        row["maps"] = claim.maps.facts
         row["seconds"] = claim.card.seconds if claim.maps.seconds is None else claim.maps.seconds
         out = Path(cfg.leaderboard) / track.name / f"{claim.name}.json"
         out.parent.mkdir(parents=True, exist_ok=True)

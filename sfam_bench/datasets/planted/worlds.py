@@ -104,8 +104,8 @@ class Channel(Planted):
     """Birds whose class is form, colour and texture of the crest; the tail is drawn anew for each image.
 
     Two images may share the colour of the crest and not its form. The effect of each channel is measured beside that of
-    the whole crest; all have the same region. The 48 combinations of 3 forms, 4 colours and 4 textures are 32 train and
-    16 test classes.
+    the whole crest; all have the same region. Half of the 48 combinations of 3 forms, 4 colours and 4 textures are test
+    classes, in which no colour has a texture that it has in training.
     """
 
     name: str = "planted-channel"
@@ -116,10 +116,11 @@ class Channel(Planted):
     defining: ClassVar[tuple[str, ...]] = tuple(CHANNELS)
 
     def _classes(self, draw: np.random.Generator) -> list[tuple[tuple[int, ...], bool]]:
-        orders = [draw.permutation(count) for count in CHANNELS.values()]
+        colours, textures = draw.permutation(CHANNELS["colour"]), draw.permutation(CHANNELS["texture"])
+        # in each half every state of two channels occurs with at least two states of the third
         return [
-            (states, bool(sum(order[state] for order, state in zip(orders, states, strict=True)) % TEST_SHARE == 0))
-            for states in product(*map(range, CHANNELS.values()))
+            ((form, colour, texture), bool((colours[colour] + textures[texture]) % 2 == 0))
+            for form, colour, texture in product(*map(range, CHANNELS.values()))
         ]
 
     def count_states(self, part: str) -> int:

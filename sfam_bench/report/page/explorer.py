@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.core.columns import MATCHES, POINT_TO_POINT
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.figures import ROUNDING
 from sfam_bench.report.figures.style import METHOD
@@ -113,6 +113,7 @@ def _pairs(
                     if any(sides := [_map(mine.get(f"{name}/{side}")) for side in SIDES])
                 },
                 "points": _points(mine.get(POINT_TO_POINT)),
+                "matches": {name: found for name in methods if (found := _matches(mine.get(f"{name}/{MATCHES}")))},
                 "curves": _curves(curves.get(pair.ids)),
                 **_values(matrix, row_of.get(pair.ids), methods),
             }
@@ -154,6 +155,13 @@ def _points(raw: np.ndarray | None) -> dict[str, Any] | None:
     sums = [[float(f"{one:.3g}") for one in whole.sum(axis=axes).ravel()] for axes in ((2, 3), (0, 1))]
     total = float(f"{whole.sum():.4g}")
     return {"grid": list(raw.shape), "sums": sums, "total": total, "data": _text(roots)}
+
+
+def _matches(raw: np.ndarray | None) -> list[list[float]]:
+    """The matches of a method with a value other than zero, the strongest first; empty without any."""
+    if raw is None or not np.isfinite(raw).all():
+        return []
+    return [[float(f"{value:.4g}") for value in row] for row in raw if row[4]]
 
 
 def _curves(curves: pd.DataFrame | None) -> list[dict[str, Any]]:

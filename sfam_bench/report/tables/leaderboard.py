@@ -22,7 +22,7 @@ NOTE = (
     "Follows: how much better a map agrees with the effects of its own reference than with those of another one. "
     "Marks, all measured: blind, the map does not change with the reference; does not follow, the interval of follows "
     "reaches 0; chance, not above random maps; random, the map stays more like that of a network with random weights "
-    "than the exact decomposition does. Time: seconds for a map, in brackets as its authors state."
+    "than the exact decomposition does. Time: of a map, in brackets as its authors state."
 )
 
 
@@ -75,7 +75,7 @@ class Rows:
         for name, row in self.rows.items():
             cells[name] += [*_controls(row), Cell(", ".join(MARKS[mark] for mark in row["summary"]["marks"]))]
         heads = [f"{metrics[one]['label']}{direction_arrow(metrics[one]['higher_is_better'])}" for one in order]
-        columns = tuple(map(Column, [*heads, "change", "follows", "time", "from", "undefined", "marks"]))
+        columns = tuple(map(Column, [*heads, "change", "follows", "time (ms)", "from", "undefined", "marks"]))
         pairs, classes = len(self.first["classes"]), len({*self.first["classes"]})
         title = f"{self.track} ({pairs} pairs, {classes} classes)"
         return Table(
@@ -120,7 +120,7 @@ def _controls(row: Mapping[str, Any]) -> list[Cell]:
     change = float(np.nanmedian(np.array(row["controls"]["change_other"], dtype=float)))
     follows = controls.get("follows")
     seconds, stated = row["seconds"], row["recomputed_from"] == "maps"
-    time = NOTHING if seconds is None else f"{seconds:.2g}"
+    time = NOTHING if seconds is None else f"{1000 * seconds:.3g}"
     return [
         Cell(_number(change)),
         Cell(_number(follows["mean"]), _interval(follows)) if follows else Cell(NOTHING),

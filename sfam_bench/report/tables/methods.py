@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sfam_bench.core.method_card import card_of, field_notes, formula_and_source, remarks
+from sfam_bench.core.method_card import Card, card_of, field_notes, formula_and_source, remarks
 
 NEEDS = {"attention": "needs the attention of a vision transformer", "training": "needs the training images, once"}
 TINY = 1e-7  # rounding error of float32
@@ -115,6 +115,16 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
+    lines += [describe_card(card), ""]
+    lines += field_lines(method)
+    for title, entries in (("Identities", card.identities), ("Limitations", card.degenerate)):
+        if entries:
+            lines += [f"{title}:", "", *(f"- {plain_text(entry)}" for entry in entries), ""]
+    return lines
+
+
+def describe_card(card: Card) -> str:
+    """The properties of a method in one sentence."""
     images = "single image" if card.one_image else "images" if card.needs_images else "embedding"
     uses = f"uses the reference's {images}"
     facts = [
@@ -124,12 +134,7 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         "supports the margin target" if card.margin else "no margin target",
         *([NEEDS[card.needs]] if card.needs else []),
     ]
-    lines += [f"{'; '.join(facts).capitalize()}.", ""]
-    lines += field_lines(method)
-    for title, entries in (("Identities", card.identities), ("Limitations", card.degenerate)):
-        if entries:
-            lines += [f"{title}:", "", *(f"- {plain_text(entry)}" for entry in entries), ""]
-    return lines
+    return f"{'; '.join(facts).capitalize()}."
 
 
 @cache

@@ -55,18 +55,18 @@ function wipe(canvas, picture, [left, right], share, how) {
   for (const [width, fillStyle] of [[4, "#000000"], [2, "#ffffff"]]) { pen.fillStyle = fillStyle; pen.fillRect(at - width / 2, 0, width, canvas.height); }
 }
 
-// Lines from cells of one canvas to cells of another, over the element that holds both
-function join(holder, canvases, grids, matches) {
+// Lines from places of one canvas to places of another, over the element that holds both
+function join(holder, canvases, matches) {
   holder.querySelector(".joins")?.remove();
   if (!matches.length) return;
   const outer = holder.getBoundingClientRect();
-  const place = (side, [row, col]) => {
-    const [box, [rows, cols]] = [canvases[side].getBoundingClientRect(), grids[side]];
-    return [box.left - outer.left + ((col + 0.5) / cols) * box.width, box.top - outer.top + ((row + 0.5) / rows) * box.height];
+  const place = (side, down, across) => {
+    const box = canvases[side].getBoundingClientRect();
+    return [box.left - outer.left + across * box.width, box.top - outer.top + down * box.height];
   };
-  const top = Math.abs(matches[0].value);
-  holder.append(svg("svg", { class: "joins", viewBox: `0 0 ${outer.width} ${outer.height}`, "aria-hidden": "true" }, ...matches.flatMap(({ cells, value }) => {
-    const [[x1, y1], [x2, y2]] = cells.map((cell, side) => place(side, cell));
+  const top = Math.abs(matches[0][4]);
+  holder.append(svg("svg", { class: "joins", viewBox: `0 0 ${outer.width} ${outer.height}`, "aria-hidden": "true" }, ...matches.flatMap(([down, across, otherDown, otherAcross, value]) => {
+    const [[x1, y1], [x2, y2]] = [place(0, down, across), place(1, otherDown, otherAcross)];
     const width = 1 + 3 * Math.abs(value / top);
     return [["#000000", width + 2, ""], [value > 0 ? "#ffd54a" : "#56B4E9", width, value > 0 ? "" : "6 4"]].map(([stroke, wide, dash]) => svg("line", { x1, y1, x2, y2, stroke, "stroke-width": wide, "stroke-dasharray": dash, "stroke-linecap": "round" }));
   })));

@@ -31,7 +31,6 @@ function explore() {
     $("kind").replaceChildren(make("option", { value: "", textContent: "all" }), ...kinds.map((value) => make("option", { value, textContent: value })));
     $("kind").value = kinds.includes(state.kind) ? state.kind : "";
     $("class").value = state.class ?? "";
-    $("lines").checked = state.lines === "1";
     $("opacity").value = number("opacity", 80);
     $("threshold").value = number("threshold", 0);
     const there = (state.method ?? []).filter((one) => run.methods.includes(one));
@@ -39,14 +38,17 @@ function explore() {
     const marked = new Set(there.length || state.method ? there : [...seeing.slice(0, 3), ...run.blind.slice(0, 1)]);
     $("methods").replaceChildren(...run.methods.map((value, place) => {
       const box = make("input", { type: "checkbox", value, checked: marked.has(value) });
-      const [stroke, dash] = line(place);
-      const swatch = svg("svg", { class: "swatch", viewBox: "0 0 32 12", "aria-hidden": "true" }, svg("path", { d: "M0 6H32", stroke, "stroke-width": 3, "stroke-dasharray": dash }));
-      return make("label", { className: run.blind.includes(value) ? "blind" : "" }, box, " ", swatch, value);
+      return make("label", { className: run.blind.includes(value) ? "blind" : "" }, box, " ", swatch(place), value);
     }));
     list();
     const left = run.pictured - run.pairs.length;
     const failed = run.pairs.filter((one) => one.failed.length).length;
     $("count").textContent = `Images are stored for ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} are omitted to limit the size of the page` : ""}. Shown here: ${failed} of ${run.failures} failures.`;
+  }
+
+  function swatch(place) { // the line of a method in the charts
+    const [stroke, dash] = line(place);
+    return svg("svg", { class: "swatch", viewBox: "0 0 32 12", "aria-hidden": "true" }, svg("path", { d: "M0 6H32", stroke, "stroke-width": 3, "stroke-dasharray": dash }));
   }
 
   function list() {
@@ -96,6 +98,9 @@ function explore() {
     if (mine !== turn) return; // another pair was asked for meanwhile
     known = { ...next, two };
     offer([[run, next], ...also]);
+    const kept = [...(known.points ? [["points", "the exact decomposition"]] : []), ...Object.keys(known.matches).map((name) => [name, name])];
+    $("lines").replaceChildren(make("option", { value: "", textContent: "none" }), ...kept.map(([value, textContent]) => make("option", { value, textContent })));
+    $("lines").value = kept.some(([value]) => value === state.lines) ? state.lines : "";
     for (const text of [...pair.failed, ...pair.flagged]) $("flags").append(make("li", { textContent: text }));
     const score = pair.score === null ? [] : [`similarity ${pair.score.toFixed(3)}`];
     const facts = Object.entries(known.facts).filter(([name]) => FACTS.some(([pattern]) => pattern.test(name)));
@@ -119,7 +124,7 @@ function explore() {
     });
     const holder = make("div", { className: "sides" }, ...sides);
     shown.push({ canvases: sides.map((side) => side.firstChild), maps, name, holder });
-    return make("figure", { className: whole ? "panel whole" : "panel" }, make("figcaption", { textContent: title }), holder);
+    return make("figure", { className: whole ? "panel whole" : "panel" }, make("figcaption", {}, ...(run.methods.includes(name) ? [swatch(run.methods.indexOf(name))] : []), title), holder);
   }
 
   // Two maps of this pair with a border to move between them: of two methods, or of two models
@@ -144,7 +149,7 @@ function explore() {
     return [made];
   }
 
-  // The pairs of cells that contribute most together, of one cell where a point is chosen
+  // The pairs of cells that contribute most together, of one cell where a point is chosen: places as shares, and the value
   function matches(spot) {
     const [rows, cols, otherRows, otherCols] = known.points.grid;
     known.roots ??= signed(known.points.data);
@@ -154,7 +159,8 @@ function explore() {
     if (spot) places = places.filter((at) => (spot.side === 0 ? Math.floor(at / others) === there(spot.at, cols) : at % others === there(spot.at, otherCols)));
     return places.filter((at) => all[at]).sort((one, two) => Math.abs(all[two]) - Math.abs(all[one])).slice(0, spot ? 3 : JOINED).map((at) => {
       const [mine, theirs] = [Math.floor(at / others), at % others];
-      return { cells: [[Math.floor(mine / cols), mine % cols], [Math.floor(theirs / otherCols), theirs % otherCols]], value: Math.sign(all[at]) * all[at] * all[at] };
+      const centre = (place, high, wide) => [(Math.floor(place / wide) + 0.5) / high, ((place % wide) + 0.5) / wide];
+      return [...centre(mine, rows, cols), ...centre(theirs, otherRows, otherCols), Math.sign(all[at]) * all[at] * all[at]];
     });
   }
 
@@ -200,10 +206,9 @@ function explore() {
   }
 
   function drawLines(spot) {
-    $("lines").disabled = !known.points;
     const { holder, canvases } = shown[0];
-    const [rows, cols, otherRows, otherCols] = known.points?.grid ?? [];
-    join(holder, canvases, [[rows, cols], [otherRows, otherCols]], known.points && $("lines").checked ? matches(spot) : []);
+    const of = $("lines").value;
+    join(holder, canvases, of === "points" ? matches(spot) : known.matches[of] ?? []);
   }
 
   // Points: "side.row.col" in the address
@@ -274,7 +279,7 @@ function explore() {
     if (by) { event.preventDefault(); go(by); }
   });
   for (const side of ["left", "right"]) $(side).addEventListener("change", () => { keep({ [side]: $(side).value }); layOut(); });
-  $("lines").addEventListener("change", () => { keep({ lines: $("lines").checked ? "1" : "" }); draw(); });
+  $("lines").addEventListener("change", () => { keep({ lines: $("lines").value }); draw(); });
   addEventListener("resize", () => { if (known) drawLines(point()); });
   $("methods").addEventListener("change", () => { keep({ method: methods().length ? methods() : ["none"] }); layOut(); });
   let frame = 0;
