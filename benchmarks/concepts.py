@@ -66,8 +66,8 @@ def main(checkpoint: str) -> int:
         path = OUT / f"concept-{name}.png"
         figure.savefig(path, dpi=130, facecolor="white", metadata={"Software": None})
         print(path)
-    for name, figure in methods(model):
-        save_small(figure, OUT / "methods" / f"{name}.png")
+    for name, maps in map_of_each(model):
+        save_small(strip(maps), OUT / "methods" / f"{name}.png")
     return 0
 
 
@@ -257,7 +257,7 @@ def effects(model: SimilarityModel) -> Figure:
     return figure
 
 
-def methods(model: SimilarityModel) -> Iterator[tuple[str, Figure]]:
+def map_of_each(model: SimilarityModel) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
     """The maps of each method that can explain this model, for two partial matches of one query."""
     dataset: Any = SEEN
     chosen = SEEN.index[SEEN.index["split"] == "train"]
@@ -271,7 +271,7 @@ def methods(model: SimilarityModel) -> Iterator[tuple[str, Figure]]:
         except UserError as error:
             print(f"{name} has no picture: {error}")
             continue
-        yield name, strip(maps)
+        yield name, maps
 
 
 def strip(maps: Sequence[NDArray[np.float32]]) -> Figure:

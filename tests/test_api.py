@@ -183,6 +183,7 @@ def test_metrics_go_by_name_too(model):
     assert [*sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", "gini").columns] == ["gini"]
 
 
+@pytest.mark.slow
 def test_what_is_no_object_of_its_kind_is_refused_in_one_line():
     """In a process of its own, without the checks of types that pytest adds."""
     code = """

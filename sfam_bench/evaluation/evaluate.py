@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.cache import Cache
-from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.core.columns import MATCHES, POINT_TO_POINT
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import are_equal, find_flaws, normalise, upsample
 from sfam_bench.core.method_card import card_of
@@ -38,6 +38,7 @@ from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 from sfam_bench.retrieval.recall import Catalogue
 
 COARSE = 64 * 64  # cells of a map, at most, that is compared with those of other methods; finer ones are random
+KEPT_MATCHES = 12  # of each pair of images, the strongest
 POSITIONS = 256  # of an image's grid, at most, whose point-to-point map (the square of that) is kept
 
 
@@ -45,7 +46,8 @@ POSITIONS = 256  # of an image's grid, at most, whose point-to-point map (the sq
 class BatchResult:
     """The results of one batch of pairs: records, curves, and raw maps "<explainer>/query" and "<explainer>/reference".
 
-    The map "point_to_point" holds the joint contribution of each position of the query and each of the reference.
+    The map "point_to_point" holds the joint contribution of each position of the query and each of the reference, and
+    "<explainer>/matches" the strongest matches of a method that has them.
     `seconds` are the times of the queries' maps by explainer, separate from records, which are reproducible bit by bit.
     """
 
@@ -91,6 +93,9 @@ def evaluate(
                 shard.curves.extend(record_curves(method, pairs, applied.values()))
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
+                joint = None if method.explained.samples else method.explained.point_pairs
+                if joint and has_small_grids(encoded):
+                    shard.maps[f"{method.name}/{MATCHES}"] = strongest_matches(joint()).cpu()
                 if can_swap(encoded):
                     other = raw_maps(explainers[method.name], model, swap_sides(encoded), pairs)
                     shard.maps[f"{method.name}/reference"] = other.cpu()
@@ -209,12 +214,31 @@ def joint_values(explainer: Explainer, scene: Scene) -> Callable[[], PointPairs]
 
 def joint_maps(model: SimilarityModel, encoded: Encoded) -> dict[str, Tensor]:
     """The point-to-point maps of a target with one reference image, in half precision; none for large grids."""
+    if not has_small_grids(encoded):
+        return {}
+    reference = encoded.terms[0].side.side_for("a point-to-point map")
+    return {POINT_TO_POINT: point_to_point(model, encoded.query, reference).cpu().half()}
+
+
+def has_small_grids(encoded: Encoded) -> bool:
+    """Whether values for all pairs of positions are small enough to be computed for a whole batch and kept."""
     if not can_swap(encoded):
-        return {}
+        return False
     sides = encoded.query, encoded.terms[0].side.side_for("a point-to-point map")
-    if any(side.activations[0, 0].numel() > POSITIONS for side in sides):
-        return {}
-    return {POINT_TO_POINT: point_to_point(model, *sides).cpu().half()}
+    return all(side.activations[0, 0].numel() <= POSITIONS for side in sides)
+
+
+def strongest_matches(joint: PointPairs) -> Tensor:
+    """The positions that contribute most together, (batch, matches, 5), the strongest first.
+
+    Each is the place in the query (down, across), in the reference (down, across), as shares of height and width, and
+    the value.
+    """
+    flat = joint.flatten(1)
+    places = flat.abs().topk(min(KEPT_MATCHES, flat.shape[1]), dim=1).indices
+    cells = torch.stack(torch.unravel_index(places, joint.shape[1:]), dim=2)
+    shares = (cells + 0.5) / torch.tensor(joint.shape[1:], device=joint.device)
+    return torch.cat([shares, flat.gather(1, places)[:, :, None]], dim=2)
 
 
 def self_pairs(pairs: PairBatch) -> list[str]:

@@ -1,6 +1,5 @@
 """evaluate() in Python gives the records of sfam-bench evaluate, value for value."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +15,8 @@ from sfam_bench.runs.reader import read_records, read_run
 from tests.api.small import images, small_model
 from tests.contract import composed
 from tests.paths import UNTRAINED
+from tests.scripts import Run
 
-Run = Callable[..., tuple[int, str, str]]
 METHODS = ["sfam", "grad_cam", "chance"]
 KEYS = ["dataset", "model", "target", "explainer", "metric", "query_id", "reference_id"]
 SMALL = ("model.image_size=32", f"explainer=[{','.join(METHODS)}]", "passes.mode=eager", "batch_size=4", UNTRAINED)

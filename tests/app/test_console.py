@@ -4,13 +4,14 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import reduce
+from functools import partial, reduce
 from importlib.metadata import version
 
 import pytest
 from omegaconf import OmegaConf
 
 from sfam_bench.app.arguments import OPTIONS, to_settings
+from sfam_bench.app.commands import track
 from sfam_bench.app.completion import complete
 from sfam_bench.app.console import main
 from sfam_bench.app.guide import SETTINGS, command_page, commands, docstring, list_settings
@@ -19,6 +20,7 @@ from tests.contract import composed
 
 COMMANDS = commands()
 WITH_SETTINGS = {name: module for name, module in COMMANDS.items() if (conf_folder() / f"{module}.yaml").is_file()}
+TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}
 CHOSEN = {"sweep": ["sweep=gamma"], "data": ["download=cub"], "submit": ["verb=plan"]}  # what has no default
 
 
@@ -30,7 +32,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_commands_are_there() -> None:
     named = "train embed evaluate report paper part-agreement methods metrics intervene sweep tune submit data models"
-    named += " episodes explain score explainers datasets tasks keep maps work"
+    named += " episodes explain score explainers datasets tasks keep maps track work"
     assert {*named.split()} == {*COMMANDS}
 
 
@@ -56,6 +58,7 @@ def test_a_command_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "error: no command 'evalute': did you mean evaluate?\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_are_three_and_can_be_given(command: str) -> None:
     text = docstring(COMMANDS[command]).partition(SETTINGS)[0]
@@ -64,7 +67,7 @@ def test_examples_are_three_and_can_be_given(command: str) -> None:
     for _, name, *given in examples:
         if name in WITH_SETTINGS and given[:1] != ["ls"]:
             verb = [f"verb={given.pop(0)}"] if name == "submit" else []
-            given = to_settings(name, given) if name in OPTIONS else given
+            given = TO_SETTINGS[name](given) if name in TO_SETTINGS else given
             composed(WITH_SETTINGS[name], *verb, *given)
 
 

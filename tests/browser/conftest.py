@@ -27,6 +27,7 @@ METRICS = metric_facts(
 )
 GRID, OTHER = (3, 4), (4, 5)  # of query and reference, unlike so that neither can pass for the other
 PAIRS = 8
+MATCH = (0.5, 0.25, 0.75, 0.125, -1.0)  # down and across in the query, in the reference, and the value
 FAILED, FLAT = 2, 5  # numbers of pairs
 
 
@@ -107,6 +108,7 @@ def make_run(root: Path, model: str) -> Path:
             maps[f"{method}/{side}"] = raw_map(grid, place)[None].repeat(PAIRS, axis=0)
     maps["grad_cam/query"][FLAT] = 0.25
     maps["point_to_point"] = points_of_run()
+    maps["grad_cam/matches"] = np.array([MATCH], np.float32)[None].repeat(PAIRS, axis=0)
     ids = pairs[["query_id", "reference_id"]].itertuples(index=False, name=None)
     curves = [
         Curve(method, curve, *one, [0.0, 0.25, 0.5, 1.0], [0.9, 0.6 - place / 10, 0.3, 0.1])
@@ -176,4 +178,5 @@ def opened(chromium: Any, index: Path) -> Iterator[Opened]:
     yield found
     context.close()
     assert found.complaints == []
-    assert [url for url in found.requests if not url.startswith(("data:image/", found.index.as_uri(), "about:"))] == []
+    own = ("data:image/", "blob:", found.index.as_uri(), "about:")
+    assert [url for url in found.requests if not url.startswith(own)] == []

@@ -23,6 +23,7 @@ from sfam_bench.explainers.hirescam import HiResCAM
 from sfam_bench.explainers.score_cam import ScoreCAM
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.xgrad_cam import XGradCAM
+from sfam_bench.explainers.zhu import Zhu
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid
 from sfam_bench.metrics.shared.base import Probing, Scene
@@ -474,6 +475,20 @@ def test_what_positions_add_together_is_kept_beside_the_maps_and_sums_to_the_sco
     torch.testing.assert_close(points.double().sum(dim=(1, 2, 3, 4)), torch.tensor(scores).double(), atol=2e-3, rtol=0)
 
 
+def test_the_strongest_matches_of_a_method_that_has_them_are_kept_beside_its_maps():
+    network, pairs = model(), batch()
+    methods = {"zhu": Zhu(), "sfam": SFAM()}
+    (shard,) = evaluate(network, Similarity(), [pairs], methods, {}, "made", keep_maps=True)
+    assert "sfam/matches" not in shard.maps
+    encoded = encode_pairs(network, Similarity(), pairs.query, pairs.reference)
+    for joint, found in zip(Zhu().point_pairs(network, encoded, pairs), shard.maps["zhu/matches"], strict=True):
+        cells = (found[:, :4] * torch.tensor(joint.shape)).long()
+        torch.testing.assert_close(joint[tuple(cells.T)], found[:, 4])
+        strongest = joint.abs().flatten().sort(descending=True).values[: len(found)]
+        torch.testing.assert_close(found[:, 4].abs(), strongest)
+    assert len(found) == 12
+
+
 @pytest.mark.parametrize("why", ["a fine grid", "a margin", "maps are not kept"])
 def test_large_or_joint_point_to_point_maps_are_not_kept(why, monkeypatch):
     network, pairs = model(), batch()
@@ -487,10 +502,11 @@ def test_large_or_joint_point_to_point_maps_are_not_kept(why, monkeypatch):
         network,
         target,
         [replace(pairs, **negative)],
-        {"sfam": SFAM()},
+        {"sfam": SFAM(), **({} if why == "a margin" else {"zhu": Zhu()})},
         {},
         "made",
         keep_maps=why != "maps are not kept",
     )
     assert POINT_TO_POINT not in shard.maps
+    assert "zhu/matches" not in shard.maps
     assert ("sfam/query" in shard.maps) is (why != "maps are not kept")

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -18,12 +17,12 @@ from sfam_bench.core.files import write_json
 from sfam_bench.jobs import local
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.runs.reader import read_records, read_run
+from sfam_bench.report.page.pair_order import select_worst
+from sfam_bench.runs.reader import image_path, read_image, read_records, read_run
 from tests.jobs.damage import damaged
 from tests.paths import ROOT
+from tests.scripts import Outcome, Run, ok
 
-Outcome = tuple[int, str, str]
-Run = Callable[..., Outcome]
 SETTINGS = [
     *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
     *("pairs.kinds=[random_positive,hard_negative]", "pairs.count=5", "batch_size=2", "steps.intervals=4"),
@@ -31,6 +30,7 @@ SETTINGS = [
         "explainer=[lafam,chance]",
         "metric=[deletion,retrieval]",
         "maps.save=true",
+        "maps.pictures=1",
         "passes.mode=eager",
         "cluster.cpus=1",
     ),
@@ -67,11 +67,6 @@ def run(planned: Path, tmp_path: Path) -> Path:
     return shutil.copytree(planned, tmp_path / "run")
 
 
-def ok(outcome: Outcome) -> str:
-    assert outcome[0] == 0, outcome[2]
-    return outcome[1]
-
-
 def refused(outcome: Outcome, *words: str, code: int = 2) -> None:
     assert outcome[0] == code, outcome[2]
     last = outcome[2].strip().splitlines()[-1]
@@ -89,6 +84,14 @@ def same(run: Path, whole: Path) -> None:
     pd.testing.assert_frame_equal(found, wanted, check_exact=True)
 
 
+def images(run: Path) -> set[str]:
+    """The images of a run folder that belong to it by their digests."""
+    found = read_run(run)
+    sides = {image_id for side in ("query_id", "reference_id") for image_id in found.pairs[side]}
+    there = {image_id for image_id in sides if image_path(run, image_id).exists()}
+    return {image_id for image_id in there if read_image(run, found.manifest, image_id)}
+
+
 @pytest.mark.parametrize("shards", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 64))])
 def test_any_number_of_shards_gives_the_records_of_one_process(
     run_script: Run, whole: Path, tmp_path: Path, shards: int
@@ -101,8 +104,10 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
     assert f"{min(shards, BATCHES)} done; {BATCHES} of {BATCHES} batches" in ok(
         run_script("submit", "status", f"run_dir={run}")
     )
-    ok(run_script("submit", "merge", f"run_dir={run}"))
+    assert "images of the worst pairs are not stored" in ok(run_script("submit", "merge", f"run_dir={run}"))
+    assert "worst pairs" not in ok(run_script("submit", "merge", ALLOW, f"run_dir={run}"))
     same(run, whole)
+    assert images(run) == images(whole) >= {id for pair in select_worst(read_run(whole), 1) for id in pair}
     facts, wanted = read_run(run).manifest, read_run(whole).manifest
     assert facts["retrieval"] == wanted["retrieval"]
     assert facts["cost"].keys() == wanted["cost"].keys()

@@ -3,7 +3,9 @@
 import base64
 import json
 import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,10 @@ from sfam_bench.runs.store import RunStore
 PLENTY = 10_000_000
 METRICS = metric_facts({"selectivity_peak": Selectivity("peak")})
 UNICODE_LINES = "\u2028\u2029"
+
+
+def inflate(text: str) -> dict[str, Any]:
+    return dict(json.loads(zlib.decompress(base64.b64decode(json.loads(text)))))
 
 
 def decoded(text: str, kind: type) -> np.ndarray:
@@ -96,8 +102,8 @@ def test_only_pairs_with_images_are_shown_and_each_image_once(fake_run: Path) ->
     assert len(second["pairs"]) == 8
     assert sum(name.startswith("image-") for name in found.blocks) <= 16
     for pair in first["pairs"]:
-        block = json.loads(found.blocks[pair["block"]])
-        assert all(json.loads(found.blocks[name]).startswith("data:image/jpeg") for name in block["images"])
+        block = inflate(found.blocks[pair["block"]])
+        assert all(json.loads(found.blocks[name]).startswith("data:image/webp") for name in pair["images"])
         assert set(block["maps"]) == {"sfam", "grad_cam", "exact", "lafam", "chance"}
     everything = "".join([to_json(found.index), *found.blocks.values()])
     assert "<script" not in everything
@@ -128,7 +134,7 @@ def test_a_run_without_maps_or_images(fake_run: Path, tmp_path: Path, lost: str)
         assert found is None
     else:
         assert found is not None
-        assert json.loads(found.blocks["pair-0-0"])["maps"] == {}
+        assert inflate(found.blocks["block-0-0"])["maps"] == {}
 
 
 def made(values: dict[str, float], kind: str = "partial_match", flags: dict[str, str] | None = None) -> list[tuple]:
@@ -185,4 +191,4 @@ def test_pairs_of_a_run_without_curves_are_shown(tmp_path: Path, fake_run: Path)
     assert not list((store.root / "curves").glob("*.parquet"))
     found = build_explorer([read_run(fake_run)], PLENTY)
     assert found is not None
-    assert json.loads(found.blocks["pair-0-0"])["curves"] == []
+    assert inflate(found.blocks["block-0-0"])["curves"] == []

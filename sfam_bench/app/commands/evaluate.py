@@ -63,6 +63,7 @@ def main(cfg: DictConfig) -> None:
                 store.write_cost(number, len(frames[number]), shard.seconds)
                 write(store, number, frames[number], shard)
         evaluation.write_images(store, pairs)
+        evaluation.write_worst_images(store, pairs)
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
         measured, checked = evaluation.episodes(gallery), evaluation.intervention()
         found = {"retrieval": evaluation.retrieval(gallery), **measured, **checked}

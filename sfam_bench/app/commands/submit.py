@@ -17,18 +17,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
 from sfam_bench.app.launching import cancel, check_launcher, check_plan, describe_launch, detach, finish, launch
 from sfam_bench.app.settings import build
+from sfam_bench.app.stored import admit_config
 from sfam_bench.app.sweeping import tabulate
 from sfam_bench.core.errors import UserError
 from sfam_bench.jobs.merge import merge
 from sfam_bench.jobs.notes import read_notes
-from sfam_bench.jobs.plan import AnyPlan, JobList, Plan, read_plan
+from sfam_bench.jobs.plan import FILE, PAIRS, AnyPlan, JobList, Plan, read_plan
 from sfam_bench.jobs.watching import read_status, wait
+from sfam_bench.runs.store import RunStore
 
 LATER = (
     *("run_dir", "launcher", "workers", "wait", "dry_run", "watch", "partial"),
@@ -101,6 +104,20 @@ def merge_shards(cfg: DictConfig) -> None:
     facts["cost"] = {name: {**cost, "milliseconds": took[name]} for name, cost in facts["cost"].items()}
     merged = merge(root, plan, cfg.partial, facts)
     print(f"merged: {merged.rows} records of {merged.batches} batches: {root}")
+    try:
+        write_worst_images(cfg, root, plan)
+    except UserError as error:
+        print(f"the images of the worst pairs are not stored, so the page does not show these pairs: {error}")
+
+
+def write_worst_images(cfg: DictConfig, root: Path, plan: Plan) -> None:
+    """Store the images of the pairs with the worst values, which are known after the merge; UserError without data."""
+    from sfam_bench.app.evaluation import Evaluation  # torch
+
+    store = RunStore(root, plan.key)
+    evaluation = Evaluation.of(admit_config(plan.config, root / FILE, cfg.allow))
+    evaluation.write_worst_images(store, pd.read_parquet(root / PAIRS))
+    store.write_manifest(store.manifest)
 
 
 def cancel_jobs(cfg: DictConfig) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from sfam_bench.core.columns import POINT_TO_POINT
+from sfam_bench.core.columns import MATCHES, POINT_TO_POINT
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.figures import ROUNDING
 from sfam_bench.report.figures.style import METHOD
 from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
-from sfam_bench.report.page.pair_order import Ordered, sort_pairs
+from sfam_bench.report.page.pair_order import Ordered, count_failures, sort_pairs
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.runs.matrix import ABSENT, FACTS, PAIR, RUN, Matrix
 from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
@@ -74,18 +75,18 @@ def _pack_run(
     listed: list[dict[str, Any]] = []
     for pair, packed, uris in _pairs(run, own, kept, methods):
         new = {uri: f"image-{len(images) + place}" for place, uri in enumerate(dict.fromkeys(uris) - images.keys())}
-        packed["images"] = [(images | new)[uri] for uri in uris]
-        text, name = to_json(packed), f"pair-{number}-{len(listed)}"
+        pictured = [(images | new)[uri] for uri in uris]
+        text, name = to_json(_deflate(packed)), f"block-{number}-{len(listed)}"
         share -= len(text) + sum(map(len, new))
         if share < 0:
             break
         images |= new
         blocks.update({name: text, **{place: to_json(uri) for uri, place in new.items()}})
-        listed.append({"block": name, **pair.shown})
+        listed.append({"block": name, "images": pictured, **pair.shown})
     if not listed:
         return None
     return {
-        **{"of": len(pairs), "pictured": len(kept)},
+        **{"of": len(pairs), "pictured": len(kept), "failures": count_failures(run, catalogue)},
         **{"methods": methods, "blind": [name for name in methods if name in blind], "pairs": listed},
         "metrics": {name: [catalogue.title(name), catalogue.group(name)] for name in metrics},
     }
@@ -112,6 +113,7 @@ def _pairs(
                     if any(sides := [_map(mine.get(f"{name}/{side}")) for side in SIDES])
                 },
                 "points": _points(mine.get(POINT_TO_POINT)),
+                "matches": {name: found for name in methods if (found := _matches(mine.get(f"{name}/{MATCHES}")))},
                 "curves": _curves(curves.get(pair.ids)),
                 **_values(matrix, row_of.get(pair.ids), methods),
             }
@@ -155,6 +157,13 @@ def _points(raw: np.ndarray | None) -> dict[str, Any] | None:
     return {"grid": list(raw.shape), "sums": sums, "total": total, "data": _text(roots)}
 
 
+def _matches(raw: np.ndarray | None) -> list[list[float]]:
+    """The matches of a method with a value other than zero, the strongest first; empty without any."""
+    if raw is None or not np.isfinite(raw).all():
+        return []
+    return [[float(f"{value:.4g}") for value in row] for row in raw if row[4]]
+
+
 def _curves(curves: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Each curve with its fractions and its scores between their bounds, as uint16."""
     found: list[dict[str, Any]] = []
@@ -171,8 +180,13 @@ def _curves(curves: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _image(picture: Image.Image) -> str:
     content = io.BytesIO()
     picture.thumbnail((LONGEST, LONGEST))
-    picture.convert("RGB").save(content, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    picture.convert("RGB").save(content, format="WebP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _deflate(packed: dict[str, Any]) -> str:
+    """JSON, compressed, which the page inflates: half the size where point-to-point maps are stored."""
+    return base64.b64encode(zlib.compress(to_json(packed).encode(), 6)).decode()
 
 
 def _text(array: np.ndarray) -> str:

@@ -18,9 +18,9 @@ from sfam_bench.report.page.explorer import build_explorer, metric_groups, to_js
 from sfam_bench.report.tables.tables import Table
 from sfam_bench.runs.reader import Run
 
-LIMIT = 15_000_000  # bytes of a page that still opens at once
+LIMIT = 24_000_000  # bytes of a page that still opens at once
 MARGIN = 1_000_000  # of these for everything but pictures and pairs
-SCRIPTS = ("report.js", "drawing.js", "explorer.js", "start.js")
+SCRIPTS = ("export.js", "report.js", "drawing.js", "explorer.js", "start.js")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import sort_explainers, to_prose
 from sfam_bench.report.tables.flagged import FLAGS, flagged_columns
 from sfam_bench.runs.matrix import ABSENT, PAIR, Key, Matrix
+from sfam_bench.runs.reader import Run
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,7 @@ def sort_pairs(
     pairs: pd.DataFrame, matrix: Matrix, manifest: Mapping[str, Any], shown: Container[Key] | None = None
 ) -> list[Ordered]:
     """The pairs of one run, or those of them that are `shown`, the worst of the first method first."""
-    pairs = pairs.drop_duplicates(PAIR)
-    if "reference_label" not in pairs:  # part agreement: many references of many classes, none of which can be shown
-        pairs = pairs.assign(reference_label=pairs["query_label"], reference_class="")
+    pairs = _with_labels(pairs.drop_duplicates(PAIR))
     methods = sort_explainers(matrix.explainers, manifest.get("blind") or ())
     catalogue = Catalogue.of(manifest)
     chosen = np.array([shown is None or pair in shown for pair in matrix.pairs], dtype=bool)
@@ -62,6 +61,39 @@ def sort_pairs(
             failed.append("another class is nearer than the query's own class")
         found.append(Ordered({str(k): v for k, v in row.items()}, (*failed,), flags.get(ids, ()), places.get(ids, 1.0)))
     return sorted(found, key=lambda pair: (not pair.failed, not pair.flagged, pair.well))
+
+
+def select_worst(run: Run, count: int) -> set[Key]:
+    """The `count` pairs with the worst values of the first method by each headline metric."""
+    matrix, catalogue = run.matrix, Catalogue.of(run.manifest)
+    if not (methods := sort_explainers(matrix.explainers, run.manifest.get("blind") or ())):
+        return set()
+    own = matrix.select(lambda metric, name: name == methods[0] and catalogue.direction(metric) is not None)
+    found: set[Key] = set()
+    for metric in catalogue.headlines(own.metrics):
+        values = own.entries[metric, methods[0]]
+        worst_first = np.argsort(values if catalogue.direction(metric) else -values, kind="stable")  # NaN is last
+        found |= {matrix.pairs[row] for row in worst_first[:count] if np.isfinite(values[row])}
+    return found
+
+
+def count_failures(run: Run, catalogue: Catalogue) -> int:
+    """The number of pairs that `sort_pairs` calls failures, of all pairs of a run."""
+    methods = sort_explainers(run.matrix.explainers, run.manifest.get("blind") or ())
+    pairs = _with_labels(run.pairs.drop_duplicates(PAIR))
+    everything = np.ones(len(run.matrix.pairs), dtype=bool)
+    values, _ = _first_method(run.matrix, methods[0] if methods else "", catalogue, everything)
+    nearest = pairs["query_id"].map(_best_own_class(pairs)).fillna(np.inf)
+    rivals = pairs[(pairs["query_label"] != pairs["reference_label"]) & (pairs["score"] >= nearest)]
+    failed = {ids for ids, (_, value) in values.items() if value <= 0}
+    return len(failed.union(rivals[PAIR].itertuples(index=False, name=None)))
+
+
+def _with_labels(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The pairs with a class of the reference; part agreement has many references of many classes, and gets its own."""
+    if "reference_label" in pairs:
+        return pairs
+    return pairs.assign(reference_label=pairs["query_label"], reference_class="")
 
 
 def _first_method(

@@ -5,7 +5,8 @@ const DASHES = ["", "7 3", "2 2", "8 2 2 2"];
 const bytes = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
 const signed = (text) => new Int8Array(bytes(text).buffer);
 const shorts = (text) => { const view = new DataView(bytes(text).buffer); return Array.from({ length: view.byteLength / 2 }, (_, at) => view.getUint16(2 * at, true) / 65535); };
-const line = (place) => [COLOURS[place % 6], DASHES[Math.floor(place / 6) % 4]];
+const line = (place) => [COLOURS[place % 6], DASHES[(place + Math.floor(place / 6)) % 4]]; // neighbours differ by more than colour
+const inflate = async (text) => JSON.parse(await new Response(new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("deflate"))).text());
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
 // A map in [-1, 1] at (row, col) of a picture of rows x cols, as PIL's bilinear resizing has it
@@ -43,6 +44,34 @@ function paint(canvas, picture, map, { opacity, threshold, inferno, negative }) 
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(out, 0, 0);
 }
 
+// The right map to the right of `share` of the width, the left one elsewhere
+function wipe(canvas, picture, [left, right], share, how) {
+  const over = document.createElement("canvas");
+  paint(over, picture, right, how);
+  paint(canvas, picture, left, how);
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  const at = Math.round(share * canvas.width);
+  if (at < canvas.width) pen.drawImage(over, at, 0, canvas.width - at, canvas.height, at, 0, canvas.width - at, canvas.height);
+  for (const [width, fillStyle] of [[4, "#000000"], [2, "#ffffff"]]) { pen.fillStyle = fillStyle; pen.fillRect(at - width / 2, 0, width, canvas.height); }
+}
+
+// Lines from places of one canvas to places of another, over the element that holds both
+function join(holder, canvases, matches) {
+  holder.querySelector(".joins")?.remove();
+  if (!matches.length) return;
+  const outer = holder.getBoundingClientRect();
+  const place = (side, down, across) => {
+    const box = canvases[side].getBoundingClientRect();
+    return [box.left - outer.left + across * box.width, box.top - outer.top + down * box.height];
+  };
+  const top = Math.abs(matches[0][4]);
+  holder.append(svg("svg", { class: "joins", viewBox: `0 0 ${outer.width} ${outer.height}`, "aria-hidden": "true" }, ...matches.flatMap(([down, across, otherDown, otherAcross, value]) => {
+    const [[x1, y1], [x2, y2]] = [place(0, down, across), place(1, otherDown, otherAcross)];
+    const width = 1 + 3 * Math.abs(value / top);
+    return [["#000000", width + 2, ""], [value > 0 ? "#ffd54a" : "#56B4E9", width, value > 0 ? "" : "6 4"]].map(([stroke, wide, dash]) => svg("line", { x1, y1, x2, y2, stroke, "stroke-width": wide, "stroke-dasharray": dash, "stroke-linecap": "round" }));
+  })));
+}
+
 function ring(canvas, [rows, cols], [row, col]) {
   const [high, wide] = [canvas.height / rows, canvas.width / cols];
   const pen = canvas.getContext("2d", { willReadFrequently: true });
@@ -74,6 +103,7 @@ function chart(title, restored, curves) {
     ...[0, 0.5, 1].map((x) => label(px(x), height - bottom + 14, String(x))),
     ...[low, (low + high) / 2, high].map((y) => label(left - 5, py(y) + 4, y.toFixed(2), "end")),
     label((left + width) / 2, height - 5, `share of pixels ${restored}`),
+    svg("text", { x: -(top + height - bottom) / 2, y: 10, "text-anchor": "middle", transform: "rotate(-90)" }, "similarity"),
     ...curves.map((one) => {
       const [stroke, dash] = line(one.place);
       const points = one.x.map((x, i) => `${px(x).toFixed(1)},${py(one.y[i]).toFixed(1)}`).join(" ");

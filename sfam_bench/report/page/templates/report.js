@@ -41,8 +41,8 @@ const bare = (text) => text.replace(/\s*[↑↓]\s*$/u, "").trim();
 const tables = [...document.querySelectorAll("figure.table")].map((figure, number) => {
   const heads = [...figure.querySelectorAll("thead th")];
   const rows = [...figure.querySelectorAll("tbody tr")];
-  const labels = heads.map((head) => bare(head.firstChild.textContent));
-  return { figure, number, heads, rows, labels, body: figure.querySelector("tbody"), sorted: null };
+  const titles = heads.map((head) => head.firstChild.textContent.trim());
+  return { figure, number, heads, rows, titles, labels: titles.map(bare), body: figure.querySelector("tbody"), sorted: null };
 });
 
 function sortKey(row, column) {
@@ -71,8 +71,10 @@ function sortTable(table, column, direction) {
 
 function turn(table, column) {
   const [at, direction] = table.sorted ?? [null, ""];
-  if (at !== column) sortTable(table, column, "ascending");
-  else if (direction === "ascending") sortTable(table, column, "descending");
+  const best = /↑\s*$/u.test(table.titles[column]) ? "descending" : "ascending"; // the best first
+  const other = best === "ascending" ? "descending" : "ascending";
+  if (at !== column) sortTable(table, column, best);
+  else if (direction === best) sortTable(table, column, other);
   else sortTable(table, null, "");
   keep({ sort: tables.filter((one) => one.sorted).map((one) => [one.number, ...one.sorted].join(".")) });
 }
@@ -142,8 +144,19 @@ function readyTables() {
     scroll.setAttribute("role", "region");
     scroll.setAttribute("aria-label", `table ${table.number + 1}: ${table.figure.querySelector("figcaption").textContent}`);
     scroll.after(make("p", { className: "note none", hidden: true, textContent: "No row matches the filter." }));
+    offerFiles(table, scroll);
+    const details = make("p", { className: "note", role: "status" });
+    scroll.after(details);
+    table.body.addEventListener("click", ({ target }) => { // what a pointer shows by hovering
+      const cell = target.closest("[title]");
+      if (cell) details.textContent = `${cell.closest("tr").cells[0].textContent}: ${cell.title}`;
+    });
   }
   fillChooser();
+  const menu = document.querySelector(".bar details");
+  menu.addEventListener("toggle", () => { if (menu.open) menu.parentElement.scrollIntoView(); });
+  document.addEventListener("click", ({ target }) => { if (!menu.contains(target)) menu.open = false; });
+  menu.addEventListener("keydown", ({ key }) => { if (key === "Escape") { menu.open = false; menu.firstElementChild.focus(); } });
   $("rows").addEventListener("input", () => { keep({ rows: $("rows").value }); filterTables(); });
   $("blind").addEventListener("change", () => { keep({ blind: $("blind").checked ? "0" : "" }); filterTables(); });
   $("theme").addEventListener("change", () => { keep({ theme: $("theme").value }); applyTheme(); document.dispatchEvent(new Event("filtered")); });
