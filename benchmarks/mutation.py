@@ -1,8 +1,8 @@
-"""Which faults do the tests catch? python -m benchmarks.mutation [ROOM ...]: each is planted alone, and tests run.
+"""Which faults do the tests catch? python -m benchmarks.mutation [PACKAGE ...]: each is planted alone, and tests run.
 
-A fault is one exact replacement of text in a copy of the repository. The tests beside the file run first, then those of
-its room, then all others; without the slow ones (`make test`), and where none fails, the slow ones with every tensor's
-shape checked (`make test-all`). A fault that no test catches wants a test.
+A fault is one exact replacement of text in a copy of the repository. The tests of its file run first, then those of
+its package, then all others; without the slow ones (`make test`), and where none fails, the same with every tensor's
+shape checked, then the slow ones (`make test-all`). A fault that no test catches needs a new test.
 """
 
 import argparse
@@ -24,13 +24,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "bench" / "mutation.json"
 SHAPES = "--jaxtyping-packages=sfam_bench,beartype.beartype"
+KINDS = (("test", ["-m", "not slow"]), ("test-all", ["-m", "not slow", SHAPES]), ("test-all", ["-m", "slow"]))
 LONGEST = 1800  # seconds of one run of tests, after which the fault counts as one that makes them hang
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One wrong line: what is wrong with it, its file below sfam_bench/, the tests that should see it, and the text."""
+    """One wrong line: what is wrong with it, its file below sfam_bench/, its tests, and the text."""
 
     name: str
     file: str
@@ -39,7 +40,7 @@ class Fault:
     wrong: str
 
     @property
-    def room(self) -> str:
+    def package(self) -> str:
         """The folder of its file, and of its tests."""
         return self.file.split("/")[0]
 
@@ -49,8 +50,8 @@ FAULTS = [
         "no sign of a term",
         "explainers/sfam.py",
         "test_identities.py",
-        "weights = weights + term.sign * normalise_weights(",
-        "weights = weights + normalise_weights(",
+        "weights = weights + slope * self._normalised(",
+        "weights = weights + self._normalised(",
     ),
     Fault(
         "no sign of a power",
@@ -92,8 +93,8 @@ FAULTS = [
         "a mean over pairs, not over masks",
         "explainers/rise.py",
         "test_rise_family.py",
-        "scores - scores.mean(dim=1, keepdim=True)",
-        "scores - scores.mean(dim=0, keepdim=True)",
+        "target - target.mean(dim=1, keepdim=True)",
+        "target - target.mean(dim=0, keepdim=True)",
     ),
     Fault(
         "steps begin at zero",
@@ -333,9 +334,10 @@ def planted(tree: Path, fault: Fault) -> Iterator[None]:
 
 def judge(tree: Path, fault: Fault) -> dict[str, str]:
     """The first failing test of `make test`, and of `make test-all`; '' where the fault is not caught."""
-    places = [f"tests/{fault.room}/{fault.tests}"], [f"tests/{fault.room}"], ["tests", f"--ignore=tests/{fault.room}"]
+    folder = f"tests/{fault.package}"
+    places = [f"{folder}/{fault.tests}"], [folder], ["tests", f"--ignore={folder}"]
     with planted(tree, fault):
-        for kind, more in (("test", ["-m", "not slow"]), ("test-all", ["-m", "slow", SHAPES])):
+        for kind, more in KINDS:
             for place in places:
                 if found := find_failure(tree, [*more, *place]):
                     return {"test": found if kind == "test" else "", "test-all": found}
@@ -352,7 +354,7 @@ def copy_tree(to: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rooms", nargs="*", help="folders of sfam_bench/; without any, all faults")
+    parser.add_argument("packages", nargs="*", help="folders of sfam_bench/; without any, all faults")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     PROCESSES.set_forkserver_preload(["torch", "pandas", "scipy.stats", "hydra", "hypothesis", "sklearn.metrics"])
@@ -360,7 +362,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         copy_tree(tree)
-        for fault in (fault for fault in FAULTS if not given.rooms or fault.room in given.rooms):
+        for fault in (fault for fault in FAULTS if not given.packages or fault.package in given.packages):
             rows.append({"fault": fault.name, "file": fault.file, **judge(tree, fault)})
             print(*rows[-1].values(), sep=" | ", flush=True)
     counts = {kind: sum(bool(row[kind]) for row in rows) for kind in ("test", "test-all")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.timing import interleaved, shown, spread
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.render import render
-from sfam_bench.datasets.planted.worlds import Crowd, Scale, Shortcut
+from sfam_bench.datasets.planted.worlds import Channel, Crowd, Relation, Scale, Shortcut
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "worlds.json"
 WORLDS = {
@@ -16,6 +16,8 @@ WORLDS = {
     "planted/shortcut": Shortcut(),
     "planted/scale": Scale(),
     "planted/crowd": Crowd(evidence_size=1.2),
+    "planted/channel": Channel(),
+    "planted/relation": Relation(),
 }
 IMAGES, REDRAWN, ROUNDS = 24, 4, 3
 

@@ -3,11 +3,32 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfam_bench.api import default_model, explain, explain_ranking, save_ranking, score, show
+    from sfam_bench.api import (
+        compare,
+        default_model,
+        evaluate,
+        explain,
+        explain_ranking,
+        save_explanations,
+        save_ranking,
+        score,
+        show,
+    )
 
     __version__: str
 
-__all__ = ["__version__", "default_model", "explain", "explain_ranking", "save_ranking", "score", "show"]
+__all__ = [
+    "__version__",
+    "compare",
+    "default_model",
+    "evaluate",
+    "explain",
+    "explain_ranking",
+    "save_explanations",
+    "save_ranking",
+    "score",
+    "show",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,19 +4,19 @@ import io
 import logging
 import os
 import runpy
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from tests.paths import ROOT, SHARED, UNTRAINED
+from tests.scripts import Outcome, Run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors, and workers of xdist that share the cores
 
-Outcome = tuple[int, str, str]
 EVALUATING = ("evaluate", "embed", "intervene", "part_agreement", "submit", "tune")
 
 
@@ -32,6 +32,7 @@ def _run(name: str, *overrides: str) -> Outcome:
         with (
             patch("sys.argv", [f"experiments/{name}.py", *overrides]),
             patch.dict(os.environ),
+            patch.object(Hydra, "get_mode", return_value=None),  # which composes the whole config once more
             patch("logging.shutdown"),  # Hydra's set-up would have absl close pytest's stream, which is not stderr now
             redirect_stdout(out),
             redirect_stderr(err),
@@ -45,8 +46,13 @@ def _run(name: str, *overrides: str) -> Outcome:
     return code, out.getvalue(), err.getvalue()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what waits for a SLURM for minutes, so that it does not run alone at the end."""
+    items.sort(key=lambda item: "tests/cluster/" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
-def run_script() -> Callable[..., Outcome]:
+def run_script() -> Run:
     """`run_script(name, *overrides)` runs experiments/<name>.py as a shell would: (exit code, stdout, stderr)."""
     return _run
 

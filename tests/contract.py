@@ -24,6 +24,7 @@ class Strips:
 
     parts: ClassVar[tuple[str, ...]] = ("left", "middle", "right")
     evidence: ClassVar[tuple[str, ...]] = ("left", "right")
+    aspects: ClassVar[tuple[str, ...]] = ()
 
     def part_masks(self, image_id: str) -> torch.Tensor:
         cols = torch.arange(SIZE[1]) * 3 // SIZE[1]
@@ -39,8 +40,10 @@ GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir() and 
 # but for experiment/train/, which tests/app/test_presets.py composes
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 SIZE = (37, 51)
-REGIONS = ("foreground", "box", "shared", "unshared", "background")
+REGIONS = ("foreground", "box", "shared", "unshared", "background", "distinguishing")
 OTHERS = ("same_class", "other_class")
+LISTS = ("explainer", "baseline", "metric")
+LEAN = tuple(f"{group}=[]" for group in LISTS)  # half of the time to compose a config is theirs
 SETUPS = [("cosine", "gap", "none"), ("negative_euclidean", "gap_gmp", "linear"), ("dot", "gem", "mlp")]
 
 
@@ -62,8 +65,9 @@ def choosing(group: str, *names: str) -> DictConfig:
     config = next((file.stem for file in sorted(CONF.glob("*.yaml")) if group in defaults(file.stem)), None)
     assert config, f"no script chooses from conf/{group}/"
     several = isinstance(defaults(config)[group], list)
-    others = ["metric=[pointing_game]"] if group == "baseline" else []  # other metrics name their baselines
-    return composed(config, f"{group}={[*names] if several else names[0]}", *others)
+    needed = {"metric": ("metric", "baseline"), "variants": LISTS}.get(group, (group,))
+    lean = [each for each in LEAN if config == "base" and each.split("=")[0] not in needed]
+    return composed(config, *lean, f"{group}={[*names] if several else names[0]}")
 
 
 @cache
@@ -84,7 +88,7 @@ def tiny(similarity: str, pooling: str, head: str) -> SimilarityModel:
     chosen = [f"similarity={similarity}", f"pooling={pooling}", f"head={head}", "model.image_size=32"]
     dims = {"none": [], "linear": ["head.dims=6"], "mlp": ["head.dims=6", "head.hidden=10"]}[head]
     torch.manual_seed(3)
-    made: SimilarityModel = build(composed("evaluate", "model=planted_net", *chosen, *dims).model)
+    made: SimilarityModel = build(composed("evaluate", *LEAN, "model=planted_net", *chosen, *dims).model)
     for layer in made.trunk.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight)

@@ -83,14 +83,18 @@ BROKEN[0, 3, 3] = float("nan")
             torch.rand(32, 32),
             r"query is \(32, 32\) of float32: an image tensor must have the shape \(3, rows, cols\)",
         ),
-        (torch.rand(1, 32, 32), r"query is \(1, 32, 32\) of float32"),
+        (
+            torch.rand(4, 32, 32),
+            r"query is \(4, 32, 32\) of float32: .*; a PIL image or an array may have transparency",
+        ),
+        (torch.rand(32, 32, 3), r"query is \(32, 32, 3\) .* permute\(2, 0, 1\) puts the channels first"),
         (
             torch.zeros(3, 8, 8, dtype=torch.int64),
             r"query is of int64: give uint8, uint16, bool, or floats in \[0, 1\]",
         ),
         (torch.rand(3, 0, 8), r"query is \(3, 0, 8\)"),
         (BROKEN, "query has pixels that are NaN or infinite"),
-        (NOISE * 255, r"query lies in \[.*, 255\]: give RGB in \[0, 1\]"),
+        (NOISE * 255, r"query lies in \[.*, 255\]: give RGB in \[0, 1\].*divide by 255, or give uint8"),
         (NOISE - 0.5, r"query lies in \[-0"),
         (torch.rand(3, 32, 40), r"query is \(3, 32, 40\) and reference \(3, 32, 32\): give both one size"),
         ("nowhere.jpg", "query nowhere.jpg is missing: check the path$"),
@@ -121,8 +125,8 @@ for query, box in (([0.5], None), (None, None), (torch.zeros(3, 32, 32), 3)):
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "query is of type list: give a path, a PIL image, an array or a tensor",
-        "query is of type NoneType: give a path, a PIL image, an array or a tensor",
+        "query is of type list: give a path, bytes of a file, a PIL image, an array or a tensor",
+        "query is of type NoneType: give a path, bytes of a file, a PIL image, an array or a tensor",
         "box is 3: give x1, y1, x2, y2 in pixels of the query",
     ]
 
@@ -179,6 +183,7 @@ def test_metrics_go_by_name_too(model):
     assert [*sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", "gini").columns] == ["gini"]
 
 
+@pytest.mark.slow
 def test_what_is_no_object_of_its_kind_is_refused_in_one_line():
     """In a process of its own, without the checks of types that pytest adds."""
     code = """
@@ -196,9 +201,10 @@ from sfam_bench.core.similarity import Cosine
 
 model, image = build("small", planted_net((4,), (2,)), GAP(), Cosine(), image_size=32), torch.rand(3, 32, 32)
 for make in (
-    lambda: explain(model, image, image, SFAM()),
-    lambda: explain(model, image, image, [SFAM()]),
-    lambda: explain(model, image, image, {"mine": "sfam"}),
+    lambda: explain(model, image, image, 3),
+    lambda: explain(model, image, image, [SFAM]),
+    lambda: explain(model, image, image, [SFAM(), "sfam"]),
+    lambda: explain(model, image, image, {"mine": 3}),
     lambda: explain("resnet18", image, image),
     lambda: score(model, image, image, metrics=["delation"]),
     lambda: score(model, image, image, metrics={"mine": Gini}),
@@ -218,14 +224,15 @@ for make in (
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "explainers is SFAM(gamma=1.0, head='pull_back', order='pull_back_first', e,",
-        "a list of explainers holds names, not SFAM(gamma=1.0, head='pull_back', ord",
-        "explainer 'mine' is 'sfam', of type str: give an object of Explainer",
+        "explainers is 3, of type int: give an object of Mapping or Sequence",
+        "explainer is the class SFAM: give an object, SFAM(...)",
+        "two explainers are called 'sfam': give them as {'name': object, ...}",
+        "explainer 'mine' is 3, of type int: give an object of Explainer",
         "model is 'resnet18', of type str: give an object of Module",
         "there is no metric 'delation': did you mean sane_deletion, rise_deletion, d",
         "metric 'mine' is the class Gini: give an object, Gini(...)",
         "metric 'mine' is 3, of type int: give an object of Metric",
-        "no metric is chosen: give one, such as metrics=['deletion_mean_colour'], or",
+        "no metric is given: name one, such as metrics=['deletion_mean_colour'], or ",
         "Perturbation.baseline is the class Blur: give an object, Blur(...)",
         "Perturbation.baseline is 'blur', of type str: give an object of Baseline",
         "pooling is the class GAP: give an object, GAP(...)",
@@ -281,7 +288,7 @@ def test_nan_has_a_reason(model):
 
 
 def test_a_metric_that_a_pair_alone_cannot_have_is_refused(model):
-    with pytest.raises(UserError, match=r"^area needs negative, which is not known of this pair: leave it out"):
+    with pytest.raises(UserError, match=r"^area needs negative, which is not known of this pair: give negative="):
         sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", {"area": MarginArea("deletion")})
     with pytest.raises(UserError, match=r"needs foreground.*: give foreground= or box="):
         sfam_bench.score(model, NOISE, NOISE.flip(2), "sfam", {"game": find_object("metric", "pointing_game")})
@@ -359,7 +366,7 @@ def test_show_says_where_it_may_not_write(model, tmp_path):
 
 
 def test_a_model_need_not_be_given(model, monkeypatch):
-    monkeypatch.setattr("sfam_bench.api.default_model", lambda: model)
+    monkeypatch.setattr("sfam_bench.api.models.default_model", lambda: model)
     assert sfam_bench.explain(None, NOISE, NOISE.flip(2)).score == sfam_bench.explain(model, NOISE, NOISE.flip(2)).score
     assert not math.isnan(sfam_bench.score(None, NOISE, NOISE.flip(2), "sfam").attrs["score"])
 
@@ -392,8 +399,11 @@ def test_a_prototype_has_a_map_for_each_of_its_images_and_a_vector_none(model):
     assert torch.equal(
         single.query_maps["sfam"], sfam_bench.explain(model, query, others[0], "sfam").query_maps["sfam"]
     )
-    with pytest.raises(UserError, match="show draws a reference of one image"):
-        sfam_bench.show(vector)
+    assert [axes.get_title() for axes in sfam_bench.show(found).axes] == [
+        "query",
+        *(f"reference {i}" for i in range(3)),
+    ] + [""] * 4
+    assert [axes.get_title() for axes in sfam_bench.show(vector).axes] == ["query", ""]
 
 
 @pytest.mark.parametrize(

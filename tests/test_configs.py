@@ -18,6 +18,7 @@ from sfam_bench.metrics.shared.base import Explained, Metric, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.contract import (
     FILES,
+    LEAN,
     OTHERS,
     REGIONS,
     SIZE,
@@ -34,13 +35,18 @@ from tests.contract import (
 from tests.paths import CONF
 
 METRICS = [name for group, name in FILES if group == "metric"]
-WHOLE = ("experiment", "variants", "network")  # groups whose files set others
+WHOLE = ("variants", "network")  # groups whose files set others
 LISTS = ("explainer", "metric")  # each file alone is slow: entries() composes all of them at once
+# whose files other tests compose, and build
+BUILT = ("experiment", "loss", "miner", "space", "pooling", "head", "similarity")
+ALONE = [
+    pytest.param(group, name, marks=[pytest.mark.slow] if group in LISTS else [])
+    for group, name in FILES
+    if group not in BUILT
+]
 
 
-@pytest.mark.parametrize(
-    ("group", "name"), [pytest.param(*file, marks=[pytest.mark.slow] if file[0] in LISTS else []) for file in FILES]
-)
+@pytest.mark.parametrize(("group", "name"), ALONE)
 def test_every_file_composes_and_resolves(group: str, name: str) -> None:
     chosen = choosing(group, name)
     assert OmegaConf.to_container(chosen, resolve=True)
@@ -48,6 +54,7 @@ def test_every_file_composes_and_resolves(group: str, name: str) -> None:
         assert chosen["train" if group == "recipe" else group] or name == "none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train", "embed", "evaluate"])
 @pytest.mark.parametrize("name", [name for group, name in FILES if group == "experiment"])
 def test_every_experiment_fits_every_script(script: str, name: str) -> None:
@@ -154,7 +161,7 @@ def test_an_empty_region_is_nan_and_no_other_pair_suffers(name: str, scene: Scen
 
 @pytest.mark.parametrize(("group", "name"), [file for file in FILES if file[0] in ("pooling", "head", "similarity")])
 def test_a_part_of_a_model_gives_unit_embeddings_and_finite_scores(group: str, name: str) -> None:
-    built = build(composed("evaluate", "model=planted_net", "model.image_size=32", f"{group}={name}").model)
+    built = build(composed("evaluate", *LEAN, "model=planted_net", "model.image_size=32", f"{group}={name}").model)
     batch = pairs()
     query, reference = built.encode(batch.query).embeddings, built.encode(batch.reference).embeddings
     torch.testing.assert_close(query.norm(dim=1), torch.ones(3))

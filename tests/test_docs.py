@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,15 @@ from mkdocs.config import load_config
 from omegaconf import OmegaConf
 
 from sfam_bench.app import guide
-from sfam_bench.app.commands.explain import to_settings
+from sfam_bench.app.arguments import OPTIONS, to_settings
+from sfam_bench.app.commands import track
 from sfam_bench.app.commands.submit import VERBS
 from sfam_bench.app.console import main as console
 from sfam_bench.app.overrides import write_value
 from sfam_bench.app.settings import check_fields, check_settings, resolve
 from sfam_bench.app.sweeping import Sweep
 from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.tracks.card import SubmissionCard
 from tests.paths import ROOT
 
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -48,6 +50,7 @@ TUTORIALS = (
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
+TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = guide.commands()
@@ -115,6 +118,9 @@ class Reader:
     def settings(self, block: Block) -> None:
         """A file of a group is composed and its targets are looked at; settings without a file must all exist."""
         node = yaml.safe_load(block.text)
+        if block.title == "card.yaml":
+            SubmissionCard.of(node, block.title)
+            return
         if not block.title:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
                 merged = OmegaConf.merge(compose("submit"), node)
@@ -146,8 +152,15 @@ class Reader:
                 assert importlib.util.find_spec(module)
             case ["make", *arguments]:
                 self.made(arguments)
-            case ["sfam-bench", "models", *_]:
+            case ["sfam-bench", "models" | "explainers" | "datasets" | "tasks", *_] | [
+                "sfam-bench",
+                "metrics",
+                "ls",
+                *_,
+            ]:
                 assert console(words[1:]) == 0
+            case ["source", "<(sfam-bench", "--completion)"]:
+                assert console(["--completion"]) == 0
             case ["sfam-bench" | ".venv/bin/sfam-bench", command, *arguments] if command in COMMANDS:
                 self.script(COMMANDS[command], arguments, really)
             case ["pip", "install", "--quiet", package]:
@@ -161,8 +174,8 @@ class Reader:
                 raise AssertionError(f"{self.page} has a command of an unknown kind: {shlex.join(words)}")
 
     def script(self, name: str, arguments: list[str], really: bool) -> None:
-        if name == "explain":  # which has options
-            arguments = to_settings(arguments)
+        if name in TO_SETTINGS:
+            arguments = TO_SETTINGS[name](arguments)
         if not really or ABSENT & set(arguments):
             composed(name, arguments, self.search)
             return
@@ -380,6 +393,7 @@ def test_formulas_are_typeset_and_pictures_small(site: Path, pages: dict[Path, L
     assert all(path.stat().st_size <= 40 * 1024 for path in (site / "images" / "methods").iterdir())
 
 
+@pytest.mark.slow
 def test_a_docstring_of_the_api_is_in_sections(site: Path) -> None:
     text = (site / "api.html").read_text()
     assert text.count("Raises:") >= 4

@@ -17,7 +17,9 @@ This page is written by `make differential`; `make test-all` runs the same compa
 resizing and min-max scaling of either implementation, over all settings listed. *Difference* is the largest absolute
 difference, as a share of the largest magnitude of the other implementation's map. "By definition" is a loop that
 shares no code with the method. Code of authors that is no package is run from checkouts of their repositories:
-`make differential PEERS=folder`, with explain-cl (fawazsammani/explain-cl) and pairx (pairx-explains/pairx) below it.
+`make differential PEERS=folder`, with explain-cl (fawazsammani/explain-cl), pairx (pairx-explains/pairx), C3A
+(MountainChenCad/C3A), ProtoShotXAI (samuelhess/ProtoShotXAI), xSSAB (marcohuber/xSSAB) and fame (AIML-IfI/fame) below
+it; the TensorFlow models of C3A and ProtoShotXAI are replaced by ours.
 """
 
 

@@ -20,6 +20,7 @@ from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.attention_rollout import AttentionRollout
+from sfam_bench.explainers.clip_surgery import CLIPSurgery
 from sfam_bench.explainers.grad_eclip import GradECLIP
 from sfam_bench.explainers.le_grad import LeGrad
 from sfam_bench.models.poolings import GAP
@@ -140,7 +141,31 @@ def enlarged(maps: RawMaps, side: int) -> RawMaps:
 
 ONE_HEAD = (setting("class", Cosine(), 1), setting("class", Dot(), 1))
 TWO_HEADS = (setting("class", Cosine(), 2), setting("class", Dot(), 2))
+
+
+def surgery(written: WrittenOut, image: Tensor, row: int) -> Tensor:
+    """Each patch by itself behind the value-to-value attention of the last two blocks, minus that of a grey image."""
+    model, path = written.found.model, None
+    for number, (block, tokens, heads, _) in enumerate(written.through(image)):
+        if number < len(written.whole.blocks) - 2:
+            continue
+        outputs = []
+        for _, _, values in heads:
+            looks = [torch.softmax(value @ values.T / values.shape[1] ** 0.5, dim=0) for value in values]
+            outputs.append(torch.stack(looks) @ values)
+        added = torch.cat(outputs, dim=1) @ block.attn.proj.weight.T + block.attn.proj.bias
+        path = added + (tokens if path is None else path)
+    bare = model(image.mean(dim=(1, 2), keepdim=True).expand_as(image)[None])
+    found = []
+    for patch in written.whole.norm(path)[2:]:
+        e = model.embedder.projection(patch)[None]
+        e = e / e.norm()
+        found.append(model.similarity(e, written.found.references[row : row + 1]) - model.similarity(e, bare))
+    return torch.cat(found)
+
+
 COMPARISONS = (
+    Comparison("clip_surgery", "by definition", by_loops(CLIPSurgery(blocks=2), surgery)),
     Comparison("attention_rollout", "by definition", by_loops(AttentionRollout(), rolled_out)),
     Comparison("le_grad", "by definition", by_loops(LeGrad(), le_grad)),
     Comparison("le_grad", "legrad LeWrapper, reading=mean", package, package="legrad"),

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import NoReturn
 
 import hydra
@@ -17,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sfam_bench.app.paths import expand_arguments, expand_paths
-from sfam_bench.app.schema import CONF, check_keys, suggestion
+from sfam_bench.app.schema import CONF, NAMED, check_keys, suggestion
 from sfam_bench.app.settings import check_settings
+from sfam_bench.core.conf import read_yaml
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.signals import ignore_closed_pipe
 
@@ -150,5 +152,10 @@ def list_choices(group: str) -> list[str]:
 
 
 def describe_choices(absent: re.Match[str]) -> str:
-    """The choices of a group of conf/, for a name that it does not have."""
-    return f"there is no {absent[1]} '{absent[2]}': choose {', '.join(list_choices(absent[1]))}"
+    """The nearest choices of a group of conf/ for a name that it does not have, or all of them."""
+    group, name = absent[1], absent[2]
+    holding = [file.stem for file in (CONF / group).glob("*.yaml") if group in NAMED and name in read_yaml(file)]
+    known = list_choices(group)
+    near = holding or get_close_matches(name, known, 3) or known
+    where = f": it is in the file {near[0]}, {group}=[{near[0]}]" if holding else f": choose {', '.join(near)}"
+    return f"there is no {group} '{name}'{where}"

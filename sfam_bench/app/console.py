@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
+from sfam_bench.app import completion
 from sfam_bench.app.guide import command_page, commands, overview
 from sfam_bench.core.signals import ignore_closed_pipe
 
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = commands()
     if command == "--version":
         print(f"sfam-bench {version('sfam-bench')}")
+        return 0
+    if command in ("--completion", "--complete"):
+        print(completion.SCRIPT if command == "--completion" else "\n".join(completion.complete(rest[0])))
         return 0
     with ignore_closed_pipe():
         if command in HELP:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from sfam_bench.app.inputs import Inputs
 from sfam_bench.app.parts import (
+    Choice,
     choose_passes,
     pair_choice,
     prepare_explainers,
@@ -19,6 +20,7 @@ from sfam_bench.app.parts import (
     select_supported,
     write_images,
     write_supports,
+    write_vectors,
 )
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
@@ -28,7 +30,9 @@ from sfam_bench.core.similarity import Gallery
 from sfam_bench.core.targets import BestRival
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.episodes import SUPPORTS, Episodes
+from sfam_bench.datasets.pairs import VECTOR
 from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.datasets.vector_pairs import VectorPairs
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.cost import Cost
 from sfam_bench.evaluation.evaluate import BatchResult, evaluate
@@ -61,13 +65,23 @@ class Evaluation:
     def of(cls, cfg: DictConfig) -> "Evaluation":
         """Build them."""
         inputs, metrics = Inputs.of(cfg), build(cfg.metric)
-        chosen = ("episodes",) if cfg.episodes else ()
+        chosen = [name for name in ("episodes", "vectors") if cfg[name]]
         return cls(cfg, inputs, metrics, inputs.identity("metric", "pairs", "maps", *chosen))
 
     @property
     def facts(self) -> dict[str, Any]:
         """The facts that a report reads from the manifest."""
         return self.inputs.facts("evaluate", steps=resolve(self.cfg)["steps"], metrics=metric_facts(self.metrics))
+
+    @cached_property
+    def choice(self) -> Choice:
+        """How the pairs are chosen."""
+        return pair_choice(self.cfg)
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether each reference is an image of the data set, which has a rank; not a prototype or a vector."""
+        return not isinstance(self.choice, Episodes | VectorPairs)
 
     def embed_images(self) -> Gallery:
         """Every image that may be explained, embedded."""
@@ -76,8 +90,8 @@ class Evaluation:
     def select_pairs(self, gallery: Gallery) -> pd.DataFrame:
         """Which pairs to explain."""
         inputs = self.inputs
-        pairs = pair_choice(self.cfg)(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
-        if isinstance(inputs.target, BestRival) and not self.cfg.episodes:  # whose negative is the rival in the episode
+        pairs = self.choice(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
+        if isinstance(inputs.target, BestRival) and self.compares_images:
             pairs = pairing.add_rivals(pairs, inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
         inputs.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
         return pairs
@@ -108,7 +122,7 @@ class Evaluation:
 
     def episodes(self, gallery: Gallery) -> dict[str, Any]:
         """The accuracy over all episodes under the key "episodes"; empty without them."""
-        choice, inputs = pair_choice(self.cfg), self.inputs
+        choice, inputs = self.choice, self.inputs
         if not isinstance(choice, Episodes):
             return {}
         facts = episode_facts(choice, inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
@@ -136,10 +150,12 @@ class Evaluation:
             self._write_images(store, pairs[[pair in worst for pair in keys]])
 
     def _write_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
-        sides = ["query_id"] if SUPPORTS in pairs else [*SIDES]
+        sides = [*SIDES] if self.compares_images else ["query_id"]
         write_images(store, self.inputs.dataset, pairs[sides].to_numpy().flat)
         if SUPPORTS in pairs:
             write_supports(store, self.inputs.dataset, pairs)
+        if VECTOR in pairs:
+            write_vectors(store, pairs)
 
     def restore_bench(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
         """The bench of a continued run, with its explainers and mode of passes; UserError if that mode fails here."""
@@ -205,7 +221,7 @@ class Bench:
             inputs.dataset.name,
             keep_maps=cfg.maps.save,
             passes=self.passes,
-            gallery=None if self.evaluation.cfg.episodes else catalogue,  # a prototype has no rank in it
+            gallery=catalogue if self.evaluation.compares_images else None,
             keep_curves=cfg.curves,
         )
 

@@ -22,7 +22,8 @@ OVERVIEW = """usage: sfam-bench COMMAND [SETTING=VALUE ...]
 
 {}
 
-sfam-bench COMMAND --help explains a command; sfam-bench --version"""
+sfam-bench COMMAND --help explains a command; sfam-bench --version
+Completion in bash: source <(sfam-bench --completion)"""
 GROUPS = "Groups of settings; choose with GROUP=NAME, or with GROUP=[NAME,...] where several are possible:\n{}"
 CHANGED = "Most used settings, and their defaults:\n{}"
 MORE = "All settings: sfam-bench {} --cfg job. A folder with groups of your own: --config-dir FOLDER."
@@ -44,17 +45,26 @@ def overview(known: Mapping[str, str]) -> str:
 def command_page(command: str, module: str) -> str:
     """The help of one command: purpose, examples, groups with their choices, most used settings."""
     text, _, named = docstring(module).partition(SETTINGS)
-    files = [*_files(module)]
-    groups = [name for name in _groups(files) if module == "train" or name not in TRAINING]
+    files, groups = [*_files(module)], find_groups(module)
     parts = [text.strip()]
     if groups:
         parts.append(GROUPS.format("\n".join(map(_choices, groups))))
     if named:
-        known = dict(_settings(files))
+        known = find_settings(module)
         rows = [(f"  {name}={known[name][0]}", known[name][1]) for name in list_settings(named)]
         wide = max(len(given) for given, _ in rows)
         parts.append(CHANGED.format("\n".join(f"{given:{wide}}  {comment}".rstrip() for given, comment in rows)))
     return "\n\n".join([*parts, *([MORE.format(command)] if files else [])])
+
+
+def find_groups(module: str) -> list[str]:
+    """The groups of settings of a command, without those that only training reads."""
+    return [name for name in _groups([*_files(module)]) if module == "train" or name not in TRAINING]
+
+
+def find_settings(module: str) -> dict[str, tuple[str, str]]:
+    """The settings of a command by name, with default and comment."""
+    return dict(_settings([*_files(module)]))
 
 
 def docstring(module: str) -> str:

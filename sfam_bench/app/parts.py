@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +27,8 @@ from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.datasets.episodes import SUPPORTS, Episodes
 from sfam_bench.datasets.folder import ImageFolder
 from sfam_bench.datasets.pair_list import PairList
-from sfam_bench.datasets.pairs import PairChoice
+from sfam_bench.datasets.pairs import VECTOR, PairChoice
+from sfam_bench.datasets.vector_pairs import VectorPairs
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory
 from sfam_bench.engine.passes import Passes
@@ -39,6 +41,8 @@ from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.runs.continued import Resume, refuse_results
 from sfam_bench.runs.store import RunStore
+
+Choice: TypeAlias = PairChoice | PairList | VectorPairs | Episodes
 
 NOT_ONE = "none of the explainers fits this model and target: choose others"
 
@@ -105,14 +109,16 @@ def image_ids(dataset: Dataset, split: str) -> list[str]:
     return [str(image_id) for image_id in (index.index if split == "all" else index.index[index["split"] == split])]
 
 
-def pair_choice(cfg: DictConfig) -> PairChoice | PairList | Episodes:
-    """How the pairs are chosen: by `episodes` if given, else by `pairs`, or listed in the CSV that it names."""
-    if cfg.get("episodes"):
-        episodes: Episodes = build(cfg.episodes)
-        return episodes
+def pair_choice(cfg: DictConfig) -> Choice:
+    """How the pairs are chosen: by `episodes` or `vectors` if given, else by `pairs`, or the CSV that it names."""
+    if given := [name for name in ("episodes", "vectors") if cfg.get(name)]:
+        if len(given) > 1:
+            raise UserError("references are prototypes (episodes) or vectors (vectors), not both: leave one null")
+        other: Episodes | VectorPairs = build(cfg[given[0]])
+        return other
     if isinstance(cfg.pairs, str):
         return PairList(cfg.pairs, seed=cfg.seed)
-    chosen: PairChoice | PairList = build(cfg.pairs)
+    chosen: Choice = build(cfg.pairs)
     return chosen
 
 
@@ -243,6 +249,17 @@ def write_supports(store: RunStore, dataset: Dataset, pairs: pd.DataFrame) -> No
         images = [dataset.sample(image_id).image for image_id in own]
         grid = make_grid(images, nrow=math.ceil(math.sqrt(len(images))), padding=0, pad_value=1.0)
         store.write_image(name, (grid.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+def write_vectors(store: RunStore, pairs: pd.DataFrame) -> None:
+    """Write a picture of each vector under its name, for the report's gallery: a grey tile for each dimension."""
+    for name, vector in dict(zip(pairs["reference_id"], pairs[VECTOR], strict=True)).items():
+        values = np.asarray(list(vector))
+        side = math.ceil(math.sqrt(len(values)))
+        tiles = np.zeros(side * side)
+        tiles[: len(values)] = values / np.abs(values).max()
+        grey = ((tiles.reshape(side, side) + 1) * 127.5).round().astype(np.uint8)
+        store.write_image(name, np.kron(grey, np.ones((8, 8), dtype=np.uint8))[..., None].repeat(3, axis=-1))
 
 
 def describe_passes(passes: Passes) -> str:

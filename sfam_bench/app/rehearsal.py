@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from sfam_bench.app.evaluation import Evaluation
-from sfam_bench.app.parts import NOT_ONE, pair_choice
+from sfam_bench.app.parts import NOT_ONE
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.metric_card import NEEDS
@@ -14,6 +14,7 @@ from sfam_bench.core.records import check_names
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.base import roles
 from sfam_bench.datasets.episodes import Episodes
+from sfam_bench.datasets.vector_pairs import VectorPairs
 from sfam_bench.evaluation.cost import try_explainers
 from sfam_bench.explainers.shared.forms import Sampling
 from sfam_bench.explainers.shared.prepare import Preparable
@@ -26,10 +27,9 @@ def check_inputs(evaluation: Evaluation) -> None:
     """
     inputs = evaluation.inputs
     check_names(inputs.explainers, evaluation.metrics)
-    choice = pair_choice(evaluation.cfg)
+    choice = evaluation.choice
     choice.check(inputs.dataset, inputs.explained)
-    episodes = choice if isinstance(choice, Episodes) else None
-    inputs.target.check(has_negatives=episodes is not None or {*choice.kinds} == {"triplet"})
+    inputs.target.check(has_negatives=not evaluation.compares_images or {*choice.kinds} == {"triplet"})
     for name, metric in evaluation.metrics.items():
         if unknown := sorted({*metric.needs} - {*NEEDS, "gallery"}):
             raise UserError(
@@ -40,7 +40,7 @@ def check_inputs(evaluation: Evaluation) -> None:
         for name, made in inputs.explainers.items()
         if not isinstance(made, Sampling | Preparable) and card_of(made).remakes
     }
-    pair = pairing.load_batch(inputs.dataset, _any_episode(evaluation, episodes) if episodes else _any_pair(evaluation))
+    pair = pairing.load_batch(inputs.dataset, _any_pair(evaluation))
     _, why = try_explainers(light, inputs.model, inputs.target, pair)
     for name, reason in why.items():
         if evaluation.cfg.unsupported == "refuse":
@@ -49,17 +49,14 @@ def check_inputs(evaluation: Evaluation) -> None:
         raise UserError(NOT_ONE)
 
 
-def _any_episode(evaluation: Evaluation, episodes: Episodes) -> pd.DataFrame:
-    """A query and the prototype of its class, without embeddings."""
-    inputs = evaluation.inputs
-    one = replace(episodes, explained=1, kinds=("own_class",))
-    gallery = torch.ones(len(inputs.explained), 1)
-    return one(inputs.dataset, inputs.model.similarity, gallery, inputs.explained)
-
-
 def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
     """A query, a reference, and a negative where the target needs one, chosen without embeddings."""
-    inputs = evaluation.inputs
+    inputs, choice = evaluation.inputs, evaluation.choice
+    if isinstance(choice, VectorPairs):
+        return choice.example(inputs.dataset, inputs.explained)
+    if isinstance(choice, Episodes):
+        one = replace(choice, explained=1, kinds=("own_class",))
+        return one(inputs.dataset, inputs.model.similarity, torch.ones(len(inputs.explained), 1), inputs.explained)
     index = inputs.dataset.index.loc[inputs.explained]
     of_query, searched = roles(index)
     query = index.index[of_query][0]

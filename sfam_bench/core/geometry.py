@@ -63,6 +63,24 @@ class Geometry(Checked):
             return replace(self, resize=(rows, rows), crop=rows)
         return replace(self, resize=round(self.resize * rows / min(self.size)), crop=rows)
 
+    def window(self, size: tuple[int, int]) -> Box:
+        """The rectangle of an image of `size` (rows, cols) that the result shows, in pixels of that image.
+
+        It extends beyond the image where the result is padded.
+        """
+        resized = size
+        if isinstance(self.resize, int):
+            rows, cols = (int(self.resize * side / min(size)) for side in size)  # as torchvision rounds
+            resized = (rows, cols)
+        elif self.resize is not None:
+            resized = sides(self.resize)
+        edges = []
+        for side, scaled, crop in zip(size, resized, self.size, strict=True):
+            start = -((crop - scaled) // 2) if crop > scaled else round((scaled - crop) / 2)
+            edges.append((start * side / scaled, (start + crop) * side / scaled))
+        (top, bottom), (left, right) = edges
+        return left, top, right, bottom
+
     @cached_property
     def transform(self) -> v2.Transform:
         """The torchvision transform of image, box, mask and keypoints."""

@@ -26,8 +26,27 @@ def bilinear(cells: int, pixels: int) -> Float[Tensor, "pixels cells"]:
     Unlike there, pixels beyond the centre of the last cell are exactly equal: in F.interpolate they differ in the last
     bit, so that their ranks would depend on rounding, and so on the batch.
     """
-    centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
-    return (1 - (centres.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()).clamp_min(0)
+    return _weights(cells, (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels)
+
+
+def _weights(cells: int, places: Float[Tensor, " pixels"]) -> Float[Tensor, "pixels cells"]:
+    """Bilinear weights of the cells at places from 0 (first edge) to `cells` (last edge)."""
+    return (1 - ((places - 0.5).clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()).clamp_min(0)
+
+
+def place(maps: RawMaps, window: tuple[float, float, float, float], size: tuple[int, int]) -> Maps:
+    """Resample maps of a part of an image onto the whole, of `size` (rows, cols), bilinearly; NaN outside of the part.
+
+    window: x1, y1, x2, y2 of the part, in pixels of the whole (`Geometry.window`).
+    """
+    weights = []
+    ends = ((window[1], window[3]), (window[0], window[2]))
+    for cells, pixels, (start, end) in zip(maps.shape[-2:], size, ends, strict=True):
+        places = (torch.arange(pixels, dtype=torch.float64) + 0.5 - start) * cells / (end - start)
+        inside = (places >= 0) & (places <= cells)
+        weights.append(torch.where(inside[:, None], _weights(cells, places), torch.nan))
+    rows, cols = weights
+    return (rows @ maps.double() @ cols.T).to(maps.dtype)
 
 
 def find_flaws(raw: RawMaps) -> tuple[Flags, Flags]:

@@ -31,6 +31,7 @@ Limits: TypeAlias = tuple[float | int, float | int]  # beartype does not accept 
 NEEDS: Mapping[str, str] = {
     **{"foreground": "masks or boxes", "box": "boxes", "keypoints": "keypoints", "negative": "negatives"},
     **dict.fromkeys(("shared", "unshared"), "parts known to be shared or not"),
+    "distinguishing": "triplets of parts known to be shared or not",
     **{"background": "a mask of the background", "redraws": "parts that can be redrawn"},
     **{"same_class": "other references", "other_class": "other references"},
 }

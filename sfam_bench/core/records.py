@@ -31,10 +31,15 @@ class Sample:
 
 @runtime_checkable
 class Redrawing(Protocol):
-    """A data set that draws its images again with parts changed, by which the effect of each part is measured."""
+    """A data set that draws its images again with parts changed, by which the effect of each part is measured.
+
+    `aspects` are further changes that can be named in place of parts: of one part's colour alone, or of two parts that
+    exchange their places. They have no region of their own.
+    """
 
     parts: ClassVar[tuple[str, ...]]
     evidence: ClassVar[tuple[str, ...]]
+    aspects: ClassVar[tuple[str, ...]]
 
     def part_masks(self, image_id: str) -> Masks:
         """The visible pixels of each of `parts`, (parts, rows, cols)."""
@@ -55,7 +60,7 @@ class PairBatch:
     reference: images of the same shape, one for each query, or `Supports`, or `Vectors`.
     negative_ids: ids of the negatives of triplets.
     negative: given as the reference.
-    masks: regions of the query by name (foreground, box, shared, unshared), (batch, rows, cols).
+    masks: regions of the query by name (foreground, box, shared, unshared, ...), (batch, rows, cols).
     keypoints: parts of the query, (batch, parts, 3): x, y in px, visible.
     reference_keypoints: parts of the reference.
     others: further references of the same query by role (same_class, other_class), as images; NaN if a pair has none.

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from sfam_bench.core.errors import Checked, UserError
-from sfam_bench.core.similarity import SimilarityFunction, norm
+from sfam_bench.core.similarity import Gallery, SimilarityFunction, norm
 from sfam_bench.core.types import Embeddings, Images
 
 Entries: TypeAlias = Int[Tensor, " entries"]  # an entry is one support of one reference
@@ -131,6 +132,42 @@ class Vectors:
         ):
             if wrong.any():
                 raise UserError(f"reference vector {int(wrong.nonzero()[0, 0])} {why}: give another vector")
+
+
+@dataclass(frozen=True, eq=False)
+class NamedVectors:
+    """Vectors of one embedding space by name; several of one name are the centres of one class.
+
+    names: of the rows.
+    vectors: (rows, dims).
+    """
+
+    names: tuple[str, ...]
+    vectors: Gallery
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.vectors):
+            raise UserError(f"{len(self.vectors)} vectors have {len(self.names)} names: give one for each")
+
+    def of(self, names: Sequence[str]) -> Vectors:
+        """One reference vector for each query, by name; UserError if a name is unknown or has several vectors."""
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(self.names):
+            places.setdefault(name, []).append(place)
+        for name in names:
+            if name not in places:
+                known = ", ".join([*places][:5])
+                raise UserError(f"there is no vector of '{name}': known are {known}{' ...' if len(places) > 5 else ''}")
+            if len(places[name]) > 1:
+                raise UserError(f"'{name}' has {len(places[name])} centres: take `.mean()`, or give them other names")
+        return Vectors(self.vectors[[places[name][0] for name in names]])
+
+    def mean(self) -> "NamedVectors":
+        """The mean of the vectors of each name, in order of first appearance."""
+        codes, names = pd.factorize(pd.Series(self.names))
+        rows = torch.from_numpy(codes).long()
+        sums = self.vectors.new_zeros(len(names), self.vectors.shape[1]).index_add(0, rows, self.vectors)
+        return NamedVectors(tuple(names), sums / rows.bincount()[:, None])
 
 
 Given: TypeAlias = Images | Supports | Vectors  # images are one for each query

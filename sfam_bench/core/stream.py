@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def progress(items: Iterable[Item] | None, what: str, total: int, unit: str) -> "tqdm[Any]":
+def progress(items: Iterable[Item] | None, what: str, total: int | None, unit: str) -> "tqdm[Any]":
     """A progress bar with rate and remaining time; in a log file it refreshes twice a minute, a line each time."""
     interactive = sys.stderr.isatty()
     return tqdm(items, what, total, unit=unit, leave=not interactive, mininterval=0.1 if interactive else 30)

@@ -134,7 +134,8 @@ def scale_to_unit(values: np.ndarray, what: str) -> Float32[np.ndarray, "..."]:
         raise UserError(f"{what} has pixels that are NaN or infinite: give RGB in [0, 1]")
     low, high = (_format_outlier(float(end)) for end in (values.min(), values.max()))
     if values.min() < 0 or values.max() > 1:
-        raise UserError(f"{what} lies in [{low}, {high}]: give RGB in [0, 1]; the model standardises it")
+        bytes_ = " (of 0 to 255: divide by 255, or give uint8)" if values.min() >= 0 and values.max() > 2 else ""
+        raise UserError(f"{what} lies in [{low}, {high}]: give RGB in [0, 1]; the model standardises it{bytes_}")
     return values.astype(np.float32, copy=False)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -19,7 +19,8 @@ from sfam_bench.datasets.base import Dataset, roles
 
 log = logging.getLogger(__name__)
 
-KINDS = ("own_class", "predicted_class", "partial_class")
+KINDS = ("own_class", "predicted_class", "partial_class", "shared_part")
+OF_EVIDENCE = ("partial_class", "shared_part")
 SUPPORTS, NEGATIVES, RIVALS, HOW = "support_ids", "negative_support_ids", "rival_ids", "prototype"  # columns of pairs
 
 Scores = Float[Tensor, "queries ways"]
@@ -46,7 +47,8 @@ class Episodes(Checked):
     explained: the first episodes, of each of which one query is explained, its class in turn.
     kinds: the prototype that a query is compared with: "own_class"; "predicted_class", for queries whose prediction is
         wrong; "partial_class", a class of the episode that shares some evidence parts with the query's and differs in
-        others (planted), the nearest of several. Each kind takes at most one query of an episode.
+        others (planted), the nearest of several; "shared_part", instead of a class, images that share with the query
+        one evidence part alone (planted). Each kind takes at most one query of an episode.
     rivals: keep the supports of the other classes with each pair, for the target class_score; all are encoded.
     """
 
@@ -76,8 +78,9 @@ class Episodes(Checked):
         if left_out := labels.nunique() - len(self.members(dataset, image_ids)):
             need = f"{self.shots} supports and {self.queries} queries"
             log.warning("%s: %d classes without %s are left out", dataset.name, left_out, need)
-        if "partial_class" in self.kinds and not getattr(dataset, "evidence", ()):
-            raise UserError("episodes.kinds=partial_class needs known evidence parts: only dataset=planted has them")
+        for kind in {*self.kinds} & {*OF_EVIDENCE}:
+            if not getattr(dataset, "evidence", ()):
+                raise UserError(f"episodes.kinds={kind} needs known evidence parts: only dataset=planted has them")
 
     def members(self, dataset: Dataset, image_ids: Sequence[str]) -> dict[int, np.ndarray]:
         """The positions of each class with enough images; UserError if there are fewer than `ways` of them."""
@@ -139,8 +142,13 @@ class Episodes(Checked):
         for episode in islice(self.draw(dataset, image_ids), self.explained):
             scores = self._scores(episode, similarity, gallery).view(self.ways, self.queries, self.ways)
             for kind, found in rows.items():
-                if place := self._choose(kind, episode, scores, index[evidence] if evidence else None):
-                    found.append({**self._describe(episode, index, scores[place[:2]], *place), "kind": kind})
+                row = None
+                if kind == "shared_part":
+                    row = self._describe_shared(episode, index, evidence, similarity, gallery)
+                elif place := self._choose(kind, episode, scores, index[evidence] if evidence else None):
+                    row = self._describe(episode, index, scores[place[:2]], *place)
+                if row:
+                    found.append({**row, "kind": kind})
         for kind, found in rows.items():
             if not found:
                 raise UserError(
@@ -178,6 +186,34 @@ class Episodes(Checked):
                 if some.any():
                     return way, 0, int(scores[way, 0].masked_fill(~some, -torch.inf).argmax())
         return None
+
+    def _describe_shared(
+        self,
+        episode: Episode,
+        index: pd.DataFrame,
+        evidence: list[str],
+        similarity: SimilarityFunction,
+        gallery: Gallery,
+    ) -> dict[str, object] | None:
+        """A query, and supports that share one of its parts alone, in place of those of its class; None if too few.
+
+        Classes and parts take turns. Each state of the other part comes once among the supports before any again.
+        """
+        way, part = episode.number % self.ways, evidence[episode.number % len(evidence)]
+        states, query = index[evidence], episode.queries[way, 0]
+        alike = (states == states.iloc[query]).to_numpy()
+        fits = alike[:, evidence.index(part)] & (alike.sum(axis=1) == 1) & roles(index)[1]
+        order = np.random.default_rng([self.seed, episode.number, 1]).permutation(np.flatnonzero(fits))
+        turns = states.iloc[order].groupby(evidence).cumcount().to_numpy()
+        own = order[np.argsort(turns, kind="stable")][: self.shots]
+        if len(own) < self.shots:
+            return None
+        supports = episode.supports.copy()
+        supports[way] = own
+        changed = replace(episode, supports=supports)
+        scores = self._scores(changed, similarity, gallery).view(self.ways, self.queries, self.ways)[way, 0]
+        shared = {"reference_label": -1, "reference_class": f"{part} {states[part].iloc[query]}"}  # several classes
+        return {**self._describe(changed, index, scores, way, 0, way), **shared}
 
     def _describe(
         self, episode: Episode, index: pd.DataFrame, scores: Tensor, way: int, number: int, reference: int

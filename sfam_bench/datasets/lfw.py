@@ -10,7 +10,8 @@ from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout,
 
 LFW = Collection(
     title="LFW",
-    expected="a folder for each person with NAME_0001.jpg and so on (for research: http://vis-www.cs.umass.edu/lfw/)",
+    expected="a folder for each person with NAME_0001.jpg and so on (the authors' site no longer answers; a copy: "
+    "https://www.kaggle.com/datasets/jessicali9530/lfw-dataset)",
     target="",
 )
 HOMES = ("lfw", "lfw-deepfunneled", "lfw_funneled", "lfw-align-128")

@@ -13,7 +13,7 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_regular
 from sfam_bench.core.geometry import Geometry
-from sfam_bench.datasets.base import ROLES, roles
+from sfam_bench.datasets.base import ROLES
 from sfam_bench.datasets.decode import Orientation
 from sfam_bench.datasets.folder import (
     COLUMNS,
@@ -168,31 +168,6 @@ def read_coco_boxes(file: str | Path, paths: pd.Series) -> pd.Series:
         log.warning("%s: %d images have several boxes; the largest is used", file, several)
     largest = [max(found[path], key=_area) if path in found else None for path in paths]
     return pd.Series(largest, paths.index, dtype=object)
-
-
-def write_oml(dataset: ImageFolder, csv: str | Path) -> None:
-    """Write the index of a data set as a CSV of open-metric-learning, without masks and keypoints.
-
-    Test images have the roles of the index; if it has none, all are queries and in the gallery. Raises UserError if
-    there are validation images, which that format calls test images.
-    """
-    index = dataset.index
-    if (index.split == "validation").any():
-        raise UserError(
-            f"{dataset.name} has validation classes, which open-metric-learning does not know: choose a split"
-        )
-    tests = index.split == "test"
-    of_query, of_gallery = (pd.Series(role, index.index, dtype="boolean").where(tests) for role in roles(index))
-    table = index[["label", "path", "class_name"]].assign(
-        split=index.split.replace("test", "validation"),
-        is_query=of_query,  # missing for training images
-        is_gallery=of_gallery,
-    )
-    if index.box.notna().any():
-        corners = [box if box is not None else (None,) * 4 for box in index.box]
-        table[CORNERS] = pd.DataFrame(corners, index=index.index, dtype="Float64").round().astype("Int64")
-    Path(csv).parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(csv)
 
 
 def _loose_images(root: Path) -> list[str]:

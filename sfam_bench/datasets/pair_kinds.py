@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError
 
+NO_PLACES = "pairs.kinds=exchanged needs parts that can exchange their places: only dataset=planted/relation has them"
 NO_EVIDENCE = "pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them"
 
 
@@ -81,8 +82,15 @@ def partial_match(candidates: Candidates) -> Choice:
     return candidates.any((shared > 0) & (shared < states.shape[1])), None
 
 
+def exchanged(candidates: Candidates) -> Choice:
+    """A random item with the states of the query's two parts in each other's places."""
+    states = candidates.index[list(candidates.states)].to_numpy()
+    return candidates.any((states == states[candidates.query, ::-1]).all(axis=1) & candidates.different()), None
+
+
 KINDS: dict[str, Callable[[Candidates], Choice]] = {
-    kind.__name__: kind for kind in (nearest_positive, nearest, hard_negative, random_positive, triplet, partial_match)
+    kind.__name__: kind
+    for kind in (nearest_positive, nearest, hard_negative, random_positive, triplet, partial_match, exchanged)
 }
 # What queries of some kinds need: a searched image of their class (positive), or of another class (negative)
 ROLES_OF = {

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,19 +15,20 @@ import torch
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import PairBatch, Redrawing, Sample, pair_seed
-from sfam_bench.core.references import Prototype, Supports
+from sfam_bench.core.references import Prototype, Supports, Vectors
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import prefetch, split_chunks
 from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import CAMERA, Dataset, roles
 from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
-from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, ROLES_OF, Candidates
+from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, NO_PLACES, ROLES_OF, Candidates
 
 log = logging.getLogger(__name__)
 
 SIDES = ("query", "reference")
 OTHERS = ("same_class", "other_class")  # roles of further references
+VECTOR, NEGATIVE_VECTOR, RIVAL_VECTORS = "reference_vector", "negative_vector", "rival_vectors"  # columns of pairs
 NO_PAIR = "{} has no pair of kind {} in this split: choose other pairs.kinds"
 
 
@@ -66,6 +67,8 @@ class PairChoice(Checked):
                 raise UserError(NO_PAIR.format(dataset.name, kind))
             if kind == "partial_match" and not getattr(dataset, "evidence", ()):
                 raise UserError(NO_EVIDENCE)
+            if kind == "exchanged" and "places" not in getattr(dataset, "aspects", ()):
+                raise UserError(NO_PLACES)
 
     def __call__(
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
@@ -185,8 +188,9 @@ def add_rivals(
 
 
 def references_hash(pairs: pd.DataFrame) -> str:
-    """Hash what each query is compared with: reference, negative, and the ids of supports and rivals, in any order."""
-    named = ["query_id", "reference_id", "negative_id", SUPPORTS, NEGATIVES, RIVALS]
+    """Hash what each query is compared with, in any order: ids of reference, negative, supports, rivals; vectors."""
+    ids = ["query_id", "reference_id", "negative_id", SUPPORTS, NEGATIVES, RIVALS]
+    named = [*ids, VECTOR, NEGATIVE_VECTOR, RIVAL_VECTORS]
     known = pairs[[name for name in named if name in pairs]]
     rows = sorted(json.dumps(row, default=list) for row in known.to_dict("records"))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
@@ -214,8 +218,11 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch; regions are included if every pair has them, missing further references are NaN.
 
-    Pairs of episodes have prototypes as references, and the regions that the query has with every support.
+    Pairs of episodes have prototypes as references, and the regions that the query has with every support; pairs with
+    vectors have the query's own masks.
     """
+    if VECTOR in frame:
+        return _load_vectors(dataset, frame)
     prototypes = SUPPORTS in frame
     queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
     shown = frame[SUPPORTS] if prototypes else [[reference_id] for reference_id in frame["reference_id"]]
@@ -223,7 +230,7 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         common_regions(dataset, query_id, own, sample)
         for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
-    masks = stack_common(regions)
+    masks, redraws = stack_common(regions), dataset if isinstance(dataset, Redrawing) else None
     if prototypes:
         return PairBatch(
             query_ids=tuple(frame["query_id"]),
@@ -235,9 +242,13 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
             masks=masks,
             keypoints=keypoints(queries),
             rivals=tuple(load_supports(dataset, frame, own) for own in zip(*frame.get(RIVALS, ()), strict=True)),
+            redraws=redraws,
         )
     references = [dataset.sample(image_id) for image_id in frame["reference_id"]]
     negatives = [image_id for image_id in frame["negative_id"] if image_id]
+    if negatives and "shared" in masks:
+        unlike = zip(frame["query_id"], negatives, queries, masks["shared"], strict=True)
+        masks["distinguishing"] = torch.stack([_distinguish(dataset, *triplet) for triplet in unlike])
     return PairBatch(
         query_ids=tuple(frame["query_id"]),
         reference_ids=tuple(frame["reference_id"]),
@@ -249,8 +260,34 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         keypoints=keypoints(queries),
         reference_keypoints=keypoints(references),
         others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
-        redraws=dataset if isinstance(dataset, Redrawing) else None,
+        redraws=redraws,
     )
+
+
+def _load_vectors(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
+    """Load one batch of pairs whose references are vectors."""
+    queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
+
+    def vectors(rows: Iterable[Sequence[float]]) -> Vectors:
+        return Vectors(torch.tensor(np.array([*map(list, rows)]), dtype=torch.float32))
+
+    return PairBatch(
+        query_ids=tuple(frame["query_id"]),
+        reference_ids=tuple(frame["reference_id"]),
+        query=torch.stack([sample.image for sample in queries]),
+        reference=vectors(frame[VECTOR]),
+        negative_ids=tuple(frame["negative_id"]),
+        negative=vectors(frame[NEGATIVE_VECTOR]),
+        masks=stack_common([sample.masks for sample in queries]),
+        keypoints=keypoints(queries),
+        rivals=tuple(vectors(own) for own in zip(*frame.get(RIVAL_VECTORS, ()), strict=True)),
+    )
+
+
+def _distinguish(dataset: Dataset, query_id: str, negative_id: str, sample: Sample, shared: Mask) -> Mask:
+    """What the query shares with its reference and not with the negative."""
+    with_negative = dataset.regions(query_id, negative_id, sample).get("shared")
+    return shared if with_negative is None else shared & ~with_negative
 
 
 def load_supports(dataset: Dataset, frame: pd.DataFrame, members: Sequence[Sequence[str]]) -> Supports:

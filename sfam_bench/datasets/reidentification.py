@@ -18,20 +18,20 @@ NAMED = re.compile(r"(-1|\d+)_c(\d+)")  # of a file: identity and camera, as in 
 INSHOP = Collection(
     title="In-shop Clothes Retrieval",
     expected="list_eval_partition.txt, or Eval/ with it, beside img/ or Img/img/ "
-    "(DeepFashion, for research alone: https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html)",
+    "(by the terms of DeepFashion: https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html)",
     target="",
     images=52_712,
     classes=7_982,
 )
 MARKET = Collection(
     title="Market-1501",
-    expected="bounding_box_train, query and bounding_box_test (for research alone: "
+    expected="bounding_box_train, query and bounding_box_test ("
     "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html)",
     target="",
 )
 VERI = Collection(
     title="VeRi-776",
-    expected="image_train, image_query and image_test (on request: https://github.com/JDAI-CV/VeRidataset)",
+    expected="image_train, image_query and image_test (non-commercial, on request: https://github.com/JDAI-CV/VeRidataset)",
     target="",
 )
 

@@ -14,7 +14,7 @@ from sfam_bench.datasets.tables import parse_path
 DOGS = Collection(
     title="Stanford Dogs",
     expected="Images/ with a folder for each breed, Annotation/ and, for closed_set, train_list.mat and test_list.mat "
-    "(ImageNet's terms: http://vision.stanford.edu/aditya86/ImageNetDogs/)",
+    "(ImageNet's terms: http://vision.stanford.edu/aditya86/ImageNetDogs/main.html)",
     target="",
     images=20_580,
     classes=120,

@@ -1,4 +1,4 @@
-"""Data sets of the package wildlife-datasets (Cermak et al., WACV 2024), which reads some 50 of animals."""
+"""Data sets of the package wildlife-datasets (Cermak et al., WACV 2024), of identified animals."""
 
 from importlib import import_module
 from importlib.util import find_spec

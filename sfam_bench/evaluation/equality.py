@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine, unit
@@ -16,7 +17,7 @@ from sfam_bench.explainers.shared.forms import contributions
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build
 from sfam_bench.models.cuts import distance_of, enlarged, probe_images
-from sfam_bench.models.layouts import size_of
+from sfam_bench.models.layouts import Size, size_of
 from sfam_bench.models.networks import network
 from sfam_bench.models.poolings import Own
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -170,7 +171,8 @@ class Equality:
 def compare(name: str, seed: int = 0) -> Equality:
     """Compare SOURCE/NAME, with random weights, with a second network of the source that has the same weights.
 
-    Weights near zero (LayerScale, zero-initialised norms) are random too, so that no path is without influence.
+    Weights near zero (LayerScale, zero-initialised norms) are random too, and batch norms have the statistics of the
+    test images, so that no path is without influence and no activation vanishes.
     """
     source, _, member = name.partition("/")
     torch.manual_seed(seed)
@@ -178,6 +180,7 @@ def compare(name: str, seed: int = 0) -> Equality:
         whole, pixels = network(source, member) if source not in libraries.MAKERS else (libraries.make(name), None)
         family = type(whole).__module__.rpartition(".")[2]
         with enlarged(whole):
+            _settle_norms(whole, pixels or nn.Identity(), _size(source, whole))
             model, probes = _cut_by_name(source, member, whole) if pixels else _wrap(source, member, whole)
             read = pixels or next(model.trunk.children())
             whole.eval()
@@ -198,6 +201,27 @@ def compare(name: str, seed: int = 0) -> Equality:
         max(distance_of(found, own) for found, own in pairs),
         float(((shares - scores) / scores).abs().max()),
     )
+
+
+def _settle_norms(whole: nn.Module, pixels: nn.Module, size: Size) -> None:
+    """Give batch norms the statistics of the test images."""
+    norms = [module for module in whole.modules() if isinstance(module, _BatchNorm)]
+    if norms:
+        whole.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of what was seen
+            norm.train()
+        with torch.no_grad():
+            whole(pixels(probe_images(size)))
+
+
+def _size(source: str, whole: nn.Module) -> Size:
+    known = libraries.SIZES.get(source)
+    if known is None:
+        rows, cols = getattr(whole, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[1:]
+        return rows, cols
+    return known if isinstance(known, tuple) else (known, known)
 
 
 def _cut_by_name(source: str, member: str, whole: nn.Module) -> tuple[SimilarityModel, list[Images]]:

@@ -33,7 +33,7 @@ def intervention_check(
     draw = np.random.default_rng(seed)
     chosen = right[torch.from_numpy(draw.permutation(len(right))[:count])]
     rows = []
-    for part in dataset.parts:
+    for part in (*dataset.parts, *dataset.aspects):
         repainted = _embed(embed, [_repaint(dataset, test.index[int(k)], part, draw) for k in chosen])
         flips = _nearest_label(repainted, gallery, labels, chosen) != labels[chosen]
         share = float(flips.double().mean()) if len(chosen) else float("nan")
@@ -42,10 +42,14 @@ def intervention_check(
 
 
 def intervention_facts(frame: pd.DataFrame, dataset: Planted) -> dict[str, Any]:
-    """The check for a manifest: flips by part, the number of queries, the causes, and why the model does not count."""
+    """The check for a manifest: flips by part, the number of queries, the causes, and why the model does not count.
+
+    `states` are the parts, and changes without a region, on which a class may depend.
+    """
     flips = {part: None if isnan(share) else share for part, share in zip(frame["part"], frame["flips"], strict=True)}
-    count = int(frame["count"].iloc[0])
-    return {"flips": flips, "queries": count, "causes": [*dataset.causes], "fails": why_not(frame, dataset)}
+    count, states = int(frame["count"].iloc[0]), [*dict.fromkeys((*dataset.with_states, *dataset.aspects))]
+    facts = {"flips": flips, "queries": count, "causes": [*dataset.causes], "states": states}
+    return {**facts, "fails": why_not(frame, dataset)}
 
 
 def why_not(frame: pd.DataFrame, dataset: Planted) -> str:
@@ -61,7 +65,7 @@ def why_not(frame: pd.DataFrame, dataset: Planted) -> str:
     part, share = weakest.idxmin(), weakest.min()
     if share < FLIPS:
         return f"repainting the {part} changes {share:.0%} of the retrieved classes, not {FLIPS:.0%}"
-    others = flips.drop([*dataset.with_states])
+    others = flips.drop([*{*dataset.with_states, *dataset.aspects}])
     if share <= MARGIN * others.max():
         other = f"repainting the {others.idxmax()}, on which no class depends, changes {others.max():.0%}"
         return f"{other} of the retrieved classes, the {part} {share:.0%}"
@@ -71,7 +75,7 @@ def why_not(frame: pd.DataFrame, dataset: Planted) -> str:
 def _repaint(dataset: Planted, image_id: str, part: str, draw: np.random.Generator) -> Sample:
     """Give a part with states another of them, and any other part another appearance."""
     if part in dataset.with_states:
-        others = [state for state in range(dataset.states) if state != dataset.index.loc[image_id, part]]
+        others = [state for state in range(dataset.count_states(part)) if state != dataset.index.loc[image_id, part]]
         return dataset.repaint(image_id, part, int(draw.choice(others)))
     return dataset.repaint(image_id, part, int(draw.integers(1, 2**31)))
 

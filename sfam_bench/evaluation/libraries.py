@@ -97,7 +97,7 @@ def _torchreid(member: str) -> nn.Module:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    made: nn.Module = getattr(module, member)(num_classes=5, pretrained=False)
+    made: nn.Module = getattr(module, member)(num_classes=5, loss="softmax", pretrained=False)
     return made
 
 

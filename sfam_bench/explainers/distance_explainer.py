@@ -10,11 +10,10 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Share
-from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.masking import GridMethod, MaskScores, masked_scores, sum_masks
-from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.explainers.shared.masking import GridMethod, MaskedScores, MaskScores, SumMasks
 
+ROUNDING = 1e-9  # 0.29 of 100 is 29
 OneEach = Float[Tensor, "batch 1"]
 
 
@@ -29,6 +28,7 @@ class DistanceExplainer(GridMethod):
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
     baseline: replaces hidden pixels; mean_colour, so that passes are shared with RISE.
+    standard_error: end with fewer masks once the map's is this small (`GridMethod`); None for all masks.
     nearest, farthest: share of the masks on each side; 0 leaves a side out.
     softness: masks whose score is within this share of the range of scores from the edge of a side count in part, so
         that rounding does not move a whole mask across it; the authors' code has 0.
@@ -50,25 +50,22 @@ class DistanceExplainer(GridMethod):
         super().__post_init__()
         for side in ("nearest", "farthest"):
             share = getattr(self, side)
-            if not (share == 0 or (0 < share <= 1 and self._count(share))):
+            if share and not int(share * self.masks + ROUNDING):
                 raise UserError(f"DistanceExplainer.{side} is {share}: expected 0, or a share of at least one mask")
         if self.nearest == self.farthest == 0:
             raise UserError("DistanceExplainer.nearest and farthest are both 0: the map would be zero; choose a share")
         if not 0 <= self.softness <= 1:
             raise UserError(f"DistanceExplainer.softness is {self.softness}: expected a share, such as 0.01")
 
-    def _count(self, share: float) -> int:
-        return int(share * self.masks + 1e-9)  # 0.29 of 100 is 29
-
-    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        masking = self.grids
-        scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
-        weights = torch.zeros_like(scores)
+    def estimate(self, scores: MaskedScores, add: SumMasks) -> RawMaps:
+        target = scores.target
+        weights = torch.zeros_like(target)
         for sign, share in ((1, self.nearest), (-1, self.farthest)):
-            if count := self._count(share):
-                weights = weights + sign * highest(sign * scores, count, self.softness) / count
-        (maps,) = sum_masks(masking, pairs, encoded.query.images, weights)
-        return maps.to(encoded.query.images)
+            if share:
+                count = max(1, int(share * target.shape[1] + ROUNDING))
+                weights = weights + sign * highest(sign * target, count, self.softness) / count
+        (maps,) = add(weights)
+        return maps
 
 
 def highest(scores: MaskScores, count: int, softness: float) -> MaskScores:

@@ -6,10 +6,8 @@ from typing import ClassVar
 import torch
 
 from sfam_bench.core.method_card import Card
-from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.masking import GridMethod, masked_scores, sum_masks
-from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.explainers.shared.masking import GridMethod, MaskedScores, SumMasks
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,7 @@ class RELAX(GridMethod):
     keep: probability that a cell is kept.
     seed: of the masks, together with the query's id.
     baseline: replaces hidden pixels; the paper's is zero after standardisation.
+    standard_error: end with fewer masks once the map's is this small (`GridMethod`); None for all masks.
     """
 
     card: ClassVar[Card] = Card(
@@ -33,8 +32,6 @@ class RELAX(GridMethod):
         degenerate=("a weighted mean of cosines is nearly flat: its differences are small",),
     )
 
-    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        masking, images = self.grids, encoded.query.images
-        scores = masked_scores(model, encoded, pairs, masking, self.baseline).itself
-        maps, kept = sum_masks(masking, pairs, images, scores, torch.ones_like(scores))
-        return torch.where(kept > 0, maps / kept, 0).to(images)  # a pixel that no mask kept
+    def estimate(self, scores: MaskedScores, add: SumMasks) -> RawMaps:
+        maps, kept = add(scores.itself, torch.ones_like(scores.itself))
+        return torch.where(kept > 0, maps / kept, 0)  # a pixel that no mask kept

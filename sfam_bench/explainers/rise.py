@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sfam_bench.core.method_card import Card
-from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.explainers.shared.masking import GridMethod, masked_scores, sum_masks
-from sfam_bench.models.similarity_model import SimilarityModel
+from sfam_bench.explainers.shared.masking import GridMethod, MaskedScores, SumMasks
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,7 @@ class RISE(GridMethod):
     keep: probability that a cell is kept.
     seed: of the random masks, together with the query's id.
     baseline: what replaces hidden pixels.
+    standard_error: end with fewer masks once the map's is this small (`GridMethod`); None for all masks.
     subtract_mean: subtract the mean score first. The paper does not: class probabilities are mostly near zero. Cosines
         are near one, so that without it the map is mostly the random sum of the masks.
     """
@@ -34,10 +33,9 @@ class RISE(GridMethod):
 
     subtract_mean: bool = True
 
-    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        masking = self.grids
-        scores = masked_scores(model, encoded, pairs, masking, self.baseline).target
+    def estimate(self, scores: MaskedScores, add: SumMasks) -> RawMaps:
+        target = scores.target
         if self.subtract_mean:
-            scores = scores - scores.mean(dim=1, keepdim=True)
-        (maps,) = sum_masks(masking, pairs, encoded.query.images, scores / (self.keep * self.masks))
-        return maps.to(encoded.query.images)
+            target = target - target.mean(dim=1, keepdim=True)
+        (maps,) = add(target / (self.keep * target.shape[1]))
+        return maps

@@ -13,8 +13,8 @@ from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Share
 from sfam_bench.core.records import Encoded, PairBatch, Side
 from sfam_bench.core.types import RawMaps
-from sfam_bench.engine.series import SoftMasks
 from sfam_bench.explainers.shared.masking import scores_behind
+from sfam_bench.explainers.shared.windows import Windows, pixels
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -47,7 +47,7 @@ class SBSM:
             if not 0 < getattr(self, field) <= 1:
                 raise UserError(f"SBSM.{field} is {getattr(self, field)}: expected a share of the image's side")
 
-    def _windows(self, query: Side) -> "Windows":
+    def _windows(self, query: Side) -> Windows:
         sides = query.images.shape[-2:]
         rows, cols = (cover_axis(side, pixels(self.window, side), pixels(self.stride, side)) for side in sides)
         return Windows(rows, cols)
@@ -63,27 +63,6 @@ class SBSM:
         drops = (drops.relu() if self.relu else drops).view(len(images), len(windows.rows), len(windows.cols))
         counts = windows.rows.sum(dim=0)[:, None] * windows.cols.sum(dim=0)
         return (windows.rows.T @ drops @ windows.cols / counts.clamp_min(1)).to(images)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Masks without a window, then with each window: rows and columns of the windows, 1 inside."""
-
-    rows: Float[Tensor, "down rows"]
-    cols: Float[Tensor, "across cols"]
-
-    def __len__(self) -> int:
-        return 1 + len(self.rows) * len(self.cols)
-
-    def make(self, first: int, last: int) -> SoftMasks:
-        windows = torch.arange(first, last) - 1
-        rows, cols = self.rows[windows // len(self.cols)], self.cols[windows % len(self.cols)]
-        return 1 - (windows >= 0)[:, None, None] * rows[:, :, None] * cols[:, None, :]
-
-
-def pixels(share: float, side: int) -> int:
-    """A share of a side in pixels, at least one."""
-    return max(1, round(share * side))
 
 
 def cover_axis(side: int, window: int, stride: int) -> Float[Tensor, "windows side"]:

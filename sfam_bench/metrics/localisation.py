@@ -21,6 +21,10 @@ REGIONS = {  # in labels and in sentences; any other region has its own name
     "background": (", background", "the background"),
     "shared": (", shared parts", "the parts that the two images share"),
     "unshared": (", unshared parts", "the parts that the two images do not share"),
+    "distinguishing": (
+        ", distinguishing parts",
+        "the parts shared with the reference and not with the negative",
+    ),
 }
 
 
@@ -114,7 +118,7 @@ class RegionMetric(Checked):
     def describe(self, name: str, notes: tuple[str, ...], meaning: str, **facts: Any) -> MetricCard:
         """The card of a metric `name` with values in [0, 1]; `{}` in its meaning stands for the region."""
         at, where = region_words(self.region)
-        of_pair = self.region in ("shared", "unshared")  # which depend on both images
+        of_pair = self.region in ("shared", "unshared", "distinguishing")  # which depend on both images
         return MetricCard(
             group="Metrics that depend on the pair" if of_pair else "Localisation",
             label=label(f"{name}{at}", *notes),

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
@@ -15,6 +16,7 @@ from sfam_bench.core.types import KeypointsBatch, Masks
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_records
 
 Places = Float[Tensor, "cells 2"]  # rows and columns of pixels
+PairValues = Float[Tensor, "rows cols reference_rows reference_cols"]
 
 
 def centres(grid: tuple[int, int], size: tuple[int, int]) -> Places:
@@ -79,11 +81,9 @@ class PCK(Checked):
                 (one.shape[2], one.shape[3]),
                 (pairs.reference_images.shape[-2], pairs.reference_images.shape[-1]),
             )
-            columns = one.flatten(0, 1).flatten(1)[:, cells]
             distances = torch.cdist(places.double(), own[row, visible][:, [1, 0]].double())
             correct = (distances <= far[row]).double()
-            found = correct.gather(0, columns.argmax(dim=0)[None])[0] * (columns.amax(dim=0) > 0)
-            values.append((found if self.value == "hit" else correct.mean(dim=0)).mean())
+            values.append((hits(one, cells, correct) if self.value == "hit" else correct).mean())
             none.append(len(visible) == 0)
         reasons = {"no_shared_parts": torch.tensor(none), "empty_mask": far == 0}
         device, kind = explained.maps.device, explained.maps.dtype
@@ -97,7 +97,68 @@ class PCK(Checked):
         return keypoints.cpu()
 
 
-def cells_of(points: Float[Tensor, "parts 3"], grid: tuple[int, int], size: tuple[int, int]) -> Int[Tensor, " parts"]:
+@dataclass(frozen=True)
+class PartMatches(Checked):
+    """Share of parts whose best match lies on the same part, known pixel by pixel; defined here after PCK.
+
+    PCK without a distance: for each part visible in both images, the position of the query with the greatest value for
+    the centre of the part in the reference; it is correct where its cell holds a pixel of the part in the query. A
+    position of the reference without a positive value has no match, which is a miss.
+
+    value: "hit", or its "chance" level: for a random position of the query.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("redraws",)
+
+    value: Literal["hit", "chance"] = "hit"
+    higher_is_better: bool | None = True  # null for "chance"
+
+    @property
+    def card(self) -> MetricCard:
+        hit = "share of the parts of the reference that are connected with the same part of the query"
+        return MetricCard(
+            range=SHARE,
+            needs=("pairs of positions",),
+            degenerate=("a cell holds pixels of several small parts: see the chance level",),
+            group="Metrics that depend on the pair",
+            label=label("PCK by part", VALUES.get(self.value, "")),
+            meaning=hit if self.value == "hit" else "share of the query's positions that would be correct",
+            family="pck_part",
+            role=role(self.value),
+        )
+
+    def __call__(self, explained: Explained) -> Measured:
+        pairs = explained.scene.pairs
+        if explained.point_pairs is None or pairs.redraws is None:
+            return no_records(explained)
+        joint = explained.point_pairs().double().cpu()
+        values, none = [], []
+        for query_id, reference_id, one in zip(pairs.query_ids, pairs.reference_ids, joint, strict=True):
+            own, other = (pairs.redraws.part_masks(image_id).cpu() for image_id in (query_id, reference_id))
+            visible = own.flatten(1).any(dim=1) & other.flatten(1).any(dim=1)
+            none.append(not visible.any())
+            if none[-1]:
+                values.append(torch.zeros(()).double())
+                continue
+            points = torch.stack([mask.nonzero().double().mean(dim=0).flip(0) for mask in other[visible]])
+            cells = cells_of(points, (one.shape[2], one.shape[3]), (other.shape[1], other.shape[2]))
+            correct = adaptive_max_pool2d(own[visible].double(), one.shape[:2]).flatten(1).T
+            values.append((hits(one, cells, correct) if self.value == "hit" else correct).mean())
+        reasons = {"no_shared_parts": torch.tensor(none, device=explained.maps.device)}
+        return mask_values(torch.stack(values).to(explained.maps), reasons)
+
+
+def hits(
+    joint: PairValues, cells: Int[Tensor, " parts"], correct: Float[Tensor, "positions parts"]
+) -> Float[Tensor, " parts"]:
+    """Whether the query's best position for each cell of the reference is correct; 0 without a positive value."""
+    columns = joint.flatten(0, 1).flatten(1)[:, cells]
+    return correct.gather(0, columns.argmax(dim=0)[None])[0] * (columns.amax(dim=0) > 0)
+
+
+def cells_of(
+    points: Float[Tensor, "parts coordinates"], grid: tuple[int, int], size: tuple[int, int]
+) -> Int[Tensor, " parts"]:
     """The number of the cell, in raster order, that holds each point."""
     rows, cols = (
         (points[:, axis] * cells / side).floor().long().clamp(0, cells - 1)

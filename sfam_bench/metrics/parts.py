@@ -6,7 +6,7 @@ from math import inf
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from sfam_bench.core.errors import Checked, UserError
@@ -14,7 +14,7 @@ from sfam_bench.core.maps import find_flaws
 from sfam_bench.core.metric_card import SHARE, VALUES, MetricCard, label, role
 from sfam_bench.core.ranges import NotNegative
 from sfam_bench.core.types import KeypointsBatch, Maps, Masks
-from sfam_bench.metrics.localisation import energy, energy_value, format_tolerance, without_positive_part
+from sfam_bench.metrics.localisation import energy_value, format_tolerance, without_positive_part
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_records
 
 # CUB's, in the order of parts/parts.txt
@@ -78,16 +78,6 @@ def territories_of(explained: Explained) -> Territories:
 def at_peak(maps: Maps, values: Int[Tensor, "batch rows cols"] | Masks) -> Tensor:
     """The value at the peak of each map (the first of equals)."""
     return values.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True))[:, 0]
-
-
-def heat_by_part(maps: Maps, keypoints: KeypointsBatch, tolerance: float = inf) -> Float[Tensor, "batch parts"]:
-    """Share of each map's positive part that is nearest to each visible part and within `tolerance` px of it.
-
-    Without a tolerance the shares of an image sum to 1; those of hidden parts are 0.
-    """
-    ground = territories(keypoints, maps.shape[-2], maps.shape[-1], maps.device)
-    near = ground.within(tolerance)
-    return torch.stack([energy(maps, near & (ground.part == k)) for k in range(ground.parts)], dim=1)
 
 
 @dataclass(frozen=True)

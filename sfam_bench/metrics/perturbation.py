@@ -54,6 +54,7 @@ class Perturbation(Checked):
     order: "most" or "least" relevant pixels first.
     degrade: the image whose pixels are changed: "query", "reference" or "both", each by its own map.
     times: a constant factor (100: percent).
+    above: 1 minus the area, as in the deletion area above the curve (dAAC) of C3A (Chen et al., 2026).
     """
 
     walk: Literal["deletion", "insertion", "insertion_minus_deletion"]
@@ -64,6 +65,7 @@ class Perturbation(Checked):
     order: Order = "most"
     degrade: Degrade = "query"
     times: Positive = 1
+    above: bool = False
     needs: ClassVar[tuple[str, ...]] = ()
     share: ClassVar[float] = 1.0
 
@@ -73,15 +75,17 @@ class Perturbation(Checked):
         limits = (-self.times if gap else 0, self.times) if self.scale == "minmax" else ANY
         unbounded = "where the score is below s_base or above s_full, the area may lie outside of [0, 1]"
         own = self.scale != "range"  # a published protocol, which differs from others in its steps
+        auc = AUC[self.walk].replace("AUC", "area above the curve") if self.above else AUC[self.walk]
         notes = format_steps(self.steps) if own else "", "least relevant first" if self.order == "least" else ""
-        unlike = {"most": self.order, "query": self.degrade, "range": self.scale}  # by default value
+        side = "above" if self.above else "below"
+        unlike = {"most": self.order, "query": self.degrade, "range": self.scale, "below": side}  # by default value
         return MetricCard(
             range=limits,
             remakes=int(self.degrade != "query"),
             degenerate=() if own else (unbounded,),
             group="Faithfulness",
-            label=label(f"{AUC[self.walk]}{DEGRADED[self.degrade]}", self.baseline.name, SCALES[self.scale], *notes),
-            meaning=f"{MEANINGS[self.walk]}{f', {SCALES[self.scale]}' if own else ''}",
+            label=label(f"{auc}{DEGRADED[self.degrade]}", self.baseline.name, SCALES[self.scale], *notes),
+            meaning=f"{'1 - ' * self.above}{MEANINGS[self.walk]}{f', {SCALES[self.scale]}' if own else ''}",
             family="_".join([self.walk, *(value for usual, value in unlike.items() if value != usual)]),
             baseline=self.baseline.name,
             steps=format_steps(self.steps),
@@ -89,7 +93,8 @@ class Perturbation(Checked):
 
     @property
     def higher_is_better(self) -> bool:
-        return (self.walk != "deletion") == (self.order == "most")
+        rises = (self.walk != "deletion") == (self.order == "most")
+        return rises != self.above
 
     @property
     def probes(self) -> tuple[Walk, ...]:
@@ -108,7 +113,7 @@ class Perturbation(Checked):
         if self.scale == "minmax":
             flat = [curve_range(walk.scores(explained, needed)) <= FLAT for walk in self.probes]
             reasons["flat_curve"] = torch.stack(flat).any(dim=0)
-        return mask_values(value * self.times, reasons)
+        return mask_values((1 - value if self.above else value) * self.times, reasons)
 
     def reasons(self, explained: Explained) -> dict[str, Flags]:
         none = torch.zeros(len(explained.maps), dtype=torch.bool, device=explained.maps.device)

@@ -1,4 +1,4 @@
-"""What a map says of the pixels that are removed, against the change of the score: infidelity, SaCo, F-Fidelity."""
+"""What a map says of removed pixels, against the change of the score: infidelity, single deletion, SaCo, F-Fidelity."""
 
 from dataclasses import dataclass
 from math import inf
@@ -16,6 +16,7 @@ from sfam_bench.core.ranges import Count, Finite, Natural, Share
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Scores
 from sfam_bench.engine.series import Masked, Series, SoftMasks
+from sfam_bench.metrics.causal import correlate, is_flat, rank_parts
 from sfam_bench.metrics.perturbation import MEAN
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
 from sfam_bench.metrics.shared.scene import Scene
@@ -49,19 +50,40 @@ class Hiding:
 
         return scene.cache.once(("hidden", self), draw)
 
-    def drops(self, scene: Scene) -> Samples:
-        """The fall of the score for each sample, in float64; one pass each, computed once for all methods."""
 
-        def compute() -> Tensor:
-            kept, images, behind = 1 - self.hidden(scene), scene.encoded.query.images, scene.without(self.baseline)
-            series = (
-                (pair, Masked(images[pair], behind[pair], lambda a, b, pair=pair: kept[pair, a:b], self.samples))  # type: ignore[misc]
-                for pair in range(len(images))
-            )
-            scores = [scene.read(embeddings.double(), pair) for pair, embeddings in scene.encoded.passes(series)]
-            return scene.full().double()[:, None] - torch.stack(scores)
+@dataclass(frozen=True)
+class Patches:
+    """Each patch of a grid, hidden alone."""
 
-        return scene.cache.once(("drops", self), compute)
+    grid: int
+    baseline: Baseline
+
+    @property
+    def samples(self) -> int:
+        return self.grid**2
+
+    def hidden(self, scene: Scene) -> Float[Tensor, "batch samples rows cols"]:
+        """1 where a sample hides a pixel."""
+        images = scene.encoded.query.images
+        rows, cols = (torch.arange(side, device=images.device) * self.grid // side for side in images.shape[-2:])
+        numbers = torch.arange(self.samples, device=images.device)[:, None, None]
+        patches = (rows[:, None] * self.grid + cols == numbers).to(images)
+        return patches.expand(len(images), -1, -1, -1)
+
+
+def measure_drops(scene: Scene, hiding: Hiding | Patches) -> Samples:
+    """The fall of the score for each sample, in float64; one pass each, computed once for all methods."""
+
+    def compute() -> Tensor:
+        kept, images, behind = 1 - hiding.hidden(scene), scene.encoded.query.images, scene.without(hiding.baseline)
+        series = (
+            (pair, Masked(images[pair], behind[pair], lambda a, b, pair=pair: kept[pair, a:b], hiding.samples))  # type: ignore[misc]
+            for pair in range(len(images))
+        )
+        scores = [scene.read(embeddings.double(), pair) for pair, embeddings in scene.encoded.passes(series)]
+        return scene.full().double()[:, None] - torch.stack(scores)
+
+    return scene.cache.once(("drops", hiding), compute)
 
 
 @dataclass(frozen=True)
@@ -107,7 +129,7 @@ class Infidelity(Checked):
 
     def __call__(self, explained: Explained) -> Measured:
         hiding = Hiding(self.grid, self.samples, self.hide, self.seed, self.baseline)
-        falls = hiding.drops(explained.scene)
+        falls = measure_drops(explained.scene, hiding)
         sums = torch.einsum("bnij,bij->bn", hiding.hidden(explained.scene).double(), explained.maps.double())
         squares, energy = sums.square().sum(dim=1), falls.square().sum(dim=1)
         factor = (sums * falls).sum(dim=1) / squares
@@ -115,6 +137,51 @@ class Infidelity(Checked):
         values = error / (energy / self.samples) if self.scale == "share" else error
         reasons = {"constant_map": find_flaws(explained.maps)[1] | (squares == 0), "no_fall": energy == 0}
         return mask_values(values.to(explained.maps.dtype), reasons)
+
+
+@dataclass(frozen=True)
+class SingleDeletion(Checked):
+    """Rank correlation over patches of map and fall of the score without the patch; Hesse et al., arXiv 2407.11910.
+
+    Spearman's correlation of the map's sum on each patch of a grid with the fall of the score when that patch alone is
+    replaced. The source (IDSDS, NeurIPS 2024) first fine-tunes the model on images without patches, so that these are
+    in its domain; here the model is taken as it is. One pass a patch and pair serves all methods.
+
+    grid: patches on each side; 4 is the source's.
+    baseline: replaces the pixels of a patch.
+    """
+
+    grid: Count = 4
+    baseline: Baseline = MEAN
+    needs: ClassVar[tuple[str, ...]] = ()
+    higher_is_better: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid < 2:
+            raise UserError(f"SingleDeletion.grid is {self.grid}: choose at least 2")
+
+    @property
+    def card(self) -> MetricCard:
+        return MetricCard(
+            range=(-1, 1),
+            degenerate=("a model that has not seen images without patches may react to the patch's edges",),
+            group="Faithfulness",
+            label=label("single deletion", self.baseline.name),
+            meaning="do patches of greater relevance lower the score more, each removed alone?",
+            family="single_deletion",
+            baseline=self.baseline.name,
+        )
+
+    def __call__(self, explained: Explained) -> Measured:
+        patches, scene = Patches(self.grid, self.baseline), explained.scene
+        falls = measure_drops(scene, patches)
+        sums = torch.einsum("bnij,bij->bn", patches.hidden(scene).double(), explained.maps.double())
+        reasons = {
+            "constant_map": find_flaws(explained.maps)[1] | is_flat(sums, sums),
+            "no_fall": is_flat(falls, scene.full().double()),
+        }
+        return mask_values(correlate(rank_parts(sums), rank_parts(falls)).to(explained.maps.dtype), reasons)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,16 @@
 """Vectors out of files: stored embeddings, and the class proxies of trained losses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import read_json
-from sfam_bench.core.references import Vectors
+from sfam_bench.core.references import NamedVectors
 from sfam_bench.models.checkpoint import read_state, write_weights
 
 PROXY_FILE = "proxies.safetensors"  # in the folder of a training
@@ -26,43 +24,7 @@ PROXIES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Named:
-    """Vectors of one embedding space by name; several of one name are the centres of one class.
-
-    names: of the rows.
-    vectors: (rows, dims).
-    """
-
-    names: tuple[str, ...]
-    vectors: Float[Tensor, "rows dims"]
-
-    def __post_init__(self) -> None:
-        if len(self.names) != len(self.vectors):
-            raise UserError(f"{len(self.vectors)} vectors have {len(self.names)} names: give one for each")
-
-    def of(self, names: Sequence[str]) -> Vectors:
-        """One reference vector for each query, by name; UserError if a name is unknown or has several vectors."""
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(self.names):
-            places.setdefault(name, []).append(place)
-        for name in names:
-            if name not in places:
-                known = ", ".join([*places][:5])
-                raise UserError(f"there is no vector of '{name}': known are {known}{' ...' if len(places) > 5 else ''}")
-            if len(places[name]) > 1:
-                raise UserError(f"'{name}' has {len(places[name])} centres: take `.mean()`, or give them other names")
-        return Vectors(self.vectors[[places[name][0] for name in names]])
-
-    def mean(self) -> "Named":
-        """The mean of the vectors of each name, in order of first appearance."""
-        codes, names = pd.factorize(pd.Series(self.names))
-        rows = torch.from_numpy(codes).long()
-        sums = self.vectors.new_zeros(len(names), self.vectors.shape[1]).index_add(0, rows, self.vectors)
-        return Named(tuple(names), sums / rows.bincount()[:, None])
-
-
-def read_vectors(path: str | Path, name: str | None = None) -> Named:
+def read_vectors(path: str | Path, name: str | None = None) -> NamedVectors:
     """Read vectors of a gallery: an .npy matrix, a .parquet table, or a matrix in a .safetensors file.
 
     .npy: (items, dims); names are the numbers of the rows.
@@ -91,10 +53,10 @@ def read_vectors(path: str | Path, name: str | None = None) -> Named:
     if found.ndim != 2 or not found.size or found.dtype.kind not in "fiu":
         raise UserError(f"{path} holds {found.dtype} {found.shape}: expected numbers, (items, dims)")
     rows = tuple(map(str, range(len(found)))) if names is None else names
-    return Named(rows, torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32)))
+    return NamedVectors(rows, torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32)))
 
 
-def read_proxies(path: str | Path, classes: Sequence[str] | None = None, name: str | None = None) -> Named:
+def read_proxies(path: str | Path, classes: Sequence[str] | None = None, name: str | None = None) -> NamedVectors:
     """Read the class proxies of a trained loss: `proxies.safetensors` of a run here, or a loss's state dict.
 
     Args:
@@ -123,7 +85,7 @@ def read_proxies(path: str | Path, classes: Sequence[str] | None = None, name: s
     if not given or len(rows) % len(given):
         raise UserError(f"{path} has {len(rows)} proxies for {len(given)} classes: give the class of each")
     each = len(rows) // len(given)
-    return Named(tuple(name for name in given for _ in range(each)), rows)
+    return NamedVectors(tuple(name for name in given for _ in range(each)), rows)
 
 
 def write_proxies(criterion: nn.Module, classes: Sequence[object], folder: Path) -> bool:

@@ -16,7 +16,7 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.style import save
 from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
-from sfam_bench.report.tables import formats, known_answers, tables
+from sfam_bench.report.tables import formats, known_answers, leaderboard, tables
 from sfam_bench.report.tables.flagged import left_out_table
 from sfam_bench.report.tables.meta import measure_worth, weigh_metrics
 from sfam_bench.report.tables.models import model_sheets, model_table
@@ -249,3 +249,16 @@ class KnownAnswers:
             made.append(judged.tables[0])
         lines = [(run.name, describe_run(run, run.means)) for run in runs]
         return Sheet(self.title, lines, made, frames)
+
+
+@dataclass(frozen=True)
+class Leaderboards:
+    """The leaderboards of the tracks, out of the folder `leaderboard` beside the records."""
+
+    title: str
+
+    def __call__(self, stored: Stored) -> Sheet:
+        boards = leaderboard.read_leaderboards(Path(stored.root).parent / "leaderboard")
+        lines = [line for rows in boards for line in leaderboard.list_cards(rows)]
+        frame = pd.concat([rows.frame for rows in boards], ignore_index=True)
+        return Sheet(self.title, lines, [rows.table for rows in boards], {"": frame})

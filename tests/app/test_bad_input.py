@@ -3,7 +3,6 @@
 import pickle
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,8 +29,8 @@ from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.runs.reader import read_records
+from tests.scripts import Run, mistake, says
 
-Run = Callable[..., tuple[int, str, str]]
 SMALL = [
     "pairs.count=3",
     "steps.intervals=4",
@@ -41,24 +40,6 @@ SMALL = [
 ]
 TINY = ["dataset.size=32", "dataset.train_per_class=1", "dataset.test_per_class=2", "model.image_size=32", *SMALL]
 CUB = ["dataset=cub", "model.image_size=32", *SMALL]
-
-
-def mistake(outcome: tuple[int, str, str]) -> str:
-    """The one line of an error; progress bars and warnings may stand before it."""
-    code, out, err = outcome
-    assert code == 2, err
-    assert out == ""
-    assert "Traceback" not in err
-    lines = [line for line in err.replace("\r", "\n").splitlines() if "error" in line.lower()]
-    assert len(lines) == 1, err
-    assert err.rstrip("\n").endswith(lines[0])
-    assert lines[0].startswith("error: ")
-    assert len(lines[0]) < 1000  # a group's choices are all listed
-    return lines[0].removeprefix("error: ")
-
-
-def says(found: str, *words: str) -> None:
-    assert [word for word in words if word not in found] == [], found
 
 
 # Settings

@@ -1,7 +1,6 @@
 """Few-shot from training to explained episodes, through the scripts."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ import pytest
 from sfam_bench.report.tables.protocols import describe_protocol
 from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.statistics import summarise
-from tests.app.test_bad_input import mistake, says
+from tests.scripts import Run, mistake, says
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., tuple[int, str, str]]
 DATA = [
     *("experiment=few_shot/planted_protonet", "dataset.size=32", "dataset.train_per_class=4", "model.image_size=32"),
     *("dataset.test_per_class=5", "model.trunk.width=8", "episodes.queries=2", "episodes.count=20"),

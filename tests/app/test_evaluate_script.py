@@ -1,7 +1,6 @@
 """What the evaluate script makes ready before it begins a run folder: explainers, and the way of its passes."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,11 +9,10 @@ import pytest
 
 from sfam_bench.datasets.planted.scene import PARTS
 from sfam_bench.runs.reader import read_records, read_run
+from tests.scripts import DATA, Run, refused
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., tuple[int, str, str]]
-DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=4", "batch_size=3", "steps.intervals=4"]
 CHOSEN = ["explainer=[embedding_cam,weight_transfer,lafam]", "metric=[deletion]"]
 SMALL = [*DATA, *PAIRS, *CHOSEN]
@@ -27,13 +25,6 @@ def first(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, _, err = run_script("evaluate", *SMALL, f"prepare.cache={home / 'cache'}", f"run_dir={home / 'run'}")
     assert code == 0, err
     return home / "run"
-
-
-def refused(outcome: tuple[int, str, str], *words: str) -> None:
-    code, _, err = outcome
-    assert code == 2, err
-    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    assert [word for word in words if word not in line] == [], line
 
 
 def records(run: Path) -> pd.DataFrame:

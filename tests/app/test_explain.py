@@ -1,9 +1,11 @@
-"""The command sfam-bench explain: its options, its page, and errors in one line."""
+"""The commands explain and score: their options, what they write, and errors in one line."""
 
+import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 
-from sfam_bench.app.commands.explain import to_settings
+from sfam_bench.app.arguments import to_settings
 from sfam_bench.core.errors import UserError
 
 SMALL = ("model=planted_net", "model.image_size=32", "explainer=[sfam]")
@@ -12,10 +14,28 @@ SMALL = ("model=planted_net", "model.image_size=32", "explainer=[sfam]")
 def test_options_are_settings() -> None:
     given = ["my bird.jpg", "--gallery", "a/b", "--top=3", "--label", "7", "--out", "x.html", "seed=1"]
     expected = ["query='my bird.jpg'", "gallery=a/b", "top=3", "label='7'", "out=x.html", "seed=1"]
-    assert to_settings(given) == expected
-    assert to_settings(["gallery=a", "query=b.jpg", "--cfg", "job"]) == ["gallery=a", "query=b.jpg", "--cfg", "job"]
-    with pytest.raises(UserError, match="--top has no value"):
-        to_settings(["a.jpg", "--top"])
+    assert to_settings("explain", given) == expected
+    plain = ["gallery=a", "query=b.jpg", "--cfg", "job"]
+    assert to_settings("explain", plain) == plain
+    given = ["--config-dir", "mine", "a.jpg", "b.jpg", "--explainers", "sfam,rise", "--model", "resnet50"]
+    expected = ["--config-dir", "mine", "query=a.jpg", "reference=b.jpg", "explainer=[sfam,rise]", "model=resnet50"]
+    assert to_settings("explain", given) == expected
+    given = ["--metrics", "gini,iou_50", "--box=1,2,3,4", "query=a.jpg", "b.jpg"]
+    assert to_settings("score", given) == ["metrics=[gini,iou_50]", "box=[1,2,3,4]", "query=a.jpg", "reference=b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["a.jpg", "--top"], "--top has no value: give one, as in --top VALUE"),
+        (["a.jpg", "b.jpg", "c.jpg"], r"c.jpg is a third image: give two; several references are reference=\[B.jpg"),
+        (["a.jpg", "--galery", "x"], "there is no option --galery: did you mean --gallery"),
+        (["a.jpg", "--metrics", "gini"], "there is no option --metrics: choose --reference, --negative"),
+    ],
+)
+def test_options_that_are_none(given: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        to_settings("explain", given)
 
 
 @pytest.fixture
@@ -34,7 +54,7 @@ def test_a_page_is_written(run_script, photos) -> None:
     given = (query, f"gallery={photos / 'photos'}", "top=2", "label=robin", f"out={out}", *SMALL)
     code, printed, error = run_script("explain", *given)
     assert code == 0, error
-    assert f"page: {out}" in printed
+    assert f"page of planted_net with RANDOM WEIGHTS (trunk): {out}" in printed
     page = out.read_text()
     assert page.count('class="name"') in (2, 3)  # the first wrong result may be the third
     assert "<b>" not in page
@@ -45,10 +65,16 @@ def test_a_page_is_written(run_script, photos) -> None:
     ("given", "said"),
     [
         (("gallery=nowhere",), "cannot read the folder nowhere"),
+        (("reference=b.png",), "reference and gallery are given: choose one; give two images, A.jpg B.jpg;"),
+        (("gallery=null",), "there is nothing to compare: give two images"),
+        (("gallery=null", "pairs=pairs.csv"), "query and pairs are given: give two images"),
+        (("negative=b.png",), "negative is given without reference: leave it out, or give both"),
+        (("out=page.png",), "cannot write page.png: name a file that ends in .html"),
+        (("explainer=[sfan]",), "there is no explainer 'sfan': choose sfam"),
         (("top=0",), "top is 0: expected an integer of at least 1"),
         (("label=crow",), "the gallery has no class 'crow'"),
     ],
-    ids=["gallery", "top", "label"],
+    ids=["gallery", "two", "none", "both", "negative", "suffix", "name", "top", "label"],
 )
 def test_errors_are_one_line(run_script, photos, given, said) -> None:
     base = {"query": photos / "query.png", "gallery": photos / "photos", "out": photos / "page.html"}
@@ -59,3 +85,50 @@ def test_errors_are_one_line(run_script, photos, given, said) -> None:
     assert code == 2
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_images_and_a_list_of_pairs(run_script, photos) -> None:
+    one, two = (photos / "photos" / "robin" / f"{number}.png" for number in range(2))
+    call = ("explain", f"query={one}", f"reference={two}", *SMALL)
+    for suffix in ("html", "png", "npz"):
+        code, printed, error = run_script(*call, f"out={photos / 'pair'}.{suffix}")
+        assert code == 0, error
+        assert "similarity " in printed
+        assert "maps of planted_net with RANDOM WEIGHTS (trunk): " in printed
+    assert (photos / "pair.html").read_text().count("<img ") == 4
+    with np.load(photos / "pair.npz") as arrays:
+        assert arrays["sfam/query"].shape == (32, 32)
+    (photos / "pairs.csv").write_text("query,reference\nquery.png,photos/robin/0.png\nquery.png,photos/robin/1.png\n")
+    listed = (f"pairs={photos / 'pairs.csv'}", *SMALL)
+    code, printed, error = run_script("explain", *listed, f"out={photos / 'all.npz'}")
+    assert code == 0, error
+    assert "query.png  photos/robin/1.png" in printed
+    code, printed, error = run_script("score", *listed, f"out={photos / 'all.csv'}", "metrics=[gini,pointing_game]")
+    assert code == 0, error
+    assert "Gini index" in printed
+    assert "skipped: pointing_game needs masks or boxes" in printed
+    values = pd.read_csv(photos / "all.csv")
+    assert values[values["metric"] == "gini"]["query_id"].tolist() == ["query.png"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("metrics=[delation]",), "there is no metric 'delation': did you mean"),
+        (("metric=[gini]",), "there is no metric 'gini': it is in the file complexity, metric=[complexity]"),
+        (("box=[1,2,3]",), "give x1, y1, x2, y2 in pixels of the query"),
+        (("out=values.txt",), "cannot write values.txt: name a file that ends in .csv"),
+        (
+            ("query=null", "reference=null", "pairs=x.csv", "negative=a.png"),
+            "negative is given beside pairs: write it",
+        ),
+    ],
+)
+def test_scores_that_cannot_be(run_script, photos, given, said) -> None:
+    one, two = (photos / "photos" / "robin" / f"{number}.png" for number in range(2))
+    code, _, error = run_script("score", f"query={one}", f"reference={two}", *SMALL, f"out={photos / 'v.csv'}", *given)
+    assert code == 2
+    assert said in error
+    assert error.splitlines()[-1].startswith("error: ")

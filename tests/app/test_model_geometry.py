@@ -1,7 +1,6 @@
 """Sizes of images: they come with the model, may be rectangles, and a data set of another size is refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.networks import network
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import find_geometry
+from tests.scripts import Run
 
-Run = Callable[..., tuple[int, str, str]]
 FEW = ["dataset.train_per_class=1", "dataset.test_per_class=2"]
 
 
@@ -59,6 +58,7 @@ def test_sizes_change_in_proportion_and_rectangles_are_not_cropped() -> None:
     assert box.sum() == 128 * 64
 
 
+@pytest.mark.slow
 def test_lite0_is_evaluated_as_its_weights_were() -> None:
     trunk, _ = lite0(pretrained=False)
     assert find_geometry(trunk) == Geometry(256, 224, "bicubic")

@@ -1,6 +1,5 @@
 """A folder of images of one's own: pairs listed in a CSV, verification, no labels at all."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,9 @@ from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.report.tables.protocols import describe_protocol
 from sfam_bench.runs.reader import read_run
 from sfam_bench.statistics import summarise
-from tests.app.test_bad_input import mistake, says
+from tests.scripts import Run, mistake, says
 
 pytestmark = pytest.mark.slow
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """~ is the home folder in every setting; folders that cannot be written are refused before anything is computed."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,8 @@ from omegaconf import OmegaConf
 from sfam_bench.app.paths import expand_arguments, expand_paths
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_writable
-from tests.app.test_bad_input import TINY, mistake, says
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.app.test_bad_input import TINY
+from tests.scripts import Run, mistake, says
 
 
 @pytest.fixture

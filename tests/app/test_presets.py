@@ -20,6 +20,7 @@ from sfam_bench.app.settings import build, check_fields
 from sfam_bench.app.training import build_loss
 from sfam_bench.core.errors import UserError
 from sfam_bench.training.recipe import Recipe
+from tests.contract import LEAN
 from tests.paths import CONF
 
 FILES = sorted((CONF / "experiment" / "train").glob("*.yaml"))
@@ -48,7 +49,7 @@ TUNED = {  # triplet margin; ArcFace: rate of the proxies, degrees, scale; multi
 @pytest.fixture(scope="module")
 def composed() -> dict[str, DictConfig]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return {name: compose("train", [f"experiment=train/{name}"]) for name in NAMES}
+        return {name: compose("train", [*LEAN, f"experiment=train/{name}"]) for name in NAMES}
 
 
 def test_there_is_one_for_each_data_set_loss_and_backbone() -> None:
@@ -82,6 +83,7 @@ def test_the_recipe_fills_a_batch_and_has_the_types_of_its_fields(composed: dict
         ), name
 
 
+@pytest.mark.slow
 def test_criterion_and_miner_train_on_a_batch_of_the_recipe(composed: dict[str, DictConfig]) -> None:
     draw = torch.Generator().manual_seed(0)
     for name, cfg in composed.items():
@@ -109,6 +111,7 @@ def test_published_figures_are_those_of_the_papers_and_nowhere_else() -> None:
             assert "here" in preset.setting, preset.name  # where the preset differs
 
 
+@pytest.mark.slow
 def test_musgraves_tuned_settings_are_in_the_presets(composed: dict[str, DictConfig]) -> None:
     for dataset, (margin, arcface, similarity) in TUNED.items():
         assert composed[f"{dataset}_triplet_bn_inception"].loss.criterion.margin == margin
@@ -119,6 +122,7 @@ def test_musgraves_tuned_settings_are_in_the_presets(composed: dict[str, DictCon
             assert (criterion.alpha, criterion.beta, criterion.base) == similarity
 
 
+@pytest.mark.slow
 def test_proxies_of_proxy_anchor_learn_a_hundred_times_as_fast_behind_gap_and_gmp(
     composed: dict[str, DictConfig],
 ) -> None:
@@ -129,6 +133,7 @@ def test_proxies_of_proxy_anchor_learn_a_hundred_times_as_fast_behind_gap_and_gm
             assert cfg.pooling._target_.endswith("GAPGMP"), name
 
 
+@pytest.mark.slow
 def test_what_is_listed_is_what_is_composed(composed: dict[str, DictConfig]) -> None:
     listed = {preset.name: preset for preset in read_presets()}
     assert list(listed) == NAMES

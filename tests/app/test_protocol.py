@@ -1,7 +1,7 @@
 """Which models may be evaluated: judged by hand, by properties, and end to end through the scripts and the report."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from sfam_bench.report.tables.protocols import OUTSIDE
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_records
 from sfam_bench.runs.store import RunStore
+from tests.scripts import DATA, Run, refused
 
-Run = Callable[..., tuple[int, str, str]]
 Origin = dict[str, Any]
 BIRDS = Evaluated("cub", "aaaa", frozenset({3, 4}), closed=False)
 CLASSES = st.sets(st.integers(0, 9), min_size=1)
@@ -180,7 +180,6 @@ def test_the_classes_evaluated_are_those_of_the_images() -> None:
 
 # End to end
 
-DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 SMALL = [*DATA, "pairs.kinds=[random_positive]", "pairs.count=4", "batch_size=3", "steps.intervals=4"]
 FEWER = [*SMALL, "explainer=[sfam,similarity_decomposition,lafam]", "metric=[deletion]", "min_range=-9.0"]
 ALLOWED = "protocol.allow=[test_selected,closed_set]"
@@ -205,13 +204,6 @@ def copied(trained: Path, folder: Path, **changed: Any) -> Path:
 
 def facts(trained: Path) -> Mapping[str, Any]:
     return read_json(trained.with_suffix(".json"), "")
-
-
-def refused(outcome: tuple[int, str, str], *words: str) -> None:
-    code, _, err = outcome
-    assert code == 2, err
-    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    assert [word for word in words if word not in line] == [], line
 
 
 @pytest.mark.slow
@@ -294,7 +286,13 @@ UNTRAINED: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize(("model", "why"), UNTRAINED.values(), ids=UNTRAINED)
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] if "model=backbone" in case[0] else [])
+        for name, case in UNTRAINED.items()
+    ],
+)
 def test_random_weights_are_refused_unless_allowed(run_script: Run, model: tuple[str, ...], why: str) -> None:
     call = ["embed", *DATA, *model]
     refused(run_script(*call, "protocol.allow=[]"), f"{why}; take", "protocol.allow=[random_weights]")

@@ -7,7 +7,7 @@ import runpy
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
@@ -24,12 +24,10 @@ from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.paths import ROOT, UNTRAINED
+from tests.scripts import DATA, Run, refused
 
 pytestmark = pytest.mark.slow
 
-Outcome = tuple[int, str, str]
-Run = Callable[..., Outcome]
-DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=8", "batch_size=2", "steps.intervals=4", "min_range=0.0"]
 CHOSEN = ["explainer=[sfam,lafam]", "metric=[deletion]", "passes.payback=0.0", "passes.cache=null"]
 SMALL = [*DATA, *PAIRS, *CHOSEN]
@@ -86,13 +84,6 @@ def interrupted(whole: Path, tmp_path: Path) -> Path:
 
 def contents(run: Path) -> dict[str, bytes]:
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in sorted((run / "records").glob("*"))}
-
-
-def refused(outcome: Outcome, *words: str) -> None:
-    code, _, err = outcome
-    assert code == 2, err
-    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    assert [word for word in words if word not in line] == [], line
 
 
 @contextmanager

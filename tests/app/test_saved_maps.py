@@ -1,7 +1,6 @@
 """Maps of one's own, through the scripts: what goes out comes back, and captum's maps are scored as ours are."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +10,14 @@ import pytest
 from benchmarks.captum_maps import captum_maps
 from sfam_bench.explainers.saved_maps import pair_file, write_maps
 from sfam_bench.runs.reader import read_maps, read_records, read_run
+from tests.scripts import DATA, Run, ok, refused
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., tuple[int, str, str]]
-DATA = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=4", "batch_size=3", "steps.intervals=4"]
 METRICS = "metric=[deletion,energy_pointing_game,pointing_game]"
 OURS = ["explainer=[sfam,grad_cam]", "explainer.grad_cam.relu=false", METRICS]
 SAVED = "_target_: sfam_bench.explainers.saved_maps.SavedMaps, folder: "
-
-
-def ok(outcome: tuple[int, str, str]) -> str:
-    assert outcome[0] == 0, outcome[2]
-    return outcome[1]
-
-
-def refused(outcome: tuple[int, str, str], *words: str) -> None:
-    code, _, err = outcome
-    assert code == 2, err
-    (line,) = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    assert [word for word in words if word not in line] == [], line
 
 
 def values(run: Path, explainer: str) -> pd.DataFrame:

@@ -27,6 +27,7 @@ SCRIPTS = (
 )
 EXPERIMENTS = [path.stem for path in sorted(CONF.glob("experiment/*.yaml"))]
 PRESETS = ["train/cub_triplet_vit_s16", "train/sop_proxy_anchor_bn_inception", "train/cars196_multi_similarity_vit_s16"]
+FEW = ("baseline=[mean_colour,blur]", "metric=[deletion]")  # which compose sooner
 OTHERS = {  # scripts with a config of their own, and what they cannot do without
     "data": ["download=cub"],
     "keep": [],
@@ -34,6 +35,7 @@ OTHERS = {  # scripts with a config of their own, and what they cannot do withou
     "paper": ["table=[1_models,2_faithfulness]", "figure=[curves]", "table.table_1.runs=[sop]"],
     "report": [],
     "sweep": ["sweep=gamma", "sweep.train.pooling=[gap]"],
+    "track": ["method={_target_: sfam_bench.explainers.sfam.SFAM, gamma: 2}"],
     "work": [],
 }
 
@@ -125,14 +127,14 @@ def test_what_is_meant_is_accepted(overrides: list[str]) -> None:
 )
 def test_typed_with_a_plus(override: str, says: str) -> None:
     with pytest.raises(UserError) as refused:
-        checked("evaluate", "explainer=[sfam]", override.replace("+metric", "++metric"))
+        checked("evaluate", *FEW, "explainer=[sfam]", override.replace("+metric", "++metric"))
     assert says in str(refused.value)
 
 
 @pytest.mark.parametrize("added", [{"datset": "cub"}, {"pairs__cuont": 3}, {"explainer__sfam_2": 3}])
 def test_from_a_file(added: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"no setting '(datset|cuont|sfam_2)'"):
-        checked("evaluate", **added)
+        checked("evaluate", *FEW, **added)
 
 
 def test_a_file_for_every_script_may_set_what_one_of_them_has() -> None:

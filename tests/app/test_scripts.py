@@ -1,7 +1,6 @@
 """The scripts, end to end on a tiny planted set: what they leave on disk, that it repeats, that it continues."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,13 @@ from safetensors.torch import load_file
 from sfam_bench.app.settings import build
 from sfam_bench.runs.reader import image_path, read_maps, read_records, read_run
 from tests.paths import CONF
+from tests.scripts import DATA, Run, ok
 
-Run = Callable[..., tuple[int, str, str]]
-TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 PAIRS = ["pairs.kinds=[random_positive,partial_match]", "pairs.count=3", "pairs.both_directions=true"]
-SMALL = [*TINY, *PAIRS, "steps.intervals=4", "batch_size=3"]
+SMALL = [*DATA, *PAIRS, "steps.intervals=4", "batch_size=3"]
 FEWER = ["explainer=[similarity_decomposition,chance]", "metric=[deletion,selectivity]"]
-TRAIN = [*TINY, "train.epochs=1", "train.per_class=2"]
+TRAIN = [*DATA, "train.epochs=1", "train.per_class=2"]
 EXPLAINERS = ["sfam", "similarity_decomposition", "grad_cam", "lafam", "centre", "chance"]
-
-
-def ok(outcome: tuple[int, str, str]) -> str:
-    code, out, err = outcome
-    assert code == 0, err
-    return out
 
 
 def values(run: Path) -> pd.DataFrame:
@@ -158,6 +150,7 @@ def first(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_identical_records(run_script: Run, first: Path, tmp_path: Path) -> None:
     ok(run_script("evaluate", *SMALL, *FEWER, f"run_dir={tmp_path / 'again'}"))
     pd.testing.assert_frame_equal(read_run(first).pairs, read_run(tmp_path / "again").pairs, check_exact=True)
@@ -180,6 +173,7 @@ def test_the_batch_size_does_not_matter(run_script: Run, first: Path, tmp_path: 
     assert (ours["flag"] == theirs["flag"]).all()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_gives_other_records(evaluated: Path, first: Path) -> None:
     assert not values(evaluated)["value"].reindex(values(first).index).equals(values(first)["value"])
 
@@ -205,6 +199,7 @@ def test_a_second_call_refuses_and_resume_writes_only_what_is_missing(
     assert after.manifest["done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["seed=1", "steps.intervals=6", "model.normalise=false"])
 def test_resume_refuses_another_config(run_script: Run, first: Path, change: str) -> None:
     code, _, err = run_script("evaluate", *SMALL, *FEWER, f"run_dir={first}", "resume=true", change)
@@ -234,10 +229,11 @@ def test_every_loss_trains_and_its_checkpoint_embeds(run_script: Run, tmp_path: 
     facts = json.loads((tmp_path / "run" / "model.json").read_text())
     assert facts["retrieval"] != facts["retrieval_before"]
     checkpoint = f"model.checkpoint={tmp_path / 'run' / 'model.safetensors'}"
-    found = json.loads(ok(run_script("embed", *TINY, *model, checkpoint)))
+    found = json.loads(ok(run_script("embed", *DATA, *model, checkpoint)))
     assert {key: found[key] for key in facts["retrieval"]} == pytest.approx(facts["retrieval"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_margin_target_explains_triplets(run_script: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     chosen = ["target=margin", "pairs.kinds=[triplet]", "pairs.both_directions=false", "maps.save=true"]
@@ -252,14 +248,16 @@ def test_the_margin_target_explains_triplets(run_script: Run, tmp_path: Path) ->
     assert "pairs.kinds=[triplet]" in err
 
 
+@pytest.mark.slow
 def test_embed_prints_how_well_a_split_retrieves(run_script: Run) -> None:
     for split, count in {"test": 96, "train": 192, "all": 288}.items():
-        found = json.loads(ok(run_script("embed", *TINY, f"split={split}")))
+        found = json.loads(ok(run_script("embed", *DATA, f"split={split}")))
         assert found["count"] == count
         assert 0 <= found["recall_at_1"] <= found["recall_at_8"] <= 1
         assert 0 <= found["map_at_r"] <= found["r_precision"] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_folder_says_how_its_passes_were_taken(run_script: Run, first: Path, tmp_path: Path) -> None:
     facts = read_run(first).manifest["passes"]
     assert facts["mode"] == "eager"  # the run is too short for another
@@ -272,6 +270,7 @@ def test_a_run_folder_says_how_its_passes_were_taken(run_script: Run, first: Pat
     assert read_run(first).manifest["passes"] == facts
 
 
+@pytest.mark.slow
 def test_the_batch_of_the_passes_can_be_set_and_does_not_matter(run_script: Run, first: Path, tmp_path: Path) -> None:
     out = ok(run_script("evaluate", *SMALL, *FEWER, "passes.batch=5", f"run_dir={tmp_path / 'run'}"))
     assert "passes: eager, batch 5, " in out

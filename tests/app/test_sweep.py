@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ from sfam_bench.report.tables.cells import write_cells
 from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.paths import CONF, UNTRAINED
+from tests.scripts import Run
 
-Run = Callable[..., tuple[int, str, str]]
 NAMES = sorted(file.stem for file in (CONF / "sweep").glob("*.yaml"))
 SMALL = [
     *("dataset.size=32", "dataset.train_per_class=1", "dataset.test_per_class=2", "model.image_size=32"),
@@ -207,6 +207,7 @@ def test_a_multirun_is_refused(run_script: Run) -> None:
     assert "sfam-bench sweep" in err
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_leaves_its_traceback_and_a_success_removes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +240,7 @@ def test_a_signal_that_ended_a_training_is_returned(tmp_path: Path, monkeypatch:
     assert Status.of(root, JobList("sweep", "/", [job]), {}).of_state("waiting") == [job.id]
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_killed_before_its_manifest_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

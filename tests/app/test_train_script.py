@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,11 @@ from safetensors.torch import load_file
 
 from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.training import loop
+from tests.scripts import DATA, Run, ok
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., tuple[int, str, str]]
-TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
-TRAIN = [*TINY, "train.epochs=2", "train.per_class=2", "train.checkpoint_steps=1"]
-
-
-def ok(outcome: tuple[int, str, str]) -> str:
-    code, out, err = outcome
-    assert code == 0, err
-    return out
+TRAIN = [*DATA, "train.epochs=2", "train.per_class=2", "train.checkpoint_steps=1"]
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ import numpy as np
 from sfam_bench.runs.chunks import KEYS
 from sfam_bench.runs.reader import read_records
 from tests.paths import ROOT
+from tests.scripts import DATA
 
 HERE = Path(__file__).parent
-SMALL = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
 SETTINGS = [
-    *("experiment=planted", *SMALL, "steps.intervals=8", "batch_size=2", "passes.mode=eager", "cluster.cpus=1"),
+    *("experiment=planted", *DATA, "steps.intervals=8", "batch_size=2", "passes.mode=eager", "cluster.cpus=1"),
     *("pairs.kinds=[random_positive,partial_match]", "pairs.count=34", "pairs.both_directions=true"),
     *("explainer=[sfam,lafam,grad_cam,chance]", "metric=[selectivity,retrieval,deletion,pointing_game]"),
     "+explainer.slow={_target_: tests.cluster.slow.Slow}",
@@ -80,7 +80,7 @@ class Lab:
     def of(cls, folder: Path, slurm: dict[str, str]) -> "Lab":
         """Train a model, and evaluate it in one process."""
         lab = cls(folder, slurm)
-        lab.script("train", "experiment=planted", *SMALL, "train.epochs=1", "train.per_class=2", "run_dir=train")
+        lab.script("train", "experiment=planted", *DATA, "train.epochs=1", "train.per_class=2", "run_dir=train")
         lab.script("evaluate", *SETTINGS, lab.model, "run_dir=whole")
         return lab
 

@@ -19,9 +19,10 @@ from sfam_bench.app.overrides import write_value
 from sfam_bench.jobs.slurm import Request
 from sfam_bench.runs.chunks import KEYS
 from tests.cluster.faults import NO_FAULT, must, tried
-from tests.cluster.lab import HERE, SMALL, Lab, PlannedRun, lacking
+from tests.cluster.lab import HERE, Lab, PlannedRun, lacking
 from tests.cluster.page import PAGE, commands, settings
 from tests.paths import ROOT, UNTRAINED
+from tests.scripts import DATA
 
 QUICK = {"gpus": (0,), "preemption": (10,), "timeout": (20,), "kill_task": (20,)}
 
@@ -126,7 +127,7 @@ def test_without_slurm_its_tests_say_what_is_lacking(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_a_sweep_and_a_study_run_on_slurm_with_what_depends_on_what(lab: Lab) -> None:
-    small = [*SMALL, "pairs.kinds=[partial_match]", "pairs.count=3", "metric=[evidence]"]
+    small = [*DATA, "pairs.kinds=[partial_match]", "pairs.count=3", "metric=[evidence]"]
     more = write_value([*small, "train.epochs=1", "explainer=[sfam,lafam]"])
     grid = ["sweep=losses", "~sweep.train.loss", "sweep.train.pooling=[gap]", "sweep.evaluate.similarity=[cosine,dot]"]
     slurm = ["launcher=slurm", "cluster.cpus=1"]

@@ -140,6 +140,30 @@ def test_the_evidence_shared_with_a_prototype_is_known(planted: Planted) -> None
             assert torch.equal(batch.masks["shared"][k], torch.stack([masks[name] for name in shared]).any(dim=0))
 
 
+def test_supports_share_one_part_alone_with_the_query(planted: Planted) -> None:
+    episodes = Episodes(ways=4, shots=3, queries=1, count=12, explained=12, kinds=("shared_part",))
+    ids = list(planted.index.index)
+    gallery = torch.randn(len(ids), 4, generator=torch.Generator().manual_seed(0))
+    pairs = episodes(planted, Cosine(), gallery, ids)
+    assert len(pairs) == 12
+    states = planted.index[list(planted.evidence)]
+    for number, row in enumerate(pairs.itertuples()):
+        alike = states.loc[row.support_ids] == states.loc[row.query_id]
+        part = planted.evidence[number % 2]
+        assert alike[part].all()
+        assert alike.to_numpy().sum() == 3  # that part alone
+        assert states.loc[row.support_ids].drop(columns=part).nunique().item() == 3  # of 3 other states in this half
+        assert row.reference_class == f"{part} {states.loc[row.query_id, part]}"
+        prototype = gallery[[ids.index(i) for i in row.support_ids]].mean(dim=0)
+        assert row.score == pytest.approx(
+            float(Cosine()(gallery[[ids.index(row.query_id)]], prototype[None])), rel=1e-5
+        )
+    batch = load_batch(planted, pairs[:4])
+    assert batch.redraws is planted
+    assert {"shared", "unshared"} <= {*batch.masks}
+    assert not (batch.masks["shared"] & batch.masks["unshared"]).any()
+
+
 def test_a_batch_of_an_episode_is_scored_as_it_was_chosen(planted: Planted) -> None:
     torch.manual_seed(0)
     model = build("net", planted_net(), GAP(), NegativeEuclidean(), normalise=False, image_size=32)

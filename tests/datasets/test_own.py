@@ -1,14 +1,13 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import PIL.Image
 import pytest
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.datasets.base import roles, split_hash
 from sfam_bench.datasets.geometry import Geometry
-from sfam_bench.datasets.own import from_csv, from_folder, write_oml
+from sfam_bench.datasets.own import from_csv, from_folder
 
 TABLE = """label,path,split,is_query,is_gallery,x_1,x_2,y_1,y_2
 7,a.jpg,train,,,3,13,2,7
@@ -48,25 +47,6 @@ def test_without_boxes(root: Path) -> None:
 def test_shared_classes_are_named_closed_set(root: Path) -> None:
     (root / "df.csv").write_text(TABLE.replace("9,sub", "7,sub"))
     assert from_csv(root / "df.csv", root).split_name == "closed-set, of df.csv"
-
-
-def test_round_trip(root: Path) -> None:
-    first = from_csv(root / "df.csv", root)
-    write_oml(first, root / "new/out.csv")
-    second = from_csv(root / "new/out.csv", root)
-    assert split_hash(first.index) == split_hash(second.index)
-    assert list(first.index.box) == list(second.index.box)
-    assert list(first.index.path) == list(second.index.path)
-
-
-def test_written_as_open_metric_learning_wants_it(root: Path) -> None:
-    write_oml(from_csv(root / "df.csv", root), root / "out.csv")
-    assert (root / "out.csv").read_text().splitlines() == [
-        "image_id,label,path,class_name,split,is_query,is_gallery,x_1,y_1,x_2,y_2",
-        "a.jpg,7,a.jpg,7,train,,,3,2,13,7",
-        "sub/b.jpg,7,sub/b.jpg,7,train,,,,,,",
-        "sub/c.jpg,9,sub/c.jpg,9,validation,True,True,0,0,30,20",
-    ]
 
 
 def test_full_paths_below_root(root: Path) -> None:
@@ -110,20 +90,11 @@ def test_absent(root: Path) -> None:
         from_csv(root / "none.csv", root)
 
 
-def test_empty_values_read_as_missing(root: Path) -> None:
-    write_oml(from_csv(root / "df.csv", root), root / "out.csv")
-    table = pd.read_csv(root / "out.csv")
-    assert table.is_query.isna().tolist() == [True, True, False]
-
-
 def test_roles_are_kept(root: Path) -> None:
     table = TABLE.replace("9,sub/c.jpg,validation,True,True", "9,sub/c.jpg,validation,True,False")
     (root / "df.csv").write_text(table)
     first = from_csv(root / "df.csv", root)
     assert [role.tolist() for role in roles(first.index)] == [[True, True, True], [True, True, False]]
-    write_oml(first, root / "out.csv")
-    second = from_csv(root / "out.csv", root)
-    assert split_hash(first.index) == split_hash(second.index)
     (root / "df.csv").write_text(TABLE)
     assert split_hash(from_csv(root / "df.csv", root).index) != split_hash(first.index)
 
@@ -158,8 +129,6 @@ def test_validation_is_a_side_of_its_own_beside_test_rows(root: Path) -> None:
     lines = ("path,label,split", "a.jpg,1,train", "sub/b.jpg,2,validation", "sub/c.jpg,3,test")
     data = from_csv(write(root, *lines), root)
     assert list(data.index.split) == ["train", "validation", "test"]
-    with pytest.raises(UserError, match="has validation classes"):
-        write_oml(data, root / "out.csv")
 
 
 def test_masks_and_parts(root: Path) -> None:

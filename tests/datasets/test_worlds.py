@@ -6,25 +6,37 @@ import numpy as np
 import pytest
 import torch
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Redrawing
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.base import Dataset
-from sfam_bench.datasets.pairs import SIDES, PairChoice
+from sfam_bench.datasets.pairs import SIDES, PairChoice, load_batch
 from sfam_bench.datasets.planted.dataset import Planted
-from sfam_bench.datasets.planted.scene import EVIDENCE, PARTS, STATES
-from sfam_bench.datasets.planted.worlds import Crowd, Scale, Shortcut
+from sfam_bench.datasets.planted.scene import CHANNELS, EVIDENCE, PARTS, STATES, join_channels, split_channels
+from sfam_bench.datasets.planted.worlds import Channel, Crowd, Relation, Scale, Shortcut
 
 PARTIAL = Planted(train_per_class=2, test_per_class=2, evidence_size=0.75, leaves=1, clutter=2)
 SHORTCUT, CLEAN = (Shortcut(train_per_class=2, test_per_class=2, share=share) for share in (1.0, 0.0))
 SCALE = Scale(train_per_class=2, test_per_class=2)
 CROWD = Crowd(train_per_class=2, test_per_class=2)
+CHANNEL = Channel(train_per_class=4, test_per_class=4)
+RELATION = Relation(train_per_class=2, test_per_class=2)
 GOLDEN = {
+    "channel": "63191bf06e261e74",
+    "relation": "3a9ea08380954b17",
     "crowd": "0448d797367db9fb",
     "partial": "f698a023677236f7",
     "shortcut": "2594191a2f858920",
     "scale": "ff9275814a01fccf",
 }
-WORLDS = {"partial": PARTIAL, "shortcut": SHORTCUT, "scale": SCALE, "crowd": CROWD}
+WORLDS = {
+    "partial": PARTIAL,
+    "shortcut": SHORTCUT,
+    "scale": SCALE,
+    "crowd": CROWD,
+    "channel": CHANNEL,
+    "relation": RELATION,
+}
 
 
 def area(world: Planted, image_id: str) -> float:
@@ -47,10 +59,10 @@ def test_a_world_is_a_data_set_that_can_be_redrawn(name: str) -> None:
     assert isinstance(world, Dataset)
     assert isinstance(world, Redrawing)
     before = world.sample(image_id).image
-    for part in world.parts:
+    for part in (*world.parts, *world.aspects):
         assert not torch.equal(world.redraw(image_id, (part,), 0), before), part
         assert torch.equal(world.redraw(image_id, (part,), 1), world.redraw(image_id, (part,), 1))
-    assert set(world.causes) <= set(world.parts)
+    assert set(world.causes) <= {*world.parts, *world.aspects}
 
 
 def test_evidence_is_smaller_and_partly_covered_in_the_harder_world() -> None:
@@ -124,3 +136,100 @@ def test_partial_matches_of_the_shortcut_may_share_the_background_alone() -> Non
     shared = sides[0] == sides[1]
     assert set(shared.sum(axis=1)) <= {1, 2}
     assert (shared[:, 2] & ~shared[:, :2].any(axis=1)).any()
+
+
+def test_classes_of_the_channels_are_their_combinations_and_every_state_is_trained() -> None:
+    train, test = (CHANNEL.index[CHANNEL.index["split"] == split] for split in ("train", "test"))
+    combinations = [set(map(tuple, half[list(CHANNELS)].to_numpy())) for half in (train, test)]
+    assert (len(combinations[0]), len(combinations[1])) == (24, 24)
+    assert not combinations[0] & combinations[1]
+    for half in (train, test):  # no channel follows from the other two
+        for channel in CHANNELS:
+            others = [name for name in CHANNELS if name != channel]
+            assert half.groupby(others)[channel].nunique().between(2, CHANNELS[channel]).all()
+    for channel, count in CHANNELS.items():
+        assert set(train[channel]) == set(test[channel]) == set(range(count))
+    assert [join_channels(split_channels(state)) for state in range(48)] == list(range(48))
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_a_channel_is_redrawn_alone(channel: str) -> None:
+    image_id = CHANNEL.index.index[5]
+    own, states = CHANNEL.sample(image_id), CHANNEL.index.loc[image_id]
+    count = CHANNELS[channel]
+    drawn = [CHANNEL.redraw(image_id, (channel,), number) for number in range(count - 1)]
+    assert len({image.sum().item() for image in drawn}) == count - 1
+    repainted = {state: CHANNEL.repaint(image_id, channel, state).image for state in range(count)}
+    assert torch.equal(repainted[int(states[channel])], own.image)
+    others = [image for state, image in repainted.items() if state != states[channel]]
+    assert all(any(torch.equal(image, other) for other in others) for image in drawn)
+    if channel != "form":  # whose outline stays
+        rim = torch.nn.functional.max_pool2d(own.masks["part/crest"].float()[None], 5, 1, 2)[0] == 0
+        assert all(torch.equal(image[:, rim], own.image[:, rim]) for image in drawn)
+
+
+def test_the_tail_of_the_channels_is_independent_of_the_class() -> None:
+    image_id = CHANNEL.index.index[0]
+    crest = CHANNEL.sample(image_id).masks["part/crest"]
+    assert "tail" not in CHANNEL.index
+    looks = {CHANNEL.redraw(image_id, ("tail",), number).sum().item() for number in range(4)}
+    assert len(looks) > 1
+    assert torch.equal(CHANNEL.repaint(image_id, "tail", 2**31 - 1).masks["part/crest"], crest)
+
+
+def test_a_partial_match_of_channels_shares_the_crest_and_nothing_is_unshared() -> None:
+    ids = list(CHANNEL.index.index[CHANNEL.index["split"] == "test"])
+    pairs = PairChoice(("partial_match",), 20)(CHANNEL, Cosine(), torch.ones(len(ids), 2), ids)
+    for query, reference in zip(pairs["query_id"], pairs["reference_id"], strict=True):
+        equal = CHANNEL.index.loc[query, list(CHANNELS)] == CHANNEL.index.loc[reference, list(CHANNELS)]
+        assert 0 < equal.sum() < 3
+        sample = CHANNEL.sample(query)
+        regions = CHANNEL.regions(query, reference, sample)
+        assert torch.equal(regions["shared"], sample.masks["part/crest"])
+        assert "unshared" not in regions
+
+
+def test_exchanged_places_are_another_class_of_the_same_half() -> None:
+    index = RELATION.index
+    states = {(row.crest, row.tail): row.split for row in index.itertuples()}
+    assert len(states) == 132
+    assert all(states[tail, crest] == split for (crest, tail), split in states.items())
+    for crest, tail in list(states)[::20]:
+        one, twin = (
+            index.index[(index["crest"] == a) & (index["tail"] == b)][0] for a, b in ((crest, tail), (tail, crest))
+        )
+        redrawn = RELATION._scene(one).repaint("places", 1)
+        assert (redrawn.crest, redrawn.tail) == (tail, crest)
+        assert set(RELATION.regions(one, twin, RELATION.sample(one))) == {"foreground"}
+        own = RELATION.sample(one)
+        near = own.masks["part/crest"] | own.masks["part/tail"]
+        near |= (
+            RELATION.repaint(one, "places", 1).masks["part/crest"]
+            | RELATION.repaint(one, "places", 1).masks["part/tail"]
+        )
+        far = torch.nn.functional.max_pool2d(near.float()[None], 7, 1, 3)[0] == 0
+        assert torch.equal(RELATION.redraw(one, ("places",), 0)[:, far], own.image[:, far])
+
+
+def test_exchanged_pairs_have_the_same_parts_in_other_places() -> None:
+    ids = list(RELATION.index.index[RELATION.index["split"] == "test"])
+    choice = PairChoice(("exchanged",), 20)
+    choice.check(RELATION, ids)
+    pairs = choice(RELATION, Cosine(), torch.ones(len(ids), 2), ids)
+    assert len(pairs) == 20
+    sides = [RELATION.index.loc[pairs[f"{side}_id"], ["crest", "tail"]].to_numpy() for side in SIDES]
+    assert (sides[0] == sides[1][:, ::-1]).all()
+    with pytest.raises(UserError, match="only dataset=planted/relation has them"):
+        choice.check(PARTIAL, list(PARTIAL.index.index))
+
+
+def test_the_parts_of_triplets_that_distinguish_the_positive() -> None:
+    ids = list(PARTIAL.index.index[PARTIAL.index["split"] == "test"])
+    pairs = PairChoice(("triplet",), 12)(PARTIAL, Cosine(), torch.randn(len(ids), 3), ids)
+    batch = load_batch(PARTIAL, pairs)
+    states = PARTIAL.index[list(EVIDENCE)]
+    for k, row in enumerate(pairs.itertuples()):
+        masks = PARTIAL.sample(row.query_id).masks
+        unlike = [part for part in EVIDENCE if states.loc[row.query_id, part] != states.loc[row.negative_id, part]]
+        assert unlike
+        assert torch.equal(batch.masks["distinguishing"][k], sum(masks[f"part/{part}"] for part in unlike) > 0)

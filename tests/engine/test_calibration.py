@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -417,11 +419,10 @@ def test_the_callers_mode_and_that_of_the_model_do_not_matter(mode):
     torch.testing.assert_close(outputs, network()(IMAGES / (1 + 1e-5) ** 0.5).detach())
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.02])
-def test_a_rate_is_rows_by_seconds_and_takes_one_pass_at_least(seconds):
-    calls = []
+@pytest.mark.parametrize(("seconds", "passes"), [(0.0, 1), (3.0, 2)])
+def test_a_rate_is_rows_by_seconds_and_takes_one_pass_at_least(monkeypatch, seconds, passes):
+    clock, calls = count(), []  # a second passes with each look at it
+    monkeypatch.setattr(calibration, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     found = rate(lambda rows: calls.append(len(rows)) or rows, torch.zeros(5, 1), seconds)
-    assert len(calls) >= 2  # the first is for warmth
-    assert 0 < found < math.inf
-    if seconds:
-        assert found == pytest.approx(5 * (len(calls) - 1) / seconds, rel=0.5)
+    assert calls == [5] * (1 + passes)  # the first is for warmth
+    assert found == 5 * passes / (1 + passes)

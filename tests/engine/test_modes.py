@@ -80,8 +80,9 @@ def built():
     return build
 
 
-TRUE = ["eager", pytest.param("compiled", marks=needs_compiler), pytest.param("openvino", marks=needs_openvino)]
-ALL = [*TRUE, pytest.param("half", marks=needs_compiler)]
+COMPILED = (needs_compiler, pytest.mark.slow)
+TRUE = ["eager", pytest.param("compiled", marks=COMPILED), pytest.param("openvino", marks=needs_openvino)]
+ALL = [*TRUE, pytest.param("half", marks=COMPILED)]
 
 
 def expected(batch):
@@ -121,6 +122,7 @@ def test_outputs_are_not_overwritten_by_the_next_call_nor_inputs_by_this_one(bui
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_half_differs_a_little(built):
     model, function = built("half")
     with left_alone(model):
@@ -141,6 +143,7 @@ def chosen(built, monkeypatch, name, model=None, **fields):
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["half", "auto"])
 def test_half_is_refused_where_it_must_be_exact(built, monkeypatch, mode):
     facts = chosen(built, monkeypatch, "half", mode=mode, tolerance=1e-6).facts

@@ -9,7 +9,8 @@ from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Embeddings, Images
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.scene import PARTS, STATES, PlantedScene
-from sfam_bench.evaluation.intervention import intervention_check, why_not
+from sfam_bench.datasets.planted.worlds import Relation
+from sfam_bench.evaluation.intervention import intervention_check, intervention_facts, why_not
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,24 @@ def test_a_model_counts_if_every_cause_flips_and_no_other_part_does() -> None:
     leak = good.assign(flips=good["flips"].where(good["part"] != "wing", 0.5))
     assert why_not(leak, SET).startswith("repainting the wing, on which no class depends, changes 50%")
     assert why_not(good.assign(flips=float("nan")), SET) == "it retrieves the class of no query"
+
+
+def test_an_exchange_of_places_is_repainted_too_and_changes_no_part_alone() -> None:
+    @dataclass(frozen=True)
+    class PlainRelation(Plain, Relation):
+        """Relation, of whose images each part is one pixel."""
+
+    world = PlainRelation(train_per_class=1, test_per_class=2)
+    by_place, anywhere = (
+        reader(crest=1.0, tail=1.0),
+        lambda images: reader(crest=1.0)(images) + reader(tail=1.0)(images),
+    )
+    rows = {}
+    for name, embed in {"by place": by_place, "anywhere": anywhere}.items():
+        frame = intervention_check(embed, world, 40)
+        rows[name] = frame.set_index("part")["flips"]
+        assert set(frame.loc[frame["evidence"], "part"]) == {"crest", "tail", "places"}
+    assert rows["by place"]["places"] == 1
+    assert why_not(intervention_check(by_place, world, 40), world) == ""
+    assert rows["anywhere"]["places"] < 0.8  # the twin is as near as the class
+    assert intervention_facts(intervention_check(by_place, world, 10), world)["states"] == ["crest", "tail", "places"]

@@ -1,7 +1,6 @@
 """Part agreement: by hand and against scipy, blind, true and inverse maps, and the script on planted birds."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from sfam_bench.metrics.part_agreement import rank_agreement, relevance_near_par
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.runs.reader import read_records, read_run
+from tests.scripts import Run
 
 SEEDS = st.integers(0, 10_000)
 
@@ -295,7 +295,6 @@ def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
 
 # The script
 
-Run = Callable[..., tuple[int, str, str]]
 MODEL = ["model.image_size=32", "agreement.queries=4"]
 
 

@@ -298,10 +298,14 @@ def test_a_transformer_run_in_parts_has_the_same_maps_as_its_blocks(method, toke
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def swin():
+    return SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224").trunk, Embedder(GAP()), Cosine())
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_networks_without_attention_of_that_kind_are_refused(method):
+def test_networks_without_attention_of_that_kind_are_refused(method, swin):
     plain = SimilarityModel(nn.Conv2d(3, 4, 8, 8), Embedder(GAP()), Cosine())
-    swin = SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224").trunk, Embedder(GAP()), Cosine())
     parallel = tiny_transformer("cosine", "patch")
     parallel.trunk[1].transformer.blocks[1] = TwoAttentions(*parallel.trunk[1].transformer.blocks[1:])
     for model, message in (

@@ -85,7 +85,7 @@ GRADIENTS = [
 ]
 
 
-@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("quantised", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_a_head_without_gradient_gives_no_map_of_zeros(name: str, quantised: bool) -> None:
     model = small(Detached(8, 4))

@@ -158,3 +158,36 @@ def test_masks_that_cannot_be_are_refused(method, fields):
     (name,) = fields
     with pytest.raises((UserError, TypeError), match=rf"{method.__name__}\.{name} is|Type-check"):
         method(**fields)
+
+
+@pytest.mark.parametrize("method", [RISE, RELAX, DistanceExplainer])
+def test_a_map_ends_with_as_many_masks_as_its_standard_error_takes(model, method):
+    encoded, pairs, taken = setting(model)
+    tight, whole = method(masks=256, grid=3, standard_error=1e-9), method(masks=256, grid=3)
+    torch.testing.assert_close(tight(model, encoded, pairs), whole(model, encoded, pairs))
+    taken.clear()
+    loose = method(masks=256, grid=3, standard_error=100)
+    maps = loose(model, encoded, pairs)
+    assert len(taken) == 2 * 256 // 8
+    one = encode_pairs(model, Similarity(), pairs.query[[1]], pairs.reference[[1]], passes=encoded.passes)
+    alone = PairBatch(pairs.query_ids[1:], pairs.reference_ids[1:], pairs.query[[1]], pairs.reference[[1]])
+    torch.testing.assert_close(loose(model, one, alone)[0], maps[1])
+
+
+def test_the_standard_error_is_that_of_other_masks(model):
+    encoded, pairs, taken = setting(model, count=1)
+    whole = RISE(masks=4096, grid=3)(model, encoded, pairs)
+    for wanted in (0.5, 0.25, 0.125):
+        errors, counts = [], []
+        for seed in range(10):
+            taken.clear()
+            found = RISE(masks=4096, grid=3, seed=seed, standard_error=wanted)(model, encoded, pairs)
+            counts.append(len(taken))
+            errors.append((found - whole).square().mean().sqrt() / whole.std())
+        assert min(counts) < 4096
+        assert torch.stack(errors).square().mean().sqrt() < 1.5 * wanted  # with the error of `whole`
+
+
+def test_a_standard_error_needs_masks():
+    with pytest.raises(UserError, match="a standard error needs 128 masks or more"):
+        RISE(masks=100, standard_error=0.2)

@@ -1,4 +1,4 @@
-"""FGGB, Interaction-CAM, averaged transforms, DAAM, similarity attention, Finer-CAM and gScoreCAM: identities."""
+"""FGGB, xSSAB, FAME, Interaction-CAM, averaged transforms, DAAM, similarity attention, Finer-CAM, gScoreCAM."""
 
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.averaged_transforms import AveragedTransforms
 from sfam_bench.explainers.daam import DAAM, contribution_weights
 from sfam_bench.explainers.fam import FAM
+from sfam_bench.explainers.fame import FAME, LUMA
 from sfam_bench.explainers.fggb import FGGB
 from sfam_bench.explainers.finer_cam import FinerCAM
 from sfam_bench.explainers.grad_cam import GradCAM
@@ -22,8 +23,10 @@ from sfam_bench.explainers.interaction_cam import InteractionCAM, interact
 from sfam_bench.explainers.layer_cam import LayerCAM
 from sfam_bench.explainers.score_cam import ScoreCAM
 from sfam_bench.explainers.shared.forms import target_gradient
+from sfam_bench.explainers.shared.pixels import image_gradient
 from sfam_bench.explainers.shared.prepare import Bank
 from sfam_bench.explainers.similarity_attention import SimilarityAttention
+from sfam_bench.explainers.xssab import XSSAB
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.explainers.networks import CLOSE, setting
 from tests.explainers.test_attention import encoded as transformer_pairs
@@ -67,6 +70,59 @@ def test_fggb_of_a_margin_is_the_difference_and_a_threshold_is_subtracted_evenly
     steps = [FGGB(threshold=t)(model, near, pairs) for t in (0.0, 0.2, 0.4)]
     torch.testing.assert_close(steps[0] - steps[1], steps[1] - steps[2], **CLOSE)
     assert (steps[0] - steps[1]).min() > 0
+
+
+# xSSAB
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES, ids=lambda s: s.name)
+def test_xssab_is_the_gradient_of_the_accepting_dimensions_minus_that_of_the_rejecting_ones(similarity):
+    model, encoded, pairs = setting(head=LINEAR, similarity=similarity, normalise=False)
+    threshold = float(similarity(encoded.query.embeddings, encoded.terms[0].side.embeddings).mean())
+    found = XSSAB(threshold)(model, encoded, pairs)
+    for row, image in enumerate(pairs.query):
+        other = encoded.terms[0].side.embeddings[row : row + 1]
+        sizes = []
+        for accepts in (True, False):
+            x = image[None].clone().requires_grad_()
+            shares = similarity.split(model(x), other)[0]
+            chosen = [share for share in shares if (float(share.detach()) >= threshold / 5) == accepts]
+            assert chosen, "both groups must have a dimension, or the test shows nothing"
+            (gradient,) = torch.autograd.grad(sum(chosen), x)
+            sizes.append(gradient[0].abs().mean(dim=0))
+        torch.testing.assert_close(found[row], sizes[0] - sizes[1], **CLOSE)
+
+
+def test_xssab_with_a_threshold_below_all_shares_is_the_magnitude_of_the_gradient():
+    model, encoded, pairs = setting(head=LINEAR, target="margin")
+    expected = image_gradient(model, encoded, pairs.query, torch.arange(2)).abs().mean(dim=1)
+    torch.testing.assert_close(XSSAB(-100.0)(model, encoded, pairs), expected, **CLOSE)
+    torch.testing.assert_close(XSSAB(100.0)(model, encoded, pairs), -expected, **CLOSE)
+
+
+# FAME
+
+
+def test_one_step_of_fame_is_the_luminance_of_the_gradient():
+    model, encoded, pairs = setting(head=LINEAR)
+    gradient = image_gradient(model, encoded, pairs.query, torch.arange(2))
+    for row, maps in enumerate(FAME(steps=1, eta=0.1, blur=0)(model, encoded, pairs)):
+        one = gradient[row]
+        expected = sum(weight * channel for weight, channel in zip(LUMA, one, strict=True)) * 0.1 / one.abs().max()
+        torch.testing.assert_close(maps, expected.abs(), **CLOSE)
+
+
+@pytest.mark.parametrize(("evidence", "sign"), [("similar", -1), ("dissimilar", 1)])
+def test_the_steps_of_fame_lower_or_raise_the_score(evidence, sign):
+    model, encoded, pairs = setting(head=LINEAR)
+    moved = pairs.query.clone()
+    for _ in range(3):
+        gradient = image_gradient(model, encoded, moved, torch.arange(2))
+        moved = moved + sign * 0.01 * torch.stack([one / one.abs().max() for one in gradient])
+    before, after = (model.similarity(model(x), encoded.terms[0].side.embeddings) for x in (pairs.query, moved))
+    assert (sign * (after - before) > 0).all()
+    expected = torch.einsum("c,bcij->bij", torch.tensor(LUMA, dtype=torch.float64), moved - pairs.query).abs()
+    torch.testing.assert_close(FAME(evidence, 3, 0.01, blur=0)(model, encoded, pairs), expected, **CLOSE)
 
 
 # Interaction-CAM

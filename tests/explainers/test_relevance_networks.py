@@ -47,7 +47,12 @@ def family(name):
     return trunk, tail
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+LARGE = ("inception_v3", "convnext", "efficientnet_b0 at its fourth stage", "resnet18 at layer3")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in FAMILIES]
+)
 def test_relevance_is_conserved_in_every_family(name):
     trunk, tail = family(name)
     side = 75 if name == "inception_v3" else 64

@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Encoded, PairBatch, Reference, Side, Term
 from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean
 from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.grad_cam import GradCAM
 from sfam_bench.explainers.shared import forms
-from sfam_bench.explainers.shared.points import local_points, point_specific, point_to_point, pooled_points
+from sfam_bench.explainers.shared.points import local_points, point_to_point, pooled_points
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.explainers.stylianou import Stylianou
 from sfam_bench.explainers.zhu import Zhu
@@ -205,7 +204,7 @@ def test_the_map_of_a_margin_is_clipped_as_a_whole():
 @pytest.mark.parametrize("bias", ["drop", "spread"])
 @pytest.mark.parametrize("rectify", ["none", "pair"])
 @pytest.mark.parametrize("similarity", SIMILARITIES, ids=lambda s: s.name)
-def test_the_overall_maps_are_sums_of_the_tensor_and_point_maps_its_slices(similarity, rectify, bias):
+def test_the_overall_maps_are_sums_of_the_tensor(similarity, rectify, bias):
     model, encoded = setting(similarity=similarity)
     # a reference of another size
     torch.manual_seed(1)
@@ -215,19 +214,6 @@ def test_the_overall_maps_are_sums_of_the_tensor_and_point_maps_its_slices(simil
     assert tensor.shape == (2, 3, 4, 2, 5)
     torch.testing.assert_close(explain(Zhu(rectify, bias), model, encoded), tensor.sum(dim=(3, 4)), **CLOSE)
     torch.testing.assert_close(explain(Zhu(rectify, bias), model, swap_sides(encoded)), tensor.sum(dim=(1, 2)), **CLOSE)
-    for row, col in ((0, 0), (1, 4)):
-        found = point_specific(model, encoded.query, other, (row, col), "query", rectify, bias)
-        torch.testing.assert_close(found, tensor[..., row, col], **CLOSE)
-    for row, col in ((0, 3), (2, 1)):
-        found = point_specific(model, encoded.query, other, (row, col), "reference", rectify, bias)
-        torch.testing.assert_close(found, tensor[:, row, col], **CLOSE)
-
-
-@pytest.mark.parametrize("point", [(3, 0), (0, 4), (-1, 0)])
-def test_a_point_off_the_grid_is_refused(point):
-    model, encoded = setting()
-    with pytest.raises(UserError, match="not on the grid of 3 x 4"):
-        point_specific(model, encoded.query, encoded.terms[0].side.side_for("a test"), point)
 
 
 # Ways to the same points

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from sfam_bench.jobs.plan import Plan, read_plan
 from sfam_bench.jobs.processes import is_alive
 from sfam_bench.runs.reader import read_records
 from tests.paths import ROOT, UNTRAINED
+from tests.scripts import Run, ok
 
 pytestmark = pytest.mark.slow
 
-Outcome = tuple[int, str, str]
-Run = Callable[..., Outcome]
 SMALL = [
     *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
     *("pairs.kinds=[partial_match]", "pairs.count=6", "batch_size=2", "steps.intervals=4", "passes.mode=eager"),
@@ -38,11 +36,6 @@ KINDS = {  # the words that start each; its folder comes last
     "study": ("tune", [*SMALL, "metric=[evidence]", "objective=evidence_energy", "trials=24"], "run_dir"),
 }
 LOCAL = ["launcher=local", "workers=2", "cluster.cpus=1"]
-
-
-def ok(outcome: Outcome) -> str:
-    assert outcome[0] == 0, outcome[2]
-    return outcome[1]
 
 
 def start(kind: str, root: Path, run_script: Run) -> "subprocess.Popen[Any]":

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -22,9 +21,8 @@ from sfam_bench.report.page.pair_order import select_worst
 from sfam_bench.runs.reader import image_path, read_image, read_records, read_run
 from tests.jobs.damage import damaged
 from tests.paths import ROOT
+from tests.scripts import Outcome, Run, ok
 
-Outcome = tuple[int, str, str]
-Run = Callable[..., Outcome]
 SETTINGS = [
     *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
     *("pairs.kinds=[random_positive,hard_negative]", "pairs.count=5", "batch_size=2", "steps.intervals=4"),
@@ -67,11 +65,6 @@ def planned(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(planned: Path, tmp_path: Path) -> Path:
     """A copy of the plan."""
     return shutil.copytree(planned, tmp_path / "run")
-
-
-def ok(outcome: Outcome) -> str:
-    assert outcome[0] == 0, outcome[2]
-    return outcome[1]
 
 
 def refused(outcome: Outcome, *words: str, code: int = 2) -> None:

@@ -10,13 +10,19 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch, Redrawing
 from sfam_bench.core.similarity import Cosine, Dot
 from sfam_bench.core.targets import Margin, Similarity
+from sfam_bench.datasets.episodes import Episodes
+from sfam_bench.datasets.pairs import PairChoice, load_batch
+from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.datasets.planted.worlds import Channel, Crowd, Relation, Scale, Shortcut
 from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.controls import Centre, Chance
 from sfam_bench.metrics.causal import CausalAgreement, compare_parts, rank_parts
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.metrics.shared.effects import Effects, measure_effects
+from sfam_bench.models.build import build
+from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
+from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_batch, encode_pairs
 from tests.metrics.conftest import Pixels
 
 PARTS = ("a", "b", "c", "d")
@@ -29,6 +35,7 @@ class Columns:
     hidden: tuple[str, ...] = ()
     parts: ClassVar[tuple[str, ...]] = PARTS
     evidence: ClassVar[tuple[str, ...]] = ("a", "b")
+    aspects: ClassVar[tuple[str, ...]] = ()
 
     def part_masks(self, image_id: str) -> torch.Tensor:
         masks = torch.eye(4, dtype=torch.bool)[:, None, :].repeat(1, 2, 1)
@@ -82,6 +89,19 @@ def test_effects_are_those_by_hand_and_recorded_with_their_errors() -> None:
     assert effects.errors[0].tolist() == pytest.approx([0.025 / 2] * 4, abs=1e-6)  # reds of 0 and 0.1, over 4 columns
     assert scene.facts["effect_a"].item() == pytest.approx(EFFECTS[0], abs=1e-6)
     assert scene.facts["effect_d_error"].item() == pytest.approx(0.0125, abs=1e-6)
+
+
+def test_a_change_without_a_region_is_measured_and_is_no_part() -> None:
+    class Doubled(Columns):
+        aspects = ("both",)
+
+        def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> torch.Tensor:
+            return super().redraw(image_id, ("a", "b") if parts == ("both",) else parts, number)
+
+    scene = explained(as_map([1, 0, 0, 0]), Doubled()).scene
+    assert measure_effects(scene, 2).means.shape == (1, 4)
+    assert scene.facts["effect_both"].item() == pytest.approx(EFFECTS[0] + EFFECTS[1], abs=1e-6)
+    assert scene.facts["effect_both_error"].item() == pytest.approx(2 * 0.0125, abs=1e-6)
 
 
 def test_parts_of_a_sum_do_not_interact_and_those_of_a_cosine_do() -> None:
@@ -240,3 +260,43 @@ def test_values_do_not_depend_on_the_unit_of_the_score() -> None:
     )
     small, large = (compare_parts(effects, effects**3 * unit, made, "pearson").values for unit in (1e-3, 1))
     torch.testing.assert_close(small, large)
+
+
+SMALL = {"size": 32, "train_per_class": 0, "test_per_class": 4}
+PARTIAL_MATCH, TRIPLET, EXCHANGED = (PairChoice((kind,), 6) for kind in ("partial_match", "triplet", "exchanged"))
+SHARED_PART = Episodes(ways=4, shots=3, queries=1, count=6, explained=6, kinds=("shared_part",))
+WORLDS = {
+    "partial": (Planted(**SMALL), PARTIAL_MATCH, Similarity()),
+    "shortcut": (Shortcut(**SMALL), PARTIAL_MATCH, Similarity()),
+    "scale": (Scale(**SMALL), PARTIAL_MATCH, Similarity()),
+    "crowd": (Crowd(**SMALL), PARTIAL_MATCH, Similarity()),
+    "channel": (Channel(**SMALL), PARTIAL_MATCH, Similarity()),
+    "relation": (Relation(**SMALL), EXCHANGED, Similarity()),
+    "prototype": (Planted(**SMALL), SHARED_PART, Similarity()),
+    "difference": (Planted(**SMALL), TRIPLET, Margin()),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_in_every_world_the_effects_are_the_best_map_their_negative_the_worst_and_noise_the_null(name: str) -> None:
+    world, choice, target = WORLDS[name]
+    torch.manual_seed(0)
+    model = build("net", planted_net(), GAP(), Cosine(), image_size=32)
+    ids = list(world.index.index)
+    gallery = torch.randn(len(ids), 4)
+    batch = load_batch(world, choice(world, Cosine(), gallery, ids))
+    scene = Scene(model, encode_batch(model, target, batch), batch)
+    effects = measure_effects(scene, 2)
+    regions = effects.regions.double()
+    sizes = regions.sum(dim=(2, 3)).clamp_min(1)
+
+    def score(parts: torch.Tensor) -> torch.Tensor:
+        """The agreement of maps with these sums on the parts."""
+        maps = torch.einsum("bp,bpij->bij", parts.double().nan_to_num(0) / sizes, regions)
+        return CausalAgreement(repeats=2)(Explained(scene, maps)).values
+
+    torch.testing.assert_close(score(effects.means), torch.ones(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(score(-effects.means), -torch.ones(6), atol=1e-4, rtol=0)
+    noise = torch.stack([score(torch.randn(effects.means.shape)) for _ in range(30)])
+    assert abs(noise.mean()) < 4 * noise.std() / noise.numel() ** 0.5
+    assert noise.std() > 0.2

@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import ranks
+from sfam_bench.metrics.difference import NegativeEnergy
 from sfam_bench.metrics.localisation import (
     AveragePrecision,
     EnergyPointingGame,
@@ -54,6 +55,16 @@ def test_pointing_game_by_hand(explained, peak, tolerance, hit):
 def test_the_first_of_equal_peaks_counts():
     maps = point(3, 4) + point(10, 10)
     assert near_peak(maps, 0.0).nonzero().tolist() == [[0, 3, 4]]
+
+
+def test_negative_energy_is_the_energy_of_what_is_negative(explained):
+    maps = -3 * point(9, 9) - 1 * point(0, 0) + 100 * point(10, 9)
+    seen = explained(IMAGE, maps, masks={"unshared": box(8, 16, 8, 13)})
+    assert NegativeEnergy()(seen).values.item() == pytest.approx(0.75)
+    assert NegativeEnergy(value="chance")(seen).values.item() == pytest.approx(40 / 600)
+    positive = NegativeEnergy()(explained(IMAGE, maps.abs(), masks={"unshared": box(8, 16, 8, 13)}))
+    assert positive.reasons["no_negative_part"].all()
+    assert positive.values.isnan().all()
 
 
 def test_energy_by_hand_ignores_what_is_negative(explained):

@@ -11,13 +11,28 @@ from sfam_bench.evaluation.evaluate import make_methods
 from sfam_bench.explainers.pair_x import PairX
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.explainers.zhu import Zhu
-from sfam_bench.metrics.matches import PCK, MatchResidual, affine_residual, cells_of, centres
+from sfam_bench.metrics.matches import PCK, MatchResidual, PartMatches, affine_residual, cells_of, centres
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.contract import SETUPS, SIZE, pairs, tiny
 
 GRID = (4, 5)
 CELLS = 20
+
+
+class Hidden:
+    """Images of which no part is visible."""
+
+    parts = evidence = ("left",)
+
+    def __init__(self, shown):
+        self.shown = shown
+
+    def part_masks(self, image_id):
+        return torch.zeros_like(self.shown.part_masks(image_id))
+
+    def redraw(self, image_id, parts, number):
+        return self.shown.redraw(image_id, parts, number)
 
 
 def seen_with(joint, query, reference, box=None):
@@ -78,6 +93,33 @@ def test_pairs_without_shared_parts_or_box_have_no_pck():
     alone = replace(seen_with(torch.ones(CELLS, CELLS), part, part), point_pairs=None)
     assert PCK()(alone).reasons["not_drawn"].all()
     assert MatchResidual()(alone).reasons["not_drawn"].all()
+
+
+def test_parts_known_by_their_pixels_are_connected_with_themselves():
+    """Three strips of both images; the 4 x 5 cells of a strip are columns 0 and 1, 1 to 3, and 3 and 4."""
+    part = [[10.0, 10.0, 1]]
+    joint = torch.zeros(CELLS, CELLS)
+    for left, right in ((6, 5), (8, 7), (9, 9)):  # of the query and the centre of the strip in the reference
+        joint[left, right] = 1.0
+    assert PartMatches()(seen_with(joint, part, part)).values.item() == 1
+    wrong = joint.clone()
+    wrong[9, 5] = 2.0
+    assert PartMatches()(seen_with(wrong, part, part)).values.item() == pytest.approx(2 / 3)
+    wrong[:, 7] = 0
+    assert PartMatches()(seen_with(wrong, part, part)).values.item() == pytest.approx(1 / 3)
+    chance = PartMatches("chance", None)(seen_with(joint, part, part)).values.item()
+    assert chance == pytest.approx((2 + 3 + 2) / 5 / 3)
+    alone = replace(seen_with(joint, part, part), point_pairs=None)
+    assert PartMatches()(alone).reasons["not_drawn"].all()
+
+
+def test_images_without_a_part_in_both_have_no_matches_by_part():
+    part = [[10.0, 10.0, 1]]
+    seen = seen_with(torch.ones(CELLS, CELLS), part, part)
+    hidden = replace(seen.scene.pairs, redraws=Hidden(seen.scene.pairs.redraws))
+    found = PartMatches()(replace(seen, scene=Scene(seen.scene.model, seen.scene.encoded, hidden)))
+    assert found.reasons["no_shared_parts"].all()
+    assert found.values.isnan().all()
 
 
 def test_matches_that_move_together_have_no_residual():

@@ -95,18 +95,29 @@ def test_rise(setting, direction):
     np.testing.assert_allclose(setting.found(f"rise_{direction}"), expected, atol=1e-5)
 
 
+def scaled_area(setting, pair, direction, colour):
+    """101 points from the image to a colour or back, from their least to their greatest value, and the area below."""
+    image, counts = setting.images[pair], [round(PIXELS * step / 100) for step in range(101)]
+    plain = ((colour - MEAN) / STD).expand_as(image)
+    scores = setting.walk(*((image, plain) if direction == "deletion" else (plain, image)), counts, pair)
+    return np.trapezoid((scores - scores.min()) / (scores.max() - scores.min()), np.array(counts) / PIXELS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["deletion", "insertion"])
 def test_sane(setting, direction):
-    """101 points from the image to white or back, each curve from its least to its greatest value, area times 100."""
-    expected = []
-    for pair, image in enumerate(setting.images):
-        white = ((1 - MEAN) / STD).expand_as(image)
-        counts = [round(PIXELS * step / 100) for step in range(101)]
-        scores = setting.walk(*((image, white) if direction == "deletion" else (white, image)), counts, pair)
-        scores = (scores - scores.min()) / (scores.max() - scores.min())
-        expected.append(100 * np.trapezoid(scores, np.array(counts) / PIXELS))
+    """Towards white or from it, area times 100."""
+    expected = [100 * scaled_area(setting, pair, direction, 1.0) for pair in range(COUNT)]
     np.testing.assert_allclose(setting.found(f"sane_{direction}"), expected, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["deletion", "insertion"])
+def test_c3a(setting, direction):
+    """calculate_iAUC and calculate_dAAC of its episodic_xai.py, towards the zero of standardised images or from it."""
+    areas = [scaled_area(setting, pair, direction, MEAN) for pair in range(COUNT)]
+    expected = [1 - area if direction == "deletion" else area for area in areas]
+    np.testing.assert_allclose(setting.found(f"c3a_{direction}"), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("direction", ["deletion", "insertion"])
@@ -168,8 +179,8 @@ def test_torchcams_own_metrics(setting):
 
 
 def test_the_protocols_are_all_of_them(setting):
-    others = {f"{who}_{way}" for who in ("rise", "sane", "torchcam") for way in ("deletion", "insertion")}
+    others = {f"{who}_{way}" for who in ("rise", "sane", "c3a", "torchcam") for way in ("deletion", "insertion")}
     assert set(setting.metrics) == others | {"torchcam_average_drop", "torchcam_average_increase"}
     assert {name: setting.metrics[name].higher_is_better for name in setting.metrics} == {
-        name: not name.endswith(("deletion", "drop")) for name in setting.metrics
+        name: name == "c3a_deletion" or not name.endswith(("deletion", "drop")) for name in setting.metrics
     }

@@ -1,4 +1,4 @@
-"""Infidelity beside captum, SaCo beside the authors' loop, F-Fidelity and the joint drop by hand."""
+"""Infidelity beside captum, single deletion, SaCo beside the authors' loop, F-Fidelity and the joint drop by hand."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.keeping import Keeping
-from sfam_bench.metrics.removal import FFidelity, Hiding, Infidelity, SaCo
+from sfam_bench.metrics.removal import FFidelity, Hiding, Infidelity, Patches, SaCo, SingleDeletion, measure_drops
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.contract import SETUPS, SIZE, pairs, tiny
@@ -85,6 +85,35 @@ def test_the_samples_of_infidelity_take_one_pass_for_all_methods():
     assert len(calls) == 1
     with pytest.raises(UserError, match="hide"):
         Infidelity(hide=1)
+
+
+# Single deletion
+
+
+def test_single_deletion_orders_patches_as_their_falls_by_hand(explained):
+    red = torch.zeros(1, 6, 8)
+    red[0, :3, :4], red[0, :3, 4:], red[0, 3:, :4] = 0.9, 0.5, 0.2  # four patches of 3 x 4, the last one 0
+    metric = SingleDeletion(grid=2, baseline=Zeros())
+    assert metric(explained(red_image(red), red**3)).values.item() == pytest.approx(1)
+    assert metric(explained(red_image(red), -red)).values.item() == pytest.approx(-1)
+    swapped = red.clone()
+    swapped[0, :3, :4], swapped[0, :3, 4:] = 0.5, 0.9
+    assert metric(explained(red_image(red), swapped)).values.item() == pytest.approx(0.8)  # 1 - 6 * 2 / 60
+    assert metric(explained(red_image(red), torch.ones(1, 6, 8))).reasons["constant_map"].all()
+    assert metric(explained(torch.zeros(1, 3, 6, 8), red)).reasons["no_fall"].all()
+
+
+def test_single_deletion_removes_each_pixel_once():
+    scene = scene_of()
+    hidden = Patches(4, Zeros()).hidden(scene)
+    assert hidden.shape == (3, 16, *SIZE)
+    assert (hidden.sum(dim=1) == 1).all()
+    drops = measure_drops(scene, Patches(4, Zeros()))
+    image = scene.encoded.query.images[1] * (1 - hidden[1, 5])
+    expected = scene.full()[1] - scene.read(scene.model(image[None]), 1)
+    torch.testing.assert_close(drops[1, 5].float(), expected[0], rtol=1e-3, atol=1e-6)
+    with pytest.raises(UserError, match="grid is 1: choose at least 2"):
+        SingleDeletion(grid=1)
 
 
 # SaCo

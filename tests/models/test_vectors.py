@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import write_json
-from sfam_bench.models.vectors import Named, read_proxies, read_vectors, write_proxies
+from sfam_bench.core.references import NamedVectors
+from sfam_bench.models.vectors import read_proxies, read_vectors, write_proxies
 
 MATRIX = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
 
@@ -63,7 +64,7 @@ def test_a_proxy_is_what_its_loss_compares_with(tmp_path, loss, each):
 
 
 def test_centres_have_a_mean():
-    found = Named(("a", "b", "a", "b"), MATRIX)
+    found = NamedVectors(("a", "b", "a", "b"), MATRIX)
     torch.testing.assert_close(found.mean().vectors, torch.stack([MATRIX[::2].mean(0), MATRIX[1::2].mean(0)]))
     with pytest.raises(UserError, match="'a' has 2 centres"):
         found.of(["a"])

@@ -136,6 +136,7 @@ def test_pictures_that_do_not_fit_are_named_instead(tmp_path: Path, monkeypatch:
     assert "data:image" not in text
 
 
+@pytest.mark.slow
 def test_a_report_replaces_a_report_and_keeps_hydras_files(
     fake_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from sfam_bench.retrieval.search import Roles, neighbours, search
 from tests.contract import composed
 from tests.parts import SIMILARITIES
 from tests.retrieval.galleries import LINE, Counting, drawn, galleries, tied
+from tests.scripts import DATA
 
 LABELS = torch.tensor([7, 9, 7, 9, 9])
 # neighbours of the same class (x) or not (.):   0: . x . .   1: . . x x   2: x . . .   3: x . . x   4: x . . x
@@ -317,18 +318,16 @@ def test_versions_do_not_hang_on_each_other(function: SimilarityFunction, monkey
 
 # Settings
 
-TINY = ["dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"]
-
 
 @pytest.mark.slow
 def test_the_script_asks_what_its_settings_say(run_script: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = run_script("embed", *TINY, "recall_at=[1,3]", "nmi=true")
+    code, out, _ = run_script("embed", *DATA, "recall_at=[1,3]", "nmi=true")
     assert code == 0
     found = json.loads(out)
     assert {"recall_at_1", "recall_at_3", "nmi"} <= found.keys()
     assert "recall_at_8" not in found
     assert 0 < found["nmi"] < 1
-    code, _, err = run_script("embed", *TINY, "recall_at=[0]")
+    code, _, err = run_script("embed", *DATA, "recall_at=[0]")
     assert code == 2
     assert "error: recall_at is [0]" in err
 

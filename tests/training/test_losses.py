@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sfam_bench.app.training import build_loss
 from sfam_bench.core.errors import UserError
-from tests.contract import FILES, composed
+from tests.contract import FILES, LEAN, composed
 
 LOSSES = [name for group, name in FILES if group == "loss"]
 MINERS = [name for group, name in FILES if group == "miner"]
@@ -40,7 +40,7 @@ def of_loss(name: str) -> DictConfig:
 
 
 def config(*chosen: str) -> DictConfig:
-    return composed("train", *chosen)
+    return composed("train", *LEAN, *chosen)
 
 
 def drawn(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:

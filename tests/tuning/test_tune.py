@@ -25,11 +25,10 @@ from sfam_bench.models.build import save
 from sfam_bench.runs.reader import read_run
 from sfam_bench.tuning.spaces import Space
 from sfam_bench.tuning.studies import Study, Trial, objective, split_classes
-from tests.app.test_bad_input import mistake, says
 from tests.contract import FILES, composed
 from tests.paths import ROOT
+from tests.scripts import Run, mistake, says
 
-Run = Callable[..., tuple[int, str, str]]
 SPACE = Space("method", {"x": {"low": 0.0, "high": 2.0}, "kind": ["a", "b", "c"]})
 DEFAULT = {"x": 1.0, "kind": "a"}
 

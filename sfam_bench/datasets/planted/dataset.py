@@ -43,24 +43,31 @@ class Planted(Checked):
     parts: ClassVar[tuple[str, ...]] = PARTS
     evidence: ClassVar[tuple[str, ...]] = EVIDENCE
     with_states: ClassVar[tuple[str, ...]] = EVIDENCE
+    aspects: ClassVar[tuple[str, ...]] = ()  # what else can be repainted: changes without a region of their own
+    defining: ClassVar[tuple[str, ...]] = EVIDENCE  # whose states are the class
     states: ClassVar[int] = STATES
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row per image: image_id -> label, class_name, split and the states `crest` and `tail`."""
-        draw = np.random.default_rng(self.seed)
+        """One row per image: image_id -> label, class_name, split and the states of `defining` and `with_states`."""
+        classes = sorted(self._classes(np.random.default_rng(self.seed)), key=lambda entry: entry[1])
+        rows = []
+        for label, (states, test) in enumerate(classes):
+            split, images = ("test", self.test_per_class) if test else ("train", self.train_per_class)
+            name = ", ".join(f"{part} {state}" for part, state in zip(self.defining, states, strict=True))
+            rows += [(f"{split}-{label:04d}-{k:02d}", label, name, split, *states) for k in range(images)]
+        columns = ["image_id", "label", "class_name", "split", *self.defining]
+        return self._add_states(pd.DataFrame(rows, columns=columns).set_index("image_id"))
+
+    def _classes(self, draw: np.random.Generator) -> list[tuple[tuple[int, ...], bool]]:
+        """The states of each class, and whether it is a test class."""
         crests, tails = draw.permutation(STATES), draw.permutation(STATES)
         # diagonals of the shuffled square, so that each state is in the same number of test classes
-        classes = [(c, t) for c in range(STATES) for t in range(STATES)]
-        classes.sort(key=lambda states: (crests[states[0]] + tails[states[1]]) % TEST_SHARE == 0)
-        rows = []
-        for label, (crest, tail) in enumerate(classes):
-            test = (crests[crest] + tails[tail]) % TEST_SHARE == 0
-            split, images = ("test", self.test_per_class) if test else ("train", self.train_per_class)
-            name = f"crest {crest}, tail {tail}"
-            rows += [(f"{split}-{label:04d}-{k:02d}", label, name, split, crest, tail) for k in range(images)]
-        columns = ["image_id", "label", "class_name", "split", *EVIDENCE]
-        return self._add_states(pd.DataFrame(rows, columns=columns).set_index("image_id"))
+        return [((c, t), bool((crests[c] + tails[t]) % TEST_SHARE == 0)) for c in range(STATES) for t in range(STATES)]
+
+    def count_states(self, part: str) -> int:
+        """The number of states of one of `with_states`."""
+        return self.states
 
     @property
     def causes(self) -> tuple[str, ...]:
@@ -80,14 +87,14 @@ class Planted(Checked):
         return self._sample(self._scene(image_id))
 
     def repaint(self, image_id: str, part: str, change: int) -> Sample:
-        """Render the image with one part repainted: an evidence part in state `change`, another in look `change`.
+        """Render the image with one part repainted: one with states in state `change`, another in look `change`.
 
         Pixels change only where the part was or is, and in the anti-aliased rim around it (two pixels at sharp tips).
         """
-        if part not in self.parts:
-            raise UserError(f"{self.name} has no part '{part}'; its parts: {', '.join(self.parts)}")
-        if part in self.with_states and not 0 <= change < STATES:
-            raise UserError(f"{part} has no state {change}; its states: 0 to {STATES - 1}")
+        if part not in (known := (*self.parts, *self.aspects)):
+            raise UserError(f"{self.name} has no part '{part}'; its parts: {', '.join(known)}")
+        if part in self.with_states and not 0 <= change < self.count_states(part):
+            raise UserError(f"{part} has no state {change}; its states: 0 to {self.count_states(part) - 1}")
         return self._sample(self._scene(image_id).repaint(part, change))
 
     def part_masks(self, image_id: str) -> Masks:
@@ -96,7 +103,7 @@ class Planted(Checked):
         return torch.stack([masks[f"part/{part}"] for part in self.parts])
 
     def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> Image:
-        """Render the image with these parts repainted: each evidence part in one of its other states.
+        """Render the image with these parts repainted: each part with states in one of its other states.
 
         The states come in a random order of the image, each once before any again; other parts get look `number` + 1.
         """
@@ -104,22 +111,27 @@ class Planted(Checked):
         for part in parts:
             change = number + 1
             if part in self.with_states:
-                others = scene.stream(f"states of {part}").permutation(self.states - 1)
-                change = (states[part] + 1 + int(others[number % len(others)])) % self.states
+                count = self.count_states(part)
+                others = scene.stream(f"states of {part}").permutation(count - 1)
+                change = (states[part] + 1 + int(others[number % len(others)])) % count
             scene = scene.repaint(part, change)
         return self._sample(scene).image
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
         """Regions of the query: "foreground", "shared" parts if any, and then "unshared" parts if any."""
         query, reference = self._states(query_id), self._states(reference_id)
-        shared = [f"part/{part}" for part in EVIDENCE if query[part] == reference[part]]
-        unshared = [f"part/{part}" for part in EVIDENCE if query[part] != reference[part]]
+        alike = {part: self._is_shared(part, query, reference) for part in self.evidence}
+        shared = [f"part/{part}" for part, same in alike.items() if same]
+        unshared = [f"part/{part}" for part, same in alike.items() if not same]
         regions = {"foreground": sample.masks["foreground"]}
         if shared:
             regions["shared"] = _union(sample, shared)
             if unshared:
                 regions["unshared"] = _union(sample, unshared)
         return regions
+
+    def _is_shared(self, part: str, query: dict[str, int], reference: dict[str, int]) -> bool:
+        return query[part] == reference[part]
 
     @cached_property
     def _all_states(self) -> dict[str, dict[str, int]]:
@@ -134,7 +146,7 @@ class Planted(Checked):
 
     def _scene(self, image_id: str) -> PlantedScene:
         states, key = self._states(image_id), (self.seed, hash_id(image_id))
-        scene = PlantedScene(key, states["crest"], states["tail"])
+        scene = PlantedScene(key, states["crest"], states.get("tail"))
         return replace(scene, evidence_size=self.evidence_size, leaves=self.leaves, clutter=self.clutter)
 
     def _sample(self, scene: PlantedScene) -> Sample:

@@ -67,7 +67,7 @@ def render(scene: PlantedScene, size: int) -> tuple[NDArray[np.uint8], NDArray[n
 
 @lru_cache(maxsize=64)  # of the image whose parts are redrawn one after another
 def _backdrop(key: tuple[int, ...], look: int, habitat: int | None, size: int) -> Array:
-    scene = PlantedScene(key, 0, 0, ((BACKGROUND, look),), habitat)
+    scene = PlantedScene(key, 0, 0, ((BACKGROUND, look),))
     return background.backdrop(scene.stream(BACKGROUND), size, habitat)
 
 

@@ -12,9 +12,12 @@ EVIDENCE = ("crest", "tail")  # at opposite ends of the bird, so that a coarse g
 BACKGROUND, OTHER = "background", "other"
 CROWDED = 0.62  # scale of a bird beside another
 STATES = 12  # of each evidence part: 3 forms x 4 colours
+CHANNELS = {"form": 3, "colour": 4, "texture": 4}  # of a crest whose texture is chosen too, with their states
+PLACES = "places"
 
 # Hue, saturation, value of the plumage; crest and tail share no colour, other parts may have any of these colours.
 CREST_COLOURS = ((0.985, 0.85, 0.86), (0.125, 0.88, 0.97), (0.885, 0.52, 0.93), (0.10, 0.05, 0.97))
+TEXTURES = (("plain", 1.0), ("tip", 0.25), ("bands", 0.15), ("spots", 0.1))  # pattern, and its period or reach
 TAIL_COLOURS = ((0.61, 0.85, 0.80), (0.49, 0.75, 0.80), (0.32, 0.70, 0.66), (0.755, 0.60, 0.68))
 EARTHY = (
     (0.07, 0.55, 0.55),
@@ -36,6 +39,9 @@ EXTENT = np.array(
 class PlantedScene:
     """The parameters of one image; each factor has its own random stream, so that factors are independent.
 
+    tail: the state of the tail; None for a random one.
+    channels: whether form, colour and texture of the crest are independent, and its state is all three.
+    alike: whether a tail is drawn as the crest of its state is, so that both can exchange places.
     habitat: the state of the background; None for a random one.
     evidence_size: scale of crest and tail, 1 as drawn.
     leaves: number of leaves in front of the bird.
@@ -45,8 +51,10 @@ class PlantedScene:
 
     key: tuple[int, ...]
     crest: int
-    tail: int
+    tail: int | None
     variants: tuple[tuple[str, int], ...] = ()
+    channels: bool = False
+    alike: bool = False
     habitat: int | None = None
     evidence_size: float = 1.0
     leaves: int = 0
@@ -67,12 +75,29 @@ class PlantedScene:
         return np.random.default_rng([*self.key, zlib.crc32(factor.encode()), dict(self.variants).get(factor, 0)])
 
     def repaint(self, part: str, change: int) -> "PlantedScene":
-        """Return the scene with evidence or habitat `part` in state `change`, or another part in look `change`."""
+        """Return the scene with a part or channel that has states in state `change`, or another part in look `change`.
+
+        "places" exchanges the states of crest and tail, whatever `change`.
+        """
+        if part == PLACES and self.tail is not None:
+            return replace(self, crest=self.tail, tail=self.crest)
         if part == BACKGROUND and self.habitat is not None:
             return replace(self, habitat=change)
-        if part in EVIDENCE:
+        if part in CHANNELS and self.channels:
+            return replace(self, crest=join_channels({**split_channels(self.crest), part: change}))
+        if part == "crest" or (part == "tail" and self.tail is not None):
             return replace(self, **{part: change})  # type: ignore[arg-type]
         return replace(self, variants=(*self.variants, (part, change)))
+
+
+def split_channels(crest: int) -> dict[str, int]:
+    """The states of form, colour and texture of a crest."""
+    return dict(zip(CHANNELS, map(int, np.unravel_index(crest, tuple(CHANNELS.values()))), strict=True))
+
+
+def join_channels(states: dict[str, int]) -> int:
+    """The state of a crest with these states of its channels."""
+    return int(np.ravel_multi_index([states[name] for name in CHANNELS], tuple(CHANNELS.values())))
 
 
 @dataclass(frozen=True)
@@ -155,24 +180,42 @@ def _plumes(part: str, look: Look, feathers: list[Array]) -> list[Layer]:
 
 
 def _crest(scene: PlantedScene, at: Pose) -> list[Layer]:
-    draw, state = scene.stream("crest"), scene.crest
-    form, colour = divmod(state, len(CREST_COLOURS))
+    return _crown("crest", scene, scene.crest, CROWN, at.crest_tilt)
+
+
+def _crown(part: str, scene: PlantedScene, state: int, root: Array, tilt: float, turn: float = 0.0) -> list[Layer]:
+    """The crest of a state, as `part` at `root`, turned by `turn` degrees from upright."""
+    draw, texture = scene.stream(part), None
+    if scene.channels:
+        form, colour, texture = split_channels(state).values()
+    else:
+        form, colour = divmod(state, len(CREST_COLOURS))
     base, dark = _jitter(draw, CREST_COLOURS[colour]), np.array([0.13, 0.09, 0.12])
-    root, up = CROWN, -90 + at.crest_tilt
+    up = -90 + turn + tilt
+
+    def skull(x: float, y: float = 0.02) -> Array:
+        """A root beside the middle one, along the skull."""
+        return root + rotate(xy(x, y), np.deg2rad(turn))
+
     if form == 0:  # a hoopoe's fan with dark tips
+        look = Look(base, dark, "tip", 0.35, root)
         shapes = [feather(root, up + a, 0.44, 0.155, tip=0.9) for a in (-62, 50, -36, 24, -6)]
-        return _plumes("crest", Look(base, dark, "tip", 0.35, root), shapes)
-    if form == 1:  # plain spikes along the skull
+    elif form == 1:  # plain spikes along the skull
+        look = Look(base, base * 0.8, "plain", 1.0, root)
         spikes = [(-0.14, -48, 0.37), (-0.07, -26, 0.43), (0.0, -4, 0.46), (0.06, 18, 0.41), (0.11, 40, 0.33)]
-        shapes = [feather(root + xy(x, 0.02), up + a, length, 0.175, tip=0.0) for x, a, length in spikes]
-        return _plumes("crest", Look(base, base * 0.8, "plain", 1.0, root), shapes)
-    # broad banded plumes swept back
-    shapes = [feather(root + xy(0.05, 0.02), up + a, 0.54, 0.19, tip=0.55, bend=-0.16) for a in (-48, -22, 4)]
-    return _plumes("crest", Look(base, dark, "bands", 0.125, root), shapes)
+        shapes = [feather(skull(x), up + a, length, 0.175, tip=0.0) for x, a, length in spikes]
+    else:  # broad banded plumes swept back
+        look = Look(base, dark, "bands", 0.125, root)
+        shapes = [feather(skull(0.05), up + a, 0.54, 0.19, tip=0.55, bend=-0.16) for a in (-48, -22, 4)]
+    look = look if texture is None else Look(base, dark, *TEXTURES[texture], root)
+    return _plumes(part, look, shapes)
 
 
 def _tail(scene: PlantedScene, at: Pose) -> list[Layer]:
     draw, state = scene.stream("tail"), scene.tail
+    if scene.alike and state is not None:
+        return _crown("tail", scene, state, RUMP, at.tail_tilt, turn=-90)
+    state = int(draw.integers(STATES)) if state is None else state
     form, colour = divmod(state, len(TAIL_COLOURS))
     base, light = _jitter(draw, TAIL_COLOURS[colour]), np.array([0.96, 0.94, 0.86])
     root, back = RUMP, 180 + at.tail_tilt

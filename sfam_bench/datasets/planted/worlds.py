@@ -1,8 +1,10 @@
-"""Worlds with known answers beyond the default: a background that goes with the class, many sizes, two birds."""
+"""Worlds with known answers beyond the default set, each of which asks a question of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -11,8 +13,18 @@ import pandas as pd
 from sfam_bench.core.ranges import Positive, Share
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
-from sfam_bench.datasets.planted.dataset import Planted, hash_id
-from sfam_bench.datasets.planted.scene import BACKGROUND, EVIDENCE, OTHER, PARTS, PlantedScene
+from sfam_bench.datasets.planted.dataset import TEST_SHARE, Planted, hash_id
+from sfam_bench.datasets.planted.scene import (
+    BACKGROUND,
+    CHANNELS,
+    EVIDENCE,
+    OTHER,
+    PARTS,
+    PLACES,
+    STATES,
+    PlantedScene,
+    join_channels,
+)
 
 
 @dataclass(frozen=True)
@@ -85,3 +97,70 @@ class Crowd(Planted):
 
     def _scene(self, image_id: str) -> PlantedScene:
         return replace(super()._scene(image_id), crowd=True)
+
+
+@dataclass(frozen=True)
+class Channel(Planted):
+    """Birds whose class is form, colour and texture of the crest; the tail is drawn anew for each image.
+
+    Two images may share the colour of the crest and not its form. The effect of each channel is measured beside that of
+    the whole crest; all have the same region. Half of the 48 combinations of 3 forms, 4 colours and 4 textures are test
+    classes, in which no colour has a texture that it has in training.
+    """
+
+    name: str = "planted-channel"
+
+    evidence: ClassVar[tuple[str, ...]] = ("crest",)
+    with_states: ClassVar[tuple[str, ...]] = ("crest", *CHANNELS)
+    aspects: ClassVar[tuple[str, ...]] = tuple(CHANNELS)
+    defining: ClassVar[tuple[str, ...]] = tuple(CHANNELS)
+
+    def _classes(self, draw: np.random.Generator) -> list[tuple[tuple[int, ...], bool]]:
+        colours, textures = draw.permutation(CHANNELS["colour"]), draw.permutation(CHANNELS["texture"])
+        # in each half every state of two channels occurs with at least two states of the third
+        return [
+            ((form, colour, texture), bool((colours[colour] + textures[texture]) % 2 == 0))
+            for form, colour, texture in product(*map(range, CHANNELS.values()))
+        ]
+
+    def count_states(self, part: str) -> int:
+        return CHANNELS.get(part, prod(CHANNELS.values()))
+
+    def _add_states(self, index: pd.DataFrame) -> pd.DataFrame:
+        rows = index[list(CHANNELS)].to_numpy().tolist()
+        return index.assign(crest=[join_channels(dict(zip(CHANNELS, row, strict=True))) for row in rows])
+
+    def _scene(self, image_id: str) -> PlantedScene:
+        return replace(super()._scene(image_id), channels=True)
+
+    def _is_shared(self, part: str, query: dict[str, int], reference: dict[str, int]) -> bool:
+        return any(query[channel] == reference[channel] for channel in CHANNELS)
+
+
+@dataclass(frozen=True)
+class Relation(Planted):
+    """Birds whose crest and tail are drawn alike, so that both in exchanged places are another class.
+
+    A network that counts parts, wherever they are, cannot tell a bird from its exchanged twin. The classes are the 132
+    ordered pairs of two different states, 88 train and 44 test classes; twins are in the same half.
+    """
+
+    name: str = "planted-relation"
+
+    aspects: ClassVar[tuple[str, ...]] = (PLACES,)
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        return (*self.evidence, PLACES)
+
+    def _classes(self, draw: np.random.Generator) -> list[tuple[tuple[int, ...], bool]]:
+        order = draw.permutation(STATES)
+        return [
+            ((c, t), bool((order[c] + order[t]) % TEST_SHARE == 0))
+            for c in range(STATES)
+            for t in range(STATES)
+            if c != t
+        ]
+
+    def _scene(self, image_id: str) -> PlantedScene:
+        return replace(super()._scene(image_id), alike=True)

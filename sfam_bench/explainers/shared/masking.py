@@ -1,9 +1,10 @@
 """Masked queries: random masks as in RISE, the scores of masked queries, and sums of masks as maps."""
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,17 +12,21 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import BASELINES, BaselineName
 from sfam_bench.core.errors import Checked, UserError
-from sfam_bench.core.ranges import Count, Natural, Share
+from sfam_bench.core.ranges import Count, Natural, Positive, Share
 from sfam_bench.core.records import Encoded, PairBatch, Side, pair_seed
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.core.targets import score
-from sfam_bench.core.types import Embeddings, Images, Scores
+from sfam_bench.core.types import Embeddings, Images, RawMaps, Scores
 from sfam_bench.engine.series import Masked, SoftMasks
 from sfam_bench.models.similarity_model import SimilarityModel
 
 CPU = torch.device("cpu")
 
+PARTS = 8  # of the masks, whose maps are compared for the standard error
+ROUNDS = (8, 4, 2, 1)  # parts of all masks after which the standard error is looked at
+
 MaskScores = Float[Tensor, "batch masks"]
+SumMasks: TypeAlias = Callable[..., Float[Tensor, "maps batch rows cols"]]  # of the weights given, MaskScores each
 
 
 @runtime_checkable
@@ -111,19 +116,40 @@ class DrawnGrids:
 
 
 @dataclass(frozen=True)
+class MaskedScores:
+    """In float64, the target's score of each masked query, and its cosine similarity with the unmasked query."""
+
+    target: MaskScores
+    itself: MaskScores
+
+    def extend(self, more: "MaskedScores") -> "MaskedScores":
+        """These and the scores of further masks."""
+        return MaskedScores(torch.cat([self.target, more.target], 1), torch.cat([self.itself, more.itself], 1))
+
+
+@dataclass(frozen=True)
 class GridMethod(Checked):
-    """The settings that methods with RISE's masks share; each mask takes one forward pass."""
+    """The settings that methods with RISE's masks share; each mask takes one forward pass.
+
+    With `standard_error`, the masks of a pair end with the first eighth, quarter or half of them after which the map's
+    standard error is small enough: relative to the map's standard deviation over pixels, as a root mean square over
+    pixels, estimated from the maps of 8 parts of the masks. Passes are then not shared with other methods.
+    """
 
     masks: Count = 1000
     grid: Count = 8
     keep: Share = 0.5
     seed: Natural = 0
     baseline: BaselineName = "mean_colour"
+    standard_error: Positive | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        name, least = type(self).__name__, 2 * PARTS * ROUNDS[0]
         if self.keep in (0, 1):
-            raise UserError(f"{type(self).__name__}.keep is {self.keep}: choose a probability such as 0.5")
+            raise UserError(f"{name}.keep is {self.keep}: choose a probability such as 0.5")
+        if self.standard_error and self.masks < least:
+            raise UserError(f"{name}.masks is {self.masks}: a standard error needs {least} masks or more")
 
     @property
     def grids(self) -> Grids:
@@ -133,13 +159,43 @@ class GridMethod(Checked):
     def forwards(self, query: Side) -> int:
         return self.masks
 
+    @abstractmethod
+    def estimate(self, scores: MaskedScores, add: SumMasks) -> RawMaps:
+        """The maps by these scores; `add` sums the masks with each of the weights given, (batch, masks) each."""
 
-@dataclass(frozen=True)
-class MaskedScores:
-    """In float64, the target's score of each masked query, and its cosine similarity with the unmasked query."""
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
+        images = encoded.query.images
+        if self.standard_error is None:
+            scores = masked_scores(model, encoded, pairs, self.grids, self.baseline)
+            return self.estimate(scores, partial(sum_masks, self.grids, pairs, images)).to(images)
+        drawn = draw_masks(self.grids, pairs, images)
+        maps = [self._estimate_enough(model, encoded, pair, masks) for pair, masks in enumerate(drawn)]
+        return torch.cat(maps).to(images)
 
-    target: MaskScores
-    itself: MaskScores
+    def _estimate_enough(self, model: SimilarityModel, encoded: Encoded, pair: int, masks: RandomMasks) -> RawMaps:
+        """The map of one pair, from as many masks as it takes."""
+        done, scores = 0, MaskedScores(*torch.zeros(2, 1, 0, dtype=torch.float64, device=encoded.query.images.device))
+        for part in ROUNDS:
+            last = len(masks) // part
+            scores = scores.extend(score_some(model, encoded, pair, masks, self.baseline, done, last))
+            done = last
+            whole = self._estimate_some(scores, masks, slice(0, last))
+            parts = torch.stack([self._estimate_some(scores, masks, slice(k, last, PARTS)) for k in range(PARTS)])
+            error = (parts.var(dim=0).mean() / PARTS).sqrt()
+            if error <= (self.standard_error or 0) * whole.std():
+                break
+        return whole
+
+    def _estimate_some(self, scores: MaskedScores, masks: RandomMasks, chosen: slice) -> RawMaps:
+        """The map by some of the masks."""
+
+        def add(*weights: MaskScores) -> Float[Tensor, "maps batch rows cols"]:
+            rows = torch.cat(weights)
+            whole = rows.new_zeros(len(rows), len(masks))
+            whole[:, chosen] = rows
+            return masks.sum_weighted(whole)[:, None]
+
+        return self.estimate(MaskedScores(scores.target[:, chosen], scores.itself[:, chosen]), add)
 
 
 def masked_scores(
@@ -148,15 +204,41 @@ def masked_scores(
     """Scores of each query behind its random masks; computed once for all methods with the same settings."""
 
     def compute() -> MaskedScores:
-        query = encoded.query
-        target, itself = [], []
-        for pair, embeddings in embed_masked(encoded, draw_masks(masking, pairs, query.images), baseline):
-            target.append(score_masked(model, encoded, pair, embeddings))
-            itself.append(Cosine()(embeddings.double(), query.embeddings[pair].expand_as(embeddings)))
-        return MaskedScores(torch.stack(target), torch.stack(itself))
+        found = [
+            score_both(model, encoded, pair, embeddings)
+            for pair, embeddings in embed_masked(encoded, draw_masks(masking, pairs, encoded.query.images), baseline)
+        ]
+        return MaskedScores(*(torch.cat([getattr(one, name) for one in found]) for name in ("target", "itself")))
 
     # the sides are compared by identity, so that another target has another key
     return encoded.kept.once((masking, baseline, pairs.query_ids, encoded.query, encoded.terms), compute)
+
+
+def score_some(
+    model: SimilarityModel,
+    encoded: Encoded,
+    pair: int,
+    masks: RandomMasks,
+    baseline: BaselineName,
+    first: int,
+    last: int,
+) -> MaskedScores:
+    """The scores of one query behind masks `first` to `last` (exclusive)."""
+    images = encoded.query.images[[pair]]
+    hidden = BASELINES[baseline](images)[0]
+
+    def make(start: int, end: int) -> SoftMasks:
+        return masks.make(first + start, first + end).to(images)
+
+    ((_, embeddings),) = encoded.passes([(pair, Masked(images[0], hidden, make, last - first))])
+    return score_both(model, encoded, pair, embeddings)
+
+
+def score_both(model: SimilarityModel, encoded: Encoded, pair: int, embeddings: Embeddings) -> MaskedScores:
+    """The scores of one query, (1, masks) each."""
+    own = encoded.query.embeddings[pair].expand_as(embeddings)
+    target = score_masked(model, encoded, pair, embeddings)
+    return MaskedScores(target[None], Cosine()(embeddings.double(), own)[None])
 
 
 def scores_behind(

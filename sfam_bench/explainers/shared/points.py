@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Encoded, PairBatch, Side
 from sfam_bench.core.similarity import ProductForm, norm
-from sfam_bench.core.types import Activations, Embeddings, RawMaps
+from sfam_bench.core.types import Activations, Embeddings
 from sfam_bench.explainers.shared.forms import derivative, differentiating, gradients
 from sfam_bench.models.heads import is_affine
 from sfam_bench.models.poolings import BY_CHANNEL
@@ -34,25 +34,6 @@ def point_to_point(
         len(points), *query.activations.shape[-2:], *reference.activations.shape[-2:]
     )
     return shares.clamp_min(0) if rectify == "pair" else shares
-
-
-def point_specific(
-    model: SimilarityModel,
-    query: Side,
-    reference: Side,
-    point: tuple[int, int],
-    on: Literal["query", "reference"] = "query",
-    rectify: Literal["none", "pair"] = "none",
-    bias: Bias = "drop",
-) -> RawMaps:
-    """A slice of `point_to_point`: the map over the image that `on` names, for one (row, col) of the other's grid."""
-    shown, pointed = (query, reference) if on == "query" else (reference, query)
-    (row, col), (rows, cols) = point, pointed.activations.shape[-2:]
-    if not (0 <= row < rows and 0 <= col < cols):
-        raise UserError(f"the point ({row}, {col}) is not on the grid of {rows} x {cols}: they are counted from 0")
-    other = point_embeddings(model, pointed, bias)[:, row * cols + col]
-    maps = torch.einsum("bnd,bd->bn", point_embeddings(model, shown, bias), other) * factor(model)
-    return (maps.clamp_min(0) if rectify == "pair" else maps).view_as(shown.activations[:, 0])
 
 
 def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:

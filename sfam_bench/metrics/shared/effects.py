@@ -77,16 +77,18 @@ class Effects:
 def measure_effects(scene: Scene, repeats: int) -> Effects:
     """The effects of the query's parts on the target, computed once for all methods.
 
-    They take (parts + 1) * repeats passes a query, and are recorded for each pair as `effect_<part>`, with their
-    standard errors and the interaction of the evidence parts.
+    They take (parts + aspects + 1) * repeats passes a query, and are recorded for each pair as `effect_<part>` and
+    `effect_<aspect>`, with their standard errors and the interaction of the evidence parts.
     """
 
     def measure() -> Effects:
-        effects = read_effects(scene, scene.encoded.terms, repeats)
-        parts = _redraws(scene).parts
-        for values, ending in ((effects.means, ""), (effects.errors, "_error")):
-            for part, column in zip(parts, values.T, strict=True):
-                scene.cache["fact", f"effect_{part}{ending}"] = column
+        terms, redraws = scene.encoded.terms, _redraws(scene)
+        effects = read_effects(scene, terms, repeats)
+        found = dict(zip(redraws.parts, effects.redrawn.unbind(dim=1), strict=True))
+        found |= {aspect: _score_redrawn(scene, terms, (aspect,), repeats) for aspect in redraws.aspects}
+        for name, redrawn in found.items():
+            scene.cache["fact", f"effect_{name}"] = effects.full - redrawn.mean(dim=1)
+            scene.cache["fact", f"effect_{name}_error"] = redrawn.std(dim=1) / repeats**0.5
         scene.cache["fact", "effect_interaction"] = effects.interaction
         return effects
 
@@ -95,28 +97,33 @@ def measure_effects(scene: Scene, repeats: int) -> Effects:
 
 def read_effects(scene: Scene, terms: tuple[Term, ...], repeats: int) -> Effects:
     """The effects of the query's parts on the target of these terms, by the same passes for any terms."""
-    redraws, ids, encoded = _redraws(scene), scene.pairs.query_ids, scene.encoded
-    embedded = scene.cache.once(("redrawn", repeats), lambda: _embed_redrawn(scene, repeats))
-    device = scene.model.device
-
-    def scores(pair: int, parts: tuple[str, ...]) -> Scores:
-        embeddings = embedded[ids[pair], parts]
-        rows = torch.full((len(embeddings),), pair, device=embeddings.device)
-        return score(scene.model.similarity, embeddings, terms, rows)
-
-    regions = torch.stack([redraws.part_masks(image_id) for image_id in ids]).to(device)
-    redrawn = torch.stack([torch.stack([scores(pair, (part,)) for part in redraws.parts]) for pair in range(len(ids))])
-    joint = torch.stack([scores(pair, redraws.evidence) for pair in range(len(ids))])
-    full = score(scene.model.similarity, encoded.query.embeddings, terms)
+    redraws, ids = _redraws(scene), scene.pairs.query_ids
+    regions = torch.stack([redraws.part_masks(image_id) for image_id in ids]).to(scene.model.device)
+    redrawn = torch.stack([_score_redrawn(scene, terms, (part,), repeats) for part in redraws.parts], dim=1)
+    joint = _score_redrawn(scene, terms, redraws.evidence, repeats)
+    full = score(scene.model.similarity, scene.encoded.query.embeddings, terms)
     single = tuple(map(redraws.parts.index, redraws.evidence))
     found = Effects(regions, full, redrawn, joint, single)
     return replace(found, redrawn=redrawn.masked_fill(~found.visible[:, :, None], torch.nan))
 
 
+def _score_redrawn(
+    scene: Scene, terms: tuple[Term, ...], parts: tuple[str, ...], repeats: int
+) -> Float[Tensor, "batch repeats"]:
+    """The target of each query with these parts redrawn."""
+    embedded = scene.cache.once(("redrawn", repeats), lambda: _embed_redrawn(scene, repeats))
+    found = []
+    for pair, image_id in enumerate(scene.pairs.query_ids):
+        embeddings = embedded[image_id, parts]
+        rows = torch.full((len(embeddings),), pair, device=embeddings.device)
+        found.append(score(scene.model.similarity, embeddings, terms, rows))
+    return torch.stack(found)
+
+
 def _embed_redrawn(scene: Scene, repeats: int) -> dict[tuple[str, tuple[str, ...]], Embeddings]:
     """Embeddings (repeats, dims) by query and redrawn parts, in one stream of passes."""
     redraws, pairs = _redraws(scene), scene.pairs
-    sets = dict.fromkeys([*((part,) for part in redraws.parts), redraws.evidence])
+    sets = dict.fromkeys([*((name,) for name in (*redraws.parts, *redraws.aspects)), redraws.evidence])
 
     def series() -> Iterator[tuple[tuple[str, tuple[str, ...]], Redrawn]]:
         for image_id, image in dict(zip(pairs.query_ids, scene.encoded.query.images, strict=True)).items():

@@ -6,13 +6,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
-from sfam_bench.report.figures.style import LABEL, METHOD, MINUS, PAGE, PLAIN, SCREEN, SMALL, break_name, save
+from sfam_bench.report.figures.colours import overlay, scaled
+from sfam_bench.report.figures.style import LABEL, MINUS, PAGE, PLAIN, SCREEN, SMALL, break_name, save
 from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
 from sfam_bench.runs.reader import Run, image_path, read_image, read_maps
 from sfam_bench.statistics import RUN
@@ -147,7 +146,7 @@ def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
         axes.text(0.5, 0.5, word, transform=axes.transAxes, ha="center", va="center", fontsize=LABEL, color="#333333")
         return
     axes.imshow(overlay(image, raw))
-    values = _scaled(raw, image)
+    values = scaled(raw, image)
     for level, style in ((0.5, "solid"), (-0.5, "dashed")):  # so that grey print distinguishes the signs
         if values.min() < level < values.max():
             axes.contour(values, [level], colors="white", linewidths=0.7, linestyles=style)
@@ -155,21 +154,3 @@ def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
 
 def _is_flat(raw: np.ndarray) -> bool:
     return not np.isfinite(raw).all() or not np.ptp(raw) > ROUNDING * np.abs(raw).max()
-
-
-def _scaled(raw: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The map at the size of its image, divided by its largest magnitude."""
-    rows, cols = image.shape[:2]
-    plain = Image.fromarray(np.ascontiguousarray(raw, dtype=np.float32))
-    return np.asarray(plain.resize((cols, rows), Image.Resampling.BILINEAR)) / np.abs(raw).max()
-
-
-def overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray:
-    """The image in grey under the map: inferno for positive values, blue for negative ones, opaque by magnitude."""
-    values = _scaled(raw, image)
-    grey = np.repeat(np.asarray(Image.fromarray(image).convert("L"), dtype=float)[..., None] / 255, 3, axis=-1)
-    colour = np.where(
-        values[..., None] > 0, mpl.colormaps["inferno"](values.clip(0, 1))[..., :3], mpl.colors.to_rgb(METHOD)
-    )
-    alpha = 0.8 * np.abs(values).clip(0, 1)[..., None]
-    return np.asarray(255 * (alpha * colour + (1 - alpha) * grey)).astype(np.uint8)

@@ -1,8 +1,9 @@
-"""The picture of one pair: both images, both maps of each method over them, and what was measured."""
+"""The picture of a pair: its images, the maps of each method over them, and what was measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +11,46 @@ from matplotlib.figure import Figure
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.report.catalogue import Catalogue
-from sfam_bench.report.figures.figures import overlay
+from sfam_bench.report.figures.colours import ALPHA, COLORMAP, EMPTY, overlay
 from sfam_bench.report.figures.style import PLAIN, save
 
 KINDS = (".png", ".svg")
 DPI = 150
-NOTE = "Each map over its own image, divided by its largest magnitude:\nyellow raises the similarity, blue lowers it."
+SCALE = "Each map over its own image, divided by its largest magnitude:"
 
 
 @dataclass(frozen=True)
 class MapPanel:
-    """A row: a method's maps of query and reference, (rows, cols), zeros where flagged; and lines beside them."""
+    """A row: a method's map of each image, (rows, cols), zeros where flagged; and lines beside them."""
 
     name: str
-    maps: tuple[np.ndarray, np.ndarray]
+    maps: Sequence[np.ndarray]
     lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A pair, or a query and several references: images by title, uint8 (rows, cols, 3), and a panel for each method.
+
+    lines: beside the images.
+    value: what the maps explain, such as "similarity".
+    title: above all lines; empty without.
+    """
+
+    images: Mapping[str, np.ndarray]
+    lines: Sequence[str]
+    panels: Sequence[MapPanel]
+    value: str = "similarity"
+    title: str = ""
+    colormap: str = COLORMAP
+    alpha: float = ALPHA
+
+    @property
+    def note(self) -> str:
+        """How to read the colours."""
+        high = "yellow" if self.colormap == COLORMAP else f"{self.colormap}'s last colour"
+        negative = "\nOn the negative, this is its similarity to the query." if "negative" in self.images else ""
+        return f"{SCALE}\n{high} raises the {self.value}, blue lowers it.{negative}"
 
 
 class PairFigure(Figure):
@@ -36,33 +62,37 @@ class PairFigure(Figure):
         return file.getvalue()
 
 
-def pair_figure(
-    query: np.ndarray, reference: np.ndarray, lines: Sequence[str], panels: Sequence[MapPanel]
-) -> PairFigure:
-    """A figure of query and reference, uint8 (rows, cols, 3), in the first row, then a row for each method."""
-    images = (query, reference)
-    high, wide, aside, top, gap, foot = 1.9 * query.shape[0] / query.shape[1], 1.9, 2.9, 0.3, 0.08, 0.5
-    width, height = gap + 2 * (wide + gap) + aside, top + (1 + len(panels)) * (high + gap) + foot
+def pair_figure(sheets: Sequence[Sheet]) -> PairFigure:
+    """A figure of each sheet below the other: the images in its first row, then a row for each method."""
+    wide, aside, top, gap, foot = 1.9, 2.9, 0.3, 0.08, 0.65
+    highs = [wide * max(image.shape[0] / image.shape[1] for image in sheet.images.values()) for sheet in sheets]
+    heights = [top + (1 + len(sheet.panels)) * (high + gap) for sheet, high in zip(sheets, highs, strict=True)]
+    columns = max(len(sheet.images) for sheet in sheets)
+    width, height = gap + columns * (wide + gap) + aside, sum(heights) + foot
     figure = PairFigure(figsize=(width, height))
-    for row, panel in enumerate([MapPanel("", images, lines), *panels]):
-        low = height - top - (row + 1) * (high + gap) + gap
-        for column, (image, title) in enumerate(zip(images, ("query", "reference"), strict=True)):
-            axes = figure.add_axes(((gap + column * (wide + gap)) / width, low / height, wide / width, high / height))
-            axes.set_axis_off()
-            seen = panel.maps[column]
-            if row == 0:
-                axes.set_title(title, fontsize=10, pad=3)
-                axes.imshow(image)
-            elif seen.any():
-                axes.imshow(overlay(image, seen))
-            else:
-                axes.imshow(np.full_like(image, 205))
-                axes.text(0.5, 0.5, "flagged", transform=axes.transAxes, ha="center", va="center", color="#333333")
-        left, high_up = (2 * (wide + gap) + 0.14) / width, (low + high - 0.02) / height
-        figure.text(left, high_up, panel.name, fontsize=11, weight="bold", va="top", **PLAIN)
-        below = high_up - (0.24 / height if panel.name else 0)
-        figure.text(left, below, "\n".join(panel.lines), fontsize=9, va="top", linespacing=1.35, **PLAIN)
-    figure.text(gap / width, 0.1 / height, NOTE, fontsize=8.5, color="#444444")
+    edges = [height - sum(heights[:number]) for number in range(len(sheets) + 1)]
+    for sheet, high, (upper, _) in zip(sheets, highs, pairwise(edges), strict=True):
+        images = [*sheet.images.values()]
+        for row, panel in enumerate([MapPanel(sheet.title, images, sheet.lines), *sheet.panels]):
+            low = upper - top - (row + 1) * (high + gap) + gap
+            for column, (title, image) in enumerate(sheet.images.items()):
+                place = ((gap + column * (wide + gap)) / width, low / height, wide / width, high / height)
+                axes = figure.add_axes(place)
+                axes.set_axis_off()
+                seen = panel.maps[column]
+                if row == 0:
+                    axes.set_title(title, fontsize=10, pad=3, **PLAIN)
+                    axes.imshow(image)
+                elif seen.any():
+                    axes.imshow(overlay(image, seen, sheet.colormap, sheet.alpha))
+                else:
+                    axes.imshow(np.full_like(image, EMPTY))
+                    axes.text(0.5, 0.5, "flagged", transform=axes.transAxes, ha="center", va="center", color="#333333")
+            left, high_up = (len(images) * (wide + gap) + 0.14) / width, (low + high - 0.02) / height
+            figure.text(left, high_up, panel.name, fontsize=11, weight="bold", va="top", **PLAIN)
+            below = high_up - (0.24 / height if panel.name else 0)
+            figure.text(left, below, "\n".join(panel.lines), fontsize=9, va="top", linespacing=1.35, **PLAIN)
+    figure.text(gap / width, 0.1 / height, sheets[0].note, fontsize=8.5, color="#444444")
     return figure
 
 

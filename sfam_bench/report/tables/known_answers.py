@@ -37,7 +37,8 @@ def check_table(runs: Sequence[Summed]) -> Table:
         check, means = run.run.manifest.get("intervention") or {}, run.means
         flips = {part: share for part, share in (check.get("flips") or {}).items() if share is not None}
         causes = [flips[part] for part in check.get("causes", ()) if part in flips]
-        others = [share for part, share in flips.items() if part not in ("crest", "tail", *check.get("causes", ()))]
+        known = {*check.get("states", ("crest", "tail")), *check.get("causes", ())}
+        others = [share for part, share in flips.items() if part not in known]
         ceiling = means.loc[means["metric"] == CEILING, "mean"]
         cells = (
             Cell(_number((run.run.manifest.get("retrieval") or {}).get("recall_at_1"))),

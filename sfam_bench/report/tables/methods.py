@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sfam_bench.core.method_card import card_of, field_notes, formula_and_source, remarks
+from sfam_bench.core.method_card import Card, card_of, field_notes, formula_and_source, remarks
 
 NEEDS = {"attention": "needs the attention of a vision transformer", "training": "needs the training images, once"}
 TINY = 1e-7  # rounding error of float32
@@ -78,7 +78,8 @@ def methods_page(
         "which is the similarity to the reference minus that to a negative (an image of another class).",
         "- *forward*, *backward*: how many images pass through the trunk for each map, in addition to encoding the "
         "pair once. Methods with the same masks share these passes in a run.",
-        "- *ms per map*: milliseconds for each map, measured once on the machine that wrote this page.",
+        "- *ms per map*: milliseconds of processor time for each map, of all cores together (on a GPU, of the clock), "
+        "measured once on the machine that wrote this page.",
         "- *uses reference*: whether the map depends on the reference; a *control* is a negative control, which does "
         "not depend on the content of the reference and which every method should beat.",
         "- *signed*: whether the map can have negative values.",
@@ -114,6 +115,16 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         f"Source: {plain_text(source)}. {plain_text(remarks(method))}".rstrip(),
         "",
     ]
+    lines += [describe_card(card), ""]
+    lines += field_lines(method)
+    for title, entries in (("Identities", card.identities), ("Limitations", card.degenerate)):
+        if entries:
+            lines += [f"{title}:", "", *(f"- {plain_text(entry)}" for entry in entries), ""]
+    return lines
+
+
+def describe_card(card: Card) -> str:
+    """The properties of a method in one sentence."""
     images = "single image" if card.one_image else "images" if card.needs_images else "embedding"
     uses = f"uses the reference's {images}"
     facts = [
@@ -123,12 +134,7 @@ def _card_lines(name: str, method: type, pictured: bool) -> list[str]:
         "supports the margin target" if card.margin else "no margin target",
         *([NEEDS[card.needs]] if card.needs else []),
     ]
-    lines += [f"{'; '.join(facts).capitalize()}.", ""]
-    lines += field_lines(method)
-    for title, entries in (("Identities", card.identities), ("Limitations", card.degenerate)):
-        if entries:
-            lines += [f"{title}:", "", *(f"- {plain_text(entry)}" for entry in entries), ""]
-    return lines
+    return f"{'; '.join(facts).capitalize()}."
 
 
 @cache

@@ -1,0 +1,228 @@
+"""The file that enters a method, and the row of a leaderboard that is made of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import read_json, write_json
+from sfam_bench.core.metric_card import metric_facts
+from sfam_bench.core.provenance import differences, run_facts, to_plain
+from sfam_bench.statistics.intervals import Interval, clustered_intervals
+from sfam_bench.tracks.card import SubmissionCard
+from sfam_bench.tracks.maps import Maps
+from sfam_bench.tracks.measure import Controls, Values, describe_values, restore_values
+from sfam_bench.tracks.track import Track
+
+FORMAT = 1
+FIELDS = ("format", "track", "digest", "card", "method", "maps", "values", "seconds", "software")
+SUBMISSION = "submission.json"
+AGAIN = "make it again with sfam-bench track run and track submit"
+CLOSE = 1e-3  # of a value that is recomputed on another machine
+SELDOM = 0.01  # share of values that may differ by more: the order of nearly equal pixels changes with rounding
+BLIND = 0.01  # median relative change of a map with the reference, below which it is blind
+MARKS = {
+    "blind": "blind to the reference",
+    "follows": "does not follow the reference",
+    "chance": "not above chance",
+    "random": "keeps its map with random weights",
+}
+
+
+@dataclass(frozen=True)
+class Code:
+    """A method entered as code.
+
+    ours: its name in conf/explainer, or "". settings: its class as `_target_`, and its fields. source: the SHA-256 of
+    each source file of its own.
+    """
+
+    ours: str
+    settings: Mapping[str, Any]
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"ours": self.ours, "settings": to_plain(self.settings), "source": dict(self.source)}
+
+    def check(self, found: "Code") -> None:
+        """Raise UserError where the code at hand is not the one that was entered."""
+        if changed := differences(self.facts, found.facts):
+            raise UserError(f"the method is not the one that was entered ({changed}): give that one, or submit again")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is entered on a track: by code, or by maps alone where `code` is None.
+
+    digest: of the track. maps: `Maps.facts`; values: `describe_values`, by metric; both None for code that was not run
+    by its authors, as on a hidden track. card: None until it is added.
+    """
+
+    track: str
+    digest: str
+    card: SubmissionCard | None
+    code: Code | None
+    maps: Mapping[str, Any] | None
+    values: Mapping[str, list[float | None]] | None
+    seconds: float | None
+    software: Mapping[str, Any] = field(default_factory=run_facts)
+
+    @classmethod
+    def of(cls, track: Track, code: Code | None, maps: Maps, values: Values) -> "Submission":
+        """The maps and values of a method, without a card."""
+        return cls(track.name, track.spec.digest, None, code, maps.facts, describe_values(values.table), maps.seconds)
+
+    @classmethod
+    def read(cls, path: Path) -> "Submission":
+        """Read a file; UserError where it is damaged, was edited, or lacks a field."""
+        return cls.of_facts(read_json(path, AGAIN), path)
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any], path: Path) -> "Submission":
+        """A submission, or the part of a row that is one."""
+        if missing := [name for name in FIELDS if name not in facts]:
+            raise UserError(f"{path} is no submission: it has no {missing[0]}; {AGAIN}")
+        if facts["format"] != FORMAT:
+            raise UserError(f"{path} has format {facts['format']!r:.20}, and this version reads {FORMAT}: {AGAIN}")
+        card = None if facts["card"] is None else SubmissionCard.of(facts["card"], str(path))
+        try:
+            code = None if facts["method"] is None else Code(**facts["method"])
+        except TypeError:
+            raise UserError(f"{path}: its method is not described: {AGAIN}") from None
+        kept = {name: facts[name] for name in ("track", "digest", "maps", "values", "seconds", "software")}
+        return cls(card=card, code=code, **kept)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """In JSON types."""
+        return {
+            **{"format": FORMAT, "track": self.track, "digest": self.digest},
+            **{"card": self.card and self.card.facts, "method": self.code and self.code.facts},
+            **{"maps": self.maps, "values": self.values, "seconds": self.seconds, "software": self.software},
+        }
+
+    def write(self, path: Path) -> None:
+        """Write it, sealed."""
+        write_json(path, self.facts)
+
+    def check_track(self, track: Track) -> None:
+        """Raise UserError where it was made for another version of the track."""
+        if (self.track, self.digest) != (track.name, track.spec.digest):
+            raise UserError(
+                f"the submission was made for {self.track} (digest {self.digest[:12]}), and this is {track.name} "
+                f"(digest {track.spec.digest[:12]}): run it on this track"
+            )
+
+    def check_maps(self, maps: Maps) -> None:
+        """Raise UserError where the maps are not those that were submitted."""
+        if self.maps is None or self.maps.get("sha256") != maps.facts["sha256"]:
+            raise UserError(
+                "the maps are not those of the submission (their SHA-256 differs): give these, or run again"
+            )
+
+    def check_values(self, found: pd.DataFrame) -> None:
+        """Raise UserError where the submitted values are not what the maps or the code give."""
+        if self.values is None:
+            return
+        claimed = restore_values(self.values)
+        if list(claimed) != list(found) or len(claimed) != len(found):
+            raise UserError("the submission has values of other metrics or pairs than its track: run it again")
+        one, other = claimed.to_numpy(float), found.to_numpy(float)
+        with np.errstate(invalid="ignore"):
+            equal = (np.isnan(one) & np.isnan(other)) | (np.abs(one - other) <= CLOSE)
+        if (~equal).mean() > SELDOM:
+            row, column = np.argwhere(~equal)[0]
+            raise UserError(
+                f"{(~equal).sum()} of {equal.size} values do not recompute: {list(found)[column]} of pair {row + 1} is "
+                f"{one[row, column]:.4f}, and its maps give {other[row, column]:.4f}; run it again, with the versions "
+                "of its software"
+            )
+
+
+def make_row(submission: Submission, track: Track, values: Values, controls: Controls, source: str) -> dict[str, Any]:
+    """The row of a leaderboard: the submission with recomputed values, controls and their summary.
+
+    `source` is what the values were recomputed from: "code" or "maps".
+    """
+    directions = {
+        name: {"label": facts["label"], "higher_is_better": facts["higher_is_better"]}
+        for name, facts in metric_facts(track.metrics).items()
+    }
+    row = {
+        **submission.facts,
+        "values": describe_values(values.table),
+        "chance": describe_values(track.chance),
+        "controls": describe_values(pd.DataFrame(controls)),
+        "reasons": {metric: dict(found) for metric, found in values.reasons.items()},
+        "recomputed_from": source,
+        "scored_with": run_facts(),
+        "metrics": directions,
+        "headline": track.headline,
+        "classes": [int(label) for label in track.pairs["query_label"]],
+        "controlled_classes": [int(label) for label in track.controlled["query_label"]],
+    }
+    return {**row, "summary": summarise_row(row)}
+
+
+def summarise_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Means with intervals over classes, and marks, of the values of a row.
+
+    An undefined value of a map counts as that of the random map of its pair, so that leaving pairs out gains nothing.
+    """
+    own, chance = restore_values(row["values"]), restore_values(row["chance"])
+    filled, classes = own.where(own.notna(), chance), np.array(row["classes"])
+    means = dict(zip(filled, intervals(filled.to_numpy(float), classes), strict=True))
+    headline, metrics = row["headline"], row["metrics"]
+    sign = 1 if metrics[headline]["higher_is_better"] else -1
+    (above,) = intervals(sign * (filled[[headline]] - chance[[headline]]).to_numpy(float), classes)
+    controls = restore_values(row["controls"])
+    if "randomised" in controls:
+        controls["kept"] = controls["randomised"] - controls["randomised_exact"]
+    checked = dict(zip(controls, intervals(controls.to_numpy(float), np.array(row["controlled_classes"])), strict=True))
+    blind = float(np.nanmedian(controls["change_other"])) <= BLIND
+    failed = {
+        "blind": blind,
+        "follows": not blind and "follows" in checked and not checked["follows"]["low"] > 0,
+        "chance": not above["low"] > 0,
+        "random": "kept" in checked and checked["kept"]["low"] > 0,
+    }
+    undefined = int((own[headline].isna() & chance[headline].notna()).sum())
+    return {
+        **{"means": means, "above_chance": above, "controls": checked, "undefined": undefined},
+        "marks": [name for name, found in failed.items() if found],
+    }
+
+
+def intervals(values: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:
+    """Mean and 95 % interval over classes of each column, in JSON types."""
+    return [describe_interval(found) for found in clustered_intervals(values, classes)]
+
+
+def describe_interval(found: Interval) -> dict[str, Any]:
+    bounds = {name: getattr(found, name) for name in ("mean", "low", "high")}
+    rounded = {name: None if np.isnan(value) else float(f"{value:.6g}") for name, value in bounds.items()}
+    return {**rounded, "count": found.count, "classes": found.clusters}
+
+
+def check_row(row: Mapping[str, Any], track: Track, path: Path) -> Submission:
+    """The submission in a row; UserError where it is of another track, or its summary is not that of its values."""
+    submission = Submission.of_facts(row, path)
+    submission.check_track(track)
+    if submission.card is None or path.name != f"{submission.card.name}.json" or path.parent.name != track.name:
+        raise UserError(f"{path}: a row is results/leaderboard/TRACK/NAME.json, with the names of its track and card")
+    expected = {
+        "classes": [int(label) for label in track.pairs["query_label"]],
+        "controlled_classes": [int(label) for label in track.controlled["query_label"]],
+        "headline": track.headline,
+        "chance": describe_values(track.chance),
+    }
+    if changed := [name for name, value in expected.items() if row.get(name) != value]:
+        raise UserError(f"{path}: {changed[0]} is not that of {track.name}: score it again")
+    if differing := differences(to_plain(row.get("summary", {})), summarise_row(row)):
+        raise UserError(f"{path}: its summary is not that of its values ({differing}): score it again")
+    return submission
