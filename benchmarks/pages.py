@@ -59,7 +59,7 @@ def write_page(root: Path, count: int) -> Path:
         ids = pair["query_id"], pair["reference_id"]
         names = {side: f"{name}-{number}" for side, name in zip(PAIR, ids, strict=True)}
         rows.append(row_of[ids])
-        parts["pairs"].append(pd.DataFrame([{**pair, **names}]))
+        parts["pairs"].append(pd.DataFrame([pair]).assign(**names))
         for kind, frame in (("records", records), ("curves", curves)):
             own = frame[(frame["query_id"] == ids[0]) & (frame["reference_id"] == ids[1])]
             parts[kind].append(own.assign(**names))
@@ -82,7 +82,7 @@ def write_page(root: Path, count: int) -> Path:
 
 def curves_of(frame: pd.DataFrame) -> list[SimpleNamespace]:
     """The rows of a frame as a store takes them."""
-    return [SimpleNamespace(**row) for row in frame.to_dict("records")]
+    return [SimpleNamespace(**{str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
 
 
 def measure(page: Path) -> float:

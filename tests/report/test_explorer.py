@@ -13,9 +13,10 @@ import pytest
 
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.selectivity import Selectivity
+from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.page import explorer
 from sfam_bench.report.page.explorer import build_explorer, to_json
-from sfam_bench.report.page.pair_order import sort_pairs
+from sfam_bench.report.page.pair_order import count_failures, select_worst, sort_pairs
 from sfam_bench.runs.chunks import SCHEMA
 from sfam_bench.runs.matrix import RUN, Matrix
 from sfam_bench.runs.reader import read_run
@@ -108,6 +109,26 @@ def test_only_pairs_with_images_are_shown_and_each_image_once(fake_run: Path) ->
     everything = "".join([to_json(found.index), *found.blocks.values()])
     assert "<script" not in everything
     assert "\\u003cscript" in everything
+
+
+def test_failures_are_counted_over_all_pairs_and_the_worst_are_selected(fake_run: Path) -> None:
+    run = read_run(fake_run)
+    run.matrix.entries["selectivity_energy", "sfam"][[4, 9, 17]] = [-0.2, 0.0, -0.1]
+    run.pairs.loc[20, "reference_label"] = 99  # another class, nearer than the query's own
+    run.pairs.loc[21, "query_id"] = run.pairs.loc[20, "query_id"]
+    listed = sort_pairs(run.pairs, run.matrix, run.manifest)
+    assert count_failures(run, Catalogue.of(run.manifest)) == sum(bool(pair.failed) for pair in listed) == 4
+    worst = select_worst(run, 2)
+    assert {run.matrix.pairs[4], run.matrix.pairs[17]} <= worst
+    deletion = run.matrix.entries["deletion_mean_colour", "sfam"]
+    assert run.matrix.pairs[int(np.nanargmax(deletion))] in worst
+    assert select_worst(run, 0) == set()
+
+
+def test_matches_are_listed_by_method_without_empty_ones() -> None:
+    raw = np.array([[0.25, 0.5, 0.75, 0.125, -2.0], [0.5, 0.5, 0.5, 0.5, 0.0]], np.float32)
+    assert explorer._matches(raw) == [[0.25, 0.5, 0.75, 0.125, -2.0]]
+    assert explorer._matches(None) == []
 
 
 def test_what_does_not_fit_is_left_out_from_the_end(fake_run: Path) -> None:
