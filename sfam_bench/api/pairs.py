@@ -104,7 +104,7 @@ def read_pairs(
     given = {"reference": reference, "negative": negative, "foreground": foreground, "box": box}
     for name, several in given.items():
         if several is not None and (not _is_many(several, name) or len(_items(several)) != count):
-            raise UserError(f"query is a list of {count} images, and {name} is not: give as many, in the same order")
+            raise UserError(f"query holds {count} images, and {name} does not: give one for each, in the same order")
     columns = {"query": query, **{name: several for name, several in given.items() if several is not None}}
     rows = zip(*map(_items, columns.values()), strict=True)
     return _checked(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -32,6 +33,21 @@ def open_image(
     """Read an image file as `to_rgb` does; raises UserError if it is absent, damaged or ambiguous."""
     with _open_checked(path) as image:
         return to_rgb(image, str(path), orientation, background, marked)
+
+
+def decode_bytes(content: bytes, what: str, background: str = "white", marked: bool = False) -> PIL.Image.Image:
+    """Read the bytes of an image file as `to_rgb` does; raises UserError if they are damaged or ambiguous."""
+    try:
+        with PIL.Image.open(BytesIO(content)) as image:
+            if image.format == "PNG":
+                image.verify()  # as for files; verify leaves the image unusable
+        with PIL.Image.open(BytesIO(content)) as image:
+            return to_rgb(image, what, background=background, marked=marked)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise anything for damaged files
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read {what} ({why}): give the bytes of an undamaged image") from None
 
 
 def open_mask(path: Path, orientation: Orientation = "exif") -> MaskArray:

@@ -1,7 +1,6 @@
 """Convert a caller's files, bytes, PIL images, arrays and tensors, with masks and boxes, to inputs of a model."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ from sfam_bench.core.records import PairBatch, Sample
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.decode import (
     array_to_rgb,
+    decode_bytes,
     levels_to_mask,
     open_image,
     open_mask,
@@ -92,14 +92,15 @@ def open_picture(
         return open_image(path, background=background, marked=marked)
     if isinstance(picture, np.ndarray):
         return array_to_rgb(channels_last(picture, what), what, background)
-    if not isinstance(picture, PIL.Image.Image | bytes):
+    if isinstance(picture, bytes):
+        return decode_bytes(picture, what, background, marked)
+    if not isinstance(picture, PIL.Image.Image):
         raise UserError(
             f"{what} is of type {type(picture).__name__}: give a path, bytes of a file, a PIL image, an array or a "
             "tensor"
         )
     try:
-        image = PIL.Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture
-        return to_rgb(image, what, background=background, marked=marked)
+        return to_rgb(picture, what, background=background, marked=marked)
     except (OSError, SyntaxError, ValueError) as error:  # PIL reads the file only now
         raise UserError(f"cannot read {what} ({one_line(error)}): open an undamaged image") from None
 

@@ -128,9 +128,11 @@ ONE, MANY = images(1)[0], images(3)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((MANY, MANY[:2]), r"^query is a list of 3 images, and reference is not: give as many, in the same order$"),
-        ((MANY, ONE), "query is a list of 3 images, and reference is not"),
+        ((MANY, MANY[:2]), "^query holds 3 images, and reference does not: give one for each, in the same order$"),
+        ((MANY, ONE), "^query holds 3 images, and reference does not"),
         ((ONE, MANY), r"^query is one image and reference a batch of 3: give list\(reference\) for a prototype"),
+        ((ONE, [MANY]), r"^reference 0 is a batch of 3 images, and one is expected: give one, such as batch\[0\]$"),
+        ((PLAIN, [np.zeros((3, 8, 8, 3))]), "^reference 0 is a batch of 3 images, and one is expected"),
         (([ONE, ONE],), r"^pair 0 is of type Tensor: give \(query, reference\) or \(query, reference, negative\)$"),
         (([(ONE,)],), r"^pair 0 is of type tuple of 1: give \(query, reference\)"),
         (([],), "^the list holds no pairs: give at least one$"),
@@ -147,8 +149,9 @@ ONE, MANY = images(1)[0], images(3)
             "^row 1 of the pairs has no reference: fill it in, or remove the column$",
         ),
         (("https://a.org/b.jpg", ONE), "^query https://a.org/b.jpg is an address: download it, and give the path or"),
-        ((b"no image", ONE), r"^cannot read query \(.*\): open an undamaged image$"),
+        ((b"no image", ONE), r"^cannot read query \(.*\): give the bytes of an undamaged image$"),
         ((b"", ONE), "^cannot read query"),
+        ((stored()[:-40], ONE), "^cannot read query"),
     ],
 )
 def test_what_is_not_clear_is_refused_in_one_line(given: tuple[object, ...], said: str) -> None:
