@@ -56,9 +56,7 @@ def main() -> None:
 
 def freeze(name: str, source: Path | None, data: str | None, key: str | None, frozen: Path = FROZEN) -> None:
     """Complete the folder of a track; raises UserError where it is frozen already."""
-    digests = frozen / DIGESTS
-    known = yaml.safe_load(digests.read_text()) if digests.is_file() else {}
-    if name in known:
+    if name in read_digests(frozen):
         raise UserError(f"{name} is frozen: give a new track another name")
     folder = frozen / name
     if source is not None:
@@ -79,7 +77,14 @@ def freeze(name: str, source: Path | None, data: str | None, key: str | None, fr
     (folder / SPEC).write_text(text + "".join(f"{what}: {value}\n" for what, value in facts.items()))
     values = measure(track, {"chance": compute_maps(track, Chance())})["chance"]
     values.table.to_csv(folder / CHANCE, index=False, float_format="%.6g")
-    digests.write_text("".join(f"{one}: {value}\n" for one, value in {**known, name: folder_digest(folder)}.items()))
+    known = {**read_digests(frozen), name: folder_digest(folder)}
+    (frozen / DIGESTS).write_text("".join(f"{one}: {value}\n" for one, value in known.items()))
+
+
+def read_digests(frozen: Path) -> dict[str, str]:
+    """The digests of the tracks that are frozen."""
+    file = frozen / DIGESTS
+    return yaml.safe_load(file.read_text()) if file.is_file() else {}
 
 
 def copy_weights(source: Path, to: Path) -> None:

@@ -137,6 +137,7 @@ def _read_list(given: Any) -> list[Pair]:
         return _read_csv(Path(given).expanduser())
     if isinstance(given, pd.DataFrame):
         return _read_frame(given)
+    given = list(given) if isinstance(given, Iterator) else given
     if isinstance(given, str | bytes | Path) or not isinstance(given, Sequence):
         raise UserError("reference is missing: give one, or a list, a frame or a CSV of pairs")
     pairs = []

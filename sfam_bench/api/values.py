@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
+from itertools import chain, islice
 from typing import Any
 
 import pandas as pd
@@ -182,8 +183,13 @@ def _read_batches(
     pairs: Any, geometry: Geometry, background: str, how: Prototype, batch_size: int
 ) -> tuple[Iterable[PairBatch], int | None, Target]:
     """The batches, their number if it is known, and what is explained by default."""
-    if isinstance(pairs, Iterator) or (isinstance(pairs, list | tuple) and pairs and isinstance(pairs[0], PairBatch)):
-        return pairs, len(pairs) if isinstance(pairs, list | tuple) else None, Similarity()
+    total = len(pairs) if isinstance(pairs, list | tuple) else None
+    if isinstance(pairs, Iterator | list | tuple):
+        stream = iter(pairs)
+        first = [*islice(stream, 1)]
+        if first and isinstance(first[0], PairBatch):
+            return chain(first, stream), total, Similarity()
+        pairs = [*first, *stream]
     listed, _ = read_pairs(pairs)
     _check_unique(listed)
     batches = load_batches(listed, geometry, background, how, batch_size)

@@ -175,10 +175,11 @@ class MatchResidual(Checked):
     matches best, over the diagonal of the reference; 0 is one common movement. PAIR-X's authors measure with a
     homography whether matches of right pairs are more plausible than those of wrong pairs of equal score: compare this
     value between kinds of pairs. A match is a position of the query and its greatest value; the best are those of
-    greatest value. NaN for fewer than `least` matches of positive value.
+    greatest value. NaN for fewer than `least` positions of the reference that have a match of positive value, since the
+    map that sends everything to one spot fits matches there.
 
     matches: number of matches.
-    least: smallest number of matches; an affine map fits three without an error.
+    least: smallest number of matched positions of the reference; an affine map fits three without an error.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -198,7 +199,7 @@ class MatchResidual(Checked):
             range=(0, inf),
             needs=("pairs of positions",),
             degenerate=(
-                "matches on one spot of the reference fit the map that sends everything there",
+                "where several matches share a position of the reference, the map shrinks, and with it the residual",
                 "objects that bend or turn have a residual without any wrong match",
             ),
             group="Metrics that depend on the pair",
@@ -221,9 +222,8 @@ class MatchResidual(Checked):
             best, where = one.max(dim=1)
             chosen = best.argsort(descending=True, stable=True)[: self.matches]
             chosen = chosen[best[chosen] > 0]
-            values.append(
-                affine_residual(own[chosen], other[where[chosen]]) / diagonal if len(chosen) >= self.least else None
-            )
+            enough = len(where[chosen].unique()) >= self.least
+            values.append(affine_residual(own[chosen], other[where[chosen]]) / diagonal if enough else None)
         few = torch.tensor([value is None for value in values], device=explained.maps.device)
         found = torch.stack([torch.zeros(()).double() if value is None else value for value in values])
         return mask_values(found.to(explained.maps), {"few_matches": few})

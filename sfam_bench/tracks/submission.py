@@ -1,19 +1,22 @@
 """The file that enters a method, and the row of a leaderboard that is made of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
+from beartype.door import is_bearable
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.provenance import differences, run_facts, to_plain
 from sfam_bench.statistics.intervals import Interval, clustered_intervals
-from sfam_bench.tracks.card import SubmissionCard
+from sfam_bench.tracks.card import NUMBERS, SubmissionCard
 from sfam_bench.tracks.maps import Maps
 from sfam_bench.tracks.measure import Controls, Values, describe_values, restore_values
 from sfam_bench.tracks.track import Track
@@ -44,6 +47,10 @@ class Code:
     ours: str
     settings: Mapping[str, Any]
     source: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9_]*", self.ours):  # a dotted name would be imported
+            raise UserError(f"the method of a submission is {self.ours!r:.60}, which is no name of conf/explainer")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -90,11 +97,15 @@ class Submission:
         if facts["format"] != FORMAT:
             raise UserError(f"{path} has format {facts['format']!r:.20}, and this version reads {FORMAT}: {AGAIN}")
         card = None if facts["card"] is None else SubmissionCard.of(facts["card"], str(path))
-        try:
-            code = None if facts["method"] is None else Code(**facts["method"])
-        except TypeError:
-            raise UserError(f"{path}: its method is not described: {AGAIN}") from None
-        kept = {name: facts[name] for name in ("track", "digest", "maps", "values", "seconds", "software")}
+        kept = {name: facts[name] for name in FIELDS if name not in ("format", "card", "method")}
+        method = facts["method"]
+        described = {**dict.fromkeys(get_type_hints(Code)), **(method if isinstance(method, dict) else {})}
+        for kind, given in ((cls, kept), *([] if method is None else [(Code, described)])):
+            hints = get_type_hints(kind)
+            wrong = [name for name in given if not is_bearable(given[name], hints.get(name, NoneType), conf=NUMBERS)]
+            if wrong:
+                raise UserError(f"{path}: {wrong[0]} is {given[wrong[0]]!r:.60}, which no run writes: {AGAIN}")
+        code = None if method is None else Code(**described)
         return cls(card=card, code=code, **kept)
 
     @property

@@ -66,6 +66,7 @@ SEVERAL = {
     "two batches": lambda: (images(3, 1), images(3, 2)),
     "two lists": lambda: ([*images(3, 1)], [*images(3, 2)]),
     "a list of pairs": lambda: ([*zip(images(3, 1), images(3, 2), strict=True)],),
+    "zipped": lambda: (zip(images(3, 1), images(3, 2), strict=True),),
     "a frame": lambda: (pd.DataFrame({"query": [*images(3, 1)], "reference": [*images(3, 2)]}),),
 }
 

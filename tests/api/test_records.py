@@ -77,7 +77,7 @@ def test_batches_of_a_data_set_with_its_regions_and_a_gallery(run_script: Run, t
 
 def test_what_is_not_measured_is_named() -> None:
     model, pairs = small_model(), [*zip(images(2, 1), images(2, 2), strict=True)]
-    found = evaluate(model, pairs, "sfam", ["gini", "pointing_game"])
+    found = evaluate(model, iter(pairs), "sfam", ["gini", "pointing_game"])
     assert {*found["metric"]} == {"gini", "s_full"}
     assert found.attrs["skipped"] == ["pointing_game"]
     assert found.attrs["metrics"]["gini"]["label"]

@@ -165,7 +165,7 @@ def test_what_there_is(capsys: pytest.CaptureFixture[str], arguments: list[str],
         ),
         (["models", "ls", "lite1"], "there is no model 'lite1': did you mean lite0?"),
         (["explainers", "show"], "explainers accepts ls [NAME], not 'show'"),
-        (["models", "ls", "--yaml"], "models accepts ls [NAME], ls --json and check, not '--yaml'"),
+        (["models", "ls", "--yaml"], "models accepts ls [NAME], ls --json and check, not 'ls --yaml'"),
     ],
 )
 def test_what_there_is_not(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:

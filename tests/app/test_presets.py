@@ -171,7 +171,9 @@ def test_the_command_lists_them_without_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    head, *lines = run.stdout.splitlines()
+    models, _, presets = run.stdout.partition("\nTraining presets (experiment=train/NAME), with published recall@1:\n")
+    assert [line.split()[0] for line in models.splitlines()] == sorted(f.stem for f in (CONF / "model").glob("*.yaml"))
+    head, *lines = presets.splitlines()
     assert head.split() == ["name", "dataset", "loss", "backbone", "dims", "recall@1", "source", "mark", "licence"]
     assert [line.split()[0] for line in lines] == NAMES
     line = next(line for line in lines if line.startswith("cub_proxy_anchor_resnet50"))
@@ -189,7 +191,7 @@ def test_a_command_that_is_none_is_explained(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as stop:
         main(["models", "list"])
     assert stop.value.code == 2
-    assert "models accepts --json, not 'list'" in capsys.readouterr().err
+    assert "models accepts ls [NAME], ls --json and check, not 'list'" in capsys.readouterr().err
 
 
 def test_columns_are_aligned() -> None:

@@ -21,6 +21,7 @@ SCRIPTS = (
     "methods",
     "metrics",
     "part_agreement",
+    "score",
     "submit",
     "train",
     "tune",

@@ -134,6 +134,9 @@ def test_matches_that_move_together_have_no_residual():
     assert MatchResidual()(seen_with(joint, part, part)).values.item() > 0.01
     few = MatchResidual()(seen_with(torch.eye(CELLS) * (torch.arange(CELLS) < 4), part, part))
     assert few.reasons["few_matches"].all()
+    one_spot = torch.zeros(CELLS, CELLS)
+    one_spot[:, 7] = 1.0
+    assert MatchResidual()(seen_with(one_spot, part, part)).reasons["few_matches"].all()
     with pytest.raises(UserError, match="least"):
         MatchResidual(least=3)
 

@@ -177,6 +177,7 @@ def test_the_zoos_birds_are_closed_set(tmp_path, resnet):
 # Vision transformers
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_read_at_its_class_token(tmp_path):
     net = randomised(timm.create_model("vit_tiny_patch16_224", num_classes=5))
     path = saved({"state_dict": under("backbone.", net)}, tmp_path / "vit.pth")
@@ -196,6 +197,7 @@ def test_keys_that_do_not_tell_the_pixels_are_not_guessed(tmp_path):
     assert loaded(path, backbone=given).trunk[0].mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
+@pytest.mark.slow
 def test_registers_are_not_left_out_in_silence(tmp_path):
     net = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
     registers = {"mask_token": torch.zeros(1, 384), "register_tokens": torch.rand(1, 4, 384)}
@@ -215,7 +217,13 @@ def test_registers_are_not_left_out_in_silence(tmp_path):
 
 @pytest.mark.parametrize(
     ("prefix", "suffix"),
-    [("", ".pth"), ("module.", ".safetensors"), ("_orig_mod.module.", ".pth"), ("encoder.net.", ".pt")],
+    [
+        ("encoder.net.", ".pt"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("", ".pth"), ("module.", ".safetensors"), ("_orig_mod.module.", ".pth"))
+        ),
+    ],
 )
 def test_a_plain_state_dict_under_any_prefix(resnet, prefix, suffix, tmp_path, caplog):
     path = tmp_path / f"a{suffix}"

@@ -48,7 +48,9 @@ def test_the_last_feature_map_of_torchvision_is_what_its_classifier_pools():
         torch.testing.assert_close(whole.fc(pooled), whole((images - trunk[0].mean) / trunk[0].std))
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)]
+)
 def test_transformers_give_a_grid(name):
     trunk, _ = built("timm", name)
     with torch.no_grad():

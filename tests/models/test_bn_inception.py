@@ -20,6 +20,7 @@ def test_it_is_the_port_that_metric_learning_uses():
             torch.testing.assert_close(ours(images), theirs.features(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "channels"), [("3c", 576), ("5a", 1024)])
 def test_it_is_cut_behind_a_block(block, channels):
     whole = randomised(BNInception())

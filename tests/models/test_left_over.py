@@ -174,7 +174,9 @@ def test_queues_of_momentum_encoders_need_no_word(tmp_path):
     torch.testing.assert_close(embedded(saved(state, tmp_path), "model.prefix=module.encoder_q"), BARE)
 
 
-@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_distilled_patch16_224", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)]
+)
 def test_networks_that_are_named_are_found_with_their_own_classifiers(name, tmp_path):
     path = saved({"model": timm.create_model(name, num_classes=10).state_dict()}, tmp_path)
     assert checkpoint(str(path), Cosine(), backbone=f"timm/{name}").name == "a"

@@ -59,7 +59,9 @@ def loaded(path: Path) -> Tensor:
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder_q.", "_orig_mod.module.model.")
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(
+    "prefix", [*(pytest.param(each, marks=pytest.mark.slow) for each in PREFIXES[:-1]), PREFIXES[-1]]
+)
 def test_prefixes_are_removed_and_said(
     resnet: nn.Module, prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,7 +119,10 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("made", FILES.values(), ids=FILES)
+@pytest.mark.parametrize(
+    "made",
+    [pytest.param(made, id=name, marks=[pytest.mark.slow] if name != "MoCo" else []) for name, made in FILES.items()],
+)
 def test_self_supervised_networks_are_read_without_their_projection(
     made: Any, resnet: nn.Module, tmp_path: Path
 ) -> None:
@@ -129,6 +134,7 @@ def test_self_supervised_networks_are_read_without_their_projection(
     torch.testing.assert_close(loaded(tmp_path / "a.pth"), embedded(resnet))
 
 
+@pytest.mark.slow
 def test_the_teacher_of_dino_is_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = timm.create_model("vit_small_patch16_224.dino", num_classes=0).eval()

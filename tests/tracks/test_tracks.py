@@ -279,6 +279,31 @@ def test_an_edited_file_is_refused_and_a_sealed_forgery_does_not_recompute(
         Submission.read(path).check_values(found.table)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"method": {"ours": "os.system", "settings": {}, "source": {}}}, "no name of conf/explainer"),
+        ({"method": {"ours": 3, "settings": {}, "source": {}}}, "ours is 3, which no run writes"),
+        ({"method": {"ours": "sfam", "settings": {}, "source": {}, "path": "x"}}, "path is 'x', which no run"),
+        ({"method": {"ours": "sfam"}}, "settings is None, which no run"),
+        ({"method": "sfam"}, "ours is None, which no run"),
+        ({"values": {"causal_agreement": ["high"]}}, "values is .*, which no run writes"),
+        ({"maps": [1]}, "maps is"),
+        ({"seconds": "fast"}, "seconds is"),
+        ({"format": 2}, "this version reads 1"),
+    ],
+)
+def test_a_file_with_other_content_is_refused_and_runs_nothing(
+    opened: Track, maps: Maps, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    facts = Submission.of(opened, Code("sfam", {}), maps, measure(opened, {"a": maps})["a"]).facts
+    write_json(tmp_path / "submission.json", facts)
+    Submission.read(tmp_path / "submission.json")
+    write_json(tmp_path / "submission.json", facts | changed)
+    with pytest.raises(UserError, match=message):
+        Submission.read(tmp_path / "submission.json")
+
+
 def test_another_version_of_the_track_is_refused(opened: Track, maps: Maps) -> None:
     submission = Submission.of(opened, None, maps, measure(opened, {"a": maps})["a"])
     submission.check_track(opened)

@@ -14,7 +14,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from sfam_bench.app.listing import describe_choice, list_files, print_entries
+from sfam_bench.app.listing import describe_choice, format_lines, list_files, print_entries
 from sfam_bench.app.presets import format_table, read_presets
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.signals import ignore_closed_pipe
@@ -26,29 +26,29 @@ def main() -> None:
     try:
         if command == "check":
             check(rest)
+        elif command == "ls" and len(rest) < 2 and (rest == ["--json"] or not "".join(rest).startswith("-")):
+            list_models(rest)
         else:
-            list_models(rest if command == "ls" else [command, *rest])
+            raise UserError(f"models accepts ls [NAME], ls --json and check, not {' '.join([command, *rest])!r}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 def list_models(options: list[str]) -> None:
-    """Print the models (model=NAME) and the presets (experiment=train/NAME), or one of them."""
-    listed, models = read_presets(), list_files("model")
-    presets = {preset.name: preset for preset in listed}
-    if options == ["--json"]:
-        with ignore_closed_pipe():
-            print(json.dumps([asdict(preset) for preset in listed], indent=2))
-    elif options and (len(options) > 1 or options[0].startswith("-")):
-        raise UserError(f"models accepts ls [NAME], ls --json and check, not {' '.join(options)!r}")
-    elif options and options[0] in presets:
-        print("\n".join(f"{name}: {value}" for name, value in asdict(presets[options[0]]).items()))
-    else:
-        print_entries({**models, **dict.fromkeys(presets, "")} if options else models, describe, "model", options)
-        if not options:
-            with ignore_closed_pipe():
-                print(f"\nTraining presets (experiment=train/NAME), with published recall@1:\n{format_table(listed)}")
+    """Print the models (model=NAME) and the presets (experiment=train/NAME), one of them, or all presets as JSON."""
+    models, presets = list_files("model"), {preset.name: preset for preset in read_presets()}
+    with ignore_closed_pipe():
+        if options == ["--json"]:
+            print(json.dumps([asdict(preset) for preset in presets.values()], indent=2))
+        elif options and options[0] in presets:
+            print("\n".join(f"{name}: {value}" for name, value in asdict(presets[options[0]]).items()))
+        elif options:
+            print_entries({**models, **dict.fromkeys(presets, "")}, describe, "model", options)
+        else:
+            print(format_lines(models))
+            title = "Training presets (experiment=train/NAME), with published recall@1:"
+            print(f"\n{title}\n{format_table([*presets.values()])}")
 
 
 def describe(name: str) -> str:
