@@ -169,6 +169,8 @@ def score(cfg: DictConfig) -> None:
         row["seconds"] = claim.card.seconds if claim.maps.seconds is None else claim.maps.seconds
         out = Path(cfg.leaderboard) / track.name / f"{claim.name}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            print(f"replaced: the row that {out} held before")
         write_json(out, row)
         print_means({metric: found["mean"] for metric, found in row["summary"]["means"].items()})
         print("".join(f"marked: {MARKS[mark]}\n" for mark in row["summary"]["marks"]), end="")
