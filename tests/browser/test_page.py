@@ -446,6 +446,16 @@ def test_a_window_does_not_scroll_sideways(opened: Opened, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_touch_devices_get_words_for_touch(chromium: Any, index: Path) -> None:
+    context = chromium.new_context(viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True)
+    page = Opened(context.new_page(), index).open()
+    assert "Tap a point" in page.inner_text("#point")
+    assert page.locator("#next").inner_text() == "next →"
+    assert not page.locator(".mouse:visible").count()
+    assert page.locator(".touch:visible").count()
+    context.close()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(opened: Opened, theme: str) -> None:
     if not AXE.is_file():
