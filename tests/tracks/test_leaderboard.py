@@ -76,3 +76,16 @@ def test_a_row_of_another_track_is_refused() -> None:
     row = read_json(ROWS[0], "")
     with pytest.raises(UserError, match="is no submission"):
         Submission.of_facts({key: value for key, value in row.items() if key != "digest"}, ROWS[0])
+
+
+@pytest.mark.parametrize(
+    ("label", "stem"),
+    [("Grad-CAM", "grad_cam"), ("exact", "similarity_decomposition"), ("SFAM", "sfam"), ("LaFAM", "lafam")],
+)
+def test_the_figures_of_the_page_are_those_of_the_rows(label: str, stem: str) -> None:
+    lines = (ROOT / "docs" / "track.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"| {label}"))
+    for name in ("planted-v1", "planted-hidden-v1", "planted-shortcut-v1"):
+        row = read_json(ROOT / "results" / "leaderboard" / name / f"{stem}.json", "")
+        mean = row["summary"]["means"][row["headline"]]
+        assert f"| {mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}] |" in line
