@@ -196,3 +196,26 @@ def test_a_rendered_world_is_checked_and_its_effects_are_recorded(run_script: Ru
     of_maps = found[found["explainer"] == "sfam"].set_index("metric")["value"]
     assert of_maps["background_energy"].between(0, 1).all()
     assert of_maps[["causal_agreement", "causal_agreement_reference", "causal_agreement_chance"]].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("world", "measured"),
+    [
+        ("channel", "effect_colour"),
+        ("relation", "effect_places"),
+        ("prototype", "effect_crest"),
+        ("difference", "distinguishing_energy"),
+    ],
+)
+def test_worlds_with_pairs_of_their_own_are_evaluated(
+    run_script: Run, tmp_path: Path, world: str, measured: str
+) -> None:
+    tiny = ["dataset.size=32", "model.image_size=32", "dataset.train_per_class=1", "dataset.test_per_class=8"]
+    chosen = ["explainer=[sfam,chance]", "metric=[causal,difference]", "redrawings=2", "pairs.count=3"]
+    run_dir = tmp_path / "run"
+    code, _, err = run_script("evaluate", f"experiment=known_answers_{world}", *tiny, *chosen, f"run_dir={run_dir}")
+    assert code == 0, err
+    found = records(run_dir)
+    assert found.loc[found["metric"] == measured, "value"].notna().any()
+    assert found.loc[(found["metric"] == "causal_agreement") & (found["explainer"] == "sfam"), "value"].notna().any()
+    assert read_run(run_dir).manifest["intervention"]["causes"]

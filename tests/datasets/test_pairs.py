@@ -241,7 +241,7 @@ def test_a_batch_holds_the_images_and_only_the_regions_of_all_its_pairs() -> Non
     ahead = pairs["query_id"] < pairs["reference_id"]
     assert 0 < ahead.sum() < 6
     assert set(batch.masks) == {"foreground"}
-    assert set(load_batch(SET, pairs[ahead]).masks) == {"foreground", "shared"}
+    assert set(load_batch(SET, pairs[ahead]).masks) == {"foreground", "shared", "distinguishing"}
     assert load_batch(SET, choose("hard_negative", count=2)).negative is None
 
 
