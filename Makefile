@@ -192,7 +192,7 @@ docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of 
 	$(PY) -m benchmarks.concepts $<
 	$(PY) -m benchmarks.gallery $<
 
-PYTEST := $(PY) -m pytest --dist worksteal
+PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 # Lint uses one core, so it runs while the tests run
 WITH_LINT := --no-print-directory --jobs 2 lint
 
@@ -201,10 +201,10 @@ test: setup  ## lint, types, import contracts and all tests but the slow ones
 
 test-all: setup  ## the same with every tensor's shape checked, and the slow tests
 	@$(MAKE) $(WITH_LINT) test-fast SHAPES=--jaxtyping-packages=sfam_bench,beartype.beartype
-	$(PYTEST) -n 3 -m slow    # more than cores, since many of them wait for processes
+	$(PYTEST) -m slow
 
 test-fast: setup
-	$(PYTEST) -n 2 -m 'not slow' $(SHAPES)
+	$(PYTEST) -m 'not slow' $(SHAPES)
 
 lint: setup  ## ruff, mypy, import-linter
 	$(PY) -m ruff check .
