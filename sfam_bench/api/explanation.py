@@ -70,7 +70,7 @@ class Explanation:
     geometry: Geometry = STANDARD
     background: str = "white"
     colormap: str = COLORMAP
-    alpha: float = ALPHA
+    alpha: float | int = ALPHA
 
     def __post_init__(self) -> None:
         check_colours(self.colormap, self.alpha)

@@ -21,7 +21,7 @@ from sfam_bench.datasets.pictures import Corners, Picture, Region, sample
 from sfam_bench.datasets.tables import parse_string, read_csv
 
 Reference: TypeAlias = Picture | list[Picture] | tuple[Picture, ...] | Vectors
-Pairs: TypeAlias = pd.DataFrame | str | Path | Sequence[Any] | np.ndarray | Tensor
+Pairs: TypeAlias = pd.DataFrame | str | Path | Sequence[Any] | Iterator[Any] | np.ndarray | Tensor
 MARKS = ("foreground", "box")
 COLUMNS = ("query", "reference", "negative", *MARKS)
 IMAGES = {"query": parse_string, "reference": parse_string}

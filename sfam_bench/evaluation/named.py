@@ -15,8 +15,8 @@ from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.metrics.shared.base import Metric
 
 PACKAGE = "sfam_bench."  # only classes of this package are imported
-Explainers: TypeAlias = Mapping[str, Explainer] | Sequence[str | Explainer] | str | Explainer | None
-Metrics: TypeAlias = Mapping[str, Metric] | Sequence[str | Metric] | str | Metric | None
+Explainers: TypeAlias = Mapping[str, str | Explainer] | Sequence[str | Explainer] | str | Explainer | None
+Metrics: TypeAlias = Mapping[str, str | Metric] | Sequence[str | Metric] | str | Metric | None
 Group: TypeAlias = Literal["explainer", "metric"]
 EXAMPLES: Mapping[Group, str] = {"explainer": "sfam", "metric": "deletion_mean_colour"}
 DEFAULT_EXPLAINERS = ("sfam", "similarity_decomposition")

@@ -532,8 +532,6 @@ def test_explain_says_what_is_wrong_with_a_picture(model: SimilarityModel, tmp_p
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(UserError, match=r"cannot read .*text\.jpg"):
         explain(model, good, tmp_path / "text.jpg")
-    with pytest.raises(UserError, match=r"an image tensor must have the shape \(3, rows, cols\)"):
-        explain(model, torch.zeros(1, 3, 32, 32), good)
     with pytest.raises(UserError, match=r"query is of int64: give uint8, uint16, bool, or floats in \[0, 1\]"):
         explain(model, torch.zeros(3, 32, 32, dtype=torch.int64), good)
 

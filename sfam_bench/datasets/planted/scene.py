@@ -183,7 +183,9 @@ def _crest(scene: PlantedScene, at: Pose) -> list[Layer]:
     return _crown("crest", scene, scene.crest, CROWN, at.crest_tilt)
 
 
-def _crown(part: str, scene: PlantedScene, state: int, root: Array, tilt: float, turn: float = 0.0) -> list[Layer]:
+def _crown(
+    part: str, scene: PlantedScene, state: int, root: Array, tilt: float, turn: float | int = 0.0
+) -> list[Layer]:
     """The crest of a state, as `part` at `root`, turned by `turn` degrees from upright."""
     draw, texture = scene.stream(part), None
     if scene.channels:

@@ -14,7 +14,7 @@ EMPTY = 205  # grey of what has no map
 FADED = 0.6  # share of white over what the model does not see
 
 
-def check_colours(colormap: str, alpha: float) -> None:
+def check_colours(colormap: str, alpha: float | int) -> None:
     """Raise UserError for a colormap that Matplotlib does not have, or an opacity outside (0, 1]."""
     if colormap not in mpl.colormaps:
         near = ", ".join(get_close_matches(str(colormap), list(mpl.colormaps), 3)) or "viridis, inferno, magma"
@@ -30,7 +30,7 @@ def scaled(raw: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.asarray(plain.resize((cols, rows), Image.Resampling.BILINEAR)) / np.nanmax(np.abs(raw))
 
 
-def overlay(image: np.ndarray, raw: np.ndarray, colormap: str = COLORMAP, alpha: float = ALPHA) -> np.ndarray:
+def overlay(image: np.ndarray, raw: np.ndarray, colormap: str = COLORMAP, alpha: float | int = ALPHA) -> np.ndarray:
     """The image in grey under the map: the colormap for positive values, blue for negative ones, opaque by magnitude.
 
     Where the map is NaN, which is what the model does not see, the image is faded.

@@ -43,7 +43,7 @@ class Sheet:
     value: str = "similarity"
     title: str = ""
     colormap: str = COLORMAP
-    alpha: float = ALPHA
+    alpha: float | int = ALPHA
 
     @property
     def note(self) -> str:
