@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -268,7 +269,7 @@ def _load_vectors(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch of pairs whose references are vectors."""
     queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
 
-    def vectors(rows: Iterable[Sequence[float]]) -> Vectors:
+    def vectors(rows: Iterable[Any]) -> Vectors:
         return Vectors(torch.tensor(np.array([*map(list, rows)]), dtype=torch.float32))
 
     return PairBatch(

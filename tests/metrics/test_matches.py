@@ -24,6 +24,7 @@ class Hidden:
     """Images of which no part is visible."""
 
     parts = evidence = ("left",)
+    aspects = ()
 
     def __init__(self, shown):
         self.shown = shown
