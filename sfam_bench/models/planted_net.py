@@ -52,7 +52,9 @@ class PlantedNet(nn.Module):
 
 
 def planted_net(
-    widths: tuple[Count, ...] = WIDTHS, strides: tuple[Count, ...] = STRIDES, residual: bool = False
+    widths: list[Count] | tuple[Count, ...] = WIDTHS,
+    strides: list[Count] | tuple[Count, ...] = STRIDES,
+    residual: bool = False,
 ) -> nn.Module:
     """The untrained trunk; seed torch beforehand for the same weights."""
     return PlantedNet(tuple(widths), tuple(strides), residual)

@@ -34,7 +34,7 @@ class SubmissionCard:
     reads: tuple[str, ...]
     paper: str = ""
     code: str = ""
-    seconds: float | None = None
+    seconds: float | int | None = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.method_card import Card
@@ -28,7 +30,7 @@ from sfam_bench.tracks.track import Track, list_ids, without_answers
 
 EXACT = "similarity decomposition"  # no name of a submission
 RANDOMISED = "model_randomisation"
-ByPair: TypeAlias = Mapping[tuple[str, str], RawMaps]
+ByPair: TypeAlias = Mapping[tuple[str, str], Float[Tensor, "grid_rows grid_cols"]]
 Controls: TypeAlias = dict[str, list[float]]
 
 

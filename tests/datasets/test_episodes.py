@@ -164,6 +164,7 @@ def test_supports_share_one_part_alone_with_the_query(planted: Planted) -> None:
     assert not (batch.masks["shared"] & batch.masks["unshared"]).any()
 
 
+@pytest.mark.slow
 def test_a_batch_of_an_episode_is_scored_as_it_was_chosen(planted: Planted) -> None:
     torch.manual_seed(0)
     model = build("net", planted_net(), GAP(), NegativeEuclidean(), normalise=False, image_size=32)

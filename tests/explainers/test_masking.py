@@ -174,6 +174,7 @@ def test_a_map_ends_with_as_many_masks_as_its_standard_error_takes(model, method
     torch.testing.assert_close(loose(model, one, alone)[0], maps[1])
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_other_masks(model):
     encoded, pairs, taken = setting(model, count=1)
     whole = RISE(masks=4096, grid=3)(model, encoded, pairs)

@@ -125,6 +125,7 @@ def test_signs_count_where_an_effect_is_certain() -> None:
     assert agreement(-as_map(EFFECTS), measure="sign") == 0
 
 
+@pytest.mark.slow
 def test_a_random_map_is_the_null_of_correlations() -> None:
     maps = torch.randn(4000, 2, 4, generator=torch.Generator().manual_seed(0))
     for measure in ("pearson", "spearman"):
