@@ -41,7 +41,7 @@ from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
-from sfam_bench.report.figures.figures import overlay
+from sfam_bench.report.figures.colours import overlay
 
 OUT = Path(__file__).parents[1] / "docs" / "images"
 QUERY, POSITIVE = "test-0097-03", "test-0097-07"

@@ -20,7 +20,7 @@ from sfam_bench.evaluation.named import find_object
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
-from sfam_bench.report.figures.figures import overlay
+from sfam_bench.report.figures.colours import overlay
 
 COLUMNS = 6  # methods in a row
 

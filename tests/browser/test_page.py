@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfam_bench.report.figures.figures import overlay
+from sfam_bench.report.figures.colours import overlay
 from tests.browser.conftest import FAILED, FLAT, GRID, HOSTILE, MATCH, METHODS, OTHER, Opened, points_of_run, raw_map
 
 pytestmark = pytest.mark.slow

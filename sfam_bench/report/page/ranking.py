@@ -1,16 +1,14 @@
 """The page of a ranked list: the query's map for each result, and what changes from one result to the next."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-from sfam_bench.report.figures.figures import overlay
+from sfam_bench.report.figures.colours import overlay
 from sfam_bench.report.names import to_prose
 from sfam_bench.report.page.page import load_template
+from sfam_bench.report.page.pair import image_uri
 
 NOTE = (
     "Each map lies over its own image and is divided by its own largest magnitude: yellow raises the value, blue "
@@ -72,19 +70,15 @@ def render_ranking(
         rows.append(
             {
                 **{"place": shown.place, "name": shown.name, "lines": shown.lines, "methods": named},
-                **{"image": _uri(shown.image), "verdict": verdict, "is_right": shown.is_right},
+                **{"image": image_uri(shown.image), "verdict": verdict, "is_right": shown.is_right},
             }
         )
-    return load_template("ranking.html.j2").render(title=title, query=_uri(query), facts=facts, note=NOTE, rows=rows)
+    return load_template("ranking.html.j2").render(
+        title=title, query=image_uri(query), facts=facts, note=NOTE, rows=rows
+    )
 
 
 def _cell(image: np.ndarray, raw: np.ndarray, text: str, flag: str) -> Cell:
     if not raw.any():
         return Cell(None, to_prose(flag) if flag else "no map: it is constant")
-    return Cell(_uri(overlay(image, raw)), text)
-
-
-def _uri(image: np.ndarray) -> str:
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, format="JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return Cell(image_uri(overlay(image, raw)), text)
