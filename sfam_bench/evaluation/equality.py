@@ -204,7 +204,7 @@ def compare(name: str, seed: int = 0) -> Equality:
 
 
 def _settle_norms(whole: nn.Module, pixels: nn.Module, size: Size) -> None:
-    """Give batch norms the statistics of the test images."""
+    """Give batch norms the statistics of the test images and of changes of them: behind a pooling, two are too few."""
     norms = [module for module in whole.modules() if isinstance(module, _BatchNorm)]
     if norms:
         whole.eval()
@@ -213,7 +213,8 @@ def _settle_norms(whole: nn.Module, pixels: nn.Module, size: Size) -> None:
             norm.momentum = None  # the mean of what was seen
             norm.train()
         with torch.no_grad():
-            whole(pixels(probe_images(size)))
+            images = probe_images(size)
+            whole(pixels(torch.cat([images, images.flip(-1) ** 2, 1 - images.flip(-2), images.roll(1, 1).sqrt()])))
 
 
 def _size(source: str, whole: nn.Module) -> Size:
