@@ -98,7 +98,7 @@ def _shown(result: Result) -> Shown:
     lines.append(f"similarity {result.score:.4f}")
     if result.margin is not None:
         where = "above" if result.margin > 0 else "below"
-        lines.append(f"{abs(result.margin):.4f} {where} the best of another class, {result.rival_id}")
+        lines.append(f"{abs(result.margin):.4f} {where} the best of other classes than its own, {result.rival_id}")
     maps = [
         (
             result.query_maps[name].numpy(),
