@@ -102,9 +102,9 @@ def explain_list(
     """
     if k < 1:
         raise UserError(f"{k} results are asked for: give at least 1")
-    classes = sorted({*(labels or {}).values()})
-    if label is not None and label not in classes:
-        near = get_close_matches(label, classes)
+    known = sorted({*(labels or {}).values()})
+    if label is not None and label not in known:
+        near = get_close_matches(label, known)
         meant = f"did you mean {' or '.join(near)}?" if near else "leave the query's class out, or correct it"
         raise UserError(f"the gallery has no class '{label}': {meant}")
     embeddings, excluded = _embed(model, query, load, image_ids, batch_size)

@@ -87,5 +87,6 @@ def test_failures_are_counted_over_the_pairs_that_count(summed: Summed) -> None:
     for name in ("sfam", "exact", "grad_cam"):
         entries["selectivity_energy", name][:] = 0.1
     assert describe_findings(replace(summed, run=replace(summed.run, matrix=changed))).failures == (
-        "No failures by selectivity (energy): the maps of sfam, grad_cam and exact are better than chance on all pairs with a value."
+        "No failures by selectivity (energy): the maps of sfam, grad_cam and exact are better than chance on all pairs "
+        "with a value."
     )

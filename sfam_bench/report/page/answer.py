@@ -132,7 +132,8 @@ def _failures(summed: Summed) -> str:
         if shares:
             label = summed.catalogue.label(metric)
             if not any(shares.values()):
-                return f"No failures by {label}: the maps of {_few([*shares])} are better than chance on all pairs with a value."
+                better = f"the maps of {_few([*shares])} are better than chance on all pairs with a value"
+                return f"No failures by {label}: {better}."
             ordered = sorted(shares, key=shares.__getitem__)
             some = list(shares) if len(shares) <= FEWEST else [next(iter(shares)), ordered[0], ordered[-1]]
             texts = [f"{name} on {100 * shares[name]:.0f} %" for name in dict.fromkeys(some)]

@@ -56,7 +56,9 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {to_prose(str(kind))}" for kind, count in kinds.items()),
         "Episodes": _list_facts(facts.get("episodes") or {}),
         "Verification": _list_facts(verification_facts(run.pairs)),
-        "Means over pairs": ", ".join(f"{_name_fact(row.metric)} {_fact(row.mean)}" for row in of_pair.itertuples()),
+        "Means over pairs": ", ".join(
+            f"{_name_fact(str(row.metric))} {_fact(row.mean)}" for row in of_pair.itertuples()
+        ),
         "Steps": _describe_steps(facts.get("steps") or {}),
         "Curves": _describe_errors(errors) if sampled else "",
         "Passes": _describe_passes(facts.get("passes") or {}),
