@@ -109,7 +109,7 @@ class Described:
 
 
 def metric_facts(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The card entries of each metric by its key, in JSON types, for the manifest of a run."""
+    """The card entries and the needs of each metric by its key, in JSON types, for the manifest of a run."""
     cards = {key: metric_card(metric) for key, metric in metrics.items()}
     levels = {key: metrics[key] for key, card in cards.items() if card.role == "chance"}
     found = {}
@@ -118,7 +118,12 @@ def metric_facts(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         defaults = {"label": key, "family": key, "meaning": measures_and_source(type(metric))[0]}
         facts = {name: getattr(card, name) or defaults.get(name, getattr(card, name)) for name in ENTRIES}
         own = [name for name, level in levels.items() if cards[name].of == key or _is_level(level, metric)]
-        found[key] = {"higher_is_better": metric.higher_is_better, **facts, **({"chance": own[0]} if own else {})}
+        needs = list_needs(metric) if hasattr(metric, "needs") else []
+        found[key] = {
+            **{"higher_is_better": metric.higher_is_better, **facts},
+            **({"chance": own[0]} if own else {}),
+            **({"needs": needs} if needs else {}),
+        }
     return found
 
 

@@ -103,7 +103,8 @@ class PairChoice(Checked):
         if not rows:
             raise UserError(NO_PAIR.format(dataset.name, kind))
         if len(rows) < self.count:
-            log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(rows), kind, self.count)
+            message = "%s: %d pairs of kind %s instead of %d: no other query has such a reference"
+            log.warning(message, dataset.name, len(rows), kind, self.count)
         frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
         if self.both_directions and kind != "triplet":
             if not (of_query & searched).all():

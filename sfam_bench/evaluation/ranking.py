@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -101,8 +102,11 @@ def explain_list(
     """
     if k < 1:
         raise UserError(f"{k} results are asked for: give at least 1")
-    if label is not None and label not in {*(labels or {}).values()}:
-        raise UserError(f"the gallery has no class '{label}': leave the query's class out, or correct it")
+    known = sorted({*(labels or {}).values()})
+    if label is not None and label not in known:
+        near = get_close_matches(label, known)
+        meant = f"did you mean {' or '.join(near)}?" if near else "leave the query's class out, or correct it"
+        raise UserError(f"the gallery has no class '{label}': {meant}")
     embeddings, excluded = _embed(model, query, load, image_ids, batch_size)
     own = model.encode(query[None]).embeddings
     scores = model.similarity.matrix(own, embeddings.to(own))[0].cpu()

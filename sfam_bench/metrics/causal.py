@@ -73,6 +73,12 @@ class CausalAgreement(Checked):
             "ceiling": "ceiling: half of the redrawings against the other",
             "chance": "effects on another pair",
         }
+        meanings = {
+            "map": meaning if self.of == "mass" else meaning.replace("relevance", "mean relevance", 1),
+            "ceiling": "the same for one half of the measurements of each effect against the other half: a map is not "
+            "expected to agree better",
+            "chance": "the same for effects that were measured on another pair",
+        }
         side = "" if self.side == "query" else "reference"
         limits: Limits = (-1, 1) if self.measure in ("pearson", "spearman") else SHARE
         return MetricCard(
@@ -81,7 +87,7 @@ class CausalAgreement(Checked):
             degenerate=("a redrawn part may cover pixels where it was not before, which its region does not include",),
             group="Metrics that depend on the pair",
             label=label("causal agreement", note, "density" if self.of == "density" else "", side, notes[self.value]),
-            meaning=meaning if self.value == "map" else f"the same: {notes[self.value]}",
+            meaning=meanings[self.value],
             family="_".join(filter(None, ["causal_agreement", note.replace(" ", "_"), side])),
             role=role(self.value),
         )

@@ -27,11 +27,15 @@ class Selectivity(Checked):
 
     @property
     def card(self) -> MetricCard:
+        share = "share of the positive map on"
+        what, rest = (
+            (share, "that on") if self.of == "energy" else ("1 if the maximum of the map is on", "1 if it is on")
+        )
         return MetricCard(
             range=(-1, 1),
             group="Metrics that depend on the pair",
             label=label("selectivity", self.of),
-            meaning=f"partial matches: {self.of} on shared parts minus {self.of} on unshared parts",
+            meaning=f"partial matches: {what} the parts that the two images share, minus {rest} the other parts",
             family="selectivity",
         )
 

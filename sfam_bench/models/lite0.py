@@ -21,6 +21,8 @@ def lite0(layer: str | None = None, pretrained: bool = True) -> Cut:
     # these weights were trained on (x - 127) / 128 of 0..255, not on timm's default of mean and std 0.5
     pixels = Standardise((127 / 255,) * 3, (128 / 255,) * 3, geometry=Geometry(256, 224, "bicubic"))
     state = package_state() if pretrained else None
+    if state:  # without the classifier, which the cut network does not have
+        state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
     cut = trunk_and_tail("timm", "tf_efficientnet_lite0", layer, state=state, standardise=pixels)
     return mark_weights(cut, f"ImageNet ({PACKAGE})" if pretrained else None)
 

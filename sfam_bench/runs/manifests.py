@@ -16,6 +16,7 @@ SAID: Mapping[str, Any] = {  # of a metric
     **{"higher_is_better": (bool, NONE), "threshold": (*NUMBER, NONE)},
     **dict.fromkeys(("group", "label", "meaning", "family", "role", "chance"), TEXT),
     **dict.fromkeys(("baseline", "steps"), (str, NONE)),
+    "needs": [TEXT],
 }
 MAY_HOLD: Mapping[str, Any] = {  # types of a value; of a list, its items; of a mapping, its values by key
     **dict.fromkeys(

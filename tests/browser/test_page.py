@@ -117,6 +117,17 @@ def test_a_click_on_a_cell_gives_what_hovering_does(opened: Opened) -> None:
     assert table.locator("p[role=status]").inner_text().endswith(cell.get_attribute("title"))
 
 
+def test_a_phone_scrolls_the_figure_sideways_and_not_the_page(opened: Opened) -> None:
+    opened.page.set_viewport_size({"width": 400, "height": 800})
+    page = opened.open()
+    page.evaluate("document.getElementById('pair-title').textContent = 'Red_winged_Blackbird'.repeat(9)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert page.locator(".answer .scroll").first.evaluate("box => box.scrollWidth > box.clientWidth")
+    assert page.get_by_text("Scroll the figure sideways").first.is_visible()
+    page.set_viewport_size({"width": 1400, "height": 900})
+    assert not page.get_by_text("Scroll the figure sideways").first.is_visible()
+
+
 @pytest.mark.parametrize("width", [1400, 400])
 def test_the_menu_of_metrics_is_on_screen_and_closes(opened: Opened, width: int) -> None:
     opened.page.set_viewport_size({"width": width, "height": 900})

@@ -87,7 +87,8 @@ def test_the_query_itself_is_left_out():
     ("wrong", "message"),
     [
         (lambda: ranked(0), "give at least 1"),
-        (lambda: ranked(1, labels=LABELS, label="w"), "the gallery has no class 'w'"),
+        (lambda: ranked(1, labels=LABELS, label="w"), "the gallery has no class 'w': leave the query's class out"),
+        (lambda: ranked(1, labels=dict.fromkeys(GALLERY, "robin"), label="robbin"), r"'robbin': did you mean robin\?"),
         (lambda: explain_list(MODEL, QUERY, GALLERY.__getitem__, [], 1, METHODS), "the gallery is empty"),
         (lambda: explain_list(MODEL, QUERY, lambda _: QUERY, ["a"], 1, METHODS), "no image but the query"),
         (lambda: explain_list(MODEL, QUERY[:, 1:], GALLERY.__getitem__, ["a"], 1, METHODS), "give both one size"),

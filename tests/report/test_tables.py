@@ -9,6 +9,7 @@ import pytest
 
 from sfam_bench.core.metric_card import Described, MetricCard, metric_facts
 from sfam_bench.metrics import perturbation
+from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.metrics.shared import steps
 from sfam_bench.report import names
 from sfam_bench.report.catalogue import Catalogue
@@ -182,7 +183,29 @@ def test_the_protocol_names_split_retrieval_pairs_and_baselines(run: Run, summed
     assert lines["Split"] == "zero-shot, last 100 classes (hash 3f2a)"
     assert lines["Retrieval"] == "recall@1 0.850, MAP@R 0.410, queries 420"
     assert "10 hard negative" in lines["Pairs"]
-    assert "s_base_mean_colour 0.2" in lines["Means over pairs"]
+    assert "similarity with the query replaced by mean colour 0.2" in lines["Means over pairs"]
+
+
+def test_values_of_a_pair_are_named_in_prose() -> None:
+    names = ["s_full", "s_headless", "effect_long_tail", "effect_long_tail_error", "effect_interaction", "other"]
+    assert [protocols._name_fact(name) for name in names] == [
+        *("similarity", "similarity without the head", "effect of long tail", "its standard error"),
+        *("interaction of effects", "other"),
+    ]
+
+
+def test_what_was_left_out_is_said_by_need_and_label() -> None:
+    level = EnergyPointingGame("box", value="chance", higher_is_better=None)  # is not named beside its score
+    metrics = metric_facts({"box": EnergyPointingGame("box"), "mask": EnergyPointingGame(), "level": level})
+    facts = {"metrics": metrics, "skipped": ["box", "level", "made: why"], "unsupported": {"rise": "needs pixels"}}
+    assert protocols.describe_left_out(facts) == (
+        "metrics that need boxes, which the data set lacks: “energy pointing game, box”; made: why; rise: needs pixels"
+    )
+    del metrics["box"]["needs"]  # a run of an older version
+    assert protocols.describe_left_out({**facts, "unsupported": {}}) == (
+        "metrics without the data they need: “energy pointing game, box”; made: why"
+    )
+    assert protocols.describe_left_out({"metrics": metrics}) == ""
 
 
 def test_area_errors_by_hand() -> None:

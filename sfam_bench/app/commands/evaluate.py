@@ -2,8 +2,8 @@
 
 The run folder then has all that `sfam-bench report` reads: config, pairs, records, curves, and maps if saved.
 
-A pair is a query and a reference. pairs.kinds says which ones are chosen, such as nearest_positive, the most similar
-image of the query's class. A group is a folder of conf/, and a choice one of its files.
+A pair is a query and a reference. pairs.kinds says which ones are chosen, such as nearest_positive, the nearest
+neighbour of the query if that is of its class. A group is a folder of conf/, and a choice one of its files.
 
 Examples:
 

@@ -19,6 +19,14 @@ OUTSIDE = "Outside the protocol"
 EMBEDDING = "Embedding"
 IN_A_LINE = ("Data set", "Model", EMBEDDING, "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
 PLAIN = ("Data set", "Model", "Code")  # whose texts need no name
+OF_PAIR = (  # values of a pair (core.records.FACT) in prose; `interaction` before the parts, which match it too
+    (r"s_full", "similarity"),
+    (r"s_headless", "similarity without the head"),
+    (r"s_base_(.+)", r"similarity with the query replaced by \1"),
+    (r"effect_interaction", "interaction of effects"),
+    (r"effect_(.+)_error", r"its standard error"),
+    (r"effect_(.+)", r"effect of \1"),
+)
 FULL = 225  # points of metrics.perturbation.FULL, which cannot be imported without torch
 
 
@@ -48,7 +56,9 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         "Pairs": f"{len(run.pairs)}: " + ", ".join(f"{count} {to_prose(str(kind))}" for kind, count in kinds.items()),
         "Episodes": _list_facts(facts.get("episodes") or {}),
         "Verification": _list_facts(verification_facts(run.pairs)),
-        "Means over pairs": ", ".join(f"{row.metric} {_fact(row.mean)}" for row in of_pair.itertuples()),
+        "Means over pairs": ", ".join(
+            f"{_name_fact(str(row.metric))} {_fact(row.mean)}" for row in of_pair.itertuples()
+        ),
         "Steps": _describe_steps(facts.get("steps") or {}),
         "Curves": _describe_errors(errors) if sampled else "",
         "Passes": _describe_passes(facts.get("passes") or {}),
@@ -72,12 +82,23 @@ def protocol_line(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> str:
 
 def describe_left_out(facts: Mapping[str, Any]) -> str:
     """The metrics without values and the methods that do not support the model, with the reasons; empty without any."""
-    skipped = facts.get("skipped") or []
-    checks = Catalogue.of(facts).with_role("check", skipped)  # these were not drawn
-    bare = ", ".join(name for name in skipped if name not in checks and ": " not in name)
+    skipped, catalogue = facts.get("skipped") or [], Catalogue.of(facts)
     said = [name for name in skipped if ": " in name]
+    by_need: dict[str, list[str]] = {}
+    for metric in catalogue.with_role("score", (name for name in skipped if name not in said)):
+        needs = " and ".join(catalogue.fact(metric, "needs") or [])
+        why = f"metrics that need {needs}, which the data set lacks" if needs else "metrics without the data they need"
+        by_need.setdefault(why, []).append(f"“{catalogue.label(metric)}”")
+    bare = [f"{why}: {', '.join(some)}" for why, some in by_need.items()]
     unsupported = [f"{name}: {why}" for name, why in (facts.get("unsupported") or {}).items()]
-    return "; ".join([*([f"metrics that need what the data lack ({bare})"] if bare else []), *said, *unsupported])
+    return "; ".join([*bare, *said, *unsupported])
+
+
+def _name_fact(metric: str) -> str:
+    """A value of the pair in prose; the effects of parts are followed by their standard errors."""
+    return next(
+        (match.expand(words) for form, words in OF_PAIR if (match := re.fullmatch(form, metric))), metric
+    ).replace("_", " ")
 
 
 def describe_embedding(embedding: str | None) -> str:

@@ -43,7 +43,7 @@ function explore() {
     list();
     const left = run.pictured - run.pairs.length;
     const failed = run.pairs.filter((one) => one.failed.length).length;
-    $("count").textContent = `Images are stored for ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} are omitted to limit the size of the page` : ""}. Shown here: ${failed} of ${run.failures} failures.`;
+    $("count").textContent = `Images are stored for ${run.pictured} of ${run.of} pairs${left ? `; the last ${left} are omitted to limit the size of the page` : ""}. ${run.failures ? `Shown here: ${failed} of ${run.failures} failures.` : "No pair is a failure."}`;
   }
 
   function swatch(place) { // the line of a method in the charts
