@@ -17,6 +17,8 @@ from sfam_bench.models.heads import is_affine
 from sfam_bench.models.poolings import BY_CHANNEL
 from sfam_bench.models.similarity_model import SimilarityModel
 
+ROUNDING = 1e-14  # of a squared length in float32, relative
+
 
 @dataclass(frozen=True)
 class AblationCAM:
@@ -77,11 +79,13 @@ def drops_in_closed_form(model: SimilarityModel, encoded: Encoded) -> Weights:
     lost, embeddings, head = (found.double() for found in (lost, embeddings, head))
     square = embeddings.square().sum(dim=1, keepdim=True)
     square_without = square - 2 * lost * (embeddings @ head) + lost.square() * head.square().sum(dim=0)
+    gone = square_without <= ROUNDING * square  # the channel was all of the embedding: what is left is rounding
+    square_without = square_without.masked_fill(gone, 0)
     drops = torch.zeros_like(lost)
     for term in encoded.terms:
         reference = term.side.embeddings.double()
         product = (embeddings * reference).sum(dim=1, keepdim=True)
-        product_without = product - lost * (reference @ head)
+        product_without = (product - lost * (reference @ head)).masked_fill(gone, 0)
         own = reference.square().sum(dim=1, keepdim=True)
         whole = from_products(model, product, square, own)
         drops = drops + term.sign * (whole - from_products(model, product_without, square_without, own))

@@ -192,6 +192,14 @@ def test_ablation_leaves_each_channel_out_once(**drawn):
     torch.testing.assert_close(explain(AblationCAM(False, False), model, encoded), maps, rtol=1e-9, atol=1e-11)
 
 
+def test_a_channel_that_is_all_of_the_embedding_leaves_nothing():
+    model, encoded = setting(
+        channels=2, rows=1, cols=1, similarity=Cosine(), head="no_bias", normalise=True, pooling=GAPGMP, seed=0
+    )
+    assert encoded.query.activations[1, 0] == 0
+    torch.testing.assert_close(drops_in_closed_form(model, encoded), drops_by_passes(model, encoded), **CLOSE)
+
+
 @pytest.mark.parametrize("head", ["none", "linear", "neck"])
 def test_on_the_dot_product_ablation_is_sfam(head):
     model, encoded = setting(similarity=Dot(), normalise=False, head=head)
