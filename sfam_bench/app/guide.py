@@ -12,12 +12,12 @@ from pkgutil import iter_modules
 from typing import Any
 
 from sfam_bench.app import commands as package
+from sfam_bench.app.listing import WIDTH, format_lines
 from sfam_bench.core.conf import conf_folder, read_yaml
 
 SETTINGS = "Settings:"  # begins the paragraph of a command's docstring that names the settings that help explains
 TRAINING = {"miner", "loss", "recipe", "augmentation", "validation"}  # groups that only train and sweep read
 LINE = re.compile(r"^( *)([\w/]+):(?: +([^#]*?))?(?: +# *(.*))?$")
-WIDTH = 118
 OVERVIEW = """usage: sfam-bench COMMAND [SETTING=VALUE ...]
 
 {}
@@ -36,10 +36,8 @@ def commands() -> dict[str, str]:
 
 def overview(known: Mapping[str, str]) -> str:
     """The list of all commands, one line each."""
-    wide = max(map(len, known))
     purposes = {name: docstring(module).splitlines()[0].partition(";")[0] for name, module in known.items()}
-    short = {name: textwrap.shorten(text, WIDTH - wide, placeholder=" ...") for name, text in purposes.items()}
-    return OVERVIEW.format("\n".join(f"  {name:{wide}}  {text}" for name, text in short.items()))
+    return OVERVIEW.format(textwrap.indent(format_lines(purposes, WIDTH), "  "))
 
 
 def command_page(command: str, module: str) -> str:

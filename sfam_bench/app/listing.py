@@ -12,7 +12,7 @@ from sfam_bench.core.conf import PACKAGE, conf_folder, read_yaml
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.signals import ignore_closed_pipe
 
-WIDTH = 118  # of cards
+WIDTH = 118  # of cards and help
 LINE = 160  # of lists
 Lines = Mapping[str, str]  # of each entry by its name
 
@@ -38,10 +38,10 @@ def print_entries(lines: Lines, card: Callable[[str], str], what: str, names: li
         print(card(names[0]) if names else format_lines(lines))
 
 
-def format_lines(lines: Lines) -> str:
-    """Names and descriptions in two columns, each on one line."""
+def format_lines(lines: Lines, width: int = LINE) -> str:
+    """Names and descriptions in two columns, each on one line, descriptions cut to `width` less the names."""
     wide = max(map(len, lines))
-    cut = {name: textwrap.shorten(text, LINE - wide, placeholder=" ...") for name, text in lines.items()}
+    cut = {name: textwrap.shorten(text, width - wide, placeholder=" ...") for name, text in lines.items()}
     return "\n".join(f"{name:{wide}}  {text}" for name, text in cut.items())
 
 
