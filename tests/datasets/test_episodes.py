@@ -13,8 +13,8 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.references import Prototype, Supports
 from sfam_bench.core.similarity import Cosine, NegativeEuclidean, unit
 from sfam_bench.core.targets import ClassScore, Margin, Similarity, score
+from sfam_bench.datasets.batches import cut_batches, load_batch
 from sfam_bench.datasets.episodes import Episodes, score_classes
-from sfam_bench.datasets.pairs import cut_batches, load_batch
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net

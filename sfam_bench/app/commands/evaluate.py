@@ -26,6 +26,7 @@ from sfam_bench.core.files import acquire_lock, atomic, check_writable
 from sfam_bench.core.stream import progress
 from sfam_bench.core.verification import roc_of_pairs, verification_facts
 from sfam_bench.datasets import pairs as pairing
+from sfam_bench.datasets.batches import load_batches
 from sfam_bench.report.names import to_prose
 from sfam_bench.runs.store import RunStore
 
@@ -57,7 +58,7 @@ def main(cfg: DictConfig) -> None:
     with acquire_lock(store.root / LOCK, f"{store.root} is being evaluated"):
         store.write_pairs(pairs)
         if bench:
-            stream = pairing.load_batches(evaluation.inputs.dataset, [frames[number] for number in due])
+            stream = load_batches(evaluation.inputs.dataset, [frames[number] for number in due])
             shards = bench.explain(stream, evaluation.catalogue(gallery))
             for number, shard in zip(due, progress(shards, "evaluate", len(due), "batch"), strict=True):
                 store.write_cost(number, len(frames[number]), shard.seconds)
