@@ -112,6 +112,10 @@ class Evaluation:
         inputs = self.inputs
         return dict(prepare_explainers(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
 
+    def properties(self, gallery: Gallery) -> dict[str, Any]:
+        """What is measured of the model itself, for the manifest: retrieval, episodes and the intervention check."""
+        return {"retrieval": self.retrieval(gallery), **self.episodes(gallery), **self.intervention()}
+
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
         """Retrieval measures of the embeddings; none, in one line, if each image is a class of its own."""
         found = self.catalogue(gallery)

@@ -96,8 +96,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
         "references": pairing.references_hash(pairs),
         "identity": identity,
         "passes_per_pair": taken,
-        "retrieval": evaluation.retrieval(gallery),
-        **evaluation.episodes(gallery),
+        **evaluation.properties(gallery),
         **bench.facts,
     }
     config = {**resolve(cfg), "passes": {**resolve(cfg)["passes"], **mode, "seconds": 0.2}}

@@ -66,9 +66,8 @@ def main(cfg: DictConfig) -> None:
         evaluation.write_images(store, pairs)
         evaluation.write_worst_images(store, pairs)
         silent = store.silent(name for name, metric in evaluation.metrics.items() if getattr(metric, "share", 1) == 1)
-        measured, checked = evaluation.episodes(gallery), evaluation.intervention()
-        found = {"retrieval": evaluation.retrieval(gallery), **measured, **checked}
-        store.finish(shards=len(frames), skipped=silent, **found)
+        properties = evaluation.properties(gallery)
+        store.finish(shards=len(frames), skipped=silent, **properties)
     for wanted, names in group_by_need(silent, evaluation.metrics).items():
         print(f"skipped on {evaluation.inputs.dataset.name}, which lacks {wanted}: {', '.join(names)}")
     if (roc := roc_of_pairs(pairs)) is not None:
@@ -76,6 +75,6 @@ def main(cfg: DictConfig) -> None:
             roc.to_csv(file, index=False)
         verified = verification_facts(pairs)
         print("verification: " + ", ".join(f"{to_prose(name)} {value:.4g}" for name, value in verified.items()))
-    if why := checked.get("intervention", {}).get("fails"):
+    if why := properties.get("intervention", {}).get("fails"):
         print(f"the model does not count as a known answer: {why}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")
