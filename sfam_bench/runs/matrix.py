@@ -115,6 +115,7 @@ def build_matrix(tables: Tables, pairs: pd.DataFrame, root: Path | None = None) 
         first = (codes[row, column] == ABSENT).nonzero()[0][::-1]
         entries[row[first], column[first]] = np.where(code[first] == 0, value[first], np.nan)
         codes[row[first], column[first]] = code[first]
+    pa.default_memory_pool().release_unused()  # some 100 MB, which arrow would keep for further tables
     (run,) = runs or [("", "", "")]
     keys = [*rows]
     cells, times = np.unique(np.concatenate(repeats), return_counts=True)
