@@ -17,7 +17,7 @@ LABELS = {
     "megabytes": "megabytes per map",
 }
 MEANINGS = {
-    "milliseconds": "time per map, over the run",
+    "milliseconds": "time per map, over the run, of all processor cores; on a GPU, and in older runs, of the clock",
     "forwards": "images through the trunk per map, beyond encoding the pair once",
     "backwards": "gradients back to the trunk per map",
     "megabytes": "peak memory of tensors per map",
