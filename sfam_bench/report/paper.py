@@ -22,7 +22,7 @@ from sfam_bench.report.tables.meta import measure_worth, weigh_metrics
 from sfam_bench.report.tables.models import model_sheets, model_table
 from sfam_bench.report.tables.protocols import protocol_line
 from sfam_bench.report.tables.tables import Table
-from sfam_bench.statistics import FACTS
+from sfam_bench.statistics import FACTS, paired_difference
 
 PREAMBLE = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,margin=18mm]{geometry}
@@ -115,6 +115,7 @@ class Metrics:
     across: what stands side by side: the metrics of a run, or the runs of a part, a table for each metric; "methods"
         shows the runs of a part, which evaluated different methods on the same pairs, as one run.
     explainers: which methods, all where none is named.
+    differences: of which metrics the paired differences to the method `to` follow, with intervals that hold together.
     """
 
     title: str
@@ -122,6 +123,8 @@ class Metrics:
     metrics: Sequence[str]
     across: Literal["metrics", "runs", "methods"] = "metrics"
     explainers: Sequence[str] = ()
+    differences: Sequence[str] = ()
+    to: str = "lafam"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -139,6 +142,7 @@ class Metrics:
             if not any(fnmatchcase(name, pattern) for frame in found.values() for name in frame["metric"]):
                 raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
         made = [table for title, part in parts.items() for table in self._part(title, part, found)]
+        made += [self._compare(run) for run in runs.values() if self.differences]
         left_out = left_out_table({name: run.behind(found[name]) for name, run in runs.items()})
         shown = {name: title if joined else name for title, part in self.runs.items() for name in part}
         lines = [(name, describe_run(stored.run(name), found[shown[name]])) for name in names]
@@ -155,6 +159,17 @@ class Metrics:
             raise UserError(f"the stored run {run.name} has none of the metrics {wanted}: evaluate it with them")
         levels = [*map(run.catalogue.chance, shown)]
         return means[means["metric"].isin([*shown, *levels])]
+
+    def _compare(self, run: Summed) -> Table:
+        """The differences to `to`, whose intervals are corrected for all methods and metrics shown."""
+        chosen = {*self.differences}
+        matrix = run.run.matrix.select(lambda metric, name: metric in chosen and name != FACTS)
+        if (absent := chosen - {*matrix.metrics}) or self.to not in matrix.explainers:
+            what = f"has no method {self.to}" if not absent else f"has no {' and '.join(sorted(absent))}"
+            raise UserError(f"the stored run {run.name} {what}: evaluate it too, or show other differences")
+        blind = run.run.manifest.get("blind") or ()
+        frame = tables.mark_blind(paired_difference(matrix, self.to, corrected=True), blind)
+        return tables.corrected_table(f"{run.name}: difference to {self.to}", frame, run.catalogue)
 
     def _part(self, title: str, runs: Sequence[Summed], found: Mapping[str, pd.DataFrame]) -> list[Table]:
         names = [run.name for run in runs]

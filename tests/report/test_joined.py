@@ -34,7 +34,7 @@ def write_part(root: Path, records: pd.DataFrame, explainers: list[str], count: 
     store.write_pairs(pairs)
     own = records["explainer"].isin([*explainers, FACTS]) & records["query_id"].isin(pairs["query_id"])
     store.write_chunk(0, records[own])
-    store.write_cost(0, count, dict.fromkeys(explainers, 0.002 * count), 900)
+    store.write_cost(0, count, dict.fromkeys(explainers, 0.002 * count), 900.0)
     store.finish()
     return root
 
@@ -86,6 +86,25 @@ def test_a_table_shows_them_as_one_with_the_pairs_and_cost_of_each(parts: list[P
     assert [*lines] == names
     assert f"pairs {FEW}" in lines["costly"]
     assert all("cost 0.25 core hours" in line for line in lines.values())
+
+
+def test_differences_follow_that_hold_together(fake_run: Path, tmp_path: Path) -> None:
+    keep_run(fake_run, tmp_path / "fake")
+    metrics = ["insertion_mean_colour", "deletion_mean_colour"]
+    table = Metrics("All", {"CUB": ["fake"]}, metrics, differences=metrics)(Stored(tmp_path)).tables[1]
+    assert table.title == "fake: difference to lafam"
+    assert "for the 8 comparisons shown" in table.note
+    assert [column.label for column in table.columns] == [
+        "deletion AUC (mean colour) ↓",
+        "insertion AUC (mean colour) ↑",
+    ]
+    for cell, sign in zip(dict(table.rows)["exact"], "-+", strict=True):
+        assert cell.best
+        assert cell.text.startswith(sign)
+    assert not any(cell.best for cell in dict(table.rows)["chance"])
+    for differences, to, absent in ((["road"], "lafam", "has no road"), (metrics, "gam", "has no method gam")):
+        with pytest.raises(UserError, match=absent):
+            Metrics("All", {"CUB": ["fake"]}, metrics, differences=differences, to=to)(Stored(tmp_path))
 
 
 def other_pairs(run: Run) -> Run:
