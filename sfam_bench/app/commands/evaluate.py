@@ -15,6 +15,7 @@ Settings: run_dir, pairs.kinds, pairs.count, maps.save, split, batch_size, devic
 """
 
 from pathlib import Path
+from time import process_time
 
 from omegaconf import DictConfig
 
@@ -60,8 +61,11 @@ def main(cfg: DictConfig) -> None:
         if bench:
             stream = load_batches(evaluation.inputs.dataset, [frames[number] for number in due])
             shards = bench.explain(stream, evaluation.catalogue(gallery))
+            spent = 0.0  # setting up belongs to the first batch
             for number, shard in zip(due, progress(shards, "evaluate", len(due), "batch"), strict=True):
-                store.write_cost(number, len(frames[number]), shard.seconds)
+                until = process_time()
+                store.write_cost(number, len(frames[number]), shard.seconds, until - spent)
+                spent = until
                 write(store, number, frames[number], shard)
         evaluation.write_images(store, pairs)
         evaluation.write_worst_images(store, pairs)
