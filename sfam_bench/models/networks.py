@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import STANDARD, Geometry, Size
 from sfam_bench.models.bn_inception import BNInception
+from sfam_bench.models.conv_stem import conv_stem_vit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -140,12 +141,12 @@ def _torchvision_geometry(evaluated: Any) -> Geometry:
 
 
 def _ours(name: str, pretrained: bool, embedding: str, options: Options) -> Network:
-    _check_name(name, OURS, ["bn_inception"])
-    if options:
-        raise UserError(f"{name} has no options ({', '.join(options)}): leave model.trunk.options empty")
+    _check_name(name, OURS, ["bn_inception", "conv_stem_vit"])
     if pretrained:
         raise UserError(f"no weights of {name} can be downloaded: give a file as model.trunk.weights=FILE")
-    return BNInception(), Standardise(*CAFFE)
+    if name == "conv_stem_vit":
+        return _create(name, pretrained, partial(conv_stem_vit, **options), options), Standardise()
+    return _create(name, pretrained, partial(BNInception, **options), options), Standardise(*CAFFE)
 
 
 SOURCES: Mapping[str, Callable[[str, bool, str, Options], Network]] = {
