@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -22,14 +22,21 @@ from sfam_bench.core.stream import prefetch, split_chunks
 from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import CAMERA, Dataset, roles
-from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
+from sfam_bench.datasets.episodes import (
+    HOW,
+    NEGATIVE_VECTOR,
+    NEGATIVES,
+    RIVAL_VECTORS,
+    RIVALS,
+    SUPPORTS,
+    VECTOR,
+)
 from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, NO_PLACES, ROLES_OF, Candidates
 
 log = logging.getLogger(__name__)
 
 SIDES = ("query", "reference")
 OTHERS = ("same_class", "other_class")  # roles of further references
-VECTOR, NEGATIVE_VECTOR, RIVAL_VECTORS = "reference_vector", "negative_vector", "rival_vectors"  # columns of pairs
 NO_PAIR = "{} has no pair of kind {} in this split: choose other pairs.kinds"
 
 
@@ -220,20 +227,22 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch; regions are included if every pair has them, missing further references are NaN.
 
-    Pairs of episodes have prototypes as references, and the regions that the query has with every support; pairs with
-    vectors have the query's own masks.
+    Pairs of episodes have prototypes or class weights as references, and the regions that the query has with every
+    support; pairs with other vectors have the query's own masks.
     """
-    if VECTOR in frame:
+    of_episodes = SUPPORTS in frame
+    if VECTOR in frame and not of_episodes:
         return _load_vectors(dataset, frame)
-    prototypes = SUPPORTS in frame
     queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
-    shown = frame[SUPPORTS] if prototypes else [[reference_id] for reference_id in frame["reference_id"]]
+    shown = frame[SUPPORTS] if of_episodes else [[reference_id] for reference_id in frame["reference_id"]]
     regions = [
         common_regions(dataset, query_id, own, sample)
         for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
     masks, redraws = stack_common(regions), dataset if isinstance(dataset, Redrawing) else None
-    if prototypes:
+    if VECTOR in frame:
+        return replace(_load_vectors(dataset, frame), masks=masks, redraws=redraws)
+    if of_episodes:
         return PairBatch(
             query_ids=tuple(frame["query_id"]),
             reference_ids=tuple(frame["reference_id"]),
