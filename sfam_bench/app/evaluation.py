@@ -30,8 +30,7 @@ from sfam_bench.core.similarity import Gallery
 from sfam_bench.core.targets import BestRival
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.batches import cut_batches, first_of_each_kind, load_batch
-from sfam_bench.datasets.episodes import SUPPORTS, Episodes
-from sfam_bench.datasets.pairs import VECTOR
+from sfam_bench.datasets.episodes import SUPPORTS, VECTOR, Episodes
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.vector_pairs import VectorPairs
 from sfam_bench.engine.passes import Passes
@@ -159,7 +158,7 @@ class Evaluation:
         write_images(store, self.inputs.dataset, pairs[sides].to_numpy().flat)
         if SUPPORTS in pairs:
             write_supports(store, self.inputs.dataset, pairs)
-        if VECTOR in pairs:
+        elif VECTOR in pairs:
             write_vectors(store, pairs)
 
     def restore_bench(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":

@@ -55,8 +55,12 @@ def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
     if isinstance(choice, VectorPairs):
         return choice.example(inputs.dataset, inputs.explained)
     if isinstance(choice, Episodes):
-        one = replace(choice, explained=1, kinds=("own_class",))
-        return one(inputs.dataset, inputs.model.similarity, torch.ones(len(inputs.explained), 1), inputs.explained)
+        one, image = (
+            replace(choice, explained=1, kinds=("own_class",)),
+            inputs.dataset.sample(inputs.explained[0]).image,
+        )
+        equal = torch.ones_like(inputs.model.encode(image[None]).embeddings).expand(len(inputs.explained), -1)
+        return one(inputs.dataset, inputs.model.similarity, equal, inputs.explained)
     index = inputs.dataset.index.loc[inputs.explained]
     of_query, searched = roles(index)
     query = index.index[of_query][0]

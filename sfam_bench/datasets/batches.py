@@ -1,6 +1,7 @@
 """Cut pairs into batches and load their images, regions and references."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,8 @@ from sfam_bench.core.references import Prototype, Supports, Vectors
 from sfam_bench.core.stream import prefetch
 from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import Dataset
-from sfam_bench.datasets.episodes import HOW, NEGATIVES, RIVALS, SUPPORTS
-from sfam_bench.datasets.pairs import NEGATIVE_VECTOR, OTHERS, RIVAL_VECTORS, VECTOR
+from sfam_bench.datasets.episodes import HOW, NEGATIVE_VECTOR, NEGATIVES, RIVAL_VECTORS, RIVALS, SUPPORTS, VECTOR
+from sfam_bench.datasets.pairs import OTHERS
 
 
 def cut_batches(pairs: pd.DataFrame, batch_size: int) -> list[pd.DataFrame]:
@@ -39,20 +40,22 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch; regions are included if every pair has them, missing further references are NaN.
 
-    Pairs of episodes have prototypes as references, and the regions that the query has with every support; pairs with
-    vectors have the query's own masks.
+    Pairs of episodes have prototypes or class weights as references, and the regions that the query has with every
+    support; pairs with other vectors have the query's own masks.
     """
-    if VECTOR in frame:
+    of_episodes = SUPPORTS in frame
+    if VECTOR in frame and not of_episodes:
         return _load_vectors(dataset, frame)
-    prototypes = SUPPORTS in frame
     queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
-    shown = frame[SUPPORTS] if prototypes else [[reference_id] for reference_id in frame["reference_id"]]
+    shown = frame[SUPPORTS] if of_episodes else [[reference_id] for reference_id in frame["reference_id"]]
     regions = [
         common_regions(dataset, query_id, own, sample)
         for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
     masks, redraws = stack_common(regions), dataset if isinstance(dataset, Redrawing) else None
-    if prototypes:
+    if VECTOR in frame:
+        return replace(_load_vectors(dataset, frame), masks=masks, redraws=redraws)
+    if of_episodes:
         return PairBatch(
             query_ids=tuple(frame["query_id"]),
             reference_ids=tuple(frame["reference_id"]),

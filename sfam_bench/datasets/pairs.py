@@ -18,14 +18,13 @@ from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.datasets.base import CAMERA, Dataset, roles
-from sfam_bench.datasets.episodes import NEGATIVES, RIVALS, SUPPORTS
+from sfam_bench.datasets.episodes import NEGATIVE_VECTOR, NEGATIVES, RIVAL_VECTORS, RIVALS, SUPPORTS, VECTOR
 from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, NO_PLACES, ROLES_OF, Candidates
 
 log = logging.getLogger(__name__)
 
 SIDES = ("query", "reference")
 OTHERS = ("same_class", "other_class")  # roles of further references
-VECTOR, NEGATIVE_VECTOR, RIVAL_VECTORS = "reference_vector", "negative_vector", "rival_vectors"  # columns of pairs
 NO_PAIR = "{} has no pair of kind {} in this split: choose other pairs.kinds"
 
 

@@ -17,7 +17,8 @@ class ConvStem(PatchEmbed):
         for before, width in pairwise((in_chans, embed_dim // 3, 2 * embed_dim // 3)):
             convolution = nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
-        self.proj = nn.Sequential(*layers, nn.Conv2d(2 * embed_dim // 3, embed_dim, 3, stride=2, padding=1))
+        last = nn.Conv2d(2 * embed_dim // 3, embed_dim, 3, stride=2, padding=1)
+        self.proj = nn.Sequential(*layers, last)  # type: ignore[assignment]
 
 
 def conv_stem_vit(**options: Any) -> VisionTransformer:

@@ -69,7 +69,7 @@ def _join_matrices(matrices: Sequence[Matrix], whole: Run) -> Matrix:
 
 def _join_manifests(runs: Sequence[Run], first: Mapping[str, Any]) -> dict[str, Any]:
     manifests = [run.manifest for run in runs]
-    merged = {name: {} for name in ("metrics", "explainer_settings", "unsupported")}
+    merged: dict[str, dict[str, Any]] = {name: {} for name in ("metrics", "explainer_settings", "unsupported")}
     for name, found in merged.items():
         for manifest in manifests:
             found.update({key: value for key, value in (manifest.get(name) or {}).items() if key not in found})
@@ -79,6 +79,6 @@ def _join_manifests(runs: Sequence[Run], first: Mapping[str, Any]) -> dict[str, 
         for run in runs
         for name, found in (run.manifest.get("cost") or {}).items()
     }
-    hours = [manifest.get("core_hours") for manifest in manifests]
-    spent = {"core_hours": None if None in hours else sum(hours)}
-    return {**first, **merged, **lists, "cost": cost, **spent}
+    hours = [manifest["core_hours"] for manifest in manifests if manifest.get("core_hours") is not None]
+    spent = sum(hours) if len(hours) == len(manifests) else None
+    return {**first, **merged, **lists, "cost": cost, "core_hours": spent}

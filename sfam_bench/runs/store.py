@@ -150,8 +150,8 @@ class RunStore:
 
     def core_hours(self) -> float | None:
         """The time of all processor cores over all chunks; None if that of a chunk was not recorded."""
-        spent = [note.get("core_seconds") for note in self._cost_notes()]
-        whole = len(spent) == len([*(self.root / "records").glob("[0-9]*.parquet")]) and None not in spent
+        spent = [note["core_seconds"] for note in self._cost_notes() if "core_seconds" in note]
+        whole = len(spent) == len([*(self.root / "records").glob("[0-9]*.parquet")])
         return sum(spent) / 3600 if spent and whole else None
 
     def _cost_notes(self) -> list[dict[str, Any]]:

@@ -131,7 +131,7 @@ def corrected_table(title: str, differences: pd.DataFrame, catalogue: Catalogue)
     """Paired differences of one run (statistics.paired_difference, corrected); bold: better than what they are to."""
     better = differences["metric"].map(catalogue.direction).astype(bool)
     ahead = (differences["low"] > 0).where(better, differences["high"] < 0)
-    shown = {**NOT_COMPARED, "best": ahead, "higher_is_better": better, "flagged": "", "signed": True}
+    shown: dict[str, Any] = {**NOT_COMPARED, "best": ahead, "higher_is_better": better, "flagged": "", "signed": True}
     frame = differences.assign(**shown, mean=differences["difference"])
     to, count = frame["to"].iloc[0], frame["low"].notna().sum()
     note = (
