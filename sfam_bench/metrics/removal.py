@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.geometry import number_patches
 from sfam_bench.core.maps import find_flaws
 from sfam_bench.core.metric_card import SHARE, MetricCard, label
 from sfam_bench.core.ranges import Count, Natural, Share
@@ -38,12 +39,11 @@ class Hiding:
 
         def draw() -> Tensor:
             rows, cols = scene.encoded.query.images.shape[-2:]
-            places = [torch.arange(side) * self.grid // side for side in (rows, cols)]
-            found = []
+            numbers, found = number_patches((rows, cols), self.grid), []
             for query_id in scene.pairs.query_ids:
                 seed = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "hiding"))
-                cells = torch.rand(self.samples, self.grid, self.grid, generator=seed) < self.share
-                found.append(cells[:, places[0]][:, :, places[1]])
+                patches = torch.rand(self.samples, self.grid**2, generator=seed) < self.share
+                found.append(patches[:, numbers])
             return torch.stack(found).to(scene.encoded.query.images)
 
         return scene.cache.once(("hidden", self), draw)
@@ -63,10 +63,9 @@ class Patches:
     def hidden(self, scene: Scene) -> Float[Tensor, "batch samples rows cols"]:
         """1 where a sample hides a pixel."""
         images = scene.encoded.query.images
-        rows, cols = (torch.arange(side, device=images.device) * self.grid // side for side in images.shape[-2:])
-        numbers = torch.arange(self.samples, device=images.device)[:, None, None]
-        patches = (rows[:, None] * self.grid + cols == numbers).to(images)
-        return patches.expand(len(images), -1, -1, -1)
+        rows, cols = images.shape[-2:]
+        patches = number_patches((rows, cols), self.grid) == torch.arange(self.samples)[:, None, None]
+        return patches.to(images).expand(len(images), -1, -1, -1)
 
 
 def measure_drops(scene: Scene, hiding: Hiding | Patches) -> Samples:
