@@ -93,7 +93,6 @@ def test_unknown_options_are_refused(name):
 
 
 def test_a_stem_of_convolutions_embeds_patches_of_8_px():
-    torch.manual_seed(0)
     cut = trunk_and_tail("sfam_bench", "conv_stem_vit", options=SMALL)
     trunk, tail = cut
     with torch.no_grad():
