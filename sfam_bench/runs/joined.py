@@ -79,9 +79,9 @@ def _join_manifests(runs: Sequence[Run], first: Mapping[str, Any]) -> dict[str, 
         name: [*dict.fromkeys(each for one in manifests for each in one.get(name) or ())]
         for name in ("explainers", "blind")
     }
-    hours = [manifest.get("core_hours") for manifest in manifests]
-    spent = None if None in hours else sum(hours)
-    return {**first, **merged, **lists, "cost": _join_costs(runs), "core_hours": spent}
+    hours = [float(one["core_hours"]) for one in manifests if "core_hours" in one]
+    spent = {"core_hours": sum(hours) if len(hours) == len(runs) else None}
+    return {**first, **merged, **lists, "cost": _join_costs(runs), **spent}
 
 
 def _join_costs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
