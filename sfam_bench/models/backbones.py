@@ -11,22 +11,13 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.protocol import RANDOM
 from sfam_bench.core.similarity import unit
 from sfam_bench.models.checkpoint import check_kinds, strip_prefix
-from sfam_bench.models.cuts import (
-    NAMED,
-    TOLERANCE,
-    Cut,
-    Embedding,
-    Whole,
-    cut_module,
-    distance_of,
-    enlarged,
-    make_probes,
-    verify,
-)
+from sfam_bench.models.cuts import TOLERANCE, Cut, distance_of, enlarged, make_probes, verify
+from sfam_bench.models.cutting import NAMED, Embedding, cut_module
 from sfam_bench.models.layouts import Layout, size_of
-from sfam_bench.models.networks import CLASSIFIER, OURS, Standardise, network, translate_keys
+from sfam_bench.models.networks import CLASSIFIER, OURS, Options, Standardise, network, translate_keys
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.tokens import Token, cut_tokens
+from sfam_bench.models.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +34,7 @@ def trunk_and_tail(
     token: Token | None = None,
     pretrained: bool = False,
     embedding: Embedding = "own",
+    options: Options | None = None,
 ) -> Cut:
     """Build `name` from `source` (timm, torchvision or sfam_bench), load `state`, and cut it.
 
@@ -53,7 +45,7 @@ def trunk_and_tail(
 
     `embedding` is the network's own (what it computes before its classifier), the last grid for any pooling ("pooled",
     which `features` implies), or the class token of a vision transformer ("class"). `token` is its older name: "patch"
-    means pooled, "class" means class.
+    means pooled, "class" means class. `options` are those of timm's or torchvision's function that builds the network.
 
     Raises:
         UserError: if the parts do not compute the network's own embedding, unless another one was chosen.
@@ -62,7 +54,7 @@ def trunk_and_tail(
         embedding = "pooled" if token == "patch" else "class"
     elif features is not None:
         embedding = "pooled"
-    model, own = network(source, name, pretrained and state is None, embedding)
+    model, own = network(source, name, pretrained and state is None, embedding, options)
     if state is not None:
         unused = () if source != "torchvision" else CLASSIFIER if embedding == "pooled" else AUXILIARY
         load_backbone(model, translate_keys(model, strip_prefix(model, state, name)), name, unused)

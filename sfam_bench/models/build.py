@@ -26,7 +26,9 @@ from sfam_bench.models.checkpoint import (
     write_weights,
     written_digest,
 )
-from sfam_bench.models.cuts import TOLERANCE, Cut, Embedding, distance_of, embed_parts
+from sfam_bench.models.cuts import TOLERANCE, Cut, distance_of, embed_parts
+from sfam_bench.models.cutting import Embedding
+from sfam_bench.models.networks import Options
 from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.shapes import check_shapes
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
@@ -130,14 +132,16 @@ def backbone(
     token: Token | None = None,
     pretrained: bool = False,
     embedding: Embedding = "own",
+    options: Options | None = None,
 ) -> Cut:
     """A backbone by name with weights from a file (.safetensors, or .pth read with weights_only), or downloaded ones.
 
     `pretrained` are the ImageNet weights of timm or torchvision; a file has priority. `embedding` is that of
-    `trunk_and_tail`: "own", "pooled" or "class"; `token` is its name in configs of older runs.
+    `trunk_and_tail`: "own", "pooled" or "class"; `token` is its name in configs of older runs. `options` are those of
+    timm's or torchvision's function that builds the network, such as {depth: 4, embed_dim: 96}.
     """
     state = read_state(Path(weights)) if weights else None
-    cut = trunk_and_tail(source, name, layer, features, state, None, token, pretrained, embedding)
+    cut = trunk_and_tail(source, name, layer, features, state, None, token, pretrained, embedding, options)
     if weights:
         return mark_weights(cut, f"file {describe_file(Path(weights))}", source=str(weights), chosen="unknown")
     return mark_weights(cut, f"pretrained ({source}/{name})" if pretrained else None)

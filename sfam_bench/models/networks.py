@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import STANDARD, Geometry, Size
 from sfam_bench.models.bn_inception import BNInception
+from sfam_bench.models.conv_stem import conv_stem_vit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -53,17 +54,21 @@ class Standardise(nn.Module):
 
 
 Network: TypeAlias = tuple[nn.Module, Standardise]
+Options: TypeAlias = Mapping[str, Any]  # of the function that builds a network: depth, embed_dim, ...
 CAFFE = ((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3, True)  # blue, green, red in 0..255 minus a mean colour
 
 
-def network(source: str, name: str, pretrained: bool = False, embedding: str = "own") -> Network:
+def network(
+    source: str, name: str, pretrained: bool = False, embedding: str = "own", options: Options | None = None
+) -> Network:
     """A network of a source without its classifier, with random weights or the source's ImageNet weights.
 
     It returns its own embedding; vision transformers of timm return all tokens where `embedding` is another one.
+    `options` are those of timm's or torchvision's function that builds it.
     """
     if source not in SOURCES:
         raise UserError(f"unknown source of models '{source}': use {', '.join(SOURCES)}")
-    return SOURCES[source](name, pretrained, embedding)
+    return SOURCES[source](name, pretrained, embedding, options or {})
 
 
 def _check_name(name: str, source: str, names: list[str]) -> None:
@@ -72,16 +77,16 @@ def _check_name(name: str, source: str, names: list[str]) -> None:
         raise UserError(f"{source} has no model '{name}'; similar names: {near}")
 
 
-def _timm(name: str, pretrained: bool, embedding: str) -> Network:
+def _timm(name: str, pretrained: bool, embedding: str, options: Options) -> Network:
     _check_name(name, "timm", [*timm.list_models(), *timm.list_models(pretrained=True)])
     if pretrained and not timm.is_model_pretrained(name):
         raise UserError(f"timm has no weights of '{name}': give a file as model.trunk.weights=FILE")
-    transformer = _builds_vision_transformer(name)
-    options: dict[str, Any] = {"dynamic_img_size": True} if transformer else {}
+    given, transformer = options, _builds_vision_transformer(name)
+    options = {**({"dynamic_img_size": True} if transformer else {}), **options}
 
     def make(**pooling: Any) -> nn.Module:
         built = partial(timm.create_model, name, pretrained, num_classes=0, **options, **pooling)
-        return _create(name, pretrained, built)
+        return _create(name, pretrained, built, given)
 
     bare: dict[str, Any] = (
         {"global_pool": ""} if transformer and "distilled" not in name else {}
@@ -108,11 +113,12 @@ def _builds_vision_transformer(name: str) -> bool:
     return timm.models.model_entrypoint(name.split(".")[0]).__module__ in VISION_TRANSFORMERS
 
 
-def _torchvision(name: str, pretrained: bool, embedding: str) -> Network:
+def _torchvision(name: str, pretrained: bool, embedding: str, options: Options) -> Network:
     _check_name(name, "torchvision", torchvision.models.list_models(module=torchvision.models))
     weights = "DEFAULT" if pretrained else None
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
-    model = _create(name, pretrained, lambda: torchvision.models.get_model(name, weights=weights, **options))
+    quick = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
+    built = partial(torchvision.models.get_model, name, weights=weights, **quick, **options)
+    model = _create(name, pretrained, built, options)
     linear = [key for key, child in model.named_modules() if isinstance(child, nn.Linear) and key.startswith(HEADS)]
     if linear:
         model.set_submodule(linear[-1], nn.Identity())
@@ -134,23 +140,33 @@ def _torchvision_geometry(evaluated: Any) -> Geometry:
     return Geometry(resize, crop, evaluated.interpolation.value)
 
 
-def _ours(name: str, pretrained: bool, embedding: str) -> Network:
-    _check_name(name, OURS, ["bn_inception"])
+def _ours(name: str, pretrained: bool, embedding: str, options: Options) -> Network:
+    _check_name(name, OURS, ["bn_inception", "conv_stem_vit"])
     if pretrained:
         raise UserError(f"no weights of {name} can be downloaded: give a file as model.trunk.weights=FILE")
-    return BNInception(), Standardise(*CAFFE)
+    if name == "conv_stem_vit":
+        return _create(name, pretrained, partial(conv_stem_vit, **options), options), Standardise()
+    return _create(name, pretrained, partial(BNInception, **options), options), Standardise(*CAFFE)
 
 
-SOURCES: Mapping[str, Callable[[str, bool, str], Network]] = {"timm": _timm, "torchvision": _torchvision, OURS: _ours}
+SOURCES: Mapping[str, Callable[[str, bool, str, Options], Network]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    OURS: _ours,
+}
 
 
-def _create(name: str, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:
+def _create(name: str, pretrained: bool, make: Callable[[], nn.Module], options: Options) -> nn.Module:
     try:
         return make()
     except UserError:
         raise
     except Exception as error:  # exceptions differ between hubs and versions
         why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        if options:
+            raise UserError(
+                f"{name} cannot be built with {', '.join(options)} ({why}): change model.trunk.options"
+            ) from error
         if not pretrained:
             raise UserError(
                 f"{name} cannot be a backbone ({why}): its pooling and classifier cannot be removed; choose "

@@ -243,20 +243,26 @@ class Agreement:
 class KnownAnswers:
     """Causal agreement over worlds and networks, detection of the shortcut, and which metrics predict the cause.
 
-    runs: names of stored runs; models that fail the intervention check are named, and left out of the other tables.
+    runs: names of stored runs, one a world; models that fail the intervention check are named, and left out of the
+        other tables.
     clean: by the name of a run whose model uses a shortcut, the run of its clean twin.
+    networks: runs of several networks in one world on the same pairs, whose causal agreement is a table of its own.
     """
 
     title: str
     runs: Sequence[str]
     clean: Mapping[str, str]
+    networks: Sequence[str] = ()
 
     def __call__(self, stored: Stored) -> Sheet:
-        runs = [stored.run(name) for name in self.runs]
-        counted = [run for run in runs if known_answers.counts(run)]
+        worlds, networks = ([stored.run(name) for name in names] for names in (self.runs, self.networks))
+        counted = [run for run in worlds if known_answers.counts(run)]
         if not counted:
             raise UserError(f"no model of the stored runs {', '.join(self.runs)} passes the intervention check")
-        made = [known_answers.check_table(runs), known_answers.agreement_table(runs)]
+        runs = [stored.run(name) for name in dict.fromkeys((*self.runs, *self.networks))]
+        made = [known_answers.check_table(runs), known_answers.agreement_table(counted)]
+        if checked := [run for run in networks if known_answers.counts(run)]:
+            made.append(known_answers.network_table(checked))
         frames = {"means": pd.concat([run.means.assign(run=run.name) for run in runs], ignore_index=True)}
         pairs = {name: (stored.run(name), stored.run(clean)) for name, clean in self.clean.items()}
         if pairs := {name: pair for name, pair in pairs.items() if all(map(known_answers.counts, pair))}:

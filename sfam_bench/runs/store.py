@@ -150,9 +150,9 @@ class RunStore:
 
     def core_hours(self) -> float | None:
         """The time of all processor cores over all chunks; None if that of a chunk was not recorded."""
-        notes, chunks = self._cost_notes(), [*(self.root / "records").glob("[0-9]*.parquet")]
-        spent = [float(note["core_seconds"]) for note in notes if "core_seconds" in note]
-        return sum(spent) / 3600 if spent and len(spent) == len(chunks) else None
+        spent = [note["core_seconds"] for note in self._cost_notes() if "core_seconds" in note]
+        whole = len(spent) == len([*(self.root / "records").glob("[0-9]*.parquet")])
+        return sum(spent) / 3600 if spent and whole else None
 
     def _cost_notes(self) -> list[dict[str, Any]]:
         paths = sorted((self.root / "costs").glob("[0-9]*.json"))

@@ -10,8 +10,9 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch, Redrawing
 from sfam_bench.core.similarity import Cosine, Dot
 from sfam_bench.core.targets import Margin, Similarity
+from sfam_bench.datasets.batches import load_batch
 from sfam_bench.datasets.episodes import Episodes
-from sfam_bench.datasets.pairs import PairChoice, load_batch
+from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.worlds import Channel, Crowd, Relation, Scale, Shortcut
 from sfam_bench.evaluation.evaluate import evaluate

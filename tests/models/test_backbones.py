@@ -75,6 +75,34 @@ def test_what_cannot_be_built_says_why(arguments, message):
         trunk_and_tail(*arguments)
 
 
+SMALL = {"embed_dim": 12, "depth": 2, "num_heads": 3}
+
+
+def test_options_change_a_network():
+    trunk, _ = trunk_and_tail("timm", "vit_tiny_patch16_224", embedding="pooled", options={**SMALL, "patch_size": 8})
+    assert trunk(torch.rand(1, 3, 32, 48)).shape == (1, 12, 4, 6)
+    trunk, _ = trunk_and_tail("torchvision", "resnet18", options={"replace_stride_with_dilation": [False] * 3})
+    assert trunk(torch.rand(1, 3, 64, 64)).shape == (1, 512, 2, 2)
+
+
+@pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "torchvision/resnet18", "sfam_bench/conv_stem_vit"])
+def test_unknown_options_are_refused(name):
+    source, name = name.split("/")
+    with pytest.raises(UserError, match=rf"{name} cannot be built with deep \(.*deep.*\): change model.trunk.options"):
+        trunk_and_tail(source, name, options={"deep": 3})
+
+
+def test_a_stem_of_convolutions_embeds_patches_of_8_px():
+    torch.manual_seed(0)
+    cut = trunk_and_tail("sfam_bench", "conv_stem_vit", options=SMALL)
+    trunk, tail = cut
+    with torch.no_grad():
+        activations = trunk(torch.rand(2, 3, 32, 48))
+        assert activations.shape == (2, 36, 4, 6)  # patches, and the class token before and after the norm
+        assert tail(activations).shape == (2, 12, 1, 1)
+    assert cut.embedding == "own"
+
+
 def test_weights_of_another_architecture_are_refused():
     with pytest.raises(UserError, match=r"the weights do not fit tiny: 2 of 2 entries missing"):
         load_backbone(nn.Linear(2, 3), {"other": torch.zeros(1)}, "tiny")

@@ -1,5 +1,6 @@
 """The table of known answers: who counts, who is left out, and what is detected."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,21 @@ METRICS = metric_facts(
 LEVELS = {"sfam": 0.8, "grad_cam": 0.6, "zhu": 0.5, "lafam": 0.2}
 
 
-def run(name: str, background: float, fails: str = "", causes: tuple[str, ...] = ("crest", "tail")) -> Summed:
+def run(
+    name: str,
+    background: float,
+    fails: str = "",
+    causes: tuple[str, ...] = ("crest", "tail"),
+    levels: Mapping[str, float] = LEVELS,
+    dataset: str = "",
+) -> Summed:
     """A run of 24 pairs in 6 classes, whose maps lie on the background to this extent."""
     ids = [f"q{n}" for n in range(24)]
-    keys = {"dataset": name, "model": "m", "target": "similarity", "reference_id": "r", "flag": ""}
+    keys = {"dataset": dataset or name, "model": "m", "target": "similarity", "reference_id": "r", "flag": ""}
     values = {"causal_agreement_ceiling": 0.97, "causal_agreement_chance": 0.1, "background_energy": background}
     rows = [
         {**keys, "explainer": explainer, "metric": metric, "query_id": q, "value": level + noise}
-        for explainer, good in LEVELS.items()
+        for explainer, good in levels.items()
         for metric, level in {**values, "causal_agreement": good, "energy_pointing_game": 1 - good}.items()
         for q, noise in zip(ids, np.tile([0.02, -0.02], 12), strict=True)
     ]
@@ -43,7 +51,7 @@ def run(name: str, background: float, fails: str = "", causes: tuple[str, ...] =
     flips = {"crest": 0.9, "tail": 0.7, "wing": 0.1, "background": 0.8 if "background" in causes else 0.05}
     check = {"flips": flips, "queries": 60, "causes": [*causes], "fails": fails}
     manifest = {
-        **{"dataset": name, "model": "m", "target": "similarity", "metrics": METRICS, "blind": ["lafam"]},
+        **{"dataset": dataset or name, "model": "m", "target": "similarity", "metrics": METRICS, "blind": ["lafam"]},
         **{"retrieval": {"recall_at_1": 0.9}, "intervention": check},
     }
     return Summed.of(Run(Path(name), manifest, pairs, Matrix.of(pd.DataFrame(rows), pairs)), name)
@@ -55,6 +63,7 @@ def stored() -> Stored:
         run("partial", 0.3),
         run("shortcut", 0.7, causes=("background",)),
         run("clean", 0.3),
+        run("vit", 0.3, levels={**LEVELS, "daam": 0.9}, dataset="partial"),
         run("weak", 0.3, fails="repainting the tail changes 20% of the retrieved classes, not 50%"),
     ]
     return Stored(Path(), {each.name: each for each in runs})
@@ -83,6 +92,23 @@ def test_a_shortcut_is_detected_against_its_clean_twin(stored: Stored) -> None:
     assert check["shortcut"][1].text == "0.800"  # the background's share
     assert check["shortcut"][2].text == "0.100"  # crest and tail may change the class or not
     assert sheet.frames["detection"]["run"].unique().tolist() == ["shortcut"]
+
+
+def test_networks_on_the_same_pairs_have_a_table_of_their_own(stored: Stored) -> None:
+    sheet = KnownAnswers("Known", ["partial"], {}, ["partial", "vit", "weak"])(stored)
+    check, worlds, networks, _ = sheet.tables
+    assert [name for name, _ in check.rows] == ["partial", "vit", "weak"]
+    assert [column.label for column in worlds.columns] == ["partial"]
+    assert [column.label for column in networks.columns] == ["partial", "vit"]
+    assert networks.title == "causal agreement ↑: networks in partial, on the same pairs"
+    cells = {name: [cell.text for cell in row] for name, row in networks.rows}
+    assert cells["daam"] == ["--", "0.900"]
+    assert cells["sfam"] == ["0.800", "0.800"]
+
+
+def test_networks_on_other_pairs_are_not_compared(stored: Stored) -> None:
+    with pytest.raises(UserError, match="the networks of partial and clean were not evaluated on the same pairs"):
+        KnownAnswers("Known", ["partial"], {}, ["partial", "clean"])(stored)
 
 
 def test_without_a_model_that_counts_there_is_no_table(stored: Stored) -> None:

@@ -1,10 +1,12 @@
 """Tables of known answers: which models use the cause, which maps follow it, which maps give a shortcut away."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import sort_explainers
 from sfam_bench.report.stored import Summed
@@ -55,14 +57,34 @@ def check_table(runs: Sequence[Summed]) -> Table:
     return Table("Which models use the planted cause?", tuple(map(Column, labels)), tuple(rows), CHECKS, head="run")
 
 
-def agreement_table(runs: Sequence[Summed], metric: str = AGREEMENT) -> Table:
-    """A metric by method, with a column for each run that counts."""
-    counted = [run for run in runs if counts(run)]
-    catalogue = Catalogue.of(*(run.run.manifest for run in counted))
-    whole = pd.concat([run.means.assign(model=run.name) for run in counted])
+def agreement_table(runs: Sequence[Summed]) -> Table:
+    """Causal agreement by method, with a column for each run."""
+    catalogue = Catalogue.of(*(run.run.manifest for run in runs))
+    whole = pd.concat([run.means.assign(model=run.name) for run in runs])
     level = whole[whole["metric"] == CHANCE].groupby("model")["mean"].mean()
-    chances = {str(name): float(mean) for name, mean in level.items()} if metric == AGREEMENT else {}
-    return run_table(catalogue.title(metric), whole[whole["metric"] == metric], chances, catalogue)
+    chances = {str(name): float(mean) for name, mean in level.items()}
+    return run_table(catalogue.title(AGREEMENT), whole[whole["metric"] == AGREEMENT], chances, catalogue)
+
+
+def network_table(runs: Sequence[Summed]) -> Table:
+    """Causal agreement by method, with a column for each network, in one world and on the same pairs.
+
+    Raises:
+        UserError: if the runs differ in their data set or pairs.
+    """
+    first, *rest = runs
+    for run in rest:
+        if run.run.manifest["dataset"] != first.run.manifest["dataset"] or _pairs(run) != _pairs(first):
+            raise UserError(
+                f"the networks of {first.name} and {run.name} were not evaluated on the same pairs of one data set: "
+                "evaluate them with the same dataset, pairs and seed"
+            )
+    table = agreement_table(runs)
+    return replace(table, title=f"{table.title}: networks in {first.run.manifest['dataset']}, on the same pairs")
+
+
+def _pairs(run: Summed) -> set[tuple[str, str]]:
+    return {*zip(run.run.pairs["query_id"], run.run.pairs["reference_id"], strict=True)}
 
 
 def detection_frame(pairs: Mapping[str, tuple[Summed, Summed]]) -> pd.DataFrame:

@@ -131,8 +131,8 @@ def corrected_table(title: str, differences: pd.DataFrame, catalogue: Catalogue)
     """Paired differences of one run (statistics.paired_difference, corrected); bold: better than what they are to."""
     better = differences["metric"].map(catalogue.direction).astype(bool)
     ahead = (differences["low"] > 0).where(better, differences["high"] < 0)
-    frame = differences.assign(**NOT_COMPARED, mean=differences["difference"], flagged="", signed=True)
-    frame = frame.assign(best=ahead, higher_is_better=better)
+    shown: dict[str, Any] = {**NOT_COMPARED, "best": ahead, "higher_is_better": better, "flagged": "", "signed": True}
+    frame = differences.assign(**shown, mean=differences["difference"])
     to, count = frame["to"].iloc[0], frame["low"].notna().sum()
     note = (
         f"Explainer minus {to} on the same pairs [interval by Student's t over classes; with Bonferroni's correction "
