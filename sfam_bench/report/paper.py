@@ -113,7 +113,7 @@ class Metrics:
     runs: names of stored runs, by the title of the part of the table in which they stand.
     metrics: names, or patterns as in reference_sensitivity*, in no particular order.
     across: what stands side by side: the metrics of a run, or the runs of a part, a table for each metric; "methods"
-        shows the runs of a part, which evaluated different methods on the same pairs, as one run.
+        joins the runs of a part, which evaluated different methods or pairs of one choice of pairs.
     explainers: which methods, all where none is named.
     differences: of which metrics the paired differences to the method `to` follow, with intervals that hold together.
     """

@@ -35,7 +35,7 @@ class Stored:
         return self._read[name]
 
     def join(self, names: Sequence[str], title: str) -> "Summed":
-        """Evaluations of different methods on the same pairs as one run of this title; UserError if they differ."""
+        """Evaluations of different methods or pairs as one run of this title; UserError if they do not fit together."""
         parts = [read_run(self._folder(name)) for name in names]
         return Summed.of(with_box_accuracy(join_runs(parts)), title)
 

@@ -1,4 +1,4 @@
-"""Runs that evaluated different methods on the same pairs, as one run."""
+"""Runs that evaluated different methods, or different pairs, of one choice of pairs, as one run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,11 @@ TOLERANCE = 1e-3  # of values of the pair itself, which modes of passes may diff
 
 
 def join_runs(runs: Sequence[Run]) -> Run:
-    """One run with the methods of all; methods of runs with fewer pairs have no records of the others.
+    """One run with the methods of all and the pairs of the largest; a method has records of its own pairs alone.
 
     UserError if the runs differ in SAME, if a pair is not of the run with the most pairs, if a value of a pair differs
-    by more than TOLERANCE (other weights or images), or if two runs have the same method.
+    by more than TOLERANCE (other weights or images), or if two runs have the same method on the same pair, or with
+    other settings.
     """
     whole = max(runs, key=lambda run: len(run.matrix.pairs))
     for run in runs:
@@ -58,27 +59,38 @@ def _join_matrices(matrices: Sequence[Matrix], whole: Run) -> Matrix:
         for key in part.entries:
             if key[1] == FACTS and part is not whole.matrix:
                 continue
-            if key in entries:
-                raise UserError(f"two of the runs joined have the method {key[1]}: leave it out of one")
-            entries[key] = np.full(len(whole.matrix.pairs), np.nan)
-            codes[key] = np.full(len(whole.matrix.pairs), ABSENT, np.uint8)
-            entries[key][rows], codes[key][rows] = part.entries[key], into[part.codes[key]]
+            values = entries.setdefault(key, np.full(len(whole.matrix.pairs), np.nan))
+            flags = codes.setdefault(key, np.full(len(whole.matrix.pairs), ABSENT, np.uint8))
+            if (flags[rows] != ABSENT).any():
+                raise UserError(f"two of the runs joined have {key[1]} on the same pair: leave it out of one")
+            values[rows], flags[rows] = part.entries[key], into[part.codes[key]]
     first = whole.matrix
     return Matrix(first.run, first.pairs, first.clusters, entries, codes, tuple(reasons))
 
 
 def _join_manifests(runs: Sequence[Run], first: Mapping[str, Any]) -> dict[str, Any]:
     manifests = [run.manifest for run in runs]
-    merged: dict[str, dict[str, Any]] = {name: {} for name in ("metrics", "explainer_settings", "unsupported")}
+    merged: dict[str, dict[str, Any]] = {"metrics": {}, "explainer_settings": {}, "unsupported": {}}
     for name, found in merged.items():
-        for manifest in manifests:
-            found.update({key: value for key, value in (manifest.get(name) or {}).items() if key not in found})
-    lists = {name: [each for one in manifests for each in one.get(name) or ()] for name in ("explainers", "blind")}
-    cost = {
-        name: {**found, "pairs": len(run.pairs)}
-        for run in runs
-        for name, found in (run.manifest.get("cost") or {}).items()
+        for key, value in ((key, value) for one in manifests for key, value in (one.get(name) or {}).items()):
+            if found.setdefault(key, value) != value and name == "explainer_settings":
+                raise UserError(f"two of the runs joined have {key} with other settings: show them as two methods")
+    lists = {
+        name: [*dict.fromkeys(each for one in manifests for each in one.get(name) or ())]
+        for name in ("explainers", "blind")
     }
-    hours = [manifest["core_hours"] for manifest in manifests if manifest.get("core_hours") is not None]
-    spent = sum(hours) if len(hours) == len(manifests) else None
-    return {**first, **merged, **lists, "cost": cost, "core_hours": spent}
+    hours = [float(one["core_hours"]) for one in manifests if "core_hours" in one]
+    spent = {"core_hours": sum(hours) if len(hours) == len(runs) else None}
+    return {**first, **merged, **lists, "cost": _join_costs(runs), **spent}
+
+
+def _join_costs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """The cost of each method: its time over all pairs that it was run on, and their number as `pairs`."""
+    joined: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        for name, found in (run.manifest.get("cost") or {}).items():
+            known = joined.get(name, {"milliseconds": 0.0, "pairs": 0})
+            pairs = known["pairs"] + len(run.pairs)
+            spent = known["milliseconds"] * known["pairs"] + found.get("milliseconds", np.nan) * len(run.pairs)
+            joined[name] = {**found, "milliseconds": spent / pairs, "pairs": pairs}
+    return joined

@@ -1,4 +1,4 @@
-"""Runs of different methods on the same pairs, shown as one."""
+"""Runs of different methods, or of different pairs, shown as one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +22,9 @@ FEW = 15
 COST = {"milliseconds": 2.0, "forwards": 1.0}
 
 
-def write_part(root: Path, records: pd.DataFrame, explainers: list[str], count: int = 40) -> Path:
-    """A run of some methods on the first pairs."""
-    pairs = make_pairs()[:count]
+def write_part(root: Path, records: pd.DataFrame, explainers: list[str], rows: slice = slice(None)) -> Path:
+    """A run of some methods on some pairs."""
+    pairs = make_pairs()[rows]
     facts = {
         **{"kind": "evaluate", "dataset": "cub", "model": "lite0 frozen", "target": "similarity", "metrics": METRICS},
         **{"explainers": explainers, "blind": [name for name in explainers if name in ("lafam", "chance")]},
@@ -34,7 +34,7 @@ def write_part(root: Path, records: pd.DataFrame, explainers: list[str], count: 
     store.write_pairs(pairs)
     own = records["explainer"].isin([*explainers, FACTS]) & records["query_id"].isin(pairs["query_id"])
     store.write_chunk(0, records[own])
-    store.write_cost(0, count, dict.fromkeys(explainers, 0.002 * count), 900.0)
+    store.write_cost(0, len(pairs), dict.fromkeys(explainers, 0.002 * len(pairs)), 900.0)
     store.finish()
     return root
 
@@ -43,7 +43,7 @@ def write_part(root: Path, records: pd.DataFrame, explainers: list[str], count: 
 def parts(tmp_path_factory: pytest.TempPathFactory, fake_run: Path) -> list[Path]:
     root, records, names = tmp_path_factory.mktemp("parts"), read_records(fake_run), [*EXPLAINERS]
     return [
-        write_part(root / "costly", records, names[:1], FEW),
+        write_part(root / "costly", records, names[:1], slice(FEW)),
         write_part(root / "cheap", records, names[1:3]),
         write_part(root / "controls", records, names[3:]),
     ]
@@ -65,6 +65,25 @@ def test_joined_runs_have_the_values_of_the_whole(parts: list[Path], fake_run: P
     assert sorted(joined.manifest["explainers"]) == sorted(EXPLAINERS)
     assert sorted(joined.manifest["blind"]) == ["chance", "lafam"]
     assert joined.manifest["core_hours"] == 0.75
+
+
+def test_runs_of_other_pairs_are_joined_too(tmp_path: Path, fake_run: Path) -> None:
+    records, whole = read_records(fake_run), read_run(fake_run)
+    halves = [
+        write_part(tmp_path / f"{half.start}", records, ["sfam"], half) for half in (slice(0, FEW), slice(FEW, 40))
+    ]
+    rest = write_part(tmp_path / "rest", records, [*EXPLAINERS][1:])
+    joined = join_runs([read_run(path) for path in (*halves, rest)])
+    for key in whole.matrix.columns:
+        np.testing.assert_array_equal(joined.matrix.entries[key], whole.matrix.entries[key])
+        assert joined.matrix.flagged(key).keys() == whole.matrix.flagged(key).keys()
+    assert joined.manifest["cost"]["sfam"] == pytest.approx({**COST, "pairs": 40})
+    other = read_run(halves[1])
+    other = replace(other, manifest={**other.manifest, "explainer_settings": {"sfam": {"gamma": 2}}})
+    first = read_run(halves[0])
+    first = replace(first, manifest={**first.manifest, "explainer_settings": {"sfam": {"gamma": 1}}})
+    with pytest.raises(UserError, match="have sfam with other settings"):
+        join_runs([first, other, read_run(rest)])
 
 
 def test_a_table_shows_them_as_one_with_the_pairs_and_cost_of_each(parts: list[Path], tmp_path: Path) -> None:
@@ -123,7 +142,7 @@ def other_scores(run: Run) -> Run:
         (other_pairs, "other.jpg with r.jpg is a pair of the first alone"),
         (other_scores, "s_full of a pair differs"),
         (lambda run: replace(run, manifest={**run.manifest, "split": "train"}), "their split differs"),
-        (lambda run: replace(run, matrix=rename(run.matrix, "sfam", "grad_cam")), "have the method grad_cam"),
+        (lambda run: replace(run, matrix=rename(run.matrix, "sfam", "grad_cam")), "have grad_cam on the same pair"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(parts: list[Path], change: Callable[[Run], Run], message: str) -> None:
