@@ -24,7 +24,7 @@ OVERVIEW = """usage: sfam-bench COMMAND [SETTING=VALUE ...]
 {}
 
 sfam-bench COMMAND --help explains a command; sfam-bench --version
-Completion in bash: source <(sfam-bench --completion)"""
+Completion: source <(sfam-bench --completion bash), or zsh"""
 GROUPS = "Groups of settings; choose with GROUP=NAME, or with GROUP=[NAME,...] where several are possible:\n{}"
 CHANGED = "Most used settings, and their defaults:\n{}"
 MORE = "All settings: sfam-bench {} --cfg job. A folder with groups of your own: --config-dir FOLDER."
