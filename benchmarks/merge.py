@@ -19,7 +19,7 @@ import pandas as pd
 
 from sfam_bench.core.files import atomic, digest
 from sfam_bench.core.provenance import config_hash, running_code
-from sfam_bench.datasets.pairs import cut_batches
+from sfam_bench.datasets.batches import cut_batches
 from sfam_bench.jobs.merge import merge
 from sfam_bench.jobs.plan import PAIRS, Plan, cut_shards
 from sfam_bench.runs.store import RunStore

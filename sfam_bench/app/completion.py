@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable
 
 from sfam_bench.app.arguments import OPTIONS
-from sfam_bench.app.guide import commands, find_groups, find_settings
+from sfam_bench.app.guide import PRESETS, commands, find_groups, find_settings
 from sfam_bench.core.conf import conf_folder, read_yaml
 
 SCRIPT = """_sfam_bench() {
@@ -35,7 +35,7 @@ def complete(line: str) -> list[str]:
 def list_names(group: str, entries: bool = False) -> list[str]:
     """The files of a group, or the entries in them by name; none of what is no group."""
     root = conf_folder() / group
-    files = sorted(root.rglob("*.yaml")) if group and root.is_dir() else []
+    files = sorted(root.glob("**/*.yaml" if group == PRESETS else "*.yaml")) if group and root.is_dir() else []
     if entries:
         return [name for file in files for name in read_yaml(file)]
     return [file.relative_to(root).with_suffix("").as_posix() for file in files]

@@ -24,13 +24,15 @@ from sfam_bench.app.parts import (
 )
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Gallery
 from sfam_bench.core.targets import BestRival
+from sfam_bench.core.verification import roc_of_pairs, verification_facts
 from sfam_bench.datasets import pairs as pairing
-from sfam_bench.datasets.episodes import SUPPORTS, Episodes
-from sfam_bench.datasets.pairs import VECTOR
+from sfam_bench.datasets.batches import cut_batches, first_of_each_kind, load_batch
+from sfam_bench.datasets.episodes import SUPPORTS, VECTOR, Episodes
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.vector_pairs import VectorPairs
 from sfam_bench.engine.passes import Passes
@@ -40,6 +42,7 @@ from sfam_bench.evaluation.intervention import intervention_check, intervention_
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Prepared
 from sfam_bench.metrics.shared.base import Metric
+from sfam_bench.report.names import to_prose
 from sfam_bench.report.page.pair_order import select_worst
 from sfam_bench.retrieval.few_shot import describe_episodes, episode_facts
 from sfam_bench.retrieval.recall import Catalogue, embed, retrieval, roles_of
@@ -98,7 +101,7 @@ class Evaluation:
 
     def frames(self, pairs: pd.DataFrame) -> list[pd.DataFrame]:
         """The pairs in batches."""
-        return pairing.cut_batches(pairs, self.cfg.batch_size)
+        return cut_batches(pairs, self.cfg.batch_size)
 
     def catalogue(self, gallery: Gallery) -> Catalogue:
         """The gallery with ids and labels."""
@@ -110,6 +113,10 @@ class Evaluation:
         """The explainers, those that need training images prepared."""
         inputs = self.inputs
         return dict(prepare_explainers(self.cfg, inputs.dataset, inputs.model, inputs.explainers, inputs.training))
+
+    def properties(self, gallery: Gallery) -> dict[str, Any]:
+        """What is measured of the model itself, for the manifest: retrieval, episodes and the intervention check."""
+        return {"retrieval": self.retrieval(gallery), **self.episodes(gallery), **self.intervention()}
 
     def retrieval(self, gallery: Gallery) -> dict[str, Any]:
         """Retrieval measures of the embeddings; none, in one line, if each image is a class of its own."""
@@ -140,7 +147,7 @@ class Evaluation:
     def write_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Store the images of a few pairs of each kind, or of all pairs."""
         count = self.cfg.maps.pictures
-        self._write_images(store, pairs if count == "all" else pairing.first_of_each_kind(pairs, count))
+        self._write_images(store, pairs if count == "all" else first_of_each_kind(pairs, count))
 
     def write_worst_images(self, store: RunStore, pairs: pd.DataFrame) -> None:
         """Store the images of as many pairs with the worst values of the first method by each headline metric."""
@@ -154,7 +161,7 @@ class Evaluation:
         write_images(store, self.inputs.dataset, pairs[sides].to_numpy().flat)
         if SUPPORTS in pairs:
             write_supports(store, self.inputs.dataset, pairs)
-        if VECTOR in pairs:
+        elif VECTOR in pairs:
             write_vectors(store, pairs)
 
     def restore_bench(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
@@ -175,7 +182,7 @@ class Evaluation:
         """Try explainers on a pair of `frame`; a bench of those that fit, with passes calibrated for `count` pairs."""
         inputs, cfg = self.inputs, self.cfg
         explainers = self.prepare_explainers()
-        one = pairing.load_batch(inputs.dataset, frame[:1])
+        one = load_batch(inputs.dataset, frame[:1])
         fitting, costs, left_out = select_supported(cfg.unsupported, inputs.model, inputs.target, explainers, one)
         return replace(self.bench(fitting, frame, count), costs=costs, left_out=left_out)
 
@@ -183,7 +190,7 @@ class Evaluation:
         self, explainers: Mapping[str, Explainer], frame: pd.DataFrame, count: int, known: Mapping[str, Any] = NOTHING
     ) -> "Bench":
         """A bench of these explainers, with passes calibrated on `frame`; `known` are fields of the calibration."""
-        images, model = pairing.load_batch(self.inputs.dataset, frame).query, self.inputs.model
+        images, model = load_batch(self.inputs.dataset, frame).query, self.inputs.model
         measure = replace(build(self.cfg.passes), **known)
         passes = choose_passes(measure, model, self.metrics, explainers, images, count, self.cfg.maps.save)
         return Bench(self, explainers, passes)
@@ -224,6 +231,16 @@ class Bench:
             gallery=catalogue if self.evaluation.compares_images else None,
             keep_curves=cfg.curves,
         )
+
+
+def write_pairs(store: RunStore, pairs: pd.DataFrame) -> None:
+    """Write the pairs; of pairs to verify also the points of the ROC, and print the verification in one line."""
+    store.write_pairs(pairs)
+    if (roc := roc_of_pairs(pairs)) is not None:
+        with atomic(store.root / "roc.csv") as file:
+            roc.to_csv(file, index=False)
+        facts = verification_facts(pairs)
+        print("verification: " + ", ".join(f"{to_prose(name)} {value:.4g}" for name, value in facts.items()))
 
 
 def write(

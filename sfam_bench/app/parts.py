@@ -24,10 +24,10 @@ from sfam_bench.core.records import PairBatch
 from sfam_bench.core.targets import Target
 from sfam_bench.core.types import Images
 from sfam_bench.datasets.base import Dataset, split_hash
-from sfam_bench.datasets.episodes import SUPPORTS, Episodes
+from sfam_bench.datasets.episodes import SUPPORTS, VECTOR, Episodes
 from sfam_bench.datasets.folder import ImageFolder
 from sfam_bench.datasets.pair_list import PairList
-from sfam_bench.datasets.pairs import VECTOR, PairChoice
+from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.datasets.vector_pairs import VectorPairs
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.memory import keep_memory

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from safetensors.torch import save
 
-from sfam_bench.app.evaluation import Bench, Evaluation, write
+from sfam_bench.app.evaluation import Bench, Evaluation, write, write_pairs
 from sfam_bench.app.rehearsal import check_inputs
 from sfam_bench.app.settings import resolve
 from sfam_bench.app.shards import GALLERY
@@ -21,6 +21,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, check_writable, digest
 from sfam_bench.core.provenance import config_hash, differences, running_code
 from sfam_bench.datasets import pairs as pairing
+from sfam_bench.datasets.batches import load_batch
 from sfam_bench.evaluation.evaluate import count_passes, own_passes
 from sfam_bench.jobs.plan import FILE, PAIRS, Plan, count_shards, cut_shards
 from sfam_bench.jobs.status import format_duration
@@ -79,13 +80,13 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
     store = RunStore(root, config_hash(decides), passes)
     with atomic(root / GALLERY) as temporary:
         temporary.write_bytes(save({"gallery": gallery.contiguous()}))  # whose errors are OSError, as of a full disk
-    store.write_pairs(pairs)
+    write_pairs(store, pairs)
     evaluation.write_images(store, pairs)
     taken = passes_per_pair(evaluation, bench, frames[0])
     rate, size = (cfg.images_per_second or 0) / max(taken, 1), 0.0
     if not rate:  # also computes the first batch; skipped if images_per_second is given
         start = time.perf_counter()
-        batch = pairing.load_batch(evaluation.inputs.dataset, frames[0])
+        batch = load_batch(evaluation.inputs.dataset, frames[0])
         write(store, 0, frames[0], next(bench.explain([batch], evaluation.catalogue(gallery))))
         rate = len(batch) / (time.perf_counter() - start)
         size = store.size(0) / len(batch)
@@ -95,8 +96,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
         "references": pairing.references_hash(pairs),
         "identity": identity,
         "passes_per_pair": taken,
-        "retrieval": evaluation.retrieval(gallery),
-        **evaluation.episodes(gallery),
+        **evaluation.properties(gallery),
         **bench.facts,
     }
     config = {**resolve(cfg), "passes": {**resolve(cfg)["passes"], **mode, "seconds": 0.2}}
@@ -133,7 +133,7 @@ def is_resumable(root: Path, identity: str) -> bool:
 def passes_per_pair(evaluation: Evaluation, bench: Bench, frame: pd.DataFrame) -> float:
     """The maximal number of forward passes per pair, over all methods and metrics."""
     model, cfg = evaluation.inputs.model, evaluation.cfg
-    query = pairing.load_batch(evaluation.inputs.dataset, frame[:1]).query.to(model.device)
+    query = load_batch(evaluation.inputs.dataset, frame[:1]).query.to(model.device)
     own = own_passes(bench.explainers.values(), model.encode(query), cfg.maps.save)
     return float(count_passes(evaluation.metrics.values(), len(bench.explainers), 1, query[0, 0].numel(), own))
 

@@ -11,8 +11,8 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.metric_card import NEEDS
 from sfam_bench.core.records import check_names
-from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.base import roles
+from sfam_bench.datasets.batches import load_batch
 from sfam_bench.datasets.episodes import Episodes
 from sfam_bench.datasets.vector_pairs import VectorPairs
 from sfam_bench.evaluation.cost import try_explainers
@@ -40,7 +40,7 @@ def check_inputs(evaluation: Evaluation) -> None:
         for name, made in inputs.explainers.items()
         if not isinstance(made, Sampling | Preparable) and card_of(made).remakes
     }
-    pair = pairing.load_batch(inputs.dataset, _any_pair(evaluation))
+    pair = load_batch(inputs.dataset, _any_pair(evaluation))
     _, why = try_explainers(light, inputs.model, inputs.target, pair)
     for name, reason in why.items():
         if evaluation.cfg.unsupported == "refuse":
@@ -55,8 +55,12 @@ def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
     if isinstance(choice, VectorPairs):
         return choice.example(inputs.dataset, inputs.explained)
     if isinstance(choice, Episodes):
-        one = replace(choice, explained=1, kinds=("own_class",))
-        return one(inputs.dataset, inputs.model.similarity, torch.ones(len(inputs.explained), 1), inputs.explained)
+        one, image = (
+            replace(choice, explained=1, kinds=("own_class",)),
+            inputs.dataset.sample(inputs.explained[0]).image,
+        )
+        equal = torch.ones_like(inputs.model.encode(image[None]).embeddings).expand(len(inputs.explained), -1)
+        return one(inputs.dataset, inputs.model.similarity, equal, inputs.explained)
     index = inputs.dataset.index.loc[inputs.explained]
     of_query, searched = roles(index)
     query = index.index[of_query][0]

@@ -23,7 +23,7 @@ from sfam_bench.core.provenance import config_hash, differences
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.signals import Interrupted, catch_signals
 from sfam_bench.core.stream import prefetch
-from sfam_bench.datasets.pairs import load_batch
+from sfam_bench.datasets.batches import load_batch
 from sfam_bench.evaluation.evaluate import BatchResult
 from sfam_bench.jobs.job import Job
 from sfam_bench.jobs.plan import FILE, PAIRS, Plan, Shard

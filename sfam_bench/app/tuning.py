@@ -17,8 +17,8 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.provenance import config_hash, run_facts
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.targets import Target
-from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.base import Dataset, split_hash
+from sfam_bench.datasets.batches import cut_batches, first_of_each_kind, load_batch, load_batches
 from sfam_bench.engine.calibration import Calibration
 from sfam_bench.engine.passes import Passes
 from sfam_bench.evaluation.evaluate import evaluate
@@ -88,7 +88,7 @@ class Tuning:
         gallery = embed(self.model, self.dataset, own, self.cfg.batch_size)
         pairs = pair_choice(self.cfg)(self.dataset, self.model.similarity, gallery, own)
         self.target.check(has_negatives=bool((pairs["negative_id"] != "").all()))
-        loaded = list(pairing.load_batches(self.dataset, pairing.cut_batches(pairs, self.cfg.batch_size)))
+        loaded = list(load_batches(self.dataset, cut_batches(pairs, self.cfg.batch_size)))
         catalogue = Catalogue(gallery, read_labels(self.dataset, own), tuple(own), roles_of(self.dataset, own))
         return Fold(classes, pairs, loaded, catalogue)
 
@@ -119,8 +119,8 @@ class Tuning:
 
     def try_one(self, fold: Fold) -> None:
         """Raise UserError, before any output, if method, model, target and objective do not fit."""
-        frames = pairing.cut_batches(pairing.first_of_each_kind(fold.pairs, 1), 1)
-        few = [pairing.load_batch(self.dataset, frame) for frame in frames]
+        frames = cut_batches(first_of_each_kind(fold.pairs, 1), 1)
+        few = [load_batch(self.dataset, frame) for frame in frames]
         self.evaluate({self.space.method: self.explainer}, fold, few, None)
 
     def passes(self, fold: Fold, known: Mapping[str, Any] | None, count: int) -> Passes:

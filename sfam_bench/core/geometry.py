@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
@@ -20,6 +20,12 @@ from sfam_bench.core.types import Keypoints, Mask
 Box: TypeAlias = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, far edges exclusive
 Size: TypeAlias = Count | tuple[Count, Count] | list[Count]  # of a square, or rows and cols; YAML has lists
 TO_UNIT = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
+
+
+def number_patches(size: tuple[int, int], grid: int) -> Int[Tensor, "rows cols"]:
+    """The number of the patch of a grid x grid grid to which each pixel of an image of this size belongs."""
+    rows, cols = (torch.arange(side) * grid // side for side in size)
+    return rows[:, None] * grid + cols
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""N-way K-shot episodes: a query is compared with the prototypes of N classes, each of K supports."""
+"""N-way K-shot episodes: a query is compared with N classes, each a prototype of K supports or fitted to them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -15,13 +15,17 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.references import MEAN, Prototype
 from sfam_bench.core.similarity import Gallery, SimilarityFunction, unit
+from sfam_bench.core.stream import split_chunks
 from sfam_bench.datasets.base import Dataset, roles
+from sfam_bench.datasets.class_weights import ClassWeights, Weights
 
 log = logging.getLogger(__name__)
 
 KINDS = ("own_class", "predicted_class", "partial_class", "shared_part")
 OF_EVIDENCE = ("partial_class", "shared_part")
 SUPPORTS, NEGATIVES, RIVALS, HOW = "support_ids", "negative_support_ids", "rival_ids", "prototype"  # columns of pairs
+VECTOR, NEGATIVE_VECTOR, RIVAL_VECTORS = "reference_vector", "negative_vector", "rival_vectors"  # columns of pairs
+TOGETHER = 256  # episodes whose classifiers are fitted in one loop
 
 Scores = Float[Tensor, "queries ways"]
 
@@ -50,6 +54,8 @@ class Episodes(Checked):
         others (planted), the nearest of several; "shared_part", instead of a class, images that share with the query
         one evidence part alone (planted). Each kind takes at most one query of an episode.
     rivals: keep the supports of the other classes with each pair, for the target class_score; all are encoded.
+    prototype: how supports become the reference of their class.
+    classifier: fitted to the supports of each episode; its class weights are the references instead of prototypes.
     """
 
     ways: Count = 5
@@ -60,6 +66,7 @@ class Episodes(Checked):
     kinds: list[str] | tuple[str, ...] = ("own_class",)
     rivals: bool = False
     prototype: Prototype = field(default=MEAN)
+    classifier: ClassWeights | None = None
     seed: Natural = 0
 
     def __post_init__(self) -> None:
@@ -71,6 +78,10 @@ class Episodes(Checked):
             )
         if self.ways < 2:
             raise UserError("episodes.ways=1 leaves nothing to choose from: give two or more")
+        if self.classifier and self.prototype != MEAN:
+            raise UserError(
+                "episodes.classifier replaces prototypes: leave episodes.prototype as it is, or classifier null"
+            )
 
     def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
         """Raise UserError if these images allow no episode, or no pair of a kind; log how many classes are left out."""
@@ -121,12 +132,9 @@ class Episodes(Checked):
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
     ) -> np.ndarray:
         """The accuracy of each episode, (count,); the embeddings of `image_ids` are the rows of `gallery`."""
-        found = []
-        for episode in self.draw(dataset, image_ids):
-            predicted = self._scores(episode, similarity, gallery).argmax(dim=1)
-            answers = torch.arange(self.ways).repeat_interleave(self.queries)
-            found.append(float((predicted == answers).double().mean()))
-        return np.array(found)
+        answers = torch.arange(self.ways).repeat_interleave(self.queries)
+        compared = self._compare(self.draw(dataset, image_ids), similarity, gallery)
+        return np.array([float((scores.argmax(dim=1) == answers).double().mean()) for _, scores, _ in compared])
 
     def __call__(
         self, dataset: Dataset, similarity: SimilarityFunction, gallery: Gallery, image_ids: Sequence[str]
@@ -139,14 +147,15 @@ class Episodes(Checked):
         index = dataset.index.loc[list(image_ids)]
         evidence = list(getattr(dataset, "evidence", ()))
         rows: dict[str, list[dict[str, object]]] = {kind: [] for kind in self.kinds}
-        for episode in islice(self.draw(dataset, image_ids), self.explained):
-            scores = self._scores(episode, similarity, gallery).view(self.ways, self.queries, self.ways)
+        drawn = islice(self.draw(dataset, image_ids), self.explained)
+        for episode, of_queries, weights in self._compare(drawn, similarity, gallery):
+            scores = of_queries.view(self.ways, self.queries, self.ways)
             for kind, found in rows.items():
                 row = None
                 if kind == "shared_part":
                     row = self._describe_shared(episode, index, evidence, similarity, gallery)
                 elif place := self._choose(kind, episode, scores, index[evidence] if evidence else None):
-                    row = self._describe(episode, index, scores[place[:2]], *place)
+                    row = self._describe(episode, index, scores[place[:2]], weights, *place)
                 if row:
                     found.append({**row, "kind": kind})
         for kind, found in rows.items():
@@ -157,13 +166,24 @@ class Episodes(Checked):
             if len(found) < self.explained:
                 log.warning("%s: %d pairs of kind %s in %d episodes", dataset.name, len(found), kind, self.explained)
         pairs = pd.DataFrame([row for kind in self.kinds for row in rows[kind]])
-        return pairs.assign(**{HOW: f"{self.prototype.of} {self.prototype.normalise}"})
+        return pairs if self.classifier else pairs.assign(**{HOW: f"{self.prototype.of} {self.prototype.normalise}"})
 
-    def _scores(self, episode: Episode, similarity: SimilarityFunction, gallery: Gallery) -> Scores:
-        """The similarity of each query, class by class, with each prototype."""
-        queries = gallery[torch.from_numpy(episode.queries.flatten())]
-        supports = gallery[torch.from_numpy(episode.supports)]
-        return score_classes(similarity, self.prototype, queries, supports)
+    def _compare(
+        self, episodes: Iterable[Episode], similarity: SimilarityFunction, gallery: Gallery
+    ) -> Iterator[tuple[Episode, Scores, Weights | None]]:
+        """Each episode, the similarity of its queries (class by class) with its classes, and fitted class weights."""
+        for some in split_chunks(episodes, TOGETHER):
+            supports = gallery[torch.from_numpy(np.stack([episode.supports for episode in some]))]
+            fitted: Sequence[Weights | None] = [None] * len(some)
+            if self.classifier:
+                seeds = [(self.seed, episode.number, 2) for episode in some]
+                fitted = [*self.classifier.fit(similarity, supports, seeds)]
+            for episode, own, weights in zip(some, supports, fitted, strict=True):
+                queries = gallery[torch.from_numpy(episode.queries.flatten())]
+                if weights is None:
+                    yield episode, score_classes(similarity, self.prototype, queries, own), None
+                else:
+                    yield episode, similarity.matrix(queries, weights), weights
 
     def _choose(
         self, kind: str, episode: Episode, scores: Tensor, evidence: pd.DataFrame | None
@@ -211,18 +231,32 @@ class Episodes(Checked):
         supports = episode.supports.copy()
         supports[way] = own
         changed = replace(episode, supports=supports)
-        scores = self._scores(changed, similarity, gallery).view(self.ways, self.queries, self.ways)[way, 0]
+        ((_, scores, weights),) = self._compare([changed], similarity, gallery)
+        of_query = scores.view(self.ways, self.queries, self.ways)[way, 0]
         shared = {"reference_label": -1, "reference_class": f"{part} {states[part].iloc[query]}"}  # several classes
-        return {**self._describe(changed, index, scores, way, 0, way), **shared}
+        return {**self._describe(changed, index, of_query, weights, way, 0, way), **shared}
 
     def _describe(
-        self, episode: Episode, index: pd.DataFrame, scores: Tensor, way: int, number: int, reference: int
+        self,
+        episode: Episode,
+        index: pd.DataFrame,
+        scores: Tensor,
+        weights: Weights | None,
+        way: int,
+        number: int,
+        reference: int,
     ) -> dict[str, object]:
         ids, classes = index.index.to_numpy(), index["class_name"].to_numpy()
         supports = [[str(ids[at]) for at in own] for own in episode.supports]
         others = scores.clone()
         others[reference] = -torch.inf
         negative, query = int(others.argmax()), episode.queries[way, number]
+        rest = [k for k in range(self.ways) if k != reference]
+        fitted: dict[str, object] = {}
+        if weights is not None:
+            rows = weights.double().tolist()
+            fitted = {VECTOR: rows[reference], NEGATIVE_VECTOR: rows[negative]}
+            fitted |= {RIVAL_VECTORS: [rows[k] for k in rest]} if self.rivals else {}
         return {
             "query_id": str(ids[query]),
             "reference_id": _name(episode, reference),
@@ -236,7 +270,8 @@ class Episodes(Checked):
             "predicted_label": int(episode.labels[int(scores.argmax())]),
             SUPPORTS: supports[reference],
             NEGATIVES: supports[negative],
-            **({RIVALS: [own for k, own in enumerate(supports) if k != reference]} if self.rivals else {}),
+            **({RIVALS: [supports[k] for k in rest]} if self.rivals else {}),
+            **fitted,
         }
 
 

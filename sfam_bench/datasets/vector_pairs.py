@@ -13,7 +13,8 @@ from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.references import NamedVectors, Vectors
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.datasets.base import Dataset, roles
-from sfam_bench.datasets.pairs import NEGATIVE_VECTOR, RIVAL_VECTORS, VECTOR, balanced_order
+from sfam_bench.datasets.episodes import NEGATIVE_VECTOR, RIVAL_VECTORS, VECTOR
+from sfam_bench.datasets.pairs import balanced_order
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import PAIR, Curve, Encoded, PairBatch, Passes, Record, Side, check_names
 from sfam_bench.core.targets import Target, can_swap, swap_sides
 from sfam_bench.core.types import RawMaps
+from sfam_bench.engine.clock import choose_clock
 from sfam_bench.engine.series import Series
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
 from sfam_bench.explainers.shared.points import PointPairs, PointToPoint, point_to_point
@@ -121,13 +121,13 @@ class Method:
 
 def make_methods(scene: Scene, explainers: Mapping[str, Explainer], same: list[str]) -> Iterator[Method]:
     """The maps of each explainer, computed lazily."""
-    size = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1])
+    size, clock = (scene.pairs.query.shape[-2], scene.pairs.query.shape[-1]), choose_clock(scene.model.device)
     for name, explainer in explainers.items():
-        start = perf_counter()
+        start = clock()
         raw = raw_maps(explainer, scene.model, scene.encoded, scene.pairs)
         if raw.is_cuda:
             torch.cuda.synchronize(raw.device)
-        seconds = perf_counter() - start
+        seconds = clock() - start
         scaled = normalise(raw)
         remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
         samples = isinstance(explainer, Sampling)

@@ -1,7 +1,6 @@
 """The cost of an explainer and its residual, measured on pairs."""
 
 from dataclasses import dataclass
-from time import perf_counter, process_time
 
 import torch
 
@@ -11,6 +10,7 @@ from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import Similarity, Target, linear_part, score
 from sfam_bench.core.types import RawMaps, Scores
+from sfam_bench.engine.clock import choose_clock
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.explainers.shared.forms import Explainer
@@ -39,7 +39,7 @@ def properties(explainer: Explainer, model: SimilarityModel, target: Target, pai
     raw_maps(explainer, model, encode_batch(model, Similarity(), first), first)
     encoded = encode_batch(model, target, pairs)
     with count_rows(model.trunk) as counts:
-        clock = process_time if model.device.type == "cpu" else perf_counter  # other jobs do not count
+        clock = choose_clock(model.device)
         start = clock()
         maps = raw_maps(explainer, model, encoded, pairs)
         seconds = clock() - start

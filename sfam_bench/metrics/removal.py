@@ -1,8 +1,8 @@
-"""What a map says of removed pixels, against the change of the score: infidelity, single deletion, SaCo, F-Fidelity."""
+"""What a map says of hidden patches, against the fall of the score: infidelity and single deletion."""
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,17 +10,16 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.geometry import number_patches
 from sfam_bench.core.maps import find_flaws
-from sfam_bench.core.metric_card import ANY, SHARE, MetricCard, label
-from sfam_bench.core.ranges import Count, Finite, Natural, Share
+from sfam_bench.core.metric_card import SHARE, MetricCard, label
+from sfam_bench.core.ranges import Count, Natural, Share
 from sfam_bench.core.records import pair_seed
-from sfam_bench.core.types import Flags, Scores
-from sfam_bench.engine.series import Masked, Series, SoftMasks
+from sfam_bench.engine.series import Masked
 from sfam_bench.metrics.causal import correlate, is_flat, rank_parts
 from sfam_bench.metrics.perturbation import MEAN
-from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
+from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 from sfam_bench.metrics.shared.scene import Scene
-from sfam_bench.metrics.shared.walks import Order, take_order
 
 Samples = Float[Tensor, "batch samples"]
 
@@ -40,12 +39,11 @@ class Hiding:
 
         def draw() -> Tensor:
             rows, cols = scene.encoded.query.images.shape[-2:]
-            places = [torch.arange(side) * self.grid // side for side in (rows, cols)]
-            found = []
+            numbers, found = number_patches((rows, cols), self.grid), []
             for query_id in scene.pairs.query_ids:
                 seed = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "hiding"))
-                cells = torch.rand(self.samples, self.grid, self.grid, generator=seed) < self.share
-                found.append(cells[:, places[0]][:, :, places[1]])
+                patches = torch.rand(self.samples, self.grid**2, generator=seed) < self.share
+                found.append(patches[:, numbers])
             return torch.stack(found).to(scene.encoded.query.images)
 
         return scene.cache.once(("hidden", self), draw)
@@ -65,19 +63,32 @@ class Patches:
     def hidden(self, scene: Scene) -> Float[Tensor, "batch samples rows cols"]:
         """1 where a sample hides a pixel."""
         images = scene.encoded.query.images
-        rows, cols = (torch.arange(side, device=images.device) * self.grid // side for side in images.shape[-2:])
-        numbers = torch.arange(self.samples, device=images.device)[:, None, None]
-        patches = (rows[:, None] * self.grid + cols == numbers).to(images)
-        return patches.expand(len(images), -1, -1, -1)
+        rows, cols = images.shape[-2:]
+        patches = number_patches((rows, cols), self.grid) == torch.arange(self.samples)[:, None, None]
+        return patches.to(images).expand(len(images), -1, -1, -1)
 
 
-def measure_drops(scene: Scene, hiding: Hiding | Patches) -> Samples:
+@runtime_checkable
+class Hides(Protocol):
+    """Sets of pixels of each query; equal ones are measured once."""
+
+    @property
+    def baseline(self) -> Baseline:
+        """Replaces the pixels."""
+        ...
+
+    def hidden(self, scene: Scene) -> Float[Tensor, "batch samples rows cols"]:
+        """1 where a sample hides a pixel."""
+        ...
+
+
+def measure_drops(scene: Scene, hiding: Hides) -> Samples:
     """The fall of the score for each sample, in float64; one pass each, computed once for all methods."""
 
     def compute() -> Tensor:
         kept, images, behind = 1 - hiding.hidden(scene), scene.encoded.query.images, scene.without(hiding.baseline)
         series = (
-            (pair, Masked(images[pair], behind[pair], lambda a, b, pair=pair: kept[pair, a:b], hiding.samples))  # type: ignore[misc]
+            (pair, Masked(images[pair], behind[pair], lambda a, b, pair=pair: kept[pair, a:b], kept.shape[1]))  # type: ignore[misc]
             for pair in range(len(images))
         )
         scores = [scene.read(embeddings.double(), pair) for pair, embeddings in scene.encoded.passes(series)]
@@ -182,186 +193,3 @@ class SingleDeletion(Checked):
             "no_fall": is_flat(falls, scene.full().double()),
         }
         return mask_values(correlate(rank_parts(sums), rank_parts(falls)).to(explained.maps.dtype), reasons)
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The query without the pixels of each of `groups` equal groups, in descending order of relevance."""
-
-    groups: int
-    baseline: Baseline
-
-    def count(self, pixels: int) -> int:
-        return self.groups
-
-    def series(self, explained: Explained, pair: int) -> Series:
-        image, behind = explained.scene.encoded.query.images[pair], explained.scene.without(self.baseline)[pair]
-        group = self.group(explained)[pair]
-
-        def masks(first: int, last: int) -> SoftMasks:
-            numbers = torch.arange(first, last, device=group.device)
-            return (group != numbers[:, None, None]).to(image)
-
-        return Masked(image, behind, masks, self.groups)
-
-    def group(self, explained: Explained) -> Tensor:
-        """The group of each pixel."""
-        pixels = explained.maps[0].numel()
-        return explained.ranks.long() * self.groups // pixels
-
-
-@dataclass(frozen=True)
-class SaCo(Checked):
-    """How well differences in salience between groups of pixels order the falls of the score; Wu et al., CVPR 2024.
-
-    sum over pairs of groups i < j of (S_i - S_j), negative where the fall of i is less than that of j, over the sum of
-    their magnitudes; S_i is the map's sum over group i. 1: in every pair the group of greater salience matters more;
-    about 0: chance.
-
-    groups: of equal numbers of pixels, in descending order of relevance.
-    baseline: replaces the pixels of a group; the mean colour is the paper's.
-    """
-
-    groups: Count = 10
-    baseline: Baseline = MEAN
-    needs: ClassVar[tuple[str, ...]] = ()
-    higher_is_better: ClassVar[bool] = True
-    share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.groups < 2:
-            raise UserError(f"SaCo.groups is {self.groups}: choose at least 2")
-
-    @property
-    def card(self) -> MetricCard:
-        return MetricCard(
-            range=(-1, 1),
-            degenerate=("two groups of equal salience count nothing: a sparse map has few pairs that count",),
-            group="Faithfulness",
-            label=label("SaCo", self.baseline.name),
-            meaning="do groups of more salient pixels change the score more?",
-            family="saco",
-            baseline=self.baseline.name,
-        )
-
-    @property
-    def probes(self) -> tuple[Groups, ...]:
-        return (Groups(self.groups, self.baseline),)
-
-    def reasons(self, explained: Explained) -> dict[str, Flags]:
-        return {"constant_map": find_flaws(explained.maps)[1]}
-
-    def __call__(self, explained: Explained) -> Measured:
-        (probe,), reasons = self.probes, self.reasons(explained)
-        falls = explained.scene.full()[:, None] - explained.readings(probe, no_reason(reasons))
-        maps, group = explained.maps.double().flatten(1), probe.group(explained).flatten(1)
-        salience = maps.new_zeros(len(maps), self.groups).scatter_add_(1, group, maps)
-        first, second = torch.triu_indices(self.groups, self.groups, offset=1)
-        apart = salience[:, first] - salience[:, second]
-        signed = torch.where(falls[:, first] >= falls[:, second], apart, -apart).sum(dim=1)
-        return mask_values((signed / apart.abs().sum(dim=1)).to(explained.maps.dtype), reasons)
-
-
-@dataclass(frozen=True)
-class Thinned:
-    """The query without a random part of its most or least relevant pixels, for growing shares of them."""
-
-    order: Order
-    levels: int
-    samples: int
-    remove: float | int
-    most: float | int
-    seed: int
-    baseline: Baseline
-
-    def count(self, pixels: int) -> int:
-        return self.levels * self.samples
-
-    def series(self, explained: Explained, pair: int) -> Series:
-        scene = explained.scene
-        image, behind = scene.encoded.query.images[pair], scene.without(self.baseline)[pair]
-        ranks = take_order(explained.ranks[pair], self.order)
-        ids = scene.pairs.query_ids[pair], scene.pairs.reference_ids[pair]
-
-        def mask(number: int) -> Tensor:
-            size = (1 + number // self.samples) / self.levels  # of the explanation, as a share of the image
-            draw = torch.Generator().manual_seed(pair_seed(self.seed, *ids, "thinned", self.order, str(number)))
-            drawn = torch.rand(ranks.shape, generator=draw).to(ranks.device) < min(self.remove, self.most / size)
-            return ~(drawn & (ranks < size * ranks.numel()))
-
-        def masks(first: int, last: int) -> SoftMasks:
-            return torch.stack([mask(number) for number in range(first, last)]).to(image)
-
-        return Masked(image, behind, masks, self.levels * self.samples)
-
-
-@dataclass(frozen=True)
-class FFidelity(Checked):
-    """Score without a random part of the least, minus of the most relevant pixels; Zheng et al., ICLR 2025.
-
-    FFid+ is the fall of the score when the part is drawn among the most relevant pixels, FFid- when among the least
-    relevant; both are means over sizes of the explanation and over draws, over s_full - s_base. The removed pixels
-    never exceed the share `most` of the image, so that the images stay close to those of training. The paper measures
-    with a model that was fine-tuned on randomly masked images; give such a model to evaluate. With the model as it is,
-    this is R-Fidelity with a bound.
-
-    value: "gap" is FFid+ minus FFid-.
-    levels: number of sizes of the explanation: shares 1 / levels to 1 of the image.
-    samples: draws for each size.
-    remove: probability that a pixel of the explanation is removed.
-    most: bound on the removed share of the image; the paper's beta.
-    seed: of the draws, with the ids of the pair.
-    """
-
-    value: Literal["gap", "plus", "minus"] = "gap"
-    levels: Count = 5
-    samples: Count = 8
-    remove: Share = 0.5
-    most: Share = 0.1
-    baseline: Baseline = MEAN
-    min_range: Finite = 0.05
-    seed: Natural = 0
-    needs: ClassVar[tuple[str, ...]] = ()
-    share: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.remove or not self.most:
-            raise UserError("FFidelity.remove and most are shares above 0: nothing would be removed")
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.value != "minus"
-
-    @property
-    def card(self) -> MetricCard:
-        parts = {"gap": "least minus most relevant", "plus": "most relevant", "minus": "least relevant"}
-        return MetricCard(
-            range=ANY,
-            degenerate=("at the greatest size both draws are of the whole image: maps differ at smaller sizes alone",),
-            group="Faithfulness",
-            label=label("F-Fidelity", parts[self.value], self.baseline.name),
-            meaning=f"score after a random part is removed, {parts[self.value]} pixels"
-            if self.value == "gap"
-            else f"fall of the score when a random part of the {parts[self.value]} pixels is removed",
-            family=f"f_fidelity_{self.value}",
-            baseline=self.baseline.name,
-        )
-
-    @property
-    def probes(self) -> tuple[Thinned, ...]:
-        orders: dict[str, tuple[Order, ...]] = {"gap": ("most", "least"), "plus": ("most",), "minus": ("least",)}
-        settings = (self.levels, self.samples, self.remove, self.most, self.seed, self.baseline)
-        return tuple(Thinned(order, *settings) for order in orders[self.value])
-
-    def reasons(self, explained: Explained) -> dict[str, Flags]:
-        return {"zero_range": explained.scene.range(self.baseline) < self.min_range}
-
-    def __call__(self, explained: Explained) -> Measured:
-        reasons, scene = self.reasons(explained), explained.scene
-        falls: list[Scores] = [
-            scene.full() - explained.readings(probe, no_reason(reasons)).mean(dim=1) for probe in self.probes
-        ]
-        value = falls[0] - falls[1] if self.value == "gap" else falls[0]
-        return mask_values(value / scene.range(self.baseline), reasons)

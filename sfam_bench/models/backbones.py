@@ -11,22 +11,13 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.protocol import RANDOM
 from sfam_bench.core.similarity import unit
 from sfam_bench.models.checkpoint import check_kinds, strip_prefix
-from sfam_bench.models.cuts import (
-    NAMED,
-    TOLERANCE,
-    Cut,
-    Embedding,
-    Whole,
-    cut_module,
-    distance_of,
-    enlarged,
-    make_probes,
-    verify,
-)
+from sfam_bench.models.cuts import TOLERANCE, Cut, distance_of, enlarged, make_probes, verify
+from sfam_bench.models.cutting import NAMED, Embedding, cut_module
 from sfam_bench.models.layouts import Layout, size_of
 from sfam_bench.models.networks import CLASSIFIER, OURS, Options, Standardise, network, translate_keys
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.tokens import Token, cut_tokens
+from sfam_bench.models.whole import Whole
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from sfam_bench.models.checkpoint import (
     write_weights,
     written_digest,
 )
-from sfam_bench.models.cuts import TOLERANCE, Cut, Embedding, distance_of, embed_parts
+from sfam_bench.models.cuts import TOLERANCE, Cut, distance_of, embed_parts
+from sfam_bench.models.cutting import Embedding
 from sfam_bench.models.networks import Options
 from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.shapes import check_shapes

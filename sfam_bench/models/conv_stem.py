@@ -15,7 +15,7 @@ class ConvStem(PatchEmbed):
 
     def __init__(self, *, patch_size: int = 8, embed_dim: int = WIDTHS[-1], **options: Any) -> None:
         super().__init__(patch_size=patch_size, embed_dim=embed_dim, **options)
-        self.proj = PlantedNet((*WIDTHS[:-1], embed_dim))
+        self.proj = PlantedNet((*WIDTHS[:-1], embed_dim))  # type: ignore[assignment]
 
 
 def conv_stem_vit(stem: str | None = None, **options: Any) -> VisionTransformer:

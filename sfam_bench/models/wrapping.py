@@ -8,12 +8,14 @@ from sfam_bench.core.errors import UserError, check_object, check_range
 from sfam_bench.core.geometry import Size
 from sfam_bench.core.similarity import Cosine, SimilarityFunction
 from sfam_bench.models.build import build
-from sfam_bench.models.cuts import Embedding, Whole, cut_module, enlarged, make_probes, verify
+from sfam_bench.models.cuts import enlarged, make_probes, verify
+from sfam_bench.models.cutting import Embedding, cut_module
 from sfam_bench.models.networks import Standardise
 from sfam_bench.models.outputs import Where
 from sfam_bench.models.pixels import pixels_of
 from sfam_bench.models.poolings import Own
 from sfam_bench.models.similarity_model import SimilarityModel, find_geometry
+from sfam_bench.models.whole import Whole
 
 CLASSIFIERS = ("fc", "classifier", "head", "heads", "logits", "heads.head", "head.fc")
 

@@ -15,7 +15,16 @@ from sfam_bench.core.files import digest, read_json, temporary_folder, write_jso
 from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.chunks import FORMAT, PAIR, first_line
 from sfam_bench.runs.proof import AGAIN, DIGESTS, check_digest, file_digests
-from sfam_bench.runs.reader import KINDS, Run, count_batches, image_path, read_maps, read_run, read_tables
+from sfam_bench.runs.reader import (
+    KINDS,
+    Run,
+    count_batches,
+    image_path,
+    pairs_with_images,
+    read_maps,
+    read_run,
+    read_tables,
+)
 
 TRAINING = ("model.json", "history.csv", "retrieval.parquet")
 
@@ -73,9 +82,7 @@ def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
 
 def _keep_pictures(run: Run, out: Path, count: int) -> None:
     """Write the maps as one chunk, and the images of the pairs."""
-    there = run.pairs.drop_duplicates(PAIR)
-    seen = [image_path(run.root, pair).is_file() for pair in there["query_id"]]
-    there = there[np.array(seen) & [image_path(run.root, pair).is_file() for pair in there["reference_id"]]]
+    there = pairs_with_images(run).drop_duplicates(PAIR)
     worst = pd.DataFrame([pair.row for pair in sort_pairs(there, run.matrix, run.manifest)], columns=there.columns)
     few = pd.concat([pairs.groupby("kind", sort=False).head(count) for pairs in (there, worst)])
     wanted = set(few[[*PAIR]].itertuples(index=False, name=None))

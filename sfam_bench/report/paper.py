@@ -22,7 +22,7 @@ from sfam_bench.report.tables.meta import measure_worth, weigh_metrics
 from sfam_bench.report.tables.models import model_sheets, model_table
 from sfam_bench.report.tables.protocols import protocol_line
 from sfam_bench.report.tables.tables import Table
-from sfam_bench.statistics import FACTS
+from sfam_bench.statistics import FACTS, paired_difference
 
 PREAMBLE = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,margin=18mm]{geometry}
@@ -112,30 +112,42 @@ class Metrics:
 
     runs: names of stored runs, by the title of the part of the table in which they stand.
     metrics: names, or patterns as in reference_sensitivity*, in no particular order.
-    across: what stands side by side: the metrics of a run, or the runs of a part, a table for each metric.
+    across: what stands side by side: the metrics of a run, or the runs of a part, a table for each metric; "methods"
+        joins the runs of a part, which evaluated different methods or pairs of one choice of pairs.
     explainers: which methods, all where none is named.
+    differences: of which metrics the paired differences to the method `to` follow, with intervals that hold together.
     """
 
     title: str
     runs: Mapping[str, Sequence[str]]
     metrics: Sequence[str]
-    across: Literal["metrics", "runs"] = "metrics"
+    across: Literal["metrics", "runs", "methods"] = "metrics"
     explainers: Sequence[str] = ()
+    differences: Sequence[str] = ()
+    to: str = "lafam"
 
     def __post_init__(self) -> None:
         check_choices(self)
 
     def __call__(self, stored: Stored) -> Sheet:
         names = dict.fromkeys(name for part in self.runs.values() for name in part)
-        found = {name: self._select_rows(stored.run(name)) for name in names}
+        joined = self.across == "methods"
+        parts = {
+            title: [stored.join(part, title)] if joined else [*map(stored.run, part)]
+            for title, part in self.runs.items()
+        }
+        runs = {run.name: run for part in parts.values() for run in part}
+        found = {name: self._select_rows(run) for name, run in runs.items()}
         for pattern in self.metrics:
             if not any(fnmatchcase(name, pattern) for frame in found.values() for name in frame["metric"]):
                 raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
-        parts = [table for title, part in self.runs.items() for table in self._part(title, part, stored, found)]
-        left_out = left_out_table({name: stored.run(name).behind(found[name]) for name in names})
-        lines = [(name, describe_run(stored.run(name), found[name])) for name in names]
+        made = [table for title, part in parts.items() for table in self._part(title, part, found)]
+        made += [self._compare(run) for run in runs.values() if self.differences]
+        left_out = left_out_table({name: run.behind(found[name]) for name, run in runs.items()})
+        shown = {name: title if joined else name for title, part in self.runs.items() for name in part}
+        lines = [(name, describe_run(stored.run(name), found[shown[name]])) for name in names]
         frame = pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)
-        return Sheet(self.title, lines, [*parts, *([left_out] if left_out else [])], {"": frame})
+        return Sheet(self.title, lines, [*made, *([left_out] if left_out else [])], {"": frame})
 
     def _select_rows(self, run: Summed) -> pd.DataFrame:
         """The rows of the means in the table, and the chance levels of its metrics."""
@@ -148,20 +160,30 @@ class Metrics:
         levels = [*map(run.catalogue.chance, shown)]
         return means[means["metric"].isin([*shown, *levels])]
 
-    def _part(self, title: str, names: Sequence[str], stored: Stored, found: Mapping[str, pd.DataFrame]) -> list[Table]:
-        if self.across == "metrics":
+    def _compare(self, run: Summed) -> Table:
+        """The differences to `to`, whose intervals are corrected for all methods and metrics shown."""
+        chosen = {*self.differences}
+        matrix = run.run.matrix.select(lambda metric, name: metric in chosen and name != FACTS)
+        if (absent := chosen - {*matrix.metrics}) or self.to not in matrix.explainers:
+            what = f"has no method {self.to}" if not absent else f"has no {' and '.join(sorted(absent))}"
+            raise UserError(f"the stored run {run.name} {what}: evaluate it too, or show other differences")
+        blind = run.run.manifest.get("blind") or ()
+        frame = tables.mark_blind(paired_difference(matrix, self.to, corrected=True), blind)
+        return tables.corrected_table(f"{run.name}: difference to {self.to}", frame, run.catalogue)
+
+    def _part(self, title: str, runs: Sequence[Summed], found: Mapping[str, pd.DataFrame]) -> list[Table]:
+        names = [run.name for run in runs]
+        if self.across != "runs":
             return [
                 table
-                for name in names
-                for table in tables.metric_tables(
-                    found[name], stored.run(name).catalogue, name_in_part(title, name, names)
-                )
+                for run in runs
+                for table in tables.metric_tables(found[run.name], run.catalogue, name_in_part(title, run.name, names))
             ]
         # letters are compared on purpose: a name is cut at its dashes, and is no path
         shared = commonprefix(names).rpartition("-")[0] if len(names) > 1 else ""  # noqa: RUF071
         own = {name: name.removeprefix(f"{shared}-") for name in names}  # without the common prefix
         whole = pd.concat([found[name].assign(model=own[name]) for name in names])
-        catalogue = Catalogue.of(*(stored.run(name).run.manifest for name in names))
+        catalogue = Catalogue.of(*(run.run.manifest for run in runs))
         levels = {metric: catalogue.chance(metric) for metric in whole["metric"].unique()}
         means = whole[(whole["explainer"] != FACTS) & ~whole["metric"].isin(levels.values())]
         made = []

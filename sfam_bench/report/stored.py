@@ -15,6 +15,7 @@ from sfam_bench.report.tables.box_accuracy import with_box_accuracy
 from sfam_bench.report.tables.cost import cost_rows
 from sfam_bench.report.tables.models import Training, read_training
 from sfam_bench.report.tables.tables import mark_blind
+from sfam_bench.runs.joined import join_runs
 from sfam_bench.runs.matrix import FACTS, Matrix, area_errors
 from sfam_bench.runs.reader import Run, read_run
 from sfam_bench.statistics import summarise
@@ -32,6 +33,11 @@ class Stored:
         if name not in self._read:
             self._read[name] = Summed.of(with_box_accuracy(read_run(self._folder(name))), name)
         return self._read[name]
+
+    def join(self, names: Sequence[str], title: str) -> "Summed":
+        """Evaluations of different methods or pairs as one run of this title; UserError if they do not fit together."""
+        parts = [read_run(self._folder(name)) for name in names]
+        return Summed.of(with_box_accuracy(join_runs(parts)), title)
 
     def training(self, name: str) -> Training:
         """The training of this name; UserError if absent."""

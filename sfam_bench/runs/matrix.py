@@ -100,31 +100,35 @@ def build_matrix(tables: Tables, pairs: pd.DataFrame, root: Path | None = None) 
     if len(runs) > 1:
         several = "; ".join(" · ".join(run) for run in runs)
         raise UserError(f"{where} are of several data sets, models or targets ({several}): {AGAIN}")
-    kinds = pairs.groupby(PAIR).size().to_dict()
-    if strange := sorted(rows.keys() - kinds.keys()):
+    kinds = pairs.groupby(PAIR, sort=False).size()
+    if strange := sorted(rows.keys() - {*kinds.index}):
         raise UserError(f"{where} are of {' with '.join(strange[0])}, which is not a pair of the run: {AGAIN}")
     shape = len(rows), len(columns)
     entries, codes = np.full(shape, np.nan, order="F"), np.full(shape, ABSENT, np.uint8, order="F")
-    counts, reasons = np.zeros(shape, np.uint8, order="F"), {"": 0}
+    reasons, repeats = {"": 0}, [np.empty(0, np.int64)]
     for table in tables():
         row, column = _places(table, PAIR, rows), _places(table, COLUMN, columns)
-        np.add.at(counts, (row, column), 1)
+        cell = row * len(columns) + column
+        repeats.append(cell[(codes[row, column] != ABSENT) | pd.Index(cell).duplicated()])
         value, code = table["value"].to_numpy(), _code(table, reasons)
         # the first record of a cell counts, in this table as in earlier ones
         first = (codes[row, column] == ABSENT).nonzero()[0][::-1]
         entries[row[first], column[first]] = np.where(code[first] == 0, value[first], np.nan)
         codes[row[first], column[first]] = code[first]
+    pa.default_memory_pool().release_unused()  # some 100 MB, which arrow would keep for further tables
     (run,) = runs or [("", "", "")]
-    twice = counts > np.array([kinds[pair] for pair in rows], np.uint8)[:, None]
-    if count := int(twice.sum()):
-        at, column = np.argwhere(twice)[0]
-        metric, explainer = [*columns][column]
-        first = " · ".join([*run, explainer, metric, *[*rows][at]])
+    keys = [*rows]
+    cells, times = np.unique(np.concatenate(repeats), return_counts=True)
+    allowed = kinds.reindex([keys[cell // len(columns)] for cell in cells]).to_numpy() - 1
+    if count := len(twice := cells[times > allowed]):
+        at, number = divmod(int(twice[0]), len(columns))
+        metric, explainer = [*columns][number]
+        first = " · ".join([*run, explainer, metric, *keys[at]])
         raise UserError(f"{where} hold {count} values twice, first of {first}: {AGAIN}")
     label = pairs.drop_duplicates("query_id").set_index("query_id")["query_label"]
-    clusters = label.loc[[query for query, _ in rows]].to_numpy()
+    clusters = label.loc[[query for query, _ in keys]].to_numpy()
     values, why = ({key: array[:, number] for key, number in columns.items()} for array in (entries, codes))
-    return Matrix(run, [*rows], clusters, values, why, tuple(reasons))
+    return Matrix(run, keys, clusters, values, why, tuple(reasons))
 
 
 def _places(table: pa.Table, names: Sequence[str], known: Mapping[tuple[str, ...], int]) -> np.ndarray:

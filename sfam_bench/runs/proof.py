@@ -71,7 +71,8 @@ def read_table(path: Path, remedy: str = AGAIN) -> pa.Table:
 def stream_table(path: Path, remedy: str = AGAIN) -> Iterator[pa.Table]:
     """Read a table in parts and verify its checksums; the first part may be empty. UserError in one line."""
     try:
-        with pq.ParquetFile(check_regular(path), page_checksum_verification=True) as file:
+        # with pre_buffer, all bytes of the file would stay in memory until its end
+        with pq.ParquetFile(check_regular(path), pre_buffer=False, page_checksum_verification=True) as file:
             yield file.schema_arrow.empty_table()
             for batch in file.iter_batches(ROWS):
                 yield pa.Table.from_batches([batch])

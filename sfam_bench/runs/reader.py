@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from sfam_bench.runs.chunks import (
 )
 from sfam_bench.runs.described import add_descriptions
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.matrix import Matrix, build_matrix
+from sfam_bench.runs.matrix import PAIR, Matrix, build_matrix
 from sfam_bench.runs.proof import (
     AGAIN,
     DIGESTS,
@@ -189,6 +189,12 @@ def read_image(root: Path, manifest: Mapping[str, Any], image_id: str) -> Image.
 def image_path(root: Path, image_id: str) -> Path:
     """The path of the stored image `image_id`, whose id may contain slashes."""
     return Path(root) / "images" / f"{quote(image_id, safe='')}.png"
+
+
+def pairs_with_images(run: Run) -> pd.DataFrame:
+    """The pairs of a run whose two images are stored."""
+    stored = {unquote(path.stem) for path in (run.root / "images").glob("*.png")}
+    return run.pairs[run.pairs[PAIR].isin(stored).all(axis=1)]
 
 
 def _manifest(root: Path) -> dict[str, Any]:

@@ -126,15 +126,20 @@ class RunStore:
         """
         write_chunk(self.root, number, self.key, records, maps, curves, skipped, self.passes)
 
-    def write_cost(self, number: int, pairs: int, seconds: Mapping[str, float]) -> None:
-        """Write the seconds of each explainer for the pairs of a chunk, apart from the reproducible results."""
+    def write_cost(self, number: int, pairs: int, seconds: Mapping[str, float], core_seconds: float) -> None:
+        """Write the seconds of each explainer for the pairs of a chunk, apart from the reproducible results.
+
+        `core_seconds` is the time of all processor cores for the chunk, metrics and setting up included.
+        """
         (self.root / "costs").mkdir(exist_ok=True)
-        write_json(self.root / "costs" / f"{number:05d}.json", {"pairs": pairs, "seconds": dict(seconds)})
+        write_json(
+            self.root / "costs" / f"{number:05d}.json",
+            {"pairs": pairs, "seconds": dict(seconds), "core_seconds": core_seconds},
+        )
 
     def cost(self, counted: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """The cost of each explainer: as counted, and milliseconds per pair over all chunks."""
-        paths = sorted((self.root / "costs").glob("[0-9]*.json"))
-        notes = [read_json(path, "delete it and evaluate with resume=true: only times are lost") for path in paths]
+        notes = self._cost_notes()
         spent, pairs = Counter[str](), sum(note["pairs"] for note in notes)
         for note in notes:
             spent.update(note["seconds"])
@@ -142,6 +147,16 @@ class RunStore:
             name: {**one, **({"milliseconds": 1000 * spent[name] / pairs} if pairs else {})}
             for name, one in counted.items()
         }
+
+    def core_hours(self) -> float | None:
+        """The time of all processor cores over all chunks; None if that of a chunk was not recorded."""
+        spent = [note["core_seconds"] for note in self._cost_notes() if "core_seconds" in note]
+        whole = len(spent) == len([*(self.root / "records").glob("[0-9]*.parquet")])
+        return sum(spent) / 3600 if spent and whole else None
+
+    def _cost_notes(self) -> list[dict[str, Any]]:
+        paths = sorted((self.root / "costs").glob("[0-9]*.json"))
+        return [read_json(path, "delete it and evaluate with resume=true: only times are lost") for path in paths]
 
     def path(self, number: int) -> Path:
         """The path of the records of a chunk."""
@@ -206,7 +221,9 @@ class RunStore:
     def finish(self, **facts: Any) -> None:
         """Mark the run as complete, and add costs and the chunks by code version to its manifest."""
         manifest = read_manifest(self.root)
-        costs = {"cost": self.cost(manifest["cost"])} if manifest.get("cost") else {}
+        costs: dict[str, Any] = {"cost": self.cost(manifest["cost"])} if manifest.get("cost") else {}
+        if (hours := self.core_hours()) is not None:
+            costs["core_hours"] = hours
         codes = list_codes(
             {int(path.stem): read_footer(path) for path in sorted((self.root / "records").glob("[0-9]*.parquet"))}
         )

@@ -30,6 +30,7 @@ def clustered_intervals(
     seed: int = 0,
     level: float = 0.95,
     shares: bool | np.ndarray = False,
+    student: bool = False,
 ) -> list[Interval]:
     """The mean of each column of `values` (pairs, columns) with an interval over clusters; NaN values are ignored.
 
@@ -38,7 +39,8 @@ def clustered_intervals(
     or effectively STUDENT_FROM or more: Student's t on the clustered standard error. Otherwise percentiles of resampled
     clusters, widened for few clusters (expanded percentile interval, Hesterberg 2015). Degrees of freedom use Kish's
     effective number of clusters, which is smaller for unequal sizes. A single cluster: its pairs are taken as
-    independent, and `clustered` is False.
+    independent, and `clustered` is False. `student` takes Student's t for all columns, since the tails of a level near
+    1 are beyond what can be resampled.
     """
     sums, sizes = sum_by_cluster(values, clusters)
     share = np.broadcast_to(shares, values.shape[1:])
@@ -49,10 +51,10 @@ def clustered_intervals(
         columns = np.flatnonzero(clusters_of == count)
         if count < 2:
             for column in columns.tolist():
-                found[column] = _interval_of_pairs(values[:, column], bool(share[column]), draws, seed, level)
+                found[column] = _interval_of_pairs(values[:, column], bool(share[column]), draws, seed, level, student)
             continue
         of, sized = (np.stack([each[used[:, at], at] for at in columns], axis=1) for each in (sums, sizes))
-        lows, highs = _bounds(of, sized, share[columns], draws, seed, level)
+        lows, highs = _bounds(of, sized, share[columns], draws, seed, level, student)
         for column, low, high in zip(columns.tolist(), lows.tolist(), highs.tolist(), strict=True):
             pairs = sizes[:, column].sum()
             found[column] = Interval(float(sums[:, column].sum() / pairs), low, high, int(pairs), count, True)
@@ -68,25 +70,25 @@ def sum_by_cluster(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray
     return sums, counts
 
 
-def _interval_of_pairs(values: np.ndarray, share: bool, draws: int, seed: int, level: float) -> Interval:
+def _interval_of_pairs(values: np.ndarray, share: bool, draws: int, seed: int, level: float, student: bool) -> Interval:
     """The interval of one cluster's pairs as independent; NaN for fewer than two pairs."""
     values = values[np.isfinite(values)]
     mean = float(values.mean()) if len(values) else np.nan
     if len(values) < 2:
         return Interval(mean, np.nan, np.nan, len(values), len(values), False)
     shares, sizes = np.array([share]), np.ones((len(values), 1))
-    (low,), (high,) = _bounds(values[:, None], sizes, shares, draws, seed, level)
+    (low,), (high,) = _bounds(values[:, None], sizes, shares, draws, seed, level, student)
     return Interval(mean, float(low), float(high), len(values), 1, False)
 
 
 def _bounds(
-    sums: np.ndarray, sizes: np.ndarray, shares: np.ndarray, draws: int, seed: int, level: float
+    sums: np.ndarray, sizes: np.ndarray, shares: np.ndarray, draws: int, seed: int, level: float, always: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of sum(sums) / sum(sizes) over sampled rows (clusters), by the form for each column."""
     bounds = np.empty((2, sums.shape[1]))
     if shares.any():
         bounds[:, shares] = _wilson(sums[:, shares], sizes[:, shares], level)
-    student = ~shares & ((len(sums) < STUDENT_BELOW) | (_effective(sizes) >= STUDENT_FROM))
+    student = ~shares & (always | (len(sums) < STUDENT_BELOW) | (_effective(sizes) >= STUDENT_FROM))
     if student.any():
         bounds[:, student] = _student(sums[:, student], sizes[:, student], level)
     if (others := ~shares & ~student).any():

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.runs.matrix import FACTS, RUN, Matrix
-from sfam_bench.statistics.comparisons import compare_with_best, rank_biserial, sign_flip_p
+from sfam_bench.statistics.comparisons import LEVEL, compare_with_best, rank_biserial, sign_flip_p
 from sfam_bench.statistics.intervals import clustered_intervals
 
 HELD = 1 << 22  # values of a few metrics at a time
@@ -76,19 +76,24 @@ def _find_shares(entries: np.ndarray, metrics: pd.Series) -> np.ndarray:
     return np.asarray(pd.Series(binary).groupby(metrics.to_numpy()).transform("all"), dtype=bool)
 
 
-def paired_difference(matrix: Matrix, to: str = "lafam", draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def paired_difference(
+    matrix: Matrix, to: str = "lafam", draws: int = 10_000, seed: int = 0, corrected: bool = False
+) -> pd.DataFrame:
     """Each explainer minus `to`, over the pairs that neither has flagged.
 
     `p` is by sign flips of classes, of each comparison alone (`holm` adjusts those that are read together); `effect` is
-    the matched-pairs rank-biserial correlation.
+    the matched-pairs rank-biserial correlation. Intervals are of each comparison alone too; `corrected` ones are
+    Student's, with Bonferroni's correction for all comparisons of the matrix: they hold together.
     """
+    compared = sum(e not in (to, FACTS) and (m, to) in matrix.entries for m, e in matrix.columns)
+    level = 1 - LEVEL / max(compared, 1) if corrected else 1 - LEVEL
     rows: dict[tuple[str, str], tuple[Any, ...]] = {}
     for block in metric_blocks(matrix):
         rivals = [(m, e) for m, e in block if e not in (to, FACTS) and (m, to) in matrix.entries]
         if not rivals:
             continue
         differences = matrix.block(rivals) - matrix.block([(metric, to) for metric, _ in rivals])
-        intervals = clustered_intervals(differences, matrix.clusters, draws, seed)
+        intervals = clustered_intervals(differences, matrix.clusters, draws, seed, level, student=corrected)
         p_values = sign_flip_p(differences, matrix.clusters, draws, seed)
         found = zip(rivals, differences.T, intervals, p_values.tolist(), strict=True)
         for (metric, explainer), column, interval, p in found:

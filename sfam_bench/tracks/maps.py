@@ -13,8 +13,8 @@ import torch
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.stream import progress
 from sfam_bench.core.types import RawMaps
+from sfam_bench.datasets.batches import load_batches
 from sfam_bench.datasets.folder import ImageFolder
-from sfam_bench.datasets.pairs import load_batches
 from sfam_bench.evaluation.evaluate import raw_maps
 from sfam_bench.explainers.saved_maps import read_map
 from sfam_bench.explainers.shared.forms import Explainer

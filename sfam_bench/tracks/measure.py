@@ -15,7 +15,7 @@ from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.datasets.pairs import load_batch, load_batches
+from sfam_bench.datasets.batches import load_batch, load_batches
 from sfam_bench.evaluation.evaluate import evaluate
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition

@@ -15,8 +15,8 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.targets import Target
-from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.batches import cut_batches
 from sfam_bench.datasets.folder import ImageFolder, resolve_inside
 from sfam_bench.datasets.tables import parse_string, read_csv
 from sfam_bench.explainers.saved_maps import pair_file
@@ -158,7 +158,7 @@ class Track:
 
     def batches(self, pairs: pd.DataFrame) -> Sequence[pd.DataFrame]:
         """The pairs in batches, in order."""
-        return pairing.cut_batches(pairs, self.batch)
+        return cut_batches(pairs, self.batch)
 
 
 REMEDIES = {

@@ -9,7 +9,7 @@ from sfam_bench.api import evaluate
 from sfam_bench.app.evaluation import Evaluation
 from sfam_bench.core.references import Vectors
 from sfam_bench.core.targets import Threshold
-from sfam_bench.datasets.pairs import cut_batches, load_batches
+from sfam_bench.datasets.batches import cut_batches, load_batches
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.runs.reader import read_records, read_run
 from tests.api.small import images, small_model

@@ -71,6 +71,7 @@ def test_examples_are_three_and_can_be_given(command: str) -> None:
             composed(WITH_SETTINGS[name], *verb, *given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", WITH_SETTINGS)
 def test_the_settings_of_the_help_are_those_of_the_config(command: str) -> None:
     module = WITH_SETTINGS[command]

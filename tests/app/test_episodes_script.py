@@ -75,6 +75,25 @@ def test_class_score_needs_the_other_classes(run_script: Run, trained: Path, tmp
     assert code == 0, err
 
 
+def test_fitted_class_weights_are_references(run_script: Run, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = ["explainer=[sfam,protoshotxai]", "metric=[selectivity,evidence]", "episodes.explained=4"]
+    fitted = [
+        "episodes/classifier=baseline_pp",
+        "episodes.classifier.epochs=3",
+        "episodes.rivals=true",
+        "target=class_score",
+    ]
+    base = [*DATA, *fitted, *small, "similarity=cosine", f"model.checkpoint={trained}", "passes.mode=eager"]
+    kinds = "episodes.kinds=[own_class,partial_class]"
+    code, _, err = run_script("evaluate", *base, kinds, f"run_dir={run}")
+    assert code == 0, err
+    assert {*read_records(run)["metric"]} >= {"selectivity_energy", "evidence_energy"}
+    assert {len(vectors) for vectors in read_run(run).pairs["rival_vectors"]} == {4}
+    refused = run_script("evaluate", *base, "episodes.prototype.of=medoid", f"run_dir={tmp_path / 'b'}")
+    says(mistake(refused), "episodes.classifier replaces prototypes")
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

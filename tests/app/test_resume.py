@@ -131,6 +131,7 @@ def test_the_mode_of_the_first_batch_stays_whatever_is_faster_now(
     assert facts["unsupported"] == wanted["unsupported"] == {}
     assert facts["cost"].keys() == {"sfam", "lafam"}
     assert all(cost["milliseconds"] > 0 for cost in facts["cost"].values())
+    assert facts["core_hours"] > 0
     said = read_footer(interrupted / "records" / "00002.parquet")["passes"]
     assert said == {name: facts["passes"][name] for name in ("mode", "batch", "threads", "device")}
 

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.references import Prototype, Supports
-from sfam_bench.core.similarity import Cosine, NegativeEuclidean, unit
+from sfam_bench.core.references import Prototype, Supports, Vectors
+from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, unit
 from sfam_bench.core.targets import ClassScore, Margin, Similarity, score
+from sfam_bench.datasets.batches import cut_batches, load_batch
+from sfam_bench.datasets.class_weights import ClassWeights
 from sfam_bench.datasets.episodes import Episodes, score_classes
-from sfam_bench.datasets.pairs import cut_batches, load_batch
 from sfam_bench.datasets.planted.dataset import Planted
+from sfam_bench.explainers.similarity_decomposition import SimilarityDecomposition
 from sfam_bench.models.build import build
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
@@ -162,6 +164,69 @@ def test_supports_share_one_part_alone_with_the_query(planted: Planted) -> None:
     assert batch.redraws is planted
     assert {"shared", "unshared"} <= {*batch.masks}
     assert not (batch.masks["shared"] & batch.masks["unshared"]).any()
+
+
+CLASSIFIER = ClassWeights(epochs=3)
+
+
+@pytest.mark.parametrize("similarity", [Cosine(), Dot(), NegativeEuclidean()])
+def test_class_weights_are_those_of_a_written_out_descent(similarity: Cosine) -> None:
+    """All supports in one batch, so that their order does not count; the other episode changes nothing."""
+    supports = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0)).double()
+    fit = replace(CLASSIFIER, batch_size=6, lr=0.1)
+    found = fit.fit(similarity, supports, [(0, 1), (0, 2)])[1]
+    start = replace(fit, lr=1e-300).fit(similarity, supports[1:], [(0, 2)])[0]
+    examples, classes = supports[1].flatten(0, 1), torch.arange(3).repeat_interleave(2)
+
+    def loss(weights: torch.Tensor) -> torch.Tensor:
+        scores = torch.stack([similarity(examples, row.expand(6, -1)) for row in weights], dim=1)
+        return torch.nn.functional.cross_entropy(2 * scores, classes)
+
+    weights, step = start, torch.zeros_like(start)
+    for epoch in range(3):
+        slope = torch.func.grad(loss)(weights) + 0.001 * weights
+        step = slope if epoch == 0 else 0.9 * step + 0.1 * slope
+        weights = weights - 0.1 * step
+    torch.testing.assert_close(found, weights, rtol=1e-9, atol=1e-12)
+    assert (found - start).abs().max() > 1e-3
+
+
+def test_separated_classes_are_fitted() -> None:
+    gallery = torch.eye(6).repeat_interleave(EACH, dim=0)
+    with torch.inference_mode():
+        assert (replace(SMALL, classifier=ClassWeights()).accuracies(Toy(), Cosine(), gallery.clone(), IDS) == 1).all()
+
+
+@pytest.mark.slow
+def test_class_weights_are_explained_as_they_were_measured(planted: Planted) -> None:
+    torch.manual_seed(0)
+    model = build("net", planted_net(), GAP(), Cosine(), normalise=True, image_size=32)
+    ids = list(planted.index.index)
+    gallery = torch.cat([model.encode(planted.sample(i).image[None]).embeddings for i in ids])
+    kinds = ("own_class", "shared_part")
+    episodes = Episodes(4, 2, 1, count=4, explained=4, rivals=True, kinds=kinds, classifier=CLASSIFIER)
+    pairs = episodes(planted, model.similarity, gallery, ids)
+    for frame in cut_batches(pd.DataFrame(pairs.to_dict("list")), 4):
+        batch = load_batch(planted, frame)
+        assert isinstance(batch.reference, Vectors)
+        assert "shared" in batch.masks
+        assert batch.redraws is planted
+        one = encode_batch(model, Similarity(), batch)
+        measured = score(model.similarity, one.query.embeddings, one.terms).double()
+        torch.testing.assert_close(measured, torch.tensor(frame["score"].to_numpy()), rtol=1e-4, atol=1e-6)
+        maps = SimilarityDecomposition()(model, one, batch)
+        torch.testing.assert_close(maps.double().sum(dim=(1, 2)), measured, rtol=1e-4, atol=1e-6)
+        softmax = encode_batch(model, ClassScore(temperature=0.5), batch)
+        for k, row in enumerate(frame.itertuples()):
+            vectors = torch.tensor([row.reference_vector, *row.rival_vectors])
+            scores = model.similarity.matrix(gallery[[ids.index(row.query_id)]], vectors)[0]
+            value = score(model.similarity, softmax.query.embeddings, softmax.terms)[k]
+            torch.testing.assert_close(value, (2 * scores).softmax(dim=0)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_classifier_has_no_prototype() -> None:
+    with pytest.raises(UserError, match=r"episodes.classifier replaces prototypes: leave episodes.prototype"):
+        Episodes(classifier=CLASSIFIER, prototype=Prototype("medoid"))
 
 
 @pytest.mark.slow

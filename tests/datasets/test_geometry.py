@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 import torch
 
-from sfam_bench.datasets.geometry import Augmentation, Geometry
+from sfam_bench.datasets.geometry import Augmentation, Geometry, PatchDeletion
 
 
 def rows_and_cols(mask: torch.Tensor) -> tuple[int, int, int, int]:
@@ -128,3 +128,17 @@ def test_flip_can_be_off() -> None:
     flipless = Augmentation(crop=8, scale=(1.0, 1.0), flip=False)
     assert all(flipless(image)[0, 4, 0] > 0.5 for _ in range(20))
     assert any(Augmentation(crop=8, scale=(1.0, 1.0))(image)[0, 4, 0] < 0.5 for _ in range(20))
+
+
+def test_half_of_the_images_are_without_one_random_patch() -> None:
+    image = torch.rand(3, 9, 14, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    made = [PatchDeletion()(image) for _ in range(400)]
+    mean = image.mean(dim=(1, 2), keepdim=True).expand_as(image)
+    patch_of = torch.tensor([[4 * (row * 4 // 9) + col * 4 // 14 for col in range(14)] for row in range(9)])
+    without = [torch.where(patch_of == patch, mean, image) for patch in range(16)]
+    found = [next((k for k, one in enumerate(without) if torch.equal(one, view)), None) for view in made]
+    whole = [view for view, patch in zip(made, found, strict=True) if patch is None]
+    assert 160 < len(whole) < 240
+    assert all(torch.equal(view, image) for view in whole)
+    assert {*found} == {None, *range(16)}

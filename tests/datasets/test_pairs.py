@@ -15,18 +15,9 @@ from sfam_bench.core.records import Sample
 from sfam_bench.core.similarity import Cosine, NegativeEuclidean
 from sfam_bench.core.types import Mask
 from sfam_bench.datasets.base import Dataset
+from sfam_bench.datasets.batches import cut_batches, first_of_each_kind, load_batch
 from sfam_bench.datasets.pair_kinds import KINDS, Candidates
-from sfam_bench.datasets.pairs import (
-    OTHERS,
-    PairChoice,
-    add_controls,
-    add_rivals,
-    balanced_order,
-    cut_batches,
-    first_of_each_kind,
-    load_batch,
-    references_hash,
-)
+from sfam_bench.datasets.pairs import OTHERS, PairChoice, add_controls, add_rivals, balanced_order, references_hash
 
 CLASSES, EACH = 6, 4
 

@@ -8,7 +8,8 @@ import torch
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.references import NamedVectors, Vectors
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.datasets.pairs import load_batch, references_hash
+from sfam_bench.datasets.batches import load_batch
+from sfam_bench.datasets.pairs import references_hash
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.vector_pairs import VectorPairs
 

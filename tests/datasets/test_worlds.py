@@ -10,7 +10,8 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Redrawing
 from sfam_bench.core.similarity import Cosine
 from sfam_bench.datasets.base import Dataset
-from sfam_bench.datasets.pairs import SIDES, PairChoice, load_batch
+from sfam_bench.datasets.batches import load_batch
+from sfam_bench.datasets.pairs import SIDES, PairChoice
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.scene import CHANNELS, EVIDENCE, PARTS, STATES, join_channels, split_channels
 from sfam_bench.datasets.planted.worlds import Channel, Crowd, Relation, Scale, Shortcut

@@ -16,7 +16,7 @@ import pytest
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest, host
-from sfam_bench.datasets.pairs import cut_batches
+from sfam_bench.datasets.batches import cut_batches
 from sfam_bench.jobs import merge as merging
 from sfam_bench.jobs.merge import merge
 from sfam_bench.jobs.plan import Plan

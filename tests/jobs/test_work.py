@@ -28,7 +28,7 @@ SETTINGS = [
     *("pairs.kinds=[random_positive,hard_negative]", "pairs.count=5", "batch_size=2", "steps.intervals=4"),
     *(
         "explainer=[lafam,chance]",
-        "metric=[deletion,retrieval]",
+        "metric=[deletion,retrieval,causal]",
         "maps.save=true",
         "maps.pictures=1",
         "passes.mode=eager",
@@ -109,7 +109,9 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
     same(run, whole)
     assert images(run) == images(whole) >= {id for pair in select_worst(read_run(whole), 1) for id in pair}
     facts, wanted = read_run(run).manifest, read_run(whole).manifest
-    assert facts["retrieval"] == wanted["retrieval"]
+    assert {name: facts[name] for name in ("retrieval", "intervention")} == {
+        name: wanted[name] for name in ("retrieval", "intervention")
+    }
     assert facts["cost"].keys() == wanted["cost"].keys()
     assert wanted.keys() <= facts.keys()
 

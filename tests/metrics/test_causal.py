@@ -10,8 +10,9 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import PairBatch, Redrawing
 from sfam_bench.core.similarity import Cosine, Dot
 from sfam_bench.core.targets import Margin, Similarity
+from sfam_bench.datasets.batches import load_batch
 from sfam_bench.datasets.episodes import Episodes
-from sfam_bench.datasets.pairs import PairChoice, load_batch
+from sfam_bench.datasets.pairs import PairChoice
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.worlds import Channel, Crowd, Relation, Scale, Shortcut
 from sfam_bench.evaluation.evaluate import evaluate
@@ -278,7 +279,10 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("partial", "difference") else [pytest.mark.slow]) for name in WORLDS],
+)
 def test_in_every_world_the_effects_are_the_best_map_their_negative_the_worst_and_noise_the_null(name: str) -> None:
     world, choice, target = WORLDS[name]
     torch.manual_seed(0)

@@ -7,8 +7,10 @@ from sfam_bench.core.baselines import Zeros
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.targets import Similarity
 from sfam_bench.explainers.sfam import SFAM
+from sfam_bench.metrics.f_fidelity import FFidelity
 from sfam_bench.metrics.keeping import Keeping
-from sfam_bench.metrics.removal import FFidelity, Hiding, Infidelity, Patches, SaCo, SingleDeletion, measure_drops
+from sfam_bench.metrics.removal import Hiding, Infidelity, Patches, SingleDeletion, measure_drops
+from sfam_bench.metrics.saco import SaCo
 from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.models.similarity_model import encode_pairs
 from tests.contract import SETUPS, SIZE, pairs, tiny

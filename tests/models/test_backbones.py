@@ -22,9 +22,9 @@ def built(*arguments):
     ("source", "name", "layer", "features"),
     [
         ("timm", "resnet10t", "layer3", None),
-        ("timm", "tf_efficientnet_lite0", "blocks.4", None),
-        ("torchvision", "resnet18", "layer2", None),
         ("torchvision", "squeezenet1_1", "features.7", "features"),
+        pytest.param("timm", "tf_efficientnet_lite0", "blocks.4", None, marks=pytest.mark.slow),
+        pytest.param("torchvision", "resnet18", "layer2", None, marks=pytest.mark.slow),
     ],
 )
 def test_trunk_and_tail_make_the_whole(source, name, layer, features):

@@ -210,10 +210,20 @@ def test_a_run_that_lost_a_shard_is_not_finished_whatever_its_manifest_says(run:
 
 
 def test_costs_are_milliseconds_a_pair_over_all_shards(run: RunStore) -> None:
-    run.write_cost(0, 3, {"sfam": 0.5, "rise": 2.0})
-    run.write_cost(1, 1, {"sfam": 0.25, "rise": 0.0})
+    run.write_cost(0, 3, {"sfam": 0.5, "rise": 2.0}, 3600.0)
+    run.write_cost(1, 1, {"sfam": 0.25, "rise": 0.0}, 900.0)
     found = run.cost({"sfam": {"forwards": 0}, "rise": {"forwards": 9}})
     assert found == {"sfam": {"forwards": 0, "milliseconds": 187.5}, "rise": {"forwards": 9, "milliseconds": 500.0}}
+
+
+def test_core_hours_are_known_only_if_they_are_of_every_chunk(run: RunStore) -> None:
+    run.write_cost(0, 3, {}, 3600.0)
+    assert run.core_hours() == 1
+    run.write_chunk(1, [row("b")])
+    assert run.core_hours() is None
+    run.write_cost(1, 1, {}, 900.0)
+    run.finish()
+    assert read_manifest(run.root)["core_hours"] == 1.25
 
 
 def test_a_truncated_shard_is_named_and_written_anew(run: RunStore) -> None:

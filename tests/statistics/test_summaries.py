@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.runs.matrix import Matrix
@@ -93,6 +94,17 @@ def test_no_difference_at_all_has_p_of_one() -> None:
 
 def test_without_the_control_there_is_no_difference() -> None:
     assert paired_difference(Matrix.of(frame({("sfam", "game"): [0.1, 0.2]}), pairs([0, 1]))).empty
+
+
+def test_corrected_intervals_are_students_with_bonferronis_correction() -> None:
+    rng, classes = np.random.default_rng(0), 12
+    values = {(name, "game"): rng.normal(size=classes).tolist() for name in ("sfam", "gam", "fam", "lafam")}
+    found = paired_difference(Matrix.of(frame(values), pairs([*range(classes)])), corrected=True).set_index("explainer")
+    assert [*found.index] == ["sfam", "gam", "fam"]
+    for name, one in found.iterrows():
+        differences = np.subtract(values[name, "game"], values["lafam", "game"])
+        half = stats.t.ppf(1 - 0.05 / 3 / 2, classes - 1) * differences.std(ddof=1) / classes**0.5
+        np.testing.assert_allclose([one["low"], one["high"]], differences.mean() + half * np.array([-1, 1]))
 
 
 def test_area_errors_are_of_all_explainers_and_walks() -> None:

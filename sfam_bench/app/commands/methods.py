@@ -19,7 +19,7 @@ from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic
 from sfam_bench.core.stream import progress
-from sfam_bench.datasets import pairs as pairing
+from sfam_bench.datasets.batches import cut_batches, load_batch
 from sfam_bench.evaluation.properties import properties
 from sfam_bench.report.tables.methods import method_table, methods_page
 from sfam_bench.retrieval.recall import embed
@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
     asked = build(cfg.explainer)
     explainers = prepare_explainers(cfg, dataset, model, asked, train_ids(cfg, dataset, asked, chosen))
     frame = pair_choice(cfg)(dataset, model.similarity, embed(model, dataset, chosen, cfg.batch_size), chosen)
-    batch = pairing.load_batch(dataset, pairing.cut_batches(frame, len(frame))[0])
+    batch = load_batch(dataset, cut_batches(frame, len(frame))[0])
     measured, refused = {}, {}
     for name, explainer in progress(explainers.items(), "methods", len(explainers), "method"):
         try:

@@ -18,7 +18,7 @@ from sfam_bench.core.hooks import record_calls, run_part
 from sfam_bench.core.records import Encoded
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Embeddings, Images, RawMaps
-from sfam_bench.models.cuts import FromPooled, Unnormalised
+from sfam_bench.models.factors import FromPooled, Unnormalised
 from sfam_bench.models.outputs import WithoutL2
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.models.splice import Before, Form, outermost, shapes_of, zeros

@@ -19,7 +19,8 @@ from sfam_bench.models.adapters.leftover import LeftOver, ask, short, without, w
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.build import build, describe_file
 from sfam_bench.models.checkpoint import check_finite, describe_halves
-from sfam_bench.models.cuts import Cut, Embedding
+from sfam_bench.models.cuts import Cut
+from sfam_bench.models.cutting import Embedding
 from sfam_bench.models.poolings import GAP, Own
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, find_geometry
 from sfam_bench.models.tokens import Token

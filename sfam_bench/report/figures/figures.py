@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from sfam_bench.report.figures.colours import overlay, scaled
 from sfam_bench.report.figures.style import LABEL, MINUS, PAGE, PLAIN, SCREEN, SMALL, break_name, save
 from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
-from sfam_bench.runs.reader import Run, image_path, read_image, read_maps
+from sfam_bench.runs.matrix import PAIR
+from sfam_bench.runs.reader import Run, pairs_with_images, read_image, read_maps
 from sfam_bench.statistics import RUN
 
 SHEET = 6  # explainers on one sheet of the gallery
@@ -53,12 +54,9 @@ def list_blind(run: Run) -> Sequence[str]:
 
 def select_pairs(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The first pairs with stored images, kinds in turn; of all kinds if none is given."""
-    there = {path.name for path in (run.root / "images").glob("*.png")}
-    rows = run.pairs.drop_duplicates(["query_id", "reference_id"]).to_dict("records")
     kept: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        named = not kinds or row["kind"] in kinds
-        if named and all(image_path(run.root, row[f"{side}_id"]).name in there for side in SIDES):
+    for row in pairs_with_images(run).drop_duplicates(PAIR).to_dict("records"):
+        if not kinds or row["kind"] in kinds:
             kept.setdefault(row["kind"], []).append({str(name): value for name, value in row.items()})
     in_turn = (row for rank in zip_longest(*kept.values()) for row in rank if row is not None)
     return sorted(

@@ -21,7 +21,7 @@ from sfam_bench.report.names import Named, slug, sort_explainers, to_prose
 from sfam_bench.report.page.pair_order import Ordered, count_failures, sort_pairs
 from sfam_bench.report.tables.flagged import FLAGS
 from sfam_bench.runs.matrix import ABSENT, FACTS, PAIR, RUN, Matrix
-from sfam_bench.runs.reader import Run, image_path, read_curves, read_image, read_maps
+from sfam_bench.runs.reader import Run, pairs_with_images, read_curves, read_image, read_maps
 
 SIDES = ("query", "reference")
 FINEST = 56  # rows and columns of a map; finer ones are averaged
@@ -64,11 +64,10 @@ def _pack_run(
     run: Run, number: int, share: int, images: dict[str, str], blocks: dict[str, str], catalogue: Catalogue
 ) -> dict[str, Any] | None:
     """The index of one run; its pairs go to `blocks` up to its share of the budget."""
+    if not (shown := {*pairs_with_images(run)[PAIR].itertuples(index=False, name=None)}):
+        return None
     own = run.matrix.select(lambda metric, _: not catalogue.is_check(metric))
-    blind = run.manifest.get("blind") or ()
-    pairs = [*run.pairs[PAIR].drop_duplicates().itertuples(index=False, name=None)]
-    there = {path.name for path in (run.root / "images").glob("*.png")}
-    shown = {pair for pair in pairs if there and all(image_path(run.root, one).name in there for one in pair)}
+    blind, count = run.manifest.get("blind") or (), len(run.pairs.drop_duplicates(PAIR))
     kept = sort_pairs(run.pairs, own, run.manifest, shown)
     methods = sort_explainers(own.explainers, blind)
     metrics = catalogue.with_role("score", catalogue.sort(own.metrics))
@@ -86,7 +85,7 @@ def _pack_run(
     if not listed:
         return None
     return {
-        **{"of": len(pairs), "pictured": len(kept), "failures": count_failures(run, catalogue)},
+        **{"of": count, "pictured": len(kept), "failures": count_failures(run, catalogue)},
         **{"methods": methods, "blind": [name for name in methods if name in blind], "pairs": listed},
         "metrics": {name: [catalogue.title(name), catalogue.group(name)] for name in metrics},
     }

@@ -17,7 +17,7 @@ LABELS = {
     "megabytes": "megabytes per map",
 }
 MEANINGS = {
-    "milliseconds": "time per map, over the run",
+    "milliseconds": "time per map, over the run, of all processor cores; on a GPU, and in older runs, of the clock",
     "forwards": "images through the trunk per map, beyond encoding the pair once",
     "backwards": "gradients back to the trunk per map",
     "megabytes": "peak memory of tensors per map",
@@ -46,15 +46,20 @@ def cost_rows(run: Run) -> pd.DataFrame:
     """
     facts = run.manifest.get("cost") or {}
     keys = [str(run.manifest.get(name, "")) for name in RUN]
-    rows = [_row(keys, name, measure, value, run) for name, found in facts.items() for measure, value in found.items()]
+    rows = [
+        _row(keys, name, measure, found[measure], found.get("pairs", len(run.pairs)))  # those of joined runs differ
+        for name, found in facts.items()
+        for measure in found
+        if measure in LABELS
+    ]
     return pd.DataFrame(rows)
 
 
-def _row(keys: list[str], explainer: str, measure: str, value: float, run: Run) -> Mapping[str, Any]:
-    pairs = len(run.pairs) if measure == "milliseconds" else 1
+def _row(keys: list[str], explainer: str, measure: str, value: float, pairs: int) -> Mapping[str, Any]:
+    count = pairs if measure == "milliseconds" else 1
     return {
         **dict(zip(RUN, keys, strict=True)),
         **{"explainer": explainer, "metric": cost_key(measure), "mean": value, "low": np.nan, "high": np.nan},
-        **{"count": pairs, "clusters": 0, "clustered": True, "flagged": "", "higher_is_better": False},
+        **{"count": count, "clusters": 0, "clustered": True, "flagged": "", "higher_is_better": False},
         **NOT_COMPARED,
     }

@@ -17,7 +17,20 @@ from sfam_bench.statistics import FACTS
 
 OUTSIDE = "Outside the protocol"
 EMBEDDING = "Embedding"
-IN_A_LINE = ("Data set", "Model", EMBEDDING, "Training", OUTSIDE, "Target", "Split", "Pairs", "Steps", "Curves", "Code")
+IN_A_LINE = (
+    "Data set",
+    "Model",
+    EMBEDDING,
+    "Training",
+    OUTSIDE,
+    "Target",
+    "Split",
+    "Pairs",
+    "Steps",
+    "Curves",
+    "Cost",
+    "Code",
+)
 PLAIN = ("Data set", "Model", "Code")  # whose texts need no name
 OF_PAIR = (  # values of a pair (core.records.FACT) in prose; `interaction` before the parts, which match it too
     (r"s_full", "similarity"),
@@ -61,6 +74,7 @@ def describe_protocol(run: Run, summary: pd.DataFrame, errors: np.ndarray) -> li
         ),
         "Steps": _describe_steps(facts.get("steps") or {}),
         "Curves": _describe_errors(errors) if sampled else "",
+        "Cost": f"{facts['core_hours']:.2g} core hours" if facts.get("core_hours") else "",
         "Passes": _describe_passes(facts.get("passes") or {}),
         "Left out": describe_left_out(facts),
         "Code": f"git {code}, config {facts.get('config_hash')}, seed {facts.get('seed')}{_describe_codes(facts)}",

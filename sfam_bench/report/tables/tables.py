@@ -127,6 +127,20 @@ def difference_tables(differences: pd.DataFrame, catalogue: Catalogue) -> list[T
     return tables
 
 
+def corrected_table(title: str, differences: pd.DataFrame, catalogue: Catalogue) -> Table:
+    """Paired differences of one run (statistics.paired_difference, corrected); bold: better than what they are to."""
+    better = differences["metric"].map(catalogue.direction).astype(bool)
+    ahead = (differences["low"] > 0).where(better, differences["high"] < 0)
+    shown: dict[str, Any] = {**NOT_COMPARED, "best": ahead, "higher_is_better": better, "flagged": "", "signed": True}
+    frame = differences.assign(**shown, mean=differences["difference"])
+    to, count = frame["to"].iloc[0], frame["low"].notna().sum()
+    note = (
+        f"Explainer minus {to} on the same pairs [interval by Student's t over classes; with Bonferroni's correction "
+        f"for the {count} comparisons shown, all hold together with 95 %]; bold: better than {to}."
+    )
+    return _table(title, frame, note, {}, catalogue)
+
+
 def compare_models(summary: pd.DataFrame, catalogue: Catalogue) -> list[Table]:
     """The headline metrics of all models of one data set and target, side by side."""
     models = summary["model"].drop_duplicates().tolist()
