@@ -5,7 +5,11 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.backbones import load_backbone, trunk_and_tail
+from sfam_bench.models.build import backbone, build, save
+from sfam_bench.models.planted_net import planted_net
+from sfam_bench.models.poolings import GAP
 
 
 def built(*arguments):
@@ -100,6 +104,24 @@ def test_a_stem_of_convolutions_embeds_patches_of_8_px():
         assert activations.shape == (2, 36, 4, 6)  # patches, and the class token before and after the norm
         assert tail(activations).shape == (2, 12, 1, 1)
     assert cut.embedding == "own"
+
+
+def test_a_stem_begins_with_a_trained_network(tmp_path):
+    torch.manual_seed(1)
+    trained = build("net", planted_net(), GAP(), Cosine())
+    save(trained, tmp_path / "model.safetensors", {"chosen": "last epoch"})
+    cut = backbone("conv_stem_vit", "sfam_bench", options={**SMALL, "embed_dim": 128, "num_heads": 4})
+    (_, tokens), _ = begun = backbone(
+        "conv_stem_vit",
+        "sfam_bench",
+        options={"embed_dim": 128, "depth": 2, "num_heads": 4, "stem": str(tmp_path / "model.safetensors")},
+    )
+    stem, images = tokens.transformer.patch_embed.proj, torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(stem.eval()(images), trained.encode(images).activations)
+    assert begun.trunk.origin["weights"].startswith("stem trained here, model.safetensors")
+    assert begun.trunk.origin["random"] == ["blocks"]
+    assert cut.trunk.origin["weights"] == "random"
 
 
 def test_weights_of_another_architecture_are_refused():
