@@ -30,6 +30,7 @@ PLAINER = {
     r"Key '([^']+)' is not in struct": r"no \1 is chosen: name at least one",
     r"Interpolation key '(\w+)\.(\w+)' not found": r"needs \1 '\2', which is not chosen: add it, as in \1=[...,\2]",
     r"Missing mandatory value: (\S+)": r"\1 is not given: add \1=...",
+    r"Could not override '(\w+)/(\w+)'\. No match in the defaults list.*": r"\1/\2 needs a choice of \1: add \1=NAME",
     r"^In '\w+': | Available options in .*| Config search path: .*|, set env var HYDRA_FULL_ERROR=1.*": "",
 }
 

@@ -174,7 +174,7 @@ def _loose_images(root: Path) -> list[str]:
     try:
         return [file.name for file in root.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"cannot read the folder {root} ({error.strerror}): set dataset.root") from None
+        raise UserError(f"cannot read the folder {root} ({error.strerror}): check the path") from None
 
 
 def _part_columns(csv: Path) -> list[str]:

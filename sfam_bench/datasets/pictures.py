@@ -88,7 +88,7 @@ def open_picture(
         if str(picture).startswith(("http:/", "https:/")):
             raise UserError(f"{what} {picture} is an address: download it, and give the path or the bytes")
         if not (path := Path(picture).expanduser()).exists():
-            raise UserError(f"{what} {path} is missing: check the path")
+            raise UserError(f"{'' if what == str(picture) else f'{what} '}{path} is missing: check the path")
         return open_image(path, background=background, marked=marked)
     if isinstance(picture, np.ndarray):
         return array_to_rgb(channels_last(picture, what), what, background)

@@ -104,6 +104,7 @@ def test_fitted_class_weights_are_references(run_script: Run, trained: Path, tmp
         (["episodes.ways=49"], ("planted has 48 classes here", "episodes.ways=49")),
         (["episodes.shots=0"], ("episodes.shots is 0",)),
         (["split=train"], ("closed_set",)),
+        (["episodes=none", "episodes/classifier=none"], ("episodes/classifier needs a choice of episodes",)),
     ],
 )
 def test_bad_input(run_script: Run, trained: Path, tmp_path: Path, changed: list[str], words: tuple[str, ...]) -> None:

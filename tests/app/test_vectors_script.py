@@ -56,6 +56,8 @@ def test_proxies_explain_images_of_their_classes(run_script: Run, trained: Path,
     assert (stored.pairs["reference_class"] == stored.pairs["query_class"]).sum() == 4
     code, _, err = run_script("report", f"runs=[{run}]", f"out={tmp_path / 'report'}")
     assert code == 0, err
+    unknown = run_script("evaluate", *call, "vectors.vectors.classes=[x,y]", f"run_dir={tmp_path / 'unknown'}")
+    says(mistake(unknown), "classes have no vector, such as", "the vectors are of x, y")
 
 
 def test_stored_embeddings_are_references_of_test_images(run_script: Run, trained: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from sfam_bench.report.tables.tables import Cell, Column, Table
 from sfam_bench.runs.matrix import NO_REASON, Matrix
 
 FLAGS = {
-    "zero_range": "full and baseline image have equal scores",
+    "zero_range": "the score hardly changes when the query is replaced by its baseline",
     "constant_map": "constant map",
     "other_class": "reference of another class",
     "self_pair": "image paired with itself",
