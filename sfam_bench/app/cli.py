@@ -157,5 +157,6 @@ def describe_choices(absent: re.Match[str]) -> str:
     holding = [file.stem for file in (CONF / group).glob("*.yaml") if group in NAMED and name in read_yaml(file)]
     known = list_choices(group)
     near = holding or get_close_matches(name, known, 3) or known
-    where = f": it is in the file {near[0]}, {group}=[{near[0]}]" if holding else f": choose {', '.join(near)}"
-    return f"there is no {group} '{name}'{where}"
+    if holding:
+        return f"{group}s are chosen by file, and {name} is one of those of {near[0]}: choose {group}=[{near[0]}]"
+    return f"there is no {group} '{name}': choose {', '.join(near)}"

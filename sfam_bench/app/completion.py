@@ -1,16 +1,25 @@
-"""Completion of sfam-bench in bash: commands, groups and their choices, settings, names of methods and metrics."""
+"""Completion of sfam-bench in bash and zsh: commands, groups and choices, settings, names of methods and metrics."""
 
 import shlex
 from collections.abc import Iterable
 
 from sfam_bench.app.arguments import OPTIONS
-from sfam_bench.app.guide import commands, find_groups, find_settings
+from sfam_bench.app.guide import PRESETS, commands, find_groups, find_settings
 from sfam_bench.core.conf import conf_folder, read_yaml
 
-SCRIPT = """_sfam_bench() {
+SCRIPTS = {
+    "bash": """_sfam_bench() {
     mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" --complete "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
 }
-complete -o default -o nospace -F _sfam_bench sfam-bench"""
+complete -o default -o nospace -F _sfam_bench sfam-bench""",
+    "zsh": """_sfam_bench() {
+    local -a found=("${(@f)$("${words[1]}" --complete "${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
+    if [[ -z "$found" ]]; then _default; return; fi
+    compset -P '*='
+    compadd -Q -S '' -- $found
+}
+compdef _sfam_bench sfam-bench""",
+}
 LISTED = {  # groups that `COMMAND ls` lists
     **{"explainers": "explainer", "metrics": "metric", "datasets": "dataset"},
     **{"models": "model", "tasks": "experiment"},
@@ -35,7 +44,7 @@ def complete(line: str) -> list[str]:
 def list_names(group: str, entries: bool = False) -> list[str]:
     """The files of a group, or the entries in them by name; none of what is no group."""
     root = conf_folder() / group
-    files = sorted(root.rglob("*.yaml")) if group and root.is_dir() else []
+    files = sorted(root.glob("**/*.yaml" if group == PRESETS else "*.yaml")) if group and root.is_dir() else []
     if entries:
         return [name for file in files for name in read_yaml(file)]
     return [file.relative_to(root).with_suffix("").as_posix() for file in files]

@@ -24,8 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(f"sfam-bench {version('sfam-bench')}")
         return 0
-    if command in ("--completion", "--complete"):
-        print(completion.SCRIPT if command == "--completion" else "\n".join(completion.complete(rest[0])))
+    if command == "--complete":
+        print("\n".join(completion.complete(rest[0])))
+        return 0
+    if command == "--completion":
+        shell = rest[0] if rest else "bash"
+        if shell not in completion.SCRIPTS:
+            print(f"error: no completion for {shell}: choose {' or '.join(completion.SCRIPTS)}", file=sys.stderr)
+            return 2
+        print(completion.SCRIPTS[shell])
         return 0
     with ignore_closed_pipe():
         if command in HELP:

@@ -24,10 +24,12 @@ from sfam_bench.app.parts import (
 )
 from sfam_bench.app.settings import build, resolve
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import atomic
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Gallery
 from sfam_bench.core.targets import BestRival
+from sfam_bench.core.verification import roc_of_pairs, verification_facts
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.batches import cut_batches, first_of_each_kind, load_batch
 from sfam_bench.datasets.episodes import SUPPORTS, VECTOR, Episodes
@@ -40,6 +42,7 @@ from sfam_bench.evaluation.intervention import intervention_check, intervention_
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Prepared
 from sfam_bench.metrics.shared.base import Metric
+from sfam_bench.report.names import to_prose
 from sfam_bench.report.page.pair_order import select_worst
 from sfam_bench.retrieval.few_shot import describe_episodes, episode_facts
 from sfam_bench.retrieval.recall import Catalogue, embed, retrieval, roles_of
@@ -228,6 +231,16 @@ class Bench:
             gallery=catalogue if self.evaluation.compares_images else None,
             keep_curves=cfg.curves,
         )
+
+
+def write_pairs(store: RunStore, pairs: pd.DataFrame) -> None:
+    """Write the pairs; of pairs to verify also the points of the ROC, and print the verification in one line."""
+    store.write_pairs(pairs)
+    if (roc := roc_of_pairs(pairs)) is not None:
+        with atomic(store.root / "roc.csv") as file:
+            roc.to_csv(file, index=False)
+        facts = verification_facts(pairs)
+        print("verification: " + ", ".join(f"{to_prose(name)} {value:.4g}" for name, value in facts.items()))
 
 
 def write(

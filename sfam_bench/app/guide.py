@@ -17,13 +17,14 @@ from sfam_bench.core.conf import conf_folder, read_yaml
 
 SETTINGS = "Settings:"  # begins the paragraph of a command's docstring that names the settings that help explains
 TRAINING = {"miner", "loss", "recipe", "augmentation", "validation"}  # groups that only train and sweep read
+PRESETS = "experiment"  # the group whose folders hold more of its choices; folders of others are groups of their own
 LINE = re.compile(r"^( *)([\w/]+):(?: +([^#]*?))?(?: +# *(.*))?$")
 OVERVIEW = """usage: sfam-bench COMMAND [SETTING=VALUE ...]
 
 {}
 
 sfam-bench COMMAND --help explains a command; sfam-bench --version
-Completion in bash: source <(sfam-bench --completion)"""
+Completion: source <(sfam-bench --completion bash), or zsh"""
 GROUPS = "Groups of settings; choose with GROUP=NAME, or with GROUP=[NAME,...] where several are possible:\n{}"
 CHANGED = "Most used settings, and their defaults:\n{}"
 MORE = "All settings: sfam-bench {} --cfg job. A folder with groups of your own: --config-dir FOLDER."
@@ -94,14 +95,20 @@ def _defaults(file: Path) -> list[Any]:
 def _groups(files: list[Path]) -> list[str]:
     """The groups that a command chooses from, those of its own file first."""
     found = [name for file in files for entry in _defaults(file) if isinstance(entry, dict) for name in entry]
-    return [name for name in dict.fromkeys(found) if (conf_folder() / name).is_dir()]
+    groups = [name for name in dict.fromkeys(found) if (conf_folder() / name).is_dir()]
+    return [name for group in groups for name in (group, *(_folders(group) if group != PRESETS else ()))]
+
+
+def _folders(group: str) -> list[str]:
+    """The folders of a group, each with the name of the group before it."""
+    return [f"{group}/{folder.name}" for folder in sorted((conf_folder() / group).iterdir()) if folder.is_dir()]
 
 
 def _choices(group: str) -> str:
-    root = conf_folder() / group
-    found = sorted(file.stem for file in root.glob("*.yaml"))
+    found = sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
     below = [
-        f"{folder.name}/NAME ({len([*folder.glob('*.yaml')])})" for folder in sorted(root.iterdir()) if folder.is_dir()
+        f"{Path(folder).name}/NAME ({len([*(conf_folder() / folder).glob('*.yaml')])})"
+        for folder in (_folders(group) if group == PRESETS else ())
     ]
     text = f"  {group}: {', '.join([*found, *below])}"
     return textwrap.fill(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from safetensors.torch import save
 
-from sfam_bench.app.evaluation import Bench, Evaluation, write
+from sfam_bench.app.evaluation import Bench, Evaluation, write, write_pairs
 from sfam_bench.app.rehearsal import check_inputs
 from sfam_bench.app.settings import resolve
 from sfam_bench.app.shards import GALLERY
@@ -80,7 +80,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
     store = RunStore(root, config_hash(decides), passes)
     with atomic(root / GALLERY) as temporary:
         temporary.write_bytes(save({"gallery": gallery.contiguous()}))  # whose errors are OSError, as of a full disk
-    store.write_pairs(pairs)
+    write_pairs(store, pairs)
     evaluation.write_images(store, pairs)
     taken = passes_per_pair(evaluation, bench, frames[0])
     rate, size = (cfg.images_per_second or 0) / max(taken, 1), 0.0

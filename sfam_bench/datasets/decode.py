@@ -46,8 +46,7 @@ def decode_bytes(content: bytes, what: str, background: str = "white", marked: b
     except UserError:
         raise
     except Exception as error:  # decoders raise anything for damaged files
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {what} ({why}): give the bytes of an undamaged image") from None
+        raise UserError(f"cannot read {what} ({_describe(error)}): give the bytes of an undamaged image") from None
 
 
 def open_mask(path: Path, orientation: Orientation = "exif") -> MaskArray:
@@ -179,9 +178,17 @@ def _open_checked(path: Path) -> Iterator[PIL.Image.Image]:
         raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing: check the path, or load the data set again to skip it") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: give an image file") from None
     except Exception as error:  # decoders raise anything for damaged files
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {path} ({why}): copy it again, or delete it to skip it") from None
+        raise UserError(f"cannot read {path} ({_describe(error)}): copy it again, or delete it to skip it") from None
+
+
+def _describe(error: Exception) -> str:
+    """Why an image cannot be read, on one line."""
+    if isinstance(error, PIL.UnidentifiedImageError):  # its message names an object or repeats the path
+        return "it has no known image format"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _load_and_check_turn(image: PIL.Image.Image, what: str, orientation: Orientation) -> bool:

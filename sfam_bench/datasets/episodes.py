@@ -18,6 +18,7 @@ from sfam_bench.core.similarity import Gallery, SimilarityFunction, unit
 from sfam_bench.core.stream import split_chunks
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.datasets.class_weights import ClassWeights, Weights
+from sfam_bench.datasets.pair_kinds import warn_of_few_pairs
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +164,7 @@ class Episodes(Checked):
                 raise UserError(
                     f"no query of {self.explained} episodes has a pair of kind {kind}: choose other episodes.kinds"
                 )
-            if len(found) < self.explained:
-                log.warning("%s: %d pairs of kind %s in %d episodes", dataset.name, len(found), kind, self.explained)
+            warn_of_few_pairs(dataset.name, kind, len(found), self.explained)
         pairs = pd.DataFrame([row for kind in self.kinds for row in rows[kind]])
         return pairs if self.classifier else pairs.assign(**{HOW: f"{self.prototype.of} {self.prototype.normalise}"})
 

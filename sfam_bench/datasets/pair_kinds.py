@@ -1,5 +1,6 @@
 """The kinds of pairs: how the reference and the negative of a query are selected."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,8 +11,17 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError
 
+log = logging.getLogger(__name__)
+
 NO_PLACES = "pairs.kinds=exchanged needs parts that can exchange their places: only dataset=planted/relation has them"
 NO_EVIDENCE = "pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them"
+
+
+def warn_of_few_pairs(dataset: str, kind: str, found: int, wanted: int) -> None:
+    """Log a warning if a kind has fewer pairs than wanted."""
+    if found < wanted:
+        message = "%s: %d pairs of kind %s instead of %d: no other query has such a reference"
+        log.warning(message, dataset, found, kind, wanted)
 
 
 @dataclass(frozen=True)

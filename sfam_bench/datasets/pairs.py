@@ -19,7 +19,7 @@ from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.datasets.base import CAMERA, Dataset, roles
 from sfam_bench.datasets.episodes import NEGATIVE_VECTOR, NEGATIVES, RIVAL_VECTORS, RIVALS, SUPPORTS, VECTOR
-from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, NO_PLACES, ROLES_OF, Candidates
+from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, NO_PLACES, ROLES_OF, Candidates, warn_of_few_pairs
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +97,7 @@ class PairChoice(Checked):
         rows = list(islice(find_pairs(), self.count))
         if not rows:
             raise UserError(NO_PAIR.format(dataset.name, kind))
-        if len(rows) < self.count:
-            message = "%s: %d pairs of kind %s instead of %d: no other query has such a reference"
-            log.warning(message, dataset.name, len(rows), kind, self.count)
+        warn_of_few_pairs(dataset.name, kind, len(rows), self.count)
         frame = pd.DataFrame(rows, columns=["query_id", "reference_id", "negative_id", "score"])
         if self.both_directions and kind != "triplet":
             if not (of_query & searched).all():

@@ -1,6 +1,5 @@
 """Pairs of a query image and a vector: the proxy of a class, or an item of a gallery of vectors."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,9 +13,8 @@ from sfam_bench.core.references import NamedVectors, Vectors
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.datasets.episodes import NEGATIVE_VECTOR, RIVAL_VECTORS, VECTOR
+from sfam_bench.datasets.pair_kinds import warn_of_few_pairs
 from sfam_bench.datasets.pairs import balanced_order
-
-log = logging.getLogger(__name__)
 
 KINDS = ("own_class", "nearest", "nearest_other")
 NO_CLASS = -1  # the label of a vector whose name is no class of the data set
@@ -106,8 +104,7 @@ class VectorPairs(Checked):
         for kind, found in rows.items():
             if not found:
                 raise UserError(f"{dataset.name} has no pair of kind {kind} with them: choose other vectors.kinds")
-            if len(found) < self.count:
-                log.warning("%s: %d pairs of kind %s instead of %d", dataset.name, len(found), kind, self.count)
+            warn_of_few_pairs(dataset.name, kind, len(found), self.count)
         return pd.DataFrame([row for found in rows.values() for row in found])
 
     def _classes(self, dataset: Dataset) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -68,13 +68,27 @@ class Patches:
         return patches.to(images).expand(len(images), -1, -1, -1)
 
 
-def measure_drops(scene: Scene, hiding: Hiding | Patches) -> Samples:
+@runtime_checkable
+class Hides(Protocol):
+    """Sets of pixels of each query; equal ones are measured once."""
+
+    @property
+    def baseline(self) -> Baseline:
+        """Replaces the pixels."""
+        ...
+
+    def hidden(self, scene: Scene) -> Float[Tensor, "batch samples rows cols"]:
+        """1 where a sample hides a pixel."""
+        ...
+
+
+def measure_drops(scene: Scene, hiding: Hides) -> Samples:
     """The fall of the score for each sample, in float64; one pass each, computed once for all methods."""
 
     def compute() -> Tensor:
         kept, images, behind = 1 - hiding.hidden(scene), scene.encoded.query.images, scene.without(hiding.baseline)
         series = (
-            (pair, Masked(images[pair], behind[pair], lambda a, b, pair=pair: kept[pair, a:b], hiding.samples))  # type: ignore[misc]
+            (pair, Masked(images[pair], behind[pair], lambda a, b, pair=pair: kept[pair, a:b], kept.shape[1]))  # type: ignore[misc]
             for pair in range(len(images))
         )
         scores = [scene.read(embeddings.double(), pair) for pair, embeddings in scene.encoded.passes(series)]

@@ -144,6 +144,9 @@ def backbone(
     cut = trunk_and_tail(source, name, layer, features, state, None, token, pretrained, embedding, options)
     if weights:
         return mark_weights(cut, f"file {describe_file(Path(weights))}", source=str(weights), chosen="unknown")
+    if stem := (options or {}).get("stem"):
+        begun = origin_of(Path(stem))
+        return mark_weights(cut, f"stem {begun.pop('weights')}", **{**begun, "random": ["blocks"]})
     return mark_weights(cut, f"pretrained ({source}/{name})" if pretrained else None)
 
 

@@ -55,6 +55,7 @@ class Standardise(nn.Module):
 
 Network: TypeAlias = tuple[nn.Module, Standardise]
 Options: TypeAlias = Mapping[str, Any]  # of the function that builds a network: depth, embed_dim, ...
+AS_IS = Standardise((0.0,) * 3, (1.0,) * 3)
 CAFFE = ((128 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3, True)  # blue, green, red in 0..255 minus a mean colour
 
 
@@ -145,7 +146,7 @@ def _ours(name: str, pretrained: bool, embedding: str, options: Options) -> Netw
     if pretrained:
         raise UserError(f"no weights of {name} can be downloaded: give a file as model.trunk.weights=FILE")
     if name == "conv_stem_vit":
-        return _create(name, pretrained, partial(conv_stem_vit, **options), options), Standardise()
+        return _create(name, pretrained, partial(conv_stem_vit, **options), options), AS_IS
     return _create(name, pretrained, partial(BNInception, **options), options), Standardise(*CAFFE)
 
 

@@ -150,8 +150,9 @@ ONE, MANY = images(1)[0], images(3)
         ),
         (("https://a.org/b.jpg", ONE), "^query https://a.org/b.jpg is an address: download it, and give the path or"),
         ((b"no image", ONE), r"^cannot read query \(.*\): give the bytes of an undamaged image$"),
-        ((b"", ONE), "^cannot read query"),
+        ((b"", ONE), r"^cannot read query \(it has no known image format\): give the bytes"),
         ((stored()[:-40], ONE), "^cannot read query"),
+        ((".", ONE), r"^\. is a folder: give an image file$"),
     ],
 )
 def test_what_is_not_clear_is_refused_in_one_line(given: tuple[object, ...], said: str) -> None:

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,7 +103,22 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(("override", "words"), SETTINGS.items(), ids=SETTINGS)
+ONE_OF_A_KIND = (
+    *("explainer=nonsense", "dataset=nonsense", "explainer.lafam.gama=2", "+explainer.lafam.gama=2", "metric=[]"),
+    *("metric.deletion_mean_colour.walk=sideways", "baseline=[zeros]", "batch_size=0", "resume=maybe", "split=val"),
+    *("pairs.kinds=[nonsense]", "pairs.count=many", "+datset=cub", "datset=cub", "min_range=nan", "device=tpu9"),
+)
+
+
+def once(cases: dict[str, tuple[str, ...]], quick: Collection[str]) -> list[object]:
+    """Cases by their names; those that are not quick repeat what others show, and are slow."""
+    return [
+        pytest.param(name, words, id=name, marks=[] if name in quick else [pytest.mark.slow])
+        for name, words in cases.items()
+    ]
+
+
+@pytest.mark.parametrize(("override", "words"), once(SETTINGS, ONE_OF_A_KIND))
 def test_a_wrong_setting(run_script: Run, tmp_path: Path, override: str, words: tuple[str, ...]) -> None:
     run = tmp_path / "run"
     says(mistake(run_script("evaluate", *TINY, f"run_dir={run}", override)), *words)
@@ -139,6 +155,7 @@ def test_a_number_out_of_range_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_pairs_that_do_not_exist_leave_no_run_folder_behind(run_script: Run, tmp_path: Path) -> None:
     call = ("evaluate", *TINY, f"run_dir={tmp_path / 'run'}")
     found = mistake(run_script(*call, "dataset.test_per_class=1"))
@@ -146,12 +163,14 @@ def test_pairs_that_do_not_exist_leave_no_run_folder_behind(run_script: Run, tmp
     assert run_script(*call)[0] == 0  # the corrected call is not refused
 
 
+@pytest.mark.slow
 def test_a_plan_of_pairs_that_do_not_exist_leaves_no_folder_behind(run_script: Run, tmp_path: Path) -> None:
     given = ("submit", "verb=plan", *TINY, f"run_dir={tmp_path / 'run'}")
     says(mistake(run_script(*given, "pairs.kinds=[triplet]", "dataset.test_per_class=1")), "no pair of kind triplet")
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_margin_target_without_triplets_leaves_no_run_folder_behind(run_script: Run, tmp_path: Path) -> None:
     call = ("evaluate", *TINY, f"run_dir={tmp_path / 'run'}", "target=margin")
     says(mistake(run_script(*call)), "margin", "pairs.kinds=[triplet]")
@@ -172,7 +191,9 @@ TRAINING = {
 }
 
 
-@pytest.mark.parametrize(("override", "words"), TRAINING.items(), ids=TRAINING)
+@pytest.mark.parametrize(
+    ("override", "words"), once(TRAINING, ("train.epochs=0", "train.batch_size=5", "+loss.criterion.tmeperature=1"))
+)
 def test_a_wrong_setting_of_training(run_script: Run, tmp_path: Path, override: str, words: tuple[str, ...]) -> None:
     run = tmp_path / "run"
     says(mistake(run_script("train", *TINY, "train.epochs=1", f"run_dir={run}", override)), *words)
@@ -198,6 +219,7 @@ def test_a_run_folder_that_exists_is_left_alone(run_script: Run, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["evaluate", "train"])
 def test_a_run_folder_that_is_a_file(run_script: Run, tmp_path: Path, script: str) -> None:
     (tmp_path / "file").write_text("precious")
@@ -274,11 +296,13 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_a_checkpoint_that_cannot_be_used(run_script: Run, checkpoint: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "words"), once(CHECKPOINTS, ("missing", "truncated", "nan", "malicious", "other")))
+def test_a_checkpoint_that_cannot_be_used(
+    run_script: Run, checkpoint: Path, tmp_path: Path, kind: str, words: tuple[str, ...]
+) -> None:
     path = damaged(kind, checkpoint, tmp_path)
     found = mistake(run_script("evaluate", *TINY, f"model.checkpoint={path}", f"run_dir={tmp_path / 'run'}"))
-    says(found, str(path), *CHECKPOINTS[kind])
+    says(found, str(path), *words)
     assert "\x1b" not in found
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "executed").exists()
@@ -325,6 +349,7 @@ def of_birds(run_script: Run, birds: Path, *overrides: str) -> tuple[int, str, s
     return run_script("evaluate", *CUB, f"dataset.root={birds}", f"run_dir={birds.parent / 'run'}", *overrides)
 
 
+@pytest.mark.slow
 def test_good_photos_work(run_script: Run, birds: Path) -> None:
     assert of_birds(run_script, birds)[0] == 0
 
@@ -335,7 +360,7 @@ def test_a_root_that_is_not_there(run_script: Run, birds: Path) -> None:
     says(mistake(of_birds(run_script, birds, "dataset.root=null")), "dataset.root is null")
 
 
-@pytest.mark.parametrize("name", ["cub", "cars196", "sop"])
+@pytest.mark.parametrize("name", ["cub", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cars196", "sop"))])
 def test_a_root_of_another_layout(run_script: Run, birds: Path, name: str) -> None:
     shutil.rmtree(birds / "images")
     (birds / "images.txt").rename(birds / "pictures.txt")
@@ -343,6 +368,7 @@ def test_a_root_of_another_layout(run_script: Run, birds: Path, name: str) -> No
     assert not (birds.parent / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_index_of_absent_files(run_script: Run, birds: Path) -> None:
     (birds / "images" / "101.C" / "0.jpg").unlink()
     code, _, err = of_birds(run_script, birds)
@@ -352,6 +378,7 @@ def test_an_index_of_absent_files(run_script: Run, birds: Path) -> None:
     says(mistake(of_birds(run_script, birds)), "none of its 12 images is there", "images/001.C/0.jpg", "dataset.root")
 
 
+@pytest.mark.slow
 def test_a_truncated_photo(run_script: Run, birds: Path) -> None:
     photo = birds / "images" / "102.C" / "2.jpg"
     photo.write_bytes(photo.read_bytes()[:-500])
@@ -361,6 +388,7 @@ def test_a_truncated_photo(run_script: Run, birds: Path) -> None:
     assert of_birds(run_script, birds)[0] == 0  # as the message said, without another run_dir
 
 
+@pytest.mark.slow
 def test_a_grey_photo_and_a_box_past_the_edge_work(run_script: Run, birds: Path) -> None:
     PIL.Image.new("L", (50, 40), 90).save(birds / "images" / "101.C" / "1.jpg")
     code, _, err = of_birds(run_script, birds, "metric=[energy_pointing_game]", "pairs.count=6")

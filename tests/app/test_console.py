@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import partial, reduce
@@ -71,6 +72,7 @@ def test_examples_are_three_and_can_be_given(command: str) -> None:
             composed(WITH_SETTINGS[name], *verb, *given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", WITH_SETTINGS)
 def test_the_settings_of_the_help_are_those_of_the_config(command: str) -> None:
     module = WITH_SETTINGS[command]
@@ -130,6 +132,34 @@ printf '<%s>' "${{COMPREPLY[@]}}"
 """
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "complete -o default -o nospace -F _sfam_bench sfam-bench\n<planted_net >"
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is missing")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("sfam-bench evaluate model=planted_n", "<-P><*=>|<-Q><-S><><--><planted_net >"),
+        ("sfam-bench score --metrics x", "default"),
+    ],
+)
+def test_zsh_completes(words: str, expected: str) -> None:
+    """The printed function in a real zsh, with what its completion system calls replaced by printing."""
+    script = f"""
+compdef() {{ }}
+compset() {{ printf '<%s>' "$@"; printf '|' }}
+compadd() {{ printf '<%s>' "$@" }}
+_default() {{ printf default }}
+sfam-bench() {{ {sys.executable} -m sfam_bench "$@" }}
+source <(sfam-bench --completion zsh)
+words=({words}) CURRENT={len(words.split())}
+_sfam_bench
+"""
+    assert subprocess.run(["zsh", "-fc", script], capture_output=True, text=True, check=True).stdout == expected
+
+
+def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--completion", "fish"]) == 2
+    assert capsys.readouterr().err == "error: no completion for fish: choose bash or zsh\n"
 
 
 @pytest.mark.parametrize(

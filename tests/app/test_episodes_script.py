@@ -78,7 +78,12 @@ def test_class_score_needs_the_other_classes(run_script: Run, trained: Path, tmp
 def test_fitted_class_weights_are_references(run_script: Run, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ["explainer=[sfam,protoshotxai]", "metric=[selectivity,evidence]", "episodes.explained=4"]
-    fitted = ["episodes=baseline_pp", "episodes.classifier.epochs=3", "episodes.rivals=true", "target=class_score"]
+    fitted = [
+        "episodes/classifier=baseline_pp",
+        "episodes.classifier.epochs=3",
+        "episodes.rivals=true",
+        "target=class_score",
+    ]
     base = [*DATA, *fitted, *small, "similarity=cosine", f"model.checkpoint={trained}", "passes.mode=eager"]
     kinds = "episodes.kinds=[own_class,partial_class]"
     code, _, err = run_script("evaluate", *base, kinds, f"run_dir={run}")

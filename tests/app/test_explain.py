@@ -117,7 +117,10 @@ def test_two_images_and_a_list_of_pairs(run_script, photos) -> None:
     ("given", "said"),
     [
         (("metrics=[delation]",), "there is no metric 'delation': did you mean"),
-        (("metric=[gini]",), "there is no metric 'gini': it is in the file complexity, metric=[complexity]"),
+        (
+            ("metric=[gini]",),
+            "metrics are chosen by file, and gini is one of those of complexity: choose metric=[complexity]",
+        ),
         (("box=[1,2,3]",), "give x1, y1, x2, y2 in pixels of the query"),
         (("out=values.txt",), "cannot write values.txt: name a file that ends in .csv"),
         (

@@ -73,6 +73,7 @@ def test_maps_have_the_size_of_the_model(size: int | tuple[int, int]) -> None:
     assert found.query_maps["sfam"].shape == found.query.shape[1:] == model.geometry.size
 
 
+@pytest.mark.slow
 def test_a_data_set_of_another_size_is_refused(run_script: Run) -> None:
     code, _, err = run_script("embed", "dataset.size=48", *FEW)
     assert code == 2
@@ -95,6 +96,7 @@ def people(tmp_path: Path) -> list[str]:
     return ["dataset=sop", f"dataset.root={tmp_path}", "dataset.name=people", "recall_at=[1]"]
 
 
+@pytest.mark.slow
 def test_rectangles_through_a_whole_evaluation(run_script: Run, people: list[str], tmp_path: Path) -> None:
     few = ["pairs.kinds=[random_positive]", "pairs.count=2", "steps.intervals=2", "explainer=[sfam,lafam]"]
     call = ["evaluate", *people, "model.image_size=[64,32]", *few, "metric=[deletion]", f"run_dir={tmp_path / 'run'}"]
@@ -105,6 +107,7 @@ def test_rectangles_through_a_whole_evaluation(run_script: Run, people: list[str
         assert image.size == (32, 64)
 
 
+@pytest.mark.slow
 def test_a_geometry_by_hand_that_does_not_fit_is_refused(run_script: Run, people: list[str]) -> None:
     mine = "dataset.geometry={_target_: sfam_bench.datasets.geometry.Geometry, resize: 40, crop: 32}"
     code, _, err = run_script("embed", *people, mine)

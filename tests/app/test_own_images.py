@@ -25,10 +25,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(run_script: Run, photos: Path, run: Path, *settings: str) -> tuple[int, str, str]:
+def evaluate(
+    run_script: Run, photos: Path, run: Path, *settings: str, by: tuple[str, ...] = ("evaluate",)
+) -> tuple[int, str, str]:
     small = ("explainer=[lafam]", "metric=[deletion,pointing_game]", "steps.intervals=4")
     return run_script(
-        "evaluate",
+        *by,
         "dataset=folder",
         f"dataset.root={photos / 'photos'}",
         "model.image_size=32",
@@ -47,6 +49,13 @@ def test_a_verification_run(run_script: Run, photos: Path, tmp_path: Path) -> No
     assert "skipped on photos, which lacks masks or boxes: pointing_game" in out
     roc = pd.read_csv(tmp_path / "run" / "roc.csv")
     assert roc[["false_accepts", "true_accepts"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    planned = tmp_path / "planned"
+    code, out, err = evaluate(
+        run_script, photos, planned, f"pairs={tmp_path / 'pairs.csv'}", "shards=1", by=("submit", "plan")
+    )
+    assert code == 0, err
+    assert "verification: same 2, different 2, accuracy " in out
+    assert (planned / "roc.csv").read_text() == (tmp_path / "run" / "roc.csv").read_text()
     run = read_run(tmp_path / "run")
     assert set(run.pairs["kind"]) <= {f"{a}_{b}" for a in ("same", "different") for b in ("accepted", "rejected")}
     said = dict(describe_protocol(run, summarise(run.matrix, {}), np.array([])))

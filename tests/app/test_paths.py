@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_embedded(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_below_the_home_folder(
     run_script: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_what_is_listed_is_what_is_composed(composed: dict[str, DictConfig]) -> 
         assert preset.dims == cfg.head.get("dims", BACKBONES[cfg.model.name][0]), name
 
 
+@pytest.mark.slow
 def test_licences_and_channels_are_those_that_timm_says() -> None:
     for name in ("resnet50", "vit_s16"):
         trunk = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())["trunk"]
@@ -151,6 +152,7 @@ def test_licences_and_channels_are_those_that_timm_says() -> None:
         assert timm.create_model(trunk["name"], num_classes=0).num_features == channels
 
 
+@pytest.mark.slow
 def test_bn_inception_does_not_begin_with_random_weights(
     composed: dict[str, DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -289,7 +289,7 @@ UNTRAINED: dict[str, tuple[tuple[str, ...], str]] = {
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        pytest.param(*case, id=name, marks=[pytest.mark.slow] if "model=backbone" in case[0] else [])
+        pytest.param(*case, id=name, marks=[] if name in ("planted_net", "a head of its own") else [pytest.mark.slow])
         for name, case in UNTRAINED.items()
     ],
 )

@@ -72,6 +72,7 @@ def test_every_script_is_here() -> None:
     assert {*SCRIPTS, *OTHERS} == {path.stem for path in CONF.glob("*.yaml")} - {"base", "cluster", "local"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", [*EXPERIMENTS, *PRESETS])
 def test_shipped_experiments(experiment: str) -> None:
     checked("train" if "train/" in experiment else "evaluate", f"experiment={experiment}")

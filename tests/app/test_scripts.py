@@ -130,6 +130,7 @@ def test_raw_maps_are_indexed_by_pair_and_explainer(evaluated: Path) -> None:
         np.testing.assert_allclose(maps[f"{name}/query"][turned], maps[f"{name}/reference"], atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_the_report_reads_the_run_folder_alone(run_script: Run, evaluated: Path, tmp_path: Path) -> None:
     out = ok(run_script("report", f"runs=[{evaluated}]", f"out={tmp_path / 'report'}"))
     assert str(tmp_path / "report" / "index.html") in out

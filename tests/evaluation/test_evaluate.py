@@ -140,7 +140,7 @@ def taken(network, pairs, explainers, metrics, batch=1, target=None):
 
 
 @pytest.mark.parametrize("target", [Similarity(), Margin()], ids=lambda target: target.name)
-@pytest.mark.parametrize("size", [4, 16, 64])
+@pytest.mark.parametrize("size", [16, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 64))])
 def test_packed_records_are_those_of_each_method_and_metric_alone(target, size):
     network = lively()
     pairs = replace(batch(5), negative=torch.rand(5, 3, 32, 24), negative_ids=tuple("vwxyz"))
@@ -242,6 +242,7 @@ def test_an_explainer_that_takes_passes_itself_disturbs_no_curve(size):
         assert {key: together[key] for key in alone} == pytest.approx(alone, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_map_that_coincides_but_is_drawn_otherwise_gets_its_curve_in_full():
     network, pairs = lively(), batch(12)
     metric = AreaError("deletion", MeanColour(), STEPS, WHOLE, share=0.5, min_range=-9.0)

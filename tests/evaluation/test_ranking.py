@@ -39,6 +39,7 @@ def test_the_list_is_in_order_of_the_score():
     assert found.searched == 8
 
 
+@pytest.mark.slow
 def test_maps_are_those_of_the_pairs_and_of_the_margins():
     found = ranked(4).results
     for result, following in zip(found, [*found[1:], None], strict=True):

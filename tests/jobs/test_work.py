@@ -92,7 +92,8 @@ def images(run: Path) -> set[str]:
     return {image_id for image_id in there if read_image(run, found.manifest, image_id)}
 
 
-@pytest.mark.parametrize("shards", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 64))])
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 3, 64])
 def test_any_number_of_shards_gives_the_records_of_one_process(
     run_script: Run, whole: Path, tmp_path: Path, shards: int
 ) -> None:

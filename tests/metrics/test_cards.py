@@ -152,6 +152,7 @@ def test_the_table_has_a_row_for_each_metric_and_the_page_a_card_for_each_kind()
     assert "10 x 10 pixels" in page
 
 
+@pytest.mark.slow
 def test_the_script_prints_the_table_and_writes_the_page(
     run_script: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

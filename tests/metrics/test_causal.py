@@ -279,7 +279,10 @@ WORLDS = {
 }
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("partial", "difference") else [pytest.mark.slow]) for name in WORLDS],
+)
 def test_in_every_world_the_effects_are_the_best_map_their_negative_the_worst_and_noise_the_null(name: str) -> None:
     world, choice, target = WORLDS[name]
     torch.manual_seed(0)

@@ -64,6 +64,7 @@ def saved(content, path: Path) -> Path:
 # pytorch-metric-learning, by its own saving code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "suffix"), [("trunk", "12"), ("embedder", "best12")])
 def test_trunk_and_embedder_of_pytorch_metric_learning_are_one_model(resnet, role, suffix, tmp_path):
     trunk, embedder = torchvision.models.resnet18(), nn.Sequential(linear(), nn.ReLU(), linear(6, 8))
@@ -76,6 +77,7 @@ def test_trunk_and_embedder_of_pytorch_metric_learning_are_one_model(resnet, rol
     assert model.origin.items() >= {"source": "pytorch-metric-learning", "chosen": "unknown"}.items()
 
 
+@pytest.mark.slow
 def test_a_trunk_without_its_embedder_and_an_embedder_without_its_trunk(resnet, tmp_path):
     save_model(nn.DataParallel(resnet), modelpath_creator(str(tmp_path), "trunk", "1"))
     torch.testing.assert_close(loaded(tmp_path / "trunk_1.pth")(IMAGES), unit(maps(resnet).mean(dim=(2, 3))))
@@ -99,6 +101,7 @@ def test_proxy_anchor_pools_twice_and_was_chosen_on_the_test_classes(resnet, tmp
         Protocol().admit("cub_resnet18_best", model.origin, evaluated)
 
 
+@pytest.mark.slow
 def test_bn_inception_of_proxy_anchor_takes_blue_green_red(tmp_path):
     net, head = randomised(BNInception()), linear(width=1024)
     state = {**under("model.", net), **under("model.last_linear.", linear(9)), **under("model.embedding.", head)}
@@ -144,6 +147,7 @@ def test_revisiting_dml_says_by_its_name_on_what_it_was_chosen(resnet, on, chose
     assert model.origin["chosen"] == "test"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "pooling"), [("bninception_double", GAPGMP), ("bninception_normalize", GAP)])
 def test_revisiting_dml_reads_its_settings(arch, pooling, tmp_path, monkeypatch):
     state = {**under("model.", BNInception()), **under("model.last_linear.", linear(width=1024))}
@@ -154,6 +158,7 @@ def test_revisiting_dml_reads_its_settings(arch, pooling, tmp_path, monkeypatch)
     assert found.standardise(torch.tensor([0.502, 0.4588, 0.4078]).view(1, 3, 1, 1)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projection", [None, nn.Sequential(linear(), nn.ReLU(), nn.Dropout(), linear(6, 8))])
 def test_open_metric_learning_of_lightning(resnet, projection, tmp_path):
     outer = "model.extractor.model." if projection else "model.model."
@@ -188,6 +193,7 @@ def test_a_vision_transformer_is_read_at_its_class_token(tmp_path):
     torch.testing.assert_close(model(images), unit(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_keys_that_do_not_tell_the_pixels_are_not_guessed(tmp_path):
     net = timm.create_model("vit_small_patch16_224", num_classes=0)
     path = saved(net.state_dict(), tmp_path / "a.pth")
@@ -235,6 +241,7 @@ def test_a_plain_state_dict_under_any_prefix(resnet, prefix, suffix, tmp_path, c
     assert f"torchvision/resnet18 under '{prefix}', head: none, ignored: {prefix}fc" in caplog.text
 
 
+@pytest.mark.slow
 def test_halves_and_averaged_weights_are_read(resnet, tmp_path):
     other = {key: torch.zeros_like(value) for key, value in resnet.state_dict().items()}
     half = {key: v.half() if v.is_floating_point() else v for key, v in resnet.state_dict().items()}
@@ -244,6 +251,7 @@ def test_halves_and_averaged_weights_are_read(resnet, tmp_path):
     torch.testing.assert_close(model(IMAGES), unit(maps(resnet).mean(dim=(2, 3))), rtol=0.05, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_a_backbone_that_is_named(tmp_path):
     net = timm.create_model("resnet10t", num_classes=0)
     path = saved(under("trunk.", net), tmp_path / "a.pth")
@@ -254,6 +262,7 @@ def test_a_backbone_that_is_named(tmp_path):
     assert loaded(path, backbone="resnet10t", layer="layer3").embedder.pools_the_cut is False
 
 
+@pytest.mark.slow
 def test_the_config_loads_a_file(resnet, tmp_path):
     path = saved({**under("a.", resnet), **under("embedder.", linear())}, tmp_path / "birds.pth")
     model = made(composed("embed", "model=checkpoint", f"model.path={path}", "model.image_size=64").model)
@@ -276,14 +285,19 @@ def test_the_config_loads_a_file(resnet, tmp_path):
             {"backbone": "torchvision/resnet18"},
             "first: bn1.bias",
         ),
-        (lambda s: {**s, "bn1.bias": s["bn1.bias"] * torch.nan}, {}, "holds NaN or infinity in 'bn1.bias'"),
-        (lambda s: {**s, **under("embedder.", linear(width=7))}, {}, "does not fit behind resnet18 and its pooling"),
-        (lambda s: {**s, **{f"teacher.{k}": v for k, v in s.items()}}, {}, "choose one as model.prefix='' or model"),
         (lambda s: {"a.weight": torch.ones(2)}, {}, r"contains no known backbone \(first key: a.weight\)"),
         (lambda s: {"trunk.1.conv1.weight": torch.ones(2)}, {}, "is a checkpoint of this project"),
-        (lambda s: s, {"head": "projector"}, "has no head 'projector'"),
-        (lambda s: s, {"backbone": "torchvision/resnet19"}, "torchvision has no model 'resnet19'"),
-        (lambda s: {**s, "embedder.a.scale": torch.ones(2)}, {}, "a layer of scale, which is not a known layer"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (lambda s: {**s, "bn1.bias": s["bn1.bias"] * torch.nan}, {}, "holds NaN or infinity in 'bn1.bias'"),
+                (lambda s: {**s, **under("embedder.", linear(width=7))}, {}, "does not fit behind resnet18 and its"),
+                (lambda s: {**s, **{f"teacher.{k}": v for k, v in s.items()}}, {}, "choose one as model.prefix='' or"),
+                (lambda s: s, {"head": "projector"}, "has no head 'projector'"),
+                (lambda s: s, {"backbone": "torchvision/resnet19"}, "torchvision has no model 'resnet19'"),
+                (lambda s: {**s, "embedder.a.scale": torch.ones(2)}, {}, "a layer of scale, which is not a known"),
+            )
+        ),
     ],
 )
 def test_what_does_not_fit_says_what_to_give(resnet, spoil, options, message, tmp_path):

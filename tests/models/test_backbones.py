@@ -5,7 +5,11 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import Cosine
 from sfam_bench.models.backbones import load_backbone, trunk_and_tail
+from sfam_bench.models.build import backbone, build, save
+from sfam_bench.models.planted_net import planted_net
+from sfam_bench.models.poolings import GAP
 
 
 def built(*arguments):
@@ -18,9 +22,9 @@ def built(*arguments):
     ("source", "name", "layer", "features"),
     [
         ("timm", "resnet10t", "layer3", None),
-        ("timm", "tf_efficientnet_lite0", "blocks.4", None),
-        ("torchvision", "resnet18", "layer2", None),
         ("torchvision", "squeezenet1_1", "features.7", "features"),
+        pytest.param("timm", "tf_efficientnet_lite0", "blocks.4", None, marks=pytest.mark.slow),
+        pytest.param("torchvision", "resnet18", "layer2", None, marks=pytest.mark.slow),
     ],
 )
 def test_trunk_and_tail_make_the_whole(source, name, layer, features):
@@ -93,7 +97,6 @@ def test_unknown_options_are_refused(name):
 
 
 def test_a_stem_of_convolutions_embeds_patches_of_8_px():
-    torch.manual_seed(0)
     cut = trunk_and_tail("sfam_bench", "conv_stem_vit", options=SMALL)
     trunk, tail = cut
     with torch.no_grad():
@@ -101,6 +104,24 @@ def test_a_stem_of_convolutions_embeds_patches_of_8_px():
         assert activations.shape == (2, 36, 4, 6)  # patches, and the class token before and after the norm
         assert tail(activations).shape == (2, 12, 1, 1)
     assert cut.embedding == "own"
+
+
+def test_a_stem_begins_with_a_trained_network(tmp_path):
+    torch.manual_seed(1)
+    trained = build("net", planted_net(), GAP(), Cosine())
+    save(trained, tmp_path / "model.safetensors", {"chosen": "last epoch"})
+    cut = backbone("conv_stem_vit", "sfam_bench", options={**SMALL, "embed_dim": 128, "num_heads": 4})
+    (_, tokens), _ = begun = backbone(
+        "conv_stem_vit",
+        "sfam_bench",
+        options={"embed_dim": 128, "depth": 2, "num_heads": 4, "stem": str(tmp_path / "model.safetensors")},
+    )
+    stem, images = tokens.transformer.patch_embed.proj, torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(stem.eval()(images), trained.encode(images).activations)
+    assert begun.trunk.origin["weights"].startswith("stem trained here, model.safetensors")
+    assert begun.trunk.origin["random"] == ["blocks"]
+    assert cut.trunk.origin["weights"] == "random"
 
 
 def test_weights_of_another_architecture_are_refused():

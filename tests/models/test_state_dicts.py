@@ -71,6 +71,7 @@ def test_prefixes_are_removed_and_said(
     assert f"read under '{prefix}'; ignored: loss.proxies" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_half_precision_and_a_classifier_are_said(
     resnet: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,9 +120,10 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made",
-    [pytest.param(made, id=name, marks=[pytest.mark.slow] if name != "MoCo" else []) for name, made in FILES.items()],
+    [pytest.param(made, id=name) for name, made in FILES.items()],
 )
 def test_self_supervised_networks_are_read_without_their_projection(
     made: Any, resnet: nn.Module, tmp_path: Path

@@ -20,7 +20,7 @@ def summed(fake_run: Path) -> Summed:
 def test_it_names_methods_pairs_and_classes(summed: Summed) -> None:
     found = describe_findings(summed)
     assert found.compared == (
-        "5 methods (lafam and chance: blind to the pair, they ignore the reference) on 40 pairs of 8 classes of cub; "
+        "5 methods (lafam and chance ignore the reference) on 40 pairs of 8 classes of cub; "
         "model lite0 frozen; target: similarity."
     )
     assert found.left_out == "selectivity_peak: the data set has no region 'unshared'"
@@ -58,7 +58,7 @@ def test_a_blind_method_among_the_best_is_a_warning(tmp_path: Path) -> None:
     equal = Summed.of(read_run(make_run(tmp_path / "equal", "lite0", 3, gain=0.0)))
     findings = describe_findings(equal).findings
     assert findings
-    assert all("A blind method is among them" in finding.text for finding in findings)
+    assert all("A method that ignores the reference is among them" in finding.text for finding in findings)
 
 
 def test_few_classes_have_no_test(summed: Summed) -> None:

@@ -17,6 +17,7 @@ from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.statistics import summarise
 
 
+@pytest.mark.slow
 def test_the_gallery_is_drawn(fake_run: Path, tmp_path: Path) -> None:
     (sheet,) = figures.gallery(read_run(fake_run), tmp_path)
     assert sheet.name == "gallery-cub-lite0-frozen-similarity-1.png"

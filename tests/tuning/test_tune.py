@@ -71,7 +71,7 @@ def test_a_lower_value_is_better_where_the_metric_says_so(tmp_path: Path) -> Non
         assert study.best().value == min(trial.value for trial in done) < 0.49
 
 
-@pytest.mark.parametrize("cuts", [(1, 12, 14), (13, 14)])
+@pytest.mark.parametrize("cuts", [(1, 12, 14), pytest.param((13, 14), marks=pytest.mark.slow)])
 def test_a_study_in_pieces_is_the_uninterrupted_one(tmp_path: Path, cuts: tuple[int, ...]) -> None:
     whole = trials(tmp_path / "whole.db", 14)
     for count in cuts:

@@ -20,15 +20,13 @@ from time import process_time
 from omegaconf import DictConfig
 
 from sfam_bench.app.cli import script
-from sfam_bench.app.evaluation import Evaluation, write
+from sfam_bench.app.evaluation import Evaluation, write, write_pairs
 from sfam_bench.app.parts import group_by_need, open_run, restore_passes
 from sfam_bench.app.rehearsal import check_inputs
-from sfam_bench.core.files import acquire_lock, atomic, check_writable
+from sfam_bench.core.files import acquire_lock, check_writable
 from sfam_bench.core.stream import progress
-from sfam_bench.core.verification import roc_of_pairs, verification_facts
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.batches import load_batches
-from sfam_bench.report.names import to_prose
 from sfam_bench.runs.store import RunStore
 
 LOCK = ".evaluating"
@@ -57,7 +55,7 @@ def main(cfg: DictConfig) -> None:
     facts["references"] = pairing.references_hash(pairs)
     store = RunStore.create(store.root, evaluation.identity, facts, cfg.resume)
     with acquire_lock(store.root / LOCK, f"{store.root} is being evaluated"):
-        store.write_pairs(pairs)
+        write_pairs(store, pairs)
         if bench:
             stream = load_batches(evaluation.inputs.dataset, [frames[number] for number in due])
             shards = bench.explain(stream, evaluation.catalogue(gallery))
@@ -74,11 +72,6 @@ def main(cfg: DictConfig) -> None:
         store.finish(shards=len(frames), skipped=silent, **properties)
     for wanted, names in group_by_need(silent, evaluation.metrics).items():
         print(f"skipped on {evaluation.inputs.dataset.name}, which lacks {wanted}: {', '.join(names)}")
-    if (roc := roc_of_pairs(pairs)) is not None:
-        with atomic(store.root / "roc.csv") as file:
-            roc.to_csv(file, index=False)
-        verified = verification_facts(pairs)
-        print("verification: " + ", ".join(f"{to_prose(name)} {value:.4g}" for name, value in verified.items()))
     if why := properties.get("intervention", {}).get("fails"):
         print(f"the model does not count as a known answer: {why}")
     print(f"records of {len(pairs)} pairs: {cfg.run_dir}")

@@ -107,7 +107,7 @@ def _legend() -> list[Line2D]:
     return [
         Line2D([], [], color=METHOD, marker="o", ms=4, lw=1.4, label="method, 95 % interval"),
         Line2D([], [], color=METHOD, marker="o", ms=6, lw=0, label="larger: best"),
-        Line2D([], [], color=CONTROL, marker="s", ms=4, markerfacecolor="white", lw=1.4, label="blind to the pair"),
+        Line2D([], [], color=CONTROL, marker="s", ms=4, markerfacecolor="white", lw=1.4, label="ignores the reference"),
         Line2D([], [], color=REFERENCE, lw=0.9, ls=":", label="lafam"),
         Line2D([], [], color="black", lw=0.9, ls="--", label="chance level"),
     ]

@@ -142,7 +142,7 @@ def _inches(axes: Axes) -> mpl.transforms.Transform:
 def agreement_matrix(
     labels: Sequence[str], taus: tuple[np.ndarray, np.ndarray], title: str, out: Path, named: Named = slug
 ) -> list[Path]:
-    """Draw Kendall's tau of any two metrics: all explainers below the diagonal, without blind ones above it."""
+    """Draw Kendall's tau of any two metrics: all explainers below the diagonal, pair-dependent ones above it."""
     count = len(labels)
     size = max(3.2, (0.44 if count <= NUMBERED else 0.2) * count) + 3.2
     figure = draw_taus(labels, taus, size)
@@ -170,8 +170,13 @@ def draw_taus(labels: Sequence[str], taus: tuple[np.ndarray, np.ndarray], width:
     axes.grid(which="minor", color="white", lw=1.2)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("below the diagonal: all explainers; above: without those blind to the pair", fontsize=LABEL)
+    numbers = "Numbers" if count <= NUMBERED else "Colours"
+    axes.set_title(
+        f"{numbers}: Kendall's tau of the orders of the methods by two metrics\n"
+        "below the diagonal: all methods; above: without those that ignore the reference",
+        fontsize=LABEL,
+    )
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.01, ticks=[-1, 0, 1])
-    bar.ax.set_yticklabels([f"{MINUS}1\nreversed", "0", "1\nsame\norder"], fontsize=SMALL)
+    bar.ax.set_yticklabels([f"{MINUS}1\nreversed", "0\nunrelated", "1\nsame\norder"], fontsize=SMALL)
     bar.outline.set_visible(False)
     return figure

@@ -14,7 +14,7 @@ from sfam_bench.core.files import atomic
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a printed page, and two
 TITLE, LABEL, SMALL = 8.5, 7.5, 6.5  # points at the printed width; nothing is smaller
-PRINT, SCREEN = 200, 130  # dots an inch
+PRINT, SCREEN, IN_SVG = 200, 130, 144  # dots an inch; of pixels in SVG at most: twice the size at which they are drawn
 METHOD, CONTROL, REFERENCE = "#0072B2", "#6f6f6f", "#D55E00"  # Okabe and Ito's blue and vermilion, and grey
 COLOURS = (METHOD, REFERENCE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.2)))
@@ -30,7 +30,7 @@ def save(figure: Figure, out: Path, name: str, dpi: int = PRINT, kinds: Sequence
     for path, kind in zip(paths, kinds, strict=True):
         facts: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
         with atomic(path) as temporary, mpl.rc_context({"svg.hashsalt": "sfam_bench"}):
-            figure.savefig(temporary, format=kind, dpi=dpi, **facts)
+            figure.savefig(temporary, format=kind, dpi=min(dpi, IN_SVG) if kind == "svg" else dpi, **facts)
     return paths
 
 

@@ -52,7 +52,8 @@ def describe_findings(summed: Summed) -> Answer:
     means = summed.means[summed.means["explainer"] != FACTS]
     headlines = catalogue.headlines(means["metric"].unique())
     names = means.drop_duplicates("explainer").set_index("explainer")["blind"].astype(bool)
-    blind = f" ({_few([*names.index[names]])}: blind to the pair, they ignore the reference)" if names.any() else ""
+    verb = "ignores" if names.sum() == 1 else "ignore"
+    blind = f" ({_few([*names.index[names]])} {verb} the reference)" if names.any() else ""
     dataset, model, target = run.matrix.run
     classes = len(pd.unique(run.matrix.clusters))
     compared = (
@@ -108,7 +109,9 @@ def _finding(means: pd.DataFrame, metric: str, catalogue: Catalogue) -> str:
         return f"{catalogue.title(metric)}: {_leader(first)} has the best mean; {why}.{control}"
     best, tied = means[means["best"]].iloc[0], means.loc[means["tied"], "explainer"].tolist()
     rivals = f"not significantly worse: {_few(tied)}" if tied else "all others are significantly worse"
-    warning = " A blind method is among them, so this metric does not show that a map explains the pair."
+    warning = (
+        " A method that ignores the reference is among them, so this metric does not show that a map explains the pair."
+    )
     unseeing = means.loc[means["best"] | means["tied"], "blind"].astype(bool).any()
     return f"{catalogue.title(metric)}: {_leader(best)} is best; {rivals}.{warning if unseeing else ''}"
 

@@ -15,7 +15,7 @@ from sfam_bench.report.page import page
 from sfam_bench.report.tables import formats
 from sfam_bench.report.tables.tables import NOTHING, WIDTH, Cell, Column, Table, add_remark
 from sfam_bench.runs.reader import Run
-from sfam_bench.statistics import FEW_CLASSES, RUN
+from sfam_bench.statistics import RUN
 from sfam_bench.statistics import worth as meta
 from sfam_bench.statistics.agreement import tau_matrix
 
@@ -28,26 +28,27 @@ TELLS = (
     "the classes give, which no agreement with another metric can be expected to exceed."
 )
 RANKS = (
-    "Mean rank, 1 is best; bold: best; ≈: within the critical difference (Nemenyi, 5 %) of the best. Blocks are means "
-    f"of classes, since pairs of a class are alike; no marks with fewer than {FEW_CLASSES} classes."
+    "Mean rank, 1 is best, over blocks that are means of classes, since pairs of a class are alike. The marks are of "
+    "the tables of means: bold, the best mean; ≈, not significantly worse by the test of those tables. The best mean "
+    "need not have the best mean rank. p and CD (Friedman, Nemenyi at 5 %) test the ranks, for the diagrams below."
 )
 AGREES = (
     "Kendall's W (1: one order, 0: none; its expectation for unrelated raters is 1 / raters), Krippendorff's ordinal "
     "alpha of the ranks (0: chance) and Kendall's tau between raters, mean and least; in brackets without the "
-    "explainers that are blind to the pair, since any metric that puts chance last agrees on that."
+    "explainers that ignore the reference, since any metric that puts chance last agrees on that."
 )
 
 
 PREDICTS = (
     "Kendall's tau of the orders of explainers by the metric and by causal agreement, whose effects of parts are "
     "measured by redrawing them: mean over the runs that have both (number of runs), least and greatest; in the second "
-    "column without the explainers that are blind to the pair, which any metric may put last."
+    "column without the explainers that ignore the reference, which any metric may put last."
 )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The meta-evaluation frames of one run, and its explainers that are blind to the pair."""
+    """The meta-evaluation frames of one run, and its explainers that ignore the reference."""
 
     tells: pd.DataFrame
     ranks: pd.DataFrame
@@ -93,7 +94,7 @@ def weigh_metrics(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Ca
         *(_separation_table(" · ".join(keys), part, ranks, catalogue) for keys, part in _runs(tells)),
         *([_agreement_table(agreement)] if len(agreement) else []),
     ]
-    rankings = [t for keys, part in _runs(ranks) for t in _rank_tables(" · ".join(keys), part, blind, catalogue)]
+    rankings = [t for _, part in _runs(ranks) for t in _rank_tables(part, summary, blind, catalogue)]
     frames = {"tells": tells, "ranks": ranks, "agreement": agreement}
     return Weighed(tables, rankings, {**frames, **({"predicts": predicted} if len(predicted) else {})}, scores, blind)
 
@@ -201,8 +202,13 @@ def _number(value: float | None) -> str:
     return NOTHING if value is None or np.isnan(value) else f"{value:.2f}"
 
 
-def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], catalogue: Catalogue) -> list[Table]:
-    """Mean ranks of the explainers, a column for each metric."""
+def _rank_tables(
+    ranks: pd.DataFrame, summary: pd.DataFrame, blind: Container[str], catalogue: Catalogue
+) -> list[Table]:
+    """Mean ranks of the explainers of one run, a column for each metric, with the marks of the means in `summary`."""
+    run = ranks[RUN].iloc[0]
+    means = summary[(summary[RUN] == run).all(axis=1)].set_index(["metric", "explainer"])
+    best, tied = ({*means.index[means[mark].astype(bool)]} for mark in ("best", "tied"))
     metrics = ranks["metric"].drop_duplicates().tolist()
     explainers = sort_explainers(ranks["explainer"].drop_duplicates().tolist(), blind)
     places = ranks.set_index(["metric", "explainer"])["rank"].to_dict()
@@ -210,24 +216,19 @@ def _rank_tables(title: str, ranks: pd.DataFrame, blind: Container[str], catalog
     for number, chosen in enumerate(np.array_split(metrics, count), 1):
         columns, cells = [], []
         for metric in map(str, chosen):
-            own = ranks[ranks["metric"] == metric]
-            first, best = own.iloc[0], own["rank"].min()
+            first = ranks[ranks["metric"] == metric].iloc[0]
             note = f"{first['blocks']} {first['of']}; CD {first['critical_difference']:.1f}; p {first['p']:.1g}"
             columns.append(Column(catalogue.title(metric), note, "p is that of Friedman's test"))
-            few = first["of"] != "classes" or first["blocks"] < FEW_CLASSES
-            near = np.nan if few else best + first["critical_difference"]
-            cells.append([_rank_cell(places.get((metric, name)), best, near) for name in explainers])
+            keys = [(metric, name) for name in explainers]
+            cells.append([_rank_cell(places.get(key), key in best, key in tied) for key in keys])
         rows = tuple((name, tuple(row)) for name, row in zip(explainers, zip(*cells, strict=True), strict=True))
-        own_title = f"{title}: mean ranks" + (f" ({number} of {count})" if count > 1 else "")
+        own_title = f"{' · '.join(map(str, run))}: mean ranks" + (f" ({number} of {count})" if count > 1 else "")
         tables.append(Table(own_title, tuple(columns), rows, RANKS, frozenset(n for n in explainers if n in blind)))
     return tables
 
 
-def _rank_cell(rank: float | None, best: float, near: float) -> Cell:
-    if rank is None:
-        return Cell(NOTHING, hint="flagged too often to be ranked")
-    marks = np.isfinite(near)
-    return Cell(f"{rank:.1f}", "", bool(marks and rank == best), bool(best < rank <= near))
+def _rank_cell(rank: float | None, best: bool, tied: bool) -> Cell:
+    return Cell(NOTHING, hint="flagged too often to be ranked") if rank is None else Cell(f"{rank:.1f}", "", best, tied)
 
 
 def _figures(
