@@ -75,6 +75,7 @@ def gpus(run: PlannedRun, _: int) -> None:
     run.start(*SLURM, "cluster.gpus=1", PAUSE="0.3")
     seen = until(lambda: visible(run) if len(visible(run)) == 2 else None, "two tasks at once")
     must(sorted(seen) == ["0", "1"], f"two tasks see GPUs {seen}")
+    run.no_pause.touch()
 
 
 def visible(run: PlannedRun) -> list[str]:
@@ -95,11 +96,14 @@ def preemption(run: PlannedRun, moment: int) -> None:
     run.pieces(moment)
     run.lab.ask("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     until(lambda: run.restarts() > 0, "tasks that are begun again")
+    run.no_pause.touch()
 
 
 @fault("out of time", 10, 20, shards=1)
 def timeout(run: PlannedRun, warning: int) -> None:
-    run.start(*TWO, "cluster.minutes=1", f"cluster.warning={warning}", PAUSE="1.2")
+    process = run.start(*TWO, "cluster.minutes=1", f"cluster.warning={warning}", PAUSE="1.2")
+    until(lambda: run.restarts() > 0 or process.poll() is not None, "a task that ran out of time", 900, every=1)
+    run.no_pause.touch()
     must(run.ended()[0] == 0, "a task that ran out of time is not queued again")
     must(run.restarts() > 0, "the task was done in time")
 
@@ -161,6 +165,7 @@ def kill_task(run: PlannedRun, moment: int) -> None:
     run.start(*TWO, PAUSE="0.3")
     run.pieces(moment)
     os.kill(until(run.at_work, "a task at work")[0]["pid"], signal.SIGKILL)
+    run.no_pause.touch()
     must(run.ended()[0] != 0, "the task lived on")
 
 

@@ -57,13 +57,13 @@ def slurm() -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def until(found: Callable[[], Any], what: str, seconds: float = 300.0) -> Any:
-    """Wait until something is so, and return it."""
+def until(found: Callable[[], Any], what: str, seconds: float = 300.0, every: float = 0.05) -> Any:
+    """Wait until something is so, and return it; look `every` so many seconds."""
     end = time.monotonic() + seconds
     while not (value := found()):
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(every)
     return value
 
 
@@ -139,8 +139,13 @@ class PlannedRun:
     def start(self, *launcher: str, **env: str) -> "subprocess.Popen[str]":
         """Begin to compute, and wait for it in the background."""
         self.launcher = [f"run_dir={self.root}", "wait=true", ALLOW, *launcher]
-        self.first = self.lab.begin("submit", "run", *self.launcher, env=env)
+        self.first = self.lab.begin("submit", "run", *self.launcher, env={**env, "NO_PAUSE": str(self.no_pause)})
         return self.first
+
+    @property
+    def no_pause(self) -> Path:
+        """The file that ends the pauses between batches."""
+        return self.lab.folder / f"{self.root.name}.no_pause"
 
     def pieces(self, count: int) -> None:
         """Wait until so many batches are on disk, of which the plan has made the first."""

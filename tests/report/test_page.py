@@ -116,15 +116,21 @@ def test_names_are_text() -> None:
 
 
 @pytest.mark.slow
-def test_hostile_runs_are_reported(tmp_path: Path, fake_run: Path) -> None:
-    copy = Path(shutil.copytree(fake_run, tmp_path / "run"))
+def test_hostile_names_and_passes_are_text(tmp_path: Path, checked_run: Path) -> None:
+    copy = Path(shutil.copytree(checked_run, tmp_path / "run"))
     for number in range(2):
         frame = pd.read_parquet(chunk_path(copy, "records", number)).astype({"explainer": str})
         rewrite_records(copy, number, frame.assign(explainer=frame["explainer"].replace("exact", HOSTILE)))
+    manifest = read_manifest(copy)
+    manifest["passes"] = {"mode": f"{HOSTILE}\n\\input|", "score_differences": {}}
+    RunStore(copy).write_manifest(manifest)
     write_report([copy], tmp_path / "out")
     reader = read((tmp_path / "out" / "index.html").read_text())
     assert reader.scripts == [None]
-    assert HOSTILE in reader.text
+    assert reader.text.count(HOSTILE) > 1
+    (tex,), (md,) = ((tmp_path / "out").glob(f"table-*.{suffix}") for suffix in ("tex", "md"))
+    assert f"% Passes: {HOSTILE} \\input|\n" in tex.read_text()
+    assert "- Passes: &lt;script>alert('name')&lt;/script> \\input\\|\n" in md.read_text()
 
 
 def test_pictures_that_do_not_fit_are_named_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +191,11 @@ CURVES = (
 
 @pytest.mark.slow
 def test_the_error_of_areas_is_said_and_no_column(fake_run: Path, checked_run: Path, tmp_path: Path) -> None:
-    write_report([fake_run], tmp_path / "without")
+    plain = write_report([fake_run], tmp_path / "without")
+    (said,) = (dict(lines) for lines in plain.protocols.values())
+    assert said["Curves"].startswith("no curve was recomputed in full (225 points)")
+    assert "Passes" not in said
+    assert "Curves: no curve was recomputed" in terminal_table(plain)
     report = write_report([checked_run], tmp_path / "with")
     for path in (tmp_path / "without").glob("*.*"):
         other = tmp_path / "with" / path.name
@@ -205,30 +215,6 @@ def test_the_error_of_areas_is_said_and_no_column(fake_run: Path, checked_run: P
     text = terminal_table(report, width=90)
     assert f"Curves: {CURVES} Passes: openvino, batch 16, scores within 4e-07" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 90
-
-
-@pytest.mark.slow
-def test_a_run_without_such_curves_says_so(fake_run: Path, tmp_path: Path) -> None:
-    report = write_report([fake_run], tmp_path / "out")
-    (lines,) = (dict(lines) for lines in report.protocols.values())
-    assert lines["Curves"].startswith("no curve was recomputed in full (225 points)")
-    assert "Passes" not in lines
-    assert "Curves: no curve was recomputed" in terminal_table(report)
-
-
-@pytest.mark.slow
-def test_hostile_passes_are_text(checked_run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(checked_run, tmp_path / "run"))
-    manifest = read_manifest(copy)
-    manifest["passes"] = {"mode": f"{HOSTILE}\n\\input|", "score_differences": {}}
-    RunStore(copy).write_manifest(manifest)
-    write_report([copy], tmp_path / "out")
-    reader = read((tmp_path / "out" / "index.html").read_text())
-    assert reader.scripts == [None]
-    assert HOSTILE in reader.text
-    (tex,), (md,) = ((tmp_path / "out").glob(f"table-*.{suffix}") for suffix in ("tex", "md"))
-    assert f"% Passes: {HOSTILE} \\input|\n" in tex.read_text()
-    assert "- Passes: &lt;script>alert('name')&lt;/script> \\input\\|\n" in md.read_text()
 
 
 def test_reports_need_no_torch() -> None:
