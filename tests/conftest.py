@@ -1,5 +1,6 @@
 """Shared by all tests: scripts run in this process, since a new one spends seconds on imports; the real photos."""
 
+import gc
 import io
 import logging
 import os
@@ -16,6 +17,7 @@ from tests.paths import ROOT, SHARED, UNTRAINED
 from tests.scripts import Outcome, Run
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors, and workers of xdist that share the cores
+gc.disable()  # while a million objects are imported, which every full collection would walk through
 
 EVALUATING = ("evaluate", "embed", "intervene", "part_agreement", "submit", "tune")
 
@@ -49,6 +51,12 @@ def _run(name: str, *overrides: str) -> Outcome:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put first what waits for a SLURM for minutes, so that it does not run alone at the end."""
     items.sort(key=lambda item: "tests/cluster/" not in item.nodeid)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, without a look at what is imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

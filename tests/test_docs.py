@@ -49,6 +49,7 @@ TUTORIALS = (
 )  # whose commands are run, if they do not say that they take long
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
+FEWER = ("dataset.train_per_class=2", "dataset.test_per_class=4")  # images than a reader of the page draws
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
 TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
@@ -179,7 +180,8 @@ class Reader:
         if not really or ABSENT & set(arguments):
             composed(name, arguments, self.search)
             return
-        code, out, err = self.run_script(name, *arguments, *self.search)
+        fewer = FEWER if any(given.startswith("experiment=planted") for given in arguments) else ()
+        code, out, err = self.run_script(name, *arguments, *fewer, *self.search)
         assert code == 0, err
         assert out
         for given in arguments:

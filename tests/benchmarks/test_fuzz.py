@@ -9,7 +9,7 @@ import pytest
 
 from tests.paths import ROOT
 
-SLICE = {"data": 12, "images": 12, "checkpoints": 6, "configs": 8, "runs": 6, "damage": 1}
+SLICE = {"data": 6, "images": 12, "checkpoints": 4, "configs": 4, "runs": 4, "damage": 1}
 
 
 @pytest.mark.slow

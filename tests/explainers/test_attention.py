@@ -298,24 +298,27 @@ def test_a_transformer_run_in_parts_has_the_same_maps_as_its_blocks(method, toke
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def swin():
-    return SimilarityModel(trunk_and_tail("timm", "swin_tiny_patch4_window7_224").trunk, Embedder(GAP()), Cosine())
+def refuses(method, model, message):
+    side = encoded(tiny_transformer("cosine"))
+    with pytest.raises(UserError, match=message):
+        maps_of(method, model, replace(side, passes=Passes(model)))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_networks_without_attention_of_that_kind_are_refused(method, swin):
+def test_networks_without_attention_of_that_kind_are_refused(method):
     plain = SimilarityModel(nn.Conv2d(3, 4, 8, 8), Embedder(GAP()), Cosine())
     parallel = tiny_transformer("cosine", "patch")
     parallel.trunk[1].transformer.blocks[1] = TwoAttentions(*parallel.trunk[1].transformer.blocks[1:])
-    for model, message in (
-        (plain, r"needs a vision transformer: timm's vit_\* or deit\*"),
-        (swin, "needs a transformer with attention over all tokens in each block"),
-        (parallel, "needs one attention over all tokens in each block, but TwoAttentions has 2"),
-    ):
-        side = encoded(tiny_transformer("cosine"))
-        with pytest.raises(UserError, match=message):
-            maps_of(method, model, replace(side, passes=Passes(model)))
+    refuses(method, plain, r"needs a vision transformer: timm's vit_\* or deit\*")
+    refuses(method, parallel, "needs one attention over all tokens in each block, but TwoAttentions has 2")
+
+
+@pytest.mark.slow
+def test_a_network_with_attention_in_windows_is_refused():
+    trunk = trunk_and_tail("timm", "swin_tiny_patch4_window7_224").trunk
+    swin = SimilarityModel(trunk, Embedder(GAP()), Cosine())
+    for method in METHODS:
+        refuses(method, swin, "needs a transformer with attention over all tokens in each block")
 
 
 class TwoAttentions(nn.Sequential):

@@ -29,7 +29,8 @@ SMALL = [
 ]
 METHODS = ["explainer=[sfam,lafam]", "metric=[deletion,evidence]"]
 CELLS = [*SMALL, *METHODS, "train.epochs=1", "train.batch_size=16"]
-GRID = ["sweep=losses", "~sweep.train.loss", "sweep.evaluate.similarity=[cosine,dot]", "report=false"]
+AXES = ["~sweep.train.loss", "sweep.train.pooling=[gap]", "sweep.evaluate.similarity=[cosine,dot]"]
+GRID = ["sweep=losses", *AXES, "report=false"]  # a training and two evaluations
 KINDS = {  # the words that start each; its folder comes last
     "evaluation": ("submit", ["plan", *SMALL, *METHODS, "cluster.cpus=1", "shards=3"], "run_dir"),
     "sweep": ("sweep", [*GRID, f"more={write_value(CELLS)}"], "out"),

@@ -331,11 +331,11 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_three_random_moments(
+def test_killed_at_two_random_moments(
     uninterrupted: tuple[dict[int, str], dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
     said, expected = uninterrupted
-    moments = np.random.default_rng().integers(1, len(said) - 1, 3)
+    moments = np.random.default_rng().integers(1, len(said) - 1, 2)
     done, folder = 0, Checkpoints(tmp_path / "checkpoints", {})
     for moment in sorted(int(moment) for moment in moments):
         with started(tmp_path) as process:
