@@ -98,7 +98,7 @@ BROKEN[0, 3, 3] = float("nan")
         (NOISE - 0.5, r"query lies in \[-0"),
         (torch.rand(3, 32, 40), r"query is \(3, 32, 40\) and reference \(3, 32, 32\): give both one size"),
         ("nowhere.jpg", "query nowhere.jpg is missing: check the path$"),
-        (".", r"query \. is a folder: give an image file$"),
+        (".", r"^\. is a folder: give an image file$"),
     ],
 )
 @pytest.mark.parametrize("call", ["explain", "score"])
