@@ -98,6 +98,7 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
         "passes_per_pair": taken,
         **evaluation.properties(gallery),
         **bench.facts,
+        "core_hours": time.process_time() / 3600,  # of planning; the merged run adds its shards
     }
     config = {**resolve(cfg), "passes": {**resolve(cfg)["passes"], **mode, "seconds": 0.2}}
     made = Plan(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pandas as pd
@@ -53,7 +54,7 @@ def shard_worker(root: Path, plan: Plan, job: Job, allow: Sequence[str]) -> Iter
 
 @dataclass
 class Worker:
-    """One process that computes one shard."""
+    """One process that computes one shard; `since` is the time of its processor cores when it began with it."""
 
     root: Path
     plan: Plan
@@ -62,11 +63,13 @@ class Worker:
     frames: list[pd.DataFrame]
     bench: Bench
     catalogue: Catalogue
+    since: float
     spent: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, root: Path, plan: Plan, shard: Shard, allow: Sequence[str] = ()) -> "Worker":
         """Build the evaluation of the plan, and check that it is unchanged."""
+        since = process_time()
         plan.check(root)
         cfg = admit_config(plan.config, root / FILE, allow)
         torch.set_num_threads(plan.passes["threads"])  # which may change the last bits
@@ -85,10 +88,10 @@ class Worker:
         catalogue = evaluation.catalogue(load_file(root / GALLERY)["gallery"])
         if any("gallery" in metric.needs for metric in evaluation.metrics.values()):
             catalogue = catalogue.to(evaluation.inputs.model.device)
-        return cls(root, plan, shard, RunStore(root, plan.key, plan.passes), frames, bench, catalogue)
+        return cls(root, plan, shard, RunStore(root, plan.key, plan.passes), frames, bench, catalogue, since)
 
     def run(self, stop_at: Sequence[signal.Signals]) -> dict[str, Any]:
-        """Compute and write each missing batch; the number of pairs, and the seconds of each method.
+        """Compute and write each missing batch; the number of pairs, the seconds of each method and of all cores.
 
         Interrupted, between two batches, at a signal; IncompleteError where pairs could not be explained.
         """
@@ -102,7 +105,7 @@ class Worker:
                 if request.number is not None and number != due[-1]:
                     raise Interrupted(request.number, f"batch {number}")
         pairs = sum(len(self.frames[number]) for number in due)
-        facts = {"pairs": pairs, "spent": dict(self.spent)}
+        facts = {"pairs": pairs, "spent": dict(self.spent), "core_seconds": process_time() - self.since}
         if skipped:
             pair, why = " with ".join(skipped[0][name] for name in SKIPPED[:2]), skipped[0]["why"]
             message = f"{len(skipped)} of {pairs} pairs could not be explained, first {pair}: {why}"

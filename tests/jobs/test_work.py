@@ -115,6 +115,7 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
     }
     assert facts["cost"].keys() == wanted["cost"].keys()
     assert wanted.keys() <= facts.keys()
+    assert facts["core_hours"] > 0
 
 
 @pytest.mark.slow
