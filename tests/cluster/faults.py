@@ -268,7 +268,7 @@ def two_runs(run: PlannedRun, moment: int) -> None:
     until((run.root / "run.lock").exists, "a run that has begun")
     run.pieces(moment)
     refused = run.lab.script("submit", "run", *run.launcher, code=2)
-    must("another run is at work" in refused, f"a second run was not refused: {refused}")
+    must("another run is active" in refused, f"a second run was not refused: {refused}")
 
 
 @fault("a pair that cannot be explained, then can", 0, 1)
