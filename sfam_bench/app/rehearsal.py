@@ -55,10 +55,8 @@ def _any_pair(evaluation: Evaluation) -> pd.DataFrame:
     if isinstance(choice, VectorPairs):
         return choice.example(inputs.dataset, inputs.explained)
     if isinstance(choice, Episodes):
-        one, image = (
-            replace(choice, explained=1, kinds=("own_class",)),
-            inputs.dataset.sample(inputs.explained[0]).image,
-        )
+        one = replace(choice, explained=1, kinds=("own_class",))
+        image = inputs.dataset.sample(inputs.explained[0]).image
         equal = torch.ones_like(inputs.model.encode(image[None]).embeddings).expand(len(inputs.explained), -1)
         return one(inputs.dataset, inputs.model.similarity, equal, inputs.explained)
     index = inputs.dataset.index.loc[inputs.explained]

@@ -79,7 +79,9 @@ def _join_manifests(runs: Sequence[Run], first: Mapping[str, Any]) -> dict[str, 
         name: [*dict.fromkeys(each for one in manifests for each in one.get(name) or ())]
         for name in ("explainers", "blind")
     }
-    hours = [float(one["core_hours"]) for one in manifests if "core_hours" in one]
+    hours = [
+        float(one["core_hours"]) for one in manifests if one.get("core_hours") is not None
+    ]  # of a merge that lacks notes
     spent = {"core_hours": sum(hours) if len(hours) == len(runs) else None}
     return {**first, **merged, **lists, "cost": _join_costs(runs), **spent}
 

@@ -65,6 +65,9 @@ def test_joined_runs_have_the_values_of_the_whole(parts: list[Path], fake_run: P
     assert sorted(joined.manifest["explainers"]) == sorted(EXPLAINERS)
     assert sorted(joined.manifest["blind"]) == ["chance", "lafam"]
     assert joined.manifest["core_hours"] == 0.75
+    first, *others = map(read_run, parts)
+    unknown = replace(first, manifest={**first.manifest, "core_hours": None})  # merged after a task was killed
+    assert join_runs([unknown, *others]).manifest["core_hours"] is None
 
 
 def test_runs_of_other_pairs_are_joined_too(tmp_path: Path, fake_run: Path) -> None:

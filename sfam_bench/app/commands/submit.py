@@ -102,7 +102,8 @@ def merge_shards(cfg: DictConfig) -> None:
     took = {name: 1000 * sum(note["spent"].get(name, 0.0) for note in notes) / count for name in plan.facts["cost"]}
     facts: dict[str, Any] = {name: made for name, made in plan.facts.items() if name != "identity"}
     facts["cost"] = {name: {**cost, "milliseconds": took[name]} for name, cost in facts["cost"].items()}
-    complete = sum(note["pairs"] for note in notes) >= plan.pairs - plan.batches[0]  # planning may compute the first
+    planned = plan.batches[0] if plan.size else 0  # pairs that planning explained
+    complete = sum(note["pairs"] for note in notes) + planned >= plan.pairs
     if complete and all("core_seconds" in note for note in notes) and "core_hours" in plan.facts:
         facts["core_hours"] += sum(note["core_seconds"] for note in notes) / 3600
     else:  # notes of a killed task are lost

@@ -18,18 +18,8 @@ from sfam_bench.statistics import FACTS
 OUTSIDE = "Outside the protocol"
 EMBEDDING = "Embedding"
 IN_A_LINE = (
-    "Data set",
-    "Model",
-    EMBEDDING,
-    "Training",
-    OUTSIDE,
-    "Target",
-    "Split",
-    "Pairs",
-    "Steps",
-    "Curves",
-    "Cost",
-    "Code",
+    *("Data set", "Model", EMBEDDING, "Training", OUTSIDE, "Target"),
+    *("Split", "Pairs", "Steps", "Curves", "Cost", "Code"),
 )
 PLAIN = ("Data set", "Model", "Code")  # whose texts need no name
 OF_PAIR = (  # values of a pair (core.records.FACT) in prose; `interaction` before the parts, which match it too
