@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.report.catalogue import Catalogue
@@ -64,7 +66,11 @@ class PairFigure(Figure):
 
 def pair_figure(sheets: Sequence[Sheet]) -> PairFigure:
     """A figure of each sheet below the other: the images in its first row, then a row for each method."""
-    wide, aside, top, gap, foot = 1.9, 2.9, 0.3, 0.08, 0.65
+    wide, top, gap, foot = 1.9, 0.3, 0.08, 0.65
+    rows = [row for sheet in sheets for row in (MapPanel(sheet.title, (), sheet.lines), *sheet.panels)]
+    widths = [measure_text(row.name, 11.0, "bold") for row in rows]
+    widths += [measure_text(line, 9.0) for row in rows for line in row.lines]
+    aside = max(2.9, *(0.3 + width for width in widths))
     highs = [wide * max(image.shape[0] / image.shape[1] for image in sheet.images.values()) for sheet in sheets]
     heights = [top + (1 + len(sheet.panels)) * (high + gap) for sheet, high in zip(sheets, highs, strict=True)]
     columns = max(len(sheet.images) for sheet in sheets)
@@ -94,6 +100,14 @@ def pair_figure(sheets: Sequence[Sheet]) -> PairFigure:
             figure.text(left, below, "\n".join(panel.lines), fontsize=9, va="top", linespacing=1.35, **PLAIN)
     figure.text(gap / width, 0.1 / height, sheets[0].note, fontsize=8.5, color="#444444")
     return figure
+
+
+def measure_text(text: str, size: float, weight: str = "normal") -> float:
+    """The width of a line of text, in inches."""
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text.replace("$", r"\$"), size, prop=FontProperties(weight=weight))
+    return float(path.get_extents().width) / 72
 
 
 def check_suffix(path: Path) -> None:
