@@ -107,7 +107,7 @@ def measure_text(text: str, size: float, weight: str = "normal") -> float:
     if not text.strip():
         return 0.0
     path = TextPath((0, 0), text.replace("$", r"\$"), size, prop=FontProperties(weight=weight))
-    return float(path.get_extents().width) / 72
+    return 1.05 * float(path.get_extents().width) / 72  # letters are drawn at whole pixels
 
 
 def check_suffix(path: Path) -> None:
