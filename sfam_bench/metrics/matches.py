@@ -16,6 +16,12 @@ from sfam_bench.core.types import KeypointsBatch, Masks
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_records
 
 Places = Float[Tensor, "cells 2"]  # rows and columns of pixels
+MEANINGS = {
+    "hit": "share of the parts of the reference that are connected with the same part of the query",
+    "precision": "of the connected parts of the reference, the share connected with the same part of the query",
+    "chance": "share of the query's positions that would be correct",
+}
+
 PairValues = Float[Tensor, "rows cols reference_rows reference_cols"]
 
 
@@ -37,29 +43,29 @@ class PCK(Checked):
 
     For each part visible in both images, the position of the query with the greatest value for the part's position in
     the reference; it is correct where its centre is at most `alpha` times the longer side of the query's box from the
-    part in the query. A position of the reference without a positive value has no match, which is a miss.
+    part in the query. A position of the reference without a positive value has no match, which is a miss; "precision"
+    leaves these out.
 
     alpha: of the longer side of the box.
-    value: "hit", or its "chance" level: for a random position of the query.
+    value: "hit", its "precision" among parts with a match, or its "chance" level: for a random position of the query.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("keypoints", "box")
 
     alpha: Share = 0.1
-    value: Literal["hit", "chance"] = "hit"
+    value: Literal["hit", "precision", "chance"] = "hit"
     higher_is_better: bool | None = True  # null for "chance"
 
     @property
     def card(self) -> MetricCard:
-        hit = "share of the parts of the reference that are connected with the same part of the query"
         return MetricCard(
             range=SHARE,
             needs=("pairs of positions",),
             degenerate=("on a coarse grid the centre of the right cell may be too far away: see the chance level",),
             group="Metrics that depend on the pair",
             label=label(f"PCK {self.alpha:g}", VALUES.get(self.value, "")),
-            meaning=hit if self.value == "hit" else "share of the query's positions that would be correct",
-            family="pck",
+            meaning=MEANINGS[self.value],
+            family="pck_precision" if self.value == "precision" else "pck",
             threshold=self.alpha,
             role=role(self.value),
         )
@@ -83,9 +89,10 @@ class PCK(Checked):
             )
             distances = torch.cdist(places.double(), own[row, visible][:, [1, 0]].double())
             correct = (distances <= far[row]).double()
-            values.append((hits(one, cells, correct) if self.value == "hit" else correct).mean())
+            values.append(rate_matches(self.value, one, cells, correct))
             none.append(len(visible) == 0)
         reasons = {"no_shared_parts": torch.tensor(none), "empty_mask": far == 0}
+        reasons["no_matches"] = torch.stack(values).isnan()
         device, kind = explained.maps.device, explained.maps.dtype
         return mask_values(
             torch.stack(values).to(device, kind), {name: flags.to(device) for name, flags in reasons.items()}
@@ -103,27 +110,26 @@ class PartMatches(Checked):
 
     PCK without a distance: for each part visible in both images, the position of the query with the greatest value for
     the centre of the part in the reference; it is correct where its cell holds a pixel of the part in the query. A
-    position of the reference without a positive value has no match, which is a miss.
+    position of the reference without a positive value has no match, which is a miss; "precision" leaves these out.
 
-    value: "hit", or its "chance" level: for a random position of the query.
+    value: "hit", its "precision" among parts with a match, or its "chance" level: for a random position of the query.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("redraws",)
 
-    value: Literal["hit", "chance"] = "hit"
+    value: Literal["hit", "precision", "chance"] = "hit"
     higher_is_better: bool | None = True  # null for "chance"
 
     @property
     def card(self) -> MetricCard:
-        hit = "share of the parts of the reference that are connected with the same part of the query"
         return MetricCard(
             range=SHARE,
             needs=("pairs of positions",),
             degenerate=("a cell holds pixels of several small parts: see the chance level",),
             group="Metrics that depend on the pair",
             label=label("PCK by part", VALUES.get(self.value, "")),
-            meaning=hit if self.value == "hit" else "share of the query's positions that would be correct",
-            family="pck_part",
+            meaning=MEANINGS[self.value],
+            family="pck_part_precision" if self.value == "precision" else "pck_part",
             role=role(self.value),
         )
 
@@ -143,17 +149,22 @@ class PartMatches(Checked):
             points = torch.stack([mask.nonzero().double().mean(dim=0).flip(0) for mask in other[visible]])
             cells = cells_of(points, (one.shape[2], one.shape[3]), (other.shape[1], other.shape[2]))
             correct = adaptive_max_pool2d(own[visible].double(), one.shape[:2]).flatten(1).T
-            values.append((hits(one, cells, correct) if self.value == "hit" else correct).mean())
-        reasons = {"no_shared_parts": torch.tensor(none, device=explained.maps.device)}
-        return mask_values(torch.stack(values).to(explained.maps), reasons)
+            values.append(rate_matches(self.value, one, cells, correct))
+        found = torch.stack(values).to(explained.maps)
+        reasons = {"no_shared_parts": torch.tensor(none, device=explained.maps.device), "no_matches": found.isnan()}
+        return mask_values(found, reasons)
 
 
-def hits(
-    joint: PairValues, cells: Int[Tensor, " parts"], correct: Float[Tensor, "positions parts"]
-) -> Float[Tensor, " parts"]:
-    """Whether the query's best position for each cell of the reference is correct; 0 without a positive value."""
+def rate_matches(
+    value: str, joint: PairValues, cells: Int[Tensor, " parts"], correct: Float[Tensor, "positions parts"]
+) -> Float[Tensor, ""]:
+    """The share of parts whose best match is correct; "precision": NaN if none of them has a match."""
+    if value == "chance":
+        return correct.mean()
     columns = joint.flatten(0, 1).flatten(1)[:, cells]
-    return correct.gather(0, columns.argmax(dim=0)[None])[0] * (columns.amax(dim=0) > 0)
+    matched = columns.amax(dim=0) > 0
+    right = correct.gather(0, columns.argmax(dim=0)[None])[0] * matched
+    return right[matched].mean() if value == "precision" else right.mean()
 
 
 def cells_of(

@@ -70,6 +70,12 @@ def test_pck_counts_parts_that_are_connected_with_the_same_part():
     none = joint.clone()
     none[:, 0] = 0
     assert PCK()(seen_with(none, *parts)).values.item() == 0.5
+    assert PCK(0.1, "precision")(seen_with(none, *parts)).values.item() == 1  # of the one part that has a match
+    assert PCK(0.1, "precision")(seen_with(wrong, *parts)).values.item() == 0.5
+    nowhere = PCK(0.1, "precision")(seen_with(0 * joint, *parts))
+    assert nowhere.values.isnan().all()
+    assert nowhere.reasons["no_matches"].all()
+    assert PCK()(seen_with(0 * joint, *parts)).values.item() == 0
     hidden = [parts[0], [parts[1][0], [*parts[1][1][:2], 0]]]
     assert PCK()(seen_with(wrong, *hidden)).values.item() == 1
     away = [[[x + 3.0, y, v] for x, y, v in parts[0]], parts[1]]  # 3 px: within 0.1 of 40, not within 0.05
@@ -108,6 +114,7 @@ def test_parts_known_by_their_pixels_are_connected_with_themselves():
     assert PartMatches()(seen_with(wrong, part, part)).values.item() == pytest.approx(2 / 3)
     wrong[:, 7] = 0
     assert PartMatches()(seen_with(wrong, part, part)).values.item() == pytest.approx(1 / 3)
+    assert PartMatches("precision")(seen_with(wrong, part, part)).values.item() == 0.5
     chance = PartMatches("chance", None)(seen_with(joint, part, part)).values.item()
     assert chance == pytest.approx((2 + 3 + 2) / 5 / 3)
     alone = replace(seen_with(joint, part, part), point_pairs=None)

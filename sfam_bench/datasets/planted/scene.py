@@ -46,7 +46,8 @@ class PlantedScene:
     evidence_size: scale of crest and tail, 1 as drawn.
     leaves: number of leaves in front of the bird.
     clutter: rounds of clutter behind it.
-    crowd: whether another bird of random states stands beside it, both smaller.
+    crowd: whether another bird of random forms in colours of no class stands beside it, both smaller.
+    earthy: whether crest and tail have the colours of other parts, which no class has there.
     """
 
     key: tuple[int, ...]
@@ -60,6 +61,7 @@ class PlantedScene:
     leaves: int = 0
     clutter: int = 1
     crowd: bool = False
+    earthy: bool = False
 
     @property
     def other(self) -> "PlantedScene | None":
@@ -68,7 +70,7 @@ class PlantedScene:
             return None
         key = (*self.key, 1 + dict(self.variants).get(OTHER, 0))
         crest, tail = np.random.default_rng([*key, zlib.crc32(b"states")]).integers(STATES, size=2).tolist()
-        return PlantedScene(key, crest, tail, evidence_size=self.evidence_size)
+        return PlantedScene(key, crest, tail, evidence_size=self.evidence_size, earthy=True)
 
     def stream(self, factor: str) -> np.random.Generator:
         """The random generator of one factor: a part, the pose, the light, the background, ..."""
@@ -192,7 +194,7 @@ def _crown(
         form, colour, texture = split_channels(state).values()
     else:
         form, colour = divmod(state, len(CREST_COLOURS))
-    base, dark = _jitter(draw, CREST_COLOURS[colour]), np.array([0.13, 0.09, 0.12])
+    base, dark = _jitter(draw, (EARTHY if scene.earthy else CREST_COLOURS)[colour]), np.array([0.13, 0.09, 0.12])
     up = -90 + turn + tilt
 
     def skull(x: float, y: float = 0.02) -> Array:
@@ -219,7 +221,7 @@ def _tail(scene: PlantedScene, at: Pose) -> list[Layer]:
         return _crown("tail", scene, state, RUMP, at.tail_tilt, turn=-90)
     state = int(draw.integers(STATES)) if state is None else state
     form, colour = divmod(state, len(TAIL_COLOURS))
-    base, light = _jitter(draw, TAIL_COLOURS[colour]), np.array([0.96, 0.94, 0.86])
+    base, light = _jitter(draw, (EARTHY if scene.earthy else TAIL_COLOURS)[colour]), np.array([0.96, 0.94, 0.86])
     root, back = RUMP, 180 + at.tail_tilt
     if form == 0:  # a spread fan with light tips
         shapes = [feather(root, back + a, 0.55, 0.135, tip=0.95) for a in (-34, 34, -20, 20, -7, 7)]

@@ -87,8 +87,10 @@ class Scale(Planted):
 class Crowd(Planted):
     """Two birds an image, of which one has the class; the other is drawn anew for each image.
 
-    The foreground is the bird of the class, and the other bird is one part. A map that shows birds, and not what makes
-    the pair alike, lies on both.
+    Crest and tail of the other bird have the forms of a class in earthy colours: with its colours too, nothing in the
+    image would say which bird has the class, and no network could leave the other one out. The foreground is the bird
+    of the class, and the other bird is one part. A map that shows birds, and not what makes the pair alike, lies on
+    both.
     """
 
     name: str = "planted-crowd"
