@@ -192,7 +192,7 @@ docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of 
 	$(PY) -m benchmarks.concepts $<
 	$(PY) -m benchmarks.gallery $<
 
-PYTEST := $(PY) -m pytest --dist worksteal
+PYTEST := $(PY) -m pytest --dist worksteal --durations=20
 # The packages that handle tensors, whose calls are checked; checks of the others cost time and have no shape to check
 TENSORS := api app.parts core datasets engine evaluation explainers metrics models retrieval tracks training
 # Lint uses one core, so it runs while the tests run

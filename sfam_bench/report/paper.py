@@ -247,12 +247,14 @@ class KnownAnswers:
         other tables.
     clean: by the name of a run whose model uses a shortcut, the run of its clean twin.
     networks: runs of several networks in one world on the same pairs, whose causal agreement is a table of its own.
+    compared: two methods each, whose difference in causal agreement is shown for every run.
     """
 
     title: str
     runs: Sequence[str]
     clean: Mapping[str, str]
     networks: Sequence[str] = ()
+    compared: Sequence[Sequence[str]] = ()
 
     def __call__(self, stored: Stored) -> Sheet:
         worlds, networks = ([stored.run(name) for name in names] for names in (self.runs, self.networks))
@@ -264,6 +266,10 @@ class KnownAnswers:
         if checked := [run for run in networks if known_answers.counts(run)]:
             made.append(known_answers.network_table(checked))
         frames = {"means": pd.concat([run.means.assign(run=run.name) for run in runs], ignore_index=True)}
+        if self.compared:
+            shown = [run for run in runs if known_answers.counts(run)]
+            frames["differences"] = known_answers.difference_frame(shown, self.compared)
+            made.append(known_answers.difference_table(frames["differences"]))
         pairs = {name: (stored.run(name), stored.run(clean)) for name, clean in self.clean.items()}
         if pairs := {name: pair for name, pair in pairs.items() if all(map(known_answers.counts, pair))}:
             frames["detection"] = known_answers.detection_frame(pairs)

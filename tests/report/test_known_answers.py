@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
@@ -13,6 +14,7 @@ from sfam_bench.metrics.causal import CausalAgreement
 from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.report.paper import KnownAnswers
 from sfam_bench.report.stored import Stored, Summed
+from sfam_bench.report.tables.known_answers import difference_frame
 from sfam_bench.runs.matrix import Matrix
 from sfam_bench.runs.reader import Run
 
@@ -104,6 +106,42 @@ def test_networks_on_the_same_pairs_have_a_table_of_their_own(stored: Stored) ->
     cells = {name: [cell.text for cell in row] for name, row in networks.rows}
     assert cells["daam"] == ["--", "0.900"]
     assert cells["sfam"] == ["0.800", "0.800"]
+
+
+def test_differences_hold_for_all_that_are_shown(stored: Stored) -> None:
+    compared = [["sfam", "grad_cam"], ["daam", "lafam"]]
+    sheet = KnownAnswers("Known", ["partial"], {}, ["partial", "vit", "weak"], compared)(stored)
+    (table,) = (table for table in sheet.tables if table.title == "Differences in causal agreement")
+    assert [column.label for column in table.columns] == ["partial", "vit"]
+    cells = {name: [cell.text for cell in row] for name, row in table.rows}
+    assert cells == {"sfam - grad_cam": ["+0.200", "+0.200"], "daam - lafam": ["--", "+0.700"]}
+    assert "for the 3 comparisons shown" in table.note
+    assert all(cell.best for _, row in table.rows for cell in row if cell.text != "--")
+    frame = sheet.frames["differences"].set_index(["run", "explainer"])
+    noisy = [values[0] - values[1] for values in ([0.82, 0.62], [0.78, 0.58])]
+    assert frame.loc[("partial", "sfam"), "difference"] == pytest.approx(np.mean(noisy))
+    assert set(frame["compared"]) == {3}
+
+
+def test_a_corrected_difference_is_students(stored: Stored) -> None:
+    summed = stored.run("partial")
+    matrix, draw = summed.run.matrix, np.random.default_rng(0)
+    noise = draw.normal(0, 0.2, len(matrix.clusters))
+    columns = {column: matrix.block([column])[:, 0] for column in matrix.columns}
+    columns["causal_agreement", "sfam"] = columns["causal_agreement", "grad_cam"] + noise
+    rows = [
+        {**dict(zip(("dataset", "model", "target"), matrix.run, strict=True)), "query_id": f"q{n}", "reference_id": "r"}
+        | {"flag": "", "explainer": explainer, "metric": metric, "value": float(value)}
+        for (metric, explainer), values in columns.items()
+        for n, value in enumerate(values)
+    ]
+    noisy = Summed.of(
+        Run(Path("n"), summed.run.manifest, summed.run.pairs, Matrix.of(pd.DataFrame(rows), summed.run.pairs)), "n"
+    )
+    found = difference_frame([noisy], [["sfam", "grad_cam"], ["lafam", "zhu"]]).iloc[0]
+    means = noise.reshape(6, 4).mean(axis=1)
+    reach = scipy.stats.t.ppf(1 - 0.05 / 2 / 2, 5) * means.std(ddof=1) / 6**0.5
+    assert (found["low"], found["high"]) == pytest.approx((means.mean() - reach, means.mean() + reach))
 
 
 def test_networks_on_other_pairs_are_not_compared(stored: Stored) -> None:

@@ -11,7 +11,9 @@ from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.names import sort_explainers
 from sfam_bench.report.stored import Summed
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table, run_table
+from sfam_bench.statistics import LEVEL
 from sfam_bench.statistics.detection import detection_rate
+from sfam_bench.statistics.intervals import clustered_intervals
 
 AGREEMENT, CEILING, CHANCE = "causal_agreement", "causal_agreement_ceiling", "causal_agreement_chance"
 BACKGROUND = "background_energy"
@@ -85,6 +87,49 @@ def network_table(runs: Sequence[Summed]) -> Table:
 
 def _pairs(run: Summed) -> set[tuple[str, str]]:
     return {*zip(run.run.pairs["query_id"], run.run.pairs["reference_id"], strict=True)}
+
+
+def difference_frame(runs: Sequence[Summed], compared: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Paired differences in causal agreement of each [method, other method] in each run, over the pairs of both.
+
+    Intervals are Student's over classes, with Bonferroni's correction for all rows: they hold together. A method that a
+    run lacks has no row.
+    """
+    found = [
+        (run, pair)
+        for run in runs
+        for pair in compared
+        if all((AGREEMENT, explainer) in run.run.matrix.entries for explainer in pair)
+    ]
+    rows = []
+    for run, (explainer, to) in found:
+        matrix = run.run.matrix
+        difference = matrix.block([(AGREEMENT, explainer)]) - matrix.block([(AGREEMENT, to)])
+        (interval,) = clustered_intervals(difference, matrix.clusters, level=1 - LEVEL / len(found), student=True)
+        measured = (interval.mean, interval.low, interval.high, interval.count, interval.clusters)
+        rows.append((run.name, explainer, to, *measured, len(found)))
+    names = ("run", "explainer", "to", "difference", "low", "high", "count", "clusters", "compared")
+    return pd.DataFrame(rows, columns=names)
+
+
+def difference_table(frame: pd.DataFrame) -> Table:
+    """The differences of `difference_frame`, a row for each two methods and a column for each run."""
+    runs = frame["run"].drop_duplicates().tolist()
+    found = frame.set_index(["explainer", "to", "run"])
+    rows = []
+    for pair in frame[["explainer", "to"]].drop_duplicates().itertuples(index=False, name=None):
+        cells = (_difference_cell(found.loc[(*pair, run)]) if (*pair, run) in found.index else None for run in runs)
+        rows.append((" - ".join(pair), tuple(cell or Cell(NOTHING) for cell in cells)))
+    note = (
+        "Difference on the same pairs [interval by Student's t over classes; with Bonferroni's correction for the "
+        f"{len(frame)} comparisons shown, all hold together with 95 %]; bold: not zero."
+    )
+    return Table("Differences in causal agreement", tuple(map(Column, runs)), tuple(rows), note, head="explainers")
+
+
+def _difference_cell(row: pd.Series) -> Cell:
+    sure = bool(row["low"] > 0 or row["high"] < 0)
+    return Cell(f"{row['difference']:+.3f}", f"[{row['low']:.3f}, {row['high']:.3f}]", best=sure)
 
 
 def detection_frame(pairs: Mapping[str, tuple[Summed, Summed]]) -> pd.DataFrame:
