@@ -1,7 +1,7 @@
 """The numbered tables of the benchmark, out of stored runs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from os.path import commonprefix
 from pathlib import Path
@@ -248,6 +248,7 @@ class KnownAnswers:
     clean: by the name of a run whose model uses a shortcut, the run of its clean twin.
     networks: runs of several networks in one world on the same pairs, whose causal agreement is a table of its own.
     compared: two methods each, whose difference in causal agreement is shown for every run.
+    joined: by the name of a run, further runs with other methods on the same pairs, which become part of it.
     """
 
     title: str
@@ -255,13 +256,17 @@ class KnownAnswers:
     clean: Mapping[str, str]
     networks: Sequence[str] = ()
     compared: Sequence[Sequence[str]] = ()
+    joined: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __call__(self, stored: Stored) -> Sheet:
-        worlds, networks = ([stored.run(name) for name in names] for names in (self.runs, self.networks))
+        whole = {name: stored.join([name, *parts], name) for name, parts in self.joined.items()}
+        worlds, networks = (
+            [whole.get(name) or stored.run(name) for name in names] for names in (self.runs, self.networks)
+        )
         counted = [run for run in worlds if known_answers.counts(run)]
         if not counted:
             raise UserError(f"no model of the stored runs {', '.join(self.runs)} passes the intervention check")
-        runs = [stored.run(name) for name in dict.fromkeys((*self.runs, *self.networks))]
+        runs = [*{run.name: run for run in (*worlds, *networks)}.values()]
         made = [known_answers.check_table(runs), known_answers.agreement_table(counted)]
         if checked := [run for run in networks if known_answers.counts(run)]:
             made.append(known_answers.network_table(checked))
