@@ -83,20 +83,20 @@ def test_metrics_are_weighed(stored: Stored) -> None:
     assert all("mean ranks" not in table.title for table in sheet.tables)
 
 
-def test_every_format_is_written_and_marks_the_best_and_the_tied(stored: Stored, tmp_path: Path) -> None:
+def test_every_format_prints_the_best_bold_and_marks_the_tied(stored: Stored, tmp_path: Path) -> None:
     table = Metrics("Deletion", {"cub": ["cub-frozen"]}, ["deletion_mean_colour"])
     paths = write_paper(stored, {"table_2": table}, {}, tmp_path, document=True)
     names = {path.relative_to(tmp_path).as_posix() for path in paths}
     assert names == {*(f"tables/table_2.{kind}" for kind in ("md", "tex", "html", "csv")), "paper.tex"}
     cells = column(table(stored).tables[0], "deletion")
-    marked = [cell.text for cell in cells.values() if cell.best or cell.tied]
-    assert marked
+    best = {cell.text for cell in cells.values() if cell.best}
+    assert best
     texts = {kind: (tmp_path / "tables" / f"table_2.{kind}").read_text() for kind in ("md", "tex", "html")}
     for cell in cells.values():
-        marks = cell.text in marked
-        assert (f"**{cell.text}**" in texts["md"]) == marks
-        assert (rf"\textbf{{{cell.text}}}" in texts["tex"]) == marks
-        assert (f"<b>{cell.text}</b>" in texts["html"]) == marks
+        assert (f"**{cell.text}** {cell.interval}" in texts["md"]) == cell.best
+        assert (rf"\textbf{{{cell.text}}}" in texts["tex"]) == (cell.text in best)
+        assert (f"<b>{cell.text}</b>" in texts["html"]) == (cell.text in best)
+        assert (f"{cell.text} {cell.interval} ≈" in texts["md"]) == cell.tied
     assert r"\numbered{2}\input{tables/table_2}" in (tmp_path / "paper.tex").read_text()
 
 

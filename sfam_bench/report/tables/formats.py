@@ -49,7 +49,7 @@ def _markdown_table(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best or cell.tied else cell.text
+    text = f"**{cell.text}**" if cell.best else cell.text
     return " ".join(filter(None, [text, cell.interval, "≈" if cell.tied else ""]))
 
 
@@ -110,7 +110,7 @@ def _latex_head(column: Column) -> str:
 
 def _latex_cell(cell: Cell) -> str:
     """The mean over its interval, which keeps five columns within a page."""
-    text = rf"\textbf{{{_latex_number(cell.text)}}}" if cell.best or cell.tied else _latex_number(cell.text)
+    text = rf"\textbf{{{_latex_number(cell.text)}}}" if cell.best else _latex_number(cell.text)
     text += r" $\approx$" if cell.tied else ""
     if not cell.interval:
         return text
