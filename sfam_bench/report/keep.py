@@ -29,11 +29,12 @@ from sfam_bench.runs.reader import (
 TRAINING = ("model.json", "history.csv", "retrieval.parquet")
 
 
-def keep_run(run: Path, out: Path, pictures: int = 0) -> Path:
+def keep_run(run: Path, out: Path, pictures: int = 0, curves: bool = True) -> Path:
     """Write the run folder `run`, of an evaluation or of a training, into the new folder `out`, whole or not at all.
 
     Records and curves become a file each; weights are left out. `pictures` is of how many pairs of each kind maps and
-    images are kept: the first ones, and as many with the worst score of the first method.
+    images are kept: the first ones, and as many with the worst score of the first method. Without `curves` there are
+    none in the copy: tables and figures of means need none, and the page draws none.
     UserError where the run is unfinished, or `out` exists.
     """
     run, out = Path(run), Path(out)
@@ -46,7 +47,7 @@ def keep_run(run: Path, out: Path, pictures: int = 0) -> Path:
         if (run / TRAINING[0]).is_file():
             _keep_training(run, fresh)
         else:
-            _keep_evaluation(run, fresh, pictures)
+            _keep_evaluation(run, fresh, pictures, curves)
         fresh.rename(out)
     return out
 
@@ -62,10 +63,11 @@ def _keep_training(run: Path, out: Path) -> None:
     write_json(out / TRAINING[0], {**_shorten_paths(facts), DIGESTS: digests})
 
 
-def _keep_evaluation(run: Path, out: Path, pictures: int) -> None:
+def _keep_evaluation(run: Path, out: Path, pictures: int, curves: bool) -> None:
     found = read_run(run)
-    for kind in KINDS:
-        pq.write_table(read_tables(run, found.manifest, kind), out / f"{kind}.parquet", **FORMAT)
+    for kind, schema in KINDS.items():
+        table = read_tables(run, found.manifest, kind) if curves or kind != "curves" else schema.empty_table()
+        pq.write_table(table, out / f"{kind}.parquet", **FORMAT)
     found.pairs.to_parquet(out / "pairs.parquet", index=False)
     if (run / "config.yaml").is_file():
         check_digest(run, found.manifest, run / "config.yaml")

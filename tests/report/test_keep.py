@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.records import Curve
 from sfam_bench.report.keep import keep_run
 from sfam_bench.report.page.pair_order import sort_pairs
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_curves, read_maps, read_records, read_run
 from sfam_bench.runs.store import RunStore
-from tests.report.conftest import make_run
+from tests.report.conftest import make_run, rewrite_records
 from tests.report.test_models import trained
 
 
@@ -29,6 +30,17 @@ def test_an_evaluation_keeps_its_records(tmp_path: Path) -> None:
     }
     again = keep_run(kept, tmp_path / "again", pictures=1)
     pd.testing.assert_frame_equal(read_records(before.root), read_records(again))
+
+
+def test_a_copy_may_have_no_curves(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "lite0", 0)
+    pair = tuple(pd.read_parquet(run / "pairs.parquet")[["query_id", "reference_id"]].iloc[0])
+    curve = Curve("sfam", "deletion_mean_colour", *pair, [0.0, 1.0], [1.0, 0.1])
+    rewrite_records(run, 0, pd.read_parquet(run / "records" / "00000.parquet"), [curve])
+    assert len(read_curves(keep_run(run, tmp_path / "whole"))) == 1
+    light = keep_run(run, tmp_path / "light", curves=False)
+    assert read_curves(light).empty
+    pd.testing.assert_frame_equal(read_records(run), read_records(light))
 
 
 def test_pictures_are_of_the_first_pairs_and_of_the_worst(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Examples:
     sfam-bench keep run=results/mine out=results/records/mine pictures=2
     sfam-bench keep run=results/train/mine out=results/records/train-mine
 
-Settings: run, out, pictures.
+Settings: run, out, pictures, curves.
 """
 
 from pathlib import Path
@@ -19,4 +19,4 @@ from sfam_bench.report.keep import keep_run
 
 @script("keep")
 def main(cfg: DictConfig) -> None:
-    print(keep_run(Path(cfg.run), Path(cfg.out), cfg.pictures))
+    print(keep_run(Path(cfg.run), Path(cfg.out), cfg.pictures, cfg.curves))
