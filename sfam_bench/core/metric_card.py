@@ -80,11 +80,7 @@ class MetricCard:
 ENTRIES = ("group", "label", "meaning", "family", "baseline", "steps", "threshold", "role")
 ANY: Limits = (-inf, inf)
 SHARE: Limits = (0, 1)
-VALUES = {
-    "chance": "chance level",
-    "ratio": "over chance",
-    "precision": "precision",
-}  # labels of metrics with a field `value`
+VALUES = {"chance": "chance level", "ratio": "over chance"}  # labels of metrics with a field `value`
 
 
 def label(name: str, *notes: str) -> str:

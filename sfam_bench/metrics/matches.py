@@ -21,6 +21,7 @@ MEANINGS = {
     "precision": "of the connected parts of the reference, the share connected with the same part of the query",
     "chance": "share of the query's positions that would be correct",
 }
+NOTES = {**VALUES, "hit": "", "precision": "precision"}
 
 PairValues = Float[Tensor, "rows cols reference_rows reference_cols"]
 
@@ -63,7 +64,7 @@ class PCK(Checked):
             needs=("pairs of positions",),
             degenerate=("on a coarse grid the centre of the right cell may be too far away: see the chance level",),
             group="Metrics that depend on the pair",
-            label=label(f"PCK {self.alpha:g}", VALUES.get(self.value, "")),
+            label=label(f"PCK {self.alpha:g}", NOTES[self.value]),
             meaning=MEANINGS[self.value],
             family="pck_precision" if self.value == "precision" else "pck",
             threshold=self.alpha,
@@ -127,7 +128,7 @@ class PartMatches(Checked):
             needs=("pairs of positions",),
             degenerate=("a cell holds pixels of several small parts: see the chance level",),
             group="Metrics that depend on the pair",
-            label=label("PCK by part", VALUES.get(self.value, "")),
+            label=label("PCK by part", NOTES[self.value]),
             meaning=MEANINGS[self.value],
             family="pck_part_precision" if self.value == "precision" else "pck_part",
             role=role(self.value),
