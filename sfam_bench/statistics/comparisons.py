@@ -111,16 +111,19 @@ def _effective_classes(sums: np.ndarray) -> np.ndarray:
 def _p_behind_best(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Adjusted p that each method is among the best, from its sums by class."""
     # sums of differences are differences of sums: one set of totals does for all pairs of methods
-    totals = _flipped_totals(sums - sums.mean(axis=1, keepdims=True), draws, seed)
-    behind = np.empty((2 * len(totals), sums.shape[1]))  # each pattern of signs and its opposite
-    for method in range(sums.shape[1]):
+    totals = np.ascontiguousarray(_flipped_totals(sums - sums.mean(axis=1, keepdims=True), draws, seed).T)
+    count = totals.shape[1]
+    behind = np.empty(
+        (len(totals), 2 * count)
+    )  # each pattern of signs and its opposite; patterns are adjacent for speed
+    for method in range(len(totals)):
         norm = np.sqrt(((sums - sums[:, [method]]) ** 2).sum(axis=0))
-        ahead = (totals - totals[:, [method]]) * np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
-        behind[: len(totals), method], behind[len(totals) :, method] = ahead.max(axis=1), -ahead.min(axis=1)
-    order = np.argsort(-behind[0])
-    furthest = np.maximum.accumulate(behind[:, order[::-1]], axis=1)[:, ::-1]  # over a method and those less far behind
+        ahead = (totals - totals[method]) * np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)[:, None]
+        behind[method, :count], behind[method, count:] = ahead.max(axis=0), -ahead.min(axis=0)
+    order = np.argsort(-behind[:, 0])
+    furthest = np.maximum.accumulate(behind[order[::-1]], axis=0)[::-1]  # over a method and those less far behind
     p = np.empty(len(order))
-    p[order] = np.maximum.accumulate((furthest >= behind[0, order] - ROUNDING).mean(axis=0))
+    p[order] = np.maximum.accumulate((furthest >= behind[order, :1] - ROUNDING).mean(axis=1))
     return p
 
 
