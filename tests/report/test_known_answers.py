@@ -1,6 +1,7 @@
 """The table of known answers: who counts, who is left out, and what is detected."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,14 @@ def test_a_corrected_difference_is_students(stored: Stored) -> None:
     means = noise.reshape(6, 4).mean(axis=1)
     reach = scipy.stats.t.ppf(1 - 0.05 / 2 / 2, 5) * means.std(ddof=1) / 6**0.5
     assert (found["low"], found["high"]) == pytest.approx((means.mean() - reach, means.mean() + reach))
+
+
+def test_runs_of_further_methods_become_part_of_a_world(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = {("partial", "vit"): replace(stored.run("vit"), name="partial")}
+    monkeypatch.setattr(Stored, "join", lambda self, names, title: joined[tuple(names)])
+    sheet = KnownAnswers("Known", ["partial"], {}, joined={"partial": ["vit"]})(stored)
+    cells = {name: [cell.text for cell in row] for name, row in sheet.tables[1].rows}
+    assert cells["daam"] == ["0.900"]
 
 
 def test_networks_on_other_pairs_are_not_compared(stored: Stored) -> None:
