@@ -124,6 +124,11 @@ def test_differences_hold_for_all_that_are_shown(stored: Stored) -> None:
     assert set(frame["compared"]) == {3}
 
 
+def test_methods_that_no_run_has_are_not_compared(stored: Stored) -> None:
+    with pytest.raises(UserError, match="no run has both sfam and laffam"):
+        difference_frame([stored.run("partial")], [["sfam", "lafam"], ["sfam", "laffam"]])
+
+
 def test_a_corrected_difference_is_students(stored: Stored) -> None:
     summed = stored.run("partial")
     matrix, draw = summed.run.matrix, np.random.default_rng(0)

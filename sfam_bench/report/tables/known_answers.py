@@ -93,7 +93,10 @@ def difference_frame(runs: Sequence[Summed], compared: Sequence[Sequence[str]]) 
     """Paired differences in causal agreement of each [method, other method] in each run, over the pairs of both.
 
     Intervals are Student's over classes, with Bonferroni's correction for all rows: they hold together. A method that a
-    run lacks has no row.
+    run lacks has no row there.
+
+    Raises:
+        UserError: if no run has both methods of a pair.
     """
     found = [
         (run, pair)
@@ -101,6 +104,8 @@ def difference_frame(runs: Sequence[Summed], compared: Sequence[Sequence[str]]) 
         for pair in compared
         if all((AGREEMENT, explainer) in run.run.matrix.entries for explainer in pair)
     ]
+    if absent := [pair for pair in compared if all(pair != own for _, own in found)]:
+        raise UserError(f"no run has both {' and '.join(absent[0])}: name two methods that one of the runs has")
     rows = []
     for run, (explainer, to) in found:
         matrix = run.run.matrix
