@@ -25,7 +25,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     kept = ("git", "code", "versions", "chosen", "split", "loss", "miner", "recipe", "retrieval")
     save(build("tiny", planted_net(), GAP(), Cosine()), root / "model.safetensors", {**dict.fromkeys(kept, "unknown")})
-    for name, of in (("tiny-v1", "planted-v1"), ("tiny-hidden-v1", "planted-hidden-v1")):
+    for name, of in (("tiny-v1", "planted-v1"), ("tiny-hidden-v1", "planted-hidden-v2")):
         spec = yaml.safe_load((FROZEN / of / "track.yaml").read_text())
         spec = {key: value for key, value in spec.items() if key not in ("weights", "images")} | {"classes": 6}
         spec["dataset"] |= {"size": 48, "test_per_class": 4, "train_per_class": 1}

@@ -85,7 +85,7 @@ def test_a_row_of_another_track_is_refused() -> None:
 def test_the_figures_of_the_page_are_those_of_the_rows(label: str, stem: str) -> None:
     lines = (ROOT / "docs" / "track.md").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"| {label}"))
-    for name in ("planted-v1", "planted-hidden-v1", "planted-shortcut-v1"):
+    for name in ("planted-v1", "planted-hidden-v2", "planted-shortcut-v1"):
         row = read_json(ROOT / "results" / "leaderboard" / name / f"{stem}.json", "")
         mean = row["summary"]["means"][row["headline"]]
         assert f"| {mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}] |" in line
