@@ -193,8 +193,6 @@ docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of 
 	$(PY) -m benchmarks.gallery $<
 
 PYTEST := $(PY) -m pytest --dist worksteal --durations=20
-# The packages that handle tensors, whose calls are checked; checks of the others cost time and have no shape to check
-TENSORS := api app.parts core datasets engine evaluation explainers metrics models retrieval tracks training
 # Lint uses one core, so it runs while the tests run
 WITH_LINT := --no-print-directory --jobs 2 lint
 
@@ -202,7 +200,7 @@ test: setup  ## lint, types, import contracts and all tests but the slow ones
 	@$(MAKE) $(WITH_LINT) test-fast
 
 test-all: setup  ## the same with every tensor's shape checked, and the slow tests
-	@$(MAKE) $(WITH_LINT) test-fast SHAPES=--jaxtyping-packages=$(subst $(empty) $(empty),$(comma),$(TENSORS:%=sfam_bench.%)),beartype.beartype
+	@$(MAKE) $(WITH_LINT) test-fast SHAPES='-p tests.shapes'
 	$(PYTEST) -n 3 -m slow    # one of them waits for SLURM for minutes
 
 test-fast: setup

@@ -23,9 +23,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "bench" / "mutation.json"
-TENSORS = "api app.parts core datasets engine evaluation explainers metrics models retrieval tracks training"  # of make
-SHAPES = f"--jaxtyping-packages={','.join(f'sfam_bench.{name}' for name in TENSORS.split())},beartype.beartype"
-KINDS = (("test", ["-m", "not slow"]), ("test-all", ["-m", "not slow", SHAPES]), ("test-all", ["-m", "slow"]))
+KINDS = (
+    ("test", ["-m", "not slow"]),
+    ("test-all", ["-m", "not slow", "-p", "tests.shapes"]),
+    ("test-all", ["-m", "slow"]),
+)
 LONGEST = 1800  # seconds of one run of tests, after which the fault counts as one that makes them hang
 PROCESSES = multiprocessing.get_context("forkserver")
 

@@ -49,7 +49,10 @@ TUTORIALS = (
 )  # whose commands are run, if they do not say that they take long
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
-FEWER = ("dataset.train_per_class=2", "dataset.test_per_class=4")  # images than a reader of the page draws
+FEWER = {  # images, or passes, than a reader of the page has
+    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=4"),
+    "steps.intervals=": ("steps.intervals=2", "full_share=0"),
+}
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
 TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
@@ -180,7 +183,8 @@ class Reader:
         if not really or ABSENT & set(arguments):
             composed(name, arguments, self.search)
             return
-        fewer = FEWER if any(given.startswith("experiment=planted") for given in arguments) else ()
+        begun = [begin for begin in FEWER if any(given.startswith(begin) for given in arguments)]
+        fewer = [word for begin in begun for word in FEWER[begin]]
         code, out, err = self.run_script(name, *arguments, *fewer, *self.search)
         assert code == 0, err
         assert out
