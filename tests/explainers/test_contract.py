@@ -31,7 +31,7 @@ from tests.contract import FILES, SETUPS, build_entries, entries, named, only, p
 from tests.transformers import tiny_transformer
 
 EXPLAINERS = [name for group, name in FILES if group == "explainer"]
-FEWER = {"masks": 60, "samples": 120, "steps": 8, "grid": 8}  # of fields that set the passes, so that tests are quick
+FEWER = {"masks": 50, "samples": 54, "steps": 6, "grid": 5}  # of fields that set the passes, so that tests are quick
 TRANSFORMERS = [("cosine", "patch"), ("dot", "class")]
 
 
