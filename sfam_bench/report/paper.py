@@ -260,9 +260,8 @@ class KnownAnswers:
 
     def __call__(self, stored: Stored) -> Sheet:
         whole = {name: stored.join([name, *parts], name) for name, parts in self.joined.items()}
-        worlds, networks = (
-            [whole.get(name) or stored.run(name) for name in names] for names in (self.runs, self.networks)
-        )
+        worlds = [whole.get(name) or stored.run(name) for name in self.runs]
+        networks = [known_answers.causal_only(stored.run(name)) for name in self.networks]
         counted = [run for run in worlds if known_answers.counts(run)]
         if not counted:
             raise UserError(f"no model of the stored runs {', '.join(self.runs)} passes the intervention check")
