@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from os.path import commonprefix
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -259,9 +260,12 @@ class KnownAnswers:
     joined: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __call__(self, stored: Stored) -> Sheet:
-        whole = {name: stored.join([name, *parts], name) for name, parts in self.joined.items()}
-        worlds = [whole.get(name) or stored.run(name) for name in self.runs]
-        networks = [known_answers.causal_only(stored.run(name)) for name in self.networks]
+        @cache
+        def read(name: str) -> Summed:
+            return stored.join([name, *self.joined[name]], name) if name in self.joined else stored.run(name)
+
+        worlds = [read(name) for name in self.runs]
+        networks = [known_answers.causal_only(read(name)) for name in self.networks]
         counted = [run for run in worlds if known_answers.counts(run)]
         if not counted:
             raise UserError(f"no model of the stored runs {', '.join(self.runs)} passes the intervention check")
@@ -274,7 +278,7 @@ class KnownAnswers:
             shown = [run for run in runs if known_answers.counts(run)]
             frames["differences"] = known_answers.difference_frame(shown, self.compared)
             made.append(known_answers.difference_table(frames["differences"]))
-        pairs = {name: (stored.run(name), stored.run(clean)) for name, clean in self.clean.items()}
+        pairs = {name: (read(name), read(clean)) for name, clean in self.clean.items()}
         if pairs := {name: pair for name, pair in pairs.items() if all(map(known_answers.counts, pair))}:
             frames["detection"] = known_answers.detection_frame(pairs)
             blind = [*dict.fromkeys(name for run in counted for name in run.run.manifest.get("blind") or ())]

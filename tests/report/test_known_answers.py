@@ -156,6 +156,11 @@ def test_runs_of_further_methods_become_part_of_a_world(stored: Stored, monkeypa
     sheet = KnownAnswers("Known", ["partial"], {}, joined={"partial": ["vit"]})(stored)
     cells = {name: [cell.text for cell in row] for name, row in sheet.tables[1].rows}
     assert cells["daam"] == ["0.900"]
+    for name, background in (("shortcut", 0.7), ("clean", 0.3)):
+        joined[name, "vit"] = run(name, background, levels={**LEVELS, "daam": 0.9})
+    parts = {name: ["vit"] for name in ("shortcut", "clean")}
+    sheet = KnownAnswers("Known", ["shortcut", "clean"], {"shortcut": "clean"}, joined=parts)(stored)
+    assert sheet.frames["detection"]["explainer"].tolist() == [*LEVELS, "daam"]
 
 
 def test_networks_on_other_pairs_are_not_compared(stored: Stored) -> None:
