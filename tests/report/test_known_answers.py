@@ -15,7 +15,7 @@ from sfam_bench.metrics.causal import CausalAgreement
 from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.report.paper import KnownAnswers
 from sfam_bench.report.stored import Stored, Summed
-from sfam_bench.report.tables.known_answers import difference_frame
+from sfam_bench.report.tables.known_answers import difference_frame, difference_table
 from sfam_bench.runs.matrix import Matrix
 from sfam_bench.runs.reader import Run
 
@@ -122,6 +122,21 @@ def test_differences_hold_for_all_that_are_shown(stored: Stored) -> None:
     noisy = [values[0] - values[1] for values in ([0.82, 0.62], [0.78, 0.58])]
     assert frame.loc[("partial", "sfam"), "difference"] == pytest.approx(np.mean(noisy))
     assert set(frame["compared"]) == {3}
+
+
+def test_kinds_of_pairs_are_compared_apart(stored: Stored) -> None:
+    summed = stored.run("partial")
+    kinds = ["partial_match"] * 8 + ["exchanged"] * 16
+    mixed = replace(summed, run=replace(summed.run, pairs=summed.run.pairs.assign(kind=kinds)))
+    frame = difference_frame([mixed, stored.run("vit")], [["sfam", "grad_cam"]])
+    assert frame[["run", "kind", "count", "clusters"]].values.tolist() == [
+        ["partial", "", 24, 6],
+        ["partial", "exchanged", 16, 4],
+        ["partial", "partial_match", 8, 2],
+        ["vit", "", 24, 6],
+    ]
+    columns = [column.label for column in difference_table(frame).columns]
+    assert columns == ["partial", "partial, exchanged", "partial, partial match", "vit"]
 
 
 def test_methods_that_no_run_has_are_not_compared(stored: Stored) -> None:
