@@ -67,10 +67,12 @@ def trunk_and_tail(
     if layer is None and features is None and (found := _pooled_grid(model, pixels)) is not None:
         return found
     read = GAP() if source == OURS else None
-    with enlarged(model):
+    with enlarged(model) as changed:
         whole = Whole(model, _size(model), pixels, read, name)
         found = cut_module(whole, layer, features, embedding)
-    return found if embedding == "pooled" else verify(found, make_probes(model, _size(model), pixels, whole.read), name)
+    if embedding == "pooled":
+        return found
+    return verify(found, make_probes(model, _size(model), pixels, whole.read) if changed else whole.probes, name)
 
 
 def _size(model: nn.Module) -> tuple[int, int]:

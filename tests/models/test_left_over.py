@@ -18,7 +18,7 @@ from sfam_bench.core.similarity import Cosine, unit
 from sfam_bench.models.adapters.head import head_of
 from sfam_bench.models.adapters.load import checkpoint
 from sfam_bench.models.networks import Standardise
-from tests.contract import composed
+from tests.contract import LEAN, composed
 from tests.models.weights import randomised
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -44,7 +44,7 @@ def saved(content: object, folder: Path) -> Path:
 
 def embedded(path: Path, *overrides: str) -> torch.Tensor:
     """The embeddings of a file that the command line loads."""
-    config = composed("embed", "model=checkpoint", f"model.path={path}", "model.image_size=64", *overrides)
+    config = composed("embed", *LEAN, "model=checkpoint", f"model.path={path}", "model.image_size=64", *overrides)
     return made(config.model).encode(IMAGES).embeddings
 
 
