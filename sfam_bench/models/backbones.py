@@ -21,6 +21,7 @@ from sfam_bench.models.whole import Whole
 
 log = logging.getLogger(__name__)
 
+MOST_PROBED = 224  # px of the images with which a transformer's cut is compared
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that are not used at test time
 
 
@@ -81,6 +82,15 @@ def _size(model: nn.Module) -> tuple[int, int]:
     return rows, cols
 
 
+def _fewer_tokens(model: VisionTransformer) -> tuple[int, int]:
+    """Rows and cols of its images, or about `MOST_PROBED` px where it reads any size: it is as exact there."""
+    size = _size(model)
+    if not model.dynamic_img_size or max(size) <= MOST_PROBED:
+        return size
+    rows, cols = (MOST_PROBED // patch * patch for patch in model.patch_embed.patch_size)
+    return rows, cols
+
+
 def _reads_class_token(model: VisionTransformer) -> bool:
     """Whether the embedding is the class token after the last norm, of blocks that can be cut at their attention."""
     plain = type(model) is VisionTransformer and model.global_pool == "token" and isinstance(model.fc_norm, nn.Identity)
@@ -93,7 +103,7 @@ def _cut_transformer(
     """A vision transformer of timm, cut at its tokens."""
     if embedding == "class" and _reads_class_token(model):
         embedding = "own"
-    probes = make_probes(model, _size(model), pixels) if embedding == "own" else ()
+    probes = make_probes(model, _fewer_tokens(model), pixels) if embedding == "own" else ()
     trunk, tail = cut_tokens(model, name, layer, "patch" if embedding == "pooled" else "class")
     where = layer or ("norm" if embedding == "pooled" else "the last attention")
     return verify(Cut(nn.Sequential(pixels, trunk), tail, GAP(), None, where, NAMED[embedding]), probes, name)
