@@ -13,6 +13,7 @@ from sfam_bench.core.similarity import Cosine, Dot, NegativeEuclidean, Similarit
 from sfam_bench.core.targets import Similarity
 from sfam_bench.core.types import Embeddings, Images, RawMaps
 from sfam_bench.models.backbones import trunk_and_tail
+from sfam_bench.models.cuts import Cut
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel, encode_pairs
 
@@ -53,10 +54,16 @@ def images(pairs: PairBatch) -> tuple[Images, Images]:
 
 
 @cache
+def parts(layer: str | None) -> Cut:
+    """An untrained ResNet-18, cut at `layer`; all similarities share it."""
+    torch.manual_seed(0)
+    return trunk_and_tail("torchvision", "resnet18", layer)
+
+
+@cache
 def resnet18(layer: str | None, similarity: SimilarityFunction) -> Setting:
     """Three pairs of noise before an untrained ResNet-18 with a linear head, cut at `layer`."""
-    torch.manual_seed(0)
-    trunk, tail = trunk_and_tail("torchvision", "resnet18", layer)
+    trunk, tail = parts(layer)
     torch.manual_seed(1)
     model = SimilarityModel(trunk, Embedder(GAP(), nn.Linear(512, 16), tail, True), similarity).eval()
     query, reference = torch.rand(2, 3, 3, 96, 64)

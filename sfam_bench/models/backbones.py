@@ -21,6 +21,7 @@ from sfam_bench.models.whole import Whole
 
 log = logging.getLogger(__name__)
 
+MOST_PROBED = 224  # px of the images with which a transformer's cut is compared
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that are not used at test time
 
 
@@ -67,15 +68,26 @@ def trunk_and_tail(
     if layer is None and features is None and (found := _pooled_grid(model, pixels)) is not None:
         return found
     read = GAP() if source == OURS else None
-    with enlarged(model):
+    with enlarged(model) as changed:
         whole = Whole(model, _size(model), pixels, read, name)
         found = cut_module(whole, layer, features, embedding)
-    return found if embedding == "pooled" else verify(found, make_probes(model, _size(model), pixels, whole.read), name)
+    if embedding == "pooled":
+        return found
+    return verify(found, make_probes(model, _size(model), pixels, whole.read) if changed else whole.probes, name)
 
 
 def _size(model: nn.Module) -> tuple[int, int]:
     """Rows and cols of the images that a network was made for."""
     _, rows, cols = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+    return rows, cols
+
+
+def _fewer_tokens(model: VisionTransformer) -> tuple[int, int]:
+    """Rows and cols of its images, or about `MOST_PROBED` px where it reads any size: it is as exact there."""
+    size = _size(model)
+    if not model.dynamic_img_size or max(size) <= MOST_PROBED:
+        return size
+    rows, cols = (MOST_PROBED // patch * patch for patch in model.patch_embed.patch_size)
     return rows, cols
 
 
@@ -91,7 +103,7 @@ def _cut_transformer(
     """A vision transformer of timm, cut at its tokens."""
     if embedding == "class" and _reads_class_token(model):
         embedding = "own"
-    probes = make_probes(model, _size(model), pixels) if embedding == "own" else ()
+    probes = make_probes(model, _fewer_tokens(model), pixels) if embedding == "own" else ()
     trunk, tail = cut_tokens(model, name, layer, "patch" if embedding == "pooled" else "class")
     where = layer or ("norm" if embedding == "pooled" else "the last attention")
     return verify(Cut(nn.Sequential(pixels, trunk), tail, GAP(), None, where, NAMED[embedding]), probes, name)

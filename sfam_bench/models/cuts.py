@@ -124,8 +124,8 @@ def probe_images(size: Size, device: torch.device | None = None, dtype: torch.dt
 
 
 @contextmanager
-def enlarged(module: nn.Module) -> Iterator[None]:
-    """Set weights that are all nearly zero to random ones of usual size while the block runs.
+def enlarged(module: nn.Module) -> Iterator[bool]:
+    """Set weights that are all nearly zero to random ones of usual size while the block runs; yield whether any are.
 
     Layers whose scale starts near zero have no visible influence on the embedding of an untrained network, so that a
     cut which leaves one out would not be noticed until the network is trained.
@@ -142,7 +142,7 @@ def enlarged(module: nn.Module) -> Iterator[None]:
                     noise = torch.randn(weight.shape, generator=draw)
                     scaled = 1 + 0.3 * noise if weight.squeeze().ndim < 2 else noise * weight[0].numel() ** -0.5
                     weight.copy_(scaled)
-        yield
+        yield bool(small)
     finally:
         with torch.no_grad():
             for weight, before in zip(small, kept, strict=True):

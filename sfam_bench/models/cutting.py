@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Activations
-from sfam_bench.models.cuts import TOLERANCE, Cut
+from sfam_bench.models.cuts import TOLERANCE, Cut, distance_of
 from sfam_bench.models.factors import FAILURES, Read, ToPoint, factor, without_l2
 from sfam_bench.models.graph import Graph
 from sfam_bench.models.layouts import size_of
@@ -112,10 +113,11 @@ def trace(whole: Whole, layer: str | None, features: str | None = None) -> Parts
             raise
         return None
     read = Read(rest, whole.read)
-    if not whole.distance(lambda images: read(middle(trunk(images))), 1) <= TOLERANCE:
-        return None
+    images, own = whole.probes[0]
     with torch.no_grad():
-        activations = trunk(whole.standardise(whole.images[0]))
+        activations = trunk(whole.standardise(images))
+        if not distance_of(unit(read(middle(activations))), own) <= TOLERANCE:
+            return None
     name = graph.paths.get(start) or start.name
     return Parts(trunk, read, name, activations, None if start is end else middle)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -98,6 +99,7 @@ def size_of(images: Tensor) -> Size:
     return images.shape[-2], images.shape[-1]
 
 
+@cache  # one network asks for the same few grids thousands of times
 def grid_of(count: int, size: Size) -> Size | None:
     """The grid of so many tokens on images of `size`, with one whole stride up to rounding at the border, or None."""
     for stride in range(1, max(size) + 1):

@@ -77,11 +77,11 @@ def wrap(
             log.warning("%s: pixels are standardised with ImageNet's mean and std; give standardise= for others", name)
     size = find_geometry(standardise).at(image_size).size
     module.eval()
-    with enlarged(module):
+    with enlarged(module) as changed:
         whole = Whole(module, size, standardise, read, name)
         cut = cut_module(whole, layer, None, embedding)
     if embedding == "own":
-        cut = verify(cut, make_probes(module, size, standardise, whole.read), name)
+        cut = verify(cut, make_probes(module, size, standardise, whole.read) if changed else whole.probes, name)
     if layer is None:
         log.warning("%s is cut at '%s', a grid of %d x %d; choose another by layer=", name, cut.layer, *cut.grid)
     last = whole.names[-2:][0]

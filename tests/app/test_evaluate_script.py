@@ -1,6 +1,7 @@
 """What the evaluate script makes ready before it begins a run folder: explainers, and the way of its passes."""
 
 import json
+import shutil
 from pathlib import Path
 from unittest.mock import patch
 
@@ -68,8 +69,8 @@ def test_what_the_embeddings_hang_on_is_part_of_the_key(
 
 
 def test_a_run_is_continued_with_the_same_numbers(run_script: Run, first: Path, tmp_path: Path) -> None:
-    call = ["evaluate", *SMALL, f"prepare.cache={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}"]
-    run_script(*call)
+    call = ["evaluate", *SMALL, f"prepare.cache={first.parent / 'cache'}", f"run_dir={tmp_path / 'run'}"]
+    shutil.copytree(first, tmp_path / "run")
     before = records(tmp_path / "run")
     (tmp_path / "run" / "records" / "00001.parquet").unlink()
     code, _, err = run_script(*call, "resume=true")
@@ -199,21 +200,22 @@ def test_a_rendered_world_is_checked_and_its_effects_are_recorded(run_script: Ru
 
 
 @pytest.mark.parametrize(
-    ("world", "measured"),
+    ("world", "measured", "few"),
     [
-        ("channel", "effect_colour"),
-        ("relation", "effect_places"),
-        ("prototype", "effect_crest"),
-        ("difference", "distinguishing_energy"),
+        ("channel", "effect_colour", []),
+        ("relation", "effect_places", []),
+        ("prototype", "effect_crest", ["episodes.queries=1", "episodes.count=10"]),
+        ("difference", "distinguishing_energy", []),
     ],
 )
 def test_worlds_with_pairs_of_their_own_are_evaluated(
-    run_script: Run, tmp_path: Path, world: str, measured: str
+    run_script: Run, tmp_path: Path, world: str, measured: str, few: list[str]
 ) -> None:
-    tiny = ["dataset.size=32", "model.image_size=32", "dataset.train_per_class=1", "dataset.test_per_class=8"]
+    tiny = ["dataset.size=32", "model.image_size=32", "dataset.train_per_class=1", "dataset.test_per_class=4", *few]
     chosen = ["explainer=[sfam,chance]", "metric=[causal,difference]", "redrawings=2", "pairs.count=3"]
     run_dir = tmp_path / "run"
-    code, _, err = run_script("evaluate", f"experiment=known_answers_{world}", *tiny, *chosen, f"run_dir={run_dir}")
+    call = [f"experiment=known_answers_{world}", *tiny, *chosen, "passes.mode=eager", f"run_dir={run_dir}"]
+    code, _, err = run_script("evaluate", *call)
     assert code == 0, err
     found = records(run_dir)
     assert found.loc[found["metric"] == measured, "value"].notna().any()

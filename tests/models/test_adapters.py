@@ -26,9 +26,10 @@ from sfam_bench.models.build import backbone
 from sfam_bench.models.checkpoint import read, read_state
 from sfam_bench.models.networks import Standardise, network
 from sfam_bench.models.poolings import GAP, GAPGMP
-from tests.contract import composed
+from tests.contract import LEAN, composed
 from tests.models.weights import randomised
 
+pytestmark = pytest.mark.usefixtures("small_probes")
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 
 
@@ -265,7 +266,7 @@ def test_a_backbone_that_is_named(tmp_path):
 @pytest.mark.slow
 def test_the_config_loads_a_file(resnet, tmp_path):
     path = saved({**under("a.", resnet), **under("embedder.", linear())}, tmp_path / "birds.pth")
-    model = made(composed("embed", "model=checkpoint", f"model.path={path}", "model.image_size=64").model)
+    model = made(composed("embed", *LEAN, "model=checkpoint", f"model.path={path}", "model.image_size=64").model)
     assert model.name == "birds"
     assert model(IMAGES).shape == (2, 8)
     headless = loaded(path, head="none", pooling=GAPGMP(), normalise=False)

@@ -11,6 +11,8 @@ from sfam_bench.models.build import backbone, build, save
 from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 
+SMALL_SWIN = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 3, 4)}  # shifted windows, and all stages
+
 
 def built(*arguments):
     torch.manual_seed(0)
@@ -53,10 +55,14 @@ def test_the_last_feature_map_of_torchvision_is_what_its_classifier_pools():
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_tiny_patch16_224", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)]
+    ("name", "options"),
+    [
+        ("vit_tiny_patch16_224", {}),
+        pytest.param("swin_tiny_patch4_window7_224", SMALL_SWIN, marks=pytest.mark.slow),
+    ],
 )
-def test_transformers_give_a_grid(name):
-    trunk, _ = built("timm", name)
+def test_transformers_give_a_grid(name, options):
+    trunk, _ = trunk_and_tail("timm", name, options=options)
     with torch.no_grad():
         assert trunk(torch.rand(1, 3, 224, 224)).ndim == 4
 

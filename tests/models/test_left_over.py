@@ -18,9 +18,10 @@ from sfam_bench.core.similarity import Cosine, unit
 from sfam_bench.models.adapters.head import head_of
 from sfam_bench.models.adapters.load import checkpoint
 from sfam_bench.models.networks import Standardise
-from tests.contract import composed
+from tests.contract import LEAN, composed
 from tests.models.weights import randomised
 
+pytestmark = pytest.mark.usefixtures("small_probes")
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 NET = randomised(torchvision.models.resnet18())
 BODY = {key: value for key, value in NET.state_dict().items() if not key.startswith("fc.")}
@@ -44,7 +45,7 @@ def saved(content: object, folder: Path) -> Path:
 
 def embedded(path: Path, *overrides: str) -> torch.Tensor:
     """The embeddings of a file that the command line loads."""
-    config = composed("embed", "model=checkpoint", f"model.path={path}", "model.image_size=64", *overrides)
+    config = composed("embed", *LEAN, "model=checkpoint", f"model.path={path}", "model.image_size=64", *overrides)
     return made(config.model).encode(IMAGES).embeddings
 
 
@@ -175,7 +176,7 @@ def test_queues_of_momentum_encoders_need_no_word(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["deit_tiny_distilled_patch16_224", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow)]
+    "name", ["deit_tiny_distilled_patch16_224", pytest.param("test_maxvit", marks=pytest.mark.slow)]
 )
 def test_networks_that_are_named_are_found_with_their_own_classifiers(name, tmp_path):
     path = saved({"model": timm.create_model(name, num_classes=10).state_dict()}, tmp_path)

@@ -18,6 +18,7 @@ from sfam_bench.models.build import backbone, build
 from sfam_bench.models.networks import Standardise
 from sfam_bench.models.poolings import GAP
 
+pytestmark = pytest.mark.usefixtures("small_probes")
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 State = Mapping[str, Any]
 
