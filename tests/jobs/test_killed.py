@@ -34,16 +34,17 @@ GRID = ["sweep=losses", *AXES, "report=false"]  # a training and an evaluation
 KINDS = {  # the words that start each; its folder comes last
     "evaluation": ("submit", ["plan", *SMALL, *METHODS, "cluster.cpus=1", "shards=2"], "run_dir"),
     "sweep": ("sweep", [*GRID, f"more={write_value(CELLS)}"], "out"),
-    "study": ("tune", [*SMALL, "metric=[evidence]", "objective=evidence_energy", "trials=24"], "run_dir"),
+    "study": ("tune", [*SMALL, "metric=[evidence]", "objective=evidence_energy", "trials=16"], "run_dir"),
 }
-LOCAL = ["launcher=local", "workers=1", "cluster.cpus=1"]  # one job after another, so that a kill finds one undone
+LOCAL = ["launcher=local", "workers=2", "cluster.cpus=1"]
 
 
 def start(kind: str, root: Path, run_script: Run) -> "subprocess.Popen[Any]":
     """The driver of processes that do all jobs of a kind, in a process group of its own."""
     command, words, folder = KINDS[kind]
-    if kind == "evaluation":
+    if kind == "evaluation":  # of two shards, one is done here
         ok(run_script(command, *words, f"{folder}={root}"))
+        ok(run_script("work", f"run_dir={root}", f"job={read_plan(root).jobs[0].id}"))
         command, words, folder = "submit", ["run", "wait=true"], "run_dir"
     return call(command, *words, f"{folder}={root}", *LOCAL, start_new_session=True, stderr=subprocess.DEVNULL)
 
@@ -127,7 +128,7 @@ def test_trials_of_a_worker_whose_driver_was_killed_are_waited_for(run_script: R
     os.kill(pid, signal.SIGCONT)
     said = run.communicate()[0]
     assert lines[1] == f"waiting for processes of an earlier run: {pid}\n"
-    assert "25 jobs: 25 done" in said
+    assert "17 jobs: 17 done" in said
     assert {found["pid"] for found in read_notes(root, "done").values()} == {pid}
 
 
