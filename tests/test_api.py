@@ -108,29 +108,6 @@ def test_what_is_no_image_is_refused_in_one_line(model, call, image, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
-def test_what_is_of_another_type_is_refused_in_one_line():
-    """In a process of its own, without the checks of types that pytest adds."""
-    code = """
-import torch
-from sfam_bench.core.errors import UserError
-from sfam_bench.core.geometry import Geometry
-from sfam_bench.datasets.pictures import pair
-
-for query, box in (([0.5], None), (None, None), (torch.zeros(3, 32, 32), 3)):
-    try:
-        pair(query, query, Geometry(37, 32), box=box)
-    except UserError as error:
-        print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [
-        "query is of type list: give a path, bytes of a file, a PIL image, an array or a tensor",
-        "query is of type NoneType: give a path, bytes of a file, a PIL image, an array or a tensor",
-        "box is 3: give x1, y1, x2, y2 in pixels of the query",
-    ]
-
-
 @pytest.mark.parametrize("opened", [False, True])
 def test_a_truncated_photo_is_refused_in_one_line(model, tmp_path, opened):
     whole, half = tmp_path / "whole.jpg", tmp_path / "half.jpg"
@@ -191,6 +168,8 @@ import torch
 from sfam_bench import explain, score
 from sfam_bench.core.baselines import Blur
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
+from sfam_bench.datasets.pictures import pair
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.complexity import Gini
 from sfam_bench.metrics.perturbation import Perturbation
@@ -221,6 +200,11 @@ for make in (
         make()
     except UserError as error:
         print(str(error)[:75])
+for query, box in (([0.5], None), (None, None), (image, 3)):
+    try:
+        pair(query, query, Geometry(37, 32), box=box)
+    except UserError as error:
+        print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
@@ -239,6 +223,9 @@ for make in (
         "similarity is the class Cosine: give an object, Cosine(...)",
         "the trunk of flat returns (1, 192) for one image: expected a tensor (1, cha",
         "the embedder of grid returns (1, 4, 16, 16) for one image: expected (1, dim",
+        "query is of type list: give a path, bytes of a file, a PIL image, an array or a tensor",
+        "query is of type NoneType: give a path, bytes of a file, a PIL image, an array or a tensor",
+        "box is 3: give x1, y1, x2, y2 in pixels of the query",
     ]
 
 

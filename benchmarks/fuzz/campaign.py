@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.fuzz.attempt import GOOD, OUTCOMES, Attempt
 from benchmarks.fuzz.isolation import forked, isolated
+from sfam_bench.core.imports import importing
 
 KINDS = ("data", "checkpoints", "runs", "configs", "images", "damage")
 PREPARATION = 600.0  # seconds for what all attempts of a kind share
@@ -41,8 +42,9 @@ def campaign(kind: str, numbers: Iterable[int], seed: int, seconds: float, share
 
     What the attempts of several kinds share is made once, in the folder `shared`.
     """
-    for library in LIBRARIES:
-        importlib.import_module(library)
+    with importing():
+        for library in LIBRARIES:
+            importlib.import_module(library)
     module: Any = importlib.import_module(f"benchmarks.fuzz.{kind}")
     prepare: Callable[[Path], None] | None = getattr(module, "prepare", None)
     if prepare and not any(shared.iterdir()) and forked(lambda _: prepare(shared), PREPARATION)[1] != 0:

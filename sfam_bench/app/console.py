@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from sfam_bench.app import completion
 from sfam_bench.app.guide import command_page, commands, overview
+from sfam_bench.core.imports import importing
 from sfam_bench.core.signals import ignore_closed_pipe
 
 HELP = {"-h", "--help", "help"}
@@ -48,5 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
     sys.path.append(os.getcwd())  # noqa: PTH109  # last, so that no file of it shadows a library
     sys.argv = [f"sfam-bench {command}", *rest]
-    import_module(f"sfam_bench.app.commands.{known[command]}").main()
+    with importing():
+        module = import_module(f"sfam_bench.app.commands.{known[command]}")
+    module.main()
     return 0

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from sfam_bench.app.cli import one_line
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.imports import importing
 from sfam_bench.core.signals import STOP_SIGNALS, Interrupted
 from sfam_bench.jobs.job import Job, is_done
 from sfam_bench.jobs.notes import claim, remove_note, write_note
@@ -65,17 +66,18 @@ def work(
 
 def find_worker(plan: AnyPlan) -> Open:
     """The worker for the jobs of a plan."""
-    if plan.kind == "evaluation":
-        from sfam_bench.app.shards import shard_worker
+    with importing():
+        if plan.kind == "evaluation":
+            from sfam_bench.app.shards import shard_worker
 
-        return shard_worker
-    if plan.kind == "sweep":
-        from sfam_bench.app.cells import cell_worker
+            return shard_worker
+        if plan.kind == "sweep":
+            from sfam_bench.app.cells import cell_worker
 
-        return cell_worker
-    from sfam_bench.app.trials import trial_worker
+            return cell_worker
+        from sfam_bench.app.trials import trial_worker
 
-    return trial_worker
+        return trial_worker
 
 
 def check_needs(root: Path, plan: AnyPlan, job: Job) -> None:

@@ -1,6 +1,5 @@
 """Evaluations that are continued: by the same mode, code, pairs and settings, or one line that says what differs."""
 
-import multiprocessing
 import os
 import random
 import runpy
@@ -24,9 +23,11 @@ from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_records, read_run
 from sfam_bench.runs.store import RunStore
 from tests.paths import ROOT, UNTRAINED
+from tests.processes import PROCESSES, preload
 from tests.scripts import DATA, Run, refused
 
 pytestmark = pytest.mark.slow
+preload("sfam_bench.app.evaluation")
 
 PAIRS = ["pairs.kinds=[random_positive]", "pairs.count=8", "batch_size=2", "steps.intervals=4", "min_range=0.0"]
 CHOSEN = ["explainer=[sfam,lafam]", "metric=[deletion]", "passes.payback=0.0", "passes.cache=null"]
@@ -101,9 +102,8 @@ def holding(path: Path, ready: object, done: object) -> None:
 
 
 def test_a_second_evaluation_in_one_folder_is_refused(run_script: Run, whole: Path, interrupted: Path) -> None:
-    processes = multiprocessing.get_context("spawn")
-    ready, done = processes.Event(), processes.Event()
-    other = processes.Process(target=holding, args=(interrupted / ".evaluating", ready, done))
+    ready, done = PROCESSES.Event(), PROCESSES.Event()
+    other = PROCESSES.Process(target=holding, args=(interrupted / ".evaluating", ready, done))
     other.start()
     assert ready.wait(60)
     try:
@@ -226,9 +226,6 @@ def test_pairs_that_were_changed_or_lost(run_script: Run, interrupted: Path, who
 
 
 # Kills
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["sfam_bench.app.evaluation", "tests.runs.made"])  # imports take seconds
 
 
 def evaluated(overrides: list[str]) -> None:

@@ -16,7 +16,7 @@ from tests.paths import ROOT
     "command",
     [
         [sys.executable, "-c", "from sfam_bench.app.console import main; main(['models', 'ls'])"],
-        [sys.executable, "experiments/embed.py", "--cfg", "job"],
+        [sys.executable, "experiments/report.py", "--cfg", "job"],
     ],
 )
 def test_a_reader_that_leaves_ends_a_command_quietly(command: list[str]) -> None:

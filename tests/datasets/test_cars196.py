@@ -161,7 +161,7 @@ def test_damaged_copies_of_the_official_file(devkit: Path) -> None:
     """A few of them, each with one byte changed: right, or refused in one line."""
     path = devkit / "devkit/cars_train_annos.mat"
     content, random = path.read_bytes(), np.random.default_rng(0)
-    for place in random.integers(0, len(content), 4):
+    for place in random.integers(0, len(content), 2):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
         try:
             cars196(devkit)

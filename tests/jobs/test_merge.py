@@ -26,7 +26,8 @@ from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_curves, read_records, read_run
 from sfam_bench.runs.store import RunStore
 from sfam_bench.statistics import summarise
-from tests.runs.made import BATCHES, PAIRS, PROCESSES, computed, curves, die, maps, records, write
+from tests.processes import PROCESSES
+from tests.runs.made import BATCHES, PAIRS, computed, curves, die, maps, records, write
 
 Made = tuple[RunStore, Plan]
 LENGTHS = [10, 10, 5, 10]  # records of each batch

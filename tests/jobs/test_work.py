@@ -120,8 +120,9 @@ def test_any_number_of_shards_gives_the_records_of_one_process(
 
 @pytest.mark.slow
 def test_processes_of_this_machine_compute_it(run_script: Run, run: Path, whole: Path) -> None:
+    ok(run_script("work", ALLOW, f"run_dir={run}", f"job={Plan.read(run).shards[1].id}"))  # a process spends seconds
     said = ok(run_script("submit", "run", ALLOW, f"run_dir={run}", "workers=2", "wait=true"))
-    assert said.splitlines() == ["3 of 3 shards to do", "3 shards: 3 done; 6 of 6 batches"]
+    assert said.splitlines() == ["2 of 3 shards to do", "3 shards: 3 done; 6 of 6 batches"]
     ok(run_script("submit", "merge", f"run_dir={run}"))
     same(run, whole)
     stamps = {path: path.stat().st_mtime_ns for path in (run / "records").iterdir()}
@@ -197,7 +198,9 @@ def test_a_signal_stops_between_batches_and_the_next_turn_goes_on(
 def test_a_shard_whose_process_is_killed_again_and_again_is_not_awaited(
     run_script: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query = pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[4]
+    query, (first, _, last) = pd.read_parquet(run / "pairs.parquet")["query_id"].iloc[4], Plan.read(run).shards
+    for shard in (first, last):
+        ok(run_script("work", ALLOW, f"run_dir={run}", f"job={shard.id}"))
     monkeypatch.setenv("SIGNAL", f"{query}:{int(signal.SIGKILL)}")
     monkeypatch.setattr(local, "ATTEMPTS", 1)
     refused(run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true"), "2 done, 1 waiting", "submit run")
@@ -270,7 +273,7 @@ def test_two_plans_at_once_and_what_a_stopped_one_left(run_script: Run, tmp_path
 def test_broken_pieces_are_set_aside_and_computed_anew(run_script: Run, run: Path, whole: Path) -> None:
     piece = run / "records" / "00000.parquet"
     piece.write_bytes(piece.read_bytes()[:-20])
-    code, _, err = run_script("submit", "run", ALLOW, f"run_dir={run}", "wait=true")
+    code, _, err = run_script("submit", "run", ALLOW, f"run_dir={run}", "launcher=here")
     assert code == 0, err
     assert "set aside, to be computed again" in err
     assert (run / "records" / "00000.parquet.bad").exists()

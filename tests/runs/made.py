@@ -1,6 +1,5 @@
 """A small planned run by hand: seven pairs of two kinds in four batches, and processes that die of it."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from sfam_bench.core.provenance import config_hash, running_code
 from sfam_bench.jobs.merge import merge
 from sfam_bench.jobs.plan import Plan, cut_shards
 from sfam_bench.runs.store import RunStore
+from tests.processes import preload
 
 KEY, BATCH = "0123456789abcdef", 2
 PASSES = {"mode": "eager", "batch": 4}
@@ -23,9 +23,10 @@ PASSES = {"mode": "eager", "batch": 4}
 PAIRS = [("a", "near"), ("a", "hard"), ("b", "near"), ("c", "near"), ("d", "hard"), ("e", "near"), ("f", "near")]
 BATCHES = [["a", "b"], ["c", "e"], ["f"], ["a", "d"]]  # by hand: near first, as it comes first
 EXPLAINERS, METRICS = ("sfam", "chance"), ("deletion_mean_colour", "insertion_mean_colour")
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.runs.made"])
 FACTS = {"metrics": {name: {"higher_is_better": True} for name in (*METRICS, "wanting", "drawn")}}
+
+
+preload("tests.runs.made")
 
 
 def records(queries: list[str], number: int) -> list[dict[str, object]]:

@@ -25,7 +25,8 @@ from sfam_bench.runs.chunks import SCHEMA, Chunk, chunk_path
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_records, read_run
 from sfam_bench.runs.store import RunStore
-from tests.runs.made import BATCHES, KEY, PASSES, PROCESSES, computed, curves, maps, records, rewrite, write
+from tests.processes import PROCESSES
+from tests.runs.made import BATCHES, KEY, PASSES, computed, curves, maps, records, rewrite, write
 
 CONFIG = {"model": {"name": "lite0"}, "seed": 0}
 FACTS = {"dataset": "cub", "shards": 2}

@@ -383,5 +383,5 @@ def test_every_real_track_has_its_own_files() -> None:
 @pytest.mark.parametrize("name", [name for name in REAL if name.startswith("planted") and "hidden" not in name])
 def test_the_network_of_a_planted_track_uses_its_causes(name: str) -> None:
     dataset, model, _, _ = build_parts(read_spec(name), None, None)
-    found = intervention_check(lambda images: model.encode(images).embeddings, dataset, 60)
+    found = intervention_check(lambda images: model.encode(images).embeddings, dataset, 30)
     assert intervention_facts(found, dataset)["fails"] == ""

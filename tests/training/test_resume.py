@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -25,8 +24,7 @@ from sfam_bench.training.checkpoint import Checkpoints, check_can_save, lock_fol
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
 from sfam_bench.training.validation import Choice
-from tests.paths import ROOT
-from tests.training.toy import EXAMPLES, LONG, augmented, model, softmax
+from tests.training.toy import EXAMPLES, LONG, augmented, model, softmax, started
 
 NOISY = replace(EXAMPLES, load=augmented)
 
@@ -62,19 +60,20 @@ RECIPES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.optimiser}-{recipe.schedule}-{recipe.part}")
-@pytest.mark.parametrize("at", [1, 4, 5])
-def test_a_crashed_training_ends_with_the_same_weights_bit_for_bit(recipe: Recipe, at: int, tmp_path: Path) -> None:
+def test_a_crashed_training_ends_with_the_same_weights_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
     def go(run: Path, log: object = None) -> tuple[dict[str, torch.Tensor], list[float]]:
         of, criterion = model(), softmax()
         history = train(of, criterion, None, NOISY, recipe, run=run, log=log)
         return weights(of) | weights(criterion), history["loss"].tolist()
 
     expected, losses = go(tmp_path / "whole")
-    with pytest.raises(Crash):
-        go(tmp_path / "run", crashing(at))
-    found, again = go(tmp_path / "run")
-    assert same(found, expected)
-    assert again == losses
+    for at in (1, 4, 5):
+        run = tmp_path / f"crashed-{at}"
+        with pytest.raises(Crash):
+            go(run, crashing(at))
+        found, again = go(run)
+        assert same(found, expected), at
+        assert again == losses, at
 
 
 def test_random_miners_are_continued_too(tmp_path: Path) -> None:
@@ -282,26 +281,14 @@ def test_no_damaged_file_of_a_training_is_read_in_silence(tmp_path: Path, caplog
 # As a process
 
 
-def started(run: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.toy", str(run)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def updates(lines: list[str]) -> dict[int, str]:
+def updates(lines: Iterable[str]) -> dict[int, str]:
     return {int(line.split()[0]): line.split()[1] for line in lines if len(line.split()) == 2}
 
 
-def until(process: "subprocess.Popen[str]", step: int) -> dict[int, str]:
+def until(said: TextIO, step: int) -> dict[int, str]:
     """What it says until it has made an update."""
-    assert process.stdout is not None
     lines: list[str] = []
-    for line in process.stdout:
+    for line in said:
         lines.append(line)
         if int(line.split()[0]) >= step:
             break
@@ -311,21 +298,19 @@ def until(process: "subprocess.Popen[str]", step: int) -> dict[int, str]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, str], dict[str, torch.Tensor]]:
     run = tmp_path_factory.mktemp("whole")
-    with started(run) as process:
-        assert process.stdout is not None
-        said = updates(process.stdout.readlines())
-    assert process.returncode == 0
+    with started(run) as (process, lines):
+        said = updates(lines)
+    assert process.exitcode == 0
     return said, load_file(run / "model.safetensors")
 
 
 @pytest.mark.slow
 def test_a_second_training_in_one_folder_is_refused(tmp_path: Path) -> None:
-    with started(tmp_path) as process:
-        until(process, 1)
+    with started(tmp_path) as (process, lines):
+        until(lines, 1)
         with pytest.raises(UserError, match=rf"is being trained by another process \({process.pid} on .*wait until"):
             train(model(), softmax(), None, NOISY, LONG, run=tmp_path)
         process.kill()
-        process.wait()
     with lock_folder(tmp_path), lock_folder(tmp_path):  # let go of by the system
         pass
 
@@ -338,11 +323,10 @@ def test_killed_at_two_random_moments(
     moments = np.random.default_rng().integers(1, len(said) - 1, 2)
     done, folder = 0, Checkpoints(tmp_path / "checkpoints", {})
     for moment in sorted(int(moment) for moment in moments):
-        with started(tmp_path) as process:
-            found = until(process, max(moment, done + 1))
+        with started(tmp_path) as (process, lines):
+            found = until(lines, max(moment, done + 1))
             process.kill()
-            assert process.stdout is not None
-            found |= updates([line for line in process.stdout.readlines() if line.endswith("\n")])
+            found |= updates(line for line in lines if line.endswith("\n"))
         assert min(found) <= done + 1  # nothing is left out
         assert all(said[step] == loss for step, loss in found.items())
         done = max(found)
@@ -356,9 +340,9 @@ def test_killed_at_two_random_moments(
             kept = int(newest.name.split("-")[1])
             assert done - LONG.checkpoint_steps <= kept <= done + 1
             done = kept
-    with started(tmp_path) as process:
-        process.wait()
-    assert process.returncode == 0
+    with started(tmp_path) as (process, lines):
+        updates(lines)
+    assert process.exitcode == 0
     assert same(load_file(tmp_path / "model.safetensors"), expected)
 
 
@@ -367,18 +351,16 @@ def test_a_signal_writes_a_checkpoint_and_ends(
     uninterrupted: tuple[dict[int, str], dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
     said, expected = uninterrupted
-    with started(tmp_path) as process:
-        found = until(process, 7)
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout is not None
-        found |= updates(process.stdout.readlines())
-    assert process.returncode == 128 + signal.SIGTERM
+    with started(tmp_path) as (process, lines):
+        found = until(lines, 7)
+        os.kill(process.pid, signal.SIGTERM)
+        found |= updates(lines)
+    assert process.exitcode == 128 + signal.SIGTERM
     newest = Checkpoints(tmp_path / "checkpoints", {}).newest()
     assert newest is not None
     assert newest.name == f"step-{max(found):08d}"  # nothing is lost
-    with started(tmp_path) as process:
-        assert process.stdout is not None
-        rest = updates(process.stdout.readlines())
+    with started(tmp_path) as (_, lines):
+        rest = updates(lines)
     assert {**found, **rest} == said
     assert same(load_file(tmp_path / "model.safetensors"), expected)
 

@@ -1,9 +1,14 @@
 """Images so plain that a linear map tells their classes apart, and a training of them as a process of its own."""
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
@@ -18,6 +23,9 @@ from sfam_bench.training.data import Examples
 from sfam_bench.training.distributed import join_group, leave_group, rank
 from sfam_bench.training.loop import train
 from sfam_bench.training.recipe import Recipe
+from tests.processes import PROCESSES, preload
+
+preload("tests.training.toy")
 
 CLASSES, EACH = 4, 5
 LABELS = [10 * (k % CLASSES) for k in range(CLASSES * EACH)]  # labels of a data set need not count from 0
@@ -61,10 +69,13 @@ def spoken(step: int, numbers: Mapping[str, float]) -> None:
         print(step, float(numbers["loss"]).hex(), flush=True)
 
 
-if __name__ == "__main__":
+def work(run: Path, out: Connection, environment: Mapping[str, str]) -> None:
+    """What the process does: train, and say each update on `out`."""
+    os.environ.update(environment)
+    sys.stdout = os.fdopen(out.fileno(), "w", closefd=False)
     torch.set_num_threads(1)
     join_group()
-    of, run = model(), Path(sys.argv[1])
+    of = model()
     try:
         train(of, softmax(), None, replace(EXAMPLES, load=augmented), LONG, run=run, log=spoken)
     except Interrupted as stop:
@@ -72,3 +83,15 @@ if __name__ == "__main__":
     if rank() == 0:
         save_file(of.state_dict(), run / "model.safetensors")
     leave_group()
+
+
+@contextmanager
+def started(run: Path, **environment: str) -> Iterator[tuple[BaseProcess, TextIO]]:
+    """The training as a process, and what it says; it is waited for at the end."""
+    reader, writer = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=work, args=(run, writer, environment))
+    process.start()
+    writer.close()
+    with reader, os.fdopen(reader.fileno(), closefd=False) as said:
+        yield process, said
+    process.join()

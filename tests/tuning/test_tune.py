@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,25 +23,11 @@ from sfam_bench.datasets.base import split_hash
 from sfam_bench.models.build import save
 from sfam_bench.runs.reader import read_run
 from sfam_bench.tuning.spaces import Space
-from sfam_bench.tuning.studies import Study, Trial, objective, split_classes
+from sfam_bench.tuning.studies import Trial, objective, split_classes
 from tests.contract import FILES, composed
 from tests.paths import ROOT
 from tests.scripts import Run, mistake, says
-
-SPACE = Space("method", {"x": {"low": 0.0, "high": 2.0}, "kind": ["a", "b", "c"]})
-DEFAULT = {"x": 1.0, "kind": "a"}
-
-
-def opened(path: Path, space: Space = SPACE, default: Mapping[str, Any] = DEFAULT, **more: Any) -> Any:
-    settings = {"higher": True, "seed": 3, "identity": "one", "known": False, **more}
-    found: AbstractContextManager[Study] = Study.open(path, space, default, **settings)
-    return found
-
-
-def measure(fields: Mapping[str, Any]) -> pd.Series:
-    """Best at x = 0.3 and kind b; one pair that nothing defines."""
-    value = -((fields["x"] - 0.3) ** 2) + 0.1 * (fields["kind"] == "b")
-    return pd.Series([value - 1, value + 1, math.nan])
+from tests.tuning.toy import DEFAULT, measure, opened
 
 
 def trials(path: Path, count: int, measured: Callable[[Mapping[str, Any]], pd.Series] = measure, **m: Any) -> list[Any]:
@@ -99,10 +84,9 @@ def test_a_setting_that_was_tried_is_not_measured_again(tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys, os, signal, pandas
+import os, signal
 from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.tuning.test_tune import opened, measure
+from tests.tuning.toy import measure, opened
 count = 0
 def dying(fields):
     global count
@@ -121,7 +105,7 @@ def test_a_killed_study_loses_the_running_trial_alone_and_goes_on_as_if_nothing_
     tmp_path: Path, at: int
 ) -> None:
     path = tmp_path / "killed.db"
-    script = KILLED.format(root=str(ROOT), path=str(path), at=at)
+    script = KILLED.format(path=str(path), at=at)
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -signal.SIGKILL
     with opened(path, known=True) as study:
         assert len(study.trials()) == at
@@ -240,7 +224,7 @@ def test_every_space_holds_the_defaults_and_values_that_its_method_takes(tmp_pat
 
 SMALL = [
     *("dataset.size=32", "dataset.train_per_class=2", "dataset.test_per_class=2", "model.image_size=32"),
-    *("pairs.count=6", "pairs.kinds=[partial_match]", "steps.intervals=4", "batch_size=32"),
+    *("pairs.count=6", "pairs.kinds=[partial_match]", "steps.intervals=4", "batch_size=32", "passes.mode=eager"),
 ]
 TUNE = [*SMALL, "metric=[evidence,deletion]", "objective=evidence_energy"]
 EVALUATE = [*SMALL, "metric=[evidence]", "explainer=[sfam,lafam]"]
