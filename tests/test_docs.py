@@ -50,8 +50,9 @@ TUTORIALS = (
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 FEWER = {  # images, or passes, than a reader of the page has
-    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=4"),
+    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=3"),
     "steps.intervals=": ("steps.intervals=2", "full_share=0"),
+    "pairs.count=12": ("pairs.count=8",),
 }
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
 TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}

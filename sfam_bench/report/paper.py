@@ -19,7 +19,7 @@ from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables import formats, known_answers, leaderboard, tables
 from sfam_bench.report.tables.flagged import left_out_table
-from sfam_bench.report.tables.meta import measure_worth, weigh_metrics
+from sfam_bench.report.tables.meta import measure_worth, predict_cause, prediction_table, rate_explainers, weigh_metrics
 from sfam_bench.report.tables.models import model_sheets, model_table
 from sfam_bench.report.tables.protocols import protocol_line
 from sfam_bench.report.tables.tables import Table
@@ -264,8 +264,11 @@ class KnownAnswers:
         def read(name: str) -> Summed:
             return stored.join([name, *self.joined[name]], name) if name in self.joined else stored.run(name)
 
-        worlds = [read(name) for name in self.runs]
-        networks = [known_answers.causal_only(read(name)) for name in self.networks]
+        @cache
+        def causal(name: str) -> Summed:
+            return known_answers.causal_only(read(name))
+
+        worlds, networks = ([causal(name) for name in names] for names in (self.runs, self.networks))
         counted = [run for run in worlds if known_answers.counts(run)]
         if not counted:
             raise UserError(f"no model of the stored runs {', '.join(self.runs)} passes the intervention check")
@@ -278,17 +281,16 @@ class KnownAnswers:
             shown = [run for run in runs if known_answers.counts(run)]
             frames["differences"] = known_answers.difference_frame(shown, self.compared)
             made.append(known_answers.difference_table(frames["differences"]))
+        blind = [*dict.fromkeys(name for run in counted for name in run.run.manifest.get("blind") or ())]
         pairs = {name: (read(name), read(clean)) for name, clean in self.clean.items()}
         if pairs := {name: pair for name, pair in pairs.items() if all(map(known_answers.counts, pair))}:
             frames["detection"] = known_answers.detection_frame(pairs)
-            blind = [*dict.fromkeys(name for run in counted for name in run.run.manifest.get("blind") or ())]
             made.append(known_answers.detection_table(frames["detection"], blind))
         catalogue = Catalogue.of(*(run.run.manifest for run in counted))
-        worth = [measure_worth(run.run) for run in counted]
-        judged = weigh_metrics(worth, pd.concat([run.means for run in counted]), catalogue)
-        if judged is not None and "predicts" in judged.frames:
-            frames["predicts"] = judged.frames["predicts"]
-            made.append(judged.tables[0])
+        scores = rate_explainers(pd.concat([read(run.name).plain_means for run in counted]), catalogue)
+        if len(predicted := predict_cause(scores, catalogue, blind)):
+            frames["predicts"] = predicted
+            made.append(prediction_table(predicted, catalogue))
         lines = [(run.name, describe_run(run, run.means)) for run in runs]
         return Sheet(self.title, lines, made, frames)
 

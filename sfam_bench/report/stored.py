@@ -18,7 +18,7 @@ from sfam_bench.report.tables.tables import mark_blind
 from sfam_bench.runs.joined import join_runs
 from sfam_bench.runs.matrix import FACTS, Matrix, area_errors
 from sfam_bench.runs.reader import Run, read_run
-from sfam_bench.statistics import summarise
+from sfam_bench.statistics import plain_means, summarise
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ class Summed:
     def means(self) -> pd.DataFrame:
         """statistics.summarise of its values, costs below, and `blind` of each row's explainer."""
         return self._summarise(self.run.matrix, cost_rows(self.run))
+
+    @property
+    def plain_means(self) -> pd.DataFrame:
+        """statistics.plain_means of its values."""
+        return plain_means(self.run.matrix, self.catalogue.facts)
 
     def among(self, explainers: Sequence[str]) -> pd.DataFrame:
         """The means of these explainers, with best and tied among them; of all if none is given."""

@@ -9,7 +9,7 @@ import pytest
 
 from tests.paths import ROOT
 
-SLICE = {"data": 6, "images": 12, "checkpoints": 4, "configs": 4, "runs": 4, "damage": 1}
+SLICE = {"data": 4, "images": 8, "checkpoints": 3, "configs": 3, "runs": 3, "damage": 1}
 
 
 @pytest.mark.slow

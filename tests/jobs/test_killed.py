@@ -34,7 +34,7 @@ GRID = ["sweep=losses", *AXES, "report=false"]  # a training and an evaluation
 KINDS = {  # the words that start each; its folder comes last
     "evaluation": ("submit", ["plan", *SMALL, *METHODS, "cluster.cpus=1", "shards=2"], "run_dir"),
     "sweep": ("sweep", [*GRID, f"more={write_value(CELLS)}"], "out"),
-    "study": ("tune", [*SMALL, "metric=[evidence]", "objective=evidence_energy", "trials=16"], "run_dir"),
+    "study": ("tune", [*SMALL, "metric=[evidence]", "objective=evidence_energy", "trials=10"], "run_dir"),
 }
 LOCAL = ["launcher=local", "workers=2", "cluster.cpus=1"]
 
@@ -128,7 +128,7 @@ def test_trials_of_a_worker_whose_driver_was_killed_are_waited_for(run_script: R
     os.kill(pid, signal.SIGCONT)
     said = run.communicate()[0]
     assert lines[1] == f"waiting for processes of an earlier run: {pid}\n"
-    assert "17 jobs: 17 done" in said
+    assert "11 jobs: 11 done" in said
     assert {found["pid"] for found in read_notes(root, "done").values()} == {pid}
 
 

@@ -7,7 +7,7 @@ from scipy import stats
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.runs.matrix import Matrix
-from sfam_bench.statistics import area_errors, paired_difference, summarise
+from sfam_bench.statistics import area_errors, paired_difference, plain_means, summarise
 
 METRICS = {"deletion": {"higher_is_better": False}, "game": {"higher_is_better": True}, "s_full": {}}
 
@@ -145,3 +145,12 @@ def test_a_metric_of_hits_has_wilsons_interval_and_another_with_equal_values_has
     assert hits["low"] < 0.7
     assert hits["high"] == pytest.approx(1)
     assert (level["low"], level["high"]) == (0, 0)
+
+
+def test_plain_means_are_those_of_the_summary() -> None:
+    values = {("sfam", "game"): [9, 0.5, 0.7], ("lafam", "game"): [0.1, 0.2, np.inf], ("sfam", "deletion"): [1, 0, 1]}
+    flags = {("sfam", "game", 0): "empty_mask"} | {("sfam", "deletion", n): "zero_range" for n in range(3)}
+    matrix = Matrix.of(frame(values, flags), pairs([0, 1, 2]))
+    plain, whole = plain_means(matrix, METRICS), summarise(matrix, METRICS, draws=10)
+    pd.testing.assert_frame_equal(plain, whole[plain.columns], check_dtype=False)
+    assert plain["count"].tolist() == [2, 2, 0]

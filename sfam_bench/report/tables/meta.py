@@ -82,21 +82,31 @@ def weigh_metrics(runs: Sequence[Measured], summary: pd.DataFrame, catalogue: Ca
         pd.concat(frames, ignore_index=True) for frames in zip(*((r.tells, r.ranks) for r in runs), strict=True)
     )
     blind = {name for run in runs for name in ranks["explainer"].unique() if name in run.blind}
-    compared = filter(catalogue.is_compared, catalogue.sort(summary["metric"].unique()))
-    scores = meta.ratings(summary, {name: catalogue.facts[name] for name in compared})
+    scores = rate_explainers(summary, catalogue)
     if scores.empty:
         return None
     agreement = meta.agreement(scores, blind)
-    causes = catalogue.first((meta.CAUSE,), scores.index.unique("metric"))
-    predicted = pd.concat([pd.DataFrame(columns=meta.PREDICTION), *(meta.prediction(scores, c, blind) for c in causes)])
+    predicted = predict_cause(scores, catalogue, blind)
     tables = [
-        *([_prediction_table(predicted, catalogue)] if len(predicted) else []),
+        *([prediction_table(predicted, catalogue)] if len(predicted) else []),
         *(_separation_table(" · ".join(keys), part, ranks, catalogue) for keys, part in _runs(tells)),
         *([_agreement_table(agreement)] if len(agreement) else []),
     ]
     rankings = [t for _, part in _runs(ranks) for t in _rank_tables(part, summary, blind, catalogue)]
     frames = {"tells": tells, "ranks": ranks, "agreement": agreement}
     return Weighed(tables, rankings, {**frames, **({"predicts": predicted} if len(predicted) else {})}, scores, blind)
+
+
+def rate_explainers(summary: pd.DataFrame, catalogue: Catalogue) -> pd.DataFrame:
+    """meta.ratings of the metrics that measure the quality of maps."""
+    compared = filter(catalogue.is_compared, catalogue.sort(summary["metric"].unique()))
+    return meta.ratings(summary, {name: catalogue.facts[name] for name in compared})
+
+
+def predict_cause(scores: pd.DataFrame, catalogue: Catalogue, blind: Container[str]) -> pd.DataFrame:
+    """meta.prediction of causal agreement; empty where no run has it."""
+    causes = catalogue.first((meta.CAUSE,), scores.index.unique("metric"))
+    return pd.concat([pd.DataFrame(columns=meta.PREDICTION), *(meta.prediction(scores, c, blind) for c in causes)])
 
 
 def write_meta(
@@ -123,7 +133,7 @@ def write_meta(
     return page.Section(TITLE, "meta", [], tables, [], None, pictures)
 
 
-def _prediction_table(predicted: pd.DataFrame, catalogue: Catalogue) -> Table:
+def prediction_table(predicted: pd.DataFrame, catalogue: Catalogue) -> Table:
     """The metrics in descending order of how well they predict the order of explainers by measured cause."""
     means = predicted.groupby("metric")["tau_without_blind"].mean().sort_values(ascending=False)
     rows = []
