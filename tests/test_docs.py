@@ -236,7 +236,7 @@ def _composed(script: str, *arguments: str) -> dict[str, Any]:
 def trained(tmp_path_factory: pytest.TempPathFactory, run_script: Callable[..., tuple[int, str, str]]) -> Path:
     """The network of the quick start, after one epoch of few images."""
     folder = tmp_path_factory.mktemp("first") / "train"
-    small = ("train.epochs=1", "dataset.train_per_class=2", "dataset.test_per_class=2")
+    small = ("train.epochs=1", "dataset.train_per_class=1", "dataset.test_per_class=2")
     code, _, err = run_script("train", "experiment=planted", *small, f"run_dir={folder}")
     assert code == 0, err
     return folder
