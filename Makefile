@@ -201,7 +201,7 @@ test: setup  ## lint, types, import contracts and all tests but the slow ones
 
 test-all: setup  ## the same with every tensor's shape checked, and the slow tests
 	@$(MAKE) $(WITH_LINT) test-fast SHAPES='-p tests.shapes'
-	$(PYTEST) -n 4 -m slow    # many wait for processes, and one for SLURM for minutes
+	$(PYTEST) -n 3 -m slow    # one of them waits for SLURM for minutes
 
 test-fast: setup
 	$(PYTEST) -n 2 -m 'not slow' $(SHAPES)
