@@ -22,6 +22,8 @@ ROUNDING = 1e-5  # as in maps.py: range over largest magnitude below which a map
 SIDES = ("query", "reference")
 LEFT, HEAD, GAP, KEY = 1.0, 0.36, 0.09, 0.5  # inches: captions, names of methods, between pairs, the key of colours
 
+Box = tuple[float, float, float, float]  # left, right, bottom, top
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -94,33 +96,37 @@ def _captions(pair: Mapping[str, Any], note: str) -> tuple[str, str]:
 
 
 def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE) -> Figure:
-    """Query above reference, a column for their images and one for each method's maps over them."""
+    """Query above reference, a column for their images and one for each method's maps over them.
+
+    All are drawn in one axes in inches: an axes for each image takes most of the time.
+    """
     size = min(1.1, (width - LEFT - 0.05) / (1 + len(names)) - 0.03)
     height = HEAD + KEY + len(pairs) * (2 * (size + 0.03) + GAP)
     figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    lefts = [LEFT + column * (size + 0.03) for column in range(1 + len(names))]
+    for left, name in zip(lefts, ["images", *names], strict=True):
+        at: dict[str, Any] = {"fontsize": LABEL if size > 0.85 else SMALL, "ha": "center", "va": "baseline"}
+        axes.text(left + size / 2, height - HEAD + 3 / 72, break_name(name, 15), **at, **PLAIN)
     for row, pair in enumerate(pairs):
         for side, image in enumerate(pair.images):
             top = height - HEAD - row * (2 * (size + 0.03) + GAP) - side * (size + 0.03)
-            columns = [pair.maps.get(name, (None, None))[side] for name in names]
-            for column in range(1 + len(names)):
-                left = LEFT + column * (size + 0.03)
-                axes = figure.add_axes((left / width, (top - size) / height, size / width, size / height))
-                axes.set_axis_off()
-                if column:
-                    draw_map(axes, image, columns[column - 1])
-                else:
-                    axes.imshow(image)
-                    at: dict[str, Any] = {"transform": axes.transAxes, "va": "center", "ha": "right", "fontsize": SMALL}
-                    axes.text(-0.05, 0.5, pair.captions[side], **at, **PLAIN)
-                if row == side == 0:
-                    axes.set_title(
-                        break_name(["images", *names][column], 15),
-                        fontsize=LABEL if size > 0.85 else SMALL,
-                        pad=3,
-                        **PLAIN,
-                    )
+            boxes = [_fit(image, left, top - size, size) for left in lefts]
+            axes.imshow(image, extent=boxes[0], aspect="auto")
+            at = {"va": "center", "ha": "right", "fontsize": SMALL}
+            axes.text(LEFT - 0.05 * size, top - size / 2, pair.captions[side], **at, **PLAIN)
+            for name, box in zip(names, boxes[1:], strict=True):
+                draw_map(axes, image, pair.maps.get(name, (None, None))[side], box)
     _draw_colour_key(figure, height)
     return figure
+
+
+def _fit(image: np.ndarray, left: float, bottom: float, size: float) -> Box:
+    """The place of an image in the middle of a square."""
+    rows, cols = image.shape[:2]
+    x, y = (size * (1 - sides / max(rows, cols)) / 2 for sides in (cols, rows))
+    return left + x, left + size - x, bottom + y, bottom + size - y
 
 
 def _draw_colour_key(figure: Figure, height: float) -> None:
@@ -136,18 +142,23 @@ def _draw_colour_key(figure: Figure, height: float) -> None:
     figure.text((LEFT + 1.95) / width, (KEY - 0.145) / height, note, fontsize=SMALL, va="center")
 
 
-def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None) -> None:
-    """Draw the map over its image, or a grey field with the reason if the map is empty."""
+def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None, box: Box | None = None) -> None:
+    """Draw the map over its image, or a grey field with the reason if the map is empty; in a part of the axes or all."""
+    rows, cols = image.shape[:2]
+    left, right, bottom, top = box or (-0.5, cols - 0.5, rows - 0.5, -0.5)
+    place: dict[str, Any] = {"extent": (left, right, bottom, top), "origin": "upper"}
+    shape: dict[str, Any] = place | {"aspect": "auto" if box else "equal"}
     word = "no map" if raw is None else "flagged" if _is_flat(raw) else ""
     if raw is None or word:
-        axes.imshow(np.full_like(image, 205))
-        axes.text(0.5, 0.5, word, transform=axes.transAxes, ha="center", va="center", fontsize=LABEL, color="#333333")
+        axes.imshow(np.full_like(image, 205), **shape)
+        at: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": LABEL, "color": "#333333"}
+        axes.text((left + right) / 2, (bottom + top) / 2, word, **at)
         return
-    axes.imshow(overlay(image, raw))
+    axes.imshow(overlay(image, raw), **shape)
     values = scaled(raw, image)
     for level, style in ((0.5, "solid"), (-0.5, "dashed")):  # so that grey print distinguishes the signs
         if values.min() < level < values.max():
-            axes.contour(values, [level], colors="white", linewidths=0.7, linestyles=style)
+            axes.contour(values, [level], colors="white", linewidths=0.7, linestyles=style, **place)
 
 
 def _is_flat(raw: np.ndarray) -> bool:
