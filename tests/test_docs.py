@@ -50,7 +50,7 @@ TUTORIALS = (
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
 FEWER = {  # images, or passes, than a reader of the page has
-    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=3"),
+    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=3", "steps.intervals=2", "full_share=0"),
     "steps.intervals=": ("steps.intervals=2", "full_share=0"),
     "pairs.count=12": ("pairs.count=8",),
 }
@@ -185,7 +185,9 @@ class Reader:
             composed(name, arguments, self.search)
             return
         begun = [begin for begin in FEWER if any(given.startswith(begin) for given in arguments)]
-        fewer = [word for begin in begun for word in FEWER[begin]]
+        fewer = [word for begin in begun for word in FEWER[begin] if name != "train" or word.startswith("dataset.")]
+        if name == "evaluate":
+            fewer.append("passes.mode=eager")
         code, out, err = self.run_script(name, *arguments, *fewer, *self.search)
         assert code == 0, err
         assert out

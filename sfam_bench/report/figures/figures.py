@@ -143,7 +143,7 @@ def _draw_colour_key(figure: Figure, height: float) -> None:
 
 
 def draw_map(axes: Axes, image: np.ndarray, raw: np.ndarray | None, box: Box | None = None) -> None:
-    """Draw the map over its image, or a grey field with the reason if the map is empty; in a part of the axes or all."""
+    """Draw the map over its image, or a grey field with the reason if the map is empty; in `box`, or the whole axes."""
     rows, cols = image.shape[:2]
     left, right, bottom, top = box or (-0.5, cols - 0.5, rows - 0.5, -0.5)
     place: dict[str, Any] = {"extent": (left, right, bottom, top), "origin": "upper"}

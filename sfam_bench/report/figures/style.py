@@ -31,6 +31,7 @@ def save(figure: Figure, out: Path, name: str, dpi: int = PRINT, kinds: Sequence
         facts: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
         with atomic(path) as temporary, mpl.rc_context({"svg.hashsalt": "sfam_bench"}):
             figure.savefig(temporary, format=kind, dpi=min(dpi, IN_SVG) if kind == "svg" else dpi, **facts)
+        figure.set_layout_engine("none")  # each format would lay it out again, for which all is drawn once more
     return paths
 
 
