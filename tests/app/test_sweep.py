@@ -173,6 +173,7 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path, changed: dict[str, Any], wo
         (["sweep=nonsense"], ("no sweep 'nonsense'", "gamma", "losses")),
         ([], ("sweep=",)),
         (["sweep=gamma", "launcher=carrier_pigeon"], ("launcher=carrier_pigeon", "here, local, slurm")),
+        (["sweep=gamma", "lancher=here"], ("no setting 'lancher'", "did you mean launcher?")),
         (["sweep=gamma", "cluster.cpus=0"], ("cpus", "at least 1")),
         (["sweep=gamma", "more=['pooling=gap']"], ("pooling is an axis",)),
         (["sweep=gamma", "more=['pairs.count']"], ("cannot read the override", "KEY=VALUE")),
