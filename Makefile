@@ -196,6 +196,8 @@ docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of 
 	$(PY) -m benchmarks.concepts $<
 	$(PY) -m benchmarks.gallery $<
 
+# Compiled modules are kept: the tests start a hundred processes
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PY) -m pytest --dist worksteal --durations=20
 # Lint uses one core, so it runs while the tests run
 WITH_LINT := --no-print-directory --jobs 2 lint
