@@ -16,7 +16,7 @@ METRICS := $(call list,$(call files,conf/metric/*.yaml))
 aside = $(if $(FORCE),@test ! -e $(1) || mv $(1) $(1).$$(date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help figures paper leaderboard keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all test-fast lint
+.PHONY: help figures paper leaderboard keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-photos table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all test-fast lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ table-choices: setup  ## SFAM along gamma, and what its abstract leaves open, on
 table-choices-cub: results/train/cub/model.safetensors  ## the same on real birds, fine-tuned (results/sweeps/)
 	$(SB) sweep sweep=gamma_cub launcher=$(LAUNCHER) 'more=[dataset.root=$(CUB),model.checkpoint=$(abspath $<)]'
 	$(SB) sweep sweep=choices_cub launcher=$(LAUNCHER) 'more=[dataset.root=$(CUB),model.checkpoint=$(abspath $<)]'
+
+table-photos: setup  ## birds, cars and groceries, frozen and trained, by loss and similarity; hours (results/sweeps/)
+	$(SB) sweep sweep=photos_frozen launcher=$(LAUNCHER)
+	$(SB) sweep sweep=photos launcher=$(LAUNCHER)
 
 # Without methods that take passes of their own, which cost more than all metrics; QUICK='$(METHODS)' has them all
 QUICK ?= [sfam,similarity_decomposition,cam,fam,gam,grad_cam,grad_cam_pp,layer_cam,eigen_grad_cam,zhu,embedding_cam,input_x_gradient,weight_transfer,lafam,centre,chance]
@@ -192,6 +196,8 @@ docs-pictures: results/train/planted/model.safetensors  ## draw the pictures of 
 	$(PY) -m benchmarks.concepts $<
 	$(PY) -m benchmarks.gallery $<
 
+# Compiled modules are kept: the tests start a hundred processes
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PY) -m pytest --dist worksteal --durations=20
 # Lint uses one core, so it runs while the tests run
 WITH_LINT := --no-print-directory --jobs 2 lint

@@ -81,7 +81,8 @@ def _compose(config_name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
         path.append(provider, place)
     path.append("hydra", "pkg://hydra.conf")
     path.append("schema", "structured://")
-    cfg = ConfigLoaderImpl(path).load_configuration(config_name, [*overrides], RunMode.RUN, from_shell=False)
+    mode = RunMode.MULTIRUN  # lets a group without a choice (???) pass
+    cfg = ConfigLoaderImpl(path).load_configuration(config_name, [*overrides], mode, from_shell=False)
     return {name: value for name, value in OmegaConf.to_container(cfg, resolve=False).items() if name != "hydra"}  # type: ignore[union-attr, misc]
 
 

@@ -24,6 +24,7 @@ class Card:
     degenerate: cases in which the map is uninformative or misleading.
     control: a negative control, listed in every table; not an explanation.
     remakes: it can explain a changed model, query or reference; maps read from files cannot.
+    expensive: a map takes as many passes as those of methods that sample, so that metrics make no further maps.
     """
 
     reads_reference: bool = True
@@ -37,6 +38,7 @@ class Card:
     degenerate: tuple[str, ...] = ()
     control: bool = False
     remakes: bool = True
+    expensive: bool = False
 
     @property
     def blind(self) -> bool:

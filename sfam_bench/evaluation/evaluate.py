@@ -93,7 +93,7 @@ def evaluate(
                 shard.curves.extend(record_curves(method, pairs, applied.values()))
             if keep_maps:
                 shard.maps[f"{method.name}/query"] = method.raw.cpu()
-                joint = None if method.explained.samples else method.explained.point_pairs
+                joint = None if method.explained.expensive else method.explained.point_pairs
                 if joint and has_small_grids(encoded):
                     shard.maps[f"{method.name}/{MATCHES}"] = strongest_matches(joint()).cpu()
                 if can_swap(encoded):
@@ -130,9 +130,9 @@ def make_methods(scene: Scene, explainers: Mapping[str, Explainer], same: list[s
         seconds = clock() - start
         scaled = normalise(raw)
         remake = partial(raw_maps, explainer) if card_of(explainer).remakes else None
-        samples = isinstance(explainer, Sampling)
+        expensive = isinstance(explainer, Sampling) or card_of(explainer).expensive
         joint = joint_values(explainer, scene)
-        explained = Explained(scene, upsample(scaled, size), name, raw, remake, samples=samples, point_pairs=joint)
+        explained = Explained(scene, upsample(scaled, size), name, raw, remake, expensive=expensive, point_pairs=joint)
         yield Method(name, raw, scaled, find_flags(raw, same), explained, seconds)
 
 

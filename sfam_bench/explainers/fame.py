@@ -34,6 +34,7 @@ class FAME(Checked):
 
     card: ClassVar[Card] = Card(
         signed=False,
+        expensive=True,
         identities=("one step without blur is the magnitude of the gradient's luminance, scaled",),
         degenerate=(
             "pixels that rise and pixels that fall count alike: the map has no sign",

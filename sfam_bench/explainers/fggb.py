@@ -29,6 +29,7 @@ class FGGB(Checked):
     """
 
     card: ClassVar[Card] = Card(
+        expensive=True,
         identities=(
             "a threshold subtracts itself times the mean of the scaled gradients",
             "without a threshold the map of a margin is the positive's map minus the negative's",

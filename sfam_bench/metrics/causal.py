@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, assert_never
 
+import scipy
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from sfam_bench.core.errors import Checked, UserError
@@ -164,7 +164,7 @@ def largest(values: Parts) -> Tensor:
 
 def rank_parts(values: Parts) -> Parts:
     """Ranks over the parts, ties by their mean; NaN stays NaN."""
-    return torch.from_numpy(rankdata(values.cpu().numpy(), axis=1, nan_policy="omit")).to(values.device)
+    return torch.from_numpy(scipy.stats.rankdata(values.cpu().numpy(), axis=1, nan_policy="omit")).to(values.device)
 
 
 def correlate(one: Parts, other: Parts) -> Scores:

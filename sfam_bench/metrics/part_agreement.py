@@ -1,9 +1,9 @@
 """Over many references of one query: does relevance follow the similarity of each part?"""
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from sfam_bench.core.maps import ROUNDING
@@ -49,7 +49,9 @@ def rank_agreement(
     differs, moves = np.ptp(agreement, axis=0) > 0, np.ptp(relevance, axis=0) > least
     if not differs.any():
         return np.nan, "equal_references"
-    first, second = (_centre(rankdata(table[:, differs], axis=0), axis=0) for table in (relevance, agreement))
+    first, second = (
+        _centre(scipy.stats.rankdata(table[:, differs], axis=0), axis=0) for table in (relevance, agreement)
+    )
     lengths = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
     found = (first * second).sum(axis=0) / np.where(lengths > 0, lengths, 1)
     return float(np.where(moves[differs], found, 0.0).mean()), ""

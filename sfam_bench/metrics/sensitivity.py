@@ -122,7 +122,7 @@ class ReferenceContrast(Comparing):
 
     def measure_remakes(self, explained: Explained) -> Measured:
         same, other = (
-            ReferenceSensitivity(self.sampling, self.measure, self.of, to)(explained)
+            ReferenceSensitivity(self.expensive, self.measure, self.of, to)(explained)
             for to in ("same_class", "other_class")
         )
         reasons = {name: flags | same.reasons[name] for name, flags in other.reasons.items()}

@@ -5,7 +5,7 @@ from typing import Literal
 
 import krippendorff
 import numpy as np
-from scipy import stats
+import scipy
 
 from sfam_bench.core.errors import UserError
 
@@ -29,17 +29,17 @@ def ranking(scores: np.ndarray, level: float = 0.05) -> Ranking:
     blocks, columns = complete.shape
     if not blocks or columns < 2:
         raise UserError("ranks need two explainers and a pair that none of them has flagged")
-    ranks = stats.rankdata(-complete, axis=1)
+    ranks = scipy.stats.rankdata(-complete, axis=1)
     statistic, p = np.nan, np.nan
     if columns >= FEWEST and np.ptp(ranks, axis=1).any():
-        statistic, p = stats.friedmanchisquare(*complete.T)
+        statistic, p = scipy.stats.friedmanchisquare(*complete.T)
     difference = critical_difference(columns, blocks, level)
     return Ranking(ranks.mean(axis=0), blocks, float(statistic), float(p), difference)
 
 
 def critical_difference(columns: int, blocks: int, level: float = 0.05) -> float:
     """Nemenyi's critical difference: mean ranks closer than this do not differ significantly at family-wise `level`."""
-    quantile = stats.studentized_range.ppf(1 - level, columns, np.inf) / np.sqrt(2)
+    quantile = scipy.stats.studentized_range.ppf(1 - level, columns, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(columns * (columns + 1) / (6 * blocks)))
 
 
@@ -63,7 +63,7 @@ def kendall_w(ratings: np.ndarray) -> float:
     raters, items = ratings.shape
     if min(raters, items) < 2:
         return float("nan")
-    ranks = stats.rankdata(ratings, axis=1)
+    ranks = scipy.stats.rankdata(ratings, axis=1)
     ties = sum(float((count**3 - count).sum()) for count in (np.unique(row, return_counts=True)[1] for row in ranks))
     most = raters**2 * (items**3 - items) - raters * ties
     spread = ((ranks.sum(axis=0) - raters * (items + 1) / 2) ** 2).sum()

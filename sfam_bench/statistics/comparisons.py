@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+import scipy  # whose stats are imported when first used: most runs need none, and they take most of a second
 
 from sfam_bench.statistics.intervals import sum_by_cluster
 
@@ -142,7 +142,7 @@ def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, draws: int = 10_0
     p, used = np.full(differences.shape[1], np.nan), (sizes > 0).sum(axis=0)
     scaled = _scale(sums)
     normal = (_effective_classes(sums) >= NORMAL_FROM) & (used >= NORMAL_FROM)
-    p[normal] = 2 * stats.norm.sf(np.abs(scaled[:, normal].sum(axis=0)))
+    p[normal] = 2 * scipy.stats.norm.sf(np.abs(scaled[:, normal].sum(axis=0)))
     for classes in np.unique(used[(used > 1) & ~normal]):
         columns = np.flatnonzero((used == classes) & ~normal)
         own = np.stack([scaled[sizes[:, column] > 0, column] for column in columns], axis=1)
@@ -166,5 +166,5 @@ def rank_biserial(differences: np.ndarray) -> float:
     unequal = differences[differences != 0]  # as in Wilcoxon's test
     if not len(unequal):
         return 0.0 if len(differences) else float("nan")
-    ranks = stats.rankdata(np.abs(unequal))
+    ranks = scipy.stats.rankdata(np.abs(unequal))
     return float((ranks * np.sign(unequal)).sum() / ranks.sum())

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+import scipy
 
 from sfam_bench.runs.matrix import Matrix
 from sfam_bench.statistics.intervals import clustered_intervals
@@ -33,7 +33,7 @@ def place_values(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     The mean over either sample is the AUC; they are weighted so that the mean over both is, too.
     """
     both, (n, m) = np.concatenate([first, second]), (len(first), len(second))
-    ranks = rankdata(both)
-    below = (ranks[:n] - rankdata(first)) / m
-    above = 1 - (ranks[n:] - rankdata(second)) / n
+    ranks = scipy.stats.rankdata(both)
+    below = (ranks[:n] - scipy.stats.rankdata(first)) / m
+    above = 1 - (ranks[n:] - scipy.stats.rankdata(second)) / n
     return np.concatenate([below, above])

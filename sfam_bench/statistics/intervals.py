@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 CHUNK = 1 << 22  # resampled cluster counts held at a time
 STUDENT_BELOW = 8  # clusters below which resampling is too narrow (benchmarks/coverage.py)
@@ -110,7 +110,7 @@ def _effective(sizes: np.ndarray) -> np.ndarray:
 
 def _student(sums: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
     mean = sums.sum(axis=0) / sizes.sum(axis=0)
-    half = stats.t.ppf((1 + level) / 2, np.maximum(_effective(sizes) - 1, 1)) * np.sqrt(_variance(sums, sizes))
+    half = scipy.stats.t.ppf((1 + level) / 2, np.maximum(_effective(sizes) - 1, 1)) * np.sqrt(_variance(sums, sizes))
     return np.stack([mean - half, mean + half])
 
 
@@ -120,7 +120,7 @@ def _wilson(sums: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
     share, variance = sums.sum(axis=0) / total, _variance(sums, sizes)
     design = np.divide(share * (1 - share), variance, out=effective.copy(), where=variance > 1e-15)
     size = np.minimum(design, total)
-    squared = stats.t.ppf((1 + level) / 2, np.maximum(effective - 1, 1)) ** 2 / size
+    squared = scipy.stats.t.ppf((1 + level) / 2, np.maximum(effective - 1, 1)) ** 2 / size
     middle, half = share + squared / 2, np.sqrt(squared * share * (1 - share) + squared**2 / 4)
     return np.stack([middle - half, middle + half]).clip(0, 1 + squared) / (1 + squared)
 
@@ -135,7 +135,7 @@ def _percentiles(sums: np.ndarray, sizes: np.ndarray, draws: int, seed: int, lev
         times = np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
         means[start : start + rows] = (times @ sums) / (times @ sizes)
     freedom = np.maximum(_effective(sizes) - 1, 1)
-    tail = stats.norm.cdf(np.sqrt((freedom + 1) / freedom) * stats.t.ppf((1 - level) / 2, freedom))
+    tail = scipy.stats.norm.cdf(np.sqrt((freedom + 1) / freedom) * scipy.stats.t.ppf((1 - level) / 2, freedom))
     means.sort(axis=0)
     return np.stack([_quantile(means, tail), _quantile(means, 1 - tail)])
 

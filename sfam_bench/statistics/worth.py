@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from sfam_bench.runs.matrix import FACTS, RUN, Matrix
 from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
@@ -168,4 +168,4 @@ def _agreement(scores: np.ndarray) -> tuple[int, float, float, float, float]:
     taus = tau_matrix(scores)[np.triu_indices(len(scores), 1)]
     taus = taus[np.isfinite(taus)]
     mean, least = (float(taus.mean()), float(taus.min())) if len(taus) else (np.nan, np.nan)
-    return scores.shape[1], kendall_w(scores), krippendorff_alpha(stats.rankdata(scores, axis=1)), mean, least
+    return scores.shape[1], kendall_w(scores), krippendorff_alpha(scipy.stats.rankdata(scores, axis=1)), mean, least

@@ -596,4 +596,5 @@ def test_a_mode_whose_package_is_absent(run_script: Run, tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "openvino", None)
     call = ("evaluate", *TINY, f"run_dir={tmp_path / 'run'}")
     says(mistake(run_script(*call, "passes.mode=openvino")), "passes.mode=openvino cannot be used", "choose auto")
-    assert run_script(*call, "resume=true")[0] == 0  # the pairs are there already
+    assert not (tmp_path / "run").exists()
+    assert run_script(*call)[0] == 0  # the corrected call is not refused

@@ -113,14 +113,6 @@ def test_nobody_else_needs_a_training_split(run_script: Run, tmp_path: Path) -> 
     assert "prepared" not in json.loads((tmp_path / "run" / "manifest.json").read_text())
 
 
-def test_a_way_of_passes_that_is_not_installed_leaves_no_run_folder(run_script: Run, tmp_path: Path) -> None:
-    call = ["evaluate", *SMALL, "explainer=[lafam]", f"run_dir={tmp_path / 'run'}"]
-    with patch.dict("sys.modules", {"openvino": None}):
-        refused(run_script(*call, "passes.mode=openvino"), "passes.mode=openvino cannot be used here", "choose auto")
-    assert not (tmp_path / "run").exists()
-    assert run_script(*call)[0] == 0  # the corrected call is not refused
-
-
 UNFIT = ["explainer=[sfam,le_grad,lafam]", "metric=[energy_pointing_game]"]
 
 

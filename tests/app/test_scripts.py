@@ -223,8 +223,7 @@ def test_training_twice_with_one_seed_gives_bit_identical_weights(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["triplet", "arcface"])
-@pytest.mark.parametrize("head", ["none", "linear"])
+@pytest.mark.parametrize(("loss", "head"), [("triplet", "none"), ("arcface", "linear")])
 def test_every_loss_trains_and_its_checkpoint_embeds(run_script: Run, tmp_path: Path, loss: str, head: str) -> None:
     model = [f"head={head}", *(["head.dims=8"] if head == "linear" else [])]
     ok(run_script("train", *TRAIN, *model, f"loss={loss}", f"run_dir={tmp_path / 'run'}"))

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -39,9 +40,16 @@ KINDS = {  # the words that start each; its folder comes last
 LOCAL = ["launcher=local", "workers=2", "cluster.cpus=1"]
 
 
-def start(kind: str, root: Path, run_script: Run) -> "subprocess.Popen[Any]":
-    """The driver of processes that do all jobs of a kind, in a process group of its own."""
+def start(kind: str, root: Path, run_script: Run, planned: bool = False) -> "subprocess.Popen[Any]":
+    """The driver of processes that do all jobs of a kind, in a process group of its own.
+
+    A study may be planned here, as by a command that ended before its first trial: planning imports torch for seconds.
+    """
     command, words, folder = KINDS[kind]
+    if planned:
+        with patch("sfam_bench.app.launching.LAUNCHERS", {"here": lambda *_: sys.exit(128 + signal.SIGTERM)}):
+            assert run_script(command, *words, f"{folder}={root}")[0] == 128 + signal.SIGTERM
+        command, words, folder = "submit", ["run", "wait=true"], "run_dir"
     if kind == "evaluation":  # of two shards, one is done here
         ok(run_script(command, *words, f"{folder}={root}"))
         ok(run_script("work", f"run_dir={root}", f"job={read_plan(root).jobs[0].id}"))
@@ -92,7 +100,9 @@ def test_what_was_killed_half_way_is_continued_to_the_same_results(kind: str, ru
     word = Plan.word if kind == "evaluation" else "jobs"
     assert f"{jobs} {word}: {len(done)} done, {jobs - len(done)} waiting" in status(run_script, root)
 
-    said = ok(run_script("submit", "run", f"run_dir={root}", "wait=true", *LOCAL))
+    # A process spends seconds: of the three kinds, one is continued by processes
+    launcher = LOCAL if kind == "evaluation" else ["launcher=here"]
+    said = ok(run_script("submit", "run", f"run_dir={root}", "wait=true", *launcher))
     assert said.splitlines()[0] == f"{jobs - len(done)} of {jobs} {word} to do"
     assert f"{jobs} {word}: {jobs} done" in said
     assert f"{jobs} {word}: {jobs} done" in status(run_script, root)
@@ -111,7 +121,7 @@ def status(run_script: Run, root: Path) -> str:
 
 def test_trials_of_a_worker_whose_driver_was_killed_are_waited_for(run_script: Run, tmp_path: Path) -> None:
     root = tmp_path / "study"
-    driver = start("study", root, run_script)
+    driver = start("study", root, run_script, planned=True)
     while not read_notes(root, "done"):
         assert driver.poll() is None
         time.sleep(0.01)
@@ -135,7 +145,7 @@ def test_trials_of_a_worker_whose_driver_was_killed_are_waited_for(run_script: R
 @pytest.mark.parametrize("kind", ["sweep", "study"])
 def test_what_is_cancelled_stops_and_waits(kind: str, run_script: Run, tmp_path: Path) -> None:
     root = tmp_path / "cancelled"
-    driver = start(kind, root, run_script)
+    driver = start(kind, root, run_script, planned=kind == "study")
     while not read_notes(root, "running"):
         assert driver.poll() is None
         time.sleep(0.01)

@@ -79,11 +79,11 @@ def test_a_method_is_left_alone_where_it_cannot_or_should_not_be_asked_again() -
         raise AssertionError("asked")
 
     metric = ReferenceSensitivity(to="noise")
-    for seen in (Explained(scene, maps), Explained(scene, maps, remake=never, samples=True)):
+    for seen in (Explained(scene, maps), Explained(scene, maps, remake=never, expensive=True)):
         assert metric(seen).values.isnan().all()
         assert metric(seen).reasons[NOT_DRAWN].all()
-    dear = ReferenceSensitivity(sampling=True, to="noise")
-    assert dear(Explained(scene, maps, remake=lambda *_: maps, samples=True)).values.tolist() == [0.0] * 3
+    dear = ReferenceSensitivity(expensive=True, to="noise")
+    assert dear(Explained(scene, maps, remake=lambda *_: maps, expensive=True)).values.tolist() == [0.0] * 3
 
 
 def test_a_constant_further_map_is_a_reason_and_no_value() -> None:

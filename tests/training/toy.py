@@ -60,7 +60,7 @@ def augmented(image_id: str) -> Tensor:
     return picture(image_id) + 0.1 * torch.rand(3, 8, 8)
 
 
-LONG = replace(RECIPE, epochs=30, checkpoint_steps=3, freeze_batchnorm=True, lr=1e-3)
+LONG = replace(RECIPE, epochs=15, checkpoint_steps=3, freeze_batchnorm=True, lr=1e-3)
 
 
 def spoken(step: int, numbers: Mapping[str, float]) -> None:

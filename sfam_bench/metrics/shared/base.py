@@ -29,7 +29,7 @@ class Explained:
     """The maps of one method on a scene: at the resolution of the images, signed, at most one in magnitude.
 
     `remake` is the method, for metrics that compare its map with that of a changed model, query or reference; None
-    where maps cannot be recomputed (they were read from files). `samples` says that each map takes forward passes;
+    where maps cannot be recomputed (they were read from files). `expensive` says that each map takes many passes;
     `point_pairs` computes the values of pairs of positions, for methods that have them and targets of one reference;
     `further` holds maps that one metric computed and another may use.
     """
@@ -40,7 +40,7 @@ class Explained:
     raw: RawMaps | None = None  # as the method returned them
     remake: Remake | None = None
     answers: Cache = field(default_factory=Cache, compare=False, repr=False)  # by question
-    samples: bool = False
+    expensive: bool = False
     point_pairs: Callable[[], PointPairs] | None = None
     further: Cache = field(default_factory=Cache, compare=False, repr=False)  # by change
 

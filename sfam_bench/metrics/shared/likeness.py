@@ -106,13 +106,13 @@ def resize_maps(raw: RawMaps, like: Maps) -> Maps:
 class Remaking(Checked):
     """A metric that computes further maps by the method.
 
-    sampling: also for methods that take forward passes, whose maps are expensive.
+    expensive: also for methods each of whose maps takes many passes.
     """
 
-    sampling: bool = False
+    expensive: bool = False
 
     def __call__(self, explained: Explained) -> Measured:
-        if explained.remake is None or (explained.samples and not self.sampling):
+        if explained.remake is None or (explained.expensive and not self.expensive):
             return no_records(explained)
         return self.measure_remakes(explained)
 
