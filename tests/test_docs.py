@@ -49,9 +49,10 @@ TUTORIALS = (
 )  # whose commands are run, if they do not say that they take long
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
+POINTS = "steps.intervals=2", "full_share=0"
 FEWER = {  # images, or passes, than a reader of the page has
-    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=3", "steps.intervals=2", "full_share=0"),
-    "steps.intervals=": ("steps.intervals=2", "full_share=0"),
+    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=3", *POINTS),
+    "steps.intervals=": POINTS,
     "pairs.count=12": ("pairs.count=8",),
 }
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
