@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from sfam_bench.core.files import atomic, write_json
 from sfam_bench.report.writer import write_report
-from sfam_bench.runs.chunks import CURVES, FORMAT, SCHEMA
+from sfam_bench.runs.chunks import CURVES, SCHEMA, parquet_format
 from sfam_bench.runs.proof import DIGESTS, file_digests
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "reports.json"
@@ -42,11 +42,11 @@ def make(root: Path, millions: float) -> None:
     )
     root.mkdir(parents=True)
     pairs.to_parquet(root / "pairs.parquet", index=False)
-    pq.write_table(CURVES.empty_table(), root / "curves.parquet", **FORMAT)
+    pq.write_table(CURVES.empty_table(), root / "curves.parquet", **parquet_format(CURVES))
     draw = np.random.default_rng(0)
     explainers = ["lafam", "chance", *(f"method_{n}" for n in range(EXPLAINERS - 2))]
     metrics = [f"metric_{n}" for n in range(METRICS)]
-    with pq.ParquetWriter(root / "records.parquet", SCHEMA, **FORMAT) as file:
+    with pq.ParquetWriter(root / "records.parquet", SCHEMA, **parquet_format(SCHEMA)) as file:
         for start in range(0, count, AT_ONCE):
             file.write_table(_records(pairs[start : start + AT_ONCE], explainers, metrics, draw))
     facts = {

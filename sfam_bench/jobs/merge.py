@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, remove_stale_temporaries
 from sfam_bench.jobs.plan import Plan
-from sfam_bench.runs.chunks import CURVES, FORMAT, PAIR, SCHEMA, Chunk, chunk_path, distinct_rows
+from sfam_bench.runs.chunks import CURVES, PAIR, SCHEMA, Chunk, chunk_path, distinct_rows, parquet_format
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import read_pairs
 from sfam_bench.runs.store import RunStore
@@ -131,7 +131,7 @@ class _Stream:
     held: list[pa.Table] = field(default_factory=list)
 
     def __enter__(self) -> "_Stream":
-        self.writer = pq.ParquetWriter(self.path, self.schema, **FORMAT)
+        self.writer = pq.ParquetWriter(self.path, self.schema, **parquet_format(self.schema))
         return self
 
     def __exit__(self, *_: object) -> None:

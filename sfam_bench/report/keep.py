@@ -13,7 +13,7 @@ import yaml
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import digest, read_json, temporary_folder, write_json
 from sfam_bench.report.page.pair_order import sort_pairs
-from sfam_bench.runs.chunks import FORMAT, PAIR, first_line
+from sfam_bench.runs.chunks import PAIR, first_line, parquet_format
 from sfam_bench.runs.proof import AGAIN, DIGESTS, check_digest, file_digests
 from sfam_bench.runs.reader import (
     KINDS,
@@ -67,7 +67,7 @@ def _keep_evaluation(run: Path, out: Path, pictures: int, curves: bool) -> None:
     found = read_run(run)
     for kind, schema in KINDS.items():
         table = read_tables(run, found.manifest, kind) if curves or kind != "curves" else schema.empty_table()
-        pq.write_table(table, out / f"{kind}.parquet", **FORMAT)
+        pq.write_table(table, out / f"{kind}.parquet", **parquet_format(schema))
     found.pairs.to_parquet(out / "pairs.parquet", index=False)
     if (run / "config.yaml").is_file():
         check_digest(run, found.manifest, run / "config.yaml")

@@ -25,7 +25,6 @@ CURVES = pa.schema([*((key, TEXT) for key in WALKS), ("fraction", POINTS), ("sco
 PAIR = ("query_id", "reference_id")
 MARK = b"sfam_bench"  # the facts of a chunk, in the metadata of its file
 SEAL, BLANK = "sha256", "0" * 64  # the digest of a file that carries it, for which it is written as zeros
-FORMAT: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
@@ -134,11 +133,20 @@ def describe_passes(passes: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in (passes or {}).items()) or "unknown"
 
 
+def parquet_format(schema: pa.Schema) -> dict[str, Any]:
+    """How a file of this schema is written: the bytes of values of equal weight together, which saves a third."""
+    common: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+    if schema.get_field_index("value") < 0:
+        return common
+    named = [name for name in schema.names if name != "value"]
+    return {**common, "use_dictionary": named, "column_encoding": {"value": "BYTE_STREAM_SPLIT"}}
+
+
 def _write(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
     """Write a table with its digest in the footer."""
     marked = {MARK: json.dumps({**facts, "rows": len(table), SEAL: BLANK}, ensure_ascii=False).encode()}
     with atomic(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(marked), temporary, **FORMAT)
+        pq.write_table(table.replace_schema_metadata(marked), temporary, **parquet_format(table.schema))
         content = temporary.read_bytes()
         before, name, after = content.rpartition(_seal(BLANK))
         temporary.write_bytes(before + name.replace(BLANK.encode(), _sha256(content).encode()) + after)
