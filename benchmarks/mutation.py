@@ -180,8 +180,8 @@ FAULTS = [
         "wrong quantile",
         "statistics/intervals.py",
         "test_intervals.py",
-        "half = stats.t.ppf((1 + level) / 2,",
-        "half = stats.t.ppf(level,",
+        "half = scipy.stats.t.ppf((1 + level) / 2,",
+        "half = scipy.stats.t.ppf(level,",
     ),
     Fault(
         "no correction for leverage",
