@@ -33,7 +33,7 @@ def go(run: Path, count: int) -> dict[int, float]:
 def test_two_gloo_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
     one, two = go(tmp_path / "one", 1), go(tmp_path / "two", 2)
     assert two.keys() == one.keys()
-    assert len(one) == 60
+    assert len(one) == 30  # steps
     assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-4)
     weights, expected = load_file(tmp_path / "two/model.safetensors"), load_file(tmp_path / "one/model.safetensors")
     for key, value in expected.items():
