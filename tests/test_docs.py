@@ -49,12 +49,11 @@ TUTORIALS = (
 )  # whose commands are run, if they do not say that they take long
 BEFORE = {"README.md": "docs/how-to/method.md"}  # a page that takes the files of another for written
 LONG = re.compile(r"#.*\b(minutes?|hours?)\b")
-POINTS = "steps.intervals=2", "full_share=0"
-FEWER = {  # images, or passes, than a reader of the page has
-    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=3", *POINTS),
-    "steps.intervals=": POINTS,
+FEWER = {  # images and pairs than a reader of the page has
+    "experiment=planted": ("dataset.train_per_class=2", "dataset.test_per_class=3"),
     "pairs.count=12": ("pairs.count=8",),
 }
+EVALUATED = ("steps.intervals=2", "full_share=0", "passes.mode=eager")  # with fewer passes, none to find a fast mode
 ABSENT = {"dataset=cub", "dataset=cars196", "dataset=sop", "experiment=cub"}  # real photos are not at hand
 TO_SETTINGS = {"track": track.to_settings} | {name: partial(to_settings, name) for name in OPTIONS}
 SEVERAL = ("explainer", "metric", "baseline")  # groups of which several files are chosen
@@ -186,9 +185,7 @@ class Reader:
             composed(name, arguments, self.search)
             return
         begun = [begin for begin in FEWER if any(given.startswith(begin) for given in arguments)]
-        fewer = [word for begin in begun for word in FEWER[begin] if name != "train" or word.startswith("dataset.")]
-        if name == "evaluate":
-            fewer.append("passes.mode=eager")
+        fewer = [*(word for begin in begun for word in FEWER[begin]), *(EVALUATED if name == "evaluate" else ())]
         code, out, err = self.run_script(name, *arguments, *fewer, *self.search)
         assert code == 0, err
         assert out
