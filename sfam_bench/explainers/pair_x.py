@@ -36,12 +36,13 @@ class Matches:
 class PairX(Checked):
     """sum_m r_m P_m / sum P_m, m = (i, j) mutual nearest positions, r = R_i R'_j; Shrack et al., arXiv 2503.22881.
 
-    R_i is the magnitude of the relevance at position i of the cut, which starts at the embedding before L2 as the
-    gradient of the score, as in the authors' code. P_m is the magnitude of the relevance of pixels that starts as the
-    activations at i. The authors draw the best matches of a pair each in a colour of its own; the one map here, their
-    sum with the relevance r_m of each match distributed over its pixels, is derived.
+    R_i is the magnitude of the relevance at position i of the cut. It is propagated from the embedding before L2, where
+    it starts as the gradient of the score, as in the authors' code. P_m is the magnitude of the relevance of pixels; it
+    is propagated from position i of the cut, where it starts as the activations. The authors draw each of the best
+    matches of a pair in its own colour. The single map here is derived: the relevance r_m of each match is distributed
+    over its pixels, and the matches are summed.
 
-    space: "image" propagates the best matches to pixels; "cut" leaves r_m, of all matches, at position i.
+    space: "image" propagates the best matches to pixels; "cut" puts the r_m of all matches at their positions i.
     matches: number of matches that are propagated, each with a forward and a backward pass.
     epsilon: added to the denominators of the relevance rules (z+ in convolutions, epsilon in linear layers).
     """
@@ -51,11 +52,11 @@ class PairX(Checked):
         signed=False,
         margin=False,
         identities=(
-            "at the cut, an image with itself has the square of its relevance at positions without an equal",
+            "at the cut, the map of an image with itself is its relevance squared, where no other position is equal",
             "the map at the cut sums to the relevance of all matches",
         ),
         degenerate=(
-            "on a coarse grid most positions match their own place or background, whatever the model compares",
+            "on a coarse grid most positions match the same place or background, whatever the model compares",
             "the gradient of a cosine changes sign from dimension to dimension, and its magnitude hides this",
         ),
     )

@@ -21,13 +21,15 @@ from sfam_bench.models.similarity_model import SimilarityModel
 class RelevanceCAM(Checked):
     """sum_k (mean_ij R_k,ij) A_k, R the relevance at the cut; Lee et al., CVPR 2021, eq. 5 and 6, its start derived.
 
-    Relevance starts at the embedding as the split of the score over dimensions, e_d e'_d / (|e||e'|) for cosine, and is
-    propagated to the cut: through head and pooling, and behind an early cut through the later layers. The paper starts
-    at class scores. Its code adds a bias to two sums of contributions; here it is added once.
+    Relevance starts at the embedding: that of a dimension is its share of the score, e_d e'_d / (|e||e'|) for cosine.
+    This start is derived here; the paper starts at class scores. Relevance is then propagated to the cut through head
+    and pooling, and with an early cut also through the layers before the pooling. The paper's code adds a bias to two
+    sums of contributions; here it is added once.
 
-    start: "signed" is the split; "positive" its positive part; "contrastive" makes each comparison of the margin a
-        class, as the paper does: its positive part, scaled to 1 for the reference and to -1 in all for the negatives.
-    rule: of linear layers; "zplus" (alpha 1, beta 0) is the paper's.
+    start: "signed" takes these shares; "positive" their positive part; "contrastive" treats each comparison of the
+        margin as a class, as the paper does: the positive part, scaled to the sum 1 for the reference and to the sum -1
+        over all negatives.
+    rule: propagation rule of linear layers; "zplus" (alpha 1, beta 0) is the paper's.
     gamma: of the gamma rule.
     epsilon: added to the denominators.
     """
@@ -35,7 +37,7 @@ class RelevanceCAM(Checked):
     card: ClassVar[Card] = Card(
         identities=(
             "without a head under GAP it is SFAM over N (cosine)",
-            "behind layers without bias relevance at the cut sums to what it starts with",
+            "if no layer behind the cut has a bias, relevance sums at the cut to what it sums to at its start",
             "the signed margin map is the positive's map minus the negative's",
         ),
         degenerate=(

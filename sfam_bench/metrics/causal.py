@@ -36,17 +36,19 @@ MEASURES = {
 class CausalAgreement(Checked):
     """Agreement over parts of relevance and measured effect on the similarity of the pair; defined here.
 
-    The effect of a part is the score minus its mean with the part redrawn: evidence in other states, other parts in
-    other looks. It is measured on the pair and the model at hand, so nothing is assumed about what the model should
-    use. (parts + 1) * repeats passes a pair serve all methods.
+    The effect of a part is the score minus the mean score with the part redrawn: evidence (parts that decide the class)
+    in other states, other parts in other looks. It is measured on the pair and the model at hand, so nothing is assumed
+    about what the model should use. Each pair takes (parts + 1) * repeats passes, which serve all methods.
 
-    measure: Pearson's or Spearman's correlation; 1 where the part of greatest relevance has the greatest effect; or the
-        share of parts whose relevance has the sign of the effect, over effects of more than two standard errors.
+    measure: Pearson's or Spearman's correlation; 1 where the part of greatest relevance has the greatest effect; or,
+        among parts with an effect of more than two standard errors, the share whose relevance has the sign of the
+        effect.
     of: relevance of a part: sum ("mass") or mean ("density") of the signed map over its visible pixels.
     side: the query's map and parts, or the reference's; pairs without a map of the reference have no record.
-    repeats: redrawings of each part, of all methods' passes the same.
-    value: of the "map"; the "ceiling", which is the effects by half of the redrawings against the other half; or the
-        "chance" level: of the map against the effects on the similarity to an image of another class.
+    repeats: redrawings of each part; all methods share their passes.
+    value: agreement of the "map" with the effects; the "ceiling", which is the agreement of the effects by half of the
+        redrawings with those by the other half; or the "chance" level, which is the agreement of the map with the
+        effects on the similarity to an image of another class.
     """
 
     measure: Measure = "pearson"

@@ -32,7 +32,7 @@ class ContextRatio(Checked):
     """Score of the background alone over that of the foreground alone; after Rueda-Toicen et al., arXiv 2604.09690.
 
     Both are scores of the query with the other part replaced, minus s_base; NaN where that of the foreground is below
-    `min_range`. 0: the background alone says nothing of the pair. The paper compares retrieval on inpainted images;
+    `min_range`. At 0, the background alone does not raise the score. The paper compares retrieval on inpainted images;
     here hidden pixels have the baseline's colour, and the silhouette of the object remains. The same for all methods.
     """
 
@@ -83,7 +83,7 @@ class Laterality(Checked):
     def card(self) -> MetricCard:
         return MetricCard(
             range=ANY,
-            degenerate=("a mirrored background falls too: compare pairs with one background or none",),
+            degenerate=("mirroring the background lowers the score too: compare pairs with the same or no background",),
             group="Metrics that depend on the pair",
             label=label("laterality", "with itself" if self.mirror == "self" else ""),
             meaning="fall of the score when the query is mirrored left to right"

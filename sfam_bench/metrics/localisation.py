@@ -131,7 +131,7 @@ class RegionMetric(Checked):
 class PointingGame(RegionMetric):
     """1 where the map's maximum is less than `tolerance` px from the region; Zhang et al., IJCV 2018.
 
-    The 15 px are TorchRay's; on the planted set, shared and unshared parts have 4 px.
+    The default tolerance of 15 px is TorchRay's; for shared and unshared parts of the planted set it is 4 px.
 
     region: foreground, box, shared, unshared or background.
     tolerance: in pixels; 0 counts only a maximum inside the region.

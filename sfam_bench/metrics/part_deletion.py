@@ -44,8 +44,8 @@ class Discs:
 class PartDeletion(Checked):
     """Agreement over visible parts of the map's mean on a disc and the fall of the score without it; defined here.
 
-    A weaker witness than causal_agreement, for photos, where parts cannot be redrawn: a blurred disc is an image as the
-    model has not seen. One pass a part and pair serves all methods.
+    A weaker measure than causal_agreement, for photos, where parts cannot be redrawn: the model has not seen images
+    with blurred discs. Each pair takes one pass for each part, which serves all methods.
 
     measure: Pearson's or Spearman's correlation; or 1 where the part of greatest relevance has the greatest effect.
     diameter: px of a disc, with the part in its middle.
@@ -65,7 +65,7 @@ class PartDeletion(Checked):
             range=SHARE if self.measure == "top" else (-1, 1),
             degenerate=(
                 "a model that has not seen blurred discs may react to their edges",
-                "discs of near parts overlap, so that their effects are not apart",
+                "discs of neighbouring parts overlap, so that their effects cannot be separated",
             ),
             group="Metrics that depend on the pair",
             label=label("part deletion", note, self.baseline.name),

@@ -78,8 +78,8 @@ def methods_page(
         "which is the similarity to the reference minus that to a negative (an image of another class).",
         "- *forward*, *backward*: how many images pass through the trunk for each map, in addition to encoding the "
         "pair once. Methods with the same masks share these passes in a run.",
-        "- *ms per map*: milliseconds of processor time for each map, of all cores together (on a GPU, of the clock), "
-        "measured once on the machine that wrote this page.",
+        "- *ms per map*: milliseconds of processor time for each map, of all cores together (on a GPU, wall-clock "
+        "time), measured once on the machine that wrote this page.",
         "- *uses reference*: whether the map depends on the reference; a *control* is a negative control, which does "
         "not depend on the content of the reference and which every method should beat.",
         "- *signed*: whether the map can have negative values.",
