@@ -117,6 +117,7 @@ class Metrics:
         joins the runs of a part, which evaluated different methods or pairs of one choice of pairs.
     explainers: which methods, all where none is named.
     differences: of which metrics the paired differences to the method `to` follow, with intervals that hold together.
+    compared: two methods each, whose difference in causal agreement is shown for every run that has both.
     """
 
     title: str
@@ -126,6 +127,7 @@ class Metrics:
     explainers: Sequence[str] = ()
     differences: Sequence[str] = ()
     to: str = "lafam"
+    compared: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -144,11 +146,14 @@ class Metrics:
                 raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
         made = [table for title, part in parts.items() for table in self._part(title, part, found)]
         made += [self._compare(run) for run in runs.values() if self.differences]
+        frames = {"": pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)}
+        if self.compared:
+            frames["differences"] = known_answers.difference_frame([*runs.values()], self.compared)
+            made.append(known_answers.difference_table(frames["differences"]))
         left_out = left_out_table({name: run.behind(found[name]) for name, run in runs.items()})
         shown = {name: title if joined else name for title, part in self.runs.items() for name in part}
         lines = [(name, describe_run(stored.run(name), found[shown[name]])) for name in names]
-        frame = pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)
-        return Sheet(self.title, lines, [*made, *([left_out] if left_out else [])], {"": frame})
+        return Sheet(self.title, lines, [*made, *([left_out] if left_out else [])], frames)
 
     def _select_rows(self, run: Summed) -> pd.DataFrame:
         """The rows of the means in the table, and the chance levels of its metrics."""

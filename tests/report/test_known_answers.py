@@ -13,7 +13,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.metrics.causal import CausalAgreement
 from sfam_bench.metrics.localisation import EnergyPointingGame
-from sfam_bench.report.paper import KnownAnswers
+from sfam_bench.report.paper import KnownAnswers, Metrics
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables.known_answers import difference_frame, difference_table
 from sfam_bench.runs.matrix import Matrix
@@ -122,6 +122,15 @@ def test_differences_hold_for_all_that_are_shown(stored: Stored) -> None:
     noisy = [values[0] - values[1] for values in ([0.82, 0.62], [0.78, 0.58])]
     assert frame.loc[("partial", "sfam"), "difference"] == pytest.approx(np.mean(noisy))
     assert set(frame["compared"]) == {3}
+
+
+def test_a_table_of_means_compares_methods_in_every_run_that_has_both(stored: Stored) -> None:
+    runs = {"worlds": ["partial", "vit"]}
+    sheet = Metrics("Means", runs, ["causal_agreement"], compared=[["sfam", "grad_cam"], ["daam", "lafam"]])(stored)
+    (table,) = (table for table in sheet.tables if table.title == "Differences in causal agreement")
+    known = KnownAnswers("Known", ["partial"], {}, ["partial", "vit"], [["sfam", "grad_cam"], ["daam", "lafam"]])(stored)
+    assert table in known.tables
+    assert sheet.frames["differences"].equals(known.frames["differences"])
 
 
 def test_kinds_of_pairs_are_compared_apart(stored: Stored) -> None:
