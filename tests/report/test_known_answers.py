@@ -125,10 +125,10 @@ def test_differences_hold_for_all_that_are_shown(stored: Stored) -> None:
 
 
 def test_a_table_of_means_compares_methods_in_every_run_that_has_both(stored: Stored) -> None:
-    runs = {"worlds": ["partial", "vit"]}
-    sheet = Metrics("Means", runs, ["causal_agreement"], compared=[["sfam", "grad_cam"], ["daam", "lafam"]])(stored)
+    runs, compared = {"worlds": ["partial", "vit"]}, [["sfam", "grad_cam"], ["daam", "lafam"]]
+    sheet = Metrics("Means", runs, ["causal_agreement"], compared=compared)(stored)
     (table,) = (table for table in sheet.tables if table.title == "Differences in causal agreement")
-    known = KnownAnswers("Known", ["partial"], {}, ["partial", "vit"], [["sfam", "grad_cam"], ["daam", "lafam"]])(stored)
+    known = KnownAnswers("Known", ["partial"], {}, ["partial", "vit"], compared)(stored)
     assert table in known.tables
     assert sheet.frames["differences"].equals(known.frames["differences"])
 

@@ -118,7 +118,7 @@ def _flags(axes: Axes, run: Summed) -> None:
         axes.annotate(str(count), (count, place), (3, 0), textcoords="offset points", va="center", fontsize=SMALL)
     axes.set_yticks(
         range(len(counts)),
-        [break_name(FLAGS.get(name, to_prose(name)), 26) for name, _ in counts],
+        [break_name(FLAGS.get(name, to_prose(name)), 26, 3) for name, _ in counts],
         fontsize=SMALL,
         **PLAIN,
     )
