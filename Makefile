@@ -16,7 +16,7 @@ METRICS := $(call list,$(call files,conf/metric/*.yaml))
 aside = $(if $(FORCE),@test ! -e $(1) || mv $(1) $(1).$$(date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help figures paper leaderboard keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-photos table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all test-fast lint
+.PHONY: help figures paper leaderboard keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-photos table-few-shot table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all test-fast lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,14 @@ table-choices-cub: results/train/cub/model.safetensors  ## the same on real bird
 table-photos: setup  ## birds, cars and groceries, frozen and trained, by loss and similarity; hours (results/sweeps/)
 	$(SB) sweep sweep=photos_frozen launcher=$(LAUNCHER)
 	$(SB) sweep sweep=photos launcher=$(LAUNCHER)
+
+few_shot = $(SB) $(1) experiment=few_shot/planted_$(2) run_dir=results/few-shot/$(1)-$(2) resume=true
+explained = $(call few_shot,evaluate,$(1)) variants=few_shot model.checkpoint=results/few-shot/train-$(1)/model.safetensors
+
+table-few-shot: setup  ## prototypes of ProtoNet and class weights of Baseline++ on the planted set (results/few-shot/)
+	$(call aside,results/few-shot)
+	$(foreach n,protonet baseline_pp,$(call few_shot,train,$n) && $(call explained,$n) &&) true
+	$(SB) report 'runs=[results/few-shot/evaluate-protonet,results/few-shot/evaluate-baseline_pp]' out=results/few-shot/report
 
 # Without methods that take passes of their own, which cost more than all metrics; QUICK='$(METHODS)' has them all
 QUICK ?= [sfam,similarity_decomposition,cam,fam,gam,grad_cam,grad_cam_pp,layer_cam,eigen_grad_cam,zhu,embedding_cam,input_x_gradient,weight_transfer,lafam,centre,chance]
@@ -167,13 +175,13 @@ ENTERED ?= [sfam,similarity_decomposition,grad_cam,lafam,centre,chance]
 listed = $(call list,$(call files,$(1)))
 PAPER := $(SB) paper
 
-table-%: setup  ## table 1 to 12 out of stored records (results/tables/): make table-1 [MORE='records=results/train out=results/mine table.table_1.runs=[sop]']
+table-%: setup  ## table 1 to 13 out of stored records (results/tables/): make table-1 [MORE='records=results/train out=results/mine table.table_1.runs=[sop]']
 	$(PAPER) 'table=$(call listed,conf/table/$*_*.yaml)' $(MORE)
 
 figures: setup  ## draw the figures out of stored records (results/figures/)
 	$(PAPER) 'figure=$(call listed,conf/figure/*.yaml)' $(MORE)
 
-paper: setup  ## table-1 to table-12 and all figures, in a minute, without torch (results/tables/, figures/, paper.tex)
+paper: setup  ## table-1 to table-13 and all figures, in a minute, without torch (results/tables/, figures/, paper.tex)
 	$(PAPER) 'table=$(call listed,conf/table/*.yaml)' 'figure=$(call listed,conf/figure/*.yaml)' document=true $(MORE)
 
 leaderboard: setup  ## rows of our own methods on the planted tracks, half an hour (results/leaderboard/)
