@@ -215,7 +215,7 @@ test: setup  ## lint, types, import contracts and all tests but the slow ones
 
 test-all: setup  ## the same with every tensor's shape checked, and the slow tests
 	@$(MAKE) $(WITH_LINT) test-fast SHAPES='-p tests.shapes'
-	$(PYTEST) -n 3 -m slow    # one of them waits for SLURM for minutes
+	$(PYTEST) -n 4 -m slow    # many of them wait: for SLURM, for processes, for files
 
 test-fast: setup
 	$(PYTEST) -n 2 -m 'not slow' $(SHAPES)

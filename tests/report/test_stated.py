@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from sfam_bench.report.stored import Stored
+from sfam_bench.report.tables.formats import terminal_table
+from sfam_bench.report.tables.tables import Report
 from sfam_bench.statistics.summaries import paired_difference
 from tests.paths import ROOT
-from tests.scripts import Run, ok
 
 INTERVAL = re.compile(r"([-+]?\d+\.\d+)\*{0,2} \[([-+]?\d+\.\d+),\s+([-+]?\d+\.\d+)\]")
 RECORDS = ROOT / "results" / "records"
@@ -69,9 +70,9 @@ def test_a_wrong_digit_is_found() -> None:
     assert [*lacking(f"{mean + 5:.3f} [{low:.3f}, {high:.3f}]")]
 
 
-@pytest.mark.slow
-def test_the_table_of_the_readme_is_that_of_the_stored_demo(run_script: Run, tmp_path: Path) -> None:
-    printed = ok(run_script("report", f"runs=[{RECORDS / 'planted'}]", f"out={tmp_path / 'report'}")).splitlines()
+def test_the_table_of_the_readme_is_that_of_the_stored_demo() -> None:
+    demo = Stored(RECORDS).run("planted")
+    printed = terminal_table(Report(demo.means, demo.catalogue)).splitlines()
     readme = (ROOT / "README.md").read_text()
     block = next(block for block in re.findall(r"```text\n(.*?)```", readme, re.DOTALL) if "causal" in block)
     rows = [line.rstrip() for line in block.splitlines() if line.strip()]
