@@ -147,7 +147,7 @@ known-answers: setup  ## rendered worlds x networks x all methods, whose cause i
 differential: setup  ## compare the methods with other people's code [PEERS=folder of checkouts], and write docs/differential.md
 	$(if $(PEERS),PEERS=$(PEERS)) $(PY) -m benchmarks.differential
 
-bench: .venv/.bench  ## speed against the peers, 6 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
+bench: .venv/.bench  ## speed against the peers, 6 to 9 minutes: make bench [PHOTOS=class folders] [RISE=checkout] [CHECK=1]
 	$(PY) -m benchmarks.bench $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(RISE),--rise $(RISE)) $(if $(CHECK),--check)
 .venv/.bench: .venv/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
