@@ -24,7 +24,8 @@ class Card:
     degenerate: cases in which the map is uninformative or misleading.
     control: a negative control, listed in every table; not an explanation.
     remakes: it can explain a changed model, query or reference; maps read from files cannot.
-    expensive: a map takes as many passes as of a method that samples; metrics ask neither for maps of changed scenes.
+    expensive: a map takes as many passes as one of a method that samples; metrics ask neither method for a map of
+        another model or image.
     """
 
     reads_reference: bool = True
