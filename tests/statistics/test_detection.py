@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 
 from sfam_bench.runs.matrix import Matrix
-from sfam_bench.statistics.detection import detection_rate, place_values
+from sfam_bench.statistics.detection import detection_rate, influences
 
 
 def run(values: np.ndarray, name: str = "sfam") -> Matrix:
@@ -17,12 +18,23 @@ def run(values: np.ndarray, name: str = "sfam") -> Matrix:
     return Matrix.of(records, pairs)
 
 
-def test_place_values_average_to_the_share_of_ordered_pairs() -> None:
+def test_influences_average_to_the_share_of_ordered_pairs() -> None:
     first, second = np.array([3.0, 1.0, 2.0, 2.0]), np.array([2.0, 0.0, 3.0])
     ordered = np.mean([(a > b) + 0.5 * (a == b) for a in first for b in second])
-    found = place_values(first, second)
+    found = influences(first, second)
     assert found[:4].mean() == pytest.approx(ordered)
     assert found[4:].mean() == pytest.approx(ordered)
+    assert np.isnan(influences(first, second[:0])).all()
+
+
+def test_intervals_have_their_level() -> None:
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(200):
+        shared = np.repeat(rng.normal(size=24), 4)  # classes that are high in both runs
+        high, low = (shared + rng.normal(size=96) + shift for shift in (1.0, 0.0))
+        row = detection_rate(run(high), run(low), "background_energy").iloc[0]
+        inside.append(row["low"] <= scipy.stats.norm.cdf(0.5) <= row["high"])  # differences have the variance 4
+    assert 0.9 <= np.mean(inside) <= 1.0
 
 
 def test_models_whose_maps_lie_apart_are_told_and_equal_ones_are_not() -> None:
