@@ -12,7 +12,7 @@ from torch import Tensor
 from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.references import MEAN, Entries, EntryShares, Given, Prototype, Supports
-from sfam_bench.core.types import Activations, Embeddings, Image, Images, Keypoints, KeypointsBatch, Mask, Masks
+from sfam_bench.core.types import Activations, Embeddings, Flags, Image, Images, Keypoints, KeypointsBatch, Mask, Masks
 
 Key = TypeVar("Key")
 
@@ -66,6 +66,7 @@ class PairBatch:
     others: further references of the same query by role (same_class, other_class), as images; NaN if a pair has none.
     rivals: references of the other classes, each for all queries, for the target `class_score`.
     redraws: the data set, if it draws its images again with parts changed.
+    lacking: of a region, or of "keypoints", that only some pairs have: the pairs without it, whose mask is empty.
 
     Raises:
         UserError: if a query is among its own supports.
@@ -83,6 +84,7 @@ class PairBatch:
     others: dict[str, Images] = field(default_factory=dict)
     rivals: tuple[Given, ...] = ()
     redraws: Redrawing | None = None
+    lacking: dict[str, Flags] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for given in (self.reference, self.negative, *self.rivals):
@@ -100,12 +102,17 @@ class PairBatch:
         return self.reference
 
     def has(self, need: str) -> bool:
-        """Whether every pair has `need`: a region of the query, "keypoints", a "negative", a role, or "redraws"."""
+        """Whether a pair has `need`: a region of the query, "keypoints", a "negative", a role, or "redraws"."""
         if need == "keypoints":
             return self.keypoints is not None and self.reference_keypoints is not None
         if need == "redraws":
             return self.redraws is not None
         return need in self.masks or need in self.others or (need == "negative" and self.negative is not None)
+
+    def lack(self, needs: Iterable[str]) -> list[bool]:
+        """Which pairs lack one of `needs` that others of the batch have."""
+        found = [self.lacking[need] for need in needs if need in self.lacking]
+        return torch.stack(found).any(dim=0).tolist() if found else [False] * len(self)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from sfam_bench.core.records import PairBatch, Redrawing, Sample
 from sfam_bench.core.references import Prototype, Supports, Vectors
 from sfam_bench.core.stream import prefetch
-from sfam_bench.core.types import Images, KeypointsBatch, Mask, Masks
+from sfam_bench.core.types import Flags, Images, KeypointsBatch, Mask, Masks
 from sfam_bench.datasets.base import Dataset
 from sfam_bench.datasets.episodes import HOW, NEGATIVE_VECTOR, NEGATIVES, RIVAL_VECTORS, RIVALS, SUPPORTS, VECTOR
 from sfam_bench.datasets.pairs import OTHERS
@@ -38,7 +38,7 @@ def load_batches(dataset: Dataset, frames: Sequence[pd.DataFrame]) -> Iterator[P
 
 
 def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
-    """Load one batch; regions are included if every pair has them, missing further references are NaN.
+    """Load one batch; the mask of a region that a pair lacks is empty, missing further references are NaN.
 
     Pairs of episodes have prototypes or class weights as references, and the regions that the query has with every
     support; pairs with other vectors have the query's own masks.
@@ -52,9 +52,11 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         common_regions(dataset, query_id, own, sample)
         for query_id, own, sample in zip(frame["query_id"], shown, queries, strict=True)
     ]
-    masks, redraws = stack_common(regions), dataset if isinstance(dataset, Redrawing) else None
+    masks, lacking = stack_regions(regions)
+    redraws, points = dataset if isinstance(dataset, Redrawing) else None, stack_keypoints(queries)
     if VECTOR in frame:
-        return replace(_load_vectors(dataset, frame), masks=masks, redraws=redraws)
+        found = _load_vectors(dataset, frame)
+        return replace(found, masks=masks, redraws=redraws, lacking={**found.lacking, **lacking})
     if of_episodes:
         return PairBatch(
             query_ids=tuple(frame["query_id"]),
@@ -64,33 +66,41 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
             negative_ids=tuple(frame["negative_id"]),
             negative=load_supports(dataset, frame, [*frame[NEGATIVES]]),
             masks=masks,
-            keypoints=keypoints(queries),
+            keypoints=points,
             rivals=tuple(load_supports(dataset, frame, own) for own in zip(*frame.get(RIVALS, ()), strict=True)),
             redraws=redraws,
+            lacking=lacking,
         )
     references = [dataset.sample(image_id) for image_id in frame["reference_id"]]
+    images = torch.stack([sample.image for sample in references])
     negatives = [image_id for image_id in frame["negative_id"] if image_id]
     if negatives and "shared" in masks:
         unlike = zip(frame["query_id"], negatives, queries, masks["shared"], strict=True)
         masks["distinguishing"] = torch.stack([_distinguish(dataset, *triplet) for triplet in unlike])
+        if "shared" in lacking:
+            lacking["distinguishing"] = lacking["shared"]
     return PairBatch(
         query_ids=tuple(frame["query_id"]),
         reference_ids=tuple(frame["reference_id"]),
         query=torch.stack([sample.image for sample in queries]),
-        reference=torch.stack([sample.image for sample in references]),
+        reference=images,
         negative_ids=tuple(negatives) or None,
         negative=torch.stack([dataset.sample(image_id).image for image_id in negatives]) if negatives else None,
         masks=masks,
-        keypoints=keypoints(queries),
-        reference_keypoints=keypoints(references),
-        others={role: images for role in OTHERS if (images := further_references(dataset, frame, role)) is not None},
+        keypoints=points,
+        reference_keypoints=stack_keypoints(references),
+        others={
+            role: found for role in OTHERS if (found := further_references(dataset, frame, role, images)) is not None
+        },
         redraws=redraws,
+        lacking={**lacking, **without_keypoints(queries, references)},
     )
 
 
 def _load_vectors(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
     """Load one batch of pairs whose references are vectors."""
     queries = [dataset.sample(image_id) for image_id in frame["query_id"]]
+    masks, lacking = stack_regions([sample.masks for sample in queries])
 
     def vectors(rows: Iterable[Any]) -> Vectors:
         return Vectors(torch.tensor(np.array([*map(list, rows)]), dtype=torch.float32))
@@ -102,9 +112,10 @@ def _load_vectors(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         reference=vectors(frame[VECTOR]),
         negative_ids=tuple(frame["negative_id"]),
         negative=vectors(frame[NEGATIVE_VECTOR]),
-        masks=stack_common([sample.masks for sample in queries]),
-        keypoints=keypoints(queries),
+        masks=masks,
+        keypoints=stack_keypoints(queries),
         rivals=tuple(vectors(own) for own in zip(*frame.get(RIVAL_VECTORS, ()), strict=True)),
+        lacking=lacking,
     )
 
 
@@ -133,23 +144,38 @@ def common_regions(dataset: Dataset, query_id: str, reference_ids: Sequence[str]
     }
 
 
-def stack_common(regions: Sequence[dict[str, Mask]]) -> dict[str, Masks]:
-    """The regions that all pairs have, (batch, rows, cols) each."""
-    common = [name for name in regions[0] if all(name in found for found in regions)]
-    return {name: torch.stack([found[name] for found in regions]) for name in common}
+def stack_regions(regions: Sequence[dict[str, Mask]]) -> tuple[dict[str, Masks], dict[str, Flags]]:
+    """The regions that some pairs have, (batch, rows, cols) each, empty for the others, and which these are."""
+    masks, lacking = dict[str, Masks](), dict[str, Flags]()
+    for name in dict.fromkeys(name for found in regions for name in found):
+        without = torch.tensor([name not in found for found in regions])
+        empty = torch.zeros_like(next(found[name] for found in regions if name in found))
+        masks[name] = torch.stack([found.get(name, empty) for found in regions])
+        if without.any():
+            lacking[name] = without
+    return masks, lacking
 
 
-def further_references(dataset: Dataset, frame: pd.DataFrame, role: str) -> Images | None:
-    """The further references of one role, NaN for pairs without one; None if no pair of the batch has one."""
-    ids = frame.get(f"{role}_id", pd.Series("", frame.index))
-    images = {image_id: dataset.sample(image_id).image for image_id in ids.unique() if image_id}
-    if not images:
+def further_references(dataset: Dataset, frame: pd.DataFrame, role: str, like: Images) -> Images | None:
+    """The further references of one role, NaN for pairs without one; None if no pair of the run has one."""
+    if f"{role}_id" not in frame:
         return None
-    missing = torch.full_like(next(iter(images.values())), torch.nan)
+    ids = frame[f"{role}_id"]
+    images = {image_id: dataset.sample(image_id).image for image_id in ids.unique() if image_id}
+    missing = torch.full_like(like[0], torch.nan)
     return torch.stack([images.get(image_id, missing) for image_id in ids])
 
 
-def keypoints(samples: Sequence[Sample]) -> KeypointsBatch | None:
-    """The keypoints of all images; None if one has none."""
-    points = [sample.keypoints for sample in samples if sample.keypoints is not None]
-    return torch.stack(points) if len(points) == len(samples) else None
+def stack_keypoints(samples: Sequence[Sample]) -> KeypointsBatch | None:
+    """The keypoints of all images, none visible where an image has none; None if no image has any."""
+    like = next((sample.keypoints for sample in samples if sample.keypoints is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.zeros_like(like) if one.keypoints is None else one.keypoints for one in samples])
+
+
+def without_keypoints(queries: Sequence[Sample], references: Sequence[Sample]) -> dict[str, Flags]:
+    """The pairs of which an image has no keypoints, if there are such pairs."""
+    pairs = zip(queries, references, strict=True)
+    without = torch.tensor([query.keypoints is None or reference.keypoints is None for query, reference in pairs])
+    return {"keypoints": without} if without.any() else {}

@@ -137,6 +137,7 @@ def add_classes(frame: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
 def add_controls(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Add a random reference of the reference's class and one of neither image's class; "" if there is none.
 
+    A role for which no pair has one has no column.
     Each draw depends only on its pair, so that adding pairs does not change the others.
     """
     among_all = index[roles(index)[1]]
@@ -152,7 +153,7 @@ def add_controls(pairs: pd.DataFrame, index: pd.DataFrame, seed: int) -> pd.Data
     for role, chosen in found.items():
         if missing := chosen.count(""):
             log.warning("%d of %d pairs have no further reference: %s", missing, len(pairs), role)
-    return pairs.assign(**{f"{role}_id": chosen for role, chosen in found.items()})
+    return pairs.assign(**{f"{role}_id": chosen for role, chosen in found.items() if any(chosen)})
 
 
 def add_rivals(

@@ -69,7 +69,7 @@ def evaluate(
     gallery: Catalogue | None = None,
     keep_curves: bool = True,
 ) -> Iterator[BatchResult]:
-    """Explain and measure batch by batch; a metric whose needs a batch or the run does not meet gives no record."""
+    """Explain and measure batch by batch; a metric whose needs a pair or the run does not meet gives no record."""
     check_names(explainers, metrics)
     searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
     for pairs in batches:
@@ -79,11 +79,12 @@ def evaluate(
         shard = BatchResult([], maps=joint_maps(model, encoded) if keep_maps else {})
         names = (dataset, model.name, target.name)
         applied = {name: metric for name, metric in metrics.items() if all(map(scene.has, metric.needs))}
+        lacking = {name: pairs.lack(metric.needs) for name, metric in applied.items()}
         for method in answer_questions(make_methods(scene, explainers, same), applied.values(), encoded.passes):
             for name, metric in applied.items():
                 found = metric(method.explained)
                 holding = {reason: flags.tolist() for reason, flags in found.reasons.items()}
-                missed = holding.pop(NOT_DRAWN, [False] * len(pairs))
+                missed = [*map(any, zip(lacking[name], holding.pop(NOT_DRAWN, lacking[name]), strict=True))]
                 why = [
                     NOT_DRAWN if missed[i] else flag or first_true(holding, i) for i, flag in enumerate(method.flags)
                 ]

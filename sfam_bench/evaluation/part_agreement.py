@@ -177,14 +177,13 @@ class PartAgreement(Checked):
     def relevance(
         self, raw: RawMaps, size: tuple[int, int], keypoints: Keypoints | None
     ) -> tuple[Float[np.ndarray, "refs parts"], str]:
-        """The relevance near each part, NaN where there is no map, and the reason for a query without a value."""
+        """The relevance near each part, 0 in constant maps, and the reason for a query without a value."""
         nonfinite, constant = (flags.cpu().numpy() for flags in find_flaws(raw))
         if keypoints is None:
             return np.empty((len(raw), 0)), "few_parts"
         found = relevance_near_parts(upsample(normalise(raw), size), keypoints, self.sigma * max(size)).cpu().numpy()
-        found[nonfinite | constant] = np.nan
-        few = (~(nonfinite | constant)).sum() < 3
-        return found, ("nonfinite_map" if nonfinite.any() else "constant_map") if few and len(raw) > 2 else ""
+        few = (~constant).sum() < 3 <= len(raw)
+        return found, "nonfinite_map" if nonfinite.any() else "constant_map" if few else ""
 
 
 def passes_facts(device: torch.device) -> dict[str, Any]:
@@ -197,6 +196,7 @@ def shuffle_classes(classes: Int[np.ndarray, " refs"], random: np.random.Generat
     """For each reference one of another class; whole classes are exchanged, since those of one class are similar."""
     members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
     found = np.empty(len(classes), dtype=int)
-    for mine, other in zip(members, random.permutation(len(members)), strict=True):
-        found[mine] = np.resize(members[other], len(mine))
+    order = random.permutation(len(members))
+    for one, other in zip(order, np.roll(order, 1), strict=True):  # in a circle, so that no class keeps its place
+        found[members[one]] = np.resize(members[other], len(members[one]))
     return found

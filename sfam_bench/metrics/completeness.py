@@ -17,6 +17,9 @@ from sfam_bench.metrics.shared.base import Explained, Measured, mask_values
 class Completeness(Checked):
     """|sum of the raw map - explained score| / |score|; Sundararajan et al., ICML 2017.
 
+    The score is the target of the unchanged pair; what is explained is that score, its linear part, or its change from
+    a baseline. So a map that exceeds a small change of a large score by half of it has a small value.
+
     0 is a map whose values sum to the score. It is measured for every method: a method that is listed as not additive
     does not claim to sum to the score, and one with an arbitrary scale (a channel sum instead of a mean) may have any
     value and still rank pixels well. All other metrics rescale maps first; this one does not.

@@ -241,16 +241,17 @@ def count_ranked(explained: Explained) -> list[int]:
 
 
 def ranking_reasons(explained: Explained, of_class: bool) -> dict[str, Flags]:
-    """By reason, pairs that a gallery cannot rank: of an image with itself; by class, of two classes, alone in one."""
+    """By reason, pairs that a gallery cannot rank; by class also those of two classes, or alone in one."""
     scene = explained.scene
     if scene.gallery is None:
         raise ValueError("these pairs have no gallery")
     names = scene.pairs.query_ids
     query, reference = (scene.gallery.find_places(ids) for ids in (names, scene.pairs.reference_ids))
     labels = scene.gallery.labels
+    ranked = torch.stack([scene.gallery.others(name) for name in names])
     reasons = {"self_pair": query == reference}
+    reasons["not_searched"] = ~ranked.gather(1, reference[:, None])[:, 0]
     if of_class:
-        alike = (labels[place] == labels[scene.gallery.others(name)] for place, name in zip(query, names, strict=True))
-        reasons["alone_in_class"] = torch.stack([~found.any() for found in alike])
+        reasons["alone_in_class"] = ~(ranked & (labels == labels[query][:, None])).any(dim=1)
         reasons["other_class"] = labels[query] != labels[reference]
     return reasons

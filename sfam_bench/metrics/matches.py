@@ -147,7 +147,7 @@ class PartMatches(Checked):
             if none[-1]:
                 values.append(torch.zeros(()).double())
                 continue
-            points = torch.stack([mask.nonzero().double().mean(dim=0).flip(0) for mask in other[visible]])
+            points = torch.stack([mask.nonzero().double().mean(dim=0).flip(0) + 0.5 for mask in other[visible]])
             cells = cells_of(points, (one.shape[2], one.shape[3]), (other.shape[1], other.shape[2]))
             correct = adaptive_max_pool2d(own[visible].double(), one.shape[:2]).flatten(1).T
             values.append(rate_matches(self.value, one, cells, correct))

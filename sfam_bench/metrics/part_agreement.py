@@ -31,10 +31,9 @@ def rank_agreement(
 
     Both are centred over the parts of each reference first, so that parts are compared with each other. A part that is
     hidden in the query, or equally similar in all references, is left out; a part whose relevance does not change with
-    the reference counts as 0. References without a map are left out.
+    the reference counts as 0.
     """
-    visible, mapped = np.isfinite(relevance).any(axis=0), np.isfinite(relevance).any(axis=1)
-    relevance, agreement = relevance[mapped], agreement[mapped]
+    visible = np.isfinite(relevance).any(axis=0)
     usable = np.isfinite(relevance).all(axis=0) & np.isfinite(agreement).all(axis=0)
     if visible.sum() < 2:
         return np.nan, "few_parts"

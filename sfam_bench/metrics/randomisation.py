@@ -25,6 +25,7 @@ from sfam_bench.metrics.shared.likeness import (
     Comparing,
     Remaking,
     apply_change,
+    flag_further,
     remake_maps,
     resize_maps,
 )
@@ -229,14 +230,21 @@ class SmoothRandomisation(Comparing):
     def measure_remakes(self, explained: Explained) -> Measured:
         scene = explained.scene
         drawn = Scene(*apply_change(scene, Randomised(-1, self.seed, 1)))
-        return self.compare(self._mean_map(explained, scene), self._mean_map(explained, drawn))
+        (own, flawed), (other, flawed_too) = (self._mean_map(explained, each) for each in (scene, drawn))
+        return flag_further(self.compare(own, other), flawed | flawed_too)
 
-    def _mean_map(self, explained: Explained, scene: Scene) -> Maps:
+    def _mean_map(self, explained: Explained, scene: Scene) -> tuple[Maps, Flags]:
+        """The sum of the maps of noisy copies, and where one of them is not finite."""
         remake = explained.remake
         if remake is None:
             raise ValueError("these maps cannot be computed again")
-        noisy = (Noisy(sample, self.noise, self.seed, "gaussian")(scene) for sample in range(self.samples))
-        return sum((resize_maps(remake(*one), explained.maps) for one in noisy), torch.zeros_like(explained.maps))
+        total = torch.zeros_like(explained.maps)
+        flawed = torch.zeros(len(total), dtype=torch.bool, device=total.device)
+        for sample in range(self.samples):
+            raw = remake(*Noisy(sample, self.noise, self.seed, "gaussian")(scene))
+            total += resize_maps(raw, total)
+            flawed |= find_flaws(raw)[0]
+        return total, flawed
 
 
 @dataclass(frozen=True)
@@ -272,9 +280,15 @@ class EfficientRandomisation(Remaking):
         )
 
     def measure_remakes(self, explained: Explained) -> Measured:
-        maps = resize_maps(remake_maps(explained, Randomised(-1, self.seed, 1)), explained.maps)
-        before, after = (histogram_entropy(one, self.bins) for one in (explained.maps, maps))
-        reasons = {"constant_map": find_flaws(explained.maps)[1], "no_entropy": before == 0}
+        raw = remake_maps(explained, Randomised(-1, self.seed, 1))
+        before, after = (
+            histogram_entropy(one, self.bins) for one in (explained.maps, resize_maps(raw, explained.maps))
+        )
+        reasons = {
+            "constant_map": find_flaws(explained.maps)[1],
+            "nonfinite_further_map": find_flaws(raw)[0],
+            "no_entropy": before == 0,
+        }
         return mask_values(((after - before) / before).to(explained.maps), reasons)
 
 

@@ -146,7 +146,11 @@ class Infidelity(Checked):
         factor = (sums * falls).sum(dim=1) / squares
         error = (factor[:, None] * sums - falls).square().mean(dim=1)
         values = error / (energy / self.samples) if self.scale == "share" else error
-        reasons = {"constant_map": find_flaws(explained.maps)[1] | (squares == 0), "no_fall": energy == 0}
+        change = torch.cat([falls, torch.zeros_like(falls[:, :1])], dim=1)  # falls of one size are falls
+        reasons = {
+            "constant_map": find_flaws(explained.maps)[1] | (squares == 0),
+            "no_fall": is_flat(change, explained.scene.full().double()),
+        }
         return mask_values(values.to(explained.maps.dtype), reasons)
 
 

@@ -13,6 +13,7 @@ from sfam_bench.core.metric_card import MetricCard, label
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.types import Flags
 from sfam_bench.engine.series import Masked, Series, SoftMasks
+from sfam_bench.metrics.causal import is_flat
 from sfam_bench.metrics.perturbation import MEAN
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
 
@@ -93,4 +94,5 @@ class SaCo(Checked):
         first, second = torch.triu_indices(self.groups, self.groups, offset=1)
         apart = salience[:, first] - salience[:, second]
         signed = torch.where(falls[:, first] >= falls[:, second], apart, -apart).sum(dim=1)
+        reasons["no_fall"] = is_flat(falls, explained.scene.full())
         return mask_values((signed / apart.abs().sum(dim=1)).to(explained.maps.dtype), reasons)

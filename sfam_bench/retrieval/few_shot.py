@@ -18,7 +18,7 @@ def episode_facts(
     as in Chen et al. (ICLR 2019), and not of other classes.
     """
     found = episodes.accuracies(dataset, similarity, gallery, image_ids)
-    half = NORMAL * float(found.std()) / len(found) ** 0.5
+    half = NORMAL * float(found.std()) / len(found) ** 0.5 if len(found) > 1 else float("nan")
     sizes = {"ways": episodes.ways, "shots": episodes.shots, "count": len(found)}
     return {**sizes, "accuracy": float(found.mean()), "interval": half}
 

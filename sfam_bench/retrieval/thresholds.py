@@ -21,13 +21,14 @@ def find_thresholds(
     """The threshold at equal errors and at each of RATES, with the rates that it has on the other half of the classes.
 
     Classes in order of their label are dealt to both halves in turn; at most MOST images of each are compared, evenly
-    spread. A rate that no threshold reaches is left out.
+    spread, and "images" counts them. A rate that no threshold reaches is left out.
     """
     _, number = labels.unique(return_inverse=True)
     if int(number.max()) < 3:
         raise UserError(f"thresholds need four classes, two in each half, not {int(number.max()) + 1}")
-    halves = [_pairs(similarity, gallery, number, half) for half in (0, 1)]
-    found: dict[str, dict[str, Any]] = {}
+    chosen = [_spread((number % 2 == half).nonzero()[:, 0]) for half in (0, 1)]
+    halves = [_pairs(similarity, gallery, number, rows) for rows in chosen]
+    found: dict[str, dict[str, Any]] = {"images": {"compared": sum(map(len, chosen)), "all": len(labels)}}
     for name, far in (("equal_error", None), *((f"far_{rate:g}", rate) for rate in RATES)):
         try:
             threshold = calibrate(*halves[0], far)
@@ -45,13 +46,15 @@ def find_thresholds(
     return found
 
 
+def _spread(rows: Int[Tensor, " rows"]) -> Int[Tensor, " some"]:
+    """At most MOST rows, evenly spread."""
+    return rows if len(rows) <= MOST else rows[torch.linspace(0, len(rows) - 1, MOST).round().long()]
+
+
 def _pairs(
-    similarity: SimilarityFunction, gallery: Gallery, number: Int[Tensor, " items"], half: int
+    similarity: SimilarityFunction, gallery: Gallery, number: Int[Tensor, " items"], rows: Int[Tensor, " some"]
 ) -> tuple[Values, Flags]:
-    """The score of each two images of one half, and whether they are of one class."""
-    rows = (number % 2 == half).nonzero()[:, 0]
-    if len(rows) > MOST:
-        rows = rows[torch.linspace(0, len(rows) - 1, MOST).round().long()]
+    """The score of each two of these images, and whether they are of one class."""
     first, second = np.triu_indices(len(rows), 1)
     scores = similarity.matrix(gallery[rows], gallery[rows]).numpy()[first, second]
     classes = number[rows].numpy()

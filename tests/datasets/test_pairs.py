@@ -222,7 +222,7 @@ def test_batches_are_of_one_kind_and_keep_the_order() -> None:
     assert first_of_each_kind(pairs, 2).index.tolist() == [0, 1, 7, 8]
 
 
-def test_a_batch_holds_the_images_and_only_the_regions_of_all_its_pairs() -> None:
+def test_a_batch_holds_the_images_and_regions_of_its_pairs() -> None:
     pairs = choose("triplet", count=6)
     batch = load_batch(SET, pairs)
     grey = {side: [int(i[1:]) / 100 for i in pairs[f"{side}_id"]] for side in ("query", "reference", "negative")}
@@ -231,8 +231,10 @@ def test_a_batch_holds_the_images_and_only_the_regions_of_all_its_pairs() -> Non
     assert batch.negative_ids == tuple(pairs["negative_id"])
     ahead = pairs["query_id"] < pairs["reference_id"]
     assert 0 < ahead.sum() < 6
-    assert set(batch.masks) == {"foreground"}
-    assert set(load_batch(SET, pairs[ahead]).masks) == {"foreground", "shared", "distinguishing"}
+    assert set(batch.masks) == set(load_batch(SET, pairs[ahead]).masks) == {"foreground", "shared", "distinguishing"}
+    assert batch.lack(["foreground", "shared"]) == batch.lack(["distinguishing"]) == (~ahead).tolist()
+    assert not batch.masks["shared"][torch.tensor(~ahead.to_numpy())].any()
+    assert set(load_batch(SET, pairs[~ahead]).masks) == {"foreground"}
     assert load_batch(SET, choose("hard_negative", count=2)).negative is None
 
 
@@ -268,8 +270,8 @@ def test_where_there_is_no_further_reference_it_is_said(caplog: pytest.LogCaptur
     assert lacking.sum() == 2 * (CLASSES - 1)
     assert f"{lacking.sum()} of {len(pairs)} pairs have no further reference: same_class" in caplog.text
     assert (pairs["other_class_id"] != "").all()
-    one_class = add_controls(pairs[:1].assign(reference_label=0, query_label=0), LABELS[:EACH].to_frame(), 0)
-    assert one_class["other_class_id"].tolist() == [""]
+    of_one_class = pairs[:1].drop(columns=[f"{role}_id" for role in OTHERS]).assign(reference_label=0, query_label=0)
+    assert "other_class_id" not in add_controls(of_one_class, LABELS[:EACH].to_frame(), 0)
 
     batch = load_batch(SET, pairs)
     shown = batch.others["same_class"]
@@ -277,7 +279,9 @@ def test_where_there_is_no_further_reference_it_is_said(caplog: pytest.LogCaptur
     levels = [int(image_id[1:]) / 100 for image_id in pairs["same_class_id"][~lacking]]
     torch.testing.assert_close(shown[:, 0, 0, 0][torch.tensor(~lacking.to_numpy())], torch.tensor(levels))
     assert batch.others["other_class"].isfinite().all()
-    assert set(load_batch(SET, pairs[lacking]).others) == {"other_class"}
+    alone = load_batch(SET, pairs[lacking]).others  # a batch of them is no other case than one with them
+    assert set(alone) == {*OTHERS}
+    assert alone["same_class"].isnan().all()
 
 
 def test_pairs_without_these_columns_have_no_further_references() -> None:

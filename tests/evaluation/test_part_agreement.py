@@ -100,11 +100,23 @@ def test_shuffled_references_score_0_on_average() -> None:
 
 def test_what_does_not_count() -> None:
     relevance, agreement = tables(1)
-    hidden, unknown, lost = relevance.copy(), agreement.copy(), np.vstack([relevance, np.full((1, 4), np.nan)])
+    hidden, unknown = relevance.copy(), agreement.copy()
     hidden[:, 2], unknown[4, 2] = np.nan, np.nan
     fewer = value(np.delete(relevance, 2, axis=1), np.delete(agreement, 2, axis=1))
     assert value(hidden, agreement) == value(relevance, unknown) == fewer
-    assert value(lost, np.vstack([agreement, agreement[:1]])) == value(relevance, agreement)
+
+
+def test_a_constant_map_counts_as_no_relevance_and_one_that_is_not_finite_as_no_value() -> None:
+    maps, points = torch.rand(6, 4, 5), torch.tensor([[1.0, 1.0, 1], [3.0, 2.0, 1]])
+    maps[1:3] = 0.5
+    relevance, flag = PartAgreement().relevance(maps, (8, 10), points)
+    assert not flag
+    assert (relevance[1:3] == 0).all()
+    maps[3:5] = 0.5
+    assert PartAgreement().relevance(maps, (8, 10), points)[1] == "constant_map"
+    maps[1:5] = torch.rand(4, 4, 5)
+    maps[5, 0, 0] = torch.nan
+    assert PartAgreement().relevance(maps, (8, 10), points)[1] == "nonfinite_map"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +175,7 @@ def test_shuffling_exchanges_whole_classes(seed: int) -> None:
     taken = {label: set(classes[found[classes == label]].tolist()) for label in set(classes.tolist())}
     assert all(len(others) == 1 for others in taken.values())
     assert sorted(other for others in taken.values() for other in others) == sorted(taken)
+    assert all(others != {label} for label, others in taken.items()) or len(taken) == 1
 
 
 # Planted birds: three parts in three corners, each of one colour; activations are the colours themselves

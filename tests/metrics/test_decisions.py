@@ -23,6 +23,7 @@ from sfam_bench.metrics.shared.base import Explained, Scene
 from sfam_bench.metrics.shared.steps import Midpoint, Trapezoid
 from sfam_bench.models.similarity_model import encode_pairs
 from sfam_bench.retrieval.recall import Catalogue
+from sfam_bench.retrieval.search import Roles
 from tests.contract import SETUPS, SIZE, gallery, pairs, tiny
 
 HERE = {"baseline": Zeros(), "steps": Trapezoid(4)}
@@ -167,8 +168,17 @@ def test_an_image_is_not_found_for_itself(seen):
     itself = seen(ids=("q", "0", *IDS[2:]))
     batch = replace(itself.scene.pairs, reference_ids=("0",))
     itself = Explained(replace(itself.scene, pairs=batch), TRUTH)
-    assert reasons(RetrievalArea("rank", **HERE), itself) == ["self_pair"]
+    assert reasons(RetrievalArea("rank", **HERE), itself)[0] == "self_pair"
     assert "self_pair" in reasons(PixelsUntil("reference", **HERE), itself)
+
+
+def test_a_reference_that_is_not_searched_has_no_rank(seen):
+    plain = seen()
+    searched = torch.tensor([True, False, True, True, True])
+    searching = replace(plain.scene.gallery, roles=Roles(torch.ones(5, dtype=torch.bool), searched))
+    given = Explained(replace(plain.scene, gallery=searching), TRUTH)
+    assert reasons(RetrievalArea("rank", **HERE), given) == ["not_searched"]
+    assert reasons(PixelsUntil("class", **HERE), given)[0] == "not_searched"
 
 
 def test_an_image_that_is_not_in_the_gallery_is_named(seen):

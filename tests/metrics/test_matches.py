@@ -106,13 +106,13 @@ def test_parts_known_by_their_pixels_are_connected_with_themselves():
     """Three strips of both images; the 4 x 5 cells of a strip are columns 0 and 1, 1 to 3, and 3 and 4."""
     part = [[10.0, 10.0, 1]]
     joint = torch.zeros(CELLS, CELLS)
-    for left, right in ((6, 5), (8, 7), (9, 9)):  # of the query and the centre of the strip in the reference
+    for left, right in ((6, 10), (8, 12), (9, 14)):  # of the query and the centre of the strip in the reference
         joint[left, right] = 1.0
     assert PartMatches()(seen_with(joint, part, part)).values.item() == 1
     wrong = joint.clone()
-    wrong[9, 5] = 2.0
+    wrong[9, 10] = 2.0
     assert PartMatches()(seen_with(wrong, part, part)).values.item() == pytest.approx(2 / 3)
-    wrong[:, 7] = 0
+    wrong[:, 12] = 0
     assert PartMatches()(seen_with(wrong, part, part)).values.item() == pytest.approx(1 / 3)
     assert PartMatches("precision")(seen_with(wrong, part, part)).values.item() == 0.5
     chance = PartMatches("chance", None)(seen_with(joint, part, part)).values.item()

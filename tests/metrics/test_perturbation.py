@@ -8,7 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sfam_bench.core.baselines import MeanColour, Zeros
+from sfam_bench.core.baselines import Blur, MeanColour, Zeros
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import ranks
 from sfam_bench.core.metric_card import metric_card
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid, Walk
@@ -82,7 +83,7 @@ def test_points_are_scored_once_for_all_metrics_and_ends_never_again(explained):
     }
 
 
-@pytest.mark.parametrize("steps", [Trapezoid(4), Trapezoid(224), Midpoint(2), Midpoint(20)])
+@pytest.mark.parametrize("steps", [Trapezoid(4), Trapezoid(224), Midpoint(1), Midpoint(2), Midpoint(20)])
 def test_weights_integrate_a_constant_exactly(steps):
     counts, weights = steps(50_176)
     assert counts[0] == 0
@@ -95,6 +96,17 @@ def test_midpoints_and_their_correction_by_hand():
     counts, weights = Midpoint(2)(100)
     assert counts == [0, 25, 75, 100]
     assert weights == pytest.approx([1 / 24, 11 / 24, 11 / 24, 1 / 24])
+    assert Midpoint(1)(100)[1] == pytest.approx([1 / 12, 10 / 12, 1 / 12])
+
+
+def test_two_baselines_of_one_name_are_refused(explained):
+    seen = explained(torch.rand(1, 3, 8, 8), torch.rand(1, 8, 8))
+    first, same, other = (Perturbation("deletion", Blur(sigma), Midpoint(2), 0.0) for sigma in (0.1, 0.1, 0.3))
+    assert first(seen).values.equal(same(seen).values)
+    with pytest.raises(UserError, match="two baselines that are not equal have the name blur"):
+        other(seen)
+    renamed = Perturbation("deletion", Blur(0.3, name="blur_0.3"), Midpoint(2), 0.0)
+    assert renamed(seen).values.isfinite().all()
 
 
 @pytest.mark.parametrize("curve", [lambda x: x, lambda x: x**2, lambda x: torch.tensor(-4 * x).exp().item()])

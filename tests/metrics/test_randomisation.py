@@ -26,7 +26,7 @@ from sfam_bench.metrics.randomisation import (
     units,
 )
 from sfam_bench.metrics.shared.base import Explained
-from sfam_bench.metrics.shared.likeness import remake_maps, resize_maps, spearman
+from sfam_bench.metrics.shared.likeness import Remaking, remake_maps, resize_maps, spearman
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.metrics.stability import Noisy
 from sfam_bench.models.backbones import trunk_and_tail
@@ -197,6 +197,19 @@ def test_one_stage_without_a_map_leaves_no_value() -> None:
     seen = explained(scene_of(), lost)
     assert ModelRandomisation()(seen).values.isnan().tolist() == [False, True, False]
     assert ModelRandomisation()(seen).reasons["constant_further_map"].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("metric", [ModelRandomisation(), SmoothRandomisation(samples=2), EfficientRandomisation()])
+def test_a_further_map_that_is_not_finite_leaves_no_value(metric: Remaking) -> None:
+    def broken(model: SimilarityModel, encoded: object, batch: object) -> Tensor:
+        own = torch.arange(20.0).view(1, 4, 5).repeat(3, 1, 1)
+        if model is not MODEL:
+            own[1] = torch.nan
+        return own
+
+    found = metric(explained(scene_of(), broken))
+    assert found.values.isnan().tolist() == [False, True, False]
+    assert found.reasons["nonfinite_further_map"].tolist() == [False, True, False]
 
 
 def test_no_stage_is_refused() -> None:

@@ -153,6 +153,15 @@ def test_saco_of_the_right_and_of_the_reversed_map(explained):
         SaCo(groups=1)
 
 
+def test_an_image_of_which_nothing_can_be_removed_has_no_value(explained):
+    grey = torch.full((1, 3, 14, 14), 0.3)
+    seen = explained(grey, torch.rand(1, 14, 14))
+    for metric in (SaCo(), Infidelity(), SingleDeletion()):
+        found = metric(seen)
+        assert found.reasons["no_fall"].all()
+        assert found.values.isnan().all()
+
+
 # F-Fidelity
 
 

@@ -296,9 +296,18 @@ def test_latex_sets_the_blind_apart(summed: pd.DataFrame, catalogue: Catalogue) 
     assert body.index("exact") < body.index(r"\midrule", 10) < body.index("lafam")
 
 
+def test_no_difference_of_a_metric_without_a_direction_is_better(run: Run, catalogue: Catalogue) -> None:
+    found = paired_difference(run.matrix.of_metric("deletion_mean_colour"), corrected=True)
+    frame = tables.mark_blind(found, run.manifest["blind"])
+    for known, best in ((catalogue, True), (Catalogue({}), False)):
+        assert any(cell.best for _, cells in tables.corrected_table("t", frame, known).rows for cell in cells) == best
+
+
 def test_markdown_keeps_its_columns() -> None:
     text = formats.to_markdown("t", [], [hostile()])
     assert "| &lt;script>\\|x_$ | **-0.10** [-0.20, 0.01] ≈ |" in text
+    titled = formats.to_markdown("t", [("<b>", "")], [replace(hostile(), title="<img>", note="<i>")])
+    assert not any(tag in titled for tag in ("<b>", "<img>", "<i>"))
 
 
 def test_wide_has_a_row_for_each_explainer(summed: pd.DataFrame) -> None:

@@ -11,7 +11,7 @@ from sfam_bench.core.cache import Cache
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.maps import find_flaws, normalise, ranks, tie_bounds, upsample
 from sfam_bench.core.records import Encoded, PairBatch
-from sfam_bench.core.types import Maps, RawMaps, Scores
+from sfam_bench.core.types import Flags, Maps, RawMaps, Scores
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_records
 from sfam_bench.metrics.shared.scene import Scene
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -102,6 +102,11 @@ def resize_maps(raw: RawMaps, like: Maps) -> Maps:
     return upsample(normalise(raw), (like.shape[-2], like.shape[-1]))
 
 
+def flag_further(found: Measured, flawed: Flags) -> Measured:
+    """No value where a further map is not finite."""
+    return mask_values(found.values, {"nonfinite_further_map": flawed, **found.reasons})
+
+
 @dataclass(frozen=True)
 class Remaking(Checked):
     """A metric that computes further maps by the method.
@@ -149,5 +154,6 @@ class Comparing(Remaking):
 
     def compare_changed(self, explained: Explained, change: Change) -> Measured:
         """The similarity of the method's map and that of the changed scene."""
-        maps = resize_maps(remake_maps(explained, change), explained.maps)
-        return self.compare(explained.maps, maps, explained.further)
+        raw = remake_maps(explained, change)
+        found = self.compare(explained.maps, resize_maps(raw, explained.maps), explained.further)
+        return flag_further(found, find_flaws(raw)[0])

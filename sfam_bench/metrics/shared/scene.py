@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfam_bench.core.baselines import Baseline
 from sfam_bench.core.cache import Cache
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Encoded, PairBatch, Reference
 from sfam_bench.core.targets import linear_part, score, swap_sides
 from sfam_bench.core.types import Embeddings, Images, Masks, Scores
@@ -102,9 +103,13 @@ class Scene:
     def base(self, baseline: Baseline) -> Scores:
         """The target of the baseline images."""
         terms = self.encoded.terms
-        return self.cache.once(
-            ("fact", f"s_base_{baseline.name}"), lambda: score(self.model.similarity, self.bare(baseline), terms)
-        )
+        name = f"s_base_{baseline.name}"
+        if self.cache.once(("named", name), lambda: baseline) != baseline:
+            raise UserError(
+                f"two baselines that are not equal have the name {baseline.name}, so that {name} would be of either: "
+                "give each its own name; baselines of your own compare equal if they are frozen dataclasses"
+            )
+        return self.cache.once(("fact", name), lambda: score(self.model.similarity, self.bare(baseline), terms))
 
     def range(self, baseline: Baseline) -> Scores:
         """The target of the queries minus that of their baseline images."""

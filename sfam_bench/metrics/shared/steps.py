@@ -45,7 +45,7 @@ class Midpoint(Checked):
         between = np.rint((np.arange(self.intervals) + 0.5) / self.intervals * pixels).astype(int)
         weights = np.full(self.intervals + 2, 1 / self.intervals)
         weights[[0, -1]] = 1 / 12 / self.intervals
-        weights[[1, -2]] -= 1 / 12 / self.intervals
+        np.subtract.at(weights, [1, -2], 1 / 12 / self.intervals)  # of one interval, these are the same step
         return [0, *between.tolist(), pixels], weights.tolist()
 
 

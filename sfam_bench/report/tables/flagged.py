@@ -22,6 +22,13 @@ FLAGS = {
     "not_ahead": "original query is nearer to the negative",
     "reference_map": "no map of the reference",
     "constant_further_map": "constant map of a changed model or image",
+    "nonfinite_further_map": "map of a changed model or image not finite",
+    "no_fall": "nothing that was removed changes the score",
+    "flat_curve": "score hardly changes along the curve",
+    "zero_score": "the score that is explained is near zero",
+    "no_raw_map": "map without its own scale",
+    "no_entropy": "map of a single value",
+    "not_searched": "reference outside the gallery",
     "nonfinite_map": "map not finite",
     NO_REASON: "value not finite",
 }

@@ -34,7 +34,7 @@ NOT_PRINTED = "ĦħĸĿŀŉŦŧ"
 
 def to_markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     """The tables as a Markdown page, below their protocol."""
-    facts = "\n".join(f"- {name}: {_escape_markdown(text)}" for name, text in lines)
+    facts = "\n".join(f"- {_escape_markdown(name)}: {_escape_markdown(text)}" for name, text in lines)
     return "\n\n".join([f"# {_escape_markdown(title)}", facts, *(_markdown_table(table) for table in tables)]) + "\n"
 
 
@@ -45,7 +45,7 @@ def _markdown_table(table: Table) -> str:
     rows = [[name, *(_markdown_cell(cell) for cell in cells)] for name, cells in table.rows]
     lines = [[table.head, *heads], ["---", *[":--"] * len(heads)], *rows]
     grid = "\n".join("| " + " | ".join(_escape_markdown(text) for text in line) + " |" for line in lines)
-    return "\n\n".join(filter(None, [f"## {table.title}", grid, table.note]))
+    return "\n\n".join(filter(None, [f"## {_escape_markdown(table.title)}", grid, _escape_markdown(table.note)]))
 
 
 def _markdown_cell(cell: Cell) -> str:

@@ -129,8 +129,10 @@ def difference_tables(differences: pd.DataFrame, catalogue: Catalogue) -> list[T
 
 def corrected_table(title: str, differences: pd.DataFrame, catalogue: Catalogue) -> Table:
     """Paired differences of one run (statistics.paired_difference, corrected); bold: better than what they are to."""
-    better = differences["metric"].map(catalogue.direction).astype(bool)
-    ahead = (differences["low"] > 0).where(better, differences["high"] < 0)
+    better = differences["metric"].map(catalogue.direction)
+    ahead = (differences["low"] > 0) & better.eq(True) | (differences["high"] < 0) & better.eq(
+        False
+    )  # of None, neither
     shown: dict[str, Any] = {**NOT_COMPARED, "best": ahead, "higher_is_better": better, "flagged": "", "signed": True}
     frame = differences.assign(**shown, mean=differences["difference"])
     to, count = frame["to"].iloc[0], frame["low"].notna().sum()
