@@ -172,6 +172,19 @@ def test_packed_records_are_those_of_each_pair_alone(target):
     assert table(taken(network, pairs, smooth, CURVES, 16, target)[0]) == pytest.approx(alone, abs=1e-5)
 
 
+def test_what_one_pair_lacks_is_not_lacking_in_the_others_of_its_batch():
+    masks = batch().masks["foreground"].clone()
+    masks[1] = False
+    lacking = replace(batch(), masks={"foreground": masks}, lacking={"foreground": torch.tensor([False, True, False])})
+    metrics = {"point": PointingGame(), "deletion": CURVES["black"]}
+    whole, found = (
+        records(lively(), pairs, {"sfam": SFAM(), "lafam": LaFAM()}, metrics) for pairs in (batch(), lacking)
+    )
+    absent = batch().query_ids[1]
+    left = [one for one in whole if not (one.metric.startswith("point") and one.query_id == absent)]
+    assert table(found) == pytest.approx(table(left))
+
+
 def test_the_batch_of_the_passes_does_not_matter():
     network, pairs = lively(), batch(3)
     first = table(taken(network, pairs, FOUR, CURVES, 1)[0])
