@@ -90,7 +90,7 @@ def load_batch(dataset: Dataset, frame: pd.DataFrame) -> PairBatch:
         keypoints=points,
         reference_keypoints=stack_keypoints(references),
         others={
-            role: found for role in OTHERS if (further := further_references(dataset, frame, role, images)) is not None
+            role: more for role in OTHERS if (more := further_references(dataset, frame, role, images)) is not None
         },
         redraws=redraws,
         lacking={**lacking, **without_keypoints(queries, references)},

@@ -116,7 +116,8 @@ class Metrics:
     across: what stands side by side: the metrics of a run, or the runs of a part, a table for each metric; "methods"
         joins the runs of a part, which evaluated different methods or pairs of one choice of pairs.
     explainers: which methods, all where none is named.
-    differences: of which metrics the paired differences to the method `to` follow, with intervals that hold together.
+    differences: of which metrics the paired differences to the method `to` follow, for the runs that have one of them,
+        with intervals that hold together in each run.
     compared: two methods each, whose difference in causal agreement is shown for every run that has both.
     """
 
@@ -145,7 +146,10 @@ class Metrics:
             if not any(fnmatchcase(name, pattern) for frame in found.values() for name in frame["metric"]):
                 raise UserError(f"no stored run of '{self.title}' has a metric {pattern}: check its name")
         made = [table for title, part in parts.items() for table in self._part(title, part, found)]
-        made += [self._compare(run) for run in runs.values() if self.differences]
+        with_them = [run for run in runs.values() if {*self.differences} & {*run.run.matrix.metrics}]
+        if self.differences and not with_them:
+            raise UserError(f"no stored run of '{self.title}' has {' or '.join(self.differences)}: evaluate one with it")
+        made += [self._compare(run) for run in with_them]
         frames = {"": pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)}
         if self.compared:
             frames["differences"] = known_answers.difference_frame([*runs.values()], self.compared)
