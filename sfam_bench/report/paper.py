@@ -18,6 +18,7 @@ from sfam_bench.report.figures.style import save
 from sfam_bench.report.page import page
 from sfam_bench.report.stored import Stored, Summed
 from sfam_bench.report.tables import formats, known_answers, leaderboard, tables
+from sfam_bench.report.tables.compared import difference_frame, difference_table
 from sfam_bench.report.tables.flagged import left_out_table
 from sfam_bench.report.tables.meta import measure_worth, predict_cause, prediction_table, rate_explainers, weigh_metrics
 from sfam_bench.report.tables.models import model_sheets, model_table
@@ -118,7 +119,7 @@ class Metrics:
     explainers: which methods, all where none is named.
     differences: of which metrics the paired differences to the method `to` follow, for the runs that have one of them,
         with intervals that hold together in each run.
-    compared: two methods each, whose difference in causal agreement is shown for every run that has both.
+    compared: two methods each, whose difference in `compared_by` is shown for every run that has both.
     """
 
     title: str
@@ -129,6 +130,7 @@ class Metrics:
     differences: Sequence[str] = ()
     to: str = "lafam"
     compared: Sequence[Sequence[str]] = ()
+    compared_by: str = known_answers.AGREEMENT
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -148,12 +150,15 @@ class Metrics:
         made = [table for title, part in parts.items() for table in self._part(title, part, found)]
         with_them = [run for run in runs.values() if {*self.differences} & {*run.run.matrix.metrics}]
         if self.differences and not with_them:
-            raise UserError(f"no stored run of '{self.title}' has {' or '.join(self.differences)}: evaluate one with it")
+            raise UserError(
+                f"no stored run of '{self.title}' has {' or '.join(self.differences)}: evaluate one with it"
+            )
         made += [self._compare(run) for run in with_them]
         frames = {"": pd.concat([frame.assign(run=name) for name, frame in found.items()], ignore_index=True)}
         if self.compared:
-            frames["differences"] = known_answers.difference_frame([*runs.values()], self.compared)
-            made.append(known_answers.difference_table(frames["differences"]))
+            frames["differences"] = difference_frame([*runs.values()], self.compared, self.compared_by)
+            label = Catalogue.of(*(run.run.manifest for run in runs.values())).label(self.compared_by)
+            made.append(difference_table(frames["differences"], label))
         left_out = left_out_table({name: run.behind(found[name]) for name, run in runs.items()})
         shown = {name: title if joined else name for title, part in self.runs.items() for name in part}
         lines = [(name, describe_run(stored.run(name), found[shown[name]])) for name in names]
@@ -288,8 +293,8 @@ class KnownAnswers:
         frames = {"means": pd.concat([run.means.assign(run=run.name) for run in runs], ignore_index=True)}
         if self.compared:
             shown = [run for run in runs if known_answers.counts(run)]
-            frames["differences"] = known_answers.difference_frame(shown, self.compared)
-            made.append(known_answers.difference_table(frames["differences"]))
+            frames["differences"] = difference_frame(shown, self.compared, known_answers.AGREEMENT)
+            made.append(difference_table(frames["differences"], "causal agreement"))
         blind = [*dict.fromkeys(name for run in counted for name in run.run.manifest.get("blind") or ())]
         pairs = {name: (read(name), read(clean)) for name, clean in self.clean.items()}
         if pairs := {name: pair for name, pair in pairs.items() if all(map(known_answers.counts, pair))}:

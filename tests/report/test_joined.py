@@ -124,7 +124,7 @@ def test_differences_follow_that_hold_together(fake_run: Path, tmp_path: Path) -
         assert cell.best
         assert cell.text.startswith(sign)
     assert not any(cell.best for cell in dict(table.rows)["chance"])
-    for differences, to, absent in ((["road"], "lafam", "has no road"), (metrics, "gam", "has no method gam")):
+    for differences, to, absent in ((["road"], "lafam", "has road: evaluate"), (metrics, "gam", "has no method gam")):
         with pytest.raises(UserError, match=absent):
             Metrics("All", {"CUB": ["fake"]}, metrics, differences=differences, to=to)(Stored(tmp_path))
 

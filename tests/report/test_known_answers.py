@@ -15,7 +15,8 @@ from sfam_bench.metrics.causal import CausalAgreement
 from sfam_bench.metrics.localisation import EnergyPointingGame
 from sfam_bench.report.paper import KnownAnswers, Metrics
 from sfam_bench.report.stored import Stored, Summed
-from sfam_bench.report.tables.known_answers import difference_frame, difference_table
+from sfam_bench.report.tables.compared import difference_frame, difference_table
+from sfam_bench.report.tables.known_answers import AGREEMENT
 from sfam_bench.runs.matrix import Matrix
 from sfam_bench.runs.reader import Run
 
@@ -137,20 +138,20 @@ def test_kinds_of_pairs_are_compared_apart(stored: Stored) -> None:
     summed = stored.run("partial")
     kinds = ["partial_match"] * 8 + ["exchanged"] * 16
     mixed = replace(summed, run=replace(summed.run, pairs=summed.run.pairs.assign(kind=kinds)))
-    frame = difference_frame([mixed, stored.run("vit")], [["sfam", "grad_cam"]])
+    frame = difference_frame([mixed, stored.run("vit")], [["sfam", "grad_cam"]], AGREEMENT)
     assert frame[["run", "kind", "count", "clusters"]].values.tolist() == [
         ["partial", "", 24, 6],
         ["partial", "exchanged", 16, 4],
         ["partial", "partial_match", 8, 2],
         ["vit", "", 24, 6],
     ]
-    columns = [column.label for column in difference_table(frame).columns]
+    columns = [column.label for column in difference_table(frame, "causal agreement").columns]
     assert columns == ["partial", "partial, exchanged", "partial, partial match", "vit"]
 
 
 def test_methods_that_no_run_has_are_not_compared(stored: Stored) -> None:
     with pytest.raises(UserError, match="no run has both sfam and laffam"):
-        difference_frame([stored.run("partial")], [["sfam", "lafam"], ["sfam", "laffam"]])
+        difference_frame([stored.run("partial")], [["sfam", "lafam"], ["sfam", "laffam"]], AGREEMENT)
 
 
 def test_a_corrected_difference_is_students(stored: Stored) -> None:
@@ -168,7 +169,7 @@ def test_a_corrected_difference_is_students(stored: Stored) -> None:
     noisy = Summed.of(
         Run(Path("n"), summed.run.manifest, summed.run.pairs, Matrix.of(pd.DataFrame(rows), summed.run.pairs)), "n"
     )
-    found = difference_frame([noisy], [["sfam", "grad_cam"], ["lafam", "zhu"]]).iloc[0]
+    found = difference_frame([noisy], [["sfam", "grad_cam"], ["lafam", "zhu"]], AGREEMENT).iloc[0]
     means = noise.reshape(6, 4).mean(axis=1)
     reach = scipy.stats.t.ppf(1 - 0.05 / 2 / 2, 5) * means.std(ddof=1) / 6**0.5
     assert (found["low"], found["high"]) == pytest.approx((means.mean() - reach, means.mean() + reach))
