@@ -25,7 +25,7 @@ from sfam_bench.datasets.batches import load_batch
 from sfam_bench.evaluation.evaluate import count_passes, own_passes
 from sfam_bench.jobs.plan import FILE, PAIRS, Plan, count_shards, cut_shards
 from sfam_bench.jobs.status import format_duration
-from sfam_bench.runs.continued import is_begun, refuse_results
+from sfam_bench.runs.continued import EVALUATING, is_begun, refuse_results
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore, frozen_passes
 
@@ -64,6 +64,11 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
             raise UserError(f"{root} has the plan of another config ({changed}): choose another run_dir")
         print(f"already planned: {describe_plan(known)}")
         return
+    if (root / EVALUATING).exists():
+        raise UserError(
+            f"{root} has an evaluation without a plan: continue it with sfam-bench evaluate and resume=true, or choose "
+            "another run_dir"
+        )
     resume = is_resumable(root, identity)
     refuse_results(root, resume)
     if (root / "manifest.json").is_file():  # early if continued; a new folder is made last

@@ -13,6 +13,7 @@ from sfam_bench.runs.proof import RESTORE, check_digest
 
 Resume = bool | Literal["anyway"]
 FOLDERS = ("records", "maps", "images", "curves")
+EVALUATING = ".evaluating"  # the lock of an evaluation in one process, which stays in its folder
 
 
 def refuse_results(root: Path, resume: Resume) -> None:

@@ -253,6 +253,17 @@ def test_a_plan_whose_folder_is_gone_is_refused(run_script: Run, run: Path, tmp_
     refused(run_script("work", ALLOW, f"run_dir={run}", f"job={plan['shards'][0]['id']}"), "cannot enter", "gone")
 
 
+def test_a_folder_is_of_one_process_or_of_a_plan(run_script: Run, run: Path, whole: Path, tmp_path: Path) -> None:
+    single = shutil.copytree(whole, tmp_path / "single")
+    before = {path: path.read_bytes() for path in single.rglob("*") if path.is_file()}
+    refused(run_script("submit", "plan", *SETTINGS, f"run_dir={single}"), "an evaluation without a plan")
+    assert {
+        path: path.read_bytes() for path in single.rglob("*") if path.is_file() and path.name != ".plan.lock"
+    } == before
+    given = [text for text in SETTINGS if not text.startswith("cluster.")]
+    refused(run_script("evaluate", *given, "resume=true", f"run_dir={run}"), "has a plan", "submit run")
+
+
 @pytest.mark.slow
 def test_two_plans_at_once_and_what_a_stopped_one_left(run_script: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"

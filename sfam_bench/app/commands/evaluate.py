@@ -23,18 +23,24 @@ from sfam_bench.app.cli import script
 from sfam_bench.app.evaluation import Evaluation, write, write_pairs
 from sfam_bench.app.parts import group_by_need, open_run, restore_passes
 from sfam_bench.app.rehearsal import check_inputs
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import acquire_lock, check_writable
 from sfam_bench.core.stream import progress
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.batches import load_batches
+from sfam_bench.jobs.plan import FILE
+from sfam_bench.runs.continued import EVALUATING
 from sfam_bench.runs.store import RunStore
-
-LOCK = ".evaluating"
 
 
 @script("evaluate")
 def main(cfg: DictConfig) -> None:
     check_writable(Path(cfg.run_dir))
+    if (Path(cfg.run_dir) / FILE).is_file():
+        raise UserError(
+            f"{cfg.run_dir} has a plan, whose shards share this folder: continue it with sfam-bench submit run "
+            f"run_dir={cfg.run_dir}, or choose another run_dir"
+        )
     evaluation = Evaluation.of(cfg)
     store = open_run(Path(cfg.run_dir), evaluation.identity, cfg.resume)  # early; a new folder is made last
     manifest = store.manifest
@@ -54,7 +60,7 @@ def main(cfg: DictConfig) -> None:
     facts = {**evaluation.facts, **(bench.facts if bench else {}), "shards": len(frames)}
     facts["references"] = pairing.references_hash(pairs)
     store = RunStore.create(store.root, evaluation.identity, facts, cfg.resume)
-    with acquire_lock(store.root / LOCK, f"{store.root} is being evaluated"):
+    with acquire_lock(store.root / EVALUATING, f"{store.root} is being evaluated"):
         write_pairs(store, pairs)
         if bench:
             stream = load_batches(evaluation.inputs.dataset, [frames[number] for number in due])
