@@ -263,7 +263,6 @@ def save_sheets(
 
 def _write(file: Path, content: bytes) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(file) as temporary:
             temporary.write_bytes(content)
     except OSError as error:

@@ -77,7 +77,7 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
                     raise
                 exit_with_error(UserError("; ".join(describe_wrong_choices(sys.argv[1:]))))
             except KeyboardInterrupt:
-                print("interrupted: finished work is kept; continue with resume=true", file=sys.stderr)
+                print("interrupted: a run keeps what it has finished, and resume=true continues it", file=sys.stderr)
                 sys.exit(130)
 
         return run

@@ -35,6 +35,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     try:
         with explain_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _sync(temporary)
             temporary.replace(path)

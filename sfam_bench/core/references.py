@@ -120,12 +120,16 @@ class Vectors:
     embeddings: (batch, dims).
 
     Raises:
-        UserError: if a vector is zero, or holds NaN or infinity.
+        UserError: if they are no table of numbers, or a vector is zero, or holds NaN or infinity.
     """
 
     embeddings: Embeddings
 
     def __post_init__(self) -> None:
+        if not isinstance(self.embeddings, Tensor) or self.embeddings.ndim != 2:
+            given = tuple(self.embeddings.shape) if isinstance(self.embeddings, Tensor) else type(self.embeddings)
+            raise UserError(f"Vectors are a tensor (batch, dims), one row for each query, not {given}")
+        object.__setattr__(self, "embeddings", self.embeddings.detach())  # weights of a layer need no gradient here
         for why, wrong in (
             ("holds NaN or infinity", ~self.embeddings.isfinite().all(dim=1)),
             ("is all zeros", (self.embeddings == 0).all(dim=1)),

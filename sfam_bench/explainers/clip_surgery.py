@@ -11,6 +11,7 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import Encoded, PairBatch
+from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.explainers.shared.attention import Attention, Layers, Rows
@@ -54,10 +55,11 @@ class CLIPSurgery(Checked):
         each = torch.arange(len(rows), device=images.device).repeat_interleave(patches.shape[1])
         bare = None if self.redundant is None else model(BASELINES[self.redundant](images))[each]
         maps = points.new_zeros(len(points))
-        for term in encoded.terms:
-            maps = maps + term.sign * model.similarity(points, term.side.embeddings[rows][each])
+        for slope, reference in comparisons(model.similarity, encoded.query.embeddings, encoded.terms):
+            gain = model.similarity(points, reference.embeddings[rows][each])
             if bare is not None:
-                maps = maps - term.sign * model.similarity(points, bare)
+                gain = gain - model.similarity(points, bare)
+            maps = maps + slope[rows][each, 0] * gain
         return maps.view(len(rows), *size)
 
     def second_path(self, layers: Layers, images: Tensor) -> Tokens:

@@ -72,10 +72,11 @@ class Chance(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         activations = encoded.query.activations
-        noise = [
-            torch.rand(activations.shape[-2:], generator=torch.Generator().manual_seed(pair_seed(self.seed, *pair)))
+        draws = (
+            torch.Generator().manual_seed(pair_seed(self.seed, *pair))
             for pair in zip(pairs.query_ids, pairs.reference_ids, strict=True)
-        ]
+        )
+        noise = [torch.rand(activations.shape[-2:], generator=draw, dtype=torch.float32) for draw in draws]
         return torch.stack(noise).to(activations)
 
 

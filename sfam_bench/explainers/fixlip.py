@@ -120,7 +120,7 @@ class FIxLIP(Checked):
             members = (torch.arange(2**patches)[:, None] >> torch.arange(patches)) & 1 == 1
             return members, torch.where(members, self.keep, 1 - self.keep).double().prod(dim=1)
         draw = torch.Generator().manual_seed(pair_seed(self.seed, name, "", "interactions"))
-        members = torch.rand(self.samples, patches, generator=draw) < self.keep
+        members = torch.rand(self.samples, patches, generator=draw, dtype=torch.float32) < self.keep
         return members, torch.full((self.samples,), 1 / self.samples, dtype=torch.float64)
 
     def _grid(self, side: Side) -> tuple[int, int]:

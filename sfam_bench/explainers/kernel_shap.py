@@ -110,10 +110,10 @@ def all_coalitions(players: int, weighting: str) -> tuple[Members, Values]:
 def draw_coalitions(players: int, count: int, weighting: str, draw: torch.Generator) -> Members:
     """Coalitions, drawn with a probability in proportion to their weight in the kernel."""
     if weighting == "banzhaf":
-        return torch.rand(count, players, generator=draw) < 0.5
+        return torch.rand(count, players, generator=draw, dtype=torch.float32) < 0.5
     sizes = torch.arange(1, players, dtype=torch.float64)
     size = 1 + torch.multinomial(1 / (sizes * (players - sizes)), count, replacement=True, generator=draw)
-    places = torch.rand(count, players, generator=draw).argsort(dim=1).argsort(dim=1)
+    places = torch.rand(count, players, generator=draw, dtype=torch.float32).argsort(dim=1).argsort(dim=1)
     return places < size[:, None]
 
 

@@ -66,7 +66,7 @@ class LIME(Checked):
     def draw(self, patches: int, query_id: str) -> Members:
         """The patches that each sample keeps, all of them in the first."""
         draw = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "lime"))
-        kept = torch.rand(self.samples, patches, generator=draw) < 0.5
+        kept = torch.rand(self.samples, patches, generator=draw, dtype=torch.float32) < 0.5
         kept[0] = True
         return kept
 

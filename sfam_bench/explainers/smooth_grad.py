@@ -55,6 +55,7 @@ class SmoothGrad(Checked):
         noise = []
         for row, sample in zip(pair.tolist(), number.tolist(), strict=True):
             seed = pair_seed(self.seed, pairs.query_ids[row], pairs.reference_ids[row], str(sample))
-            noise.append(torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)))
+            draw = torch.Generator().manual_seed(seed)
+            noise.append(torch.randn(images.shape[1:], generator=draw, dtype=torch.float32))
         sigma = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
         return images[pair] + sigma[pair][:, None, None, None] * torch.stack(noise).to(images)

@@ -73,3 +73,9 @@ def test_other_code_has_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = code_hash()
     (tmp_path / "a.py").write_text("x = 2\n")
     assert len({before, first, code_hash()}) == 3
+
+
+def test_a_missing_folder_is_made_when_its_first_file_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "one.json"
+    write_json(file, {"a": 1})
+    assert read_json(file, "") == {"a": 1}

@@ -14,7 +14,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import field_notes, formula_and_source
 from sfam_bench.core.records import PairBatch, Reference, Term
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.core.targets import Margin, Similarity, score, swap_sides
+from sfam_bench.core.targets import Margin, Similarity, comparisons, score, swap_sides
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.attention_rollout import AttentionRollout, mix_residual
 from sfam_bench.explainers.clip_surgery import CLIPSurgery
@@ -398,6 +398,20 @@ def test_the_clip_surgery_of_a_margin_is_the_difference():
         method = CLIPSurgery(redundant=redundant)
         one, other = (maps_of(method, model, side) for side in (near, far))
         torch.testing.assert_close(maps_of(method, model, seen), one - other, **CLOSE)
+
+
+def test_the_clip_surgery_of_a_class_score_weighs_its_rivals():
+    model = tiny_transformer().double()
+    seen = encoded(model)
+    (term,) = seen.terms
+    others = replace(term.side, embeddings=-term.side.embeddings.flip(0))
+    scored = replace(seen, terms=(replace(term, rivals=(others,), temperature=0.5),))
+    slopes = [slope for slope, _ in comparisons(model.similarity, seen.query.embeddings, scored.terms)]
+    each = [
+        maps_of(CLIPSurgery(), model, replace(seen, terms=(replace(term, side=one),))) for one in (term.side, others)
+    ]
+    expected = sum(slope[:, :, None] * maps for slope, maps in zip(slopes, each, strict=True))
+    torch.testing.assert_close(maps_of(CLIPSurgery(), model, scored), expected, **CLOSE)
 
 
 def test_clip_surgery_needs_two_blocks():

@@ -43,6 +43,21 @@ def test_maps_of_a_model_in_double_precision(name: str) -> None:
     torch.testing.assert_close(double.float(), single, rtol=1e-2, atol=1e-2 * float(single.abs().max()))
 
 
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_the_callers_default_precision_does_not_matter(name: str) -> None:
+    model, batch = usual(card_of(explainer(name)).needs), pairs(2)
+    encoded = encode_pairs(model, Similarity(), batch.query, batch.reference)
+    method = ready(name, model)
+    usually = method(model, encoded, batch)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = method(model, encoded, batch)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, usually, rtol=1e-4, atol=1e-4 * float(usually.abs().max()))
+
+
 def test_every_metric_measures_a_model_in_double_precision() -> None:
     metrics = {
         name: metric

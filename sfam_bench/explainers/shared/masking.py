@@ -72,7 +72,7 @@ class Grids:
 
     def draw(self, query_id: str, size: tuple[int, int], device: torch.device = CPU) -> "DrawnGrids":
         draw = torch.Generator().manual_seed(pair_seed(self.seed, query_id, "", "grids"))
-        cells = torch.rand(self.masks, self.grid, self.grid, generator=draw) < self.keep
+        cells = torch.rand(self.masks, self.grid, self.grid, generator=draw, dtype=torch.float32) < self.keep
         widths = [-(-side // self.grid) for side in size]
         shifts = [torch.randint(0, width, (self.masks,), generator=draw) for width in widths]
         tables = [cell_weights(self.grid, width, side) for width, side in zip(widths, size, strict=True)]

@@ -240,5 +240,5 @@ class _Relevance(TorchFunctionMode):
         elif self.rules.rule == "gamma" and layer.convolution:
             positive = layer.positive()
             path = z + self.rules.gamma * torch.where(z > 0, positive, z - positive)
-        path = path + torch.where(path < 0, -self.rules.epsilon, self.rules.epsilon)
+        path = path + self.rules.epsilon * torch.where(path < 0, -1, 1).to(path)
         return path * (z / path).detach()
