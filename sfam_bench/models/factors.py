@@ -1,5 +1,6 @@
 """The part of a network behind its last grid, as a pooling and a projection where it is one."""
 
+import logging
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +13,8 @@ from sfam_bench.models.cuts import TOLERANCE
 from sfam_bench.models.layouts import Size, size_of
 from sfam_bench.models.outputs import Reader, WithoutL2
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
+
+log = logging.getLogger(__name__)
 
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)  # of a network on an unfit input
 
@@ -59,6 +62,11 @@ def without_l2(rest: nn.Module, grid: Activations) -> nn.Module:
     with torch.no_grad():
         own, found = rest(grid), bare(grid)
     same = torch.allclose(unit(own), unit(found), atol=TOLERANCE / 10)
+    if torch.allclose(found, unit(found), rtol=1e-4, atol=1e-5) and found.shape[1] > 1:
+        log.warning(
+            "the embeddings have length 1, but the L2 that makes it is not recognised: it counts as a head, of which "
+            "methods take the gradient; return them without it, or by torch.nn.functional.normalize"
+        )
     return bare if same and not torch.equal(own, found) else rest
 
 
@@ -97,6 +105,8 @@ def factor(rest: nn.Module, activations: Activations, module: nn.Module) -> tupl
     size = size_of(activations)
     with torch.no_grad():
         expected = rest(varied)
+        if not expected.isfinite().all():
+            return None  # a part that reads certain values alone, such as positive ones
         for pooling, scale in _poolings(module):
             try:
                 pooled = pooling.to(activations.device)(varied)

@@ -40,11 +40,18 @@ class Graph:
         return Layout.find([(size, shape) for size, shape in zip(self.sizes, shapes, strict=True) if shape is not None])
 
     def last(self, layer: str | None = None, positions: bool = False) -> fx.Node | None:
-        """The last node within a layer (None: of all), of those with positions if `positions`."""
+        """The last node within a layer (None: of all), of those with positions if `positions`.
+
+        The powers of a generalised mean belong to the pooling, and not to the grid that it reads.
+        """
         nodes = [node for node in self.graph.nodes if node.op != "output" and _within(self.paths.get(node), layer)]
-        if positions:
-            nodes = [node for node in nodes if self.layout(node) is not None]
-        return max(nodes, key=self.order.__getitem__, default=None)
+        if not positions:
+            return max(nodes, key=self.order.__getitem__, default=None)
+        nodes = [node for node in nodes if self.layout(node) is not None]
+        found = max(nodes, key=self.order.__getitem__, default=None)
+        while found is not None and _is_power(found) and found.args[0] in nodes:
+            found = found.args[0]
+        return found
 
     def part(self, start: fx.Node | None, end: fx.Node | None) -> nn.Module:
         """The nodes from `start` (None: the images) to `end` (None: the output), as a module.
@@ -91,6 +98,12 @@ def _record_shapes(traced: fx.GraphModule, images: Tensor) -> dict[fx.Node, torc
     with torch.no_grad():
         Recorder(traced).run(images)
     return shapes
+
+
+def _is_power(node: fx.Node) -> bool:
+    """Whether a node is a power, or the lower bound of the values before it."""
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return node.op != "call_module" and name in ("clamp", "clamp_min", "clip", "pow")
 
 
 def _within(path: str | None, layer: str | None) -> bool:

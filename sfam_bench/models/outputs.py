@@ -17,6 +17,8 @@ NAMES = ("embedding", "embeddings", "image_embeds", "image_embedding", "pooler_o
 
 Where: TypeAlias = Callable[[Any], Tensor] | str | Natural | None
 
+SCALES = ("div", "true_divide", "__truediv__", "mul", "multiply", "__mul__")
+
 log = logging.getLogger(__name__)
 
 
@@ -113,7 +115,19 @@ class WithoutL2(TorchFunctionMode):
         vector = bool(args) and isinstance(args[0], Tensor) and args[0].ndim == 2
         if func is F.normalize and vector and kwargs.get("p", args[1] if len(args) > 1 else 2.0) == 2:
             return args[0]
+        if getattr(func, "__name__", "") in SCALES and len(args) == 2 and all(isinstance(one, Tensor) for one in args):
+            scaled = func(*args)
+            return next((one for one in args if _is_unit_of(scaled, one)), scaled)
         result = func(*args, **kwargs)
         if vector and getattr(func, "__name__", "") in ("norm", "linalg_norm", "linalg_vector_norm", "frobenius_norm"):
             return torch.ones_like(result) if isinstance(result, Tensor) and result.numel() == len(args[0]) else result
         return result
+
+
+def _is_unit_of(scaled: Tensor, vectors: Tensor) -> bool:
+    """Whether the first are the unit vectors of the second, however their length was computed."""
+    if vectors.ndim != 2 or vectors.shape != scaled.shape or not vectors.is_floating_point():
+        return False
+    lengths = vectors.detach().norm(dim=1, keepdim=True)
+    unit = vectors.detach() / lengths.clamp_min(1e-12)
+    return vectors.shape[1] > 1 and torch.allclose(scaled.detach(), unit, rtol=1e-3, atol=1e-5)

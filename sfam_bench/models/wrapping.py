@@ -65,6 +65,8 @@ def wrap(
     """
     check_object(module, "module", nn.Module)
     module = unwrap(module)
+    if isinstance(module, SimilarityModel):
+        raise UserError(f"{module.name} is a SimilarityModel already: use it as it is")
     check_range("image_size", image_size, Size | None)
     name = name or type(module).__name__
     if any(weight.is_meta for weight in module.parameters()):

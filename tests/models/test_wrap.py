@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -328,6 +329,91 @@ def test_a_wrapped_module_is_saved_and_loaded(tmp_path):
         weights.data.add_(0.1)
     load(other, tmp_path / "a.safetensors")
     torch.testing.assert_close(other(IMAGES), one(IMAGES))
+
+
+POWERS = {
+    "method": lambda x, p: x.clamp(min=1e-6).pow(p).mean((-2, -1)).pow(1 / p),
+    "adaptive": lambda x, p: F.adaptive_avg_pool2d(x.clamp(min=1e-6).pow(p), 1).pow(1 / p).flatten(1),
+    "operator": lambda x, p: torch.mean(x.clamp(min=1e-6) ** p, dim=(2, 3)) ** (1 / p),
+}
+
+
+@pytest.mark.parametrize("form", POWERS)
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_generalised_mean_reads_the_grid_before_its_powers(form, inline):
+    class Gem(Generalised.Gem):
+        def forward(self, x):
+            return POWERS[form](x, self.p)
+
+    class Net(Plain):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.Parameter(torch.tensor([3.0]))
+            self.pool = nn.Identity() if inline else Gem()
+
+        def behind(self, x):
+            return self.fc(self.pool(x) if not inline else POWERS[form](x, self.p))
+
+    module = drawn(Net())
+    made = wrapped(module)
+    assert made.layer == "two.2"
+    assert isinstance(made.embedder.pooling, GAP if inline else GeM)
+    torch.testing.assert_close(made(IMAGES), unit(module(IMAGES)))
+
+
+NORMS = {
+    "functional": F.normalize,
+    "norm": lambda e: e / e.norm(dim=1, keepdim=True),
+    "root": lambda e: e / (e**2).sum(1, keepdim=True).sqrt(),
+    "reciprocal": lambda e: torch.rsqrt((e * e).sum(1, keepdim=True)) * e,
+    "expanded": lambda e: torch.div(e, torch.sqrt(torch.sum(e.pow(2), 1).add_(1e-12)).view(-1, 1).expand_as(e)),
+    "twice": lambda e: F.normalize(e / e.norm(dim=1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_l2_however_written_is_the_models_own(norm, caplog):
+    class Net(Plain):
+        def behind(self, x):
+            return NORMS[norm](self.fc(x.mean(dim=(2, 3))))
+
+    plain, module = wrapped(drawn(Plain())), drawn(Net())
+    made = wrapped(module)
+    torch.testing.assert_close(made(IMAGES), module(IMAGES))
+    bare = [one.embedder.project(one.embedder.pool(one.run_trunk(IMAGES))) for one in (made, plain)]
+    torch.testing.assert_close(*bare)
+    assert "is not recognised" not in caplog.text
+
+
+def test_an_l2_that_is_not_recognised_is_said(caplog):
+    class Net(Plain):
+        def behind(self, x):
+            found = self.fc(x.mean(dim=(2, 3)))
+            return torch.einsum("bi,b->bi", found, (found * found).sum(1).rsqrt())
+
+    wrapped(drawn(Net()))
+    assert "the L2 that makes it is not recognised" in caplog.text
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
+def test_a_wrapped_model_is_used_as_it_is(wrapper):
+    made = wrapped(drawn(Plain()))
+    with pytest.raises(UserError, match="Plain is a SimilarityModel already"):
+        SimilarityModel.wrap(wrapper(made))
+    images = [Image.fromarray((255 * image.permute(1, 2, 0)).byte().numpy()) for image in IMAGES[:2]]
+    one, other = (explain(each, *images, "sfam") for each in (made, wrapper(made)))
+    assert one.score == other.score
+
+
+def test_a_module_that_is_being_trained_goes_on_in_train_mode():
+    module = drawn(Plain()).train()
+    module.two.eval()
+    images = [Image.fromarray((255 * image.permute(1, 2, 0)).byte().numpy()) for image in IMAGES[:2]]
+    before = {name: child.training for name, child in module.named_modules()}
+    running = module.one[1].running_mean.clone()
+    explain(module, *images, "sfam")
+    assert {name: child.training for name, child in module.named_modules()} == before
+    assert torch.equal(module.one[1].running_mean, running)
 
 
 @pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
