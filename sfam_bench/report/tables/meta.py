@@ -23,7 +23,7 @@ TITLE = "Meta-evaluation of the metrics"
 FILES = ("meta.md", "meta.tex", "meta-*")
 TELLS = (
     "Share of pairs on which the metric ranks the exact decomposition above the control [95 % interval over classes], "
-    "ties count half; separates: above one half, p <= 0.05 by sign flips of classes after Holm over all rows and "
+    "ties count half; separates: above one half, p ≤ 0.05 by sign flips of classes after Holm over all rows and "
     "columns of this table. Split-half reliability: mean Kendall's tau of the orders of explainers that two halves of "
     "the classes give, which no agreement with another metric can be expected to exceed."
 )

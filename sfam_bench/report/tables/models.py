@@ -42,7 +42,7 @@ OFFICIAL = {  # classes and images of the zero-shot halves: training classes, te
 }
 NOTE = (
     "Mean over the test images [95 % interval, from resampling their classes]; difference: of the same images, trained "
-    "minus frozen; bold: above zero, p <= 0.05 by sign flips of classes after Holm over all differences of the table."
+    "minus frozen; bold: above zero, p ≤ 0.05 by sign flips of classes after Holm over all differences of the table."
 )
 BESIDE = (
     f"recall@1. PASS: at least what was published less {WITHIN:g}; DRIFT: less than that; only the official split in "
