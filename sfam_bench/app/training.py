@@ -144,15 +144,17 @@ def check_trained(run: Path, same: Config) -> None:
 
 def training_facts(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     """How the weights were chosen and on which classes they were trained, initial weights included."""
-    classes = set(read_labels(dataset, image_ids(dataset, "train")).tolist())
-    before = origin.get("split", {})
+    images, before = image_ids(dataset, "train"), origin.get("split", {})
+    classes, names = set(read_labels(dataset, images).tolist()), {*dataset.index.loc[images, "class_name"].astype(str)}
     if before.get("dataset") == dataset.name:
         classes |= set(before["train_classes"])
+        names = names | {*before["class_names"]} if "class_names" in before else set()  # some would be unknown
     return {
         "chosen": "test" if origin.get("chosen") == "test" else chosen,
         "split": {
             **{"dataset": dataset.name, "name": dataset.split_name, "hash": split_hash(dataset.index)},
             "train_classes": sorted(classes),
+            **({"class_names": sorted(names)} if names else {}),
         },
         **({"began_from": dict(origin)} if origin else {}),
     }

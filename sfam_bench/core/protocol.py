@@ -22,19 +22,24 @@ NEEDED = ("dataset", "name", "hash")  # strings of a split
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The classes evaluated, with their data set and split; `closed` if train and test share classes."""
+    """The classes evaluated, with their data set and split; `closed` if train and test share classes.
+
+    `names` are those of the classes: their numbers may be ranks among the classes that are there.
+    """
 
     dataset: str
     split_hash: str
     classes: frozenset[int]
     closed: bool
+    names: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, dataset: str, split_hash: str, index: pd.DataFrame, image_ids: Sequence[str]) -> "Evaluated":
         """Describe the images `image_ids` of an index of datasets.base."""
         train, test = (set(index.loc[index["split"] == side, "label"]) for side in ("train", "test"))
-        classes = frozenset(int(label) for label in index.loc[list(image_ids), "label"].unique())
-        return cls(dataset, split_hash, classes, bool(train & test))
+        own = index.loc[list(image_ids), ["label", "class_name"]].drop_duplicates()
+        classes = frozenset(int(label) for label in own["label"])
+        return cls(dataset, split_hash, classes, bool(train & test), frozenset(own["class_name"].astype(str)))
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,13 @@ def list_faults(origin: Mapping[str, Any], evaluated: Evaluated) -> dict[str, st
     if origin.get("chosen") == "test":
         found["test_selected"] = "it was chosen on the test classes"
     split = origin.get("split") or {}
+    shared: frozenset[int] | frozenset[str] = frozenset()
     # equal hashes mean the same images with the same labels, whatever the name of the data set
-    same = split and (split["dataset"] == evaluated.dataset or split["hash"] == evaluated.split_hash)
-    shared = evaluated.classes & set(split["train_classes"]) if same else set()
+    if split and split["hash"] == evaluated.split_hash:
+        shared = evaluated.classes & {*split["train_classes"]}
+    elif split and split["dataset"] == evaluated.dataset:  # other images may have moved the numbers of the classes
+        numbers, names = evaluated.classes & {*split["train_classes"]}, split.get("class_names")
+        shared = numbers if names is None else evaluated.names & {*names}
     if shared:
         other = "" if split["hash"] == evaluated.split_hash else f" under another split (hash {split['hash']})"
         found["closed_set"] = (
@@ -112,4 +121,7 @@ def describe_damage(origin: Mapping[str, Any]) -> str:
     classes = split.get("train_classes")
     if not isinstance(classes, list) or not classes or not all(type(label) is int for label in classes):
         return "'split.train_classes' is not a list of class numbers"
+    names = split.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return "'split.class_names' is not a list of names"
     return ""

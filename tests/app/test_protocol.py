@@ -158,6 +158,7 @@ DAMAGED: dict[str, tuple[Origin, str]] = {
     "classes by name": (origin(train_classes=["1", "2"]), "'split.train_classes'"),
     "classes that are truths": (origin(train_classes=[True]), "'split.train_classes'"),
     "classes that are no list": (origin(train_classes=2), "'split.train_classes'"),
+    "names that are no list": (origin(class_names="jay"), "'split.class_names'"),
     "no number": (origin(train_classes=[1.0, float("nan")]), "'split.train_classes'"),
 }
 
@@ -171,11 +172,23 @@ def test_a_damaged_origin_is_refused_whatever_is_allowed(found: Origin, word: st
 
 def test_the_classes_evaluated_are_those_of_the_images() -> None:
     index = pd.DataFrame({"label": np.array([1, 1, 2, 3]), "split": ["train", "train", "test", "test"]}, list("abcd"))
+    index["class_name"] = ["jay", "jay", "tern", "wren"]
     found = Evaluated.of("cub", "aaaa", index, ["a", "c"])
-    assert found == Evaluated("cub", "aaaa", frozenset({1, 2}), closed=False)
+    assert found == Evaluated("cub", "aaaa", frozenset({1, 2}), closed=False, names=frozenset({"jay", "tern"}))
     assert all(type(label) is int for label in found.classes)
     shared = index.assign(label=[1, 1, 1, 3])
-    assert Evaluated.of("cub", "aaaa", shared, ["d"]) == Evaluated("cub", "aaaa", frozenset({3}), closed=True)
+    other = Evaluated("cub", "aaaa", frozenset({3}), closed=True, names=frozenset({"wren"}))
+    assert Evaluated.of("cub", "aaaa", shared, ["d"]) == other
+
+
+def test_classes_whose_numbers_have_moved_are_known_by_their_names() -> None:
+    trained = {"train_classes": [0, 1], "class_names": ["jay", "tern"]}
+    moved = Evaluated("cub", "cccc", frozenset({1, 2}), closed=False, names=frozenset({"tern", "wren"}))
+    assert "trained on 1 of the 2 classes" in refusal(origin(**trained), moved)
+    unseen = Evaluated("cub", "cccc", frozenset({0, 1}), closed=False, names=frozenset({"auk", "wren"}))
+    assert Protocol().admit("m", origin(**trained), unseen)["allowed"] == {}
+    older = {"train_classes": [0, 1]}  # of a file without names, the numbers are all that is known
+    assert "trained on 2 of the 2 classes" in refusal(origin(**older), unseen)
 
 
 # End to end
