@@ -169,7 +169,7 @@ from sfam_bench import explain, score
 from sfam_bench.core.baselines import Blur
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Geometry
-from sfam_bench.datasets.pictures import pair
+from sfam_bench.datasets.pictures import sample
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.complexity import Gini
 from sfam_bench.metrics.perturbation import Perturbation
@@ -202,7 +202,7 @@ for make in (
         print(str(error)[:75])
 for query, box in (([0.5], None), (None, None), (image, 3)):
     try:
-        pair(query, query, Geometry(37, 32), box=box)
+        sample(query, "query", Geometry(37, 32), box=box)
     except UserError as error:
         print(error)
 """

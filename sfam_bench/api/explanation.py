@@ -48,7 +48,8 @@ class Explanation:
         negative_maps: maps of the negative for its similarity to the query: positive values raise that similarity, and
             so lower the margin.
         target: "similarity" or "margin".
-        ids: of query, reference and negative: their paths, or "query", "reference" and "negative".
+        ids: of query, reference and negative: their paths as given, or "image" (of a vector "vector") and a digest of
+            the content. Random methods are seeded by them.
         pictures: the pictures as they were given, of each side, from which `overlay(original=True)` reads.
         geometry: how they were resized and cropped.
         background: the colour behind transparent pixels.

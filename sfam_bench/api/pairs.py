@@ -17,13 +17,14 @@ from sfam_bench.core.records import PairBatch
 from sfam_bench.core.references import Given, Prototype, Supports, Vectors
 from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.targets import Margin, Similarity, Target
-from sfam_bench.datasets.pictures import Corners, Picture, Region, sample
+from sfam_bench.datasets.pictures import Corners, Picture, Region, digest, sample
 from sfam_bench.datasets.tables import parse_string, read_csv
 
 Reference: TypeAlias = Picture | list[Picture] | tuple[Picture, ...] | Vectors
 Pairs: TypeAlias = pd.DataFrame | str | Path | Sequence[Any] | Iterator[Any] | np.ndarray | Tensor
 MARKS = ("foreground", "box")
-COLUMNS = ("query", "reference", "negative", *MARKS)
+SIDES = ("query", "reference", "negative")
+COLUMNS = (*SIDES, *MARKS)
 IMAGES = {"query": parse_string, "reference": parse_string}
 FILES = {"negative": parse_string, "foreground": parse_string}
 AS_PAIR = "give (query, reference) or (query, reference, negative)"
@@ -31,9 +32,10 @@ AS_PAIR = "give (query, reference) or (query, reference, negative)"
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair as it is given, with the ids of its images in records.
+    """One pair as it is given.
 
-    A reference of several images is a prototype. `box` and `foreground` are of the query's object.
+    A reference of several images is a prototype. `box` and `foreground` are of the query's object. `ids` name its
+    images in records and seed random methods; `names` name them in errors.
     """
 
     query: Picture
@@ -41,7 +43,8 @@ class Pair:
     negative: Reference | None = None
     foreground: Region | None = None
     box: Corners | None = None
-    ids: tuple[str, str, str] = ("query", "reference", "negative")
+    ids: tuple[str, str, str] = SIDES
+    names: tuple[str, str, str] = SIDES
 
     @property
     def pictures(self) -> dict[str, list[Picture]]:
@@ -56,17 +59,17 @@ class Pair:
 
     def load(self, geometry: Geometry, background: str, how: Prototype) -> PairBatch:
         """Read its images as a batch of one pair; raises UserError if one is invalid or of another size."""
-        found = sample(self.query, self.ids[0], geometry, self.foreground, self.box, background)
+        found = sample(self.query, self.names[0], geometry, self.foreground, self.box, background)
         image = found.image[None]
         others = {
             name: _load_reference(given, name, image, geometry, background, how)
-            for name, given in zip(self.ids[1:], (self.reference, self.negative), strict=True)
+            for name, given in zip(self.names[1:], (self.reference, self.negative), strict=True)
             if given is not None
         }
         reference, *negatives = others.values()
         for negative in negatives:
             if isinstance(negative, Tensor) and torch.equal(negative, image):
-                raise UserError(f"{self.ids[2]} has the pixels of its query {self.ids[0]}: give another image")
+                raise UserError(f"{self.names[2]} has the pixels of its query {self.names[0]}: give another image")
         return PairBatch(
             self.ids[:1],
             self.ids[1:2],
@@ -99,7 +102,8 @@ def read_pairs(
                 f"query is one image and reference a batch of {len(reference)}: give list(reference) for a prototype, "
                 "or as many queries"
             )
-        return [Pair(query, reference, negative, foreground, box)], False  # type: ignore[arg-type]
+        alone = {"query": query, "reference": reference, "negative": negative, "foreground": foreground, "box": box}
+        return [_name(alone, SIDES)], False
     count = len(query)  # type: ignore[arg-type]
     given = {"reference": reference, "negative": negative, "foreground": foreground, "box": box}
     for name, several in given.items():
@@ -169,9 +173,9 @@ def _read_csv(file: Path) -> list[Pair]:
         if len(empty := table.index[table[name].isna()]):
             raise UserError(f"{file}, line {empty[0]}: {name} is empty: fill it in, or remove the column")
     pairs = []
-    for at, row in enumerate(table.to_dict("records")):
+    for row in table.to_dict("records"):
         ids = (row["query"], row["reference"], row.get("negative", "negative"))
-        pairs.append(replace(_number({name: file.parent / cell for name, cell in row.items()}, at), ids=ids))
+        pairs.append(replace(_name({name: file.parent / cell for name, cell in row.items()}, ids), ids=ids))
     return _checked(pairs, str(file))
 
 
@@ -182,13 +186,26 @@ def _checked(pairs: list[Pair], what: str) -> list[Pair]:
 
 
 def _number(row: Mapping[Any, Any], at: int) -> Pair:
-    """A pair with its ids: paths as they are given, numbers for other pictures."""
-    names = (row.get(name) for name in ("query", "reference", "negative"))
+    """A pair of several, whose pictures are named in errors by their paths, or by the number of the pair."""
     query, reference, negative = (
-        str(given) if isinstance(given, str | Path) else f"{name} {at}"
-        for name, given in zip(("query", "reference", "negative"), names, strict=True)
+        str(row[side]) if isinstance(row.get(side), str | Path) else f"{side} {at}" for side in SIDES
     )
-    return Pair(**{str(name): cell for name, cell in row.items()}, ids=(query, reference, negative))
+    return _name(row, (query, reference, negative))
+
+
+def _name(row: Mapping[Any, Any], names: tuple[str, str, str]) -> Pair:
+    """A pair with its ids, which do not depend on the other pairs."""
+    query, reference, negative = (side if row.get(side) is None else _identify(row[side]) for side in SIDES)
+    return Pair(**{str(name): cell for name, cell in row.items()}, ids=(query, reference, negative), names=names)
+
+
+def _identify(given: Reference) -> str:
+    """The path as it is given; for other pictures and vectors a name made of their content."""
+    if isinstance(given, str | Path):
+        return str(given)
+    if isinstance(given, Vectors):
+        return f"vector {digest(given.embeddings)}"
+    return ", ".join(map(_identify, given)) if isinstance(given, list | tuple) else f"image {digest(given)}"
 
 
 def _is_many(given: object, name: str = "query") -> bool:

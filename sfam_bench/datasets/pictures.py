@@ -1,6 +1,7 @@
 """Convert a caller's files, bytes, PIL images, arrays and tensors, with masks and boxes, to inputs of a model."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Box, Geometry, fill
-from sfam_bench.core.records import PairBatch, Sample
+from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.decode import (
     array_to_rgb,
@@ -29,30 +30,6 @@ Picture: TypeAlias = str | Path | bytes | PIL.Image.Image | np.ndarray | Tensor
 Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # the object is light, true or 1
 Corners: TypeAlias = Sequence[float | int]  # x1, y1, x2, y2
 CHANNELS = (1, 3, 4)  # of grey, RGB, and RGB with alpha
-
-
-def pair(
-    query: Picture,
-    reference: Picture,
-    geometry: Geometry,
-    foreground: Region | None = None,
-    box: Corners | None = None,
-    background: str = "white",
-) -> PairBatch:
-    """Convert two images, and the object of the query in pixels of the given image, to a batch of one pair.
-
-    geometry: of the model; tensors are not resized.
-    background: the colour behind transparent pixels.
-
-    Raises UserError if the inputs are invalid or differ in size.
-    """
-    found = sample(query, "query", geometry, foreground, box, background)
-    other = sample(reference, "reference", geometry, background=background)
-    shapes = [tuple(one.image.shape) for one in (found, other)]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"query is {shapes[0]} and reference {shapes[1]}: give both one size, or files")
-    masks = {name: mask[None] for name, mask in found.masks.items()}
-    return PairBatch(("query",), ("reference",), found.image[None], other.image[None], masks=masks)
 
 
 def sample(
@@ -103,6 +80,17 @@ def open_picture(
         return to_rgb(picture, what, background=background, marked=marked)
     except (OSError, SyntaxError, ValueError) as error:  # PIL reads the file only now
         raise UserError(f"cannot read {what} ({one_line(error)}): open an undamaged image") from None
+
+
+def digest(picture: object) -> str:
+    """Eight hexadecimal digits of the values of a picture, or of a tensor; "unreadable" if it has none."""
+    if isinstance(picture, bytes):
+        return sha256(picture).hexdigest()[:8]
+    try:
+        values = _to_array(picture) if isinstance(picture, Tensor) else np.asarray(picture)
+    except (OSError, SyntaxError, TypeError, ValueError):  # a damaged PIL image; `sample` says what is wrong
+        return "unreadable"
+    return sha256(f"{values.shape} {values.dtype}".encode() + values.tobytes()).hexdigest()[:8]
 
 
 def channels_last(values: np.ndarray, what: str) -> np.ndarray:

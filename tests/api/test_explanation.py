@@ -133,7 +133,7 @@ def test_many_in_one_file(tmp_path: Path) -> None:
     save_explanations(found, tmp_path / "all.npz")
     with np.load(tmp_path / "all.npz") as stored:
         assert stored["sfam/query"].shape == (3, 32, 32)
-        assert stored["query_id"].tolist() == ["query 0", "query 1", "query 2"]
+        assert stored["query_id"].tolist() == [made.ids[0] for made in found]
     save_explanations(found, tmp_path / "all.html", score(MODEL, pairs, explainers=["sfam", "lafam"]))
     page = (tmp_path / "all.html").read_text()
     assert page.count("<h2 ") == 3

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sfam_bench.api import evaluate, explain, score
+from sfam_bench.api.pairs import read_pairs
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.references import Vectors
 from sfam_bench.explainers.controls import LaFAM
@@ -91,6 +92,30 @@ def test_a_csv_of_pairs_has_paths_below_its_folder(tmp_path: Path) -> None:
     first, second = explain(MODEL, tmp_path / "pairs.csv", explainers="sfam")
     assert (first.ids, second.ids) == (("a.png", "b.png", "c.png"), ("b.png", "c.png", "a.png"))
     assert first.score == pytest.approx(explain(MODEL, PLAIN, OTHER, "sfam", negative=THIRD).score, abs=1e-6)
+
+
+RANDOM = ["chance", "smooth_grad"]  # seeded by the query and the reference
+
+
+def test_random_methods_depend_on_the_pictures_alone(tmp_path: Path) -> None:
+    """Not on whether other pairs are given too, nor on the form of a picture without a path."""
+    PLAIN.save(tmp_path / "a.png")
+    for query, reference, other in ((tmp_path / "a.png", OTHER, THIRD), (*images(3),)):
+        alone = explain(MODEL, query, reference, RANDOM)
+        found = explain(MODEL, [(reference, query), (query, reference), (query, other)], explainers=RANDOM)
+        assert alone.ids == found[1].ids == (found[0].ids[1], found[0].ids[0], "negative")
+        for name in RANDOM:
+            torch.testing.assert_close(alone.query_maps[name], found[1].query_maps[name], atol=1e-5, rtol=1e-4)
+        assert not torch.equal(alone.query_maps["chance"], found[2].query_maps["chance"])
+    assert explain(MODEL, np.asarray(PLAIN), OTHER, "chance").ids == explain(MODEL, PLAIN, OTHER, "chance").ids
+
+
+def test_ids_of_prototypes_and_vectors_are_made_of_their_content() -> None:
+    vectors = MODEL.encode(images(2)).embeddings
+    references = ["a.png", [PLAIN, OTHER], [OTHER, PLAIN], Vectors(vectors[:1]), Vectors(vectors[1:])]
+    pairs, _ = read_pairs([(THIRD, reference) for reference in references])
+    assert len({pair.ids for pair in pairs}) == len(references)
+    assert [read_pairs(THIRD, reference)[0][0].ids for reference in references] == [pair.ids for pair in pairs]
 
 
 def test_pairs_of_several_sizes_and_kinds_of_references_are_kept_in_order() -> None:
