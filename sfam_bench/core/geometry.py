@@ -147,7 +147,7 @@ def describe_geometry(geometry: Geometry) -> str:
 
 def fill(box: Float[Tensor, "4"], size: tuple[int, int]) -> Mask:
     """Mask (rows, cols) of the pixels whose centres lie inside a box."""
-    rows, cols = (torch.arange(side) + 0.5 for side in size)
+    rows, cols = (torch.arange(side, dtype=torch.float32) + 0.5 for side in size)
     x1, y1, x2, y2 = box
     return ((rows >= y1) & (rows < y2))[:, None] & ((cols >= x1) & (cols < x2))[None, :]
 

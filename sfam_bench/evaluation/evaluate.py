@@ -238,7 +238,7 @@ def strongest_matches(joint: PointPairs) -> Tensor:
     flat = joint.flatten(1)
     places = flat.abs().topk(min(KEPT_MATCHES, flat.shape[1]), dim=1).indices
     cells = torch.stack(torch.unravel_index(places, joint.shape[1:]), dim=2)
-    shares = (cells + 0.5) / torch.tensor(joint.shape[1:], device=joint.device)
+    shares = (cells.float() + 0.5) / torch.tensor(joint.shape[1:], device=joint.device)
     return torch.cat([shares, flat.gather(1, places)[:, :, None]], dim=2)
 
 

@@ -38,7 +38,7 @@ def centred_windows(size: tuple[int, int], grid: int, window: float) -> Windows:
 
 
 def _centred(side: int, count: int, half: int) -> Float[Tensor, "count side"]:
-    centres = ((torch.arange(count) + 0.5) * side / count).floor()[:, None]
+    centres = ((torch.arange(count, dtype=torch.float32) + 0.5) * side / count).floor()[:, None]
     places = torch.arange(side)
     return ((centres - half <= places) & (places < centres + half)).double()
 
