@@ -244,7 +244,9 @@ def test_scores_are_those_of_evaluate(model):
     mask[4:20, 8:28] = True
     chosen = {"sfam": SFAM(), "chance": Chance()}
     table = sfam_bench.score(model, NOISE, NOISE.flip(2), chosen, foreground=mask)
-    pairs = PairBatch(("query",), ("reference",), NOISE[None], NOISE.flip(2)[None], masks={"foreground": mask[None]})
+    made = sfam_bench.explain(model, NOISE, NOISE.flip(2))
+    query, reference, _ = ((name,) for name in made.ids)
+    pairs = PairBatch(query, reference, NOISE[None], NOISE.flip(2)[None], masks={"foreground": mask[None]})
     (shard,) = evaluate(
         model, Similarity(), [pairs], chosen, {name: find_object("metric", name) for name in METRICS}, "any"
     )
@@ -252,7 +254,7 @@ def test_scores_are_those_of_evaluate(model):
     assert {key: table.loc[key] for key in there} == pytest.approx(there, nan_ok=True)
     assert table.shape == (2, len(METRICS))
     assert table.size == len(there)
-    assert table.attrs["score"] == sfam_bench.explain(model, NOISE, NOISE.flip(2)).score
+    assert table.attrs["score"] == made.score
     assert table.attrs["metrics"]["deletion_mean_colour"]["higher_is_better"] is False
 
 

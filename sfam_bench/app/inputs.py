@@ -22,6 +22,7 @@ from sfam_bench.models.build import weights_hash
 from sfam_bench.models.similarity_model import SimilarityModel
 
 INSTALLED = ("site-packages", "dist-packages")
+READ = ("dataset", "pairs", "vectors")  # settings that may name files
 MATTERS = ("dataset", "model", "target", "explainer", "split", "batch_size", "seed")
 
 
@@ -60,12 +61,14 @@ class Inputs:
     def identity(self, *matters: str) -> dict[str, Any]:
         """The identity that a run must share with another to continue it; `matters` are further config keys."""
         settings = resolve(self.cfg)
+        identified = {name: settings[name] for name in (*MATTERS, *matters)}
         identity = {
-            **{name: settings[name] for name in (*MATTERS, *matters)},
+            **identified,
             **{"split_hash": split_hash(self.dataset.index), "weights": weights_hash(self.model)},
             "protocol": self.protocol,
             **({"tuned": self.tuned} if self.tuned else {}),
             **({"own_code": own} if (own := own_code(settings)) else {}),
+            **({"files": read} if (read := named_files([identified.get(name) for name in READ])) else {}),
         }
         prepare = {"prepare": {"split": self.cfg.prepare.split, "version": VERSION}}
         return {**identity, **prepare} if self.training else identity
@@ -84,6 +87,14 @@ class Inputs:
             "blind": [name for name, made in explainers.items() if card_of(made).blind],
             **more,
         }
+
+
+def named_files(settings: Any) -> list[str]:
+    """The digests of the files that the settings name, such as a list of pairs: another content is another run."""
+    if isinstance(settings, dict | list):
+        inside = settings.values() if isinstance(settings, dict) else settings
+        return [found for item in inside for found in named_files(item)]
+    return [digest(Path(settings))] if isinstance(settings, str) and Path(settings).is_file() else []
 
 
 def own_code(settings: Any) -> dict[str, str]:

@@ -60,6 +60,13 @@ def test_a_verification_run(run_script: Run, photos: Path, tmp_path: Path) -> No
     assert set(run.pairs["kind"]) <= {f"{a}_{b}" for a in ("same", "different") for b in ("accepted", "rejected")}
     said = dict(describe_protocol(run, summarise(run.matrix, {}), np.array([])))
     assert said["Verification"].startswith("same 2, different 2, accuracy ")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines[:-1]))  # another list under the same name
+    again = f"pairs={tmp_path / 'pairs.csv'}"
+    for outcome in (
+        evaluate(run_script, photos, tmp_path / "run", again, "resume=true"),
+        evaluate(run_script, photos, planned, again, "shards=1", by=("submit", "plan")),
+    ):
+        says(mistake(outcome), "another config (files was ")
 
 
 def test_an_unlabelled_folder(run_script: Run, photos: Path, tmp_path: Path) -> None:
