@@ -4,14 +4,20 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.targets import comparisons
 from sfam_bench.core.types import Embeddings, RawMaps
-from sfam_bench.explainers.shared.attention import Attention, Layers, Rows, record_attention
+from sfam_bench.explainers.shared.attention import (
+    Attention,
+    Layers,
+    Rows,
+    has_tokens,
+    layers_of,
+    record_attention,
+)
 from sfam_bench.explainers.shared.forms import channel_form, combine, differentiating, gradients
 from sfam_bench.explainers.shared.products import before_l2
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -24,8 +30,8 @@ class DAAM(Checked):
     c holds the share of each embedding dimension in the similarity, scaled to [0, 1], and <c, e> is differentiated with
     the embedding before L2. In block l, a_lj is the attention of the class token to patch j, v_lj its value and do_l
     the gradient of the attention's output at the class token. Where patches are pooled, the sum also runs over the
-    patches in place of the class token [derived]. A convolutional network has the map sum_k w_k A_k at the cut, with w
-    the gradient of <c, e> by the pooled channels.
+    patches in place of the class token [derived]. A network whose activations are a grid and no tokens (convolutions;
+    Swin) has the map sum_k w_k A_k at the cut, with w the gradient of <c, e> by the pooled channels.
 
     The authors average the shares over the neighbours of the predicted class in a memory bank; here the reference
     stands for them. Their last step, a sigmoid for display, changes no order and is left out.
@@ -51,14 +57,14 @@ class DAAM(Checked):
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         towards = contribution_weights(model, encoded)
-        if not any(isinstance(module, VisionTransformer) for module in model.trunk.modules()):
+        if not has_tokens(model):
             return combine(channel_form(model, encoded.query, towards)[0], encoded.query.activations)
 
         def make(layers: Layers, encoded: Encoded, rows: Rows, size: tuple[int, int]) -> RawMaps:
             return self._explain(layers, encoded, rows, size, towards[rows])
 
         with differentiating(model):
-            return Layers(model, "DAAM").explain(encoded, make)
+            return layers_of(model, "DAAM").explain(encoded, make)
 
     def _explain(
         self, layers: Layers, encoded: Encoded, rows: Rows, size: tuple[int, int], towards: Embeddings
@@ -68,7 +74,10 @@ class DAAM(Checked):
             embeddings = before_l2(model, model.run_trunk(encoded.query.images[rows]))
         tokens = layers.prefix + size[0] * size[1]
         if len(recorded) != len(layers.steps) or any(one.weights.shape[-1] != tokens for one in recorded):
-            raise UserError("DAAM needs one attention over all tokens in each block: use another of timm's vit_*")
+            raise UserError(
+                f"DAAM needs one attention over all tokens in each of {len(layers.steps)} blocks, and {len(recorded)} "
+                "are known: use another transformer, such as timm's vit_* or deit*"
+            )
         total = (embeddings * towards.clone()).sum()
         found = gradients(total, [attention.output for attention in recorded])
         maps = torch.zeros(len(rows), *size).to(towards)

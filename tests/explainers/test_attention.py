@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,10 +20,11 @@ from sfam_bench.core.targets import Margin, Similarity, comparisons, score, swap
 from sfam_bench.engine.passes import Passes
 from sfam_bench.explainers.attention_rollout import AttentionRollout, mix_residual
 from sfam_bench.explainers.clip_surgery import CLIPSurgery
+from sfam_bench.explainers.daam import DAAM
 from sfam_bench.explainers.grad_eclip import GradECLIP, to_unit_interval
 from sfam_bench.explainers.le_grad import LeGrad
 from sfam_bench.explainers.shared import attention as module
-from sfam_bench.explainers.shared.attention import Layers, attend, record_attention
+from sfam_bench.explainers.shared.attention import Layers, attend, has_tokens, layers_of, record_attention
 from sfam_bench.explainers.shared.forms import differentiating
 from sfam_bench.models.backbones import trunk_and_tail
 from sfam_bench.models.networks import Standardise
@@ -87,6 +90,29 @@ def test_attention_step_by_step_is_the_fused_one(tokens, dims, mask, scale, seed
 def test_other_kinds_of_attention_are_refused(option):
     with pytest.raises(UserError, match="do not support dropout, causal attention or grouped heads"):
         attend(*torch.rand(3, 1, 1, 2, 2), **option)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_multihead_attention_step_by_step_is_that_of_torch(averaged):
+    torch.manual_seed(0)
+    layer, tokens = nn.MultiheadAttention(8, 2, batch_first=True).double().eval(), torch.randn(3, 5, 8).double()
+    expected = layer(tokens, tokens, tokens, average_attn_weights=averaged)
+    with record_attention(layer) as seen:
+        found = layer(tokens, tokens, tokens, average_attn_weights=averaged)
+        assert layer(tokens, tokens, tokens, need_weights=False)[1] is None
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert [attention.weights.shape for attention in seen] == [(3, 2, 5, 5)] * 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"kdim": 8, "vdim": 4}, {"add_bias_kv": True}, {"add_zero_attn": True}, {"mask": torch.zeros(5, 5)}]
+)
+def test_other_kinds_of_multihead_attention_are_refused(options):
+    mask, tokens = options.pop("mask", None), torch.randn(3, 5, 8)
+    layer = nn.MultiheadAttention(8, 2, batch_first=True, **options).eval()
+    value = tokens[..., : options.get("vdim", 8)]
+    with record_attention(layer), pytest.raises(UserError, match=r"do not support nn\.MultiheadAttention with masks"):
+        layer(tokens, tokens, value, attn_mask=mask)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -285,7 +311,7 @@ def test_variants_of_timm_are_explained(method, options):
     assert maps.amax() > maps.amin()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, DAAM()])
 @pytest.mark.parametrize(("token", "pool"), [("class", "token"), ("patch", "avg")])
 def test_a_transformer_run_in_parts_has_the_same_maps_as_its_blocks(method, token, pool):
     """Any transformer is explained through the module itself; timm's VisionTransformer in both ways."""
@@ -296,6 +322,57 @@ def test_a_transformer_run_in_parts_has_the_same_maps_as_its_blocks(method, toke
     assert isinstance(spliced.trunk[1], Before)
     found, expected = (maps_of(method, model, encode_pairs(model, Similarity(), *images)) for model in (spliced, ours))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def torchvision_vit():
+    torch.manual_seed(0)
+    made = torchvision.models.VisionTransformer(48, 8, 3, 2, 24, 48)
+    made.heads = nn.Identity()
+    return made
+
+
+class Encoder(nn.Module):
+    """A transformer of torch's own layers, whose class token is the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.token = nn.Conv2d(3, 24, 8, 8), nn.Parameter(torch.randn(1, 1, 24))
+        layer = nn.TransformerEncoderLayer(24, 2, 48, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(24)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).mT
+        return self.norm(self.encoder(torch.cat([self.token.expand(len(tokens), -1, -1), tokens], dim=1)))[:, 0]
+
+
+@pytest.mark.parametrize("network", [torchvision_vit, Encoder])
+def test_blocks_with_any_names_and_multihead_attention_are_explained(network):
+    model = SimilarityModel.wrap(network(), standardise=Standardise(), image_size=48).double()
+    images = torch.rand(2, 2, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    seen, layers = encode_pairs(model, Similarity(), *images), layers_of(model, "it")
+    with torch.no_grad():
+        *_, (tokens, _) = layers.run(seen.query.images)
+        torch.testing.assert_close(layers.embed(tokens, (6, 6)), seen.query.embeddings, **CLOSE)
+    assert len(layers.steps) == 3
+    for method in (*METHODS, DAAM()):
+        maps = maps_of(method, model, seen)
+        assert maps.isfinite().all()
+        assert maps.amax() > maps.amin()
+    with pytest.raises(UserError, match=r"CLIP Surgery reads parts .* not known of a wrapped .* \(model=vit, or"):
+        maps_of(CLIPSurgery(), model, seen)
+
+
+def test_daam_refuses_tokens_without_attention():
+    mixer = MlpMixer(num_classes=0, img_size=64, patch_size=16, embed_dim=24, num_blocks=3)
+    model = SimilarityModel.wrap(mixer, image_size=64)
+    assert has_tokens(model)
+    seen = encode_pairs(model, Similarity(), *torch.rand(2, 1, 3, 64, 64))
+    with pytest.raises(
+        UserError, match="DAAM needs one attention over all tokens in each of 3 blocks, and 0 are known"
+    ):
+        maps_of(DAAM(), model, seen)
 
 
 def refuses(method, model, message):

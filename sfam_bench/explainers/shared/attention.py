@@ -41,13 +41,17 @@ class Attention:
 
 
 class _AttentionRecorder(TorchFunctionMode):
-    """While active, computes fused attention by its definition and appends it to `recorded`."""
+    """While active, computes fused and nn.MultiheadAttention by its definition and appends it to `recorded`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.recorded: list[Attention] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.multi_head_attention_forward:
+            attention, output = attend_multihead(*args, **(kwargs or {}))
+            self.recorded.append(attention)
+            return output
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         self.recorded.append(attend(*args, **(kwargs or {})))
@@ -78,6 +82,37 @@ def attend(
     return Attention(query, key, value, weights, weights @ value)
 
 
+def attend_multihead(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    width: int,
+    heads: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *more: Any,  # further keys and values, dropout, and the last layer
+    need_weights: bool = True,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+    training: bool = True,
+    **options: Any,
+) -> tuple[Attention, tuple[Tensor, Tensor | None]]:
+    """F.multi_head_attention_forward by its definition, without masks and with keys and values of the tokens' width."""
+    *extra, dropout, out_weight, out_bias = more
+    unsupported = (*extra, *options.values())
+    if weight is None or query.ndim != 3 or any(one is not None and one is not False for one in unsupported):
+        raise UserError(
+            "methods on attention do not support nn.MultiheadAttention with masks, or with further keys and values or "
+            "ones of another width"
+        )
+    layers = zip((query, key, value), weight.chunk(3), (None,) * 3 if bias is None else bias.chunk(3), strict=True)
+    queries, keys, values = (F.linear(*layer).unflatten(2, (heads, -1)).permute(1, 2, 0, 3) for layer in layers)
+    attention = attend(queries, keys, values, dropout_p=dropout if training else 0.0, is_causal=is_causal)
+    output = F.linear(attention.output.permute(2, 0, 1, 3).flatten(2), out_weight, out_bias)
+    weights = attention.weights.mean(dim=1) if average_attn_weights else attention.weights
+    return attention, (output, weights if need_weights else None)
+
+
 @contextmanager
 def record_attention(module: nn.Module) -> Iterator[list[Attention]]:
     """Record every attention of a module while the block runs, whether timm's fused attention is on or off."""
@@ -101,6 +136,12 @@ class Layers:
 
     def __post_init__(self) -> None:
         found = self._trunk[-1]
+        if isinstance(found, Before):
+            raise UserError(
+                f"{self.name} reads parts of the blocks of timm's VisionTransformer, which are not known of a wrapped "
+                f"{type(found.uncut).__name__}: choose it by name (model=vit, or models.build.backbone), or use "
+                "LeGrad, Grad-ECLIP or attention rollout"
+            )
         if not (isinstance(found, PatchTokens | CarriedTokens) and isinstance(found.transformer, VisionTransformer)):
             raise UserError(f"{self.name} needs a vision transformer: timm's vit_* or deit* (model=vit)")
 
@@ -235,12 +276,13 @@ class SplicedLayers(Layers):
         if self.before.place.layout.kind != "tokens":
             return []
         lists = {
-            name: [type(block) for block in child]
+            name: dict(child.named_children())
             for name, child in self.network.named_modules()
             if isinstance(child, nn.ModuleList | nn.Sequential)
         }
-        name = max(lists, key=lambda one: len(lists[one]) if len(set(lists[one])) == 1 else 0, default=None)
-        return [] if name is None or len(set(lists[name])) != 1 else [f"{name}.{i}" for i in range(len(lists[name]))]
+        equal = {name: blocks for name, blocks in lists.items() if len({*map(type, blocks.values())}) == 1}
+        name = max(equal, key=lambda one: len(equal[one]), default=None)
+        return [] if name is None else [f"{name}.{block}" for block in equal[name]]
 
     @property
     def steps(self) -> list[Any]:
@@ -328,5 +370,15 @@ class SplicedLayers(Layers):
 
 def layers_of(model: SimilarityModel, name: str) -> Layers:
     """The blocks of a transformer; `name` is the method's, for errors."""
-    trunk = model.trunk[-1] if isinstance(model.trunk, nn.Sequential) else model.trunk
-    return SplicedLayers(model, name) if isinstance(trunk, Before) else Layers(model, name)
+    return SplicedLayers(model, name) if isinstance(_last(model.trunk), Before) else Layers(model, name)
+
+
+def has_tokens(model: SimilarityModel) -> bool:
+    """Whether the activations are tokens, perhaps with prefix tokens as channels, and not a grid of the network."""
+    last = _last(model.trunk)
+    tokens = isinstance(last, Before) and last.place.layout.kind == "tokens"
+    return tokens or isinstance(last, PatchTokens | CarriedTokens)
+
+
+def _last(trunk: nn.Module) -> nn.Module:
+    return trunk[-1] if isinstance(trunk, nn.Sequential) else trunk
