@@ -43,7 +43,8 @@ class Explanation:
             raise the score, negative values lower it.
         reference_maps: the same of the reference; of several images (supports, rows, cols), on one scale; none for a
             vector.
-        flags: for each method whose map is all zeros the reason: "self_pair", "constant_map" or "nonfinite_map".
+        flags: for each method whose map of the query is all zeros the reason: "self_pair", "constant_map" or
+            "nonfinite_map". If only maps of other images are, "reference: constant_map", and so on.
         negative: as the reference; None without.
         negative_maps: maps of the negative for its similarity to the query: positive values raise that similarity, and
             so lower the margin.
@@ -212,14 +213,13 @@ class Explanation:
         return found
 
     def _caption(self, name: str, scores: pd.DataFrame | None) -> list[str]:
-        """Why a map is flagged, or its values."""
-        if flag := self.flags.get(name):
-            return [to_prose(flag)]
-        if scores is None or name not in scores.index:
-            return []
+        """Why a map is flagged, and the values of the query's map if that is not."""
+        flagged = [to_prose(self.flags[name])] if name in self.flags else []
+        if scores is None or name not in scores.index or (flagged and not self.query_maps[name].any()):
+            return flagged
         (row,) = scores.loc[[name]].to_dict("records")
         values = {str(metric): float(value) for metric, value in row.items()}
-        return panel_lines(values, Catalogue(scores.attrs.get("metrics", {})))
+        return flagged + panel_lines(values, Catalogue(scores.attrs.get("metrics", {})))
 
 
 def save_explanations(

@@ -87,7 +87,8 @@ def explain(
 
     Returns:
         The score, the images and their maps; a list of these if many pairs are given. The map of an image compared with
-        itself, a constant map and a map with NaN or infinity are zeros, with the reason in `flags`.
+        itself, a constant map and a map with NaN or infinity are zeros, with the reason in `flags`, as "reference:
+        constant_map" where the query has a map.
 
     Raises:
         UserError: if an image cannot be read, images differ in size, it is not clear which images form a pair, the
@@ -145,7 +146,7 @@ def _explain_batch(
     given, same = {"reference": pairs.reference, "negative": pairs.negative}, self_pairs(pairs)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])
     for at in range(len(pairs)):
-        flags: dict[str, str] = {}
+        reasons: dict[str, dict[str, str]] = {name: {} for name in explainers}
         chosen: dict[str, list[int]] = {}
         facts: dict[str, Any] = {"score": float(scores[at]), "query": pairs.query[at], "reference": None}
         for side, maps in raws.items():
@@ -160,8 +161,14 @@ def _explain_batch(
             for name, whole in maps.items():
                 reason, facts[f"{side}_maps"][name] = _scale(whole[rows], same[at] if side != "negative" else "", size)
                 if reason:
-                    flags[name] = reason
+                    reasons[name][side] = reason
+        flags = {name: _join_reasons(by_side) for name, by_side in reasons.items() if by_side}
         yield {**facts, "flags": flags, "chosen": chosen}
+
+
+def _join_reasons(by_side: Mapping[str, str]) -> str:
+    """Why the query's map is zeros; where it is not, why those of other images are."""
+    return by_side.get("query") or "; ".join(f"{side}: {reason}" for side, reason in by_side.items())
 
 
 def _scale(raw: RawMaps, same: str, size: tuple[int, int]) -> tuple[str, Tensor]:

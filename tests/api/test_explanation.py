@@ -1,6 +1,6 @@
 """What is made of an explanation: pictures on the original, tables, files, HTML."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ from sfam_bench.api import compare, explain, save_explanations, score
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.maps import place
+from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.references import Prototype
+from sfam_bench.models.similarity_model import SimilarityModel
 from tests.api.small import images, picture, small_model
 
 MODEL = small_model()
@@ -125,6 +127,30 @@ def test_files_by_suffix(tmp_path: Path) -> None:
         found.save(tmp_path / "pair.jpg")
     with pytest.raises(UserError, match=r"cannot write .*: choose a place that you may write to"):
         found.save(tmp_path / "pair.png" / "pair.npz")
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A method whose maps of red images are constant."""
+
+    def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> torch.Tensor:
+        maps = encoded.query.activations.mean(dim=1)
+        red = encoded.query.images[:, 0].amin(dim=(1, 2)) == 1
+        return torch.where(red[:, None, None], 1, maps)
+
+
+def test_flags_and_captions_are_of_the_image_whose_map_is_zero() -> None:
+    plain, red = images(2).clone()
+    red[0] = 1
+    for pair, flag in (((plain, red), "reference: constant_map"), ((red, plain), "constant_map")):
+        found = explain(MODEL, *pair, {"blank": Blank()})
+        assert found.flags == {"blank": flag}
+        (panel,) = found.sheet(score(MODEL, *pair, {"blank": Blank()})).panels
+        assert panel.lines[0] == flag.replace("_", " ")
+        assert (len(panel.lines) > 1) == (pair[0] is plain)  # the values of the query's map
+    assert found.query_maps["blank"].abs().max() == 0 < found.reference_maps["blank"].abs().max()
+    whole = explain(MODEL, plain, images(1, 5)[0], {"blank": Blank()}, negative=red)
+    assert whole.flags == {"blank": "negative: constant_map"}
 
 
 def test_many_in_one_file(tmp_path: Path) -> None:

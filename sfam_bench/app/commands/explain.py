@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> None:
         found = [explain(model, query, reference, explainers, negative=negative)]
     for made in found:
         sides = [str(side) for side in made.ids[:2]] if cfg.pairs else []
-        flags = [f"{name} has no map: {to_prose(why)}" for name, why in made.flags.items()]
+        flags = [f"{name} has no map ({to_prose(why)})" for name, why in made.flags.items()]
         print("  ".join([f"{made.target} {made.score:.4f}", *sides, *flags]))
     save_explanations(found, out, title=f"Maps of {describe_model(model)}")
     print(f"maps of {describe_model(model)}: {out}")
