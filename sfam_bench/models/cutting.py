@@ -49,9 +49,15 @@ class Parts:
 
 
 def cut_module(
-    whole: Whole, layer: str | None = None, features: str | None = None, embedding: Embedding = "own"
+    whole: Whole,
+    layer: str | None = None,
+    features: str | None = None,
+    embedding: Embedding = "own",
+    normalise: bool = True,
 ) -> Cut:
     """Cut a module at `layer`, or at its last grid or tokens, which `features` may name.
+
+    An L2 at its end is left to the embedder if that is to `normalise`.
 
     With embedding "pooled" the last grid or tokens are pooled, whatever the module computes of them.
 
@@ -65,7 +71,7 @@ def cut_module(
         parts = split_last(whole) if layer is None else split_at(whole, layer)
     with torch.no_grad():
         grid = parts.grid
-    rest = without_l2(parts.rest, grid)
+    rest = without_l2(parts.rest, grid) if normalise else parts.rest
     carries = isinstance(parts.trunk, Before) and _width(parts) < grid.shape[1]
     found = None if carries else factor(rest, grid, whole.module)
     trunk, tail = nn.Sequential(whole.standardise, parts.trunk), parts.middle

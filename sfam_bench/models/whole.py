@@ -11,7 +11,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.hooks import record_calls
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Images
-from sfam_bench.models.cuts import STEPS, Probe, distance_of, probe_images
+from sfam_bench.models.cuts import STEPS, TOLERANCE, Probe, distance_of, probe_images
 from sfam_bench.models.layouts import Layout, Size, size_of
 from sfam_bench.models.outputs import Where, reader_of
 from sfam_bench.models.splice import Shape, shapes_of
@@ -90,6 +90,24 @@ class Whole:
             raise UserError(f"{self.name} returns zeros, NaN or infinity for two test images: check its weights")
         if torch.allclose(unit(first)[0], unit(first)[1], atol=1e-7):
             raise UserError(f"{self.name} returns the same embedding for two different images: check its weights")
+        if self._differs(self.images[0], slice(None)):
+            raise UserError(
+                f"{self.name} returns another embedding of the same images each time: give it without dropout or noise "
+                "that is active in eval mode"
+            )
+        if self._differs(self.images[0][:1], slice(1)):
+            raise UserError(
+                f"{self.name} embeds an image otherwise when it is alone than beside another one: give it without "
+                "statistics over the batch, such as batch norm without running statistics"
+            )
+
+    def _differs(self, images: Images, rows: slice) -> bool:
+        """Whether these images have another embedding now; also where the module cannot read them alone."""
+        try:
+            found = self.read(self._run(images)[0])
+        except Exception:  # batch norm over one value, and whatever else it raises
+            return True
+        return not distance_of(unit(found), unit(self.embeddings[0][rows])) <= TOLERANCE
 
     @property
     def probes(self) -> tuple[Probe, ...]:

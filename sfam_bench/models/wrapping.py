@@ -2,6 +2,7 @@
 
 import logging
 
+import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError, check_object, check_range
@@ -81,9 +82,16 @@ def wrap(
     module.eval()
     with enlarged(module) as changed:
         whole = Whole(module, size, standardise, read, name)
-        cut = cut_module(whole, layer, None, embedding)
+        cut = cut_module(whole, layer, None, embedding, normalise)
     if embedding == "own":
         cut = verify(cut, make_probes(module, size, standardise, whole.read) if changed else whole.probes, name)
+    lengths = whole.embeddings[0].norm(dim=1)
+    if (
+        normalise
+        and not isinstance(similarity or Cosine(), Cosine)
+        and not torch.allclose(lengths, torch.ones_like(lengths), rtol=1e-3)
+    ):
+        log.warning("%s: embeddings of length %.3g are scaled to 1; normalise=False keeps them", name, lengths[0])
     if layer is None:
         log.warning("%s is cut at '%s', a grid of %d x %d; choose another by layer=", name, cut.layer, *cut.grid)
     last = whole.names[-2:][0]

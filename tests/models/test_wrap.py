@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sfam_bench.api import explain
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.similarity import unit
+from sfam_bench.core.similarity import Dot, unit
 from sfam_bench.explainers.shared.forms import contributions
 from sfam_bench.models.build import load, save
 from sfam_bench.models.poolings import GAP, GMP, GeM
@@ -393,6 +393,37 @@ def test_an_l2_that_is_not_recognised_is_said(caplog):
 
     wrapped(drawn(Net()))
     assert "the L2 that makes it is not recognised" in caplog.text
+
+
+class Behind(Plain):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def behind(self, x):
+        return self.function(self.fc(x.mean(dim=(2, 3))))
+
+
+def test_without_l2_the_embeddings_are_exactly_those_of_the_module(caplog):
+    for function in (F.normalize, lambda e: 16 * F.normalize(e)):
+        module = drawn(Behind(function))
+        torch.testing.assert_close(wrapped(module, normalise=False, similarity=Dot())(IMAGES), module(IMAGES))
+        assert "scaled to 1" not in caplog.text
+        wrapped(module, similarity=Dot())
+    assert caplog.text.count("Behind: embeddings of length 16 are scaled to 1; normalise=False keeps them") == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda e: e + 0.5 * (e - e.mean(dim=0)), "embeds an image otherwise when it is alone"),
+        (nn.BatchNorm1d(6, track_running_stats=False), "embeds an image otherwise when it is alone"),
+        (lambda e: F.dropout(e, 0.2), "another embedding of the same images each time"),
+    ],
+)
+def test_an_embedding_is_of_its_image_alone(function, why):
+    with pytest.raises(UserError, match=why):
+        wrapped(drawn(Behind(function)))
 
 
 @pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
