@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, check_object, check_range
 from sfam_bench.core.geometry import Geometry
+from sfam_bench.core.ranges import Count
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.references import Given, Prototype, Supports, Vectors
 from sfam_bench.core.stream import split_chunks
@@ -119,9 +120,19 @@ def read_pairs(
 def load_batches(
     pairs: Sequence[Pair], geometry: Geometry, background: str, how: Prototype, size: int
 ) -> Iterator[PairBatch]:
-    """Load pairs in order, in batches of at most `size`; only pairs of one kind and one size share a batch."""
-    if size < 1:
-        raise UserError(f"batch_size is {size}: give at least 1")
+    """Load pairs in order, in batches of at most `size`; only pairs of one kind and one size share a batch.
+
+    Raises:
+        UserError: at once if `how` or `size` is of another type or range.
+    """
+    check_object(how, "how", Prototype)
+    check_range("batch_size", size, Count)
+    return _load_batches(pairs, geometry, background, how, size)
+
+
+def _load_batches(
+    pairs: Sequence[Pair], geometry: Geometry, background: str, how: Prototype, size: int
+) -> Iterator[PairBatch]:
     loaded = (pair.load(geometry, background, how) for pair in pairs)  # in one thread: PIL images may be shared
     for kind, run in groupby(loaded, key=_kind):
         for batches in split_chunks(run, size if kind else 1):

@@ -7,8 +7,9 @@ from torch import nn
 
 from sfam_bench.api.explanation import pixels
 from sfam_bench.api.models import find_model
-from sfam_bench.core.errors import UserError, check_object
+from sfam_bench.core.errors import UserError, check_object, check_range
 from sfam_bench.core.files import atomic
+from sfam_bench.core.ranges import Count
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.own import from_folder
 from sfam_bench.datasets.pictures import Picture, sample
@@ -48,6 +49,9 @@ def explain_ranking(
         UserError: if an image cannot be read, the gallery is empty, a picture has no label while others have, or a
             method is unknown or does not support the model.
     """
+    check_object(k, "k", int)
+    check_range("k", k, Count)
+    check_range("batch_size", batch_size, Count)
     chosen, used = explainers_of(explainers), find_model(model)
     if isinstance(gallery, str | Path):
         folder = from_folder(gallery, geometry=used.geometry, background=background)

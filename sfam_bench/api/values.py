@@ -12,7 +12,7 @@ from torch import nn
 from sfam_bench.api.maps import BATCH
 from sfam_bench.api.models import find_model
 from sfam_bench.api.pairs import Pair, Pairs, Reference, load_batches, read_pairs, target_of
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, check_object
 from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch, Passes, Record
@@ -164,6 +164,8 @@ def evaluate(
     Raises:
         UserError: as `score`, except for needs that are not met.
     """
+    if target is not None:
+        check_object(target, "target", Target)
     chosen, used, measured = explainers_of(explainers), find_model(model), metrics_of(metrics, METRICS)
     batches, total, explained = _read_batches(pairs, used.geometry, background, how, batch_size)
     shards = evaluate_batches(

@@ -14,6 +14,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Box, Geometry, fill
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Image
+from sfam_bench.datasets.checks import clip_box
 from sfam_bench.datasets.decode import (
     array_to_rgb,
     decode_bytes,
@@ -169,4 +170,6 @@ def _box(box: Corners, shape: tuple[int, int]) -> Box:
         raise UserError(
             f"box {(x1, y1, x2, y2)} does not overlap the {cols} x {rows} query: give x1, y1, x2, y2 in pixels"
         )
-    return x1, y1, x2, y2
+    clipped = clip_box((x1, y1, x2, y2), (cols, rows), "the query")
+    assert clipped is not None
+    return clipped

@@ -1,6 +1,8 @@
 """Each form in which a picture or many pairs may be given: the same map, or refused in one line."""
 
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sfam_bench.api import evaluate, explain, score
+from sfam_bench.api import evaluate, explain, explain_ranking, score
 from sfam_bench.api.pairs import read_pairs
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.references import Vectors
@@ -193,7 +195,7 @@ def test_what_is_not_clear_is_refused_in_one_line(given: tuple[object, ...], sai
         ({"negative": ONE}, "^negative has the pixels of its query query: give another image$"),
         ({"negative": []}, "^the list of negative images is empty"),
         ({"negative": torch.rand(3, 8, 8)}, r"^query is \(3, 32, 32\) and negative \(3, 8, 8\): give both one size"),
-        ({"batch_size": 0}, "^batch_size is 0: give at least 1$"),
+        ({"batch_size": 0}, "^batch_size is 0: expected a number of at least 1$"),
     ],
 )
 def test_a_negative_is_checked_as_a_reference_is(more: dict[str, object], said: str) -> None:
@@ -214,3 +216,20 @@ def test_a_pair_twice_is_refused_where_records_would_mix(call: object) -> None:
     frame = pd.DataFrame({"query": ["a.png"] * 2, "reference": ["b.png"] * 2})
     with pytest.raises(UserError, match=r"^pair 1 has query and reference of pair 0 \(a.png, b.png\): remove one$"):
         call(MODEL, frame)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda: explain(MODEL, PLAIN, OTHER, how="mean"), "how is 'mean', of type str: give an object of Prototype"),
+        (lambda: explain(MODEL, [(PLAIN, OTHER)], batch_size=0), "batch_size is 0: expected a number of at least 1"),
+        (lambda: evaluate(MODEL, [(PLAIN, OTHER)], batch_size=0), "batch_size is 0: expected a number of at least 1"),
+        (lambda: evaluate(MODEL, [(PLAIN, OTHER)], target="similarity"), "target is 'similarity', of type str"),
+        (lambda: explain_ranking(MODEL, PLAIN, {"a": OTHER}, k=2.5), "k is 2.5, of type float: give an object of int"),
+        (lambda: score(MODEL, PLAIN, OTHER, box=(4, 3, 18000, 20000)), "the box of the query is"),
+        (lambda: score(MODEL, PLAIN, OTHER, box=(0, 0, float("inf"), 9)), "the box of the query is"),
+    ],
+)
+def test_what_is_of_another_type_or_range_is_said(call: Callable[[], object], why: str) -> None:
+    with pytest.raises(UserError, match=re.escape(why)):
+        call()
