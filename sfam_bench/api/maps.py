@@ -135,13 +135,16 @@ def _explain_batch(
     """The fields of each pair's explanation, and under "chosen" which images form each reference."""
     encoded = encode_batch(model, target, pairs)
     sides = dict(zip(("reference", "negative"), encoded.terms, strict=False))
+    batches = {"reference": pairs}
+    if pairs.negative is not None and pairs.negative_ids is not None:
+        batches["negative"] = PairBatch(pairs.query_ids, pairs.negative_ids, pairs.query, pairs.negative)
     alone = {side: Encoded(encoded.query, (Term(1.0, term.side),), encoded.passes) for side, term in sides.items()}
     raws: dict[str, dict[str, RawMaps]] = {"query": {}, **{side: {} for side in sides}}
     for name, explainer in explainers.items():
         raws["query"][name] = raw_maps(explainer, model, encoded, pairs)
         for side, term in sides.items():
             if term.side.blend is not None:
-                raws[side][name] = support_maps(explainer, model, alone[side], pairs)
+                raws[side][name] = support_maps(explainer, model, alone[side], batches[side])
     scores = target_score(model.similarity, encoded.query.embeddings, encoded.terms)
     given, same = {"reference": pairs.reference, "negative": pairs.negative}, self_pairs(pairs)
     size = (pairs.query.shape[-2], pairs.query.shape[-1])

@@ -98,7 +98,7 @@ def evaluate(
                 if joint and has_small_grids(encoded):
                     shard.maps[f"{method.name}/{MATCHES}"] = strongest_matches(joint()).cpu()
                 if can_swap(encoded):
-                    other = raw_maps(explainers[method.name], model, swap_sides(encoded), pairs)
+                    other = raw_maps(explainers[method.name], model, *swap_pairs(encoded, pairs))
                     shard.maps[f"{method.name}/reference"] = other.cpu()
         scene.full()
         if scene.has_images and not isinstance(model.embedder.projection, nn.Identity):
@@ -204,6 +204,12 @@ def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pai
     if raw.ndim != 3 or len(raw) != len(pairs):
         raise UserError(f"{explainer} returned {tuple(raw.shape)} for {len(pairs)} pairs: expected (batch, rows, cols)")
     return raw.detach()
+
+
+def swap_pairs(encoded: Encoded, pairs: PairBatch) -> tuple[Encoded, PairBatch]:
+    """Exchange query and reference, with their ids, which seed random methods: a map of them is the reference's."""
+    swapped = swap_sides(encoded)
+    return swapped, PairBatch(pairs.reference_ids, pairs.query_ids, swapped.query.images, encoded.query.images)
 
 
 def joint_values(explainer: Explainer, scene: Scene) -> Callable[[], PointPairs] | None:

@@ -12,9 +12,9 @@ from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.similarity import Gallery
 from sfam_bench.core.stream import split_chunks
-from sfam_bench.core.targets import Margin, Similarity, swap_sides
+from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.core.types import Image, Images
-from sfam_bench.evaluation.evaluate import find_flags, raw_maps, self_pairs
+from sfam_bench.evaluation.evaluate import find_flags, raw_maps, self_pairs, swap_pairs
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 
@@ -179,7 +179,7 @@ def _maps(
         following = [row for row in rows if row + 1 < len(images)]
         below = [row + 1 for row in following]
         encoded = encode_batch(model, Similarity(), pairs)
-        swapped = swap_sides(encoded)
+        swapped = swap_pairs(encoded, pairs)
         if following:
             steps = _pairs(query, images[following], [ids[row] for row in following])
             steps = replace(steps, negative=images[below], negative_ids=tuple(ids[row] for row in below))
@@ -188,7 +188,7 @@ def _maps(
             raw = raw_maps(explainer, model, encoded, pairs)
             flags[name] += find_flags(raw, self_pairs(pairs))
             found[0][name].append(_scale(raw, query))
-            found[1][name].append(_scale(raw_maps(explainer, model, swapped, pairs), query))
+            found[1][name].append(_scale(raw_maps(explainer, model, *swapped), query))
             if following:
                 found[2][name].append(_scale(raw_maps(explainer, model, over, steps), query))
     whole = [{name: torch.cat(maps) for name, maps in kind.items() if maps} for kind in found]

@@ -2,9 +2,9 @@
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.records import Encoded, PairBatch, Reference, Term
-from sfam_bench.core.targets import can_swap, swap_sides
+from sfam_bench.core.targets import can_swap
 from sfam_bench.core.types import RawMaps
-from sfam_bench.evaluation.evaluate import raw_maps
+from sfam_bench.evaluation.evaluate import raw_maps, swap_pairs
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.products import product_shares
 from sfam_bench.models.similarity_model import SimilarityModel
@@ -25,7 +25,7 @@ def support_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded,
             "only the supports of a target with one reference have maps: explain its comparisons one by one"
         )
     if can_swap(encoded):  # one image, whose share is 1
-        return raw_maps(explainer, model, swap_sides(encoded), pairs)
+        return raw_maps(explainer, model, *swap_pairs(encoded, pairs))
     (term,) = encoded.terms
     blend = term.side.images_for("a map of its supports")
     other = Reference.of(encoded.query.take(blend.pairs))

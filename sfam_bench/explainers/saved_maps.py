@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sfam_bench.core.errors import UserError, check_choices
 from sfam_bench.core.files import check_regular
@@ -72,12 +71,9 @@ class SavedMaps:
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
         shown = encoded.query.images
-        queries, references = pairs.query_ids, pairs.reference_ids
         if not torch.equal(shown, pairs.query.to(shown)):
-            if not isinstance(pairs.reference, Tensor) or not torch.equal(shown, pairs.reference.to(shown)):
-                raise UserError(f"maps read from {self.folder} cannot be computed for changed images")
-            queries, references = references, queries  # the map of the reference, which maps.save=true keeps too
-        maps = [self.one(query, reference) for query, reference in zip(queries, references, strict=True)]
+            raise UserError(f"maps read from {self.folder} cannot be computed for changed images")
+        maps = [self.one(*ids) for ids in zip(pairs.query_ids, pairs.reference_ids, strict=True)]
         return torch.from_numpy(np.stack(maps)).to(shown.device)
 
     def one(self, query_id: str, reference_id: str) -> np.ndarray:

@@ -112,6 +112,20 @@ def test_random_methods_depend_on_the_pictures_alone(tmp_path: Path) -> None:
     assert explain(MODEL, np.asarray(PLAIN), OTHER, "chance").ids == explain(MODEL, PLAIN, OTHER, "chance").ids
 
 
+@pytest.mark.parametrize("name", [*RANDOM, "rise", "corr_rise", "kernel_shap", "sfam"])
+def test_maps_of_other_images_are_the_query_maps_of_swapped_pairs(name: str) -> None:
+    first, second, third = images(3)
+    with_negative = explain(MODEL, first, second, name, negative=third)
+    there, back, of_negative = explain(MODEL, [(first, second), (second, first), (third, first)], explainers=name)
+    for found, expected in (
+        (there.reference_maps, back.query_maps),
+        (with_negative.reference_maps, back.query_maps),
+        (with_negative.negative_maps, of_negative.query_maps),
+    ):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+    assert not torch.equal(there.query_maps[name], there.reference_maps[name])
+
+
 def test_ids_of_prototypes_and_vectors_are_made_of_their_content() -> None:
     vectors = MODEL.encode(images(2)).embeddings
     references = ["a.png", [PLAIN, OTHER], [OTHER, PLAIN], Vectors(vectors[:1]), Vectors(vectors[1:])]

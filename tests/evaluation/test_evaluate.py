@@ -478,6 +478,15 @@ def test_a_run_keeps_its_curves_compactly_and_its_report_draws_them(run_script, 
     assert list((tmp_path / "report").glob("curves-*.png"))
 
 
+def test_the_maps_of_references_that_are_kept_are_those_of_swapped_pairs():
+    network, pairs = model(), batch()
+    swapped = PairBatch(pairs.reference_ids, pairs.query_ids, pairs.reference, pairs.query)
+    shards = evaluate(network, Similarity(), [pairs, swapped], {"chance": Chance()}, {}, "made", keep_maps=True)
+    there, back = (shard.maps for shard in shards)
+    torch.testing.assert_close(there["chance/reference"], back["chance/query"])
+    assert not torch.equal(there["chance/reference"], there["chance/query"])
+
+
 def test_what_positions_add_together_is_kept_beside_the_maps_and_sums_to_the_score():
     network, pairs = model(), batch()
     (shard,) = evaluate(network, Similarity(), [pairs], {"sfam": SFAM()}, {}, "made", keep_maps=True)

@@ -48,7 +48,7 @@ def test_maps_are_those_of_the_pairs_and_of_the_margins():
         torch.testing.assert_close(
             result.query_maps["sfam"], upsample(normalise(raw), (32, 32))[0], rtol=1e-4, atol=1e-5
         )
-        turned = PairBatch(("query",), (result.image_id,), result.image[None], QUERY[None])
+        turned = PairBatch((result.image_id,), ("query",), result.image[None], QUERY[None])
         raw = SFAM()(MODEL, encode_batch(MODEL, Similarity(), turned), turned)
         torch.testing.assert_close(result.own_maps["sfam"], upsample(normalise(raw), (32, 32))[0], rtol=1e-4, atol=1e-5)
         if following is None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import PairBatch
-from sfam_bench.core.targets import Similarity, swap_sides
+from sfam_bench.core.targets import Similarity
+from sfam_bench.evaluation.evaluate import swap_pairs
 from sfam_bench.explainers.saved_maps import SavedMaps, pair_file, write_maps
 from sfam_bench.models.similarity_model import SimilarityModel, encode_pairs
 from tests.contract import SETUPS, only, pairs, tiny
@@ -37,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def read(model: SimilarityModel, saved: SavedMaps, batch: PairBatch | None = None, swap: bool = False) -> Tensor:
     batch = batch or pairs()
     encoded = encode_pairs(model, Similarity(), batch.query, batch.reference)
-    return saved(model, swap_sides(encoded) if swap else encoded, batch)
+    return saved(model, *(swap_pairs(encoded, batch) if swap else (encoded, batch)))
 
 
 def test_each_pair_reads_its_own_file_and_each_side_its_own(model: SimilarityModel, folder: Path) -> None:
