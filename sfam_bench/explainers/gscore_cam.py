@@ -31,7 +31,7 @@ class GScoreCAM(Checked):
 
     card: ClassVar[Card] = Card(
         signed=False,
-        identities=("with all channels it is Score-CAM on masked images",),
+        identities=("with all channels, if all of them vary, it is Score-CAM on masked images",),
         degenerate=(
             "on a bounded score the softmax is nearly flat: the map is nearly the mean of the chosen channels",
         ),
@@ -54,7 +54,8 @@ class GScoreCAM(Checked):
         sensitivity = target_gradient(model, encoded).mean(dim=(2, 3))
         varies = activations.amax(dim=(2, 3)) > activations.amin(dim=(2, 3))
         chosen = torch.where(varies, sensitivity, -torch.inf).topk(self.forwards(encoded.query), dim=1).indices
-        scores = mask_images(model, encoded, chosen).softmax(dim=1)
-        return combine(
-            torch.zeros_like(sensitivity).scatter_(1, chosen, scores.to(sensitivity)), activations, self.relu
-        )
+        scores = mask_images(model, encoded, chosen)
+        usable = varies.gather(1, chosen)  # not all, where fewer channels vary
+        shares = torch.where(usable, scores, -torch.inf).softmax(dim=1).to(sensitivity)
+        weights = torch.zeros_like(sensitivity).scatter_(1, chosen, torch.where(usable, shares, 0))
+        return combine(weights, activations, self.relu)

@@ -300,9 +300,18 @@ def test_finer_cam_without_alpha_is_grad_cam_and_with_one_class_that_of_a_margin
 
 def test_gscore_cam_on_all_channels_is_score_cam():
     model, encoded, pairs = setting(head=LINEAR)
-    torch.testing.assert_close(
-        GScoreCAM(share=1.0)(model, encoded, pairs), ScoreCAM(space="image")(model, encoded, pairs), **CLOSE
-    )
+    maps = [method(model, encoded, pairs) for method in (GScoreCAM(share=1.0), ScoreCAM(space="image"))]
+    torch.testing.assert_close(*map(scaled, maps), **CLOSE)  # a channel of zeros has a share in Score-CAM's softmax
+
+
+@pytest.mark.parametrize("varying", [0, 1])
+def test_gscore_cam_does_not_fill_up_with_constant_channels(varying):
+    model, encoded, pairs = setting(head=LINEAR)
+    activations = torch.full_like(encoded.query.activations, 2.0)
+    activations[:, :varying, 1, 1] = 3.0
+    changed = replace(encoded, query=replace(encoded.query, activations=activations))
+    maps = GScoreCAM(share=0.6)(model, changed, pairs)
+    torch.testing.assert_close(maps, activations[:, 0] if varying else torch.zeros_like(maps), **CLOSE)
 
 
 def test_gscore_cam_on_one_channel_is_that_channel():
