@@ -81,8 +81,8 @@ def score(
 
     Raises:
         UserError: if an image or mask cannot be read, a name is unknown, a metric needs a region or a negative that was
-            not given, the mask's levels may be class labels, or a photo with an EXIF rotation comes with a mask or box
-            (which may refer to it before or after the rotation).
+            not given, a pair is given twice, the mask's levels may be class labels, or a photo with an EXIF rotation
+            comes with a mask or box (which may refer to it before or after the rotation).
     """
     measured = metrics_of(metrics, METRICS)
     pairs, are_many = read_pairs(query, reference, negative, foreground, box)

@@ -14,6 +14,7 @@ from sfam_bench.core.similarity import Gallery
 from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.core.types import Image, Images
+from sfam_bench.datasets.pictures import digest
 from sfam_bench.evaluation.evaluate import find_flags, raw_maps, self_pairs, swap_pairs
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
@@ -196,7 +197,8 @@ def _maps(
 
 
 def _pairs(query: Image, images: Images, ids: Sequence[str]) -> PairBatch:
-    return PairBatch(("query",) * len(images), tuple(ids), query.expand_as(images).contiguous(), images)
+    names = (f"image {digest(query)}",) * len(images)  # seeds random methods; no image of the gallery is called so
+    return PairBatch(names, tuple(ids), query.expand_as(images).contiguous(), images)
 
 
 def _scale(raw: Tensor, query: Image) -> Tensor:

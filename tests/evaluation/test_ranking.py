@@ -8,6 +8,7 @@ from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.records import PairBatch
 from sfam_bench.core.targets import Margin, Similarity
 from sfam_bench.evaluation.ranking import explain_list
+from sfam_bench.explainers.controls import Chance
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.models.similarity_model import encode_batch
 from tests.contract import SETUPS, tiny
@@ -59,6 +60,17 @@ def test_maps_are_those_of_the_pairs_and_of_the_margins():
         torch.testing.assert_close(
             result.above_next["sfam"], upsample(normalise(raw), (32, 32))[0], rtol=1e-3, atol=1e-4
         )
+
+
+def test_random_methods_depend_on_the_query():
+    maps = [
+        explain_list(MODEL, query, GALLERY.__getitem__, [*GALLERY], 8, {"chance": Chance()}).results
+        for query in (QUERY, QUERY, QUERY.flip(2))
+    ]
+    one, same, other = ({one.image_id: one for one in results}["a"] for results in maps)
+    assert torch.equal(one.query_maps["chance"], same.query_maps["chance"])
+    assert not torch.equal(one.query_maps["chance"], other.query_maps["chance"])
+    assert not torch.equal(one.query_maps["chance"], one.own_maps["chance"])
 
 
 @torch.no_grad()
