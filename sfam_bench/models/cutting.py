@@ -71,7 +71,7 @@ def cut_module(
         parts = split_last(whole) if layer is None else split_at(whole, layer)
     with torch.no_grad():
         grid = parts.grid
-    rest = without_l2(parts.rest, grid) if normalise else parts.rest
+    rest = without_l2(parts.rest, grid, whole.name) if normalise else parts.rest
     carries = isinstance(parts.trunk, Before) and _width(parts) < grid.shape[1]
     found = None if carries else factor(rest, grid, whole.module)
     trunk, tail = nn.Sequential(whole.standardise, parts.trunk), parts.middle

@@ -14,9 +14,9 @@ from sfam_bench.models.layouts import Size, size_of
 from sfam_bench.models.outputs import Reader, WithoutL2
 from sfam_bench.models.poolings import GAP, GAPGMP, GMP, GeM
 
-log = logging.getLogger(__name__)
-
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)  # of a network on an unfit input
+
+log = logging.getLogger(__name__)
 
 
 class Read(nn.Module):
@@ -56,18 +56,24 @@ class Unnormalised(nn.Module):
         return embeddings
 
 
-def without_l2(rest: nn.Module, grid: Activations) -> nn.Module:
-    """The part behind the cut, without an L2 at its end."""
+def without_l2(rest: nn.Module, grid: Activations, name: str) -> nn.Module:
+    """The part behind the cut, without an L2 at its end; an L2 that cannot be left out is logged.
+
+    Derivatives by activations of vectors of fixed length sum to zero, which makes maps of their small differences.
+    """
     bare = Unnormalised(rest)
     with torch.no_grad():
         own, found = rest(grid), bare(grid)
     same = torch.allclose(unit(own), unit(found), atol=TOLERANCE / 10)
-    if torch.allclose(found, unit(found), rtol=1e-4, atol=1e-5) and found.shape[1] > 1:
+    chosen, embeddings = (bare, found) if same and not torch.equal(own, found) else (rest, own)
+    lengths = embeddings.norm(dim=1)
+    if torch.allclose(lengths, torch.ones_like(lengths), atol=TOLERANCE):
         log.warning(
-            "the embeddings have length 1, but the L2 that makes it is not recognised: it counts as a head, of which "
-            "methods take the gradient; return them without it, or by torch.nn.functional.normalize"
+            "%s returns unit vectors by an L2 that is not recognised, so that maps of linear methods are nearly zero: "
+            "use torch.nn.functional.normalize, or return the embedding before L2",
+            name,
         )
-    return bare if same and not torch.equal(own, found) else rest
+    return chosen
 
 
 class FromPooled(nn.Module):
@@ -95,18 +101,20 @@ def factor(rest: nn.Module, activations: Activations, module: nn.Module) -> tupl
 
     A part reads its grid through a pooling alone if it computes the same of a constant grid with the same pooled value;
     that is tried on random activations, with mean and spread of each channel as given, and with ten times the spread:
-    in an untrained network an attention over similar tokens is nearly their mean.
+    in an untrained network an attention over similar tokens is nearly their mean. They are not negative where the given
+    ones are not: powers of negative numbers are NaN.
     """
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(activations.shape, generator=draw).to(activations)
     mean = activations.mean(dim=(0, 2, 3), keepdim=True)
     spread = mean.abs() + activations.std(dim=(0, 2, 3), keepdim=True) + 1e-3 * activations.std()
     varied = torch.cat([mean + times * spread * noise for times in (1, 10)])
+    varied = _within_range(varied, activations)
     size = size_of(activations)
     with torch.no_grad():
         expected = rest(varied)
         if not expected.isfinite().all():
-            return None  # a part that reads certain values alone, such as positive ones
+            return None
         for pooling, scale in _poolings(module):
             try:
                 pooled = pooling.to(activations.device)(varied)
@@ -128,9 +136,17 @@ def _poolings(module: nn.Module) -> Iterator[tuple[nn.Module, float]]:
     """Poolings to try, each with the value of a constant grid that it maps to one."""
     yield from ((GAP(), 1.0), (GMP(), 1.0), (GAPGMP(), 0.5))
     for child in module.modules():
-        if "gem" in type(child).__name__.lower() and isinstance(getattr(child, "p", None), float | int | Tensor):
-            found = GeM(float(torch.as_tensor(child.p).flatten()[0]), float(getattr(child, "eps", 1e-6)))
+        power = getattr(child, "p", None)
+        named = "gem" in type(child).__name__.lower() and isinstance(power, float | int | Tensor)
+        if named or isinstance(power, nn.Parameter):  # a learned one may be used by the network itself
+            found = GeM(float(torch.as_tensor(power).flatten()[0]), float(getattr(child, "eps", 1e-6)))
             yield found, 1.0
+    yield GeM(), 1.0
+
+
+def _within_range(drawn: Tensor, given: Tensor) -> Tensor:
+    """Random values without negative ones, where the given values have none."""
+    return drawn.abs() if given.min() >= 0 else drawn
 
 
 def _agrees(projection: nn.Module, pooled: Pooled, expected: Embeddings) -> bool:
@@ -147,5 +163,6 @@ def _is_affine(projection: nn.Module, pooled: Pooled) -> bool:
     """Whether the projection of the middle of two points is the middle of their projections, far apart too."""
     draw = torch.Generator().manual_seed(1)
     far = pooled + 10 * (pooled.std() + 1e-3) * torch.randn(pooled.shape, generator=draw).to(pooled)
+    far = _within_range(far, pooled)
     middle, ends = projection((pooled + far) / 2), (projection(pooled) + projection(far)) / 2
     return torch.allclose(middle, ends, rtol=1e-4, atol=1e-5 * float(ends.abs().max()))

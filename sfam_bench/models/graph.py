@@ -10,6 +10,10 @@ from torchvision.models.feature_extraction import NodePathTracer
 from sfam_bench.core.errors import UserError
 from sfam_bench.models.layouts import Layout, Size
 
+POWERS = ("pow", "square")
+ROOTS = ("pow", "sqrt")
+CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip")
+
 
 class Graph:
     """The graph of a module in eval mode, with the shapes of its nodes' outputs for images of some sizes.
@@ -42,16 +46,18 @@ class Graph:
     def last(self, layer: str | None = None, positions: bool = False) -> fx.Node | None:
         """The last node within a layer (None: of all), of those with positions if `positions`.
 
-        The powers of a generalised mean belong to the pooling, and not to the grid that it reads.
+        A generalised mean is read from the activations, not from the powers that it takes of them.
         """
         nodes = [node for node in self.graph.nodes if node.op != "output" and _within(self.paths.get(node), layer)]
-        if not positions:
-            return max(nodes, key=self.order.__getitem__, default=None)
-        nodes = [node for node in nodes if self.layout(node) is not None]
-        found = max(nodes, key=self.order.__getitem__, default=None)
-        while found is not None and _is_power(found) and found.args[0] in nodes:
-            found = found.args[0]
-        return found
+        if positions:
+            nodes = [node for node in nodes if self.layout(node) is not None]
+        last = max(nodes, key=self.order.__getitem__, default=None)
+        if not positions or last is None or not _is_mean_of_powers(last):
+            return last
+        base = last.all_input_nodes[0]
+        while _name(base) in CLAMPS:
+            base = base.all_input_nodes[0]
+        return last if self.layout(base) is None else base
 
     def part(self, start: fx.Node | None, end: fx.Node | None) -> nn.Module:
         """The nodes from `start` (None: the images) to `end` (None: the output), as a module.
@@ -100,11 +106,22 @@ def _record_shapes(traced: fx.GraphModule, images: Tensor) -> dict[fx.Node, torc
     return shapes
 
 
-def _is_power(node: fx.Node) -> bool:
-    """Whether a node is a power, or the lower bound of the values before it."""
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return node.op != "call_module" and name in ("clamp", "clamp_min", "clip", "pow")
-
-
 def _within(path: str | None, layer: str | None) -> bool:
     return layer is None or (path is not None and (path == layer or path.startswith(f"{layer}.")))
+
+
+def _is_mean_of_powers(node: fx.Node) -> bool:
+    """Whether a node is a power, and a root follows before anything else reads what is computed of it."""
+    found = _name(node) in POWERS
+    while found and len(node.users) == 1:
+        (node,) = node.users
+        if _name(node) in ROOTS:
+            return True
+    return False
+
+
+def _name(node: fx.Node) -> str:
+    """The name of the function or method that a node calls; empty for other nodes."""
+    if node.op == "call_method":
+        return str(node.target)
+    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""

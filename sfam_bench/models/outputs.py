@@ -17,8 +17,6 @@ NAMES = ("embedding", "embeddings", "image_embeds", "image_embedding", "pooler_o
 
 Where: TypeAlias = Callable[[Any], Tensor] | str | Natural | None
 
-SCALES = ("div", "true_divide", "__truediv__", "mul", "multiply", "__mul__")
-
 log = logging.getLogger(__name__)
 
 
@@ -107,27 +105,42 @@ class Reader:
         return self
 
 
+NORMS = ("norm", "linalg_norm", "linalg_vector_norm", "frobenius_norm")
+DIVISIONS = ("div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__")
+PRODUCTS = ("mul", "mul_", "multiply", "__mul__", "__imul__", "__rmul__")
+
+
 class WithoutL2(TorchFunctionMode):
-    """While active, vectors (batch, dims) keep their length: normalisation by the Euclidean norm is left out."""
+    """While active, vectors (batch, dims) keep their length: normalisation by the Euclidean norm is left out.
+
+    One that is written by hand is recognised by its values: a division by the lengths, or a product with their inverse.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         vector = bool(args) and isinstance(args[0], Tensor) and args[0].ndim == 2
+        name = getattr(func, "__name__", "")
         if func is F.normalize and vector and kwargs.get("p", args[1] if len(args) > 1 else 2.0) == 2:
             return args[0]
-        if getattr(func, "__name__", "") in SCALES and len(args) == 2 and all(isinstance(one, Tensor) for one in args):
-            scaled = func(*args)
-            return next((one for one in args if _is_unit_of(scaled, one)), scaled)
-        result = func(*args, **kwargs)
-        if vector and getattr(func, "__name__", "") in ("norm", "linalg_norm", "linalg_vector_norm", "frobenius_norm"):
+        if vector and name in NORMS:
+            result = func(*args, **kwargs)
             return torch.ones_like(result) if isinstance(result, Tensor) and result.numel() == len(args[0]) else result
-        return result
+        tensors = [*args, *kwargs.values()]
+        if name in (*DIVISIONS, *PRODUCTS) and len(tensors) == 2 and all(isinstance(x, Tensor) for x in tensors):
+            one, other = tensors
+            if _is_scale(other, one, name in DIVISIONS):
+                return one
+            if name in PRODUCTS and _is_scale(one, other, False):
+                return other
+        return func(*args, **kwargs)
 
 
-def _is_unit_of(scaled: Tensor, vectors: Tensor) -> bool:
-    """Whether the first are the unit vectors of the second, however their length was computed."""
-    if vectors.ndim != 2 or vectors.shape != scaled.shape or not vectors.is_floating_point():
+def _is_scale(scale: Tensor, vectors: Tensor, divides: bool) -> bool:
+    """Whether vectors (batch, dims) divided by a scale, or multiplied with it, are unit vectors."""
+    rows, dims = vectors.shape if vectors.ndim == 2 else (0, 0)
+    same_kind = scale.dtype == vectors.dtype and scale.is_floating_point()
+    if dims < 2 or scale.shape not in ((rows, 1), (rows, dims)) or not same_kind:
         return False
-    lengths = vectors.detach().norm(dim=1, keepdim=True)
-    unit = vectors.detach() / lengths.clamp_min(1e-12)
-    return vectors.shape[1] > 1 and torch.allclose(scaled.detach(), unit, rtol=1e-3, atol=1e-5)
+    with torch._C.DisableTorchFunction(), torch.no_grad():  # which other modes shall not see
+        lengths = vectors.norm(dim=1, keepdim=True)
+        return torch.allclose(scale if divides else 1 / scale, lengths.expand_as(scale), rtol=1e-3, atol=1e-5)

@@ -239,6 +239,76 @@ def test_the_embedding_is_the_modules_own(name):
     assert all(maps.abs().max() > 0.5 for maps in found.query_maps.values())
 
 
+GENERALISED_MEANS = {
+    "clamp": lambda x, p: x.clamp(min=1e-6).pow(p).mean((-2, -1)).pow(1.0 / p),
+    "adaptive": lambda x, p: F.adaptive_avg_pool2d(x.clamp(min=1e-6).pow(p), 1).pow(1 / p).flatten(1),
+    "no clamp": lambda x, p: torch.mean(x**p, dim=(2, 3)) ** (1 / p),
+    "constant": lambda x, p: x.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3),
+}
+
+
+class Inlined(Plain):
+    def __init__(self, pool) -> None:
+        super().__init__()
+        self.p, self.pool = nn.Parameter(torch.tensor([2.5])), pool
+
+    def behind(self, x):
+        return self.fc(self.pool(x, self.p))
+
+
+@pytest.mark.parametrize("pool", GENERALISED_MEANS.values(), ids=GENERALISED_MEANS)
+def test_a_generalised_mean_is_cut_before_its_powers(pool):
+    module = drawn(Inlined(pool))
+    model = wrapped(module)
+    assert model.layer == "two.2"
+    assert type(model.embedder.pooling) is GeM
+    assert model.embedder.projection.affine
+    torch.testing.assert_close(model.encode(IMAGES).activations, module.two(module.one(IMAGES)))
+    torch.testing.assert_close(model(IMAGES), unit(module(IMAGES)), rtol=1e-4, atol=1e-5)
+
+
+def l2_of_proxy_anchor(x):
+    length = torch.sqrt(torch.sum(torch.pow(x, 2), 1).add_(1e-12))
+    return torch.div(x, length.view(-1, 1).expand_as(x)).view(x.size())
+
+
+L2 = {
+    "normalize": F.normalize,
+    "norm": lambda x: x / (x.norm(dim=1, keepdim=True) + 1e-8),
+    "proxy-anchor": l2_of_proxy_anchor,
+    "root": lambda x: x / (x**2).sum(1, keepdim=True).sqrt(),
+    "inverse root": lambda x: x * torch.rsqrt(x.square().sum(1, keepdim=True)),
+    "inverse root first": lambda x: torch.rsqrt(x.square().sum(1, keepdim=True)) * x,
+    "in place": lambda x: x.div_(x.square().sum(1, keepdim=True).sqrt()),
+}
+
+
+class Ending(Plain):
+    def __init__(self, end) -> None:
+        super().__init__()
+        self.end = end
+
+    def behind(self, x):
+        return self.end(self.fc(x.mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize("end", L2.values(), ids=L2)
+def test_an_l2_at_the_end_is_left_to_the_embedder(end, caplog):
+    plain, model = wrapped(drawn(Plain())), wrapped(drawn(Ending(end)))
+    sides = [made.encode(IMAGES[:2]) for made in (plain, model)]
+    shares = [
+        contributions(made, side, made.similarity.direction(side.embeddings, side.embeddings.flip(0)))
+        for made, side in zip((plain, model), sides, strict=True)
+    ]
+    torch.testing.assert_close(shares[1], shares[0])
+    assert "L2" not in caplog.text
+
+
+def test_an_unknown_l2_is_named(caplog):
+    wrapped(drawn(Ending(lambda x: (x.T / x.square().sum(1).sqrt()).T)))
+    assert "Ending returns unit vectors by an L2 that is not recognised, so that maps of linear" in caplog.text
+
+
 def test_explain_takes_a_module(caplog):
     found = explain(drawn(Plain()), torch.rand(3, 224, 224), torch.rand(3, 224, 224))
     assert not found.flags
@@ -329,70 +399,6 @@ def test_a_wrapped_module_is_saved_and_loaded(tmp_path):
         weights.data.add_(0.1)
     load(other, tmp_path / "a.safetensors")
     torch.testing.assert_close(other(IMAGES), one(IMAGES))
-
-
-POWERS = {
-    "method": lambda x, p: x.clamp(min=1e-6).pow(p).mean((-2, -1)).pow(1 / p),
-    "adaptive": lambda x, p: F.adaptive_avg_pool2d(x.clamp(min=1e-6).pow(p), 1).pow(1 / p).flatten(1),
-    "operator": lambda x, p: torch.mean(x.clamp(min=1e-6) ** p, dim=(2, 3)) ** (1 / p),
-}
-
-
-@pytest.mark.parametrize("form", POWERS)
-@pytest.mark.parametrize("inline", [False, True])
-def test_a_generalised_mean_reads_the_grid_before_its_powers(form, inline):
-    class Gem(Generalised.Gem):
-        def forward(self, x):
-            return POWERS[form](x, self.p)
-
-    class Net(Plain):
-        def __init__(self):
-            super().__init__()
-            self.p = nn.Parameter(torch.tensor([3.0]))
-            self.pool = nn.Identity() if inline else Gem()
-
-        def behind(self, x):
-            return self.fc(self.pool(x) if not inline else POWERS[form](x, self.p))
-
-    module = drawn(Net())
-    made = wrapped(module)
-    assert made.layer == "two.2"
-    assert isinstance(made.embedder.pooling, GAP if inline else GeM)
-    torch.testing.assert_close(made(IMAGES), unit(module(IMAGES)))
-
-
-NORMS = {
-    "functional": F.normalize,
-    "norm": lambda e: e / e.norm(dim=1, keepdim=True),
-    "root": lambda e: e / (e**2).sum(1, keepdim=True).sqrt(),
-    "reciprocal": lambda e: torch.rsqrt((e * e).sum(1, keepdim=True)) * e,
-    "expanded": lambda e: torch.div(e, torch.sqrt(torch.sum(e.pow(2), 1).add_(1e-12)).view(-1, 1).expand_as(e)),
-    "twice": lambda e: F.normalize(e / e.norm(dim=1, keepdim=True)),
-}
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_an_l2_however_written_is_the_models_own(norm, caplog):
-    class Net(Plain):
-        def behind(self, x):
-            return NORMS[norm](self.fc(x.mean(dim=(2, 3))))
-
-    plain, module = wrapped(drawn(Plain())), drawn(Net())
-    made = wrapped(module)
-    torch.testing.assert_close(made(IMAGES), module(IMAGES))
-    bare = [one.embedder.project(one.embedder.pool(one.run_trunk(IMAGES))) for one in (made, plain)]
-    torch.testing.assert_close(*bare)
-    assert "is not recognised" not in caplog.text
-
-
-def test_an_l2_that_is_not_recognised_is_said(caplog):
-    class Net(Plain):
-        def behind(self, x):
-            found = self.fc(x.mean(dim=(2, 3)))
-            return torch.einsum("bi,b->bi", found, (found * found).sum(1).rsqrt())
-
-    wrapped(drawn(Net()))
-    assert "the L2 that makes it is not recognised" in caplog.text
 
 
 class Behind(Plain):
