@@ -159,8 +159,8 @@ FAULTS = [
         "flipped sign of the end correction",
         "metrics/shared/steps.py",
         "test_perturbation.py",
-        "weights[[1, -2]] -= 1 / 12",
-        "weights[[1, -2]] += 1 / 12",
+        "np.subtract.at(weights, [1, -2], 1 / 12",
+        "np.add.at(weights, [1, -2], 1 / 12",
     ),
     Fault(
         "rising factors",
