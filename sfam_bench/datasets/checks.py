@@ -13,7 +13,7 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Box
 from sfam_bench.datasets.base import ROLES
 
-OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which a box may exceed the image: CUB's do by up to two pixels
+OVERHANG = 3.0, 0.02  # pixels, and share of the side, by which marks may exceed the image: CUB's boxes do by two pixels
 SIDES = ("train", "validation", "test")
 NUMBERED = re.compile(r"(?:^|/)(\d+)\.[^/]*/[^/]*$")  # the folder of an image, as 001.Black_footed_Albatross
 
@@ -91,9 +91,8 @@ def clip_box(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
     """Clip a box to its image of `size` (width, height) and log it; UserError if it exceeds the image by far."""
     if box is None:
         return None
-    pixels, share = OVERHANG
     over = [far - side for far, side in zip(box[2:], size, strict=True)]
-    wide = [past > max(pixels, share * side) for past, side in zip(over, size, strict=True)]
+    wide = [past > most for past, most in zip(over, _overhang(size), strict=True)]
     if any(wide) or any(near >= side for near, side in zip(box, size, strict=False)):
         raise UserError(
             f"the box of {name} is {box} and its image {size[0]} x {size[1]}: give boxes in pixels of the stored "
@@ -104,6 +103,22 @@ def clip_box(box: Box | None, size: tuple[int, int], name: str) -> Box | None:
         return box
     _warn_once(f"the box of {name} reaches {past:g} px past its image and is clipped")
     return max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(size[0])), min(box[3], float(size[1]))
+
+
+def check_points(points: np.ndarray | None, size: tuple[int, int], name: str) -> None:
+    """Raise UserError if visible keypoints (x, y, visible) lie outside their image of `size` (width, height) by far."""
+    for x, y, visible in [] if points is None else points:
+        limits = zip((x, y), size, _overhang(size), strict=True)
+        if visible and any(not -most <= at <= side + most for at, side, most in limits):
+            raise UserError(
+                f"a keypoint of {name} is at ({x:g}, {y:g}) and its image {size[0]} x {size[1]}: give keypoints in "
+                "pixels of the stored image, or copy both again"
+            )
+
+
+def _overhang(size: tuple[int, int]) -> tuple[float, ...]:
+    """By how many pixels marks may exceed an image on each axis."""
+    return tuple(max(OVERHANG[0], OVERHANG[1] * side) for side in size)
 
 
 @cache

@@ -80,6 +80,9 @@ def _make_layout(home: Path, rows: pd.DataFrame, below: str, note: str = "") -> 
     rows["path"] = below + rows.path
     mask_root = next((place for place in (home, home.parent) if (place / "segmentations").is_dir()), None)
     absent = [word for word, column in (("boxes", "box"), ("parts", "keypoints")) if column not in rows]
+    if mask_root is None:
+        rows["mask_path"] = None
+        absent.append("segmentations, for which boxes serve" if "box" in rows else "segmentations")
     missing = f"no {' and no '.join(absent)}" if absent else ""
     return Layout(home, rows, mask_root, ", ".join(filter(None, [note, missing])))
 

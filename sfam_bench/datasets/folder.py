@@ -15,7 +15,7 @@ from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.geometry import STANDARD, Geometry
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Mask
-from sfam_bench.datasets.checks import check_index, check_rows, clip_box
+from sfam_bench.datasets.checks import check_index, check_points, check_rows, clip_box
 from sfam_bench.datasets.decode import Orientation, open_image, open_mask, parse_colour
 from sfam_bench.datasets.splits import assign_splits
 from sfam_bench.datasets.tables import leads_out
@@ -62,7 +62,8 @@ class ImageFolder(Checked):
     def sample(self, image_id: str) -> Sample:
         """Load and transform one image with its foreground, box and keypoints; raises UserError as `image` does."""
         row, image = self._row(image_id), self.image(image_id)
-        box = clip_box(row.box, image.size, str(self.root / row.path))
+        box = clip_box(row.box, image.size, file := str(self.root / row.path))
+        check_points(row.keypoints, image.size, file)
         return (self.geometry or STANDARD)(image, box, self._mask(row.mask_path, image.size), row.keypoints)
 
     def regions(self, query_id: str, reference_id: str, sample: Sample) -> dict[str, Mask]:
@@ -140,6 +141,7 @@ def load(
 def select_existing(collection: Collection, found: Layout) -> pd.DataFrame:
     """Select the rows whose images exist, with all index columns except split, and log once what is missing."""
     rows = found.rows.reindex(columns=list(dict.fromkeys([*COLUMNS[:-1], *found.rows.columns])))
+    rows["mask_path"] = rows.mask_path.map(lambda path: str(PurePosixPath(path)), na_action="ignore")
     for column in ("box", "keypoints", "mask_path"):
         rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
     rows.index = rows.index.astype(str).rename("image_id")
@@ -165,9 +167,9 @@ def _report_missing(collection: Collection, found: Layout, rows: pd.DataFrame, k
         parts.append(f"{images} of {all_images} images, {classes} of {all_classes} classes")
     if len(absent := rows.path.drop(kept.index)):
         parts.append(f"{len(absent)} that its files name are absent, such as {absent.iloc[0]}")
-    if 0 < (masks := kept.mask_path.notna().sum()) < images:
-        parts.append(f"{images - masks} images have no segmentation; their boxes are used instead")
-    for column, what in (("box", "box"), ("keypoints", "parts")):
+    if len(absent := rows.mask_path[kept.index[kept.mask_path.isna()]].dropna()):
+        parts.append(f"{len(absent)} of its masks are absent, such as {absent.iloc[0]}; boxes serve, where known")
+    for column, what in (("mask_path", "mask"), ("box", "box"), ("keypoints", "parts")):
         if 0 < (known := kept[column].notna().sum()) < images:
             parts.append(f"{images - known} images have no {what}")
     if found.note:
@@ -208,9 +210,14 @@ def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
         for directory in sorted(folder.glob(pattern))
         if directory.is_dir() and not directory.name.startswith(".")
         for file in sorted(directory.iterdir())
-        if file.suffix.lower() in IMAGES and not file.name.startswith(".")
+        if is_image(file)
     ]
     return pd.DataFrame(rows, columns=["class_folder", "file"], dtype=object)
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file is an image of a data set by its name; hidden ones, as macOS writes beside others, are not."""
+    return file.suffix.lower() in IMAGES and not file.name.startswith(".")
 
 
 def one_line(error: Exception) -> str:

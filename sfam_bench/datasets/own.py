@@ -9,6 +9,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_regular
@@ -22,6 +23,7 @@ from sfam_bench.datasets.folder import (
     ImageFolder,
     Layout,
     class_folders,
+    is_image,
     one_line,
     select_existing,
 )
@@ -60,20 +62,21 @@ def from_folder(
     Raises UserError if there are no images.
     """
     root = Path(root).expanduser()
-    files, loose = class_folders(root), sorted(_loose_images(root))
-    if files.empty and not loose:
-        raise UserError(
-            f"no images in {root} or in class folders there ({', '.join(sorted(IMAGES))}): set dataset.root"
-        )
-    if len(files) and loose:
-        log.warning("%s: %d images beside the class folders are not used, such as %s", root, len(loose), loose[0])
+    files, loose = class_folders(root), _loose_images(root)
+    used = [*(files.class_folder + "/" + files.file)] or loose
+    unused, types = _unused(root, used), ", ".join(sorted(IMAGES))
+    example = f", such as {unused[0]}" if unused else ""
+    if not used:
+        raise UserError(f"no images in {root} or in class folders there ({types}){example}: set dataset.root")
+    if unused:
+        where = "in class folders" if len(files) else "in the folder itself"
+        log.warning("%s: %d pictures are not used%s: only those %s, as %s", root, len(unused), example, where, types)
     title = name or root.resolve().name
     if files.empty:
         rows = pd.DataFrame({"path": loose, "label": range(len(loose)), "class_name": loose})
     else:
         labels = pd.factorize(files.class_folder)[0]  # sorted already
-        paths = files.class_folder + "/" + files.file
-        rows = pd.DataFrame({"path": paths, "label": labels, "class_name": files.class_folder})
+        rows = pd.DataFrame({"path": used, "label": labels, "class_name": files.class_folder})
     rows = rows.set_index(rows.path.rename("image_id"))
     sides, split_name = assign_splits(rows, split, f"{title} at {root}")
     rows["split"], rows["box"] = sides, read_coco_boxes(boxes, rows.path) if boxes else None
@@ -172,9 +175,17 @@ def read_coco_boxes(file: str | Path, paths: pd.Series) -> pd.Series:
 
 def _loose_images(root: Path) -> list[str]:
     try:
-        return [file.name for file in root.iterdir() if file.suffix.lower() in IMAGES and not file.name.startswith(".")]
+        return sorted(file.name for file in root.iterdir() if is_image(file))
     except OSError as error:
         raise UserError(f"cannot read the folder {root} ({error.strerror}): check the path") from None
+
+
+def _unused(root: Path, used: Sequence[str]) -> list[str]:
+    """The pictures below `root`, of any type and depth, that are not used."""
+    types = {*PIL.Image.registered_extensions(), ".heic", ".heif", ".svg"}
+    below = (file.relative_to(root) for file in root.rglob("*") if file.suffix.lower() in types)
+    shown = (str(PurePosixPath(file)) for file in below if not any(part.startswith(".") for part in file.parts))
+    return sorted({*shown} - {*used})
 
 
 def _part_columns(csv: Path) -> list[str]:

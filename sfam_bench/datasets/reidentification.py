@@ -9,7 +9,7 @@ import pandas as pd
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.base import CAMERA, ROLES
-from sfam_bench.datasets.folder import COLUMNS, IMAGES, Collection, ImageFolder, Layout, select_existing
+from sfam_bench.datasets.folder import COLUMNS, Collection, ImageFolder, Layout, is_image, select_existing
 from sfam_bench.datasets.tables import parse_natural, parse_path, parse_string, read_lines
 
 SIDES = {"train": "train", "query": "test", "gallery": "test"}
@@ -152,7 +152,7 @@ def _named_files(folders: Mapping[str, str]) -> Callable[[Path], Layout | None]:
         rows = []
         for folder, role in folders.items():
             for file in sorted((home / folder).iterdir()):
-                if file.suffix.lower() not in IMAGES:
+                if not is_image(file):
                     continue
                 if not (found := NAMED.match(file.name)):
                     raise UserError(f"{file}: expected a name such as 0002_c1s1_000451_03.jpg: remove or rename it")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from sfam_bench.core.files import check_regular
 
 FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 BLANKS = re.compile(r"[ \t]+")
+
+log = logging.getLogger(__name__)
 
 
 def parse_string(cell: str) -> str:
@@ -47,7 +50,7 @@ def parse_natural(cell: str) -> int:
 def parse_number(cell: str) -> float:
     """Parse a finite number; raises ValueError, as all parsers do, naming what is expected."""
     try:
-        found = float(cell)
+        found = math.nan if "_" in cell else float(cell)  # which Python allows between digits
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
@@ -102,7 +105,8 @@ def read_table(path: Path, columns: Columns, header: bool = False, keys: int = 1
 def read_csv(path: Path, columns: Columns, header: bool = True, optional: Columns | None = None) -> pd.DataFrame:
     """Read comma-separated cells, indexed by line number; without a header, in the order of `columns`.
 
-    Columns of `optional` may be absent, and their cells may be empty, which gives None. Other columns are ignored.
+    Columns of `optional` may be absent, and their cells may be empty, which gives None. Other columns are not used;
+    where there are optional ones, which may be misspelt, that is logged.
     """
     numbers, lines = zip(*read_lines(path), strict=True)
     try:
@@ -118,6 +122,8 @@ def read_csv(path: Path, columns: Columns, header: bool = True, optional: Column
     if wrong := [at for at, row in rows if len(row) != len(names)]:
         raise UserError(f"{path}, line {wrong[0]}: expected {len(names)} cells: {', '.join(names)}")
     known = {**columns, **{name: _allow_empty(parse) for name, parse in (optional or {}).items() if name in names}}
+    if optional is not None and (others := [name for name in names if name not in known]):
+        log.warning("%s: columns that are not used: %s", path, ", ".join(others))
     frame = _frame(path, [(at, dict(zip(names, row, strict=True))) for at, row in rows], known, 0)
     return frame.set_index(pd.Index([at for at, _ in rows], name="line"))
 

@@ -82,14 +82,18 @@ def test_closed_set(official: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_segmentations_beside_or_inside(official: Path, inside: bool) -> None:
+def test_segmentations_beside_or_inside(official: Path, inside: bool, caplog: pytest.LogCaptureFixture) -> None:
+    cub(official)
+    assert "no segmentations, for which boxes serve" in caplog.text
     masks = (official if inside else official.parent) / "segmentations"
     for photo in PHOTOS.values():
         levels = np.zeros((20, 30), dtype=np.uint8)
         levels[4:6, 7:9] = 255
         (masks / photo).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(levels).save((masks / photo).with_suffix(".png"))
+    caplog.clear()
     data = cub(official, geometry=Geometry(None, 20))
+    assert "no segmentations" not in caplog.text
     assert data.mask_root == masks.parent
     foreground = data.sample("4").masks["foreground"]
     assert foreground.nonzero().tolist() == [[4, 2], [4, 3], [5, 2], [5, 3]]
@@ -101,7 +105,7 @@ def test_files_beyond_the_first_two_are_optional(official: Path, caplog: pytest.
         (official / name).unlink()
     with caplog.at_level(logging.WARNING):
         data = cub(official)
-    assert "no boxes and no parts" in caplog.text
+    assert "no boxes and no parts and no segmentations" in caplog.text
     assert data.index.class_name["11788"] == "Common Yellowthroat"
     sample = data.sample("4")
     assert sample.masks == {}
@@ -131,7 +135,7 @@ def test_class_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture, below: 
     }
     assert data.split_name == "zero-shot, official"
     assert data.index.class_name.iloc[0] == "Black footed Albatross"
-    assert "class folders only, no boxes and no parts" in caplog.text
+    assert "class folders only, no boxes and no parts and no segmentations" in caplog.text
     assert data.sample("Common_Yellowthroat_0003_3").masks == {}
 
 
@@ -211,6 +215,7 @@ def test_class_names_and_paths_may_hold_blanks(official: Path) -> None:
         ("bounding_boxes.txt", lambda lines: ["4 3 2 -10 5"], "the box of image '4' is"),
         ("bounding_boxes.txt", lambda lines: ["4 3 2 0 5"], "the box of image '4' is"),
         ("bounding_boxes.txt", lambda lines: ["4 nan 2 10 5"], "line 1: x is 'nan': expected a finite number"),
+        ("bounding_boxes.txt", lambda lines: ["4 1_0 2 10 5"], "line 1: x is '1_0': expected a finite number"),
         ("bounding_boxes.txt", lambda lines: ["4 3 2 inf 5"], "line 1: width is 'inf'"),
         ("bounding_boxes.txt", lambda lines: ["4 -30 2 10 5"], "the box of image '4' is"),
         ("parts/part_locs.txt", lambda lines: ["4 0 1 1 1", *lines], "expected parts 1 to 15"),

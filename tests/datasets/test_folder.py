@@ -77,7 +77,7 @@ def test_segmentation_wins_and_the_majority_of_annotators_decides(home: Path, ca
     PIL.Image.fromarray(levels).save(home / "m.png")
     with caplog.at_level(logging.WARNING):
         data = folder(home, ["a.jpg", "d.png"], mask_path=["m.png", "absent.png"], box=[(0.0, 0.0, 30.0, 20.0)] * 2)
-    assert "1 images have no segmentation; their boxes are used instead" in caplog.text
+    assert "1 of its masks are absent, such as absent.png; boxes serve, where known" in caplog.text
     foreground = data.sample("i0").masks["foreground"]
     assert not foreground[:10].any()
     assert foreground[10:].all()

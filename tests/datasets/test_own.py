@@ -118,6 +118,32 @@ def test_labels_are_text_and_other_columns_optional(root: Path) -> None:
     assert all(role.all() for role in roles(index))
 
 
+def test_columns_that_are_not_used_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from_csv(write(root, "path,label", "a.jpg,wren"), root)
+    assert "not used" not in caplog.text
+    from_csv(write(root, "path,lable,Split", "a.jpg,wren,test"), root)
+    assert "own.csv: columns that are not used: lable, Split" in caplog.text
+
+
+def test_masks_that_are_absent_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    PIL.Image.new("L", (30, 20), 255).save(root / "m.png")
+    data = from_csv(write(root, "path,mask", "a.jpg,./m.png", "sub/b.jpg,"), root)
+    assert "masks are absent" not in caplog.text
+    assert "1 images have no mask" in caplog.text
+    assert data.sample("a.jpg").masks["foreground"].any()
+    from_csv(write(root, "path,mask", "a.jpg,none/0.png", "sub/b.jpg,none/1.png"), root)
+    assert "2 of its masks are absent, such as none/0.png; boxes serve, where known" in caplog.text
+
+
+def test_keypoints_outside_their_image_are_refused(root: Path) -> None:
+    header = "path,part_beak_x,part_beak_y,part_beak_visible"
+    data = from_csv(write(root, header, "a.jpg,33,-3,true", "sub/b.jpg,9,33.1,true", "sub/c.jpg,900,9,false"), root)
+    data.sample("a.jpg")
+    data.sample("sub/c.jpg")
+    with pytest.raises(UserError, match=r"a keypoint of .*b.jpg is at \(9, 33.1\) and its image 30 x 20: give"):
+        data.sample("sub/b.jpg")
+
+
 def test_without_labels_each_image_is_a_class(root: Path) -> None:
     data = from_csv(write(root, "path", "a.jpg", "sub/b.jpg"), root)
     assert list(data.index.label) == [0, 1]
@@ -196,7 +222,7 @@ def test_class_folders(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert list(data.index.class_name) == ["sub", "sub", "wren"]
     assert list(data.index.label) == [0, 0, 1]
     assert data.sample("wren/d.PNG").image.shape == (3, 224, 224)
-    assert "1 images beside the class folders are not used, such as a.jpg" in caplog.text
+    assert "1 pictures are not used, such as a.jpg: only those in class folders, as .bmp, .jpeg" in caplog.text
     assert dict(from_folder(root, split="zero_shot").index.split) == {
         "sub/b.jpg": "train",
         "sub/c.jpg": "train",
@@ -208,6 +234,18 @@ def test_loose_images_are_unlabelled(root: Path) -> None:
     data = from_folder(root / "sub", name="mine")
     assert (data.name, data.split_name) == ("mine", "unlabelled, none, all images are test images")
     assert list(data.index.label) == [0, 1]
+
+
+def test_pictures_of_other_types_and_deeper_folders_are_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from_folder(root / "sub")
+    assert "not used" not in caplog.text
+    (root / "sub" / "._b.jpg").write_text("what macOS leaves")
+    (root / "sub" / "wren").mkdir()
+    PIL.Image.new("RGB", (30, 20)).save(root / "sub" / "wren" / "e.tif")
+    from_folder(root / "sub")
+    assert "1 pictures are not used, such as wren/e.tif: only those in the folder itself, as .bmp" in caplog.text
+    with pytest.raises(UserError, match=r"no images in .* \(.bmp, .*\), such as e.tif: set dataset.root"):
+        from_folder(root / "sub" / "wren")
 
 
 @pytest.mark.parametrize(("place", "says"), [("empty", "no images in"), ("nowhere", "cannot read the folder")])

@@ -100,6 +100,7 @@ def write_market(root: Path) -> Path:
         *("0000_c1s1_000001_01.jpg", "-1_c1s1_000002_01.jpg"),
     )
     (home / "query" / "Thumbs.db").write_bytes(b"")
+    (home / "query" / "._0005_c1s1_000001_00.jpg").write_bytes(b"")  # what macOS leaves
     return home
 
 
