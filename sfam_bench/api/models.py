@@ -4,7 +4,6 @@ from torch import nn
 
 from sfam_bench.core.errors import check_object
 from sfam_bench.core.similarity import Cosine
-from sfam_bench.engine.modes import evaluating
 from sfam_bench.models.build import build
 from sfam_bench.models.lite0 import lite0
 from sfam_bench.models.poolings import GAP
@@ -29,8 +28,5 @@ def find_model(model: nn.Module | None) -> SimilarityModel:
     if model is None:
         return default_model()
     check_object(model, "model", nn.Module)
-    module = unwrap(model)
-    if isinstance(module, SimilarityModel):
-        return module
-    with evaluating(module):  # and a module that is being trained goes on in train mode
-        return SimilarityModel.wrap(module)
+    model = unwrap(model)
+    return model if isinstance(model, SimilarityModel) else SimilarityModel.wrap(model)

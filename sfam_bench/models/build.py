@@ -30,7 +30,7 @@ from sfam_bench.models.cuts import TOLERANCE, Cut, distance_of, embed_parts
 from sfam_bench.models.cutting import Embedding
 from sfam_bench.models.networks import Options
 from sfam_bench.models.poolings import GAP, Own
-from sfam_bench.models.shapes import check_shapes
+from sfam_bench.models.shapes import check_shapes, check_steady
 from sfam_bench.models.similarity_model import Embedder, SimilarityModel
 from sfam_bench.models.tokens import Token
 
@@ -81,6 +81,8 @@ def build(
     model.embedding, model.layer = embedding, trunk.layer if isinstance(trunk, Cut) else ""
     new_head = head is not None and any(map(is_lazy, head.parameters()))
     check_shapes(model)
+    if not isinstance(trunk, Cut):  # which was checked when it was made
+        check_steady(model)
     if checkpoint is not None:
         load(model, Path(checkpoint))
         model.origin = origin_of(Path(checkpoint))

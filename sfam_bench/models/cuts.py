@@ -123,6 +123,40 @@ def probe_images(size: Size, device: torch.device | None = None, dtype: torch.dt
     return torch.cat([smooth, torch.rand(1, 3, *size, generator=draw)]).to(device, dtype)
 
 
+def check_alone(
+    embed: Callable[[Images], Embeddings], images: Images, name: str, own: Embeddings | None = None
+) -> None:
+    """Check that the embedding of an image depends on that image alone; `own` are those of the images, if known.
+
+    Raises:
+        UserError: if embeddings change from call to call, or with the other images of a batch.
+    """
+    with torch.no_grad():
+        own, again = embed(images.clone()) if own is None else own, embed(images.clone())
+        if not own.isfinite().all():
+            return  # which is refused for that
+        if distance_of(unit(own), unit(again)) > TOLERANCE:
+            raise UserError(
+                f"{name} returns another embedding of the same images each time: give it without dropout or noise that "
+                "is active in eval mode"
+            )
+        why = ""
+        try:
+            alone = embed(images[:1].clone())
+        except Exception as error:  # such as batch norm over one value
+            why, alone = f": {describe_error(error)}", own[:0]
+    if distance_of(unit(own[:1]), unit(alone)) > TOLERANCE:
+        raise UserError(
+            f"{name} embeds an image otherwise when it is alone than beside another one{why}: give it without "
+            "statistics over the batch, such as batch norm without running statistics"
+        )
+
+
+def describe_error(error: Exception) -> str:
+    """The first line of an error of a network, cut to a readable length."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
 @contextmanager
 def enlarged(module: nn.Module) -> Iterator[bool]:
     """Set weights that are all nearly zero to random ones of usual size while the block runs; yield whether any are.

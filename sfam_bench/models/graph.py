@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.engine.modes import evaluating
 from sfam_bench.models.layouts import Layout, Size
 
 POWERS = ("pow", "square")
@@ -23,13 +24,13 @@ class Graph:
     """
 
     def __init__(self, module: nn.Module, images: list[Tensor]) -> None:
-        module.eval()  # so that functional dropout and stochastic depth are traced as at test time
         self.module = module
         tracer = NodePathTracer(leaf_modules=list(get_notrace_modules()))
         try:
-            self.graph = tracer.trace(module)
-            traced = fx.GraphModule(module, self.graph)
-            self.shapes = [_record_shapes(traced, batch) for batch in images]
+            with evaluating(module):  # so that functional dropout and stochastic depth are traced as at test time
+                self.graph = tracer.trace(module)
+                traced = fx.GraphModule(module, self.graph)
+                self.shapes = [_record_shapes(traced, batch) for batch in images]
         except Exception as error:
             raise UserError(f"torch.fx cannot trace {type(module).__name__} ({error})") from error
         self.paths = tracer.node_to_qualname

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sfam_bench.core.errors import UserError
 from sfam_bench.engine.modes import evaluating
+from sfam_bench.models.cuts import check_alone, describe_error, probe_images
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -28,12 +29,24 @@ def check_shapes(model: SimilarityModel) -> None:
                 f"the trunk of {model.name} returns {_form(grid)} for one image, with its channels last: wrap it in a "
                 "module that returns output.permute(0, 3, 1, 2)"
             )
-        embeddings = model.embedder(grid)
+        try:
+            embeddings = model.embedder(grid)
+        except ValueError as error:  # of a batch norm that has no statistics but those of the batch
+            raise UserError(
+                f"the embedder of {model.name} cannot embed one image alone: {describe_error(error)}; give its batch "
+                "norms running statistics"
+            ) from error
     if embeddings.ndim != 2 or len(embeddings) != 1:
         raise UserError(
             f"the embedder of {model.name} returns {_form(embeddings)} for one image: expected (1, dims); let the "
             "pooling return (batch, channels) and the head (batch, dims)"
         )
+
+
+def check_steady(model: SimilarityModel) -> None:
+    """Raise UserError where embeddings change from call to call, or with the other images of a batch."""
+    with evaluating(model):
+        check_alone(model, probe_images(model.geometry.size, model.device, model.dtype), model.name)
 
 
 def _channels_last(model: SimilarityModel, images: Tensor, grid: Tensor) -> bool:

@@ -120,20 +120,7 @@ class SimilarityModel(nn.Module):
         Raises:
             UserError: if weights are neither float32 nor float64, of mixed types, or made in inference mode.
         """
-        weights = [weight for weight in self.parameters() if weight.dtype.is_floating_point]
-        if any(weight.is_inference() for weight in weights if not is_lazy(weight)):
-            raise UserError(
-                f"the weights of {self.name} were created in torch.inference_mode and cannot be "
-                "differentiated: build the model outside of it"
-            )
-        types = {weight.dtype for weight in weights} or {torch.get_default_dtype()}
-        if len(types) > 1 or not types <= {torch.float32, torch.float64}:
-            found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
-            raise UserError(
-                f"the weights of {self.name} are {found}: call .float() or .double() on the model; for speed in "
-                "half precision set passes.mode=half, which computes maps in float32"
-            )
-        return types.pop()
+        return find_dtype(self, self.name)
 
     def forward(self, images: Images) -> Embeddings:
         embeddings: Tensor = self.embedder(self.run_trunk(images))
@@ -201,6 +188,24 @@ def encode_again(model: SimilarityModel, reference: Reference) -> Reference:
         shares = blend.how.shares(model.similarity, reference.embeddings, embeddings, blend.pairs).to(shares)
     remade = Blend(side, blend.pairs, blend.rows, shares, blend.how)
     return Reference(remade.add(embeddings, shares, len(reference.embeddings)), remade)
+
+
+def find_dtype(module: nn.Module, name: str) -> torch.dtype:
+    """The type of all weights of a module; UserError as `SimilarityModel.dtype`."""
+    weights = [weight for weight in module.parameters() if weight.dtype.is_floating_point]
+    if any(weight.is_inference() for weight in weights if not is_lazy(weight)):
+        raise UserError(
+            f"the weights of {name} were created in torch.inference_mode and cannot be "
+            "differentiated: build the model outside of it"
+        )
+    types = {weight.dtype for weight in weights} or {torch.get_default_dtype()}
+    if len(types) > 1 or not types <= {torch.float32, torch.float64}:
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+        raise UserError(
+            f"the weights of {name} are {found}: call .float() or .double() on the model; for speed in "
+            "half precision set passes.mode=half, which computes maps in float32"
+        )
+    return types.pop()
 
 
 def find_geometry(trunk: nn.Module) -> Geometry:

@@ -62,7 +62,7 @@ def transformers_model(
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"transformers cannot read {folder} ({_first_line(error)})") from error
     model = wrap(
-        module.float(),
+        module.float().eval(),
         layer,
         similarity=similarity,
         read=read,
@@ -106,7 +106,7 @@ def open_clip_model(
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"open_clip cannot build {architecture} ({_first_line(error)})") from error
     model = wrap(
-        tower,
+        tower.eval(),
         layer,
         similarity=similarity,
         head=head,

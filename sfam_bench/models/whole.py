@@ -11,10 +11,16 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.core.hooks import record_calls
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Images
-from sfam_bench.models.cuts import STEPS, TOLERANCE, Probe, distance_of, probe_images
+from sfam_bench.models.cuts import STEPS, TOLERANCE, Probe, check_alone, describe_error, distance_of, probe_images
 from sfam_bench.models.layouts import Layout, Size, size_of
 from sfam_bench.models.outputs import Where, reader_of
 from sfam_bench.models.splice import Shape, shapes_of
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is of TorchScript, or holds a part of torch.export, whose mode cannot be set."""
+    exported = (isinstance(part, torch.fx.GraphModule) and "train" in vars(part) for part in module.modules())
+    return isinstance(module, torch.jit.ScriptModule) or any(exported)
 
 
 class Whole:
@@ -60,14 +66,13 @@ class Whole:
         """The output, and name and shapes of the output of each call of a module, in the order in which they return."""
         with torch.no_grad(), record_calls(self.module) as calls:
             try:
-                output = self.module(self.standardise(images))
+                output = self.module(self.standardise(images.clone()))
             except Exception as error:
                 if len(getattr(self, "embeddings", ())):
                     raise
-                why = (str(error).splitlines() or [type(error).__name__])[0][:160]
                 raise UserError(
-                    f"{self.name} cannot read images (2, 3, {images.shape[-2]}, {images.shape[-1]}): {why}; give "
-                    "image_size="
+                    f"{self.name} cannot read images (2, 3, {images.shape[-2]}, {images.shape[-1]}): "
+                    f"{describe_error(error)}; give image_size="
                 ) from error
         return output, [(name, shapes_of(made)) for name, made in calls]
 
@@ -88,31 +93,20 @@ class Whole:
         first = self.embeddings[0]
         if not first.isfinite().all() or not first.abs().sum(dim=1).all():
             raise UserError(f"{self.name} returns zeros, NaN or infinity for two test images: check its weights")
+        images = self.images[0]
+        check_alone(lambda some: self.read(self.module(self.standardise(some))), images, self.name, first)
         if torch.allclose(unit(first)[0], unit(first)[1], atol=1e-7):
             raise UserError(f"{self.name} returns the same embedding for two different images: check its weights")
-        if self._differs(self.images[0], slice(None)):
-            raise UserError(
-                f"{self.name} returns another embedding of the same images each time: give it without dropout or noise "
-                "that is active in eval mode"
-            )
-        if self._differs(self.images[0][:1], slice(1)):
-            raise UserError(
-                f"{self.name} embeds an image otherwise when it is alone than beside another one: give it without "
-                "statistics over the batch, such as batch norm without running statistics"
-            )
-
-    def _differs(self, images: Images, rows: slice) -> bool:
-        """Whether these images have another embedding now; also where the module cannot read them alone."""
-        try:
-            found = self.read(self._run(images)[0])
-        except Exception:  # batch norm over one value, and whatever else it raises
-            return True
-        return not distance_of(unit(found), unit(self.embeddings[0][rows])) <= TOLERANCE
 
     @property
     def probes(self) -> tuple[Probe, ...]:
         """The images in [0, 1] and the module's embeddings of them, of length 1."""
         return tuple(Probe(x, unit(e)) for x, e in zip(self.images, self.embeddings, strict=True))
+
+    def has_length(self, length: float) -> bool:
+        """Whether all embeddings of the first probe have this length."""
+        lengths = self.embeddings[0].norm(dim=1)
+        return torch.allclose(lengths, torch.full_like(lengths, length), rtol=TOLERANCE)
 
     @property
     def sizes(self) -> list[Size]:

@@ -57,6 +57,23 @@ def test_heads_find_their_own_size_and_l2_holds(head, dims):
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
 
 
+class Noisy(nn.Module):
+    def forward(self, embeddings):
+        return nn.functional.dropout(embeddings, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (Noisy(), "small returns another embedding of the same images each time"),
+        (nn.BatchNorm1d(6, track_running_stats=False), "small cannot embed one image alone: Expected more than 1"),
+    ],
+)
+def test_an_embedding_is_of_its_image_alone(head, why):
+    with pytest.raises(UserError, match=why):
+        small(head)
+
+
 def test_encoding_leaves_modes_as_they_were():
     model = small()
     model.train()

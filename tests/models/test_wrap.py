@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sfam_bench.api import explain
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.similarity import Dot, unit
+from sfam_bench.core.similarity import Dot, NegativeEuclidean, unit
 from sfam_bench.explainers.shared.forms import contributions
 from sfam_bench.models.build import load, save
 from sfam_bench.models.poolings import GAP, GMP, GeM
@@ -304,6 +304,24 @@ def test_an_l2_at_the_end_is_left_to_the_embedder(end, caplog):
     assert "L2" not in caplog.text
 
 
+@pytest.mark.parametrize("end", [nn.Identity(), *L2.values(), lambda x: 16 * F.normalize(x)])
+def test_without_normalise_embeddings_keep_their_length(end):
+    module = drawn(Ending(end))
+    model = wrapped(module, normalise=False, similarity=Dot())
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), module(IMAGES), rtol=1e-4, atol=1e-5)
+    assert model.embedding == "own"
+
+
+def test_what_becomes_of_lengths_is_logged(caplog):
+    wrapped(drawn(Plain()), normalise=False, similarity=Dot())
+    wrapped(drawn(Ending(F.normalize)), similarity=NegativeEuclidean())
+    wrapped(drawn(Plain()))
+    assert "length" not in caplog.text
+    wrapped(drawn(Ending(lambda x: 16 * F.normalize(x))), normalise=False, similarity=Dot())
+    assert "Ending: every embedding has length 16, so that maps of linear methods are nearly zero" in caplog.text
+
+
 def test_an_unknown_l2_is_named(caplog):
     wrapped(drawn(Ending(lambda x: (x.T / x.square().sum(1).sqrt()).T)))
     assert "Ending returns unit vectors by an L2 that is not recognised, so that maps of linear" in caplog.text
@@ -401,35 +419,26 @@ def test_a_wrapped_module_is_saved_and_loaded(tmp_path):
     torch.testing.assert_close(other(IMAGES), one(IMAGES))
 
 
-class Behind(Plain):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def behind(self, x):
-        return self.function(self.fc(x.mean(dim=(2, 3))))
-
-
 def test_without_l2_the_embeddings_are_exactly_those_of_the_module(caplog):
     for function in (F.normalize, lambda e: 16 * F.normalize(e)):
-        module = drawn(Behind(function))
+        module = drawn(Ending(function))
         torch.testing.assert_close(wrapped(module, normalise=False, similarity=Dot())(IMAGES), module(IMAGES))
         assert "scaled to 1" not in caplog.text
         wrapped(module, similarity=Dot())
-    assert caplog.text.count("Behind: embeddings of length 16 are scaled to 1; normalise=False keeps them") == 1
+    assert caplog.text.count("Ending: embeddings of length 16 are scaled to 1; normalise=False keeps them") == 1
 
 
 @pytest.mark.parametrize(
     ("function", "why"),
     [
         (lambda e: e + 0.5 * (e - e.mean(dim=0)), "embeds an image otherwise when it is alone"),
-        (nn.BatchNorm1d(6, track_running_stats=False), "embeds an image otherwise when it is alone"),
+        (nn.BatchNorm1d(6, track_running_stats=False), "beside another one.*: Expected more than 1 value"),
         (lambda e: F.dropout(e, 0.2), "another embedding of the same images each time"),
     ],
 )
 def test_an_embedding_is_of_its_image_alone(function, why):
     with pytest.raises(UserError, match=why):
-        wrapped(drawn(Behind(function)))
+        wrapped(drawn(Ending(function)))
 
 
 @pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
