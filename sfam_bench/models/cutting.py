@@ -17,7 +17,7 @@ from sfam_bench.models.layouts import size_of
 from sfam_bench.models.outputs import WithoutL2
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.splice import Before, Behind, Place, Seen, outermost
-from sfam_bench.models.whole import Whole
+from sfam_bench.models.whole import Whole, is_compiled
 
 UNUSED = 1e-6  # derivatives by tokens that the embedding does not depend on, relative to the largest
 SCALE_FREE = 1e-3  # sum of shares of positions before a norm, relative to that of their magnitudes
@@ -191,6 +191,12 @@ def split_last(whole: Whole) -> Parts:
             return normed
         fallback = fallback or found
     if fallback is None:
+        compiled = [name for name, child in whole.module.named_modules() if is_compiled(child)]
+        if compiled:
+            raise UserError(
+                f"{whole.name} cannot be cut: its part '{compiled[0]}' is made by TorchScript; put the original module "
+                "in its place"
+            )
         raise UserError(
             f"{whole.name} cannot be cut: no layer with a grid or tokens carries all of its embedding; name one as "
             "layer=, or assemble the model with sfam_bench.models.build"

@@ -28,33 +28,40 @@ class Layout:
         prefix: number of tokens before those of the positions, such as the class token.
         carried: whether these tokens are part of the activations, as channels that are constant over positions;
             otherwise they are not used behind the layer, and are dropped.
+        fixed: the grid of an output whose shape does not depend on the size of the image; None for others.
     """
 
     kind: Literal["first", "last", "tokens"]
     prefix: int = 0
     carried: bool = True
+    fixed: Size | None = None
 
     @classmethod
     def find(cls, seen: Sequence[tuple[Size, torch.Size]]) -> "Layout | None":
         """The layout of outputs whose shapes are known for some sizes of images, or None without one.
 
         Several numbers of prefix tokens may leave a grid: 20 tokens of images of 56 x 56 px are 4 x 5 with a stride of
-        13, or four registers and 4 x 4 with a stride of 14. The one with a whole stride is chosen.
+        13, or four registers and 4 x 4 with a stride of 14. The one with a whole stride is chosen. Outputs of one shape
+        for images of any size, which a network resizes itself, are judged by those of the first size.
         """
         if len({len(shape) for _, shape in seen}) > 1:
             return None
+        same = len(seen) > 1 and len({shape for _, shape in seen}) == 1
+        if same:
+            seen = seen[:1]
         choices = [cls("first"), cls("last"), *(cls("tokens", prefix) for prefix in range(MOST_PREFIX + 1))]
         fitting = [one for one in choices if all(one.grid(shape, size) for size, shape in seen)]
         size, shape = seen[0]
         whole = (one for one in fitting if one.kind != "tokens" or is_whole(one.grid(shape, size), size))
-        return next(whole, fitting[0] if fitting else None)
+        found = next(whole, fitting[0] if fitting else None)
+        return found if found is None or not same else replace(found, fixed=found.grid(shape, size))
 
     def grid(self, shape: torch.Size, size: Size) -> Size | None:
         """Rows and columns of an output for images of `size`; None where they do not have its proportions."""
         if len(shape) != (3 if self.kind == "tokens" else 4):
             return None
         if self.kind == "tokens":
-            return grid_of(shape[1] - self.prefix, size)
+            return self.fixed or grid_of(shape[1] - self.prefix, size)
         rows, cols = shape[2:] if self.kind == "first" else shape[1:3]
         return (rows, cols) if rows * cols > 1 and is_scaled((rows, cols), size) else None
 

@@ -94,6 +94,10 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
         lambda module: torch.jit.trace(module.eval(), torch.rand(2, 3, 32, 32)),
         "is made by TorchScript or torch.export, and cannot be cut: give the original module",
     ),
+    "a part of TorchScript": (
+        lambda module: nn.Sequential(torch.jit.trace(module.eval(), torch.rand(2, 3, 32, 32))),
+        "cannot be cut: its part '0' is made by TorchScript; put the original module in its place",
+    ),
     "torch.export": (exported, "is made by TorchScript or torch.export, and cannot be cut: give the original module"),
     "a part of torch.export": (
         lambda module: nn.Sequential(exported(module)),

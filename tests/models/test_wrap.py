@@ -397,6 +397,25 @@ def test_a_scale_near_zero_hides_no_path():
     assert module.fc.weight.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("made", [Plain, Loop, lambda: Tokens(pooled=True)])
+def test_networks_that_resize_are_judged_by_the_size_of_the_image(made):
+    module = drawn(Resizing(made()))
+    for layer in (None, "inner.blocks.1" if type(module.inner) is Tokens else "inner.two"):
+        model = wrapped(module, layer=layer)
+        with torch.no_grad():
+            assert max(model.encode(IMAGES).activations.shape[2:]) <= 8
+            torch.testing.assert_close(model(IMAGES), unit(module(IMAGES)), rtol=1e-4, atol=1e-5)
+
+
+class Resizing(nn.Module):
+    def __init__(self, inner) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(F.interpolate(x, (32, 32), mode="bilinear"))
+
+
 def test_tokens_in_another_order_are_not_taken_for_a_grid():
     class Shuffled(Tokens):
         def forward(self, x):
