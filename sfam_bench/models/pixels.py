@@ -1,6 +1,7 @@
 """What modules of other libraries read: standardisation, resize and crop, recognised by the module."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ TRANSFORMERS = {"clip": CLIP, "clip_vision_model": CLIP, "vit": HALF, "siglip": 
 PROCESSOR = "preprocessor_config.json"  # of transformers
 PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers of interpolations
 
+log = logging.getLogger(__name__)
+
 
 def pixels_of(module: nn.Module) -> Standardise | None:
-    """Standardisation and geometry of a module of timm, transformers, open_clip or BY_CLASS; None for others."""
+    """Standardisation and geometry of a module of timm, transformers, open_clip or BY_CLASS; None for others.
+
+    Those of a module around one network of timm are that network's, which is logged.
+    """
     if settings := getattr(module, "pretrained_cfg", None):
         return timm_pixels(settings)
     if isinstance(settings := getattr(module, "preprocess_cfg", None), Mapping):
@@ -35,7 +41,17 @@ def pixels_of(module: nn.Module) -> Standardise | None:
     if found := BY_CLASS.get(type(module).__name__):
         mean, std, geometry = found
         return Standardise(mean, std, geometry=geometry)
-    return None
+    parts = ((name, getattr(part, "pretrained_cfg", None)) for name, part in module.named_modules())
+    inner = {name: settings for name, settings in parts if settings}
+    if len(inner) != 1:
+        return None
+    ((name, settings),) = inner.items()
+    log.warning(
+        "%s: pixels are standardised, and pictures resized, as for its part '%s'; give standardise= for others "
+        "(torch.nn.Identity() where forward standardises)",
+        *(type(module).__name__, name),
+    )
+    return timm_pixels(settings)
 
 
 def _open_clip_pixels(settings: Mapping[str, Any]) -> Standardise:

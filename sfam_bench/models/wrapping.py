@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sfam_bench.core.errors import UserError, check_object, check_range
-from sfam_bench.core.geometry import Size
+from sfam_bench.core.geometry import Geometry, Size, describe_geometry
 from sfam_bench.core.similarity import Cosine, SimilarityFunction
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.models.build import build
@@ -75,11 +75,12 @@ def wrap(
     parts = [part for part in (module, head, pooling, standardise) if isinstance(part, nn.Module)]
     _check_module(module, name)
     with evaluating(nn.ModuleList(parts)):
+        found = pixels_of(module) if standardise is None else standardise
+        assumed = found is None or not any(isinstance(getattr(p, "geometry", None), Geometry) for p in found.modules())
         if standardise is None:
-            known = pixels_of(module)
-            standardise = known or Standardise()
-            standardise.to(next(module.parameters(), standardise.mean))
-            if known is None:
+            pixels = Standardise() if found is None else found
+            standardise = pixels.to(next(module.parameters(), next(pixels.buffers())))
+            if found is None:
                 log.warning(
                     "%s: pixels are standardised with ImageNet's mean and std; give standardise= for others", name
                 )
@@ -112,6 +113,11 @@ def wrap(
                 "%s: every embedding has length %.4g, so that maps of linear methods are nearly zero", name, length
             )
         model = build(name, cut, pooling or Own(), similarity, head, normalise, image_size=size)
+        if assumed:
+            log.warning(
+                "%s: pictures are %s, which is assumed; give a standardise= with a geometry for others",
+                *(name, describe_geometry(model.geometry)),
+            )
         if model.embedding == "own" and not normalise:
             _check_lengths(model, whole)
         return model

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -114,6 +115,16 @@ def test_the_pixels_are_those_of_the_library(name: str, mean: float, geometry: G
     assert found is not None
     assert found.geometry == geometry
     assert found.mean.flatten()[0] == pytest.approx(mean)
+
+
+def test_the_pixels_of_a_module_around_a_network_of_timm_are_that_networks(caplog: pytest.LogCaptureFixture) -> None:
+    inner = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    found = pixels_of(nn.Sequential(inner, nn.Linear(1280, 8)))
+    assert found is not None
+    assert found.geometry == Geometry(256, 224, "bicubic")
+    assert found.mean.flatten()[0] == 0.5
+    assert "Sequential: pixels are standardised, and pictures resized, as for its part '0'; give" in caplog.text
+    assert pixels_of(nn.ModuleList([inner, timm.create_model("resnet18")])) is None
 
 
 @pytest.mark.parametrize(

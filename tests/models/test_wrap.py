@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from sfam_bench.api import explain
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.geometry import Geometry
 from sfam_bench.core.similarity import Dot, NegativeEuclidean, unit
 from sfam_bench.explainers.shared.forms import contributions
 from sfam_bench.models.build import load, save
+from sfam_bench.models.networks import Standardise
 from sfam_bench.models.poolings import GAP, GMP, GeM
 from sfam_bench.models.similarity_model import SimilarityModel
 
@@ -332,6 +334,15 @@ def test_explain_takes_a_module(caplog):
     assert not found.flags
     assert "Plain is cut at 'two.2', a grid of 56 x 56; choose another by layer=" in caplog.text
     assert "Plain: pixels are standardised with ImageNet's mean and std; give standardise= for others" in caplog.text
+    assert "Plain: pictures are resized to 256 (bilinear), cropped to 224 x 224 px, which is assumed" in caplog.text
+
+
+def test_a_geometry_is_logged_where_it_is_assumed(caplog):
+    wrapped(drawn(Plain()), standardise=nn.Sequential(Standardise(geometry=Geometry(50, SIZE))))
+    assert "assumed" not in caplog.text
+    model = wrapped(drawn(Plain()))
+    assert model.geometry == Geometry(55, 48)
+    assert "Plain: pictures are resized to 55 (bilinear), cropped to 48 x 48 px, which is assumed" in caplog.text
 
 
 REFUSED = {
