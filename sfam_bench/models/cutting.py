@@ -147,6 +147,11 @@ def split_at(whole: Whole, layer: str) -> Parts:
     if more:
         raise UserError(f"the layer '{layer}' of {whole.name} runs several times: choose one that runs once")
     layout = whole.layout(layer)
+    if (1, 1) in (shape[1:3], shape[2:4]):
+        raise UserError(
+            f"the layer '{layer}' of {whole.name} returns {tuple(shape)}, a grid of 1 x 1 without positions to show: "
+            "choose a layer before the pooling, or none for the last one"
+        )
     if layout is None:
         raise UserError(
             f"the layer '{layer}' of {whole.name} returns {tuple(shape) or 'several tensors'}, which is "

@@ -140,6 +140,8 @@ def _poolings(module: nn.Module) -> Iterator[tuple[nn.Module, float]]:
         named = "gem" in type(child).__name__.lower() and isinstance(power, float | int | Tensor)
         if named or isinstance(power, nn.Parameter):  # a learned one may be used by the network itself
             found = GeM(float(torch.as_tensor(power).flatten()[0]), float(getattr(child, "eps", 1e-6)))
+            if isinstance(power, nn.Parameter) and power.numel() == 1:
+                found.p = power  # which may be trained further
             yield found, 1.0
     yield GeM(), 1.0
 

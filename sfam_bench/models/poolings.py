@@ -44,7 +44,8 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(self, activations: Activations) -> Pooled:
-        return activations.clamp_min(self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        powers = activations.clamp_min(self.eps).pow(self.p)
+        return powers.mean(dim=(2, 3), keepdim=True).pow(1 / self.p).flatten(1)  # p may be (1, 1, 1, 1)
 
 
 BY_CHANNEL = (GAP, GMP, GAPGMP, GeM)  # poolings of single channels

@@ -269,6 +269,16 @@ def test_a_generalised_mean_is_cut_before_its_powers(pool):
     torch.testing.assert_close(model(IMAGES), unit(module(IMAGES)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
+def test_a_learned_power_is_the_modules_own(shape):
+    module = drawn(Inlined(lambda x, p: x.clamp(min=1e-6).pow(p).mean((2, 3), keepdim=True).pow(1 / p).flatten(1)))
+    module.p = nn.Parameter(torch.full(shape, 2.5))
+    model = wrapped(module)
+    assert model.embedder.pooling.p is module.p
+    module.p.data.fill_(5)
+    torch.testing.assert_close(model(IMAGES), unit(module(IMAGES)), rtol=1e-4, atol=1e-5)
+
+
 def l2_of_proxy_anchor(x):
     length = torch.sqrt(torch.sum(torch.pow(x, 2), 1).add_(1e-12))
     return torch.div(x, length.view(-1, 1).expand_as(x)).view(x.size())
@@ -354,6 +364,11 @@ REFUSED = {
     ),
     "no such layer": (Plain, {"layer": "three"}, "Plain runs no layer 'three'; its top layers: one, two, fc"),
     "no grid": (Plain, {"layer": "fc"}, "the layer 'fc' of Plain returns .* no grid and no tokens"),
+    "one position": (
+        lambda: nn.Sequential(block(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        {"layer": "1"},
+        r"the layer '1' of Sequential returns \(2, 8, 1, 1\), a grid of 1 x 1 without positions to show: choose a",
+    ),
     "another size": (Flat, {"image_size": 64}, r"Flat cannot read images \(2, 3, 64, 64\): .* give image_size="),
     "no vector": (lambda: nn.Sequential(block(3, 4)), {}, "returns .*not one vector for each image"),
     "no such key": (Dict, {"read": "features"}, "Dict returns dict, without 'features': correct read="),
