@@ -92,7 +92,9 @@ def wrap(
             scaled = normalise and not is_unit
             # the module's own L2 is left to the embedder, whose linear form is that of the embedding before it
             normalise = normalise or (is_unit and not headed and embedding == "own")
-            cut = cut_module(whole, layer, None, embedding, normalise)
+            # and of other heads than a linear map, the direction depends on the length of what they read
+            left_out = normalise and (not headed or (isinstance(head, nn.Linear) and head.bias is None))
+            cut = cut_module(whole, layer, None, embedding, left_out)
         if embedding == "own":
             cut = verify(cut, make_probes(module, size, standardise, whole.read) if changed else whole.probes, name)
         if layer is None:
@@ -108,7 +110,7 @@ def wrap(
         if scaled and not getattr(similarity, "by_length", False):
             length = float(whole.embeddings[0][0].norm())
             log.warning("%s: embeddings of length %.3g are scaled to 1; normalise=False keeps them", name, length)
-        if not normalise and embedding == "own" and whole.has_length(length := float(whole.embeddings[0][0].norm())):
+        if not left_out and embedding == "own" and whole.has_length(length := float(whole.embeddings[0][0].norm())):
             log.warning(
                 "%s: every embedding has length %.4g, so that maps of linear methods are nearly zero", name, length
             )

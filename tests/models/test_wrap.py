@@ -325,6 +325,13 @@ def test_without_normalise_embeddings_keep_their_length(end):
     assert model.embedding == "own"
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_reads_the_embedding_behind_the_modules_l2(bias):
+    module, head = drawn(Ending(F.normalize)), nn.Linear(6, 3, bias=bias)
+    model = wrapped(module, head=head)
+    torch.testing.assert_close(model(IMAGES), unit(head(module(IMAGES))))
+
+
 def test_what_becomes_of_lengths_is_logged(caplog):
     wrapped(drawn(Plain()), normalise=False, similarity=Dot())
     wrapped(drawn(Ending(F.normalize)), similarity=NegativeEuclidean())
