@@ -161,8 +161,10 @@ class Evaluation:
         write_images(store, self.inputs.dataset, pairs[sides].to_numpy().flat)
         if SUPPORTS in pairs:
             write_supports(store, self.inputs.dataset, pairs)
-        elif VECTOR in pairs:
-            write_vectors(store, pairs)
+        elif VECTOR in pairs:  # one that has the id of an image is shown as that image
+            known = pairs["reference_id"].isin(self.inputs.dataset.index.index)
+            write_images(store, self.inputs.dataset, pairs["reference_id"][known])
+            write_vectors(store, pairs[~known])
 
     def restore_bench(self, frame: pd.DataFrame, count: int, manifest: Mapping[str, Any]) -> "Bench":
         """The bench of a continued run, with its explainers and mode of passes; UserError if that mode fails here."""

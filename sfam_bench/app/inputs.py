@@ -68,7 +68,7 @@ class Inputs:
             "protocol": self.protocol,
             **({"tuned": self.tuned} if self.tuned else {}),
             **({"own_code": own} if (own := own_code(settings)) else {}),
-            **({"files": read} if (read := named_files([identified.get(name) for name in READ])) else {}),
+            **({"files": read} if (read := named_files({name: identified.get(name) for name in READ})) else {}),
         }
         prepare = {"prepare": {"split": self.cfg.prepare.split, "version": VERSION}}
         return {**identity, **prepare} if self.training else identity
@@ -89,12 +89,13 @@ class Inputs:
         }
 
 
-def named_files(settings: Any) -> list[str]:
-    """The digests of the files that the settings name, such as a list of pairs: another content is another run."""
+def named_files(settings: Any, setting: str = "") -> dict[str, str]:
+    """The digest of each file that a setting names, such as a list of pairs: another content is another run."""
     if isinstance(settings, dict | list):
-        inside = settings.values() if isinstance(settings, dict) else settings
-        return [found for item in inside for found in named_files(item)]
-    return [digest(Path(settings))] if isinstance(settings, str) and Path(settings).is_file() else []
+        inside = settings.items() if isinstance(settings, dict) else enumerate(settings)
+        named = [named_files(item, f"{setting}.{name}".lstrip(".")) for name, item in inside]
+        return {name: found for one in named for name, found in one.items()}
+    return {setting: digest(Path(settings))} if isinstance(settings, str) and Path(settings).is_file() else {}
 
 
 def own_code(settings: Any) -> dict[str, str]:

@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,24 @@ def launch(cfg: DictConfig, root: Path, plan: AnyPlan, worker: Open | None = Non
     """
     check_launcher(cfg.launcher)
     check_plan(cfg, root, plan)
+    with alone(root):
+        if isinstance(plan, Plan):
+            RunStore(root, plan.key, plan.passes).due(len(plan.batches))  # broken chunks are set aside
+        else:
+            plan.write(root)
+        due = read_status(root, plan, cfg.gone).of_state(*DUE)
+        for name in due:
+            remove_note(root, "failures", name)
+        print(f"{len(due)} of {len(plan.jobs)} {plan.word} to do", flush=True)
+        LAUNCHERS[cfg.launcher](cfg, root, plan, due, worker)
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the lock of a folder's run, since two would do the same jobs; UserError if another run is active."""
     try:
-        with FileLock(root / "run.lock", timeout=1):  # two concurrent runs would do the same jobs
-            if isinstance(plan, Plan):
-                RunStore(root, plan.key, plan.passes).due(len(plan.batches))  # broken chunks are set aside
-            else:
-                plan.write(root)
-            due = read_status(root, plan, cfg.gone).of_state(*DUE)
-            for name in due:
-                remove_note(root, "failures", name)
-            print(f"{len(due)} of {len(plan.jobs)} {plan.word} to do", flush=True)
-            LAUNCHERS[cfg.launcher](cfg, root, plan, due, worker)
+        with FileLock(root / "run.lock", timeout=1):
+            yield
     except Timeout as error:
         raise UserError(f"another run is active in {root}: see sfam-bench submit status run_dir={root}") from error
 
@@ -163,7 +170,12 @@ def exit_stopped(number: int) -> None:
 
 
 def detach(root: Path) -> None:
-    """Start this command again in the background, with wait=true."""
+    """Start this command again in the background, with wait=true; UserError if another run is active."""
+    note = read_notes(root, "launches").get("background")
+    if note and is_alive(note):  # it may not hold the lock yet
+        raise UserError(f"process {note['pid']} computes this already: see sfam-bench submit status run_dir={root}")
+    with alone(root):
+        pass
     (root / "logs").mkdir(exist_ok=True)
     with (root / "logs" / "run.log").open("ab") as log:
         command = [sys.executable, "-m", "sfam_bench", "submit", *sys.argv[1:], "wait=true"]

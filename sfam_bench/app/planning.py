@@ -25,12 +25,11 @@ from sfam_bench.datasets.batches import load_batch
 from sfam_bench.evaluation.evaluate import count_passes, own_passes
 from sfam_bench.jobs.plan import FILE, PAIRS, Plan, count_shards, cut_shards
 from sfam_bench.jobs.status import format_duration
-from sfam_bench.runs.continued import EVALUATING, is_begun, refuse_results
+from sfam_bench.runs.continued import EVALUATING, PLANNING, is_begun, refuse_results
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.store import RunStore, frozen_passes
 
 CONFIG = "config.yaml"
-LOCK = ".plan.lock"
 WORKERS = (1, 8, 64)
 
 
@@ -39,14 +38,17 @@ def plan(cfg: DictConfig) -> None:
     root = Path(cfg.run_dir)
     check_writable(root)
     root.mkdir(parents=True, exist_ok=True)
+    before = {path.name for path in root.iterdir()}
     try:
-        with FileLock(root / LOCK, timeout=1):
+        with FileLock(root / PLANNING, timeout=1):
             freeze_plan(cfg, root)
     except Timeout as error:
         raise UserError(f"another plan is being made in {root}: wait for it, or choose another run_dir") from error
     except UserError:
-        if [path.name for path in root.iterdir()] == [LOCK]:  # nothing else was written
-            shutil.rmtree(root, ignore_errors=True)
+        if {path.name for path in root.iterdir()} == before | {PLANNING} and PLANNING not in before:  # nothing begun
+            (root / PLANNING).unlink()
+            if not before:
+                shutil.rmtree(root, ignore_errors=True)
         raise
 
 
@@ -64,6 +66,8 @@ def freeze_plan(cfg: DictConfig, root: Path) -> None:
             raise UserError(f"{root} has the plan of another config ({changed}): choose another run_dir")
         print(f"already planned: {describe_plan(known)}")
         return
+    if (root / "manifest.json").is_file() and read_manifest(root).get("done"):
+        raise UserError(f"{root} has a finished evaluation: choose another run_dir")
     if (root / EVALUATING).exists():
         raise UserError(
             f"{root} has an evaluation without a plan: continue it with sfam-bench evaluate and resume=true, or choose "

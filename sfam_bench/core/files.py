@@ -20,6 +20,7 @@ from typing import Any
 from sfam_bench.core.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LONGEST = 255  # bytes of a file's name
 STALE = 3600  # seconds after which a temporary file of another host is taken to have lost its writer
 SEAL, SEALED = "sha256", "sealed"  # two keys of a sealed JSON file, so that one damaged byte cannot remove both
 
@@ -72,6 +73,13 @@ def check_writable(folder: Path) -> None:
         for place in missing:
             with suppress(OSError):
                 place.rmdir()
+
+
+def fit_name(stem: str, suffix: str) -> str:
+    """The name of a file; of one that file systems do not hold, the first characters, "~" and a hash of the stem."""
+    if len(stem.encode()) + len(suffix) <= LONGEST:
+        return stem + suffix
+    return f"{stem[:100]}~{hashlib.sha256(stem.encode()).hexdigest()[:32]}{suffix}"
 
 
 def check_regular(path: Path) -> Path:

@@ -1,7 +1,6 @@
 """Maps from other software: a folder of .npy files, evaluated like any method."""
 
 import math
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from sfam_bench.core.errors import UserError, check_choices
-from sfam_bench.core.files import check_regular
+from sfam_bench.core.files import check_regular, fit_name, temporary_folder
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
@@ -25,8 +24,8 @@ NPY = b"\x93NUMPY"
 
 
 def pair_file(query_id: str, reference_id: str) -> str:
-    """The file of a pair's map: "query@reference.npy", each id percent-encoded."""
-    return f"{quote(query_id, safe='')}@{quote(reference_id, safe='')}.npy"
+    """The file of a pair's map: "query@reference.npy", each id percent-encoded (`fit_name` shortens very long ones)."""
+    return fit_name(f"{quote(query_id, safe='')}@{quote(reference_id, safe='')}", ".npy")
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class SavedMaps:
         """The map of a pair, (rows, cols); raises UserError where it is absent, invalid or of another shape."""
         by_pair, by_image = pair_file(query_id, reference_id), f"{query_id}.npy"
         name, other = (by_pair, by_image) if self.named_by == "pair" else (by_image, by_pair)
-        if not (path := resolve_inside(self.root, name)).is_file():
-            if resolve_inside(self.root, other).is_file():
+        if not _is_file(path := resolve_inside(self.root, name)):
+            if _is_file(resolve_inside(self.root, other)):
                 hint = f"but {other} is there: set named_by={'image' if self.named_by == 'pair' else 'pair'}"
             else:
                 hint = "save one for each pair of pairs.parquet (and for its reverse with maps.save=true)"
@@ -92,6 +91,13 @@ class SavedMaps:
                 "input after resize and crop"
             )
         return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # an id that is too long for the name of a file
+        return False
 
 
 def read_map(path: Path) -> np.ndarray:
@@ -119,18 +125,20 @@ def _check_header(file: BinaryIO, size: int) -> None:
         raise ValueError(f"its header claims {shape} of {dtype}, but the file has {size} bytes")
 
 
-def write_maps(folder: Path, maps: Iterable[tuple[str, str, np.ndarray]]) -> int:
-    """Write maps of (query_id, reference_id) as a new folder, atomically; returns the number of files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def write_maps(folder: Path, maps: Iterable[tuple[str, str, np.ndarray]], replace: bool = False) -> int:
+    """Write maps of (query_id, reference_id) as a folder, whole or not at all; returns the number of files.
+
+    Raises:
+        UserError: if the folder exists and is not empty, unless `replace` is set.
+    """
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty: choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
+    with temporary_folder(folder) as temporary:
         for query_id, reference_id, array in maps:
             np.save(temporary / pair_file(query_id, reference_id), array, allow_pickle=False)
         count = sum(1 for _ in temporary.iterdir())
+        if replace and folder.exists():
+            shutil.rmtree(folder)
         temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return count

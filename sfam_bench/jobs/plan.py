@@ -17,8 +17,9 @@ from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.core.provenance import config_hash, running_code, to_plain
 from sfam_bench.jobs.job import Job
 from sfam_bench.runs.chunks import chunk_path
+from sfam_bench.runs.continued import PLAN
 
-FILE, PAIRS = "plan.json", "pairs.parquet"
+FILE, PAIRS = PLAN, "pairs.parquet"
 ID = re.compile(r"\w[\w.-]*")
 MOST = 1000  # tasks of an array: SLURM's MaxArraySize is 1001 where nobody raised it
 

@@ -166,14 +166,11 @@ class Metrics:
 
     def _select_rows(self, run: Summed) -> pd.DataFrame:
         """The rows of the means in the table, and the chance levels of its metrics."""
-        means = run.among(self.explainers)
-        there = means.loc[means["explainer"] != FACTS, "metric"].drop_duplicates().tolist()
-        shown = [name for name in there if any(fnmatchcase(name, pattern) for pattern in self.metrics)]
+        shown = [name for name in run.metrics if any(fnmatchcase(name, pattern) for pattern in self.metrics)]
         if not shown:
             wanted = ", ".join(self.metrics)
             raise UserError(f"the stored run {run.name} has none of the metrics {wanted}: evaluate it with them")
-        levels = [*map(run.catalogue.chance, shown)]
-        return means[means["metric"].isin([*shown, *levels])]
+        return run.among(shown, self.explainers)
 
     def _compare(self, run: Summed) -> Table:
         """The differences to `to`, whose intervals are corrected for all methods and metrics shown."""

@@ -83,18 +83,30 @@ class Summed:
         """statistics.plain_means of its values."""
         return plain_means(self.run.matrix, self.catalogue.facts)
 
-    def among(self, explainers: Sequence[str]) -> pd.DataFrame:
-        """The means of these explainers, with best and tied among them; of all if none is given."""
-        if not explainers:
-            return self.means
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of explainers, and their costs, in order."""
+        costs = cost_rows(self.run)
+        own = (metric for metric, explainer in self.run.matrix.columns if explainer != FACTS)
+        return [*dict.fromkeys([*own, *(costs["metric"] if len(costs) else ())])]
+
+    def among(self, metrics: Sequence[str], explainers: Sequence[str] = ()) -> pd.DataFrame:
+        """The means of these metrics, with their chance levels, and best and tied among these explainers.
+
+        If no explainer is given, a part of all means, in less time.
+        """
         if absent := [name for name in explainers if name not in self.run.matrix.explainers]:
             raise UserError(f"the stored run {self.name} has no explainer {absent[0]}: evaluate that one too")
-        chosen, costs = {*explainers, FACTS}, cost_rows(self.run)
-        costs = costs[costs["explainer"].isin(chosen)] if len(costs) else costs
-        return self._summarise(self.run.matrix.select(lambda _, explainer: explainer in chosen), costs)
+        chosen, costs = {*(explainers or self.run.matrix.explainers), FACTS}, cost_rows(self.run)
+        costs = costs[costs["explainer"].isin(chosen) & costs["metric"].isin(metrics)] if len(costs) else costs
+        wanted = {*metrics, *map(self.catalogue.chance, metrics)}
+        return self._summarise(
+            self.run.matrix.select(lambda metric, explainer: metric in wanted and explainer in chosen), costs
+        )
 
     def _summarise(self, matrix: Matrix, costs: pd.DataFrame) -> pd.DataFrame:
-        whole = pd.concat([summarise(matrix, self.catalogue.facts), costs], ignore_index=True)
+        values = [summarise(matrix, self.catalogue.facts)] if matrix.columns else []
+        whole = pd.concat([*values, costs], ignore_index=True)
         return mark_blind(whole, self.run.manifest.get("blind") or ())
 
     def behind(self, means: pd.DataFrame) -> Matrix:

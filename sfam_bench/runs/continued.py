@@ -14,6 +14,7 @@ from sfam_bench.runs.proof import RESTORE, check_digest
 Resume = bool | Literal["anyway"]
 FOLDERS = ("records", "maps", "images", "curves")
 EVALUATING = ".evaluating"  # the lock of an evaluation in one process, which stays in its folder
+PLAN, PLANNING = "plan.json", ".plan.lock"  # of an evaluation in shards, and the lock while it is planned
 
 
 def refuse_results(root: Path, resume: Resume) -> None:

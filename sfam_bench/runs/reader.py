@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from PIL import Image
 
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import check_regular
+from sfam_bench.core.files import check_regular, fit_name
 from sfam_bench.runs.chunks import (
     CURVES,
     PLAIN,
@@ -27,6 +27,7 @@ from sfam_bench.runs.chunks import (
     read_chunk,
     read_footer,
 )
+from sfam_bench.runs.continued import PLAN
 from sfam_bench.runs.described import add_descriptions
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.matrix import PAIR, Matrix, build_matrix
@@ -86,9 +87,10 @@ def _open(root: Path, allow_unfinished: bool) -> tuple[dict[str, Any], str]:
     if not manifest.get("done") or there < planned:
         unfinished = f"{there} of {planned}" if "shards" in manifest else f"{there}"
     if unfinished and not allow_unfinished:
+        how = "sfam-bench submit run and merge" if (root / PLAN).is_file() else "resume=true"
         raise UserError(
-            f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with resume=true (a planned "
-            "one with sfam-bench submit run and merge), or read the available part with allow_unfinished=true"
+            f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with {how}, or read the "
+            "available part with allow_unfinished=true"
         )
     if not manifest.get("merged"):
         codes = list_codes(_check_agreement(root, manifest))
@@ -188,13 +190,14 @@ def read_image(root: Path, manifest: Mapping[str, Any], image_id: str) -> Image.
 
 def image_path(root: Path, image_id: str) -> Path:
     """The path of the stored image `image_id`, whose id may contain slashes."""
-    return Path(root) / "images" / f"{quote(image_id, safe='')}.png"
+    return Path(root) / "images" / fit_name(quote(image_id, safe=""), ".png")
 
 
 def pairs_with_images(run: Run) -> pd.DataFrame:
     """The pairs of a run whose two images are stored."""
-    stored = {unquote(path.stem) for path in (run.root / "images").glob("*.png")}
-    return run.pairs[run.pairs[PAIR].isin(stored).all(axis=1)]
+    stored = {path.name for path in (run.root / "images").glob("*.png")}
+    names = run.pairs[[*PAIR]].map(lambda image_id: image_path(run.root, image_id).name)
+    return run.pairs[names.isin(stored).all(axis=1)]
 
 
 def _manifest(root: Path) -> dict[str, Any]:

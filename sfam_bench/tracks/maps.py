@@ -1,6 +1,7 @@
 """Maps of a submission: computed by its code, or read from its folder."""
 
 import hashlib
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from sfam_bench.explainers.saved_maps import read_map
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.explainers.shared.prepare import Bank, Preparable
 from sfam_bench.models.similarity_model import encode_batch
-from sfam_bench.tracks.track import Track, name_files, without_answers
+from sfam_bench.tracks.track import Track, list_ids, name_files, without_answers
 
 LARGEST = 512  # cells of a side
 
@@ -34,6 +35,11 @@ class Maps:
 
     raw: RawMaps
     seconds: float | None = None
+
+    def named(self, track: Track) -> Iterator[tuple[str, str, np.ndarray]]:
+        """query_id, reference_id and map of each pair."""
+        for (query_id, reference_id), one in zip(list_ids(track.explained), self.raw.numpy(), strict=True):
+            yield query_id, reference_id, one
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -117,10 +123,3 @@ def checked(track: Track, maps: Maps) -> Maps:
             "a track accepts finite maps alone"
         )
     return maps
-
-
-def write_maps(track: Track, maps: Maps, folder: Path) -> None:
-    """Write one .npy for each pair into a folder, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, one in zip(name_files(track.explained), maps.raw.numpy(), strict=True):
-        np.save(folder / name, one, allow_pickle=False)

@@ -80,9 +80,11 @@ class Submission:
     software: Mapping[str, Any] = field(default_factory=run_facts)
 
     @classmethod
-    def of(cls, track: Track, code: Code | None, maps: Maps, values: Values) -> "Submission":
-        """The maps and values of a method, without a card."""
-        return cls(track.name, track.spec.digest, None, code, maps.facts, describe_values(values.table), maps.seconds)
+    def of(
+        cls, track: Track, code: Code | None, maps: Maps, values: Values, card: SubmissionCard | None = None
+    ) -> "Submission":
+        """The maps and values of a method."""
+        return cls(track.name, track.spec.digest, card, code, maps.facts, describe_values(values.table), maps.seconds)
 
     @classmethod
     def read(cls, path: Path) -> "Submission":

@@ -66,7 +66,7 @@ def test_a_verification_run(run_script: Run, photos: Path, tmp_path: Path) -> No
         evaluate(run_script, photos, tmp_path / "run", again, "resume=true"),
         evaluate(run_script, photos, planned, again, "shards=1", by=("submit", "plan")),
     ):
-        says(mistake(outcome), "another config (files was ")
+        says(mistake(outcome), "another config (files.pairs was ")
 
 
 def test_an_unlabelled_folder(run_script: Run, photos: Path, tmp_path: Path) -> None:

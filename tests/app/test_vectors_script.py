@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sfam_bench.models.vectors import read_proxies
-from sfam_bench.runs.reader import read_records, read_run
+from sfam_bench.runs.reader import read_image, read_records, read_run
 from tests.app.test_bad_input import mistake, says
 from tests.scripts import Run
 
@@ -69,6 +70,15 @@ def test_stored_embeddings_are_references_of_test_images(run_script: Run, traine
     code, _, err = run_script("evaluate", *call, path, f"run_dir={tmp_path / 'run'}")
     assert code == 0, err
     assert set(read_run(tmp_path / "run").pairs["reference_id"]) <= {*"01234"}
+    ids = read_run(tmp_path / "run").pairs["query_id"].unique()
+    images = pd.DataFrame({"name": ids, "vector": [*np.eye(len(ids), dims)]})
+    images.to_parquet(tmp_path / "images.parquet")
+    named = f"vectors.vectors.path={tmp_path / 'images.parquet'}"
+    code, _, err = run_script("evaluate", *call, named, "maps.pictures=all", f"run_dir={tmp_path / 'images'}")
+    assert code == 0, err
+    found = read_run(tmp_path / "images")
+    for image_id in {*found.pairs["reference_id"]}:  # a vector of an image, which is a query of another pair
+        assert np.asarray(read_image(found.root, found.manifest, image_id)).std(axis=2).any()
     np.save(tmp_path / "other.npy", np.ones((5, dims + 1)) + np.eye(5, dims + 1))
     other = f"vectors.vectors.path={tmp_path / 'other.npy'}"
     says(mistake(run_script("evaluate", *call, other, f"run_dir={tmp_path / 'b'}")), "give vectors of the same space")

@@ -349,7 +349,7 @@ class Encoder(nn.Module):
 
 @pytest.mark.parametrize("network", [torchvision_vit, Encoder])
 def test_blocks_with_any_names_and_multihead_attention_are_explained(network):
-    model = SimilarityModel.wrap(network(), standardise=Standardise(), image_size=48).double()
+    model = SimilarityModel.wrap(network(), standardise=Standardise(), image_size=48).double().eval()
     images = torch.rand(2, 2, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     seen, layers = encode_pairs(model, Similarity(), *images), layers_of(model, "it")
     with torch.no_grad():

@@ -160,3 +160,19 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert write_maps(tmp_path / "maps", [("a", "b", np.eye(2))]) == 1  # an empty folder is no obstacle
     with pytest.raises(UserError, match="not empty"):
         write_maps(tmp_path / "maps", [])
+    with pytest.raises(RuntimeError):
+        write_maps(tmp_path / "maps", broken(), replace=True)
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["a@b.npy"]
+    write_maps(tmp_path / "maps", [("c", "d", np.eye(2))], replace=True)
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["c@d.npy"]
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
+
+
+def test_ids_may_be_longer_than_the_name_of_a_file(tmp_path: Path) -> None:
+    long = "a bird " * 20
+    write_maps(tmp_path, [(long, other, np.full((2, 2), value)) for value, other in enumerate(["r", "s", long])])
+    read = SavedMaps(str(tmp_path))
+    assert [read.one(long, other)[0, 0] for other in ("r", "s", long)] == [0, 1, 2]
+    assert all(len(path.name) <= 255 for path in tmp_path.iterdir())
+    with pytest.raises(UserError, match="no map of a bird"):
+        read.one(2 * long, "r")

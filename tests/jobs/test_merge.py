@@ -22,6 +22,7 @@ from sfam_bench.jobs.merge import merge
 from sfam_bench.jobs.plan import Plan
 from sfam_bench.report.tables.protocols import describe_protocol
 from sfam_bench.runs.chunks import SCHEMA
+from sfam_bench.runs.continued import PLAN
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.reader import read_curves, read_records, read_run
 from sfam_bench.runs.store import RunStore
@@ -126,7 +127,10 @@ def test_a_partial_merge_says_what_it_lacks_and_is_read_only_when_asked(made: Ma
     assert (found.rows, found.batches, found.missing) == (10 + 5, 2, [1])
     assert found.skipped == [(3, "d", "r", "no such image")]
     assert list(found.wrong) == [2]
-    with pytest.raises(UserError, match="unfinished: it has 2 of 4 chunks"):
+    with pytest.raises(UserError, match="unfinished: it has 2 of 4 chunks; continue it with sfam-bench submit run and"):
+        read_run(store.root)
+    (store.root / PLAN).unlink()
+    with pytest.raises(UserError, match="2 of 4 chunks; continue it with resume=true"):
         read_run(store.root)
     run = read_run(store.root, allow_unfinished=True)
     assert run.unfinished == "2 of 4"

@@ -1,6 +1,7 @@
 """An evaluation in shards: the records of one process, whatever the cut and whatever befalls a task."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from filelock import FileLock
 from sfam_bench.app.task import Task
 from sfam_bench.core.files import write_json
 from sfam_bench.jobs import local
-from sfam_bench.jobs.notes import read_notes
+from sfam_bench.jobs.notes import read_notes, remove_note, write_note
 from sfam_bench.jobs.plan import Plan
 from sfam_bench.report.page.pair_order import select_worst
 from sfam_bench.runs.reader import image_path, read_image, read_records, read_run
@@ -256,12 +257,17 @@ def test_a_plan_whose_folder_is_gone_is_refused(run_script: Run, run: Path, tmp_
 def test_a_folder_is_of_one_process_or_of_a_plan(run_script: Run, run: Path, whole: Path, tmp_path: Path) -> None:
     single = shutil.copytree(whole, tmp_path / "single")
     before = {path: path.read_bytes() for path in single.rglob("*") if path.is_file()}
-    refused(run_script("submit", "plan", *SETTINGS, f"run_dir={single}"), "an evaluation without a plan")
-    assert {
-        path: path.read_bytes() for path in single.rglob("*") if path.is_file() and path.name != ".plan.lock"
-    } == before
+    plan = ("submit", "plan", *SETTINGS, f"run_dir={single}")
+    refused(run_script(*plan), "has a finished evaluation: choose another run_dir")
+    manifest = json.loads((single / "manifest.json").read_text())
+    write_json(single / "manifest.json", {**manifest, "done": False})
+    refused(run_script(*plan), "an evaluation without a plan")
+    write_json(single / "manifest.json", manifest)
+    assert {path: path.read_bytes() for path in single.rglob("*") if path.is_file()} == before
     given = [text for text in SETTINGS if not text.startswith("cluster.")]
-    refused(run_script("evaluate", *given, "resume=true", f"run_dir={run}"), "has a plan", "submit run")
+    refused(run_script("evaluate", *given, "resume=true", f"run_dir={run}"), "has a plan", "submit (plan, run)")
+    with FileLock(tmp_path / ".plan.lock"):  # one that is being made
+        refused(run_script("evaluate", *given, f"run_dir={tmp_path}"), "has a plan, made or begun")
 
 
 @pytest.mark.slow
@@ -313,7 +319,11 @@ def test_mistakes_are_one_line(run_script: Run, run: Path, tmp_path: Path) -> No
     refused(run_script("submit", "merge", where), "missing batches: 5", "partial=true")
     refused(run_script("submit", "plan", *SETTINGS, "cluster.gpus=many", f"run_dir={tmp_path / 'x'}"), "cluster.gpus")
     with FileLock(run / "run.lock"):
-        refused(run_script("submit", "run", ALLOW, where, "wait=true"), "another run is active")
+        for word in ("wait=true", "wait=false"):
+            refused(run_script("submit", "run", ALLOW, where, word), "another run is active")
+    write_note(run, "launches", "background", os.getpid())
+    refused(run_script("submit", "run", ALLOW, where), f"process {os.getpid()} computes this already")
+    remove_note(run, "launches", "background")
 
 
 def test_a_rehearsal_starts_nothing(run_script: Run, run: Path) -> None:

@@ -40,6 +40,7 @@ from sfam_bench.report.figures.meta_figures import diagram
 from sfam_bench.report.figures.style import COLUMN, PAGE, SMALL, break_name
 from sfam_bench.report.stored import Stored
 from sfam_bench.runs.store import RunStore
+from sfam_bench.statistics import FACTS
 from tests.contract import choosing
 from tests.paths import CONF
 from tests.report.conftest import METRICS, make_image, make_maps, make_pairs, make_records
@@ -90,6 +91,17 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     make_stored(root, "one", 0)
     make_stored(root, "two", 1)
     return Stored(root)
+
+
+def test_means_of_a_few_metrics_are_a_part_of_all(stored: Stored) -> None:
+    run = stored.run("one")
+    assert run.metrics == [*dict.fromkeys(run.means.loc[run.means["explainer"] != FACTS, "metric"])]
+    assert {CLOSE, "cost_milliseconds"} <= {*run.metrics}
+    for metrics in ([CLOSE, "pointing_game"], [CLOSE], ["cost_forwards"], ["cost_milliseconds", CLOSE]):
+        wanted = {*metrics, *map(run.catalogue.chance, metrics)}
+        part = run.means[run.means["metric"].isin(wanted)].reset_index(drop=True)
+        assert not part.empty
+        pd.testing.assert_frame_equal(run.among(metrics), part, check_dtype=False)
 
 
 METHODS = ["sfam", ODD, "chance"]

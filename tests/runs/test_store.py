@@ -23,7 +23,16 @@ from sfam_bench.core.provenance import code_hash, config_hash
 from sfam_bench.runs import chunks as pieces
 from sfam_bench.runs.chunks import SCHEMA, Chunk, chunk_path
 from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import image_path, read_curves, read_maps, read_records, read_run
+from sfam_bench.runs.reader import (
+    Run,
+    image_path,
+    pairs_with_images,
+    read_curves,
+    read_image,
+    read_maps,
+    read_records,
+    read_run,
+)
 from sfam_bench.runs.store import RunStore
 from tests.processes import PROCESSES
 from tests.runs.made import BATCHES, KEY, PASSES, computed, curves, maps, records, rewrite, write
@@ -277,6 +286,15 @@ def test_images_keep_ids_with_slashes(run: RunStore) -> None:
     run.write_image("001.Albatross/a b.jpg", pixels)
     assert image_path(run.root, "001.Albatross/a b.jpg").name == "001.Albatross%2Fa%20b.jpg.png"
     assert image_path(run.root, "001.Albatross/a b.jpg").is_file()
+
+
+def test_images_of_long_ids_are_found(run: RunStore) -> None:
+    ids = ["a" * 260, "a" * 261, "b"]
+    for number, image_id in enumerate(ids):
+        run.write_image(image_id, np.full((4, 5, 3), number, np.uint8))
+    assert [read_image(run.root, {}, image_id).getpixel((0, 0))[0] for image_id in ids] == [0, 1, 2]
+    pairs = pd.DataFrame({"query_id": [*ids, "b"], "reference_id": ["b", "b", "c", ids[0]]})
+    assert pairs_with_images(Run(run.root, {}, pairs, None)).index.tolist() == [0, 1, 3]
 
 
 def test_the_config_hash_ignores_the_order_of_keys_alone() -> None:

@@ -69,6 +69,8 @@ def test_a_method_is_entered_as_code_and_as_maps(folder: Path, run_script: Scrip
     assert "give card=" in refused("submit", run)
     done("submit", run, "card=card.yaml")
     assert "recomputed from its code" in done("score", run, method)
+    assert "both, with its card" in done("run", "tiny-v1", method)
+    assert "row of both" in done("score", run, method)
     by_code = json.loads((folder / "results/leaderboard/tiny-v1/both.json").read_text())
     assert by_code["method"]["settings"]["_target_"] == "own_method_of_a_stranger.Both"
     assert "randomised" in by_code["controls"]

@@ -21,12 +21,12 @@ from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.datasets.planted.hidden import Hidden
 from sfam_bench.evaluation.intervention import intervention_check, intervention_facts
 from sfam_bench.explainers.controls import Chance, LaFAM
-from sfam_bench.explainers.saved_maps import pair_file
+from sfam_bench.explainers.saved_maps import pair_file, write_maps
 from sfam_bench.explainers.sfam import SFAM
 from sfam_bench.metrics.shared.effects import measure_effects
 from sfam_bench.models.checkpoint import content_digest, weights
 from sfam_bench.tracks.card import SubmissionCard
-from sfam_bench.tracks.maps import Maps, compute_maps, read_maps, write_maps
+from sfam_bench.tracks.maps import Maps, compute_maps, read_maps
 from sfam_bench.tracks.measure import control, describe_values, measure, open_scene
 from sfam_bench.tracks.submission import Code, Submission, check_row, make_row, summarise_row
 from sfam_bench.tracks.track import FROZEN, Track, folder_digest, list_ids, list_tracks, read_spec
@@ -124,7 +124,7 @@ def test_only_the_key_draws_hidden_images(tiny: Path) -> None:
 
 
 def test_code_and_its_saved_maps_give_the_same_values(opened: Track, maps: Maps, tmp_path: Path) -> None:
-    write_maps(opened, maps, tmp_path / "maps")
+    assert write_maps(tmp_path / "maps", maps.named(opened)) == len(opened.explained)
     read = read_maps(opened, tmp_path / "maps")
     assert read.facts == maps.facts
     found = measure(opened, {"code": maps, "maps": read})
@@ -242,7 +242,7 @@ def spoil(track: Track, folder: Path, kind: str) -> None:
     ],
 )
 def test_maps_that_do_not_fit_are_refused(opened: Track, maps: Maps, tmp_path: Path, kind: str, message: str) -> None:
-    write_maps(opened, maps, tmp_path / "maps")
+    write_maps(tmp_path / "maps", maps.named(opened))
     spoil(opened, tmp_path / "maps", kind)
     with pytest.raises(UserError, match=message):
         read_maps(opened, tmp_path / "maps")

@@ -241,6 +241,13 @@ def study(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_a_study_does_not_lose_trials(study: Path, run_script: Run) -> None:
+    before = (study / "manifest.json").read_text()
+    says(mistake(run_script("tune", *TUNE, f"run_dir={study}", "trials=5", "resume=true")), "has 8 trials", "trials=8")
+    assert (study / "manifest.json").read_text() == before
+
+
+@pytest.mark.slow
 def test_the_folder_says_what_was_done(study: Path) -> None:
     manifest = json.loads((study / "manifest.json").read_text())
     table = pd.read_csv(study / "trials.csv")

@@ -28,21 +28,21 @@ from sfam_bench.core.files import acquire_lock, check_writable
 from sfam_bench.core.stream import progress
 from sfam_bench.datasets import pairs as pairing
 from sfam_bench.datasets.batches import load_batches
-from sfam_bench.jobs.plan import FILE
-from sfam_bench.runs.continued import EVALUATING
+from sfam_bench.runs.continued import EVALUATING, PLAN, PLANNING
 from sfam_bench.runs.store import RunStore
 
 
 @script("evaluate")
 def main(cfg: DictConfig) -> None:
-    check_writable(Path(cfg.run_dir))
-    if (Path(cfg.run_dir) / FILE).is_file():
+    root = Path(cfg.run_dir)
+    check_writable(root)
+    if (root / PLAN).is_file() or (root / PLANNING).exists():
         raise UserError(
-            f"{cfg.run_dir} has a plan, whose shards share this folder: continue it with sfam-bench submit run "
-            f"run_dir={cfg.run_dir}, or choose another run_dir"
+            f"{root} has a plan, made or begun, whose shards share this folder: continue it with sfam-bench submit "
+            f"(plan, run) and run_dir={root}, or choose another run_dir"
         )
     evaluation = Evaluation.of(cfg)
-    store = open_run(Path(cfg.run_dir), evaluation.identity, cfg.resume)  # early; a new folder is made last
+    store = open_run(root, evaluation.identity, cfg.resume)  # early; a new folder is made last
     manifest = store.manifest
     restore_passes(cfg, evaluation.inputs.model, manifest.get("passes") or {})
     check_inputs(evaluation)

@@ -32,7 +32,8 @@ def main(cfg: DictConfig) -> None:
     asked = build(cfg.explainer)
     explainers = prepare_explainers(cfg, dataset, model, asked, train_ids(cfg, dataset, asked, chosen))
     frame = pair_choice(cfg)(dataset, model.similarity, embed(model, dataset, chosen, cfg.batch_size), chosen)
-    batch = load_batch(dataset, cut_batches(frame, len(frame))[0])
+    first = cut_batches(frame, len(frame))[0]
+    batch, kind = load_batch(dataset, first), first["kind"].iloc[0]
     measured, refused = {}, {}
     for name, explainer in progress(explainers.items(), "methods", len(explainers), "method"):
         try:
@@ -43,7 +44,7 @@ def main(cfg: DictConfig) -> None:
     print(method_table(methods, measured).to_string(index=False))
     for name, why in refused.items():
         print(f"{name} was not measured: {why}")
-    on = f"{len(batch)} pairs of {dataset.name}, {model.name} (weights: {model.origin['weights']})"
+    on = f"{len(batch)} pairs ({kind}) of {dataset.name}, {model.name} (weights: {model.origin['weights']})"
     on += f", {model.similarity.name}"
     pictures = {picture.stem for picture in (Path(cfg.out).parent / "images" / "methods").glob("*.png")}
     with atomic(Path(cfg.out)) as path:

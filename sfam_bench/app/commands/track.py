@@ -24,9 +24,10 @@ from sfam_bench.app.overrides import write_value
 from sfam_bench.app.tracks import Entry, card_of_ours, open_track, read_card, read_method
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_writable, write_json
+from sfam_bench.explainers.saved_maps import write_maps
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.tracks.card import SubmissionCard
-from sfam_bench.tracks.maps import Maps, compute_maps, prepare, read_maps, write_maps
+from sfam_bench.tracks.maps import Maps, compute_maps, prepare, read_maps
 from sfam_bench.tracks.measure import control, measure
 from sfam_bench.tracks.submission import MARKS, SUBMISSION, Submission, make_row
 from sfam_bench.tracks.track import Track, list_tracks, name_files, read_spec, with_controls
@@ -77,18 +78,20 @@ def run(cfg: DictConfig) -> None:
     track, root = open_track(str(cfg.what), cfg.data, cfg.key), Path(cfg.out) / str(cfg.what)
     check_writable(root)
     entries = read_entries(cfg)
+    names = [*entries] or [cfg.name or Path(cfg.folder).expanduser().resolve().name]
+    files = {name: root / name / SUBMISSION for name in names}
+    cards = {name: Submission.read(file).card for name, file in files.items() if file.is_file()}  # before any computing
     if cfg.folder is None:
         maps = {name: compute_maps(track, prepare(track, entry.method)) for name, entry in entries.items()}
     else:
-        folder = Path(cfg.folder).expanduser().resolve()
-        maps = {cfg.name or folder.name: read_maps(track, folder)}
+        maps = {names[0]: read_maps(track, Path(cfg.folder).expanduser())}
     for name, values in measure(track, maps).items():
         out, entry = root / name, entries.get(name)
-        write_maps(track, maps[name], out / MAPS)
+        write_maps(out / MAPS, maps[name].named(track), replace=True)
         code = None if entry is None else entry.code
-        Submission.of(track, code, maps[name], values).write(out / SUBMISSION)
+        Submission.of(track, code, maps[name], values, cards.get(name)).write(files[name])
         print_means({str(metric): float(mean) for metric, mean in values.table.mean().items()})
-        print(f"maps and values of {name} on {track.name}: {out}")
+        print(f"maps and values of {name} on {track.name}: {out}" + (", with its card" if cards.get(name) else ""))
 
 
 def read_entries(cfg: DictConfig) -> dict[str, Entry]:

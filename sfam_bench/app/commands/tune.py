@@ -24,6 +24,7 @@ from sfam_bench.app.stored import list_packages
 from sfam_bench.app.trials import open_study, plan_trials, trial_worker, write_yaml
 from sfam_bench.app.tuned import CHOSEN
 from sfam_bench.app.tuning import Tuning
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import check_writable
 from sfam_bench.runs.continued import check_same, refuse_results
 from sfam_bench.runs.store import RunStore
@@ -49,6 +50,8 @@ def main(cfg: DictConfig) -> None:
     plan = plan_trials(resolve(cfg), cfg.trials)
     cfg.allow = [*cfg.allow, *list_packages(plan.config)]
     with open_study(run, tuning, facts, bool(known)) as study:
+        if (done := len(study.trials())) > cfg.trials:
+            raise UserError(f"{run} has {done} trials, and trials={cfg.trials}: set trials={done} or more")
         write_yaml(run / "config.yaml", plan.config)
         facts["created"] = study.remember("created", datetime.now(UTC).isoformat(timespec="seconds"))
         store.write_manifest({**facts, "done": False})

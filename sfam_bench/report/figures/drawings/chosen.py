@@ -9,7 +9,6 @@ from sfam_bench.core.errors import UserError
 from sfam_bench.report.figures.means import select_scored
 from sfam_bench.report.names import sort_explainers
 from sfam_bench.report.stored import Summed
-from sfam_bench.statistics import FACTS
 
 
 def no_data(run: Summed, what: str, how: str) -> UserError:
@@ -26,8 +25,7 @@ def select_explainers(run: Summed, named: Sequence[str], there: Sequence[str], w
 
 def select_metrics(run: Summed, patterns: Sequence[str]) -> list[str]:
     """The metrics of a run that match, in reading order; UserError if a pattern matches none."""
-    means = run.means
-    there = means.loc[means["explainer"] != FACTS, "metric"].drop_duplicates().tolist()
+    there = run.metrics
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in there):
             raise no_data(run, f"metric {pattern}", "evaluate it with that metric (metric=[...])")
@@ -36,7 +34,8 @@ def select_metrics(run: Summed, patterns: Sequence[str]) -> list[str]:
 
 def select_means(run: Summed, metric: str, named: Sequence[str]) -> pd.DataFrame:
     """The means of a metric for the named explainers, or for all."""
-    means = select_scored(run.means[run.means["metric"] == metric])
+    means = run.among([metric])
+    means = select_scored(means[means["metric"] == metric])
     if means.empty:
         raise no_data(run, f"direction of {metric}", "choose another metric")
     names = select_explainers(run, named, means["explainer"].tolist(), metric)

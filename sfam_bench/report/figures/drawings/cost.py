@@ -17,7 +17,7 @@ from sfam_bench.report.figures.drawings.chosen import no_data, select_means
 from sfam_bench.report.figures.style import CONTROL, LABEL, METHOD, PAGE, PLAIN, SMALL, break_name, shorten, strip_axes
 from sfam_bench.report.names import direction_arrow
 from sfam_bench.report.stored import Stored, Summed
-from sfam_bench.report.tables.cost import LABELS, cost_key
+from sfam_bench.report.tables.cost import LABELS
 
 REACH = (5, 9, 14, 20, 27, 35, 44, 54, 66, 80)  # points between a mark and its label, the nearest free first
 AROUND = np.deg2rad([0, 180, 90, 270, 45, 135, 315, 225, 20, 160, 200, 340])
@@ -58,8 +58,9 @@ class CostFaithfulness:
 
     def _of(self, run: Summed) -> pd.DataFrame:
         means = select_means(run, self.metric, self.methods)
-        costs = run.means[run.means["metric"] == cost_key(self.cost)].set_index("explainer")["mean"]
-        if not means["explainer"].isin(costs.index).any():
+        known = run.run.manifest.get("cost") or {}
+        costs = {name: found[self.cost] for name, found in known.items() if self.cost in found}
+        if not means["explainer"].isin(costs).any():
             raise no_data(run, f"cost in {self.cost}", "evaluate it again, which measures costs (make table-methods)")
         return means.assign(cost=means["explainer"].map(costs)).dropna(subset=["cost", "mean"])
 

@@ -40,7 +40,7 @@ class Means:
         for title, name in self.runs.items():
             run = stored.run(name)
             for metric in select_metrics(run, self.metrics):
-                found = panel(run.means, metric, run.catalogue, title if len(self.runs) > 1 else "")
+                found = panel(run.among([metric]), metric, run.catalogue, title if len(self.runs) > 1 else "")
                 panels.append(with_(found, means=select_means(run, metric, self.methods)))
         return draw_means(panels, min(self.columns, len(panels)))
 
