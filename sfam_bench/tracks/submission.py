@@ -24,7 +24,7 @@ from sfam_bench.tracks.track import Track
 FORMAT = 1
 FIELDS = ("format", "track", "digest", "card", "method", "maps", "values", "seconds", "software")
 SUBMISSION = "submission.json"
-AGAIN = "make it again with sfam-bench track run and track submit"
+AGAIN = "remove it, and make it again with sfam-bench track run and track submit"
 CLOSE = 1e-3  # of a value that is recomputed on another machine
 SELDOM = 0.01  # share of values that may differ by more: the order of nearly equal pixels changes with rounding
 BLIND = 0.01  # median relative change of a map with the reference, below which it is blind

@@ -268,6 +268,8 @@ def test_a_folder_is_of_one_process_or_of_a_plan(run_script: Run, run: Path, who
     refused(run_script("evaluate", *given, "resume=true", f"run_dir={run}"), "has a plan", "submit (plan, run)")
     with FileLock(tmp_path / ".plan.lock"):  # one that is being made
         refused(run_script("evaluate", *given, f"run_dir={tmp_path}"), "has a plan, made or begun")
+    (single / ".plan.lock").touch()  # which a refused plan of an older version left
+    refused(run_script("evaluate", *given, f"run_dir={single}"), "exists: pass resume=true")
 
 
 @pytest.mark.slow

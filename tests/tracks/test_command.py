@@ -70,6 +70,11 @@ def test_a_method_is_entered_as_code_and_as_maps(folder: Path, run_script: Scrip
     done("submit", run, "card=card.yaml")
     assert "recomputed from its code" in done("score", run, method)
     assert "both, with its card" in done("run", "tiny-v1", method)
+    kept = (folder / run / "submission.json").read_text()
+    (folder / run / "submission.json").write_text("{")
+    assert "submission.json" in (err := refused("run", "tiny-v1", method))
+    assert "remove it" in err
+    (folder / run / "submission.json").write_text(kept)
     assert "row of both" in done("score", run, method)
     by_code = json.loads((folder / "results/leaderboard/tiny-v1/both.json").read_text())
     assert by_code["method"]["settings"]["_target_"] == "own_method_of_a_stranger.Both"

@@ -36,7 +36,8 @@ from sfam_bench.runs.store import RunStore
 def main(cfg: DictConfig) -> None:
     root = Path(cfg.run_dir)
     check_writable(root)
-    if (root / PLAN).is_file() or (root / PLANNING).exists():
+    planning = (root / PLANNING).exists() and not (root / EVALUATING).exists()  # else a plan was refused here
+    if planning or (root / PLAN).is_file():
         raise UserError(
             f"{root} has a plan, made or begun, whose shards share this folder: continue it with sfam-bench submit "
             f"(plan, run) and run_dir={root}, or choose another run_dir"
