@@ -153,10 +153,10 @@ bench: .venv/.bench  ## speed against the peers, 6 to 9 minutes: make bench [PHO
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
-coverage: setup  ## do 95 % intervals hold the truth 95 times in 100? simulated, 15 minutes
+coverage: setup  ## do 95 % intervals contain the true mean 95 times in 100? simulated, 15 minutes
 	$(PY) -m benchmarks.coverage
 
-marking: setup  ## how often do tables of equal methods name losers? simulated, 10 minutes
+marking: setup  ## how often do tables of equal methods report false differences? simulated, 10 minutes
 	$(PY) -m benchmarks.marking
 
 bench-gpu: setup  ## the engine against the GPU's own rate
@@ -182,7 +182,7 @@ figures: setup  ## draw the figures out of stored records (results/figures/)
 	$(PAPER) 'figure=$(call listed,conf/figure/*.yaml)' $(MORE)
 
 paper: setup  ## table-1 to table-13 and all figures, in a minute, without torch (results/tables/, figures/, paper.tex)
-	$(PAPER) 'table=$(call listed,conf/table/*.yaml)' 'figure=$(call listed,conf/figure/*.yaml)' document=true $(MORE)
+	$(PAPER) 'table=$(call list,$(call files,conf/table/?_*.yaml) $(call files,conf/table/??_*.yaml))' 'figure=$(call listed,conf/figure/*.yaml)' document=true $(MORE)
 
 leaderboard: setup  ## rows of our own methods on the planted tracks, half an hour (results/leaderboard/)
 	$(foreach t,planted-v1 planted-shortcut-v1,$(SB) track submit $t 'method=$(ENTERED)' && $(SB) track score results/track/$t &&) true
@@ -190,7 +190,7 @@ leaderboard: setup  ## rows of our own methods on the planted tracks, half an ho
 keep: setup  ## copy a run to where tables find it: make keep RUN=results/runs/... NAME=mine
 	$(SB) keep run=$(RUN) out=results/records/$(NAME) $(MORE)
 
-cluster-test: setup  ## a real SLURM of one node: every accident on it, and the page for new users, 40 minutes (results/tables/cluster/)
+cluster-test: setup  ## a real SLURM of one node: every kind of failure on it, and the page for new users, 40 minutes (results/tables/cluster/)
 	tests/cluster/install.sh
 	$(PY) -m pytest tests/cluster
 	$(PY) -m tests.cluster.page

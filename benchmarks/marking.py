@@ -1,4 +1,4 @@
-"""How often do tables of equal methods name losers or winners? python -m benchmarks.marking: ours beside others.
+"""How often do tables of equal methods report false differences? python -m benchmarks.marking: ours beside others.
 
 Tables of ten equal methods over the same pairs are simulated: pairs of a class are alike, classes have equal or unequal
 numbers of pairs, values are normal, skewed, or hits and misses, and a share of values is flagged. Each error is at

@@ -46,7 +46,7 @@ class CausalAgreement(Checked):
     of: relevance of a part: sum ("mass") or mean ("density") of the signed map over its visible pixels.
     side: the query's map and parts, or the reference's; pairs without a map of the reference have no record.
     repeats: redrawings of each part; all methods share their passes.
-    value: agreement of the "map" with the effects; the "ceiling", which is the agreement of the effects by half of the
+    value: agreement of the "map" with the effects; "split_half", the agreement of the effects by half of the
         redrawings with those by the other half; or the "chance" level, which is the agreement of the map with the
         effects on the similarity to an image of another class.
     """
@@ -55,8 +55,8 @@ class CausalAgreement(Checked):
     of: Literal["mass", "density"] = "mass"
     side: Literal["query", "reference"] = "query"
     repeats: Count = 4
-    value: Literal["map", "ceiling", "chance"] = "map"
-    higher_is_better: bool | None = True  # null for "ceiling" and "chance"
+    value: Literal["map", "split_half", "chance"] = "map"
+    higher_is_better: bool | None = True  # null for "split_half" and "chance"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,13 +72,13 @@ class CausalAgreement(Checked):
         note, meaning = MEASURES[self.measure]
         notes = {
             "map": "",
-            "ceiling": "ceiling: half of the redrawings against the other",
+            "split_half": "split-half: half of the redrawings against the other",
             "chance": "effects on another pair",
         }
         meanings = {
             "map": meaning if self.of == "mass" else meaning.replace("relevance", "mean relevance", 1),
-            "ceiling": "the same for one half of the measurements of each effect against the other half: a map is not "
-            "expected to agree better",
+            "split_half": "how noisy the effects are: the same for one half of the measurements of each against the "
+            "other half",
             "chance": "the same for effects that were measured on another pair",
         }
         side = "" if self.side == "query" else "reference"
@@ -98,7 +98,7 @@ class CausalAgreement(Checked):
         own = explained if self.side == "query" else explained.other
         if own is None or (own.raw is None and self.side == "reference"):
             return no_records(explained)
-        if self.value == "ceiling":
+        if self.value == "split_half":
             effects = measure_effects(own.scene, self.repeats)
             return compare_parts(*effects.halves(), effects, self.measure)
         effects, reasons = self._effects(own)

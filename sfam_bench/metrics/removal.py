@@ -108,7 +108,7 @@ class Infidelity(Checked):
     grid: patches on each side; samples hide whole patches.
     samples: number of sets of hidden patches.
     hide: probability that a patch is hidden.
-    scale: divide by mean_n d_n^2 ("share": 1 is a map that says nothing of the falls), or not ("raw", as captum).
+    scale: divide by mean_n d_n^2 ("share": 1 is a map that is not related to the falls), or not ("raw", as captum).
     seed: of the samples, with the query's id.
     """
 

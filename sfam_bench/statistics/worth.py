@@ -67,7 +67,7 @@ def ranks(matrix: Matrix, metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFr
     """Mean ranks of the explainers on each metric over classes (over pairs if there is only one class), 1 is best.
 
     Classes are the blocks, since pairs of a class are correlated. `halves` is the split-half reliability: the mean tau
-    of the orders in two halves of the classes, which bounds the agreement with other metrics.
+    of the orders in two halves of the classes; an order that chance decides agrees with no other metric.
     """
     rows: list[tuple[Any, ...]] = []
     for metric, sign in _signs(matrix, metrics).items():

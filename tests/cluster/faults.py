@@ -1,6 +1,6 @@
 """Accidents on a cluster, each brought about several times: python -m tests.cluster.faults [NAME ...].
 
-After each, `run` is said again where the first one did not complete, the pieces are merged, and the records are set
+After each, `run` is repeated where the first one did not complete, the pieces are merged, and the records are set
 beside those of one uninterrupted process. The table goes to results/tables/cluster/faults.csv and .md.
 """
 
@@ -238,7 +238,7 @@ class mounted:
         subprocess.run(["umount", "--lazy", self.root], check=True)
 
 
-@fault("a piece damaged on disk", *range(6))
+@fault("a batch file damaged on disk", *range(6))
 def corrupt(run: PlannedRun, kind: int) -> None:
     run.start(*HERE)
     must(run.ended()[0] == 0, "the run did not complete")
@@ -262,7 +262,7 @@ def two_writers(run: PlannedRun, _: int) -> None:
     run.launcher = [f"run_dir={run.root}", "wait=true", ALLOW, *HERE]
 
 
-@fault("`run` said twice at once", 0, 10)
+@fault("two `run` at once", 0, 10)
 def two_runs(run: PlannedRun, moment: int) -> None:
     run.start(*HERE, PAUSE="0.3")
     until((run.root / "run.lock").exists, "a run that has begun")
@@ -356,7 +356,7 @@ def keep(rows: Sequence[dict[str, object]]) -> None:
 
 def markdown(made: pd.DataFrame) -> str:
     """The table as a page shows it."""
-    lines = ["| fault | injected | records lost | duplicated | manual steps | `run` said again | largest difference |"]
+    lines = ["| fault | injected | records lost | duplicated | manual steps | `run` repeated | largest difference |"]
     lines.append("|---|" + "---:|" * 6)
     for name, row in made.iterrows():
         counts = [row["injected"], row["lost"], row["added"] + row["duplicated"], 0, row["run_again"]]

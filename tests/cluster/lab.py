@@ -131,7 +131,7 @@ class PlannedRun:
 
     lab: Lab
     root: Path
-    again: int = 0  # times that `run` had to be said again
+    again: int = 0  # times that `run` had to be repeated
     launcher: list[str] = field(default_factory=list)
     first: "subprocess.Popen[str] | None" = None
     merged: bool = False

@@ -108,7 +108,7 @@ CURVES = {
 
 
 def lively(similarity=None):
-    """The model with weights scaled (He), so that its scores hang on the images."""
+    """The model with weights scaled (He), so that its scores depend on the images."""
     network = model(similarity=similarity)
     for layer in network.trunk.modules():
         if isinstance(layer, nn.Conv2d):
@@ -161,7 +161,7 @@ def test_packed_records_are_those_of_each_method_and_metric_alone(target, size):
 @pytest.mark.parametrize("target", [Similarity(), Margin()], ids=lambda target: target.name)
 def test_packed_records_are_those_of_each_pair_alone(target):
     network = lively()
-    smooth = {name: FOUR[name] for name in ("sfam", "lafam", "chance")}  # a ReLU leaves ties that hang on rounding
+    smooth = {name: FOUR[name] for name in ("sfam", "lafam", "chance")}  # a ReLU leaves ties that depend on rounding
     pairs = replace(batch(4), negative=torch.rand(4, 3, 32, 24), negative_ids=tuple("vwxy"))
     alone = {}
     for i in range(4):

@@ -64,7 +64,7 @@ def test_a_merged_run_holds_what_its_pieces_held(made: Made) -> None:
     assert manifest["done"]
     assert manifest["shards"] == 4
     assert manifest["merged"] == {"batches": 4, "records": 35, "curves": 7}
-    assert manifest["skipped"] == ["wanting"]  # one of a random share says nothing by its absence
+    assert manifest["skipped"] == ["wanting"]  # one of a random share is no evidence by its absence
     assert manifest["retrieval"] == {"recall_at_1": 0.5}
 
 

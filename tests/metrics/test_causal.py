@@ -176,15 +176,15 @@ def test_a_hidden_part_is_left_out() -> None:
     assert agreement(as_map([-5, *EFFECTS[1:]]), Columns(("a",))) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_ceiling_is_one_where_redrawings_agree_and_less_where_they_do_not() -> None:
+def test_halves_agree_to_one_where_redrawings_agree_and_less_where_they_do_not() -> None:
     class Noise(Columns):
         def redraw(self, image_id: str, parts: tuple[str, ...], number: int) -> torch.Tensor:
             draw = torch.Generator().manual_seed(number + 10 * PARTS.index(parts[0]))
             return torch.rand(3, 2, 4, generator=draw)
 
-    ceiling = CausalAgreement(value="ceiling", repeats=4, higher_is_better=None)
-    assert ceiling(explained(as_map(EFFECTS))).values.item() == pytest.approx(1, abs=1e-5)
-    assert ceiling(explained(as_map(EFFECTS), Noise())).values.item() < 0.95
+    halves = CausalAgreement(value="split_half", repeats=4, higher_is_better=None)
+    assert halves(explained(as_map(EFFECTS))).values.item() == pytest.approx(1, abs=1e-5)
+    assert halves(explained(as_map(EFFECTS), Noise())).values.item() < 0.95
 
 
 def test_the_margin_s_effects_are_those_on_the_margin() -> None:

@@ -221,7 +221,7 @@ EVERY = [
 @CARRIED
 @given(colours, colours, orders)
 def test_the_truth_is_best_and_its_inverse_worst(seen, red, green, order):
-    """With one item of another class, the decisions hang on red less green, pixel by pixel."""
+    """With one item of another class, the decisions depend on red less green, pixel by pixel."""
     image = images(red, green)
     truth = image[:, 0] - image[:, 1]
     alone = {"items": ITEMS[:3], "labels": LABELS[:3], "ids": IDS[:3]}

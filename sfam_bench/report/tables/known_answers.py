@@ -13,15 +13,17 @@ from sfam_bench.report.stored import Summed
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table, run_table
 from sfam_bench.statistics.detection import detection_rate
 
-AGREEMENT, CEILING, CHANCE = "causal_agreement", "causal_agreement_ceiling", "causal_agreement_chance"
+AGREEMENT, CHANCE = "causal_agreement", "causal_agreement_chance"
+SPLIT_HALF = "causal_agreement_split_half"
 BACKGROUND = "background_energy"
 CHECKS = (
     "Share of queries whose retrieved class changes when the part is repainted: the least of the causes, and the most "
     "of parts on which no class depends. A model counts if the first is at least one half and more than twice the "
-    "second. Ceiling: causal agreement of the effects by one half of the redrawings with those by the other half."
+    "second. Split-half r: causal agreement of the effects by one half of the redrawings with those by the other half; a "
+    "map equal to the true effects is expected to reach about sqrt(2r / (1 + r))."
 )
 DETECTS = (
-    "AUC with which the share of one map on the background tells the model that uses the background from the clean one "
+    "AUC with which the share of one map on the background separates the model that uses the background from the clean one "
     "[95 % interval over classes]: 0.5 is chance."
 )
 
@@ -40,7 +42,7 @@ def causal_only(run: Summed) -> Summed:
 
 
 def check_table(runs: Sequence[Summed]) -> Table:
-    """The intervention check, retrieval and ceiling of each run."""
+    """The intervention check, retrieval and split-half agreement of each run."""
     rows = []
     for run in runs:
         check, means = run.run.manifest.get("intervention") or {}, run.means
@@ -48,19 +50,20 @@ def check_table(runs: Sequence[Summed]) -> Table:
         causes = [flips[part] for part in check.get("causes", ()) if part in flips]
         known = {*check.get("states", ("crest", "tail")), *check.get("causes", ())}
         others = [share for part, share in flips.items() if part not in known]
-        ceiling = means.loc[means["metric"] == CEILING, "mean"]
+        halves = means.loc[means["metric"] == SPLIT_HALF, "mean"].mean()
         cells = (
             Cell(_number((run.run.manifest.get("retrieval") or {}).get("recall_at_1"))),
             Cell(_number(min(causes, default=None))),
             Cell(_number(max(others, default=None))),
-            Cell(_number(ceiling.mean() if len(ceiling) else None)),
+            Cell(_number(halves)),
+            Cell(_number(reachable(halves))),
             Cell(
                 "counts" if counts(run) else "left out",
                 hint=str(check.get("fails") or ("" if check else "not checked")),
             ),
         )
         rows.append((run.name, cells))
-    labels = ("recall@1", "causes change", "others change", "ceiling", "model")
+    labels = ("recall@1", "causes change", "others change", "split-half r", "true effects", "model")
     return Table("Which models use the planted cause?", tuple(map(Column, labels)), tuple(rows), CHECKS, head="run")
 
 
@@ -125,6 +128,14 @@ def detection_table(frame: pd.DataFrame, blind: Sequence[str]) -> Table:
 
 def _auc_cell(row: pd.Series) -> Cell:
     return Cell(f"{row['auc']:.3f}", f"[{row['low']:.3f}, {row['high']:.3f}]")
+
+
+def reachable(split_half: float) -> float:
+    """The correlation expected of a map that equals the true effects with effects of this split-half correlation.
+
+    The reliability of all redrawings by Spearman and Brown's formula; its square root is the correlation with the truth.
+    """
+    return float(np.sqrt(max(0.0, 2 * split_half / (1 + split_half)))) if split_half > -1 else np.nan
 
 
 def _number(value: float | None) -> str:
