@@ -4,7 +4,6 @@ A trial's place is the number of trials finished before it. Its setting depends 
 finished trials, so that an interrupted study continues exactly.
 """
 
-import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
+from sfam_bench.core.files import acquire_lock
 from sfam_bench.core.provenance import to_plain
 from sfam_bench.tuning.spaces import Space, load_optuna
 
@@ -59,7 +59,8 @@ class Study:
         `known`: the study exists, so that an empty file is an error.
         """
         distributions = space.distributions(default)
-        with lock_study(path), explain_database_errors(path):
+        lock = acquire_lock(path.with_name(f".{path.name}.lock"), f"{path.parent} is being tuned")
+        with lock, explain_database_errors(path):
             base = load_study(path, higher, known)
             if base.user_attrs.setdefault("identity", identity) != identity:
                 raise UserError(
@@ -192,19 +193,6 @@ def explain_database_errors(path: Path) -> Iterator[None]:
         raise UserError(
             f"cannot use {path} ({str(cause).splitlines()[0]}): restore it, free space, or choose another run_dir"
         ) from error
-
-
-@contextmanager
-def lock_study(path: Path) -> Iterator[None]:
-    """Lock a study for this process while the block runs."""
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another run is tuning in {path.parent}: wait until it ends, or choose another run_dir"
-            ) from None
-        yield
 
 
 def trial_state() -> type["optuna.trial.TrialState"]:

@@ -155,12 +155,15 @@ def test_among_equals_the_one_nearest_to_the_default_is_chosen(tmp_path: Path) -
 
 
 def test_two_processes_cannot_tune_one_study(tmp_path: Path) -> None:
-    with (
-        opened(tmp_path / "study.db"),
-        pytest.raises(UserError, match="another run is tuning"),
-        opened(tmp_path / "study.db"),
-    ):
-        pass
+    code = "from pathlib import Path; from tests.tuning.toy import opened; import sys\n"
+    code += "with opened(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "study.db")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        with pytest.raises(UserError, match=f"is being tuned by another process.*{other.pid}"):
+            trials(tmp_path / "study.db", 2)
+        other.communicate()
     assert len(trials(tmp_path / "study.db", 2)) == 2
 
 

@@ -19,12 +19,12 @@ BACKGROUND = "background_energy"
 CHECKS = (
     "Share of queries whose retrieved class changes when the part is repainted: the least of the causes, and the most "
     "of parts on which no class depends. A model counts if the first is at least one half and more than twice the "
-    "second. Split-half r: causal agreement of the effects by one half of the redrawings with those by the other half; a "
-    "map equal to the true effects is expected to reach about sqrt(2r / (1 + r))."
+    "second. Split-half r: causal agreement of the effects by one half of the redrawings with those by the other half; "
+    "a map equal to the true effects is expected to reach about sqrt(2r / (1 + r)) (column 'true effects')."
 )
 DETECTS = (
-    "AUC with which the share of one map on the background separates the model that uses the background from the clean one "
-    "[95 % interval over classes]: 0.5 is chance."
+    "AUC with which the share of one map on the background separates the model that uses the background from the clean "
+    "one [95 % interval over classes]: 0.5 is chance."
 )
 
 
@@ -133,7 +133,7 @@ def _auc_cell(row: pd.Series) -> Cell:
 def reachable(split_half: float) -> float:
     """The correlation expected of a map that equals the true effects with effects of this split-half correlation.
 
-    The reliability of all redrawings by Spearman and Brown's formula; its square root is the correlation with the truth.
+    By Spearman and Brown's formula for all redrawings; the root of this reliability is the correlation with the truth.
     """
     return float(np.sqrt(max(0.0, 2 * split_half / (1 + split_half)))) if split_half > -1 else np.nan
 
