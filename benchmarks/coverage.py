@@ -1,4 +1,4 @@
-"""Do 95 % intervals contain the true mean 95 times in 100? python -m benchmarks.coverage: ours and four others, simulated.
+"""Do 95 % intervals contain the true mean 95 times in 100? python -m benchmarks.coverage: ours and others, simulated.
 
 Pairs of a class are alike, classes have equal or unequal numbers of pairs, values are normal, skewed, hits or misses.
 """
