@@ -1,4 +1,4 @@
-"""What README and docs state: each interval is in a committed table or follows from committed records."""
+"""What README and docs state: each interval is in a committed table."""
 
 import re
 from collections.abc import Iterator
@@ -12,13 +12,10 @@ import pytest
 from sfam_bench.report.stored import Stored
 from sfam_bench.report.tables.formats import terminal_table
 from sfam_bench.report.tables.tables import Report
-from sfam_bench.statistics.summaries import paired_difference
 from tests.paths import ROOT
 
 INTERVAL = re.compile(r"([-+]?\d+\.\d+)\*{0,2} \[([-+]?\d+\.\d+),\s+([-+]?\d+\.\d+)\]")
 RECORDS = ROOT / "results" / "records"
-DIFFERENT_FROM_LAFAM = ("planted", "cub-frozen", "cub-fine-tuned")  # stated as their reports print them
-FAITHFULNESS = "insertion_minus_deletion_mean_colour"
 MEASURED_APART = ("performance.md", "tuning.md")  # seconds, ratios and studies, which no table has
 NOT_IN_A_TABLE = {  # by the scale of the evidence, of densities, an effect of the world of channels, and a form of SFAM
     *("0.38 [0.16, 0.59]", "0.36 [0.08, 0.64]", "0.09 [0.04, 0.14]", "0.54 [0.28, 0.79]", "0.41 [0.22, 0.59]"),
@@ -34,13 +31,9 @@ STATING = [path for path in PAGES if INTERVAL.search(path.read_text())]
 
 @cache
 def computed() -> np.ndarray:
-    """(count, 3): mean, low and high of every interval in a committed table, and of differences to LaFAM."""
+    """(count, 3): mean, low and high of every interval in a committed table."""
     tables = "\n".join(path.read_text() for path in sorted((ROOT / "results").rglob("*.md")))
     found = [tuple(map(float, match.groups())) for match in INTERVAL.finditer(tables)]
-    for name in DIFFERENT_FROM_LAFAM:
-        matrix = Stored(RECORDS).run(name).run.matrix.select(lambda metric, _: metric == FAITHFULNESS)
-        frame = paired_difference(matrix, "lafam")
-        found += frame[["difference", "low", "high"]].itertuples(index=False, name=None)
     values = np.array(sorted(set(found)))
     return np.concatenate([values, -values[:, [0, 2, 1]]])  # a difference may be stated the other way round
 
