@@ -24,107 +24,27 @@ from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.models.wrapping import wrap
 
 # A small member of each family
-TIMM = (
-    "beit_base_patch16_224",
-    "botnet26t_256",
-    "resnext26ts",
-    "cait_xxs24_224",
-    "coat_lite_tiny",
-    "convit_tiny",
-    "convmixer_768_32",
-    "convnextv2_atto",
-    "crossvit_tiny_240",
-    "csatv2",
-    "cspresnet50",
-    "davit_tiny",
-    "deit_tiny_distilled_patch16_224",
-    "deit3_small_patch16_224",
-    "densenet121",
-    "dla34",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "efficientformerv2_s0",
-    "efficientnet_lite0",
-    "efficientvim_m1",
-    "efficientvit_b0",
-    "efficientvit_m0",
-    "eva02_tiny_patch14_224",
-    "fasternet_t0",
-    "fastvit_t8",
-    "focalnet_tiny_srf",
-    "gcvit_xxtiny",
-    "ghostnet_050",
-    "hgnetv2_b0",
-    "hiera_tiny_224",
-    "hrnet_w18_small",
-    "inception_next_atto",
-    "inception_v3",
-    "lcnet_050",
-    "levit_128s",
-    "mambaout_femto",
-    "maxvit_pico_rw_256",
-    "poolformer_s12",
-    "mixer_s32_224",
-    "mobilenetv3_small_050",
-    "mobilevit_xxs",
-    "mvitv2_tiny",
-    "nest_tiny",
-    "nextvit_small",
-    "nfnet_f0",
-    "pit_ti_224",
-    "pvt_v2_b0",
-    "rdnet_tiny",
-    "regnetx_002",
-    "repghostnet_050",
-    "repvit_m1",
-    "res2net50_26w_4s",
-    "resnest14d",
-    "resnetv2_18",
-    "rexnet_100",
-    "selecsls42",
-    "seresnet33ts",
-    "sequencer2d_s",
-    "shvit_s1",
-    "skresnet18",
-    "starnet_s050",
-    "swiftformer_xs",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
-    "swinv2_cr_tiny_224",
-    "tiny_vit_5m_224",
-    "tnt_s_legacy_patch16_224",
-    "twins_svt_small",
-    "visformer_tiny",
-    "vit_tiny_r_s16_p8_224",
-    "vit_relpos_small_patch16_224",
-    "vitamin_small_224",
-    "volo_d1_224",
-    "ese_vovnet19b_slim",
-    "xception41",
-    "xcit_nano_12_p16_224",
-    "vit_base_patch16_siglip_224",
-    "vit_small_patch14_dinov2",
-    "vit_small_patch16_dinov3",
-    "vit_tiny_patch16_224",
+_TIMM = (
+    "beit_base_patch16_224 botnet26t_256 resnext26ts cait_xxs24_224 coat_lite_tiny convit_tiny convmixer_768_32 "
+    "convnextv2_atto crossvit_tiny_240 csatv2 cspresnet50 davit_tiny deit_tiny_distilled_patch16_224 "
+    "deit3_small_patch16_224 densenet121 dla34 edgenext_xx_small efficientformer_l1 efficientformerv2_s0 "
+    "efficientnet_lite0 efficientvim_m1 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 "
+    "focalnet_tiny_srf gcvit_xxtiny ghostnet_050 hgnetv2_b0 hiera_tiny_224 hrnet_w18_small inception_next_atto "
+    "inception_v3 lcnet_050 levit_128s mambaout_femto maxvit_pico_rw_256 poolformer_s12 mixer_s32_224 "
+    "mobilenetv3_small_050 mobilevit_xxs mvitv2_tiny nest_tiny nextvit_small nfnet_f0 pit_ti_224 pvt_v2_b0 rdnet_tiny "
+    "regnetx_002 repghostnet_050 repvit_m1 res2net50_26w_4s resnest14d resnetv2_18 rexnet_100 selecsls42 seresnet33ts "
+    "sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 "
+    "swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 twins_svt_small "
+    "visformer_tiny vit_tiny_r_s16_p8_224 vit_relpos_small_patch16_224 vitamin_small_224 volo_d1_224 "
+    "ese_vovnet19b_slim xception41 xcit_nano_12_p16_224 vit_base_patch16_siglip_224 vit_small_patch14_dinov2 "
+    "vit_small_patch16_dinov3 vit_tiny_patch16_224"
 )
-TORCHVISION = (
-    "alexnet",
-    "convnext_tiny",
-    "densenet121",
-    "efficientnet_b0",
-    "googlenet",
-    "inception_v3",
-    "mnasnet0_5",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "regnet_y_400mf",
-    "resnet18",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_1",
-    "swin_t",
-    "vgg11",
-    "vit_b_32",
+TIMM = tuple(_TIMM.split())
+_TORCHVISION = (
+    "alexnet convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 mnasnet0_5 mobilenet_v2 "
+    "mobilenet_v3_small regnet_y_400mf resnet18 shufflenet_v2_x0_5 squeezenet1_1 swin_t vgg11 vit_b_32"
 )
+TORCHVISION = tuple(_TORCHVISION.split())
 NETWORKS = (
     *(f"timm/{name}" for name in TIMM),
     *(f"torchvision/{name}" for name in TORCHVISION),
