@@ -28,7 +28,6 @@ from sfam_bench.runs.chunks import (
     read_footer,
 )
 from sfam_bench.runs.continued import PLAN
-from sfam_bench.runs.described import add_descriptions
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.matrix import PAIR, Matrix, build_matrix
 from sfam_bench.runs.proof import (
@@ -69,7 +68,7 @@ def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     root, manifest, unfinished = Path(root), *_open(Path(root), allow_unfinished)
     pairs = read_pairs(root, manifest)
     matrix = build_matrix(partial(stream_tables, root, manifest, "records"), pairs, root)
-    return Run(root, add_descriptions(manifest), pairs, matrix, unfinished)
+    return Run(root, manifest, pairs, matrix, unfinished)
 
 
 def read_records(root: Path, allow_unfinished: bool = False) -> pd.DataFrame:
