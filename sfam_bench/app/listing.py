@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfam_bench.core.conf import PACKAGE, conf_folder, read_yaml
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, one_line
 from sfam_bench.core.signals import ignore_closed_pipe
 
 WIDTH = 118  # of cards and help
@@ -25,7 +25,7 @@ def list_or_show(command: str, lines: Callable[[], Lines], card: Callable[[str],
             raise UserError(f"{command} accepts ls [NAME], not {' '.join(sys.argv[1:])!r}")
         print_entries(lines(), card, what, names)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from sfam_bench.app.inputs import own_code
 from sfam_bench.app.settings import build
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.method_card import Card, card_of, formula_and_source, method_settings
 from sfam_bench.core.provenance import to_plain
 from sfam_bench.datasets.planted.hidden import commitment
@@ -124,5 +124,5 @@ def read_card(path: str) -> SubmissionCard:
     try:
         facts = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the card {path} ({str(error).splitlines()[0]}): correct it") from None
+        raise UserError(f"cannot read the card {path} ({first_line(error)}): correct it") from None
     return SubmissionCard.of(facts, path)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sfam_bench.app.settings import check_fields
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, one_line
 from sfam_bench.core.provenance import config_hash
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.explainers.shared.forms import Explainer
@@ -53,7 +53,7 @@ class Tuned:
                 raise ValueError("chosen.yaml has values that are not plain")
             manifest["split"]["hash"], manifest["dataset"]
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError, yaml.YAMLError) as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
+            why = f"{type(error).__name__}: {one_line(error)}"
             raise UserError(f"the study in {root} is damaged ({why}): {again}") from error
         return cls(root, manifest, target, fields)
 

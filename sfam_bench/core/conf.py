@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 
 PACKAGE = Path(__file__).parents[1]
 WHERE = (PACKAGE / "conf", PACKAGE.parent / "conf")  # in an installed package; in a checkout
@@ -21,4 +21,4 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {file} ({str(error).splitlines()[0]}): restore it, or install again") from error
+        raise UserError(f"cannot read {file} ({first_line(error)}): restore it, or install again") from error

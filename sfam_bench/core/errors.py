@@ -11,6 +11,16 @@ class UserError(Exception):
     """An error that the caller can fix: the message states what is wrong, where, and what to do."""
 
 
+def first_line(error: BaseException, most: int | None = None) -> str:
+    """The first line of an error's message, at most so many characters of it; its type where it has no message."""
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)[:most]
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line; its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def check_object(value: Any, what: str, *kinds: type) -> None:
     """Raise UserError if the value is a class instead of an object, or is of none of these kinds."""
     if isinstance(value, type):

@@ -13,7 +13,7 @@ import PIL.ImageColor
 import PIL.ImageOps
 from jaxtyping import Bool, Float32, UInt8
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, one_line
 from sfam_bench.core.files import check_regular
 
 Orientation: TypeAlias = Literal["exif", "stored"]  # rotated by the EXIF tag, or the stored pixels
@@ -188,7 +188,7 @@ def _describe(error: Exception) -> str:
     """Why an image cannot be read, on one line."""
     if isinstance(error, PIL.UnidentifiedImageError):  # its message names an object or repeats the path
         return "it has no known image format"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _load_and_check_turn(image: PIL.Image.Image, what: str, orientation: Orientation) -> bool:

@@ -17,8 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from sfam_bench.core.errors import UserError
-from sfam_bench.datasets.folder import one_line
+from sfam_bench.core.errors import UserError, one_line
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without data

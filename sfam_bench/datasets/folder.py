@@ -218,8 +218,3 @@ def class_folders(folder: Path, pattern: str = "*") -> pd.DataFrame:
 def is_image(file: Path) -> bool:
     """Whether a file is an image of a data set by its name; hidden ones, as macOS writes beside others, are not."""
     return file.suffix.lower() in IMAGES and not file.name.startswith(".")
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error on one line, for use in a UserError."""
-    return " ".join(str(error).split())

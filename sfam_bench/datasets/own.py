@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, one_line
 from sfam_bench.core.files import check_regular
 from sfam_bench.core.geometry import Geometry
 from sfam_bench.datasets.base import ROLES
@@ -24,7 +24,6 @@ from sfam_bench.datasets.folder import (
     Layout,
     class_folders,
     is_image,
-    one_line,
     select_existing,
 )
 from sfam_bench.datasets.splits import assign_splits

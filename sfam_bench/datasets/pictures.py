@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, one_line
 from sfam_bench.core.geometry import Box, Geometry, fill
 from sfam_bench.core.records import Sample
 from sfam_bench.core.types import Image
@@ -25,7 +25,6 @@ from sfam_bench.datasets.decode import (
     to_mask,
     to_rgb,
 )
-from sfam_bench.datasets.folder import one_line
 
 Picture: TypeAlias = str | Path | bytes | PIL.Image.Image | np.ndarray | Tensor
 Region: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor  # the object is light, true or 1

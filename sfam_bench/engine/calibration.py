@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import Checked, UserError
+from sfam_bench.core.errors import Checked, UserError, one_line
 from sfam_bench.core.files import read_json, write_json
 from sfam_bench.core.ranges import Count, NotNegative
 from sfam_bench.core.types import Images
@@ -151,7 +151,7 @@ class ModeTrial:
                     self.functions[mode] = MODES[mode](self.model, self.batch)
             outputs = self.functions[mode](self.batch)
         except Exception as error:  # compilers and converters raise any exception; eager mode remains
-            self.refused[mode] = f"it cannot be built ({(' '.join(str(error).split()) or repr(error))[:120]})"
+            self.refused[mode] = f"it cannot be built ({one_line(error)[:120]})"
             return 0.0
         moved = (self.score(outputs, self.outputs) - self.score(self.outputs, self.outputs)).abs().max().item()
         self.differences[mode] = moved if math.isfinite(moved) else None  # JSON has no NaN

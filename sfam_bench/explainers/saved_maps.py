@@ -12,12 +12,12 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import UserError, check_choices, one_line
 from sfam_bench.core.files import check_regular, fit_name, temporary_folder
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
 from sfam_bench.core.types import RawMaps
-from sfam_bench.datasets.folder import one_line, resolve_inside
+from sfam_bench.datasets.folder import resolve_inside
 from sfam_bench.models.similarity_model import SimilarityModel
 
 NPY = b"\x93NUMPY"

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_type_hints
 
 from beartype.door import is_bearable
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, one_line
 from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.core.provenance import config_hash, running_code, to_plain
 from sfam_bench.jobs.job import Job
@@ -189,7 +189,7 @@ def read_plan(root: Path) -> AnyPlan:
             return _parse_verified(Plan(**{**found, "shards": [Shard(**shard) for shard in found["shards"]]}))
         return _parse_verified(JobList(**{**found, "jobs": [Job(**job) for job in found["jobs"]]}))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+        why = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"{root / FILE} is no plan of this version ({why}): {remedy}") from error
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import SEAL, SEALED, atomic
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def read(path: Path) -> Any:
                 f"refused to read {path}: TorchScript holds code; save the state dict of the loaded model instead"
             ) from error
         raise UserError(
-            f"cannot read weights from {path}: {_first_line(error)}; the file is damaged or of another kind"
+            f"cannot read weights from {path}: {first_line(error, 120)}; the file is damaged or of another kind"
         ) from error
     except Exception as error:  # pickle.UnpicklingError: torch's refusal of code in the file
         found = re.search(r"(?:GLOBAL|class|function) '?([\w.]+)", str(error))
@@ -122,7 +122,7 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
             save_file(dict(state), temporary, {SEAL: content_digest(state), SEALED: "true"})
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise UserError(
-            f"{path} cannot be written as safetensors ({_first_line(error)}): change the layer with these weights"
+            f"{path} cannot be written as safetensors ({first_line(error, 120)}): change the layer with these weights"
         ) from error
 
 
@@ -253,7 +253,3 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
     for key, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"checkpoint {path} holds NaN or infinity in '{key}'; train again or use an earlier one")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Embeddings, Images
 from sfam_bench.models.layouts import Size
@@ -143,17 +143,12 @@ def check_alone(
         try:
             why, far = "", distance_of(unit(own[:1]), unit(embed(images[:1].clone())))
         except Exception as error:  # such as batch norm over one value
-            why, far = f": {describe_error(error)}", float("inf")
+            why, far = f": {first_line(error, 160)}", float("inf")
     if far > TOLERANCE:
         raise UserError(
             f"{name} embeds an image otherwise when it is alone than beside another one{why}: give it without "
             "statistics over the batch, such as batch norm without running statistics"
         )
-
-
-def describe_error(error: Exception) -> str:
-    """The first line of an error of a network, cut to a readable length."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 @contextmanager

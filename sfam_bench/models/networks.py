@@ -12,7 +12,7 @@ from timm.data import DEFAULT_CROP_PCT
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.geometry import STANDARD, Geometry, Size
 from sfam_bench.models.bn_inception import BNInception
 from sfam_bench.models.conv_stem import conv_stem_vit
@@ -163,7 +163,7 @@ def _create(name: str, pretrained: bool, make: Callable[[], nn.Module], options:
     except UserError:
         raise
     except Exception as error:  # exceptions differ between hubs and versions
-        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        why = first_line(error, 120)
         if options:
             raise UserError(
                 f"{name} cannot be built with {', '.join(options)} ({why}): change model.trunk.options"

@@ -5,9 +5,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.engine.modes import evaluating
-from sfam_bench.models.cuts import check_alone, describe_error, probe_images
+from sfam_bench.models.cuts import check_alone, probe_images
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -33,7 +33,7 @@ def check_shapes(model: SimilarityModel) -> None:
             embeddings = model.embedder(grid)
         except ValueError as error:  # of a batch norm that has no statistics but those of the batch
             raise UserError(
-                f"the embedder of {model.name} cannot embed one image alone: {describe_error(error)}; give its batch "
+                f"the embedder of {model.name} cannot embed one image alone: {first_line(error, 160)}; give its batch "
                 "norms running statistics"
             ) from error
     if embeddings.ndim != 2 or len(embeddings) != 1:

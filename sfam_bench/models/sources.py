@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.geometry import Size
 from sfam_bench.core.protocol import RANDOM
 from sfam_bench.core.similarity import SimilarityFunction
@@ -60,7 +60,7 @@ def transformers_model(
             module, info = kind.from_pretrained(place, local_files_only=True, output_loading_info=True)
             absent = sorted({key.split(".")[0] for key in info["missing_keys"]})
     except (OSError, ValueError, ImportError, RuntimeError, AttributeError, json.JSONDecodeError) as error:
-        raise UserError(f"transformers cannot read {folder} ({_first_line(error)})") from error
+        raise UserError(f"transformers cannot read {folder} ({first_line(error, 160)})") from error
     model = wrap(
         module.float().eval(),
         layer,
@@ -104,7 +104,7 @@ def open_clip_model(
     try:
         tower = library.create_model(architecture, pretrained=weights, load_weights=weights is not None).visual
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"open_clip cannot build {architecture} ({_first_line(error)})") from error
+        raise UserError(f"open_clip cannot build {architecture} ({first_line(error, 160)})") from error
     model = wrap(
         tower.eval(),
         layer,
@@ -136,7 +136,3 @@ def _import(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(f"{package} is not installed ({error}): pip install '.[sources]' in the clone") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

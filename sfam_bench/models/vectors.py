@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import read_json
 from sfam_bench.core.references import NamedVectors
 from sfam_bench.models.checkpoint import read_state, write_weights
@@ -48,7 +48,7 @@ def read_vectors(path: str | Path, name: str | None = None) -> NamedVectors:
         else:
             raise UserError(f"{path} is no file of vectors: give .npy, .parquet or .safetensors")
     except (OSError, ValueError, EOFError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        why = first_line(error, 120)
         raise UserError(f"cannot read vectors from {path} ({why}): write the file again") from None
     if found.ndim != 2 or not found.size or found.dtype.kind not in "fiu":
         raise UserError(f"{path} holds {found.dtype} {found.shape}: expected numbers, (items, dims)")

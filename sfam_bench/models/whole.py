@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.hooks import record_calls
 from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Images
-from sfam_bench.models.cuts import STEPS, TOLERANCE, Probe, check_alone, describe_error, distance_of, probe_images
+from sfam_bench.models.cuts import STEPS, TOLERANCE, Probe, check_alone, distance_of, probe_images
 from sfam_bench.models.layouts import Layout, Size, size_of
 from sfam_bench.models.outputs import Where, reader_of
 from sfam_bench.models.splice import Shape, shapes_of
@@ -72,7 +72,7 @@ class Whole:
                     raise
                 raise UserError(
                     f"{self.name} cannot read images (2, 3, {images.shape[-2]}, {images.shape[-1]}): "
-                    f"{describe_error(error)}; give image_size="
+                    f"{first_line(error, 160)}; give image_size="
                 ) from error
         return output, [(name, shapes_of(made)) for name, made in calls]
 

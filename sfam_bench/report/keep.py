@@ -10,10 +10,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import digest, read_json, temporary_folder, write_json
 from sfam_bench.report.page.pair_order import sort_pairs
-from sfam_bench.runs.chunks import PAIR, first_line, parquet_format
+from sfam_bench.runs.chunks import PAIR, parquet_format
 from sfam_bench.runs.proof import AGAIN, DIGESTS, check_digest, file_digests
 from sfam_bench.runs.reader import (
     KINDS,

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sfam_bench.core.errors import first_line
 from sfam_bench.core.files import atomic, check_regular, digest
 from sfam_bench.core.provenance import running_code
 
@@ -240,8 +241,3 @@ def distinct_rows(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[str, 
             code, place = divmod(code, len(own))
             key.append(own[place])
         yield tuple(reversed(key))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error message."""
-    return (str(error) or type(error).__name__).splitlines()[0]

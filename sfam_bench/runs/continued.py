@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import yaml
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.provenance import PACKAGES, Config, config_hash, differences, run_facts, to_plain
-from sfam_bench.runs.chunks import first_line
 from sfam_bench.runs.proof import RESTORE, check_digest
 
 Resume = bool | Literal["anyway"]

@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import check_regular, digest
-from sfam_bench.runs.chunks import PAIR, first_line
+from sfam_bench.runs.chunks import PAIR
 
 DIGESTS = "digests"
 ROWS = 1 << 17  # of a table in memory at a time

@@ -15,18 +15,9 @@ import pyarrow as pa
 from PIL import Image
 
 from sfam_bench.core.columns import POINT_TO_POINT
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import check_regular, fit_name
-from sfam_bench.runs.chunks import (
-    CURVES,
-    PLAIN,
-    SCHEMA,
-    chunk_path,
-    describe_passes,
-    first_line,
-    read_chunk,
-    read_footer,
-)
+from sfam_bench.runs.chunks import CURVES, PLAIN, SCHEMA, chunk_path, describe_passes, read_chunk, read_footer
 from sfam_bench.runs.continued import PLAN
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.matrix import PAIR, Matrix, build_matrix

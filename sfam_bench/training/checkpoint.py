@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, one_line
 from sfam_bench.core.files import acquire_lock, atomic, digest, explain_full_disk, read_json, write_json
 from sfam_bench.core.provenance import Config, config_hash, differences, running_code, to_plain
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
@@ -109,7 +109,7 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:  # pickle and torch raise many types
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:150]
+            why = f"{type(error).__name__}: {one_line(error)}"[:150]
             raise UserError(f"cannot continue from {path} ({why}): {remedy}") from error
         return facts
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line, one_line
 from sfam_bench.core.files import acquire_lock
 from sfam_bench.core.provenance import to_plain
 from sfam_bench.tuning.spaces import Space, load_optuna
@@ -138,7 +138,7 @@ class Study:
             if place == 0:
                 self.base.tell(trial, state=trial_state().FAIL)
                 raise
-            trial.set_user_attr("reason", " ".join(str(error).split()) or repr(error))
+            trial.set_user_attr("reason", one_line(error))
             self.base.tell(trial, state=trial_state().FAIL)
             return
         trial.set_user_attr("values", values)
@@ -191,7 +191,7 @@ def explain_database_errors(path: Path) -> Iterator[None]:
     except damaged as error:
         cause = error.__cause__ or error
         raise UserError(
-            f"cannot use {path} ({str(cause).splitlines()[0]}): restore it, free space, or choose another run_dir"
+            f"cannot use {path} ({first_line(cause)}): restore it, free space, or choose another run_dir"
         ) from error
 
 

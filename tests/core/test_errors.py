@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from sfam_bench.app.cli import one_line
-from sfam_bench.core.errors import UserError, check_choices, check_range
+from sfam_bench.core.errors import UserError, check_choices, check_range, first_line
+from sfam_bench.core.errors import one_line as message_on_one_line
 from sfam_bench.core.ranges import NotNegative, Range
 
 
@@ -65,3 +66,15 @@ def test_numbers_in_range_and_none_pass():
     for value in (None, 1e-9, 2):
         check_range("x", value, RANGE)
     check_range("x", 0, NotNegative)
+
+
+@pytest.mark.parametrize("message", ["", "\n", " "])
+def test_an_error_without_a_message_is_described_by_its_type(message):
+    assert first_line(ValueError(message)) == message_on_one_line(ValueError(message)) == "ValueError"
+    assert first_line(ValueError(message), 5) == "Value"
+
+
+def test_a_message_of_several_lines_is_one_line_or_its_first():
+    error = RuntimeError("a  long\nmessage")
+    assert (first_line(error), first_line(error, 3)) == ("a  long", "a  ")
+    assert message_on_one_line(error) == "a long message"

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sfam_bench.core.errors import UserError, check_range
+from sfam_bench.core.errors import UserError, check_range, first_line
 from sfam_bench.core.geometry import Geometry, Size
 from sfam_bench.core.similarity import SimilarityFunction
 from sfam_bench.models.adapters.architecture import CLIP, Backbone, find
@@ -105,7 +105,7 @@ def checkpoint(
     try:
         model = build(name or file.stem, cut, pooled, similarity, projection.module, norm, image_size=image_size)
     except RuntimeError as error:
-        why = str(error).splitlines()[0][:120]
+        why = first_line(error, 120)
         raise UserError(
             f"the head in {path} does not fit behind {body.name} and its pooling ({why}): give another module as "
             "model.head, model.head=none, or another model.pooling"

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sfam_bench.core.errors import UserError
+from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import read_json
 from sfam_bench.report.names import to_prose
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table
-from sfam_bench.runs.chunks import first_line
 from sfam_bench.runs.manifests import EACH, NONE, NUMBER, TEXT, find_misfit
 from sfam_bench.runs.proof import check_digest
 from sfam_bench.statistics import LEVEL, clustered_intervals, holm, sign_flip_p
