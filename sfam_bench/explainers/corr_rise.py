@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.baselines import BaselineName
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Natural, Share
 from sfam_bench.core.records import Encoded, PairBatch, Side, pair_seed
@@ -22,7 +22,7 @@ TIES = 100  # roundings within which scores tie
 
 
 @dataclass(frozen=True)
-class CorrRISE:
+class CorrRISE(Checked):
     """corr_n(M_n,ij, rank of s_n), M_n masks with random patches removed; Lu, Xu, Ebrahimi, WACV 2024, reconstructed.
 
     From re-implementations, which agree on 500 masks and on black patches of 30 pixels at 112, inside the image, but
@@ -60,7 +60,7 @@ class CorrRISE:
     dissimilar: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if self.masks < 2:
             raise UserError(f"CorrRISE.masks is {self.masks}: a correlation needs at least 2")
         if not 0 < self.patch < 1:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sfam_bench.core.baselines import BaselineName
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Count, Natural
 from sfam_bench.core.records import Encoded, PairBatch, Side, pair_seed
@@ -23,7 +23,7 @@ Values = Float[Tensor, " coalitions"]
 
 
 @dataclass(frozen=True)
-class KernelSHAP:
+class KernelSHAP(Checked):
     """argmin_phi sum_S w_S (v(S) - v({}) - sum_S phi)^2, S patches kept; Lundberg, Lee, NIPS 2017, theorem 2.
 
     v is the score with the other patches replaced, as in Hamilton et al. (ICLR 2022) for retrieval and in FIxLIP of
@@ -55,7 +55,7 @@ class KernelSHAP:
     baseline: BaselineName = "mean_colour"
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         players = self.grid**2
         needed = min(2**players, 2 * players + 2)
         if self.samples < needed:

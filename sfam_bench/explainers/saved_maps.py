@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from sfam_bench.core.errors import UserError, check_choices, one_line
+from sfam_bench.core.errors import Checked, UserError, one_line
 from sfam_bench.core.files import check_regular, fit_name, temporary_folder
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
@@ -29,7 +29,7 @@ def pair_file(query_id: str, reference_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class SavedMaps:
+class SavedMaps(Checked):
     """map(query, reference), read from a file; your own.
 
     Each file holds one two-dimensional array of numbers, signed, on any scale and grid. It covers the model's input,
@@ -44,7 +44,7 @@ class SavedMaps:
     named_by: Literal["pair", "image"] = "pair"
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         if not Path(self.folder).expanduser().is_dir():
             raise UserError(f"there is no folder of maps {self.folder}: check the path")
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfam_bench.core.baselines import BaselineName
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.ranges import Share
 from sfam_bench.core.records import Encoded, PairBatch, Side
@@ -19,7 +19,7 @@ from sfam_bench.models.similarity_model import SimilarityModel
 
 
 @dataclass(frozen=True)
-class SBSM:
+class SBSM(Checked):
     """mean of max(0, s - s_n) over the windows n that cover the pixel, s_n with n hidden; Dong et al., CVPRW 2019.
 
     Windows are placed as in xaitk-saliency: one every stride, centred on the image as a whole, clipped at its edges.
@@ -42,7 +42,7 @@ class SBSM:
     relu: bool = True
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         for field in ("window", "stride"):
             if not 0 < getattr(self, field) <= 1:
                 raise UserError(f"SBSM.{field} is {getattr(self, field)}: expected a share of the image's side")

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.ranges import Count, Natural, Positive
 from sfam_bench.jobs.job import Job, group_by_need
 from sfam_bench.jobs.plan import MOST
@@ -19,7 +19,7 @@ AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "SUSPENDED")
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Checked):
     """The resources that a task requests from SLURM; null leaves a value to the cluster.
 
     account, partition: names that your cluster gave you. gpus, cpus: of each task. memory: GB of each task.
@@ -36,9 +36,6 @@ class Request:
     warning: Natural = 90
     at_once: Count = 256
     setup: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def parameters(self) -> dict[str, Any]:
         """The request as parameters of submitit."""

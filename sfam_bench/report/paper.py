@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sfam_bench.core.errors import UserError, check_choices
+from sfam_bench.core.errors import Checked, UserError
 from sfam_bench.core.files import atomic
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.style import save
@@ -109,7 +109,7 @@ def _document(sheets: Mapping[str, Sheet], drawings: Mapping[str, Drawing]) -> s
 
 
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(Checked):
     """Means of methods over pairs, best and tied among the methods shown.
 
     runs: names of stored runs, by the title of the part of the table in which they stand.
@@ -131,9 +131,6 @@ class Metrics:
     to: str = "lafam"
     compared: Sequence[Sequence[str]] = ()
     compared_by: str = known_answers.AGREEMENT
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, stored: Stored) -> Sheet:
         names = dict.fromkeys(name for part in self.runs.values() for name in part)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.ranges import Count
 from sfam_bench.report.figures.drawings.chosen import no_data
 from sfam_bench.report.figures.figures import Shown, draw_map, load_shown, select_pairs
@@ -35,7 +35,7 @@ ABOVE = 2.5  # inches of the two plots
 
 
 @dataclass(frozen=True)
-class Failures:
+class Failures(Checked):
     """The pairs with a method's worst scores, and the number of flagged pairs by reason.
 
     run: name of a stored run.
@@ -52,9 +52,6 @@ class Failures:
     metric: str
     pictures: bool = True
     count: Count = 5
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, stored: Stored) -> Figure:
         run = stored.run(self.run)

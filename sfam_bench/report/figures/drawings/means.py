@@ -6,7 +6,7 @@ from dataclasses import replace as with_
 
 from matplotlib.figure import Figure
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.ranges import Count
 from sfam_bench.report.figures.drawings.chosen import no_data, select_explainers, select_means, select_metrics
 from sfam_bench.report.figures.means import draw_means, panel
@@ -16,7 +16,7 @@ from sfam_bench.report.stored import Stored
 
 
 @dataclass(frozen=True)
-class Means:
+class Means(Checked):
     """Means and 95 % intervals over classes, with the level of chance: a panel for each run and metric.
 
     runs: names of stored runs, by what they are called in the figure.
@@ -32,9 +32,6 @@ class Means:
     columns: Count = 3
     methods: Sequence[str] = ()
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-
     def __call__(self, stored: Stored) -> Figure:
         panels = []
         for title, name in self.runs.items():
@@ -46,7 +43,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class AlongField:
+class AlongField(Checked):
     """Means and 95 % intervals along a field: a panel for each run and metric.
 
     runs: names of stored runs, by what they are called in the figure.
@@ -63,9 +60,6 @@ class AlongField:
     metrics: Sequence[str]
     levels: Sequence[str] = ()
     columns: Count = 3
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, stored: Stored) -> Figure:
         panels = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
-from sfam_bench.core.errors import check_choices
+from sfam_bench.core.errors import Checked
 from sfam_bench.core.ranges import Count
 from sfam_bench.report.figures.drawings.chosen import no_data, select_explainers
 from sfam_bench.report.figures.figures import Shown, draw_pairs, load_shown, select_pairs
@@ -15,7 +15,7 @@ KEEP = "evaluate it with maps.save=true (make demo, make demo-cub) and keep it w
 
 
 @dataclass(frozen=True)
-class PairPanels:
+class PairPanels(Checked):
     """Query above reference, with both maps of each method.
 
     runs: names of stored runs, by what they are called in the figure.
@@ -30,9 +30,6 @@ class PairPanels:
     methods: Sequence[str] = ()
     pairs: Count = 3
     kinds: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
     def __call__(self, stored: Stored) -> Figure:
         found = [(title, stored.run(name)) for title, name in self.runs.items()]
