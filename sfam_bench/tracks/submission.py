@@ -220,22 +220,3 @@ def describe_interval(found: Interval) -> dict[str, Any]:
     bounds = {name: getattr(found, name) for name in ("mean", "low", "high")}
     rounded = {name: None if np.isnan(value) else float(f"{value:.6g}") for name, value in bounds.items()}
     return {**rounded, "count": found.count, "classes": found.clusters}
-
-
-def check_row(row: Mapping[str, Any], track: Track, path: Path) -> Submission:
-    """The submission in a row; UserError where it is of another track, or its summary is not that of its values."""
-    submission = Submission.of_facts(row, path)
-    submission.check_track(track)
-    if submission.card is None or path.name != f"{submission.card.name}.json" or path.parent.name != track.name:
-        raise UserError(f"{path}: a row is results/leaderboard/TRACK/NAME.json, with the names of its track and card")
-    expected = {
-        "classes": [int(label) for label in track.pairs["query_label"]],
-        "controlled_classes": [int(label) for label in track.controlled["query_label"]],
-        "headline": track.headline,
-        "chance": describe_values(track.chance),
-    }
-    if changed := [name for name, value in expected.items() if row.get(name) != value]:
-        raise UserError(f"{path}: {changed[0]} is not that of {track.name}: score it again")
-    if differing := differences(to_plain(row.get("summary", {})), summarise_row(row)):
-        raise UserError(f"{path}: its summary is not that of its values ({differing}): score it again")
-    return submission

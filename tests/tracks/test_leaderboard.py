@@ -13,9 +13,10 @@ from sfam_bench.core.files import read_json
 from sfam_bench.core.provenance import to_plain
 from sfam_bench.tracks.maps import compute_maps, prepare
 from sfam_bench.tracks.measure import measure, restore_values
-from sfam_bench.tracks.submission import CLOSE, Submission, check_row, summarise_row
+from sfam_bench.tracks.submission import CLOSE, Submission, summarise_row
 from sfam_bench.tracks.track import Track, read_spec
 from tests.paths import ROOT, SHARED
+from tests.tracks.rows import check_row
 
 ROWS = sorted((ROOT / "results" / "leaderboard").glob("*/*.json"))
 TRACKS = sorted({path.parent.name for path in ROWS})

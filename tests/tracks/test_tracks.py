@@ -28,9 +28,10 @@ from sfam_bench.models.checkpoint import content_digest, weights
 from sfam_bench.tracks.card import SubmissionCard
 from sfam_bench.tracks.maps import Maps, compute_maps, read_maps
 from sfam_bench.tracks.measure import control, describe_values, measure, open_scene
-from sfam_bench.tracks.submission import Code, Submission, check_row, make_row, summarise_row
+from sfam_bench.tracks.submission import Code, Submission, make_row, summarise_row
 from sfam_bench.tracks.track import FROZEN, Track, folder_digest, list_ids, list_tracks, read_spec
 from tests.tracks.conftest import KEY
+from tests.tracks.rows import check_row
 
 CARD = SubmissionCard("mine", ("query", "reference"), "Somebody, 2026", "https://example.org/mine")
 REAL = list_tracks()
