@@ -8,7 +8,7 @@ from torch import nn
 from sfam_bench.api.explanation import pixels
 from sfam_bench.api.models import find_model
 from sfam_bench.core.errors import UserError, check_object, check_range
-from sfam_bench.core.files import atomic
+from sfam_bench.core.files import write_text
 from sfam_bench.core.ranges import Count
 from sfam_bench.core.types import Image
 from sfam_bench.datasets.own import from_folder
@@ -93,8 +93,7 @@ def save_ranking(ranking: Ranking, path: str | Path, title: str = "Ranked list")
     if ranking.excluded:
         facts.append(("left out, since they are the query", ", ".join(ranking.excluded)))
     page = render_ranking(title, pixels(ranking.query), facts, methods, [_shown(one) for one in ranking.results])
-    with atomic(Path(path).expanduser()) as file:
-        file.write_text(page, encoding="utf-8")
+    write_text(Path(path).expanduser(), page)
 
 
 def _shown(result: Result) -> Shown:

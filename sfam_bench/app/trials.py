@@ -14,7 +14,7 @@ from sfam_bench.app.stored import admit_config
 from sfam_bench.app.tuned import CHOSEN
 from sfam_bench.app.tuning import Fold, Tuning
 from sfam_bench.app.work import Perform, Signals
-from sfam_bench.core.files import atomic, digest
+from sfam_bench.core.files import digest, write_text
 from sfam_bench.core.provenance import to_plain
 from sfam_bench.engine.passes import Passes
 from sfam_bench.jobs.job import Job
@@ -93,11 +93,9 @@ def compare(root: Path, study: Study, tuning: Tuning, folds: Folds, passes: Pass
 
 def write_yaml(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(yaml.safe_dump(to_plain(content), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(to_plain(content), sort_keys=False, allow_unicode=True))
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(to_csv(frame.drop(columns="fields")), encoding="utf-8")
+    write_text(path, to_csv(frame.drop(columns="fields")))

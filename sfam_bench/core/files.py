@@ -46,6 +46,12 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
     """Raise UserError if writing `path` in the block fails because the disk or the quota is full."""
@@ -98,9 +104,7 @@ def digest(path: Path) -> str:
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
     """Write a JSON object with the digest of its content, atomically."""
     body = {**{name: value for name, value in facts.items() if name != SEAL}, SEALED: True}
-    with atomic(path) as temporary:
-        text = json.dumps({**body, SEAL: _content_digest(body)}, indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps({**body, SEAL: _content_digest(body)}, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

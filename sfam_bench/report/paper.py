@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sfam_bench.core.errors import Checked, UserError
-from sfam_bench.core.files import atomic
+from sfam_bench.core.files import write_text
 from sfam_bench.report.catalogue import Catalogue
 from sfam_bench.report.figures.style import save
 from sfam_bench.report.page import page
@@ -57,8 +57,7 @@ class Sheet:
             texts[f"{'-'.join(filter(None, [name, kind]))}.csv"] = formats.to_csv(frame, "%.6g")
         out.mkdir(parents=True, exist_ok=True)
         for file_name, text in texts.items():
-            with atomic(out / file_name) as file:
-                file.write_text(text, encoding="utf-8")
+            write_text(out / file_name, text)
         return [out / file_name for file_name in texts]
 
 
@@ -87,8 +86,7 @@ def write_paper(
     paths = [path for name, sheet in sheets.items() for path in sheet.write(out / "tables", name)]
     paths += [path for name, figure in drawn.items() for path in save(figure, out / "figures", name)]
     if document:
-        with atomic(out / "paper.tex") as file:
-            file.write_text(_document(sheets, drawings), encoding="utf-8")
+        write_text(out / "paper.tex", _document(sheets, drawings))
         paths.append(out / "paper.tex")
     return paths
 

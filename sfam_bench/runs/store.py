@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, digest, read_json, write_json
+from sfam_bench.core.files import atomic, digest, read_json, write_json, write_text
 from sfam_bench.core.provenance import Config, config_hash, run_facts, running_code, to_plain
 from sfam_bench.runs.chunks import Chunk, check_code_and_mode, chunk_path, read_footer, write_chunk
 from sfam_bench.runs.continued import Resume, check_same, claim, is_begun, refuse_results, release
@@ -59,10 +59,8 @@ class RunStore:
         claim(store.root, resume)
         created = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **run_facts()}
         try:
-            with atomic(store.root / "config.yaml") as temporary:
-                temporary.write_text(
-                    yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
-                )
+            text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+            write_text(store.root / "config.yaml", text)
             store.write_manifest({**facts, **created, "config_hash": config_hash(config), "done": False})
         except Exception:
             release(store.root)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.parts import check_protocol, dataset_and_model, image_ids
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, check_writable
+from sfam_bench.core.files import check_writable, write_text
 from sfam_bench.datasets.planted.dataset import Planted
 from sfam_bench.evaluation.intervention import intervention_check, why_not
 from sfam_bench.report.tables.formats import to_csv
@@ -34,8 +34,7 @@ def main(cfg: DictConfig) -> None:
         create_folder(Path(cfg.run_dir))
     flips = intervention_check(lambda images: model.encode(images).embeddings, dataset, cfg.pairs.count, cfg.seed)
     Path(cfg.run_dir).mkdir(parents=True, exist_ok=True)
-    with atomic(Path(cfg.run_dir) / "intervention.csv") as file:  # computed again with resume=true, which takes seconds
-        file.write_text(to_csv(flips), encoding="utf-8")
+    write_text(Path(cfg.run_dir) / "intervention.csv", to_csv(flips))  # with resume=true again, which takes seconds
     for violation in protocol["allowed"].values():
         print(violation)
     print(flips.to_string(index=False, float_format="{:.3f}".format))

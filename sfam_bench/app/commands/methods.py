@@ -17,7 +17,7 @@ from sfam_bench.app.cli import script
 from sfam_bench.app.parts import dataset_and_model, image_ids, pair_choice, prepare_explainers, train_ids
 from sfam_bench.app.settings import build
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic
+from sfam_bench.core.files import write_text
 from sfam_bench.core.stream import progress
 from sfam_bench.datasets.batches import cut_batches, load_batch
 from sfam_bench.evaluation.properties import properties
@@ -47,6 +47,5 @@ def main(cfg: DictConfig) -> None:
     on = f"{len(batch)} pairs ({kind}) of {dataset.name}, {model.name} (weights: {model.origin['weights']})"
     on += f", {model.similarity.name}"
     pictures = {picture.stem for picture in (Path(cfg.out).parent / "images" / "methods").glob("*.png")}
-    with atomic(Path(cfg.out)) as path:
-        path.write_text(methods_page(methods, measured, on, pictures), encoding="utf-8")
+    write_text(Path(cfg.out), methods_page(methods, measured, on, pictures))
     print(f"page: {cfg.out}")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.app.listing import list_entries, list_or_show, wrap
 from sfam_bench.app.settings import build
-from sfam_bench.core.files import atomic
+from sfam_bench.core.files import write_text
 from sfam_bench.core.geometry import sides
 from sfam_bench.core.method_card import remarks
 from sfam_bench.core.metric_card import list_needs, measures_and_source, metric_card, metric_facts, settings
@@ -66,6 +66,5 @@ def write_page(cfg: DictConfig) -> None:
     built, pixels = build(cfg.metric), math.prod(sides(size))
     metrics = {name: built[name] for name in Catalogue(metric_facts(built)).sort(built)}
     print(metric_table(metrics, pixels).drop(columns="measures").to_string(index=False))
-    with atomic(Path(cfg.out)) as path:
-        path.write_text(metrics_page(metrics, pixels), encoding="utf-8")
+    write_text(Path(cfg.out), metrics_page(metrics, pixels))
     print(f"page: {cfg.out}")

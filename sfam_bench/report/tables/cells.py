@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic
+from sfam_bench.core.files import write_text
 from sfam_bench.jobs.job import STATES, Job
 from sfam_bench.jobs.plan import JobList
 from sfam_bench.jobs.status import Status
@@ -44,9 +44,8 @@ def write_cells(out: Path, plan: JobList, status: Status) -> tuple[list[str], li
         *counts,
         *((f"not done: {name}", ": ".join(filter(None, [states[name], why[name][:MOST]]))) for name in undone),
     ]
-    with atomic(out / "cells.md") as temporary:
-        page = formats.to_markdown(f"Sweep {plan.facts['name']}", lines, _tables(cells, states, means, catalogue))
-        temporary.write_text(page, encoding="utf-8")
+    page = formats.to_markdown(f"Sweep {plan.facts['name']}", lines, _tables(cells, states, means, catalogue))
+    write_text(out / "cells.md", page)
     return [job.id for job in cells if states[job.id] == "done"], [job.id for job in cells]
 
 
