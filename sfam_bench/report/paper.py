@@ -174,8 +174,7 @@ class Metrics(Checked):
         if (absent := chosen - {*matrix.metrics}) or self.to not in matrix.explainers:
             what = f"has no method {self.to}" if not absent else f"has no {' and '.join(sorted(absent))}"
             raise UserError(f"the stored run {run.name} {what}: evaluate it too, or show other differences")
-        blind = run.run.manifest.get("blind") or ()
-        frame = tables.mark_blind(paired_difference(matrix, self.to, corrected=True), blind)
+        frame = tables.mark_blind(paired_difference(matrix, self.to, corrected=True), run.run.blind)
         return tables.corrected_table(f"{run.name}: difference to {self.to}", frame, run.catalogue)
 
     def _part(self, title: str, runs: Sequence[Summed], found: Mapping[str, pd.DataFrame]) -> list[Table]:
@@ -287,7 +286,7 @@ class KnownAnswers:
             shown = [run for run in runs if known_answers.counts(run)]
             frames["differences"] = difference_frame(shown, self.compared, known_answers.AGREEMENT)
             made.append(difference_table(frames["differences"], "causal agreement"))
-        blind = [*dict.fromkeys(name for run in counted for name in run.run.manifest.get("blind") or ())]
+        blind = [*dict.fromkeys(name for run in counted for name in run.run.blind)]
         pairs = {name: (read(name), read(clean)) for name, clean in self.clean.items()}
         if pairs := {name: pair for name, pair in pairs.items() if all(map(known_answers.counts, pair))}:
             frames["detection"] = known_answers.detection_frame(pairs)

@@ -107,7 +107,7 @@ class Summed:
     def _summarise(self, matrix: Matrix, costs: pd.DataFrame) -> pd.DataFrame:
         values = [summarise(matrix, self.catalogue.facts)] if matrix.columns else []
         whole = pd.concat([*values, costs], ignore_index=True)
-        return mark_blind(whole, self.run.manifest.get("blind") or ())
+        return mark_blind(whole, self.run.blind)
 
     def behind(self, means: pd.DataFrame) -> Matrix:
         """The values behind these rows of the means."""

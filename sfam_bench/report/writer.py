@@ -58,7 +58,7 @@ def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
     for each in summed:
         run = each.run
         against = tables.adjust_differences(paired_difference(run.matrix, to), each.catalogue)
-        differences.append(tables.mark_blind(against, run.manifest.get("blind") or ()))
+        differences.append(tables.mark_blind(against, run.blind))
         section = _section(each, differences[-1], out, named)
         gallery(run, out, named=named)
         lines = [(path, "Mean scores and 95 % intervals.") for path in _only_png(draw_curves(run, out, named))]
@@ -87,7 +87,7 @@ def _section(summed: Summed, differences: pd.DataFrame, out: Path, named: Slugs)
     names = run.matrix.run
     drawn = [*draw_overview(part, catalogue, out, named), *draw_sweeps(part, run.manifest, out, named)]
     headlines, remark = _only_png(draw_answer(summed, out, named)), _remark([run], part)
-    flagged = flagged_table(run.matrix, run.manifest.get("blind") or ())
+    flagged = flagged_table(run.matrix, run.blind)
     section = page.Section(
         title=" · ".join(names),
         anchor=named(*names),

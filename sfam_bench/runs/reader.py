@@ -45,6 +45,11 @@ class Run:
     matrix: Matrix
     unfinished: str = ""
 
+    @property
+    def blind(self) -> tuple[str, ...]:
+        """The explainers that are blind to the reference."""
+        return tuple(self.manifest.get("blind") or ())
+
 
 def read_run(root: Path, allow_unfinished: bool = False) -> Run:
     """Read a run folder.

@@ -50,7 +50,7 @@ def draw_curves(run: Run, out: Path, named: Named = slug) -> list[Path]:
 
     Bands are 95 % intervals, bootstrapped over the classes of the queries.
     """
-    curves, blind = read_curves(run.root), run.manifest.get("blind") or ()
+    curves, blind = read_curves(run.root), run.blind
     if curves.empty:
         return []
     titles = [str(run.manifest.get(name, "")) for name in RUN]

@@ -37,7 +37,7 @@ class Shown:
 def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Path]:
     """Write sheets of pairs by explainers into `out`; none if the run has no maps or images."""
     chosen = load_shown(run, select_pairs(run, pairs))
-    explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], list_blind(run))
+    explainers = sort_explainers([*dict.fromkeys(name for pair in chosen for name in pair.maps)], run.blind)
     if not explainers:
         return []
     stem = named("gallery", *(str(run.manifest.get(name, "")) for name in RUN))
@@ -47,11 +47,6 @@ def gallery(run: Run, out: Path, pairs: int = 6, named: Named = slug) -> list[Pa
         for number, sheet in enumerate(sheets, 1)
         for path in save(draw_pairs(chosen, sheet), out, f"{stem}-{number}", SCREEN, ("png",))
     ]
-
-
-def list_blind(run: Run) -> Sequence[str]:
-    """The explainers of a run that are blind to the pair."""
-    return run.manifest.get("blind") or ()
 
 
 def select_pairs(run: Run, count: int, kinds: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -127,7 +127,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _failures(summed: Summed) -> str:
     """The share of pairs on which pair-dependent methods are at or below zero; of many, the first, best and worst."""
-    matrix, blind = summed.run.matrix, summed.run.manifest.get("blind") or ()
+    matrix, blind = summed.run.matrix, summed.run.blind
     methods = [name for name in sort_explainers(matrix.explainers, blind) if name not in blind]
     for metric in summed.catalogue.first(SIGNED, matrix.metrics):
         columns = {name: matrix.entries[metric, name] for name in methods if (metric, name) in matrix.entries}

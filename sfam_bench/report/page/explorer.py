@@ -67,7 +67,7 @@ def _pack_run(
     if not (shown := {*pairs_with_images(run)[PAIR].itertuples(index=False, name=None)}):
         return None
     own = run.matrix.select(lambda metric, _: not catalogue.is_check(metric))
-    blind, count = run.manifest.get("blind") or (), len(run.pairs.drop_duplicates(PAIR))
+    blind, count = run.blind, len(run.pairs.drop_duplicates(PAIR))
     kept = sort_pairs(run.pairs, own, run.manifest, shown)
     methods = sort_explainers(own.explainers, blind)
     metrics = catalogue.with_role("score", catalogue.sort(own.metrics))

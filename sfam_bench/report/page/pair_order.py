@@ -66,7 +66,7 @@ def sort_pairs(
 def select_worst(run: Run, count: int) -> set[Key]:
     """The `count` pairs with the worst values of the first method by each headline metric."""
     matrix, catalogue = run.matrix, Catalogue.of(run.manifest)
-    if not (methods := sort_explainers(matrix.explainers, run.manifest.get("blind") or ())):
+    if not (methods := sort_explainers(matrix.explainers, run.blind)):
         return set()
     own = matrix.select(lambda metric, name: name == methods[0] and catalogue.direction(metric) is not None)
     found: set[Key] = set()
@@ -79,7 +79,7 @@ def select_worst(run: Run, count: int) -> set[Key]:
 
 def count_failures(run: Run, catalogue: Catalogue) -> int:
     """The number of pairs that `sort_pairs` calls failures, of all pairs of a run."""
-    methods = sort_explainers(run.matrix.explainers, run.manifest.get("blind") or ())
+    methods = sort_explainers(run.matrix.explainers, run.blind)
     pairs = _with_labels(run.pairs.drop_duplicates(PAIR))
     everything = np.ones(len(run.matrix.pairs), dtype=bool)
     values, _ = _first_method(run.matrix, methods[0] if methods else "", catalogue, everything)

@@ -62,7 +62,7 @@ def measure_worth(run: Run) -> Measured:
     order = {name: place for place, name in enumerate(chosen)}
     found = [frame(run.matrix, chosen) for frame in (meta.separation, meta.ranks)]
     tells, ranks = (frame.sort_values("metric", key=lambda names: names.map(order), kind="stable") for frame in found)
-    return Measured(tells, ranks, tuple(run.manifest.get("blind") or ()))
+    return Measured(tells, ranks, run.blind)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def select_explainers(run: Summed, named: Sequence[str], there: Sequence[str], w
     """The named explainers, or all; UserError if one has no `what`."""
     if absent := [name for name in named if name not in there]:
         raise no_data(run, f"{what} of {absent[0]}", f"evaluate it with explainer=[{absent[0]},...]")
-    return [*named] or sort_explainers([*there], run.run.manifest.get("blind") or ())
+    return [*named] or sort_explainers([*there], run.run.blind)
 
 
 def select_metrics(run: Summed, patterns: Sequence[str]) -> list[str]:

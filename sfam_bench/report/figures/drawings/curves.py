@@ -39,5 +39,5 @@ class Curves:
                     )
                 select_explainers(run, self.methods, there, f"{each} curve")
                 panels.append(curve_panel(run.run, curves, each, title))
-            controls |= {*(run.run.manifest.get("blind") or ())}
+            controls |= {*run.run.blind}
         return draw_curve_panels(panels, self.methods, controls, len(self.walks))

@@ -45,7 +45,7 @@ class CriticalDifference:
                         run, f"ranks of {metric}", "choose a metric with a better side, and two methods or more"
                     )
                 diagrams.append(diagram(own, run.catalogue, title if len(self.runs) > 1 else ""))
-            blind |= {*(run.run.manifest.get("blind") or ())}
+            blind |= {*run.run.blind}
         return draw_diagrams(diagrams, blind)
 
 
@@ -68,7 +68,7 @@ class MetricAgreement:
 
     def __call__(self, stored: Stored) -> Figure:
         run = stored.run(self.run)
-        names, blind = select_metrics(run, self.metrics), run.run.manifest.get("blind") or ()
+        names, blind = select_metrics(run, self.metrics), run.run.blind
         scores = meta.ratings(run.means, {name: run.catalogue.facts[name] for name in names})
         scores = scores.set_axis(scores.index.get_level_values("metric"), axis=0).dropna(axis=1, how="all")
         scores = scores.loc[[name for name in names if name in scores.index]]
