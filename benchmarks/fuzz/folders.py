@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.fuzz.isolation import Work, forked
 from benchmarks.fuzz.scripts import script
+from sfam_bench.runs.chunks import chunk_paths
 from sfam_bench.runs.store import RunStore
 from sfam_bench.training.checkpoint import Checkpoints
 
@@ -129,11 +130,8 @@ def frame(path: Path) -> pd.DataFrame:
 
 def records(root: Path) -> pd.DataFrame:
     """All records of a folder, merged or not."""
-    paths = (
-        [root / "records.parquet"]
-        if (root / "records.parquet").is_file()
-        else sorted((root / "records").glob("[0-9]*.parquet"))
-    )
+    merged = root / "records.parquet"
+    paths = [merged] if merged.is_file() else chunk_paths(root)
     found = pd.concat([pd.read_parquet(path) for path in paths]).astype(dict.fromkeys(KEYS, str))
     return found.sort_values(KEYS).reset_index(drop=True)
 

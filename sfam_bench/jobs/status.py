@@ -12,6 +12,7 @@ from sfam_bench.jobs.job import STATES
 from sfam_bench.jobs.notes import read_notes
 from sfam_bench.jobs.plan import AnyPlan, Plan
 from sfam_bench.jobs.processes import ALIVE, ENDED, UNKNOWN, check_process
+from sfam_bench.runs.chunks import chunk_paths
 
 RECENT = 600  # seconds over which the rate is measured
 
@@ -107,7 +108,7 @@ def describe_process(note: Mapping[str, Any]) -> str:
 def recent_rate(root: Path, plan: Plan) -> float:
     """Pairs per second, from the times of the newest chunks."""
     now, ages = time.time(), dict[int, float]()
-    for path in (root / "records").glob("[0-9]*.parquet"):
+    for path in chunk_paths(root):
         try:
             ages[int(path.stem)] = now - path.stat().st_mtime
         except OSError:  # set aside at this moment

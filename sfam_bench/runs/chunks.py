@@ -78,7 +78,16 @@ class Chunk:
 
 def chunk_path(root: Path, kind: str, number: int) -> Path:
     """The path of the records, curves or maps of a batch."""
-    return root / kind / f"{number:05d}.{'npz' if kind == 'maps' else 'parquet'}"
+    return root / kind / f"{number:05d}.{_suffix(kind)}"
+
+
+def chunk_paths(root: Path, kind: str = "records") -> list[Path]:
+    """The paths of the records, curves or maps of all batches, in order."""
+    return sorted((root / kind).glob(f"[0-9]*.{_suffix(kind)}"))
+
+
+def _suffix(kind: str) -> str:
+    return "npz" if kind == "maps" else "parquet"
 
 
 def write_chunk(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import check_regular, digest
-from sfam_bench.runs.chunks import PAIR
+from sfam_bench.runs.chunks import PAIR, chunk_paths
 
 DIGESTS = "digests"
 ROWS = 1 << 17  # of a table in memory at a time
@@ -29,9 +29,9 @@ def file_digests(root: Path) -> dict[str, str]:
 
     Records and curves of a batch carry theirs; those of its maps stand in its records.
     """
-    batches = {path.stem for path in (root / "records").glob("[0-9]*.parquet")}
-    maps = [path for path in (root / "maps").glob("[0-9]*.npz") if path.stem not in batches]
-    paths = [root / name for name in (*FROZEN, *TABLES)] + sorted(maps) + sorted((root / "images").glob("*.png"))
+    batches = {path.stem for path in chunk_paths(root)}
+    maps = [path for path in chunk_paths(root, "maps") if path.stem not in batches]
+    paths = [root / name for name in (*FROZEN, *TABLES)] + maps + sorted((root / "images").glob("*.png"))
     return {path.relative_to(root).as_posix(): digest(path) for path in paths if path.is_file()}
 
 

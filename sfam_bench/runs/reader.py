@@ -17,7 +17,16 @@ from PIL import Image
 from sfam_bench.core.columns import POINT_TO_POINT
 from sfam_bench.core.errors import UserError, first_line
 from sfam_bench.core.files import check_regular, fit_name
-from sfam_bench.runs.chunks import CURVES, PLAIN, SCHEMA, chunk_path, describe_passes, read_chunk, read_footer
+from sfam_bench.runs.chunks import (
+    CURVES,
+    PLAIN,
+    SCHEMA,
+    chunk_path,
+    chunk_paths,
+    describe_passes,
+    read_chunk,
+    read_footer,
+)
 from sfam_bench.runs.continued import PLAN
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.matrix import PAIR, Matrix, build_matrix
@@ -123,7 +132,7 @@ def stream_tables(root: Path, manifest: Mapping[str, Any], kind: str) -> Iterato
 def count_batches(root: Path, manifest: Mapping[str, Any]) -> int:
     """The number of batches of a run."""
     merged = manifest.get("merged")
-    return merged["batches"] if merged else sum(1 for _ in (root / "records").glob("[0-9]*.parquet"))
+    return merged["batches"] if merged else len(chunk_paths(root))
 
 
 def list_codes(facts: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
@@ -201,7 +210,7 @@ def _manifest(root: Path) -> dict[str, Any]:
 
 def _batches(root: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of each batch, with the facts in the footer of its records."""
-    for path in sorted((root / "records").glob("[0-9]*.parquet")):
+    for path in chunk_paths(root):
         if not path.stem.isdigit():
             raise UserError(f"{path} is not a batch of records: remove it")
         yield int(path.stem), read_footer(path)
@@ -242,7 +251,7 @@ def _maps(root: Path) -> Iterator[Path]:
             raise UserError(
                 f"{chunk_path(root, 'records', number)} is of an older version than its run: {_advise(root, number)}"
             )
-    for path in sorted((root / "maps").glob("[0-9]*.npz")):
+    for path in chunk_paths(root, "maps"):
         if not path.stem.isdigit() or int(path.stem) not in facts:
             if DIGESTS in manifest and not manifest.get("done"):
                 continue  # of a batch that is not finished

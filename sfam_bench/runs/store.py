@@ -18,7 +18,7 @@ from PIL import Image
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.files import atomic, digest, read_json, write_json, write_text
 from sfam_bench.core.provenance import Config, config_hash, run_facts, running_code, to_plain
-from sfam_bench.runs.chunks import Chunk, check_code_and_mode, chunk_path, read_footer, write_chunk
+from sfam_bench.runs.chunks import Chunk, check_code_and_mode, chunk_path, chunk_paths, read_footer, write_chunk
 from sfam_bench.runs.continued import Resume, check_same, claim, is_begun, refuse_results, release
 from sfam_bench.runs.manifests import read_manifest
 from sfam_bench.runs.proof import DIGESTS, FROZEN, RESTORE, file_digests, read_pairs
@@ -149,7 +149,7 @@ class RunStore:
     def core_hours(self) -> float | None:
         """The time of all processor cores over all chunks; None if that of a chunk was not recorded."""
         spent = [note["core_seconds"] for note in self._cost_notes() if "core_seconds" in note]
-        whole = len(spent) == len([*(self.root / "records").glob("[0-9]*.parquet")])
+        whole = len(spent) == len(chunk_paths(self.root))
         return sum(spent) / 3600 if spent and whole else None
 
     def _cost_notes(self) -> list[dict[str, Any]]:
@@ -210,9 +210,10 @@ class RunStore:
 
     def silent(self, metrics: Iterable[str]) -> list[str]:
         """The metrics without a record in any chunk, because data that they need is missing."""
-        chunks = (self.root / "records").glob("[0-9]*.parquet")
         heard = {
-            name for path in chunks for name in pq.read_table(path, columns=["metric"])["metric"].unique().to_pylist()
+            name
+            for path in chunk_paths(self.root)
+            for name in pq.read_table(path, columns=["metric"])["metric"].unique().to_pylist()
         }
         return [name for name in metrics if name not in heard]
 
@@ -222,9 +223,7 @@ class RunStore:
         costs: dict[str, Any] = {"cost": self.cost(manifest["cost"])} if manifest.get("cost") else {}
         if (hours := self.core_hours()) is not None:
             costs["core_hours"] = hours
-        codes = list_codes(
-            {int(path.stem): read_footer(path) for path in sorted((self.root / "records").glob("[0-9]*.parquet"))}
-        )
+        codes = list_codes({int(path.stem): read_footer(path) for path in chunk_paths(self.root)})
         self.write_manifest(
             {**manifest, **costs, **({"codes": codes} if len(codes) > 1 else {}), **facts, "done": True}
         )
