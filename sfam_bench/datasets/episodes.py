@@ -18,7 +18,7 @@ from sfam_bench.core.similarity import Gallery, SimilarityFunction, unit
 from sfam_bench.core.stream import split_chunks
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.datasets.class_weights import ClassWeights, Weights
-from sfam_bench.datasets.pair_kinds import warn_of_few_pairs
+from sfam_bench.datasets.pair_kinds import check_pair_kinds, warn_of_few_pairs
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +73,7 @@ class Episodes(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "kinds", tuple(self.kinds))  # a list in YAML
-        if {*self.kinds} - {*KINDS} or not self.kinds or len({*self.kinds}) < len(self.kinds):
-            raise UserError(
-                f"episodes.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; give one or more, each once"
-            )
+        check_pair_kinds("episodes.kinds", self.kinds, KINDS)
         if self.ways < 2:
             raise UserError("episodes.ways=1 leaves nothing to choose from: give two or more")
         if self.classifier and self.prototype != MEAN:

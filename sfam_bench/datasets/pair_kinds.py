@@ -1,7 +1,7 @@
 """The kinds of pairs: how the reference and the negative of a query are selected."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,13 @@ log = logging.getLogger(__name__)
 
 NO_PLACES = "pairs.kinds=exchanged needs parts that can exchange their places: only dataset=planted/relation has them"
 NO_EVIDENCE = "pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them"
+
+
+def check_pair_kinds(name: str, kinds: Collection[str], known: Iterable[str]) -> None:
+    """Raise UserError, beginning with the setting `name`, unless kinds are one or more of the known ones, each once."""
+    known = [*known]
+    if {*kinds} - {*known} or not kinds or len({*kinds}) < len(kinds):
+        raise UserError(f"{name}={[*kinds]}: kinds are {', '.join(known)}; give one or more, each once")
 
 
 def warn_of_few_pairs(dataset: str, kind: str, found: int, wanted: int) -> None:

@@ -19,7 +19,15 @@ from sfam_bench.core.stream import split_chunks
 from sfam_bench.core.targets import NO_RIVAL
 from sfam_bench.datasets.base import CAMERA, Dataset, roles
 from sfam_bench.datasets.episodes import NEGATIVE_VECTOR, NEGATIVES, RIVAL_VECTORS, RIVALS, SUPPORTS, VECTOR
-from sfam_bench.datasets.pair_kinds import KINDS, NO_EVIDENCE, NO_PLACES, ROLES_OF, Candidates, warn_of_few_pairs
+from sfam_bench.datasets.pair_kinds import (
+    KINDS,
+    NO_EVIDENCE,
+    NO_PLACES,
+    ROLES_OF,
+    Candidates,
+    check_pair_kinds,
+    warn_of_few_pairs,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +54,7 @@ class PairChoice(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "kinds", tuple(self.kinds))  # a list in YAML
-        unknown = set(self.kinds) - KINDS.keys()
-        if unknown or not self.kinds or len({*self.kinds}) < len(self.kinds):
-            raise UserError(
-                f"pairs.kinds={list(self.kinds)}: kinds are {', '.join(KINDS)}; give one or more, each once"
-            )
+        check_pair_kinds("pairs.kinds", self.kinds, KINDS)
 
     def check(self, dataset: Dataset, image_ids: Sequence[str]) -> None:
         """Raise UserError if classes and roles of these images allow no pair of one of the kinds."""

@@ -13,7 +13,7 @@ from sfam_bench.core.references import NamedVectors, Vectors
 from sfam_bench.core.similarity import Gallery, SimilarityFunction
 from sfam_bench.datasets.base import Dataset, roles
 from sfam_bench.datasets.episodes import NEGATIVE_VECTOR, RIVAL_VECTORS, VECTOR
-from sfam_bench.datasets.pair_kinds import warn_of_few_pairs
+from sfam_bench.datasets.pair_kinds import check_pair_kinds, warn_of_few_pairs
 from sfam_bench.datasets.pairs import balanced_order
 
 KINDS = ("own_class", "nearest", "nearest_other")
@@ -47,8 +47,7 @@ class VectorPairs(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "kinds", tuple(self.kinds))  # a list in YAML
-        if {*self.kinds} - {*KINDS} or not self.kinds or len({*self.kinds}) < len(self.kinds):
-            raise UserError(f"vectors.kinds={[*self.kinds]}: kinds are {', '.join(KINDS)}; give one or more, each once")
+        check_pair_kinds("vectors.kinds", self.kinds, KINDS)
         if len({*self.vectors.names}) < 2:
             raise UserError("the vectors have one name: give two or more to choose from")
         Vectors(self.vectors.vectors)
