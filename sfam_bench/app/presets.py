@@ -1,7 +1,7 @@
 """The training presets of conf/, read without Hydra."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -52,33 +52,28 @@ def read_published(conf: Path | None = None) -> dict[str, dict[str, Any]]:
     `mark` is verified or recalled; `setting` says where the published training differs. UserError where the table of
     conf/ cannot be read.
     """
-    file = (conf or conf_folder()) / "published.csv"
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = {row.pop("preset"): row for row in csv.DictReader(lines)}
-        return {name: {**row, "recall_at_1": float(row["recall_at_1"])} for name, row in rows.items()}
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise UserError(f"cannot read {file} ({error}): restore it, or install again") from error
+    rows = _read_rows((conf or conf_folder()) / "published.csv", preset=str, recall_at_1=float)
+    return {row.pop("preset"): row for row in rows}
 
 
-def read_published_few_shot(conf: Path | None = None) -> dict[tuple[str, int], dict[str, Any]]:
+def read_published_few_shot() -> dict[tuple[str, int], dict[str, Any]]:
     """Published accuracies by preset of experiment=few_shot/NAME and shots: accuracy, interval, source, mark, setting.
 
     `interval` is half the 95 % interval over episodes, None where it was not found. UserError where the table of conf/
     cannot be read.
     """
-    file = (conf or conf_folder()) / "published_few_shot.csv"
+    file = conf_folder() / "published_few_shot.csv"
+    rows = _read_rows(file, preset=str, shots=int, accuracy=float, interval=lambda text: float(text) if text else None)
+    return {(row.pop("preset"), row.pop("shots")): row for row in rows}
+
+
+def _read_rows(file: Path, **columns: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """The rows of a CSV file of conf/, whose named columns are parsed; UserError where it cannot be read."""
     try:
         with file.open(encoding="utf-8", newline="") as lines:
-            rows = {(row.pop("preset"), int(row.pop("shots"))): row for row in csv.DictReader(lines)}
-        return {
-            key: {
-                **row,
-                "accuracy": float(row["accuracy"]),
-                "interval": float(row["interval"]) if row["interval"] else None,
-            }
-            for key, row in rows.items()
-        }
+            return [
+                {**row, **{name: parse(row[name]) for name, parse in columns.items()}} for row in csv.DictReader(lines)
+            ]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise UserError(f"cannot read {file} ({error}): restore it, or install again") from error
 
