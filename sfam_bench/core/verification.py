@@ -49,12 +49,12 @@ def best_threshold(scores: Values, same: Flags) -> float:
     return float(thresholds[best : best + 2].mean()) if best > 0 else np.inf
 
 
-def accept_pairs(scores: Values, same: Flags, folds: int = FOLDS) -> Flags:
+def accept_pairs(scores: Values, same: Flags) -> Flags:
     """Whether each pair is accepted, by the best threshold of the other folds (as LFW's protocol; Huang et al., 2007).
 
     Same and different pairs are dealt to the folds in turn, in the order of the list. Needs two pairs of each kind.
     """
-    folds = min(folds, int(same.sum()), int((~same).sum()))
+    folds = min(FOLDS, int(same.sum()), int((~same).sum()))
     fold = np.where(same, np.cumsum(same), np.cumsum(~same)) % folds
     accepted = np.zeros(len(scores), dtype=bool)
     for k in range(folds):

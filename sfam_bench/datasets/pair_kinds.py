@@ -1,7 +1,7 @@
 """The kinds of pairs: how the reference and the negative of a query are selected."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,8 @@ NO_PLACES = "pairs.kinds=exchanged needs parts that can exchange their places: o
 NO_EVIDENCE = "pairs.kinds=partial_match needs known evidence parts: only dataset=planted has them"
 
 
-def check_pair_kinds(name: str, kinds: Collection[str], known: Iterable[str]) -> None:
+def check_pair_kinds(name: str, kinds: Collection[str], known: Collection[str]) -> None:
     """Raise UserError, beginning with the setting `name`, unless kinds are one or more of the known ones, each once."""
-    known = [*known]
     if {*kinds} - {*known} or not kinds or len({*kinds}) < len(kinds):
         raise UserError(f"{name}={[*kinds]}: kinds are {', '.join(known)}; give one or more, each once")
 

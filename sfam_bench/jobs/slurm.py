@@ -136,7 +136,7 @@ def queue(jobs: Mapping[str, str]) -> dict[str, str]:
         return {}
     arrays = sorted({job.split("_")[0] for job in jobs.values()})
     command = ["squeue", "--noheader", "--array", "--jobs", ",".join(arrays), "--format", "%i|%T|%r"]
-    lines = (line.split("|") for line in run_query(command, "Invalid job id").splitlines())
+    lines = (line.split("|") for line in run_query(command).splitlines())
     states = {job: parse_state(state, reason) for job, state, reason in lines}
     return {name: states[job] for name, job in jobs.items() if job in states}
 
@@ -151,17 +151,17 @@ def parse_state(state: str, reason: str) -> str:
 def cancel(jobs: Iterable[str]) -> None:
     """Cancel queued and running jobs."""
     if wanted := sorted(set(jobs)):
-        run_query(["scancel", *wanted], "Invalid job id")
+        run_query(["scancel", *wanted])
 
 
-def run_query(command: Sequence[str], harmless: str) -> str:
-    """The output of a SLURM command; empty on an error that contains `harmless`."""
+def run_query(command: Sequence[str]) -> str:
+    """The output of a SLURM command; empty if it knows none of the jobs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(
             f"cannot ask SLURM ({command[0]}: {error}): is it up, and are you on its login node?"
         ) from error
-    if done.returncode and harmless not in done.stderr:
+    if done.returncode and "Invalid job id" not in done.stderr:
         raise UserError(f"{command[0]} failed ({' '.join(done.stderr.split())[-300:]}): is SLURM up?")
     return done.stdout

@@ -68,9 +68,9 @@ class Catalogue:
         """Whether it measures the quality of a map."""
         return self.group(metric) in COMPARED
 
-    def with_role(self, role: str, metrics: Iterable[str]) -> list[str]:
-        """The metrics with this role."""
-        return [metric for metric in metrics if (self.fact(metric, "role") or "score") == role]
+    def scores(self, metrics: Iterable[str]) -> list[str]:
+        """The metrics whose role is to score explainers."""
+        return [metric for metric in metrics if (self.fact(metric, "role") or "score") == "score"]
 
     def is_check(self, metric: str) -> bool:
         """Whether it checks the measurement and does not score an explainer."""
@@ -83,7 +83,7 @@ class Catalogue:
 
     def first(self, families: Sequence[str], metrics: Iterable[str]) -> list[str]:
         """The first score of each family, in reading order."""
-        scores = self.with_role("score", self.sort(metrics))
+        scores = self.scores(self.sort(metrics))
         found = [next((metric for metric in scores if self.family(metric) == family), None) for family in families]
         return [metric for metric in found if metric]
 

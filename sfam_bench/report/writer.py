@@ -31,7 +31,7 @@ SHEETS = ("answer-*", "table-*", "gallery-*", "overview-*", "sweep-*", "curves-*
 OURS = ("index.html", "summary.csv", "differences.csv", *SHEETS, *FILES)
 
 
-def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfinished: bool = False) -> Report:
+def write_report(runs: Sequence[Path], out: Path, allow_unfinished: bool = False) -> Report:
     """Write the report of several runs into the folder `out`, whole or not at all; returns the means and protocols."""
     found = [read_run(Path(run), allow_unfinished) for run in runs]
     _check(found)
@@ -41,7 +41,7 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
     with temporary_folder(out) as temporary:
         fresh, old = temporary / "new", temporary / "old"
         fresh.mkdir()
-        report = _write(found, fresh, to)
+        report = _write(found, fresh)
         for path in kept:
             path.rename(fresh / path.name)
         if out.exists():
@@ -50,14 +50,14 @@ def write_report(runs: Sequence[Path], out: Path, to: str = "lafam", allow_unfin
     return report
 
 
-def _write(runs: Sequence[Run], out: Path, to: str) -> Report:
+def _write(runs: Sequence[Run], out: Path) -> Report:
     named, sections, differences = Slugs(), list[page.Section](), list[pd.DataFrame]()
     boxed = [*map(with_box_accuracy, runs)]
     manifests = [run.manifest for run in boxed]
     summed = [Summed.of(run, others=manifests) for run in boxed]
     for each in summed:
         run = each.run
-        against = tables.adjust_differences(paired_difference(run.matrix, to), each.catalogue)
+        against = tables.adjust_differences(paired_difference(run.matrix), each.catalogue)
         differences.append(tables.mark_blind(against, run.blind))
         section = _section(each, differences[-1], out, named)
         gallery(run, out, named=named)

@@ -18,7 +18,7 @@ NOT_COMPARED = {"best": False, "tied": False, "p_best": np.nan, "compared": Fals
 
 
 def summarise(
-    matrix: Matrix, metrics: Mapping[str, Mapping[str, Any]] | None = None, draws: int = 10_000, seed: int = 0
+    matrix: Matrix, metrics: Mapping[str, Mapping[str, Any]] | None = None, draws: int = 10_000
 ) -> pd.DataFrame:
     """One row per explainer and metric: mean, interval, flag counts, and comparison with the best.
 
@@ -28,7 +28,7 @@ def summarise(
     if not matrix.columns:
         raise UserError("no records to summarise: evaluate some pairs first")
     directions = {name: spec.get("higher_is_better") for name, spec in (metrics or {}).items()}
-    found = pd.concat([_summary(matrix, block, directions, draws, seed) for block in metric_blocks(matrix)])
+    found = pd.concat([_summary(matrix, block, directions, draws) for block in metric_blocks(matrix)])
     found = found.set_index(["metric", "explainer"]).loc[matrix.columns].reset_index()
     leading = dict(zip(RUN, matrix.run, strict=True))
     return found.assign(**leading)[[*RUN, "explainer", "metric", *found.columns.drop(["explainer", "metric"])]]
@@ -60,11 +60,11 @@ def metric_blocks(matrix: Matrix) -> Iterator[list[tuple[str, str]]]:
 
 
 def _summary(
-    matrix: Matrix, columns: Sequence[tuple[str, str]], directions: Mapping[str, bool | None], draws: int, seed: int
+    matrix: Matrix, columns: Sequence[tuple[str, str]], directions: Mapping[str, bool | None], draws: int
 ) -> pd.DataFrame:
     table, entries = pd.DataFrame(columns, columns=["metric", "explainer"]), matrix.block(columns)
     shares = _find_shares(entries, table["metric"])
-    table = table.join(pd.DataFrame(clustered_intervals(entries, matrix.clusters, draws, seed, shares=shares)))
+    table = table.join(pd.DataFrame(clustered_intervals(entries, matrix.clusters, draws, shares=shares)))
     table["flagged"] = [
         ", ".join(f"{name} {rows.sum()}" for name, rows in matrix.flagged(column).items()) for column in columns
     ]
@@ -73,7 +73,7 @@ def _summary(
     rivals = table[(table["explainer"] != FACTS) & table["higher_is_better"].notna()]
     for _, group in rivals.groupby("metric", sort=False):
         sign = 1 if group["higher_is_better"].iloc[0] else -1
-        found = compare_with_best(sign * entries[:, group.index], matrix.clusters, draws, seed)
+        found = compare_with_best(sign * entries[:, group.index], matrix.clusters, draws)
         table.loc[group.index, "best"] = np.arange(len(group)) == found.best
         table.loc[group.index, "tied"], table.loc[group.index, "compared"] = found.tied, found.compared
         table.loc[group.index, "p_best"] = found.p

@@ -197,9 +197,9 @@ def _crown(
     base, dark = _jitter(draw, (EARTHY if scene.earthy else CREST_COLOURS)[colour]), np.array([0.13, 0.09, 0.12])
     up = -90 + turn + tilt
 
-    def skull(x: float, y: float = 0.02) -> Array:
+    def skull(x: float) -> Array:
         """A root beside the middle one, along the skull."""
-        return root + rotate(xy(x, y), np.deg2rad(turn))
+        return root + rotate(xy(x, 0.02), np.deg2rad(turn))
 
     if form == 0:  # a hoopoe's fan with dark tips
         look = Look(base, dark, "tip", 0.35, root)
@@ -297,7 +297,7 @@ def _legs(scene: PlantedScene, at: Pose) -> list[Layer]:
     return layers
 
 
-def _stroke(start: Array, end: Array, width: float = 0.018) -> Array:
+def _stroke(start: Array, end: Array) -> Array:
     along = (end - start) / np.linalg.norm(end - start)
-    side = np.array([-along[1], along[0]]) * width
+    side = np.array([-along[1], along[0]]) * 0.018
     return np.array([start + side, end + side, end - side, start - side])

@@ -90,15 +90,15 @@ def _captions(pair: Mapping[str, Any], note: str) -> tuple[str, str]:
     ), reference
 
 
-def draw_pairs(pairs: Sequence[Shown], names: Sequence[str], width: float = PAGE) -> Figure:
+def draw_pairs(pairs: Sequence[Shown], names: Sequence[str]) -> Figure:
     """Query above reference, a column for their images and one for each method's maps over them.
 
     All are drawn in one axes in inches: an axes for each image takes most of the time.
     """
-    size = min(1.1, (width - LEFT - 0.05) / (1 + len(names)) - 0.03)
+    size = min(1.1, (PAGE - LEFT - 0.05) / (1 + len(names)) - 0.03)
     height = HEAD + KEY + len(pairs) * (2 * (size + 0.03) + GAP)
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    figure = Figure(figsize=(PAGE, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, PAGE), ylim=(0, height))
     axes.set_axis_off()
     lefts = [LEFT + column * (size + 0.03) for column in range(1 + len(names))]
     for left, name in zip(lefts, ["images", *names], strict=True):

@@ -127,7 +127,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         ) from None
 
 
-def panel_lines(values: Mapping[str, float], metrics: Catalogue, most: int = 7) -> list[str]:
-    """The lines of a panel: the metrics that have a direction, in reading order."""
+def panel_lines(values: Mapping[str, float], metrics: Catalogue) -> list[str]:
+    """The lines of a panel: the first seven metrics that have a direction, in reading order."""
     names = [name for name in metrics.sort(values) if metrics.direction(name) is not None]
-    return [f"{metrics.title(name)} {values[name]:.3f}" for name in names[:most]]
+    return [f"{metrics.title(name)} {values[name]:.3f}" for name in names[:7]]

@@ -42,10 +42,10 @@ def strip_axes(axes: Axes) -> Axes:
     return axes
 
 
-def add_legend(figure: Figure, lines: Mapping[str, Line2D], columns: int = 4) -> None:
+def add_legend(figure: Figure, lines: Mapping[str, Line2D]) -> None:
     """Draw the legend below the figure."""
     names = [shorten(name, 30) for name in lines]
-    where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "handlelength": 3.2}
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "handlelength": 3.2}
     legend = figure.legend([*lines.values()], names, fontsize=SMALL, frameon=False, **where)
     for text in legend.get_texts():
         text.set_parse_math(False)

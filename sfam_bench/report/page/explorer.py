@@ -70,7 +70,7 @@ def _pack_run(
     blind, count = run.blind, len(run.pairs.drop_duplicates(PAIR))
     kept = sort_pairs(run.pairs, own, run.manifest, shown)
     methods = sort_explainers(own.explainers, blind)
-    metrics = catalogue.with_role("score", catalogue.sort(own.metrics))
+    metrics = catalogue.scores(catalogue.sort(own.metrics))
     listed: list[dict[str, Any]] = []
     for pair, packed, uris in _pairs(run, own, kept, methods):
         new = {uri: f"image-{len(images) + place}" for place, uri in enumerate(dict.fromkeys(uris) - images.keys())}

@@ -89,7 +89,7 @@ def describe_left_out(facts: Mapping[str, Any]) -> str:
     skipped, catalogue = facts.get("skipped") or [], Catalogue.of(facts)
     said = [name for name in skipped if ": " in name]
     by_need: dict[str, list[str]] = {}
-    for metric in catalogue.with_role("score", (name for name in skipped if name not in said)):
+    for metric in catalogue.scores(name for name in skipped if name not in said):
         needs = " and ".join(catalogue.fact(metric, "needs") or [])
         why = f"metrics that need {needs}, which the data set lacks" if needs else "metrics without the data they need"
         by_need.setdefault(why, []).append(f"“{catalogue.label(metric)}”")
