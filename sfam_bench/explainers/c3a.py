@@ -17,7 +17,7 @@ from sfam_bench.core.similarity import unit
 from sfam_bench.core.types import Activations, RawMaps
 from sfam_bench.engine.modes import evaluating
 from sfam_bench.explainers.shared.pixels import chunks
-from sfam_bench.explainers.shared.windows import Windows, centred_windows
+from sfam_bench.explainers.shared.windows import centred_windows
 from sfam_bench.models.similarity_model import SimilarityModel
 
 Descriptors: TypeAlias = Float[Tensor, "positions channels"]  # of length one
@@ -59,16 +59,13 @@ class C3A(Checked):
     grid: Count = 16
     baseline: BaselineName = "mean_colour"
 
-    def _windows(self, query: Side) -> Windows:
-        rows, cols = query.images.shape[-2:]
-        return centred_windows((rows, cols), self.grid, self.window)
-
     def forwards(self, query: Side) -> int:
         """One for each position, and one for the query."""
-        return len(self._windows(query))
+        return len(centred_windows(query.images, self.grid, self.window))
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        images, windows = encoded.query.images, self._windows(encoded.query)
+        images = encoded.query.images
+        windows = centred_windows(images, self.grid, self.window)
         hidden, maps = BASELINES[self.baseline](images), []
         with torch.no_grad(), evaluating(model):
             for row, image in enumerate(images):

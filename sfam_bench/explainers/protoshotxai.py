@@ -12,7 +12,7 @@ from sfam_bench.core.ranges import Count, Share
 from sfam_bench.core.records import Encoded, PairBatch, Side
 from sfam_bench.core.types import RawMaps
 from sfam_bench.explainers.shared.masking import scores_behind
-from sfam_bench.explainers.shared.windows import Windows, centred_windows
+from sfam_bench.explainers.shared.windows import centred_windows
 from sfam_bench.models.similarity_model import SimilarityModel
 
 
@@ -40,15 +40,12 @@ class ProtoShotXAI(Checked):
     grid: Count = 16
     baseline: BaselineName = "mean_colour"
 
-    def _windows(self, query: Side) -> Windows:
-        rows, cols = query.images.shape[-2:]
-        return centred_windows((rows, cols), self.grid, self.window)
-
     def forwards(self, query: Side) -> int:
         """One for each position, and one for the query."""
-        return len(self._windows(query))
+        return len(centred_windows(query.images, self.grid, self.window))
 
     def __call__(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-        images, windows = encoded.query.images, self._windows(encoded.query)
+        images = encoded.query.images
+        windows = centred_windows(images, self.grid, self.window)
         scores = torch.stack(scores_behind(model, encoded, [windows] * len(images), self.baseline))
         return (scores[:, :1] - scores[:, 1:]).view(-1, len(windows.rows), len(windows.cols)).to(images)

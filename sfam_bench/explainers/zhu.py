@@ -79,7 +79,7 @@ class Zhu(Checked):
 
     def point_pairs(self, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> PointPairs:
         """The product of each pair of positions, before the map is rectified."""
-        shares = point_to_point(model, encoded.query, only_reference(encoded), "none", self.bias)
+        shares = point_to_point(model, encoded.query, only_reference(encoded), self.bias)
         return shares.clamp_min(0) if self.rectify == "pair" else shares
 
 

@@ -129,10 +129,10 @@ def test_a_state_that_does_not_fit_is_refused(method):
     wrong = [{}, {**state, "more": state[name]}, {**state, name: state[name][0]}, {**state, name: state[name][None]}]
     for kept in wrong:
         with pytest.raises(UserError, match="prepare it with this model"):
-            method.with_state(kept)
+            Prepared(method, kept)
     other = build(head="none")  # 4 dimensions, not 5
     with pytest.raises(UserError, match="'dims': 4"):
-        explain(method.with_state(state), other, encoded(other))
+        explain(Prepared(method, state), other, encoded(other))
 
 
 # EmbeddingCAM
@@ -168,13 +168,13 @@ def test_embedding_cam_of_a_classifier_is_grad_cam_on_the_logit():
     model = build(similarity=Dot(), normalise=False)
     seen = encoded(model)
     classes = seen.terms[0].side.embeddings.argmax(dim=1)
-    ready = EmbeddingCAM(relu=False).with_state({"means": torch.eye(5, dtype=torch.float64)})
+    ready = Prepared(EmbeddingCAM(relu=False), {"means": torch.eye(5, dtype=torch.float64)})
     activations = seen.query.activations.clone().requires_grad_()
     logits = model.embedder(activations)[torch.arange(3), classes]
     (gradient,) = torch.autograd.grad(logits.sum(), activations)
     expected = (gradient.mean(dim=(2, 3), keepdim=True) * activations).sum(dim=1).detach()
     torch.testing.assert_close(explain(ready, model, seen), expected, **CLOSE)
-    rectified = EmbeddingCAM().with_state(ready.state)
+    rectified = Prepared(EmbeddingCAM(), ready.state)
     torch.testing.assert_close(explain(rectified, model, seen), expected.relu(), **CLOSE)
 
 
@@ -182,7 +182,7 @@ def test_embedding_cam_of_a_classifier_is_grad_cam_on_the_logit():
 def test_embedding_cam_of_a_margin_is_the_difference_of_the_forms(similarity):
     model = build(similarity=similarity)
     means = nn.functional.normalize(bank_of(model).embeddings[:3], dim=1)
-    ready = EmbeddingCAM(relu=False).with_state({"means": means})
+    ready = Prepared(EmbeddingCAM(relu=False), {"means": means})
     seen = encoded(model, Margin())
     # references and negatives that are class means themselves, of different classes
     positive, negative = (against(model, seen, means[[first] * 3]) for first in (0, 1))
@@ -201,7 +201,7 @@ def test_embedding_cam_nearest_to_the_query_ignores_reference_and_target():
     assert torch.equal(explain(ready, model, encoded(model, Margin())), expected)
     nearest = model.similarity.matrix(seen.query.embeddings, ready.state["means"]).argmax(dim=1)
     own = against(model, seen, ready.state["means"][nearest])
-    torch.testing.assert_close(explain(EmbeddingCAM().with_state(ready.state), model, own), expected, **CLOSE)
+    torch.testing.assert_close(explain(Prepared(EmbeddingCAM(), ready.state), model, own), expected, **CLOSE)
 
 
 # Weight transfer
@@ -304,8 +304,9 @@ def by_hand(embeddings, weights, **fields):
     """A model whose embeddings are its pooled activations, and a state made of lists."""
     model = build(head="none", normalise=False, similarity=NegativeEuclidean())
     state = {"embeddings": embeddings, "weights": weights, "left_out": []}
-    made = WeightTransfer(relu=False, **fields).with_state(
-        {name: torch.tensor(value, dtype=torch.float64) for name, value in state.items()}
+    made = Prepared(
+        WeightTransfer(relu=False, **fields),
+        {name: torch.tensor(value, dtype=torch.float64) for name, value in state.items()},
     )
     activations = torch.ones(1, 4, 1, 1, dtype=torch.float64)
     activations[0, :, 0, 0] = torch.tensor([1.0, 10.0, 100.0, 1000.0])
@@ -354,7 +355,7 @@ def test_weight_transfer_ignores_reference_and_target():
     assert torch.equal(explain(ready, model, against(model, seen, seen.query.embeddings)), expected)
     assert torch.equal(explain(ready, model, encoded(model, Margin())), expected)
     assert (expected >= 0).all()
-    signed = WeightTransfer(relu=False).with_state(ready.state)
+    signed = Prepared(WeightTransfer(relu=False), ready.state)
     assert torch.equal(explain(signed, model, seen).relu(), expected)
 
 
@@ -392,7 +393,7 @@ def test_preparing_hangs_on_neither_batch_nor_mode(method):
             ready = method.prepare(model, bank_of(model))
             maps = explain(ready, model, encoded(model))
         assert all(torch.equal(ready.state[name], value) for name, value in expected.items())
-        torch.testing.assert_close(maps, explain(method.with_state(expected), model, encoded(model)), **CLOSE)
+        torch.testing.assert_close(maps, explain(Prepared(method, expected), model, encoded(model)), **CLOSE)
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 

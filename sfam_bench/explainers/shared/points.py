@@ -21,19 +21,12 @@ Points: TypeAlias = Float[Tensor, "batch positions dims"]
 PointPairs: TypeAlias = Float[Tensor, "batch rows cols reference_rows reference_cols"]
 
 
-def point_to_point(
-    model: SimilarityModel,
-    query: Side,
-    reference: Side,
-    rectify: Literal["none", "pair"] = "none",
-    bias: Bias = "drop",
-) -> PointPairs:
+def point_to_point(model: SimilarityModel, query: Side, reference: Side, bias: Bias = "drop") -> PointPairs:
     """The joint contribution of each position of the query and each of the reference; large, so for few pairs."""
     points, others = (point_embeddings(model, side, bias) for side in (query, reference))
-    shares = (points @ others.mT * factor(model)).view(
+    return (points @ others.mT * factor(model)).view(
         len(points), *query.activations.shape[-2:], *reference.activations.shape[-2:]
     )
-    return shares.clamp_min(0) if rectify == "pair" else shares
 
 
 def point_embeddings(model: SimilarityModel, side: Side, bias: Bias) -> Points:

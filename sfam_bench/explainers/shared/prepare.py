@@ -100,13 +100,9 @@ class Preparable(Checked, ABC):
     def maps(self, model: SimilarityModel, encoded: Encoded, state: State) -> RawMaps:
         """Explain a batch of pairs with these tensors."""
 
-    def with_state(self, state: State) -> "Prepared":
-        """The explainer with a state that was computed before."""
-        return Prepared(self, state)
-
     def prepare(self, model: SimilarityModel, bank: Bank) -> "Prepared":
         """The explainer with the state of these training images."""
-        return self.with_state(self.compute_state(model, bank))
+        return Prepared(self, self.compute_state(model, bank))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +177,7 @@ class Preparation:
         state = method.compute_state(model, bank()) if known is None else known
         if path and known is None:
             write_cache(path, state)
-        return method.with_state({name: tensor.to(model.device) for name, tensor in state.items()})
+        return Prepared(method, {name: tensor.to(model.device) for name, tensor in state.items()})
 
 
 def read_cache(path: Path, method: Preparable) -> State | None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sfam_bench.core.types import Images
 from sfam_bench.engine.series import SoftMasks
 
 
@@ -25,16 +26,16 @@ class Windows:
         return 1 - (windows >= 0)[:, None, None] * rows[:, :, None] * cols[:, None, :]
 
 
-def centred_windows(size: tuple[int, int], grid: int, window: float) -> Windows:
+def centred_windows(images: Images, grid: int, window: float) -> Windows:
     """Squares around the centres of grid x grid cells, or of each pixel of a smaller side, clipped at the edges.
 
     As in ProtoShotXAI's code a window reaches from half its side before the centre's pixel up to that far behind it.
 
-    size: of the image, (rows, cols).
     window: side of a square as a share of the image's shorter side, at least two pixels.
     """
-    half = max(1, round(window * min(size) / 2))
-    return Windows(*(_centred(side, min(grid, side), half) for side in size))
+    sides = images.shape[-2:]
+    half = max(1, round(window * min(sides) / 2))
+    return Windows(*(_centred(side, min(grid, side), half) for side in sides))
 
 
 def _centred(side: int, count: int, half: int) -> Float[Tensor, "count side"]:
