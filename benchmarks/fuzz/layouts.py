@@ -96,7 +96,7 @@ def lines(path: Path, rows: list[str]) -> None:
 
 def official(target: str, **fields: Any) -> Any:
     """Read a data set as the scripts do."""
-    geometry = {"_target_": "sfam_bench.datasets.geometry.Geometry", "resize": None, "crop": 24}
+    geometry = {"_target_": "sfam_bench.core.geometry.Geometry", "resize": None, "crop": 24}
     return build(OmegaConf.create({"_target_": f"sfam_bench.datasets.{target}", "geometry": geometry, **fields}))
 
 
