@@ -16,7 +16,7 @@ METRICS := $(call list,$(call files,conf/metric/*.yaml))
 aside = $(if $(FORCE),@test ! -e $(1) || mv $(1) $(1).$$(date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help figures paper leaderboard keep setup demo demo-cub methods metrics known-answers table-methods table-methods-cub table-choices table-choices-cub table-photos table-few-shot table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all test-fast lint
+.PHONY: help figures paper leaderboard keep setup demo demo-cub methods metrics networks known-answers table-methods table-methods-cub table-choices table-choices-cub table-photos table-few-shot table-metrics table-metrics-cub tune part-agreement sweep differential bench coverage marking bench-gpu fuzz cluster-test docs docs-pictures test test-all test-fast lint
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
