@@ -89,11 +89,11 @@ def exit_with_error(error: BaseException) -> NoReturn:
     """Print the error on one line and exit with 2."""
     if isinstance(error, BrokenPipeError):  # which `readers_may_leave` looks at
         raise error
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    print(f"error: {explain_error(error)}", file=sys.stderr)
     sys.exit(2)
 
 
-def one_line(error: BaseException) -> str:
+def explain_error(error: BaseException) -> str:
     """The message of a UserError, or of Hydra's error with its first cause, on one line."""
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, UserError):
@@ -116,7 +116,8 @@ def one_line(error: BaseException) -> str:
     for pattern, plain in PLAINER.items():
         message = re.sub(pattern, plain, message)
     message = re.sub(r"^Could not (?:find|load) '([\w/]+)/([^/']+)'\.?", describe_choices, message)
-    return f"{keys[0]}: {message}"[:600] if keys and keys[0] not in message else message[:600]
+    message = f"{keys[0]}: {message}" if keys and keys[0] not in message else message
+    return message[:600] or type(error).__name__
 
 
 def describe_unreadable(error: BaseException) -> str:

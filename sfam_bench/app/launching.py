@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
-from sfam_bench.app.cli import one_line
+from sfam_bench.app.cli import explain_error
 from sfam_bench.app.settings import build
 from sfam_bench.app.stored import admit_config
 from sfam_bench.app.task import Task
@@ -85,7 +85,7 @@ def run_here(cfg: DictConfig, root: Path, plan: AnyPlan, due: Sequence[str], wor
                 with (root / "logs" / f"{job.id}.log").open("a") as log, redirect_stdout(log):
                     stopped = work(root, job.id, allow=cfg.allow, worker=worker)
             except Exception as error:  # its traceback is in failures/
-                print(f"{job.id} failed: {one_line(error) or type(error).__name__}", file=sys.stderr, flush=True)
+                print(f"{job.id} failed: {explain_error(error)}", file=sys.stderr, flush=True)
                 continue
             if stopped:
                 exit_stopped(stopped)

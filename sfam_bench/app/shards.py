@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from sfam_bench.app.cli import one_line
+from sfam_bench.app.cli import explain_error
 from sfam_bench.app.evaluation import Bench, Evaluation, write
 from sfam_bench.app.stored import admit_config
 from sfam_bench.app.work import Perform
@@ -121,7 +121,7 @@ class Worker:
                     raise batch
                 whole: tuple[BatchResult, list[Skipped]] = self.explain(batch), []
             except Exception as error:  # of a method, a metric, a file: anything
-                log.warning("batch %d cannot be explained as a whole (%s): pair by pair", number, one_line(error))
+                log.warning("batch %d cannot be explained as a whole (%s): pair by pair", number, explain_error(error))
                 whole = self.explain_singly(self.frames[number])
             yield number, *whole
 
@@ -143,7 +143,7 @@ class Worker:
             try:
                 found = self.explain(load_batch(self.bench.evaluation.inputs.dataset, frame[at : at + 1]))
             except Exception as error:
-                left.append((query, reference, one_line(error) or type(error).__name__, traceback.format_exc()))
+                left.append((query, reference, explain_error(error), traceback.format_exc()))
                 continue
             maps = {name: torch.cat([good.maps.get(name, made[:0]), made]) for name, made in found.maps.items()}
             took = Counter(good.seconds) + Counter(found.seconds)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sfam_bench.app.cli import one_line
+from sfam_bench.app.cli import explain_error
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.imports import importing
 from sfam_bench.core.signals import STOP_SIGNALS, Interrupted
@@ -55,7 +55,7 @@ def work(
     except Interrupted as stop:
         return stop.number
     except Exception as error:
-        why = one_line(error) or type(error).__name__
+        why = explain_error(error)
         facts = getattr(error, "facts", {})
         write_note(root, "failures", job.id, error=why, traceback=traceback.format_exc(), **facts)
         raise

@@ -9,9 +9,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from sfam_bench.app.cli import one_line
-from sfam_bench.core.errors import UserError, check_choices, check_range, first_line
-from sfam_bench.core.errors import one_line as message_on_one_line
+from sfam_bench.app.cli import explain_error
+from sfam_bench.core.errors import UserError, check_choices, check_range, first_line, one_line
 from sfam_bench.core.ranges import NotNegative, Range
 
 
@@ -41,7 +40,7 @@ def test_a_value_that_hydra_cannot_read_is_named_and_its_quoting_works(value):
     parser = OverridesParser.create()
     with pytest.raises(HydraException) as caught:
         parser.parse_overrides([f"model.checkpoint={value}"])
-    said = one_line(caught.value)
+    said = explain_error(caught.value)
     assert said.startswith(f"the value of model.checkpoint, {value}, has characters")
     (argument,) = shlex.split(said.partition("quote it: ")[2])
     (override,) = parser.parse_overrides([argument])
@@ -70,11 +69,11 @@ def test_numbers_in_range_and_none_pass():
 
 @pytest.mark.parametrize("message", ["", "\n", " "])
 def test_an_error_without_a_message_is_described_by_its_type(message):
-    assert first_line(ValueError(message)) == message_on_one_line(ValueError(message)) == "ValueError"
+    assert first_line(ValueError(message)) == one_line(ValueError(message)) == "ValueError"
     assert first_line(ValueError(message), 5) == "Value"
 
 
 def test_a_message_of_several_lines_is_one_line_or_its_first():
     error = RuntimeError("a  long\nmessage")
     assert (first_line(error), first_line(error, 3)) == ("a  long", "a  ")
-    assert message_on_one_line(error) == "a long message"
+    assert one_line(error) == "a long message"

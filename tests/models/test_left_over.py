@@ -11,7 +11,7 @@ import torchvision
 from hydra.errors import InstantiationException
 from torch import nn
 
-from sfam_bench.app.cli import one_line
+from sfam_bench.app.cli import explain_error
 from sfam_bench.app.settings import build as made
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.similarity import Cosine, unit
@@ -61,7 +61,7 @@ def followed(path: Path, *overrides: str, left: int = 3) -> dict[tuple[str, ...]
     try:
         return {overrides: embedded(path, *overrides)}
     except InstantiationException as error:
-        said, mistake = one_line(error), isinstance(error.__cause__, UserError)
+        said, mistake = explain_error(error), isinstance(error.__cause__, UserError)
     ways = advised(said)
     assert mistake, said
     assert ways, said
