@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sfam_bench.app.cli import MISTAKES, one_line
+from sfam_bench.app.cli import MISTAKES, explain_error
 from sfam_bench.core.errors import UserError
 
 RIGHT, REFUSED = "right", "refused"
@@ -79,7 +79,7 @@ def judge(attempt: Attempt) -> Outcome:
     except UserError as error:
         return refusal(str(error), attempt)
     except MISTAKES as error:  # the scripts put these on one line
-        return refusal(one_line(error), attempt)
+        return refusal(explain_error(error), attempt)
     except Exception as error:
         lines = traceback.format_exception(error)
         return Outcome("traceback", f"{type(error).__name__}: {error}"[:300] + f" | {_place(lines)}")
