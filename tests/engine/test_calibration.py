@@ -156,7 +156,7 @@ UNUSABLE = {
     "inf": (Way(99, off=math.inf), "scores differ by"),
     "broken": (Way(99, error=RuntimeError("no such operation\nat line 3")), "cannot be built (no such operation at"),
     "late": (Way(99, error=ValueError("wrong shape"), late=True), "cannot be built (wrong shape)"),
-    "wordless": (Way(99, error=NotImplementedError()), "cannot be built (NotImplementedError())"),
+    "wordless": (Way(99, error=NotImplementedError()), "cannot be built (NotImplementedError)"),
     "blank": (Way(99, error=RuntimeError("\n\n  said late")), "cannot be built (said late)"),
     "long": (Way(99, error=RuntimeError("word " * 1000)), "cannot be built (word word"),
     "absent": (Way(99, error=ImportError("No module named 'openvino'")), "No module named 'openvino'"),
