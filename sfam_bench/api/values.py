@@ -18,7 +18,7 @@ from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.records import PairBatch, Passes, Record
 from sfam_bench.core.references import MEAN, Prototype
 from sfam_bench.core.stream import progress
-from sfam_bench.core.targets import Similarity, Target
+from sfam_bench.core.targets import Margin, Similarity, Target
 from sfam_bench.datasets.pictures import Corners, Picture, Region
 from sfam_bench.evaluation.evaluate import PAIR
 from sfam_bench.evaluation.evaluate import evaluate as evaluate_batches
@@ -190,7 +190,7 @@ def _read_batches(
         stream = iter(pairs)
         first = [*islice(stream, 1)]
         if first and isinstance(first[0], PairBatch):
-            return chain(first, stream), total, Similarity()
+            return chain(first, stream), total, Similarity() if first[0].negative is None else Margin()
         pairs = [*first, *stream]
     listed, _ = read_pairs(pairs)
     _check_unique(listed)

@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative, Positive, Share, is_within, range_of
+from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative, Positive, Range, Share, is_within, range_of
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
     **{
-        "seed": Natural,
+        "seed": Annotated[int, Range(0, 2**63 - 1)],
         "batch_size": Count,
         "resume": bool | Literal["anyway"],
         "split": str,

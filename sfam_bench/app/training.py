@@ -1,14 +1,16 @@
 """What the training script builds from the config."""
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from sfam_bench.app.parts import image_ids, read_labels
 from sfam_bench.app.settings import build, resolve
@@ -34,6 +36,8 @@ POSITIVE = (
 NOT_NEGATIVE = ("margin", "pos_margin", "neg_margin", "m", "nu", "epsilon")
 COUNTS = ("centers_per_class", "sub_centers")
 NO_MATTER = ("workers", "checkpoint_steps")  # of the recipe: they change no weight
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,22 @@ def check_trained(run: Path, same: Config) -> None:
         raise UserError(f"{run / 'model.json'} does not record the training settings: {again}") from error
     if changes := differences(before, same, 8):
         raise UserError(f"{run} was trained with other settings ({changes}): give the same, or another run_dir")
+
+
+def learnable(model: SimilarityModel) -> dict[str, list[Tensor]]:
+    """Copies of the parameters of each part of a network, by the names of parts in `origin["random"]`."""
+    parts = {"trunk": model.trunk, "head": model.embedder.projection}
+    return {name: [weight.detach().clone() for weight in part.parameters()] for name, part in parts.items()}
+
+
+def still_random(model: SimilarityModel, start: Mapping[str, Sequence[Tensor]]) -> list[str]:
+    """The parts that had random weights at the start of a training and have them still, which is logged."""
+    now = learnable(model)
+    same = [part for part, weights in start.items() if all(map(torch.equal, weights, now[part]))]
+    found = [part for part in model.origin.get("random", ()) if part in same]
+    for part in found:
+        log.warning("nothing was learnt in the %s, whose weights are random still: see loss and train.*", part)
+    return found
 
 
 def training_facts(dataset: Dataset, origin: Mapping[str, Any], chosen: str) -> dict[str, Any]:

@@ -223,5 +223,5 @@ def origin_of(path: Path) -> dict[str, Any]:
     facts = read_json(file, "restore it, or train again")
     if path.suffix == ".safetensors" and facts.get(WEIGHTS, written := written_digest(path)) != written:
         raise UserError(f"{file} belongs to other weights than {path}: restore both from one training")
-    known: dict[str, Any] = {name: facts[name] for name in ("chosen", "split") if name in facts}
+    known: dict[str, Any] = {name: facts[name] for name in ("chosen", "split", "random") if name in facts}
     return {**origin, "weights": f"trained here, {describe_file(path)}", **known}

@@ -42,11 +42,19 @@ def write_report(runs: Sequence[Path], out: Path, allow_unfinished: bool = False
         fresh, old = temporary / "new", temporary / "old"
         fresh.mkdir()
         report = _write(found, fresh)
-        for path in kept:
-            path.rename(fresh / path.name)
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
+        try:
+            for path in kept:
+                path.rename(fresh / path.name)
+            if out.exists():
+                out.rename(old)
+            fresh.rename(out)
+        except OSError:  # what was there goes back before the temporary folder is removed
+            if old.exists():
+                old.rename(out)
+            for path in kept:
+                if (fresh / path.name).exists():
+                    (fresh / path.name).rename(path)
+            raise
     return report
 
 

@@ -61,6 +61,7 @@ def per_item(
     """
     if not recall_at or min(recall_at) < 1:
         raise UserError(f"recall_at is {list(recall_at)}: give one or more positive integers")
+    recall_at = [*dict.fromkeys(recall_at)]
     every = torch.ones_like(labels, dtype=torch.bool)
     queries, searched = (every, every) if roles is None else (roles.queries, roles.searched)
     _, group = labels.unique(return_inverse=True)

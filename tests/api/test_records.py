@@ -7,6 +7,7 @@ import pytest
 
 from sfam_bench.api import evaluate
 from sfam_bench.app.evaluation import Evaluation
+from sfam_bench.core.records import PairBatch
 from sfam_bench.core.references import Vectors
 from sfam_bench.core.targets import Threshold
 from sfam_bench.datasets.batches import cut_batches, load_batches
@@ -95,3 +96,12 @@ def test_the_target_is_chosen() -> None:
     scores = [frame.loc[frame["metric"] == "s_full", "value"].to_numpy() for frame in (plain, above)]
     assert scores[0] - 0.25 == pytest.approx(scores[1], abs=1e-6)
     assert {*above["target"]} == {"threshold"}
+
+
+def test_batches_with_negatives_are_explained_as_margins() -> None:
+    query, reference, negative = images(3)
+    batch = PairBatch(("a",), ("b",), query[None], reference[None], negative_ids=("c",), negative=negative[None])
+    found = evaluate(small_model(), [batch], ["sfam"], ["gini"])
+    assert set(found["target"]) == {"margin"}
+    alone = PairBatch(("a",), ("b",), query[None], reference[None])
+    assert set(evaluate(small_model(), [alone], ["sfam"], ["gini"])["target"]) == {"similarity"}

@@ -30,6 +30,7 @@ from sfam_bench.models.planted_net import planted_net
 from sfam_bench.models.poolings import GAP
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.runs.reader import read_records
+from tests.paths import UNTRAINED
 from tests.scripts import Run, mistake, says
 
 SMALL = [
@@ -74,7 +75,8 @@ SETTINGS = {
     "batch=3": ("no setting 'batch'", "check its name"),
     "batch_size=0": ("batch_size is 0", "at least 1"),
     "batch_size=many": ("batch_size is 'many'", "an integer"),
-    "seed=-1": ("seed is -1", "at least 0"),
+    "seed=-1": ("seed is -1", "between 0 and"),
+    "seed=99999999999999999999": ("seed is 99999999999999999999", "between 0 and"),
     "resume=maybe": ("resume is 'maybe'", "true or false"),
     "maps.save=flase": ("maps.save is 'flase'", "true or false"),
     "maps.pictures=some": ("maps.pictures is 'some'", "one of all or an integer of at least 0"),
@@ -598,3 +600,21 @@ def test_a_mode_whose_package_is_absent(run_script: Run, tmp_path: Path, monkeyp
     says(mistake(run_script(*call, "passes.mode=openvino")), "passes.mode=openvino cannot be used", "choose auto")
     assert not (tmp_path / "run").exists()
     assert run_script(*call)[0] == 0  # the corrected call is not refused
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("pairs.count=-3", ("count is -3", "at least 1")), ("pairs=mine.csv", ("queries of its own", "pairs.count"))],
+)
+def test_the_queries_of_an_intervention_are_checked(
+    run_script: Run, tmp_path: Path, given: str, words: tuple[str, ...]
+) -> None:
+    small = (
+        "experiment=planted",
+        "dataset.size=32",
+        "dataset.train_per_class=1",
+        "dataset.test_per_class=2",
+        UNTRAINED,
+    )
+    says(mistake(run_script("intervene", *small, "model.image_size=32", given, f"run_dir={tmp_path / 'run'}")), *words)
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """Maps of one's own, through the scripts: what goes out comes back, and captum's maps are scored as ours are."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,12 @@ def test_what_cannot_be_exported_is_refused(
 def test_a_run_without_maps_says_so(run_script: Run, tmp_path: Path) -> None:
     ok(run_script("evaluate", *DATA, *PAIRS, "explainer=[centre]", "metric=[pointing_game]", f"run_dir={tmp_path}/run"))
     refused(run_script("maps", f"run={tmp_path}/run", "method=centre", f"out={tmp_path}/new"), "maps.save=true")
+
+
+def test_an_unfinished_run_is_not_exported(run_script: Run, ours: Path, tmp_path: Path) -> None:
+    shutil.copytree(ours, tmp_path / "part")
+    for kind in ("records", "maps", "curves"):
+        for last in sorted((tmp_path / "part" / kind).glob("[0-9]*"))[-1:]:
+            last.unlink()
+    refused(run_script("maps", f"run={tmp_path}/part", "method=sfam", f"out={tmp_path}/new"), "part")
+    assert not (tmp_path / "new").exists()

@@ -122,6 +122,16 @@ def test_only_what_lies_behind_the_cut_is_trained(run_script: Run, tmp_path: Pat
     assert set(one) - same == {"embedder.projection.0.weight", "embedder.projection.0.bias"}
 
 
+def test_a_network_that_learnt_nothing_is_random_still(run_script: Run, whole: Path, tmp_path: Path) -> None:
+    code, _, said = run_script("train", *TRAIN, "train.lr=0", f"run_dir={tmp_path / 'run'}")  # the proxies learn
+    assert code == 0
+    assert "nothing was learnt in the trunk" in said
+    assert read_json(tmp_path / "run" / "model.json", "")["random"] == ["trunk"]
+    assert read_json(whole / "model.json", "")["random"] == []
+    embedded = [*DATA, f"model.checkpoint={tmp_path / 'run' / 'model.safetensors'}", f"run_dir={tmp_path / 'embedded'}"]
+    assert "RANDOM WEIGHTS" in ok(run_script("embed", *embedded))  # which these tests allow
+
+
 def test_what_a_training_begins_from_is_not_forgotten(run_script: Run, whole: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.safetensors"
     begun.write_bytes((whole / "model.safetensors").read_bytes())

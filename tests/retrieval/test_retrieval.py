@@ -32,7 +32,7 @@ LABELS = torch.tensor([7, 9, 7, 9, 9])
 
 
 def test_measures_by_hand() -> None:
-    found = retrieval(NegativeEuclidean(), LINE, LABELS, recall_at=(1, 2, 3))
+    found = retrieval(NegativeEuclidean(), LINE, LABELS, recall_at=(1, 2, 2, 3))
     assert found["count"] == 5
     assert found["recall_at_1"] == pytest.approx(3 / 5)  # 2, 3, 4
     assert found["recall_at_2"] == pytest.approx(4 / 5)  # and 0

@@ -18,14 +18,13 @@ from omegaconf import DictConfig
 from sfam_bench.app.cli import script
 from sfam_bench.core.errors import UserError
 from sfam_bench.explainers.saved_maps import write_maps
-from sfam_bench.runs.manifests import read_manifest
-from sfam_bench.runs.reader import read_maps
+from sfam_bench.runs.reader import read_maps, read_run
 
 
 @script("maps")
 def main(cfg: DictConfig) -> None:
     run, name = Path(cfg.run), str(cfg.method)
-    read_manifest(run)
+    read_run(run)  # whole and undamaged
     kept = read_maps(run)
     if not kept:
         raise UserError(f"{run} has no maps: evaluate with maps.save=true")

@@ -80,7 +80,9 @@ def format_records(records: pd.DataFrame) -> str:
     table = table.reindex(index=names, columns=list(dict.fromkeys(own["explainer"])))
     table.index, table.columns.name = pd.Index([catalogue.title(name) for name in names]), None
     lines = [table.map(lambda value: f"{value:.3f}").to_string()] if len(table) else []
-    pairs = f"{len(facts)} pairs" if len(facts) > 1 else "1 pair"
+    count = int(facts["value"].notna().sum())
+    pairs = "1 pair" if count == 1 else f"{count} pairs"
+    pairs += f" of {len(facts)}" if count < len(facts) else ""
     left_out = Counter(flag for flag in own["flag"] if flag)
     lines += [f"{to_prose(flag)}: {count} values left out" for flag, count in left_out.items()]
     return "\n".join([*lines, f"{facts['target'].iloc[0]} {facts['value'].mean():.4f}, {pairs}"])

@@ -33,8 +33,10 @@ from sfam_bench.app.training import (
     check_trained,
     epoch_choice,
     identity,
+    learnable,
     log_tensorboard,
     measure_retrieval,
+    still_random,
     training_facts,
 )
 from sfam_bench.core.files import atomic, check_writable, digest
@@ -105,6 +107,7 @@ def train_and_write(
         check_can_save(model, run)
         print(yaml.safe_dump({name: settings[name] for name in SHOWN}, sort_keys=False), flush=True)
         before = measure_retrieval(cfg, dataset, model, roles.test)
+    start = learnable(model)
     options: dict[str, Any] = {"run": run, "identity": same, "any_code": cfg.resume == "anyway"}
     try:
         with log_tensorboard(run / "tensorboard", cfg.tensorboard and first) as log:
@@ -132,6 +135,7 @@ def train_and_write(
         "computed_by": history.attrs["code"],
         **training_facts(dataset, model.origin, "validation" if validation else "last epoch"),
         **({"validation": best_epoch(validation, history)} if validation else {}),
+        "random": still_random(model, start),
         **{group: choices[group] for group in ("loss", "miner", "recipe")},
         "published": read_published().get(str(choices.get("experiment")).removeprefix("train/")),
         "retrieval_before": average_retrieval(before.drop(columns=KEYS)),
