@@ -56,6 +56,17 @@ def train(
         return _Training(model, criterion, miner, examples, recipe, choice, run, checkpoints, log).fit()
 
 
+def plain_errors(batches: DataLoader[Any]) -> Iterator[Any]:
+    """The batches; a UserError of a worker process is raised without the traceback that the loader puts around it."""
+    try:
+        yield from batches
+    except UserError as error:
+        _, worker, message = str(error).rpartition("UserError: ")
+        if worker and "Traceback" in str(error):
+            raise UserError(message.strip()) from None
+        raise
+
+
 class _Training:
     def __init__(
         self,
@@ -115,7 +126,7 @@ class _Training:
                 self.model.eval()
                 set_train_mode(self.trained, self.recipe.freeze_batchnorm)
                 started, images_seen = perf_counter(), 0
-                for images, targets in batches:
+                for images, targets in plain_errors(batches):
                     epoch, done = divmod(self.at.step, len(self.order))
                     loss = self._update(images, targets)
                     self.at.total += loss

@@ -1,5 +1,6 @@
 """The training loop on images so plain that a linear map tells their classes apart."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -171,3 +172,14 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
 
     with pytest.raises(UserError, match=r"the loss became nan at update 0: lower train\.lr"):
         train(model(), Broken(), None, EXAMPLES, RECIPE)
+
+
+def unreadable(image_id: str) -> Tensor:
+    raise UserError(f"cannot read {image_id}: restore it")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_one_sentence_from_any_process(workers: int) -> None:
+    with pytest.raises(UserError) as caught:
+        train(model(), softmax(), None, Examples(IDS, LABELS, unreadable), replace(RECIPE, workers=workers))
+    assert re.fullmatch(r"cannot read \w+: restore it", str(caught.value))
