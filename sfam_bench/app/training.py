@@ -21,6 +21,8 @@ from sfam_bench.core.provenance import Config, differences
 from sfam_bench.core.ranges import Count, Finite, NotNegative, Positive
 from sfam_bench.datasets.base import Dataset, split_hash
 from sfam_bench.datasets.geometry import Augmentation
+from sfam_bench.models.build import origin_of
+from sfam_bench.models.checkpoint import read_ours
 from sfam_bench.models.similarity_model import SimilarityModel
 from sfam_bench.retrieval.recall import average_retrieval, embed, per_item, roles_of
 from sfam_bench.training.loop import Miner
@@ -144,6 +146,9 @@ def check_trained(run: Path, same: Config) -> None:
         raise UserError(f"{run / 'model.json'} does not record the training settings: {again}") from error
     if changes := differences(before, same, 8):
         raise UserError(f"{run} was trained with other settings ({changes}): give the same, or another run_dir")
+    weights = run / "model.safetensors"
+    origin_of(weights)  # they belong to model.json
+    read_ours(weights)  # and are whole
 
 
 def learnable(model: SimilarityModel) -> dict[str, list[Tensor]]:

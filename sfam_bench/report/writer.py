@@ -35,7 +35,7 @@ def write_report(runs: Sequence[Path], out: Path, allow_unfinished: bool = False
     """Write the report of several runs into the folder `out`, whole or not at all; returns the means and protocols."""
     found = [read_run(Path(run), allow_unfinished) for run in runs]
     _check(found)
-    out = Path(out)
+    out = Path(out) if Path(out).name else Path(out).resolve()  # of out=.
     kept = _foreign_files(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(out) as temporary:

@@ -93,8 +93,8 @@ def _open(root: Path, allow_unfinished: bool) -> tuple[dict[str, Any], str]:
     if unfinished and not allow_unfinished:
         how = "sfam-bench submit run and merge" if (root / PLAN).is_file() else "resume=true"
         raise UserError(
-            f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with {how}, or read the "
-            "available part with allow_unfinished=true"
+            f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with {how}; sfam-bench report "
+            "reads the available part with allow_unfinished=true"
         )
     if not manifest.get("merged"):
         codes = list_codes(_check_agreement(root, manifest))

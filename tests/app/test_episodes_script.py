@@ -111,3 +111,8 @@ def test_bad_input(run_script: Run, trained: Path, tmp_path: Path, changed: list
     found = mistake(run_script("evaluate", *DATA, *changed, f"model.checkpoint={trained}", f"run_dir={tmp_path / 'r'}"))
     says(found, *words)
     assert not (tmp_path / "r").exists()
+
+
+def test_episodes_need_a_choice(run_script: Run, trained: Path) -> None:
+    given = ("dataset=planted", "dataset.size=32", "model=planted_net", f"model.checkpoint={trained}")
+    says(mistake(run_script("episodes", *given, "episodes=none")), "episodes is null", "episodes=n_way")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from sfam_bench.core.files import digest, read_json, write_json
 from sfam_bench.training import loop
-from tests.scripts import DATA, Run, ok
+from tests.scripts import DATA, Run, mistake, ok, says
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +121,14 @@ def test_only_what_lies_behind_the_cut_is_trained(run_script: Run, tmp_path: Pat
     same = {key for key, value in one.items() if torch.equal(value, two[key])}
     assert same == {key for key in one if key.startswith("trunk.")}
     assert set(one) - same == {"embedder.projection.0.weight", "embedder.projection.0.bias"}
+
+
+def test_weights_that_are_cut_short_are_not_trained_already(run_script: Run, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+    given = ("train", *TRAIN, f"run_dir={tmp_path / 'run'}", "resume=true")
+    says(mistake(run_script(*given)), "model.safetensors", "restore")
 
 
 def test_a_network_that_learnt_nothing_is_random_still(run_script: Run, whole: Path, tmp_path: Path) -> None:

@@ -37,3 +37,12 @@ def test_what_the_folder_held_is_there_after_a_failure(
         "index.html": "new",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_current_folder_can_be_the_report_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.setattr(writer, "_check", lambda runs: None)
+    monkeypatch.setattr(writer, "_write", lambda runs, fresh: (fresh / "index.html").write_text("new"))
+    writer.write_report([], Path("."))
+    assert (tmp_path / "out" / "index.html").read_text() == "new"

@@ -28,6 +28,8 @@ from sfam_bench.retrieval.recall import embed
 def main(cfg: DictConfig) -> None:
     if not cfg.shots:
         raise UserError("shots=[] gives no episode: give one or more, as in shots=[1,5]")
+    if not cfg.episodes:
+        raise UserError("episodes is null: choose episodes=n_way")
     dataset, model = dataset_and_model(cfg)
     chosen = image_ids(dataset, cfg.split)
     protocol = check_protocol(cfg, dataset, model, chosen)
