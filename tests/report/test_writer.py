@@ -44,5 +44,5 @@ def test_the_current_folder_can_be_the_report_s(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.setattr(writer, "_check", lambda runs: None)
     monkeypatch.setattr(writer, "_write", lambda runs, fresh: (fresh / "index.html").write_text("new"))
-    writer.write_report([], Path("."))
+    writer.write_report([], Path())
     assert (tmp_path / "out" / "index.html").read_text() == "new"
