@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import invalidate_caches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,10 @@ def locate(setting: str) -> str:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
         invalidate_caches()
+    found = find_spec(path.stem)
+    if found is None or Path(found.origin or "").resolve() != path:
+        other = getattr(found, "origin", None)
+        raise UserError(f"{path} has the name of another module, {path.stem} ({other}): rename the file")
     return f"{path.stem}.{name}"
 
 

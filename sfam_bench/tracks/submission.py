@@ -200,15 +200,20 @@ def summarise_row(row: Mapping[str, Any]) -> dict[str, Any]:
     blind = float(np.nanmedian(controls["change_other"])) <= BLIND
     failed = {
         "blind": blind,
-        "follows": not blind and "follows" in checked and not checked["follows"]["low"] > 0,
-        "chance": not above["low"] > 0,
-        "random": "kept" in checked and checked["kept"]["low"] > 0,
+        "follows": not blind and "follows" in checked and not is_positive(checked["follows"]),
+        "chance": not is_positive(above),
+        "random": "kept" in checked and is_positive(checked["kept"]),
     }
     undefined = int((own[headline].isna() & chance[headline].notna()).sum())
     return {
         **{"means": means, "above_chance": above, "controls": checked, "undefined": undefined},
         "marks": [name for name, found in failed.items() if found],
     }
+
+
+def is_positive(found: Mapping[str, Any]) -> bool:
+    """Whether an interval lies above zero; one of no values does not."""
+    return found["low"] is not None and found["low"] > 0
 
 
 def intervals(values: np.ndarray, classes: np.ndarray) -> list[dict[str, Any]]:

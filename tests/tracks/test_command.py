@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sfam_bench.app.commands.track import to_settings
+from sfam_bench.core.files import read_json, write_json
 from tests.tracks.conftest import KEY
 
 METHOD = '''"""Channels that are strong in both images."""
@@ -68,6 +69,7 @@ def test_a_method_is_entered_as_code_and_as_maps(folder: Path, run_script: Scrip
     assert "has no card" in refused("score", run)
     assert "give card=" in refused("submit", run)
     done("submit", run, "card=card.yaml")
+    assert "give method= (its code, own_method_of_a_stranger.Both)" in refused("score", run)
     assert "recomputed from its code" in done("score", run, method)
     assert "both, with its card" in done("run", "tiny-v1", method)
     kept = (folder / run / "submission.json").read_text()
@@ -113,6 +115,11 @@ def test_a_hidden_track_accepts_code_that_who_scores_runs(folder: Path, run_scri
     assert code == 0, err
     assert "row of both on tiny-hidden-v1" in out
     assert KEY not in (folder / "results/leaderboard/tiny-hidden-v1/both.json").read_text()
+    facts = read_json(folder / run / "submission.json", "")
+    write_json(folder / run / "submission.json", {**facts, "method": None})
+    code, _, err = run_script("track", "score", run, f"key={KEY}")
+    assert code == 2
+    assert "tiny-hidden-v1 accepts code alone" in err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every committed row: of a track as it is frozen, its summary that of its values, and its values recomputed."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from sfam_bench.app.tracks import open_track, read_method
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import read_json
+from sfam_bench.core.files import SEAL, read_json
 from sfam_bench.core.provenance import to_plain
 from sfam_bench.tracks.maps import compute_maps, prepare
 from sfam_bench.tracks.measure import measure, restore_values
@@ -38,6 +39,7 @@ def here(name: str) -> Track:
 def test_a_row_is_sealed_and_its_summary_is_that_of_its_values(path: Path) -> None:
     assert path.stat().st_size < 200_000
     row = read_json(path, "score it again")
+    assert SEAL in json.loads(path.read_text())  # without one, its content would not be verified
     submission = Submission.of_facts(row, path)
     assert submission.card is not None
     assert (submission.track, f"{submission.card.name}.json") == (path.parent.name, path.name)

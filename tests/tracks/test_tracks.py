@@ -174,6 +174,15 @@ def test_undefined_values_count_as_chance(opened: Track, maps: Maps) -> None:
     assert row["summary"]["means"]["causal_agreement"]["mean"] == pytest.approx(np.mean(expected), abs=1e-5)
 
 
+def test_a_control_without_values_marks_nothing(opened: Track, maps: Maps) -> None:
+    row = row_of(opened, maps)
+    nothing = [None] * len(opened.controlled)
+    row["controls"] |= {"randomised": nothing, "randomised_exact": [0.1] * len(nothing)}
+    assert "random" not in summarise_row(row)["marks"]
+    row["controls"]["follows"] = nothing
+    assert "follows" in summarise_row(row)["marks"]
+
+
 # The reference
 
 
@@ -328,6 +337,9 @@ def test_other_code_than_was_entered_is_refused(tmp_path: Path) -> None:
             replace(entry.code, **changed).check(entry.code)
     with pytest.raises(UserError, match="no such file"):
         read_method(f"{tmp_path}/absent.py:Entered")
+    (tmp_path / "wave.py").write_text("Entered = int\n")  # the standard library's, if it is not imported yet
+    with pytest.raises(UserError, match="has the name of another module, wave"):
+        read_method(f"{tmp_path}/wave.py:Entered")
 
 
 @pytest.mark.parametrize(

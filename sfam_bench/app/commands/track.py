@@ -157,6 +157,7 @@ def score(cfg: DictConfig) -> None:
     if len(tracks := sorted({one.track for one in submissions.values()})) > 1:
         raise UserError(f"{cfg.what} holds submissions to {' and '.join(tracks)}: score those of one track at a time")
     track = open_track(tracks[0], cfg.data, cfg.key)
+    check_writable(Path(cfg.leaderboard) / track.name)
     claims = [verify(cfg, track, file, submission) for file, submission in submissions.items()]
     if len(names := {claim.name for claim in claims}) < len(claims):
         raise UserError(f"{cfg.what} holds {len(claims)} submissions of {len(names)} names: give each its own")
@@ -198,6 +199,13 @@ def verify(cfg: DictConfig, track: Track, file: Path, submission: Submission) ->
     if (name := card.name) in list_choices("explainer") and (code is None or code.ours != name):
         raise UserError(f"{file}: {name} is a method of this benchmark: choose another name in the card")
     submission.check_track(track)
+    if code is None and track.spec.commitment:
+        raise UserError(f"{file} was entered as maps, and {track.name} accepts code alone")
+    if code is not None and not code.ours and cfg.method is None and cfg.folder is None:
+        raise UserError(
+            f"{file} was entered as code: give method= (its code, {code.settings.get('_target_')}), or folder= to "
+            "score its maps alone"
+        )
     if code is None and cfg.method is not None:
         raise UserError(f"{file} was entered as maps: leave out method=")
     if code is not None and (code.ours or cfg.method is not None):
