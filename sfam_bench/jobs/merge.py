@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, remove_stale_temporaries
+from sfam_bench.core.files import atomic
 from sfam_bench.jobs.plan import Plan
 from sfam_bench.runs.chunks import CURVES, PAIR, SCHEMA, Chunk, chunk_path, distinct_rows, parquet_format
 from sfam_bench.runs.manifests import read_manifest
@@ -62,8 +62,7 @@ def merge(root: Path, plan: Plan, partial: bool = False, facts: Mapping[str, Any
     store, manifest = RunStore(root, plan.key), read_manifest(root)
     if manifest.get("config_hash") != plan.facts.get("identity"):
         raise UserError(f"{root}/manifest.json is not that of the plan: restore it, or plan again into another run_dir")
-    for folder in (root, *(root / kind for kind in ("records", "maps", "curves"))):
-        remove_stale_temporaries(folder)
+    store.remove_stale()
     found, seen = _Found(), set[str]()
     with atomic(root / "records.parquet") as records, atomic(root / "curves.parquet") as curves:
         with _Stream(records, SCHEMA) as to_records, _Stream(curves, CURVES) as to_curves:

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.files import atomic, digest, read_json, write_json, write_text
+from sfam_bench.core.files import atomic, digest, read_json, remove_stale_temporaries, write_json, write_text
 from sfam_bench.core.provenance import Config, config_hash, run_facts, running_code, to_plain
 from sfam_bench.runs.chunks import Chunk, check_code_and_mode, chunk_path, chunk_paths, read_footer, write_chunk
 from sfam_bench.runs.continued import Resume, check_same, claim, is_begun, refuse_results, release
@@ -123,6 +123,11 @@ class RunStore:
         of `Curve`; skipped are pairs that could not be explained: query, reference, and why.
         """
         write_chunk(self.root, number, self.key, records, maps, curves, skipped, self.passes)
+
+    def remove_stale(self) -> None:
+        """Remove the temporary files of killed writers."""
+        for folder in (self.root, *(self.root / kind for kind in ("records", "maps", "curves", "costs"))):
+            remove_stale_temporaries(folder)
 
     def write_cost(self, number: int, pairs: int, seconds: Mapping[str, float], core_seconds: float) -> None:
         """Write the seconds of each explainer for the pairs of a chunk, apart from the reproducible results.

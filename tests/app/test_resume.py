@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from sfam_bench.core.files import acquire_lock, read_json
+from sfam_bench.core.files import acquire_lock, host, read_json
 from sfam_bench.core.provenance import running_code
 from sfam_bench.engine import modes
 from sfam_bench.runs.chunks import read_footer
@@ -291,6 +291,14 @@ def test_killed_under_changing_load_it_ends_as_if_it_had_not_been(tmp_path: Path
     assert facts["unsupported"] == wanted["unsupported"]
     (known,) = read_json(tmp_path / "passes.json", "").values()
     assert facts["passes"]["mode"] in known["rates"]
+
+
+def test_what_a_killed_writer_left_is_removed(run_script: Run, whole: Path, interrupted: Path) -> None:
+    left = interrupted / "records" / f".00001.parquet.{host()}.{2**22 + 1}.00000000.tmp"  # a process that cannot be
+    left.write_bytes(b"PAR1")
+    with two_modes():
+        assert run_script("evaluate", *SMALL, f"run_dir={interrupted}", "resume=true")[0] == 0
+    assert contents(interrupted) == contents(whole)
 
 
 def test_an_explainer_of_ones_own_that_was_edited_is_other_code(

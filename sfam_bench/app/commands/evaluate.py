@@ -62,6 +62,7 @@ def main(cfg: DictConfig) -> None:
     facts["references"] = pairing.references_hash(pairs)
     store = RunStore.create(store.root, evaluation.identity, facts, cfg.resume)
     with acquire_lock(store.root / EVALUATING, f"{store.root} is being evaluated"):
+        store.remove_stale()
         write_pairs(store, pairs)
         if bench:
             stream = load_batches(evaluation.inputs.dataset, [frames[number] for number in due])
