@@ -66,13 +66,6 @@ def normalise(raw: RawMaps) -> RawMaps:
     return usable / torch.where(peak > 0, peak, 1)
 
 
-def are_equal(maps: RawMaps, others: Float[Tensor, "batch other_rows other_cols"]) -> list[bool]:
-    """Return for each pair whether the normalised maps of two methods are equal up to rounding."""
-    if maps.shape != others.shape:
-        return [False] * len(maps)
-    return ((maps - others).abs().amax(dim=(1, 2)) <= ROUNDING).tolist()
-
-
 def ranks(maps: Maps) -> Int[Tensor, "batch rows cols"]:
     """Rank of each pixel in descending order of relevance, from 0; ties in raster order for every method."""
     flat = maps.flatten(1)

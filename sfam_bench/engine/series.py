@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -31,6 +32,15 @@ class Series(Protocol):
         ...
 
 
+@runtime_checkable
+class Comparable(Series, Protocol):
+    """A series that tells whether it is that of another map: of the same ends, pixels change at the same steps."""
+
+    def digest(self) -> bytes:
+        """Equal for equal inputs."""
+        ...
+
+
 @dataclass(frozen=True)
 class Replaced:
     """`start` with its first-ranked pixels replaced by those of `finish`: as many as each of `counts`."""
@@ -46,6 +56,9 @@ class Replaced:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    def digest(self) -> bytes:
+        return digest_steps(self.ranks, self.counts)
 
     def write(self, first: int, out: Images) -> None:
         changed = self.ranks < self.counts[first : first + len(out), None, None]
@@ -94,3 +107,9 @@ class Joined:
                 part.write(first, out[done : done + rows])
                 first, done = first + rows, done + rows
             first -= len(part)
+
+
+def digest_steps(ranks: Ranks, counts: Counts) -> bytes:
+    """A digest of the step at which each pixel changes, whatever the order of those that change at one step."""
+    steps = torch.bucketize(ranks, counts, out_int32=True, right=True)
+    return blake2b(steps.cpu().numpy().tobytes(), digest_size=16).digest()

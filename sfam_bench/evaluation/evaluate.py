@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from sfam_bench.core.cache import Cache
 from sfam_bench.core.columns import MATCHES, POINT_TO_POINT
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.maps import are_equal, find_flaws, normalise, upsample
+from sfam_bench.core.maps import find_flaws, normalise, upsample
 from sfam_bench.core.method_card import card_of
 from sfam_bench.core.records import PAIR, Curve, Encoded, PairBatch, Passes, Record, Side, check_names
 from sfam_bench.core.targets import Target, can_swap, swap_sides
 from sfam_bench.core.types import RawMaps
 from sfam_bench.engine.clock import choose_clock
-from sfam_bench.engine.series import Series
+from sfam_bench.engine.series import Comparable, Series
 from sfam_bench.explainers.shared.forms import Explainer, Sampling
 from sfam_bench.explainers.shared.points import PointPairs, PointToPoint, point_to_point
 from sfam_bench.metrics.shared.base import (
@@ -37,7 +37,6 @@ from sfam_bench.metrics.shared.walks import curves
 from sfam_bench.models.similarity_model import SimilarityModel, encode_batch
 from sfam_bench.retrieval.recall import Catalogue
 
-COARSE = 64 * 64  # cells of a map, at most, that is compared with those of other methods; finer ones are random
 KEPT_MATCHES = 12  # of each pair of images, the strongest
 POSITIONS = 256  # of an image's grid, at most, whose point-to-point map (the square of that) is kept
 
@@ -140,33 +139,33 @@ def make_methods(scene: Scene, explainers: Mapping[str, Explainer], same: list[s
 def answer_questions(methods: Iterable[Method], metrics: Iterable[Metric], passes: Passes) -> Iterator[Method]:
     """The methods in turn, each after the scores of all probes of its maps are computed.
 
-    One stream of passes serves all methods and metrics, with at most two methods in progress. Where maps are equal
-    (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later method uses the scores of the earlier.
+    One stream of passes serves all methods and metrics, with at most two methods in progress. Where the maps of two
+    methods give the same images (Grad-CAM, HiResCAM and XGrad-CAM under GAP) the later one uses the scores of the
+    earlier; maps that differ by rounding alone may give others, so that they are not compared themselves.
     """
     probing = [metric for metric in metrics if isinstance(metric, Probing)]
     if not probing:
         yield from methods
         return
-    in_progress: deque[tuple[Method, list[tuple[Question, Cache]]]] = deque()
+    in_progress: deque[tuple[Method, dict[Question, Cache]]] = deque()
 
     def questions() -> Iterator[tuple[tuple[Method, Question], Series]]:
-        earlier: list[tuple[RawMaps, set[Question], Cache]] = []
+        known: dict[tuple[Question, bytes], Cache] = {}
         for method in methods:
             needed = dict.fromkeys(chain.from_iterable(list_questions(metric, method.explained) for metric in probing))
             lent: dict[Question, Cache] = {}
-            for scaled, known, answers in earlier:
-                alike = are_equal(scaled, method.scaled)
-                lendable = (question for question in needed if not isinstance(question[0], Reading))
-                lent.update((question, answers) for question in lendable if alike[question[1]] and question in known)
-            if method.scaled[0].numel() <= COARSE:
-                earlier.append((method.scaled, set(needed), method.explained.answers))
-            in_progress.append((method, list(lent.items())))
-            for question, series in method.explained.ask(question for question in needed if question not in lent):
+            in_progress.append((method, lent))
+            for question, series in method.explained.ask(needed):
+                if isinstance(series, Comparable) and not isinstance(question[0], Reading):
+                    answers = known.setdefault((question, series.digest()), method.explained.answers)
+                    if answers is not method.explained.answers:
+                        lent[question] = answers
+                        continue
                 yield (method, question), series
 
     def finish_first() -> Method:
         method, lent = in_progress.popleft()
-        method.explained.answers.update({question: answers[question] for question, answers in lent})
+        method.explained.answers.update({question: answers[question] for question, answers in lent.items()})
         return method
 
     for (method, question), embeddings in passes(questions()):

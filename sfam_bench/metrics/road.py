@@ -14,7 +14,7 @@ from sfam_bench.core.metric_card import ANY, MetricCard, label
 from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative
 from sfam_bench.core.records import pair_seed
 from sfam_bench.core.types import Flags, Image, Images
-from sfam_bench.engine.series import Ranks, Series
+from sfam_bench.engine.series import Ranks, Series, digest_steps
 from sfam_bench.metrics.perturbation import MEAN
 from sfam_bench.metrics.shared.base import Explained, Measured, mask_values, no_reason
 from sfam_bench.metrics.shared.imputation import impute
@@ -37,6 +37,9 @@ class Imputed:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    def digest(self) -> bytes:
+        return digest_steps(self.ranks, self.ranks.new_tensor(self.counts))
 
     def write(self, first: int, out: Images) -> None:
         out.copy_(self.images[first : first + len(out)])

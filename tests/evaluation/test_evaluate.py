@@ -27,6 +27,7 @@ from sfam_bench.explainers.zhu import Zhu
 from sfam_bench.metrics.localisation import EnergyPointingGame, PointingGame
 from sfam_bench.metrics.perturbation import AreaError, Midpoint, Perturbation, Trapezoid
 from sfam_bench.metrics.shared.base import Probing, Scene
+from sfam_bench.metrics.shared.steps import sample_steps
 from sfam_bench.models.build import build
 from sfam_bench.models.heads import linear
 from sfam_bench.models.planted_net import planted_net
@@ -238,10 +239,29 @@ def test_only_the_pairs_whose_maps_coincide_are_lent():
         )
 
 
-@pytest.mark.parametrize(("size", "walks"), [((64, 64), 1), ((65, 64), 2)])
-def test_twins_are_looked_for_among_coarse_maps_alone(size, walks):
-    fine = {name: lambda *given: upsample(SFAM()(*given), size) for name in "ab"}
-    assert taken(lively(), batch(3), fine, {"deletion": CURVES["black"]})[1] == walks * 3 * 5
+def falling(rank, down):
+    """The order of SFAM's map in steps of equal size, but for two pixels next to each other that hardly differ."""
+
+    def explain(network, encoded, pairs):
+        order = upsample(SFAM()(network, encoded, pairs), (32, 24)).flatten(1).argsort(dim=1, descending=True)
+        values = torch.linspace(1, 0.5, order.shape[1])
+        values[rank + 1] = values[rank] - 2e-7
+        values[rank] -= down
+        return torch.zeros(order.shape).scatter_(1, order, values.expand_as(order)).view(-1, 32, 24)
+
+    return explain
+
+
+@pytest.mark.parametrize("across", [True, False], ids=["across_a_step", "within_a_step"])
+def test_maps_that_differ_by_rounding_share_scores_only_where_their_images_are_equal(across):
+    network, pairs, metrics = lively(), batch(3), {"deletion": CURVES["black"]}
+    first = sample_steps(STEPS, 32 * 24)[0][1]
+    rank = first - 1 if across else first - 3
+    explainers = {"plain": falling(rank, 0), "moved": falling(rank, 4e-7)}
+    found, count = taken(network, pairs, explainers, metrics)
+    assert count == (2 if across else 1) * 3 * 5
+    alone = table(taken(network, pairs, {"moved": explainers["moved"]}, metrics)[0])
+    assert {key: table(found)[key] for key in alone} == pytest.approx(alone, abs=1e-7, nan_ok=True)
 
 
 @pytest.mark.parametrize("size", [4, 16, 64])
