@@ -24,6 +24,7 @@ from sfam_bench.core.conf import read_yaml
 from sfam_bench.core.errors import UserError
 from sfam_bench.core.signals import ignore_closed_pipe
 
+RESUMED = ("evaluate", "part_agreement", "train", "tune")
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # Hydra's messages, and what they mean to a user who has mistyped an argument
 PLAINER = {
@@ -77,7 +78,8 @@ def script(config: str, first: str = "") -> Callable[[Callable[[DictConfig], Non
                     raise
                 exit_with_error(UserError("; ".join(describe_wrong_choices(sys.argv[1:]))))
             except KeyboardInterrupt:
-                print("interrupted: a run keeps what it has finished, and resume=true continues it", file=sys.stderr)
+                rest = "a run keeps what it has finished, and resume=true continues it"
+                print(f"interrupted: {rest if config in RESUMED else 'call the command again'}", file=sys.stderr)
                 sys.exit(130)
 
         return run

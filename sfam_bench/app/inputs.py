@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -99,7 +100,10 @@ def named_files(settings: Any, setting: str = "") -> dict[str, str]:
 
 
 def own_code(settings: Any) -> dict[str, str]:
-    """The digest of each source file that the settings name, outside of this package and of site-packages."""
+    """The digest of each source file that the settings name, and of those that it imports, by class and by module.
+
+    Without files of this package and of site-packages.
+    """
     if isinstance(settings, list):
         return {name: found for item in settings for name, found in own_code(item).items()}
     if not isinstance(settings, dict):
@@ -107,8 +111,21 @@ def own_code(settings: Any) -> dict[str, str]:
     found = own_code([*settings.values()])
     target = settings.get("_target_")
     if isinstance(target, str) and not target.startswith("sfam_bench."):
-        module = sys.modules.get(getattr(pydoc.locate(target), "__module__", ""))
+        first = getattr(pydoc.locate(target), "__module__", "")
+        found |= {target if name == first else name: digest(path) for name, path in own_files(first).items()}
+    return found
+
+
+def own_files(name: str) -> dict[str, Path]:
+    """The file of a module of the user's own, and those of the modules that its names come from, by module."""
+    found, waiting = dict[str, Path](), [name]
+    while waiting:
+        module = sys.modules.get(name := waiting.pop())
         path = Path(getattr(module, "__file__", None) or "")
-        if path.suffix == ".py" and not {*INSTALLED} & {*path.parts}:
-            found[target] = digest(path)
+        shared = name.partition(".")[0] in {"sfam_bench", *sys.stdlib_module_names} or {*INSTALLED} & {*path.parts}
+        if name in found or shared or path.suffix != ".py":
+            continue
+        found[name] = path
+        for value in vars(module).values():
+            waiting.append(value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", "")))
     return found

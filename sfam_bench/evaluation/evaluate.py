@@ -198,8 +198,10 @@ def own_passes(explainers: Iterable[Explainer], query: Side, keep_maps: bool = F
 
 
 def raw_maps(explainer: Explainer, model: SimilarityModel, encoded: Encoded, pairs: PairBatch) -> RawMaps:
-    """One map for each pair; raises UserError for another number, which would shift the rows."""
+    """One map for each pair; raises UserError for another number, which would shift the rows, or no tensor."""
     raw = explainer(model, encoded, pairs)
+    if not isinstance(raw, Tensor):
+        raise UserError(f"{explainer} returned {type(raw).__name__}: expected a tensor, (batch, rows, cols)")
     if raw.ndim != 3 or len(raw) != len(pairs):
         raise UserError(f"{explainer} returned {tuple(raw.shape)} for {len(pairs)} pairs: expected (batch, rows, cols)")
     return raw.detach()

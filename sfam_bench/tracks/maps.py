@@ -24,6 +24,7 @@ from sfam_bench.models.similarity_model import encode_batch
 from sfam_bench.tracks.track import Track, list_ids, name_files, without_answers
 
 LARGEST = 512  # cells of a side
+MOST_BYTES = 8 * LARGEST**2 + 4096  # of a file
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def read_maps(track: Track, folder: Path) -> Maps:
         raise UserError(
             f"{folder} holds {strange[0]}, which is no pair of {track.name}: remove it, or choose its track"
         )
+    if large := [name for name in files if (folder / name).stat().st_size > MOST_BYTES]:
+        raise UserError(f"{folder / large[0]} is too large: give at most {LARGEST} x {LARGEST} cells")
     arrays = [read_map(folder / name) for name in files]
     for name, array in zip(files, arrays, strict=True):
         if array.shape != arrays[0].shape:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sfam_bench.core.errors import UserError
 from sfam_bench.core.maps import normalise, upsample
 from sfam_bench.core.method_card import Card
 from sfam_bench.core.records import Encoded, PairBatch
@@ -185,5 +186,8 @@ def describe_values(table: pd.DataFrame) -> dict[str, list[float | None]]:
 
 
 def restore_values(values: Mapping[str, Any]) -> pd.DataFrame:
-    """The table of `describe_values`, without its index."""
+    """The table of `describe_values`, without its index; UserError where columns differ in length."""
+    if len({len(column) for column in values.values()}) > 1:
+        lengths = ", ".join(f"{len(column)} of {name}" for name, column in values.items())
+        raise UserError(f"the numbers of values differ ({lengths}): score the method again")
     return pd.DataFrame({name: np.array(column, dtype=float) for name, column in values.items()})

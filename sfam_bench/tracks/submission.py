@@ -25,6 +25,7 @@ FORMAT = 1
 FIELDS = ("format", "track", "digest", "card", "method", "maps", "values", "seconds", "software")
 SUBMISSION = "submission.json"
 AGAIN = "remove it, and make it again with sfam-bench track run and track submit"
+OWNER = "paper", "code", "class"
 CLOSE = 1e-3  # of a value that is recomputed on another machine
 SELDOM = 0.01  # share of values that may differ by more: the order of nearly equal pixels changes with rounding
 BLIND = 0.01  # median relative change of a map with the reference, below which it is blind
@@ -33,6 +34,7 @@ MARKS = {
     "follows": "does not follow the reference",
     "chance": "not above chance",
     "random": "keeps its map with random weights",
+    "unchecked": "not checked with random weights",
 }
 
 
@@ -123,6 +125,23 @@ class Submission:
         """Write it, sealed."""
         write_json(path, self.facts)
 
+    @property
+    def owner(self) -> tuple[str, ...]:
+        """What tells entries of one name apart: the paper and code that its card names, and its class."""
+        said = (self.card.paper, self.card.code) if self.card else ("", "")
+        return (*said, str(self.code.settings.get("_target_", "")) if self.code else "")
+
+    def check_row(self, path: Path) -> None:
+        """Raise UserError where a row of another method stands in its place."""
+        if path.exists() and (held := Submission.read(path)).owner != self.owner:
+            differ = [
+                f"{name} is {was!r}" for name, was, now in zip(OWNER, held.owner, self.owner, strict=True) if was != now
+            ]
+            raise UserError(
+                f"{path} is the row of another method (its {', '.join(differ)}): choose another name in the card, or "
+                "remove that row"
+            )
+
     def check_track(self, track: Track) -> None:
         """Raise UserError where it was made for another version of the track."""
         if (self.track, self.digest) != (track.name, track.spec.digest):
@@ -185,10 +204,11 @@ def make_row(submission: Submission, track: Track, values: Values, controls: Con
 def summarise_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Means with intervals over classes, and marks, of the values of a row.
 
-    An undefined value of a map counts as that of the random map of its pair, so that leaving pairs out gains nothing.
+    An undefined value of a map counts as that of the random map of its pair, so that leaving pairs out gains nothing;
+    `undefined` is the number of pairs that have one.
     """
     own, chance = restore_values(row["values"]), restore_values(row["chance"])
-    filled, classes = own.where(own.notna(), chance), np.array(row["classes"])
+    filled, classes = fill(own, chance), np.array(row["classes"])
     means = dict(zip(filled, intervals(filled.to_numpy(float), classes), strict=True))
     headline, metrics = row["headline"], row["metrics"]
     sign = 1 if metrics[headline]["higher_is_better"] else -1
@@ -198,17 +218,23 @@ def summarise_row(row: Mapping[str, Any]) -> dict[str, Any]:
         controls["kept"] = controls["randomised"] - controls["randomised_exact"]
     checked = dict(zip(controls, intervals(controls.to_numpy(float), np.array(row["controlled_classes"])), strict=True))
     blind = float(np.nanmedian(controls["change_other"])) <= BLIND
-    failed = {
+    holds = {
         "blind": blind,
         "follows": not blind and "follows" in checked and not is_positive(checked["follows"]),
         "chance": not is_positive(above),
         "random": "kept" in checked and is_positive(checked["kept"]),
+        "unchecked": "kept" not in checked or checked["kept"]["mean"] is None,
     }
-    undefined = int((own[headline].isna() & chance[headline].notna()).sum())
+    undefined = int((own.isna() & chance.notna()).any(axis=1).sum())
     return {
         **{"means": means, "above_chance": above, "controls": checked, "undefined": undefined},
-        "marks": [name for name, found in failed.items() if found],
+        "marks": [name for name, found in holds.items() if found],
     }
+
+
+def fill(own: pd.DataFrame, chance: pd.DataFrame) -> pd.DataFrame:
+    """The values of a method, undefined ones replaced by those of random maps."""
+    return own.where(own.notna(), chance)
 
 
 def is_positive(found: Mapping[str, Any]) -> bool:

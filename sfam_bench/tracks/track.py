@@ -84,8 +84,9 @@ def read_spec(name: str) -> Spec:
 
 
 def folder_digest(folder: Path) -> str:
-    """The SHA-256 of the names and contents of the files of a folder."""
-    files = [f"{path.name}\0{digest(path)}" for path in sorted(folder.iterdir()) if path.is_file()]
+    """The SHA-256 of the names and contents of the files of a folder, without hidden ones, which file managers add."""
+    shown = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    files = [f"{path.name}\0{digest(path)}" for path in shown]
     return hashlib.sha256("\n".join(files).encode()).hexdigest()
 
 

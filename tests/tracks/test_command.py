@@ -89,6 +89,9 @@ def test_a_method_is_entered_as_code_and_as_maps(folder: Path, run_script: Scrip
     by_maps = json.loads((folder / "results/leaderboard/tiny-v1/saved.json").read_text())
     assert by_maps["values"] == by_code["values"]
     assert by_maps["seconds"] == 2.0
+    (folder / "card.yaml").write_text(yaml.safe_dump({**CARD, "name": "both"}))
+    done("submit", "results/track/tiny-v1/saved", "card=card.yaml")
+    assert "both.json is the row of another method" in refused("score", "results/track/tiny-v1/saved")
 
     (folder / "card.yaml").write_text(yaml.safe_dump({**CARD, "name": "sfam"}))
     done("submit", "results/track/tiny-v1/saved", "card=card.yaml")
@@ -131,6 +134,7 @@ def test_a_hidden_track_accepts_code_that_who_scores_runs(folder: Path, run_scri
         (["run", "tiny-v1"], "give method= .code. or folder="),
         (["run", "tiny-v1", "method=sfma"], "did you mean sfam"),
         (["run", "tiny-v1", "folder=absent"], "no folder of maps"),
+        (["run", "tiny-v1", "method=sfam", "name=.."], "give a name of letters"),
         (["submit", "tiny-v1"], "give method="),
         (["submit", "absent"], "cannot read absent/submission.json"),
         (["score", "."], "holds no submission.json"),

@@ -169,18 +169,47 @@ def test_undefined_values_count_as_chance(opened: Track, maps: Maps) -> None:
     row = row_of(opened, Maps(raw))
     assert row["values"]["causal_agreement"][0] is None
     assert row["reasons"]["causal_agreement"] == {"constant_map": 1}
-    assert row["summary"]["undefined"] == 1
+    assert row["summary"]["undefined"] == 1  # a pair, with two values
+    assert row["values"]["selectivity_energy"][0] is None
     expected = [opened.chance["causal_agreement"][0], *row["values"]["causal_agreement"][1:]]
     assert row["summary"]["means"]["causal_agreement"]["mean"] == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 def test_a_control_without_values_marks_nothing(opened: Track, maps: Maps) -> None:
     row = row_of(opened, maps)
+    assert "unchecked" in row["summary"]["marks"]  # maps cannot be made for random weights
     nothing = [None] * len(opened.controlled)
     row["controls"] |= {"randomised": nothing, "randomised_exact": [0.1] * len(nothing)}
-    assert "random" not in summarise_row(row)["marks"]
+    assert "random" not in (marks := summarise_row(row)["marks"])
+    assert "unchecked" in marks
+    assert (
+        "unchecked"
+        not in summarise_row(row | {"controls": row["controls"] | {"randomised": [0.2] * len(nothing)}})["marks"]
+    )
     row["controls"]["follows"] = nothing
     assert "follows" in summarise_row(row)["marks"]
+
+
+def test_a_method_that_returns_no_tensor_is_refused(opened: Track) -> None:
+    with pytest.raises(UserError, match="returned ndarray: expected a tensor"):
+        compute_maps(opened, lambda model, encoded, pairs: encoded.query.activations.mean(dim=1).numpy())
+
+
+def test_a_row_of_somebody_else_stays(opened: Track, maps: Maps, tmp_path: Path) -> None:
+    write_json(path := tmp_path / "mine.json", row_of(opened, maps))
+    own = Submission.of(opened, None, maps, measure(opened, {"a": maps})["a"], CARD)
+    own.check_row(path)
+    own.check_row(tmp_path / "absent.json")
+    with pytest.raises(UserError, match=r"the row of another method .its paper is 'Somebody, 2026'"):
+        replace(own, card=replace(CARD, paper="Somebody else, 2026")).check_row(path)
+    with pytest.raises(UserError, match="its class is ''"):
+        replace(own, code=Code("", {"_target_": "mine.Mine"})).check_row(path)
+
+
+def test_hidden_files_of_a_file_manager_do_not_change_a_track(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny / "tiny-v1", tmp_path / "tiny-v1")
+    (tmp_path / "tiny-v1" / ".DS_Store").write_bytes(b"x")
+    assert folder_digest(tmp_path / "tiny-v1") == folder_digest(tiny / "tiny-v1")
 
 
 # The reference
@@ -218,7 +247,7 @@ def test_maps_that_are_the_effects_follow_the_reference(opened: Track) -> None:
     row = row_of(opened, Maps(torch.cat(made)))
     assert row["summary"]["means"]["causal_agreement"]["mean"] == pytest.approx(1, abs=1e-3)
     assert row["summary"]["controls"]["follows"]["low"] > 0
-    assert row["summary"]["marks"] == []
+    assert row["summary"]["marks"] == ["unchecked"]
 
 
 # Cheats with maps
@@ -233,6 +262,8 @@ def spoil(track: Track, folder: Path, kind: str) -> None:
         shutil.copy(second, first)
     elif kind == "shape":
         np.save(first, np.zeros((3, 5)))
+    elif kind == "large":
+        np.save(first, np.zeros((2000, 2000), dtype=np.float32))
     elif kind == "nan":
         one = np.load(first)
         one[0, 0] = np.nan
@@ -247,6 +278,7 @@ def spoil(track: Track, folder: Path, kind: str) -> None:
         ("missing", "lacks 1 of the 24 maps"),
         ("strange", "is no pair of tiny-v1"),
         ("shape", "save all on one grid"),
+        ("large", "give at most 512 x 512 cells"),
         ("nan", "hold NaN or infinity, the first of test-"),
         ("pickle", "cannot read"),
     ],
@@ -337,6 +369,13 @@ def test_other_code_than_was_entered_is_refused(tmp_path: Path) -> None:
             replace(entry.code, **changed).check(entry.code)
     with pytest.raises(UserError, match="no such file"):
         read_method(f"{tmp_path}/absent.py:Entered")
+    (tmp_path / "helper_of_entered.py").write_text("def scale(maps):\n    return maps\n")
+    (tmp_path / "helped.py").write_text(
+        "import torch\nfrom helper_of_entered import scale\nfrom sfam_bench.explainers.sfam import SFAM\n\n\n"
+        "class Helped(SFAM):\n    def __call__(self, *given):\n        return scale(super().__call__(*given))\n"
+    )
+    helped = read_method(f"{tmp_path}/helped.py:Helped").code
+    assert helped.source.keys() == {"helped.Helped", "helper_of_entered"}
     (tmp_path / "wave.py").write_text("Entered = int\n")  # the standard library's, if it is not imported yet
     with pytest.raises(UserError, match="has the name of another module, wave"):
         read_method(f"{tmp_path}/wave.py:Entered")
@@ -374,11 +413,16 @@ def test_a_row_whose_summary_was_improved_is_refused(opened: Track, maps: Maps, 
     better["summary"]["means"]["causal_agreement"]["mean"] += 0.1
     unmarked = {**row, "summary": {**row["summary"], "marks": ["none"]}}
     lenient = {**row, "chance": describe_values(opened.chance - 1)}
+    turned = {name: {**facts, "higher_is_better": False} for name, facts in row["metrics"].items()}
     for wrong, message in (
         (better, "not that of its values"),
         (unmarked, "not that of its values"),
         ({**lenient, "summary": summarise_row(lenient)}, "chance is not that"),
         ({**row, "classes": [0] * 12}, "classes is not that"),
+        ({**row, "metrics": turned}, "metrics is not that"),
+        ({**row, "controls": {"change_other": row["controls"]["change_other"]}}, "controls lack change_self"),
+        ({**row, "values": {**row["values"], "causal_agreement": [1.0]}}, "causal_agreement has another number"),
+        ({**row, "recomputed_from": "nothing"}, "recomputed_from is 'nothing'"),
     ):
         with pytest.raises(UserError, match=message):
             check_row(wrong, opened, path)

@@ -12,10 +12,12 @@ Examples:
 Settings: method, folder, card, name, out, leaderboard, data, key.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig
 
@@ -28,10 +30,11 @@ from sfam_bench.explainers.saved_maps import write_maps
 from sfam_bench.explainers.shared.forms import Explainer
 from sfam_bench.tracks.card import SubmissionCard
 from sfam_bench.tracks.maps import Maps, compute_maps, prepare, read_maps
-from sfam_bench.tracks.measure import control, measure
-from sfam_bench.tracks.submission import MARKS, SUBMISSION, Submission, make_row
+from sfam_bench.tracks.measure import Values, control, measure
+from sfam_bench.tracks.submission import MARKS, SUBMISSION, Submission, fill, make_row
 from sfam_bench.tracks.track import Track, list_tracks, name_files, read_spec, with_controls
 
+Found = TypeVar("Found")
 MAPS = "maps"
 
 
@@ -79,6 +82,9 @@ def run(cfg: DictConfig) -> None:
     check_writable(root)
     entries = read_entries(cfg)
     names = [*entries] or [cfg.name or Path(cfg.folder).expanduser().resolve().name]
+    for name in names:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(f"name={name}: give a name of letters, digits, dots, dashes and underscores")
     files = {name: root / name / SUBMISSION for name in names}
     cards = {name: Submission.read(file).card for name, file in files.items() if file.is_file()}  # before any computing
     if cfg.folder is None:
@@ -90,7 +96,10 @@ def run(cfg: DictConfig) -> None:
         write_maps(out / MAPS, maps[name].named(track), replace=True)
         code = None if entry is None else entry.code
         Submission.of(track, code, maps[name], values, cards.get(name)).write(files[name])
-        print_means({str(metric): float(mean) for metric, mean in values.table.mean().items()})
+        filled = fill(values.table, track.chance.reset_index(drop=True))
+        print_means({str(metric): float(mean) for metric, mean in filled.mean().items()})
+        if values.reasons:
+            print(f"undefined values, which count as those of random maps: {describe_reasons(values)}")
         print(f"maps and values of {name} on {track.name}: {out}" + (", with its card" if cards.get(name) else ""))
 
 
@@ -158,20 +167,20 @@ def score(cfg: DictConfig) -> None:
         raise UserError(f"{cfg.what} holds submissions to {' and '.join(tracks)}: score those of one track at a time")
     track = open_track(tracks[0], cfg.data, cfg.key)
     check_writable(Path(cfg.leaderboard) / track.name)
-    claims = [verify(cfg, track, file, submission) for file, submission in submissions.items()]
+    claims = [with_file(file, verify, cfg, track, file, submission) for file, submission in submissions.items()]
     if len(names := {claim.name for claim in claims}) < len(claims):
         raise UserError(f"{cfg.what} holds {len(claims)} submissions of {len(names)} names: give each its own")
     maps = {claim.name: claim.maps for claim in claims}
     measured = measure(track, maps)
-    for claim in claims:
-        claim.submission.check_values(measured[claim.name].table)
+    for file, claim in zip(files, claims, strict=True):
+        with_file(file, claim.submission.check_values, measured[claim.name].table)
     controls = control(track, maps, {claim.name: claim.method for claim in claims if claim.method is not None})
     for claim in claims:
         source = "maps" if claim.method is None else "code"
         row = make_row(claim.submission, track, measured[claim.name], controls[claim.name], source)
         row["maps"] = claim.maps.facts
         row["seconds"] = claim.card.seconds if claim.maps.seconds is None else claim.maps.seconds
-        out = Path(cfg.leaderboard) / track.name / f"{claim.name}.json"
+        out = find_row(cfg, claim.submission)
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists():
             print(f"replaced: the row that {out} held before")
@@ -208,6 +217,7 @@ def verify(cfg: DictConfig, track: Track, file: Path, submission: Submission) ->
         )
     if code is None and cfg.method is not None:
         raise UserError(f"{file} was entered as maps: leave out method=")
+    submission.check_row(find_row(cfg, submission))
     if code is not None and (code.ours or cfg.method is not None):
         entry = read_method(code.ours or cfg.method)
         code.check(entry.code)
@@ -220,6 +230,27 @@ def verify(cfg: DictConfig, track: Track, file: Path, submission: Submission) ->
     maps = read_maps(track, folder)
     submission.check_maps(maps)
     return Claim(submission, card, maps, None)
+
+
+def find_row(cfg: DictConfig, submission: Submission) -> Path:
+    """The file of the row of a submission that has a card."""
+    name = submission.card.name if submission.card else ""
+    return Path(cfg.leaderboard) / submission.track / f"{name}.json"
+
+
+def with_file(file: Path, check: Callable[..., Found], *given: Any) -> Found:
+    """Call `check`, whose errors name the file of the submission too."""
+    try:
+        return check(*given)
+    except UserError as error:
+        raise error if str(file) in str(error) else UserError(f"{file}: {error}") from None
+
+
+def describe_reasons(values: Values) -> str:
+    """How many values of each metric are undefined, and why."""
+    return "; ".join(
+        f"{sum(found.values())} of {metric} ({', '.join(found)})" for metric, found in values.reasons.items()
+    )
 
 
 def print_means(means: Mapping[str, float]) -> None:

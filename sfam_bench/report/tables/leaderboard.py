@@ -14,7 +14,10 @@ from sfam_bench.report.names import direction_arrow
 from sfam_bench.report.tables.tables import NOTHING, Cell, Column, Table
 from sfam_bench.statistics import compare_with_best
 
-MARKS = {"blind": "blind", "follows": "does not follow", "chance": "chance", "random": "random"}
+MARKS = {
+    **{"blind": "blind", "follows": "does not follow", "chance": "chance", "random": "random"},
+    "unchecked": "random unchecked",
+}
 NOTE = (
     "Mean [95 % interval over classes]; an undefined value counts as that of the random map of its pair. "
     "Bold: best; ≈: not significantly worse than the best; both among methods that are not blind. "
@@ -22,7 +25,9 @@ NOTE = (
     "Follows: how much better a map agrees with the effects of its own reference than with those of another one. "
     "Marks, all measured: blind, the map does not change with the reference; does not follow, the interval of follows "
     "reaches 0; chance, not above random maps; random, the map stays more like that of a network with random weights "
-    "than the exact decomposition does. Time: of a map, in brackets as its authors state."
+    "than the exact decomposition does; random unchecked, that was not measured, since the method takes passes or came "
+    "as maps. Undefined: pairs with a value that the map leaves undefined. "
+    "Time: of a map, on the machine that scored it, so that rows may not compare; in brackets as its authors state."
 )
 
 
