@@ -16,7 +16,7 @@ from sfam_bench.core.files import acquire_lock, atomic, digest, explain_full_dis
 from sfam_bench.core.provenance import Config, config_hash, differences, running_code, to_plain
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 
-FOLDER, BEST, BEST_LOSS = "checkpoints", "best.safetensors", "best_loss.safetensors"  # in the folder of a run
+FOLDER, BEST, BEST_LOSS = "checkpoints", "best-{}.safetensors", "best_loss-{}.safetensors"  # in the folder of a run
 MODEL, LEARNING, FACTS, LOCK = "model.safetensors", "learning.pt", "state.json", ".lock"
 
 _held: set[Path] = set()  # folders locked by this process
@@ -163,5 +163,16 @@ def check_can_save(model: nn.Module, run: Path) -> None:
 def remove_checkpoints(run: Path) -> None:
     """Remove the files that only serve to continue a training."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
+    remove_best(run)
+
+
+def remove_best(run: Path, but: int | None = None) -> None:
+    """Remove the weights of the best epochs, but those of one.
+
+    Each has its own file, removed after the checkpoint that no longer needs it: a training killed before its checkpoint
+    may go on to other weights.
+    """
     for name in (BEST, BEST_LOSS):
-        (run / name).unlink(missing_ok=True)
+        for path in run.glob(name.format("*")):
+            if path.name != name.format(but):
+                path.unlink(missing_ok=True)

@@ -21,7 +21,16 @@ from sfam_bench.core.signals import Interrupted, StopRequest, catch_signals
 from sfam_bench.core.stream import progress
 from sfam_bench.models.checkpoint import read_ours, weights, write_weights
 from sfam_bench.models.similarity_model import SimilarityModel
-from sfam_bench.training.checkpoint import BEST, BEST_LOSS, FOLDER, Checkpoints, Progress, Stateful, lock_folder
+from sfam_bench.training.checkpoint import (
+    BEST,
+    BEST_LOSS,
+    FOLDER,
+    Checkpoints,
+    Progress,
+    Stateful,
+    lock_folder,
+    remove_best,
+)
 from sfam_bench.training.data import AugmentedImages, CachedActivations, Examples, Order, seed_generators
 from sfam_bench.training.distributed import any_process, gather_rows, rank, world_size
 from sfam_bench.training.recipe import BODY, Recipe
@@ -192,6 +201,8 @@ class _Training:
         if self.checkpoints and rank() == 0:
             facts = {"seed": self.recipe.seed, "progress": vars(self.at)}
             self.checkpoints.write(self.at.step, self.model, self.learning, facts)
+            if self.run:
+                remove_best(self.run, but=self.at.best_epoch)
 
     def _end_epoch(self, epoch: int, images: int, seconds: float) -> None:
         row = {"epoch": epoch, "loss": self.at.total / len(self.order)}
@@ -232,9 +243,9 @@ class _Training:
     def _keep_best(self) -> None:
         """Store the weights of the best epoch, in the run's folder or in memory."""
         if self.run:
-            write_weights(weights(self.model), self.run / BEST)
+            write_weights(weights(self.model), self.run / BEST.format(self.at.best_epoch))
             if proxies := weights(self.criterion):
-                write_weights(proxies, self.run / BEST_LOSS)
+                write_weights(proxies, self.run / BEST_LOSS.format(self.at.best_epoch))
         else:
             self.best_weights, self.best_loss = (
                 {key: value.clone() for key, value in part.state_dict().items()}
@@ -246,11 +257,14 @@ class _Training:
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
         if self.at.best_epoch is not None:
-            self.model.load_state_dict(read_ours(self.run / BEST) if self.run else self.best_weights)
-            if not self.run:
+            if self.run is None:
+                self.model.load_state_dict(self.best_weights)
                 self.criterion.load_state_dict(self.best_loss)
-            elif (self.run / BEST_LOSS).is_file():
-                self.criterion.load_state_dict(read_ours(self.run / BEST_LOSS))
+            else:
+                best, loss = (self.run / name.format(self.at.best_epoch) for name in (BEST, BEST_LOSS))
+                self.model.load_state_dict(read_ours(best))
+                if loss.is_file():
+                    self.criterion.load_state_dict(read_ours(loss))
         self.model.eval()
 
 

@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(
     checkpoints.read(tmp_path / "step-00000001", model(), {})
 
 
-@pytest.mark.parametrize("name", ["history.csv", "best.safetensors"])
+@pytest.mark.parametrize("name", ["history.csv", "best-1.safetensors"])
 def test_a_full_disk_at_the_end_of_an_epoch_is_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +201,28 @@ def test_a_full_disk_at_the_end_of_an_epoch_is_one_line(
     choice = Choice(lambda: {"value": 1.0}, "value")
     with pytest.raises(UserError, match=rf"the disk is full or over quota: .*{name} was not written"):
         train(model(), softmax(), None, NOISY, RECIPES[0], run=tmp_path, choice=choice)
+
+
+def test_the_best_epoch_is_that_of_the_history_though_a_killed_one_was_better(tmp_path: Path) -> None:
+    """The second epoch is the best and is killed before its checkpoint; what goes on measures it as worse."""
+
+    def go(run: Path, values: list[float], log: object = None) -> dict[str, torch.Tensor]:
+        of, criterion, left = model(), softmax(), iter(values)
+        choice = Choice(lambda: {"value": next(left)}, "value")
+        train(of, criterion, None, NOISY, RECIPES[0], run=run, choice=choice, log=log)
+        return weights(of) | weights(criterion)
+
+    def crash_at_best(step: int, numbers: Mapping[str, float]) -> None:
+        if numbers.get("validation_value") == 3.0:
+            raise Crash
+
+    with pytest.raises(Crash):
+        go(tmp_path / "killed", [1.0, 3.0], crash_at_best)
+    assert same(go(tmp_path / "killed", [0.5, 0.2]), go(tmp_path / "whole", [1.0, 0.5, 0.2]))
+    kept = sorted(path.name for path in (tmp_path / "killed").glob("best*"))
+    assert kept == ["best-1.safetensors", "best_loss-1.safetensors"]
+    remove_checkpoints(tmp_path / "killed")
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["history.csv"]
 
 
 def test_what_cannot_be_saved_is_not_trained(tmp_path: Path) -> None:
