@@ -69,7 +69,7 @@ def explain_ranking(
         def load(image_id: str) -> Image:
             return sample(gallery[image_id], f"gallery image {image_id}", used.geometry, background=background).image
 
-    if labels is not None and (missing := [image_id for image_id in ids if image_id not in labels]):
+    if labels is not None and (missing := [image_id for image_id in ids if labels.get(image_id) is None]):
         raise UserError(
             f"{len(missing)} gallery images have no label, such as {missing[0]}: give one for each, or none"
         )

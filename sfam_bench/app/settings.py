@@ -16,7 +16,7 @@ from sfam_bench.core.ranges import Count, Finite, Natural, NotNegative, Positive
 
 OWN: dict[str, Any] = {  # settings that the scripts read themselves; all others go through `build`
     **{
-        "seed": Annotated[int, Range(0, 2**63 - 1)],
+        "seed": Annotated[int, Range(0, 2**63 - 1, whole=True)],
         "batch_size": Count,
         "resume": bool | Literal["anyway"],
         "split": str,

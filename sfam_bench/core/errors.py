@@ -57,4 +57,5 @@ class Checked:
 def check_range(name: str, value: Any, hint: Any) -> None:
     """Raise UserError if a number is out of the range of its type (sfam_bench.core.ranges)."""
     if not is_within(value, hint):
-        raise UserError(f"{name} is {value}: expected a number {range_of(hint)}")
+        kind = "whole number" if isinstance(value, float) and range_of(hint).whole else "number"
+        raise UserError(f"{name} is {value}: expected a {kind} {range_of(hint)}")

@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; if the block succeeds, it is synced to disk and replaces `path`.
 
-    Each of several writers has its own temporary file; the last one to finish wins.
+    Each of several writers has its own temporary file; the last one to finish wins. UserError if `path` is a folder.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the path of a file")
     temporary = _temporary(path)
     try:
         with explain_full_disk(path):

@@ -7,13 +7,16 @@ from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low`, excluded if `above`, to `high`."""
+    """Finite numbers from `low`, excluded if `above`, to `high`; integers alone if `whole`."""
 
     low: float | int = -math.inf
     high: float | int = math.inf
     above: bool = False
+    whole: bool = False
 
     def __contains__(self, value: float | int) -> bool:
+        if self.whole and isinstance(value, float):
+            return False
         return math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high
 
     def __str__(self) -> str:
@@ -24,8 +27,8 @@ class Range:
         return "that is finite"
 
 
-Count: TypeAlias = Annotated[int, Range(1)]
-Natural: TypeAlias = Annotated[int, Range(0)]
+Count: TypeAlias = Annotated[int, Range(1, whole=True)]
+Natural: TypeAlias = Annotated[int, Range(0, whole=True)]
 Positive: TypeAlias = Annotated[float | int, Range(0, above=True)]
 NotNegative: TypeAlias = Annotated[float | int, Range(0)]
 Finite: TypeAlias = Annotated[float | int, Range()]  # may be negative: a negative min_range measures every pair

@@ -73,6 +73,8 @@ def evaluate(
     searched = gallery.to(model.device) if gallery and any("gallery" in m.needs for m in metrics.values()) else None
     for pairs in batches:
         encoded = encode_batch(model, target, pairs, passes)
+        if searched:
+            searched.check_width(encoded.query.embeddings)
         scene = Scene(model, encoded, pairs, gallery=searched)
         same = self_pairs(pairs)
         shard = BatchResult([], maps=joint_maps(model, encoded) if keep_maps else {})

@@ -145,10 +145,25 @@ class Catalogue:
         if not len(self.embeddings) == len(self.labels) == len(self.ids):
             sizes = f"{len(self.embeddings)} embeddings, {len(self.labels)} labels and {len(self.ids)} ids"
             raise UserError(f"a gallery needs one label and one id for each embedding, not {sizes}")
+        if len(self.places) < len(self.ids):
+            twice = next(name for place, name in enumerate(self.ids) if self.places[name] != place)
+            raise UserError(f"the gallery holds {twice} twice: give each image an id of its own")
+        if not (whole := self.embeddings.isfinite().all(dim=1)).all():
+            raise UserError(
+                f"the embedding of {self.ids[int((~whole).nonzero()[0])]} holds NaN or infinity: embed it again"
+            )
 
     def to(self, device: torch.device) -> "Catalogue":
         """Copy to a device."""
         return Catalogue(self.embeddings.to(device), self.labels.to(device), self.ids, self.roles)
+
+    def check_width(self, embeddings: Gallery) -> None:
+        """Raise UserError where embeddings have other dimensions than those of the gallery."""
+        ours, given = self.embeddings.shape[1], embeddings.shape[1]
+        if ours != given:
+            raise UserError(
+                f"the gallery has embeddings of {ours} dimensions and the model {given}: embed it with this model"
+            )
 
     @cached_property
     def places(self) -> dict[str, int]:

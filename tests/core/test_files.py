@@ -75,6 +75,13 @@ def test_other_code_has_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len({before, first, code_hash()}) == 3
 
 
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
+    (folder := tmp_path / "page.html").mkdir()
+    with pytest.raises(UserError, match=r"page.html is a folder: give the path of a file"):
+        write_json(folder, FACTS)
+    assert [*tmp_path.iterdir()] == [folder]
+
+
 def test_a_missing_folder_is_made_when_its_first_file_is_written(tmp_path: Path) -> None:
     file = tmp_path / "new" / "one.json"
     write_json(file, {"a": 1})

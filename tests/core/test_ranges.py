@@ -73,7 +73,7 @@ def test_ranges() -> None:
     assert [str(range_of(kind)) for kind in (Count, Natural, Positive, NotNegative, Share, float)] == [
         *("of at least 1", "of at least 0", "above 0", "of at least 0", "between 0 and 1", "that is finite")
     ]
-    assert range_of(Count | None) == Range(1)
+    assert range_of(Count | None) == Range(1, whole=True)
     assert is_within(None, Count | None)
     assert is_within((1, 2), tuple[Count, ...])
     assert not is_within([1, 0], tuple[Count, ...])
@@ -94,6 +94,12 @@ def test_ranges() -> None:
 def test_in_python(make: Any) -> None:
     with pytest.raises(UserError, match=r"\w+\.\w+ is \S+: expected a number"):
         make()
+
+
+def test_a_count_is_whole() -> None:
+    assert [is_within(value, Count) for value in (2, 2.0, 1.5)] == [True, False, False]
+    with pytest.raises(UserError, match=r"PairChoice.count is 1.5: expected a whole number of at least 1"):
+        PairChoice(count=1.5)
 
 
 def test_from_yaml() -> None:

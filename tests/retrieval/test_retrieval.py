@@ -431,3 +431,25 @@ def test_a_gallery_leaves_out_the_same_class_and_camera() -> None:
     for k in range(len(items)):
         same = labels[k] == labels[7] and known.cameras[k] == known.cameras[7]
         assert bool(others[k]) == (bool(known.searched[k]) and not same and k != 7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ids": ("0", "1", "1")}, "the gallery holds 1 twice"),
+        ({"embeddings": torch.tensor([[0.0], [torch.nan], [1.0]])}, "the embedding of 1 holds NaN or infinity"),
+        ({"labels": torch.tensor([0, 1])}, "not 3 embeddings, 2 labels and 3 ids"),
+    ],
+)
+def test_a_gallery_that_is_none_is_refused(changed: dict[str, Any], message: str) -> None:
+    given = {"embeddings": torch.eye(3), "labels": torch.tensor([0, 0, 1]), "ids": ("0", "1", "2")}
+    assert len(Catalogue(**given).ids) == 3
+    with pytest.raises(UserError, match=message):
+        Catalogue(**given | changed)
+
+
+def test_a_gallery_of_another_model_is_refused() -> None:
+    gallery = catalogue(torch.eye(3), torch.tensor([0, 0, 1]))
+    gallery.check_width(torch.zeros(2, 3))
+    with pytest.raises(UserError, match="has embeddings of 3 dimensions and the model 4"):
+        gallery.check_width(torch.zeros(2, 4))
