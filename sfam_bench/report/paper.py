@@ -46,11 +46,12 @@ class Sheet:
 
     def write(self, out: Path, name: str) -> list[Path]:
         """Write NAME.md, .tex and .html, and a CSV for each frame, into the folder `out`."""
+        shown = formats.without_repeated_notes(self.tables)  # in LaTeX tables stand apart
         texts = {
-            f"{name}.md": formats.to_markdown(self.title, self.protocol, self.tables),
+            f"{name}.md": formats.to_markdown(self.title, self.protocol, shown),
             f"{name}.tex": formats.to_latex(self.title, self.protocol, self.tables),
             f"{name}.html": page.load_template("sheet.html.j2").render(
-                title=self.title, lines=self.protocol, tables=self.tables
+                title=self.title, lines=self.protocol, tables=shown
             ),
         }
         for kind, frame in self.frames.items():

@@ -122,6 +122,7 @@ def test_two_images_and_a_list_of_pairs(run_script, photos) -> None:
             "metrics are chosen by file, and gini is one of those of complexity: choose metric=[complexity]",
         ),
         (("box=[1,2,3]",), "give x1, y1, x2, y2 in pixels of the query"),
+        (("metrics=[pointing_game]",), "none of the metrics can be measured: they need masks or boxes of the pairs"),
         (("out=values.txt",), "cannot write values.txt: name a file that ends in .csv"),
         (
             ("query=null", "reference=null", "pairs=x.csv", "negative=a.png"),

@@ -310,6 +310,12 @@ def test_markdown_keeps_its_columns() -> None:
     assert not any(tag in titled for tag in ("<b>", "<img>", "<i>"))
 
 
+def test_a_note_that_several_tables_have_stands_once() -> None:
+    notes = ["a", "a", "b", "b", "a", ""]
+    shown = formats.without_repeated_notes([replace(hostile(), note=note) for note in notes])
+    assert [table.note for table in shown] == ["a", "", "b", "", "a", ""]
+
+
 def test_wide_has_a_row_for_each_explainer(summed: pd.DataFrame) -> None:
     table = formats.pivot_means(summed).set_index("explainer")
     assert table.index.tolist() == ["sfam", "grad_cam", "exact", "lafam", "chance"]

@@ -61,6 +61,9 @@ def run(cfg: DictConfig) -> None:
     pairs = str(cfg.pairs) if cfg.pairs else pd.DataFrame([{n: plain(cfg[n]) for n in SIDES if cfg[n] is not None}])
     name = Path(str(cfg.pairs or "pair")).stem
     found = evaluate(model, pairs, explainers, metrics, dataset=name, batch_size=cfg.batch_size)
+    if metrics and len(found.attrs["skipped"]) == len(metrics):
+        needed = sorted({need for name in metrics for need in list_needs(metrics[name])})
+        raise UserError(f"none of the metrics can be measured: they need {', '.join(needed)} of the pairs")
     print(format_records(found))
     if metrics and found.attrs["skipped"]:
         lacking = {name: ", ".join(list_needs(metrics[name])) for name in found.attrs["skipped"]}

@@ -38,6 +38,14 @@ def to_markdown(title: str, lines: Sequence[tuple[str, str]], tables: Sequence[T
     return "\n\n".join([f"# {_escape_markdown(title)}", facts, *(_markdown_table(table) for table in tables)]) + "\n"
 
 
+def without_repeated_notes(tables: Sequence[Table]) -> list[Table]:
+    """The tables, where several in a row have the same note, with that of the first alone."""
+    notes = [None, *(table.note for table in tables)]
+    return [
+        replace(table, note="") if table.note == before else table for table, before in zip(tables, notes, strict=False)
+    ]
+
+
 def _markdown_table(table: Table) -> str:
     heads = [
         " ".join(filter(None, [column.label, f"({column.note})" if column.note else ""])) for column in table.columns
