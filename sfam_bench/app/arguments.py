@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 from sfam_bench.app.overrides import write_value
 from sfam_bench.core.errors import UserError
@@ -43,7 +44,7 @@ def to_settings(command: str, arguments: Sequence[str]) -> list[str]:
             near = get_close_matches(name, options, 2)
             meant = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(options)}"
             raise UserError(f"there is no option {name}: {meant}")
-        elif equals or text.startswith("-"):
+        elif (equals and not Path(text).is_file()) or text.startswith("-"):
             found.append(text)
             images = [side for side in images if side != name]
         elif not images:

@@ -96,6 +96,8 @@ def _open(root: Path, allow_unfinished: bool) -> tuple[dict[str, Any], str]:
             f"run folder {root} is unfinished: it has {unfinished} chunks; continue it with {how}; sfam-bench report "
             "reads the available part with allow_unfinished=true"
         )
+    if unfinished and not there:
+        raise UserError(f"run folder {root} has no finished chunk yet: wait for the first, or continue it")
     if not manifest.get("merged"):
         codes = list_codes(_check_agreement(root, manifest))
         manifest = {**manifest, **({"codes": codes} if len(codes) > 1 else {})}

@@ -1,5 +1,7 @@
 """The commands explain and score: their options, what they write, and errors in one line."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -22,6 +24,13 @@ def test_options_are_settings() -> None:
     assert to_settings("explain", given) == expected
     given = ["--metrics", "gini,iou_50", "--box=1,2,3,4", "query=a.jpg", "b.jpg"]
     assert to_settings("score", given) == ["metrics=[gini,iou_50]", "box=[1,2,3,4]", "query=a.jpg", "reference=b.jpg"]
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert to_settings("explain", ["seed=1.jpg", "b.jpg"]) == ["seed=1.jpg", "query=b.jpg"]
+    Path("seed=1.jpg").touch()
+    assert to_settings("explain", ["seed=1.jpg", "b.jpg"]) == ["query='seed=1.jpg'", "reference=b.jpg"]
 
 
 @pytest.mark.parametrize(

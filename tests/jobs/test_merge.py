@@ -117,6 +117,14 @@ def test_gaps_and_skipped_pairs_are_refused_in_one_line(made: Made) -> None:
     assert not read_manifest(store.root)["done"]
 
 
+def test_a_run_without_a_chunk_is_not_read(made: Made) -> None:
+    store, _ = made
+    for number in range(4):
+        store.path(number).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="has no finished chunk yet"):
+        read_run(store.root, allow_unfinished=True)
+
+
 def test_a_partial_merge_says_what_it_lacks_and_is_read_only_when_asked(made: Made) -> None:
     store, plan = made
     store.path(1).unlink()
