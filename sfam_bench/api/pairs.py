@@ -257,6 +257,10 @@ def _load_reference(
         if image.shape != query.shape[1:]:
             shapes = f"query is {tuple(query.shape[1:])} and {called} {tuple(image.shape)}"
             raise UserError(f"{shapes}: give both one size, or files")
+    first: dict[bytes, str] = {}
+    for called, image in zip(names, images, strict=True):
+        if (other := first.setdefault(image.numpy().tobytes(), called)) != called:
+            raise UserError(f"{other} and {called} are the same image, which would count twice: leave one out")
     whole = torch.stack(images)
     return whole if single else Supports(whole, (tuple(range(len(images))),), names, how)
 
