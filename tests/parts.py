@@ -1,5 +1,6 @@
 """Parts of small models: poolings, heads, similarities, targets; their maps, and sums of maps."""
 
+import torch
 from torch import Tensor, nn
 
 from sfam_bench.core.records import Encoded, PairBatch
@@ -32,6 +33,13 @@ HEADS = {
     "mlp": lambda channels: nn.Sequential(nn.Linear(channels, 8), nn.Tanh(), nn.Linear(8, 5)),
 }
 AFFINE = [name for name in HEADS if name != "mlp"]
+
+
+def seeded(head, channels, seed=0):
+    """A head with weights of its own seed; drawn when a module is imported, they would depend on the imports before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return HEADS[head](channels)
 
 
 def explain(explainer: Explainer, model: SimilarityModel, encoded: Encoded) -> Tensor:

@@ -146,12 +146,15 @@ def _tau(scores: np.ndarray) -> float:
 def agreement(table: pd.DataFrame, blind: Container[str] = ()) -> pd.DataFrame:
     """Rank agreement of `ratings` along each axis, with and without the explainers that ignore the pair.
 
-    Controls inflate agreement, as nearly every metric ranks chance last.
+    Controls inflate agreement, as nearly every metric ranks chance last. What rates fewer than half of the explainers
+    that another rates (only some have matches) is left out: agreement is over those that all rate.
     """
     rows: list[tuple[Any, ...]] = []
     pair_dependent = [name for name in table.columns if name not in blind]
     for axis, (differing, shared) in AXES.items():
-        for keys, group in table.groupby(level=shared, sort=False):
+        for keys, everyone in table.groupby(level=shared, sort=False):
+            rated = everyone.notna().sum(axis=1)
+            group = everyone[2 * rated >= rated.max()]
             if len(group.index.to_frame()[differing].drop_duplicates()) < 2:
                 continue
             within = " · ".join(str(key) for key in (keys if isinstance(keys, tuple) else (keys,)) if key)

@@ -31,10 +31,10 @@ from sfam_bench.models.similarity_model import encode_pairs
 from tests.explainers.networks import CLOSE, setting
 from tests.explainers.test_attention import encoded as transformer_pairs
 from tests.explainers.test_attention import maps_of
-from tests.parts import HEADS, SIMILARITIES
+from tests.parts import SIMILARITIES, seeded
 from tests.transformers import tiny_transformer
 
-LINEAR = HEADS["linear"](5)
+LINEAR = seeded("linear", 5)
 
 
 def scaled(maps):

@@ -22,9 +22,9 @@ from sfam_bench.explainers.zhu import Zhu
 from tests.explainers.masked import added
 from tests.explainers.masked import setting as additive
 from tests.explainers.networks import CLOSE, setting
-from tests.parts import HEADS
+from tests.parts import seeded
 
-LINEAR = HEADS["linear"](5)
+LINEAR = seeded("linear", 5)
 
 # PAIR-X
 

@@ -127,6 +127,14 @@ def test_metrics_of_one_order_agree_whichever_side_is_better() -> None:
     assert agreed(frame, "metrics of a kind")["within"].endswith("Faithfulness")
 
 
+def test_a_metric_of_few_explainers_does_not_cost_the_others_theirs() -> None:
+    frame = summed({"deletion_mean_colour": DOWN, "deletion_blur": DOWN, "pointing_game": {"sfam": 0.3}})
+    row = agreed(frame, "metrics")
+    assert (row["raters"], row["explainers"], row["w"]) == (2, 3, 1)
+    kept = summed({"deletion_mean_colour": DOWN, "pointing_game": {"sfam": 0.3, "chance": 0.1}})
+    assert agreed(kept, "metrics")["explainers"] == 2  # of three, which is more than half
+
+
 def test_step_counts_of_one_baseline_are_compared_and_nothing_that_differs_in_neither() -> None:
     frame = summed({"insertion_mean_colour": UP, "insertion_mean_colour_31": DOWN, "pointing_game": UP})
     row = agreed(frame, "step counts")

@@ -35,7 +35,8 @@ RANKS = (
 AGREES = (
     "Kendall's W (1: one order, 0: none; its expectation for unrelated raters is 1 / raters), Krippendorff's ordinal "
     "alpha of the ranks (0: chance) and Kendall's tau between raters, mean and least; in brackets without the "
-    "explainers that ignore the reference, since any metric that puts chance last agrees on that."
+    "explainers that ignore the reference, since any metric that puts chance last agrees on that. Raters of fewer than "
+    "half of the explainers are left out."
 )
 
 
@@ -135,10 +136,11 @@ def write_meta(
 
 def prediction_table(predicted: pd.DataFrame, catalogue: Catalogue) -> Table:
     """The metrics in descending order of how well they predict the order of explainers by measured cause."""
-    means = predicted.groupby("metric")["tau_without_blind"].mean().sort_values(ascending=False)
+    rated = predicted[predicted["tau"].notna()]
+    means = rated.groupby("metric")["tau_without_blind"].mean().sort_values(ascending=False)
     rows = []
     for metric in map(str, means.index):
-        own = predicted[predicted["metric"] == metric]
+        own = rated[rated["metric"] == metric]
         rows.append((catalogue.title(metric), tuple(_tau_cell(own[name]) for name in ("tau", "tau_without_blind"))))
     columns = (Column("tau, all explainers"), Column("tau, pair-dependent explainers"))
     title = "Which metrics predict the measured cause?"
@@ -149,7 +151,8 @@ def _tau_cell(taus: pd.Series) -> Cell:
     found = taus.astype(float).dropna()
     if found.empty:
         return Cell(NOTHING, hint="fewer than three explainers")
-    return Cell(f"{found.mean():.2f}", f"({len(found)}) [{found.min():.2f}, {found.max():.2f}]")
+    spread = f" [{found.min():.2f}, {found.max():.2f}]" if len(found) > 1 else ""
+    return Cell(f"{found.mean():.2f}", f"({len(found)}){spread}")
 
 
 def _runs(frame: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
