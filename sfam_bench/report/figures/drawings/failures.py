@@ -110,16 +110,14 @@ def _flags(axes: Axes, run: Summed) -> None:
     scores = run.run.matrix.select(lambda _, explainer: explainer != FACTS)
     why = select_flagged(run.run.pairs, scores).drop_duplicates([*PAIR, "reason"])
     counts = Counter(why["reason"].tolist()).most_common(REASONS)
-    axes.barh(range(len(counts)), [count for _, count in counts], color=METHOD, height=0.6)
-    for place, (_, count) in enumerate(counts):
+    labels = [break_name(FLAGS.get(name, to_prose(name)), 26, 3) for name, _ in counts]
+    heights = np.array([max(1, (label.count("\n") + 1) / 2) for label in labels])  # a bar has room for two lines
+    places = heights.cumsum() - (heights + 1) / 2
+    axes.barh(places, [count for _, count in counts], color=METHOD, height=0.6)
+    for place, (_, count) in zip(places, counts, strict=True):
         axes.annotate(str(count), (count, place), (3, 0), textcoords="offset points", va="center", fontsize=SMALL)
-    axes.set_yticks(
-        range(len(counts)),
-        [break_name(FLAGS.get(name, to_prose(name)), 26, 3) for name, _ in counts],
-        fontsize=SMALL,
-        **PLAIN,
-    )
-    axes.set_ylim(max(len(counts), 3) - 0.4, -0.6)
+    axes.set_yticks(places, labels, fontsize=SMALL, **PLAIN)
+    axes.set_ylim(max(heights.sum(), 3) - 0.4, -0.6)
     axes.margins(x=0.15)
     axes.set_xlabel(f"pairs of {len(run.run.pairs.drop_duplicates(PAIR))}", fontsize=SMALL)
     axes.set_title("flagged by some metric, by reason" if counts else "no pair is flagged", fontsize=LABEL)
