@@ -99,7 +99,7 @@ def run(cfg: DictConfig) -> None:
         filled = fill(values.table, track.chance.reset_index(drop=True))
         print_means({str(metric): float(mean) for metric, mean in filled.mean().items()})
         if values.reasons:
-            print(f"undefined values, which count as those of random maps: {describe_reasons(values)}")
+            print(f"undefined values count as those of the random maps of their pairs: {describe_reasons(values)}")
         print(f"maps and values of {name} on {track.name}: {out}" + (", with its card" if cards.get(name) else ""))
 
 
