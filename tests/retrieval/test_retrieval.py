@@ -438,7 +438,7 @@ def test_a_gallery_leaves_out_the_same_class_and_camera() -> None:
     [
         ({"ids": ("0", "1", "1")}, "the gallery holds 1 twice"),
         ({"embeddings": torch.tensor([[0.0], [torch.nan], [1.0]])}, "the embedding of 1 holds NaN or infinity"),
-        ({"labels": torch.tensor([0, 1])}, "not 3 embeddings, 2 labels and 3 ids"),
+        ({"ids": ("0", "1")}, "not 3 embeddings, 3 labels and 2 ids"),
     ],
 )
 def test_a_gallery_that_is_none_is_refused(changed: dict[str, Any], message: str) -> None:
