@@ -29,7 +29,7 @@ def test_what_is_imported_is_left_out_of_collections_that_go_on_afterwards(modul
         assert frozen > before
         with importing():
             __import__(module)
-        assert gc.get_freeze_count() == frozen  # what is garbage by now can be collected
+        assert gc.get_freeze_count() <= frozen  # nothing more, since what is garbage by now can be collected
     finally:
         sys.modules.pop(module)
         if not before:
