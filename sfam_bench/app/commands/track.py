@@ -78,10 +78,10 @@ def run(cfg: DictConfig) -> None:
     """Compute or read the maps of methods, and measure them."""
     if (cfg.method is None) == (cfg.folder is None):
         raise UserError("give method= (code) or folder= (maps), and not both")
-    track, root = open_track(str(cfg.what), cfg.data, cfg.key), Path(cfg.out) / str(cfg.what)
+    track, root = open_track(str(cfg.what), cfg.data, cfg.key), Path(str(cfg.out)) / str(cfg.what)
     check_writable(root)
     entries = read_entries(cfg)
-    names = [*entries] or [cfg.name or Path(cfg.folder).expanduser().resolve().name]
+    names = [*entries] or [name_of(cfg, Path(str(cfg.folder)).expanduser().resolve().name)]
     for name in names:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(f"name={name}: give a name of letters, digits, dots, dashes and underscores")
@@ -90,7 +90,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.folder is None:
         maps = {name: compute_maps(track, prepare(track, entry.method)) for name, entry in entries.items()}
     else:
-        maps = {names[0]: read_maps(track, Path(cfg.folder).expanduser())}
+        maps = {names[0]: read_maps(track, Path(str(cfg.folder)).expanduser())}
     for name, values in measure(track, maps).items():
         out, entry = root / name, entries.get(name)
         write_maps(out / MAPS, maps[name].named(track), replace=True)
@@ -110,12 +110,17 @@ def read_entries(cfg: DictConfig) -> dict[str, Entry]:
     found = [read_method(one) for one in (cfg.method if isinstance(cfg.method, ListConfig) else [cfg.method])]
     if cfg.name is not None and len(found) > 1:
         raise UserError("name= names one method: leave it out for several")
-    entries = {cfg.name or entry.name: entry for entry in found}
+    entries = {name_of(cfg, entry.name): entry for entry in found}
     if len(entries) < len(found):
         raise UserError(
             f"{len(found)} methods have {len(entries)} names: enter those of one name separately, with name="
         )
     return entries
+
+
+def name_of(cfg: DictConfig, default: str) -> str:
+    """The setting `name` as text, since YAML reads name=1 and name=nan as numbers."""
+    return default if cfg.name is None else str(cfg.name)
 
 
 def submit(cfg: DictConfig) -> None:
@@ -128,7 +133,7 @@ def submit(cfg: DictConfig) -> None:
         raise UserError(f"give method= for a submission of code to {what}, or the folder of a run in its place")
     spec = read_spec(what)
     for name, entry in read_entries(cfg).items():
-        folder = Path(cfg.out) / what / name
+        folder = Path(str(cfg.out)) / what / name
         folder.mkdir(parents=True, exist_ok=True)
         write_submission(cfg, folder, Submission(what, spec.digest, None, entry.code, None, None, None))
 
@@ -166,7 +171,7 @@ def score(cfg: DictConfig) -> None:
     if len(tracks := sorted({one.track for one in submissions.values()})) > 1:
         raise UserError(f"{cfg.what} holds submissions to {' and '.join(tracks)}: score those of one track at a time")
     track = open_track(tracks[0], cfg.data, cfg.key)
-    check_writable(Path(cfg.leaderboard) / track.name)
+    check_writable(Path(str(cfg.leaderboard)) / track.name)
     claims = [with_file(file, verify, cfg, track, file, submission) for file, submission in submissions.items()]
     if len(names := {claim.name for claim in claims}) < len(claims):
         raise UserError(f"{cfg.what} holds {len(claims)} submissions of {len(names)} names: give each its own")
@@ -223,7 +228,7 @@ def verify(cfg: DictConfig, track: Track, file: Path, submission: Submission) ->
         code.check(entry.code)
         method = prepare(track, entry.method)
         return Claim(submission, card, compute_maps(track, method), method)
-    folder = file.parent / MAPS if cfg.folder is None else Path(cfg.folder).expanduser()
+    folder = file.parent / MAPS if cfg.folder is None else Path(str(cfg.folder)).expanduser()
     if not folder.is_dir():
         what = "folder= (its maps)" if code is None else f"method= (its code, {code.settings.get('_target_')})"
         raise UserError(f"{file} cannot be recomputed: give {what}")
@@ -235,7 +240,7 @@ def verify(cfg: DictConfig, track: Track, file: Path, submission: Submission) ->
 def find_row(cfg: DictConfig, submission: Submission) -> Path:
     """The file of the row of a submission that has a card."""
     name = submission.card.name if submission.card else ""
-    return Path(cfg.leaderboard) / submission.track / f"{name}.json"
+    return Path(str(cfg.leaderboard)) / submission.track / f"{name}.json"
 
 
 def with_file(file: Path, check: Callable[..., Found], *given: Any) -> Found:
