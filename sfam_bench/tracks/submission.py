@@ -181,10 +181,6 @@ def make_row(submission: Submission, track: Track, values: Values, controls: Con
 
     `source` is what the values were recomputed from: "code" or "maps".
     """
-    directions = {
-        name: {"label": facts["label"], "higher_is_better": facts["higher_is_better"]}
-        for name, facts in metric_facts(track.metrics).items()
-    }
     row = {
         **submission.facts,
         "values": describe_values(values.table),
@@ -193,12 +189,20 @@ def make_row(submission: Submission, track: Track, values: Values, controls: Con
         "reasons": {metric: dict(found) for metric, found in values.reasons.items()},
         "recomputed_from": source,
         "scored_with": run_facts(),
-        "metrics": directions,
+        "metrics": describe_metrics(track),
         "headline": track.headline,
         "classes": [int(label) for label in track.pairs["query_label"]],
         "controlled_classes": [int(label) for label in track.controlled["query_label"]],
     }
     return {**row, "summary": summarise_row(row)}
+
+
+def describe_metrics(track: Track) -> dict[str, dict[str, Any]]:
+    """Label and direction of each metric of a track."""
+    return {
+        name: {key: facts[key] for key in ("label", "higher_is_better")}
+        for name, facts in metric_facts(track.metrics).items()
+    }
 
 
 def summarise_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sfam_bench.core.errors import UserError
-from sfam_bench.core.metric_card import metric_facts
 from sfam_bench.core.provenance import differences, to_plain
 from sfam_bench.metrics.causal import CausalAgreement
 from sfam_bench.tracks.measure import describe_values
-from sfam_bench.tracks.submission import Submission, summarise_row
+from sfam_bench.tracks.submission import Submission, describe_metrics, summarise_row
 from sfam_bench.tracks.track import Track
 
 CONTROLS = "change_other", "change_self"
@@ -26,10 +25,7 @@ def check_row(row: Mapping[str, Any], track: Track, path: Path) -> Submission:
         "controlled_classes": [int(label) for label in track.controlled["query_label"]],
         "headline": track.headline,
         "chance": describe_values(track.chance),
-        "metrics": {
-            name: {"label": facts["label"], "higher_is_better": facts["higher_is_better"]}
-            for name, facts in metric_facts(track.metrics).items()
-        },
+        "metrics": describe_metrics(track),
     }
     if changed := [name for name, value in expected.items() if row.get(name) != value]:
         raise UserError(f"{path}: {changed[0]} is not that of {track.name}: score it again")

@@ -96,7 +96,7 @@ def run(cfg: DictConfig) -> None:
         write_maps(out / MAPS, maps[name].named(track), replace=True)
         code = None if entry is None else entry.code
         Submission.of(track, code, maps[name], values, cards.get(name)).write(files[name])
-        filled = fill(values.table, track.chance.reset_index(drop=True))
+        filled = fill(values.table, track.chance)
         print_means({str(metric): float(mean) for metric, mean in filled.mean().items()})
         if values.reasons:
             print(f"undefined values count as those of the random maps of their pairs: {describe_reasons(values)}")
